@@ -1,0 +1,22 @@
+/* The one file that calls malloc. Blocks are zeroed and aligned to 64 bytes (a cache line, an AVX-512 register).
+ * Any thread. A counter tells tests how many calls were made (a solver step must make none), and the Nth call can be made to
+ * fail, once or for ever, so that every error path can be walked. */
+#ifndef DEQ_BASE_MEM_H
+#define DEQ_BASE_MEM_H
+
+#include "core/base/base.h"
+
+void *deq_alloc(size_t bytes);                      /* zeroed; NULL when there is none; size 0 gives a valid block */
+void *deq_alloc_array(size_t n, size_t size_bytes); /* NULL also when n*size overflows */
+/* Grows or shrinks; bytes past the old size are not zeroed. On failure the old block stays. */
+void *deq_realloc(void *p, size_t old_bytes, size_t new_bytes);
+void deq_free(void *p); /* takes NULL */
+char *deq_strdup(const char *s);
+
+uint64_t deq_mem_calls(void);                    /* allocations so far */
+void deq_mem_fault(uint64_t nth, bool for_ever); /* nth allocation from now fails (1 = the next); 0 = off */
+
+#define DEQ_NEW(type) ((type *)deq_alloc(sizeof(type)))
+#define DEQ_NEW_ARRAY(type, n) ((type *)deq_alloc_array((n), sizeof(type)))
+
+#endif

@@ -1,0 +1,274 @@
+#include "core/base/options.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/yaml.h"
+
+const struct deq_opt *deq_opt_find(const struct deq_opt_table *t, const char *name)
+{
+    for (size_t i = 0; i < t->n; i++)
+        if (!strcmp(t->opt[i].name, name))
+            return &t->opt[i];
+    return NULL;
+}
+
+/* Levenshtein distance, for names below 64 bytes */
+static unsigned distance(const char *a, const char *b)
+{
+    unsigned row[65];
+    size_t la = strlen(a), lb = strlen(b);
+    if (la > 64 || lb > 64)
+        return 99;
+    for (size_t j = 0; j <= lb; j++)
+        row[j] = (unsigned)j;
+    for (size_t i = 1; i <= la; i++) {
+        unsigned diag = row[0];
+        row[0] = (unsigned)i;
+        for (size_t j = 1; j <= lb; j++) {
+            unsigned sub = diag + (a[i - 1] != b[j - 1]);
+            diag = row[j];
+            row[j] = DEQ_MIN(sub, DEQ_MIN(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[lb];
+}
+
+const char *deq_opt_nearest(const struct deq_opt_table *t, const char *name)
+{
+    const char *best = NULL;
+    unsigned least = (unsigned)DEQ_MAX((size_t)3, strlen(name) / 2) + 1;
+    for (size_t i = 0; i < t->n; i++) {
+        /* a forgotten prefix counts as near */
+        const char *dot = strrchr(t->opt[i].name, '.');
+        unsigned d = distance(name, t->opt[i].name);
+        if (dot && !strcmp(dot + 1, name))
+            d = 0;
+        if (d < least) {
+            least = d;
+            best = t->opt[i].name;
+        }
+    }
+    return best;
+}
+
+static bool parse_number(const char *text, double *ret)
+{
+    char *end;
+    /* strtod would take hexadecimal, "inf", "nan" and leading blanks; the programs run in the C locale */
+    if (!*text || strspn(text, "0123456789+-.eE") != strlen(text))
+        return false;
+    errno = 0;
+    *ret = strtod(text, &end);
+    return !*end && isfinite(*ret);
+}
+
+static bool parse_u64(const char *text, uint64_t *ret)
+{
+    char *end;
+    if (!*text || strspn(text, "0123456789") != strlen(text))
+        return false;
+    errno = 0;
+    *ret = strtoull(text, &end, 10);
+    return !*end && !errno;
+}
+
+static bool parse_bytes(const char *text, uint64_t *ret)
+{
+    char digits[32];
+    size_t n = strspn(text, "0123456789");
+    if (!n || n >= sizeof digits)
+        return false;
+    memcpy(digits, text, n);
+    digits[n] = 0;
+    const char *unit = text + n;
+    unsigned shift = !*unit ? 0 : !strcmp(unit, "K") || !strcmp(unit, "KiB") ? 10 : !strcmp(unit, "M") || !strcmp(unit, "MiB") ? 20
+                     : !strcmp(unit, "G") || !strcmp(unit, "GiB") ? 30 : 99;
+    return shift < 99 && parse_u64(digits, ret) && !__builtin_mul_overflow(*ret, (uint64_t)1 << shift, ret);
+}
+
+static bool is_choice(const char *choices, const char *text)
+{
+    size_t n = strlen(text);
+    for (const char *c = choices; *c;) {
+        size_t len = strcspn(c, "|");
+        if (len == n && !memcmp(c, text, n))
+            return true;
+        c += len + (c[len] == '|');
+    }
+    return false;
+}
+
+enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text, int item, struct deq_err *err)
+{
+    void *p = (char *)values + o->offset;
+    double d;
+    uint64_t u = 0;
+    switch (o->type) {
+    case DEQ_OPT_BOOL:
+        if (strcmp(text, "true") && strcmp(text, "false"))
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not true or false", o->name, text);
+        *(bool *)p = *text == 't';
+        return DEQ_OK;
+    case DEQ_OPT_U32:
+    case DEQ_OPT_U64:
+        if (!parse_u64(text, &u) || (double)u < o->min || (double)u > o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an integer in %.0f..%.0f", o->name, text, o->min, o->max);
+        if (o->type == DEQ_OPT_U32)
+            *(uint32_t *)p = (uint32_t)u;
+        else
+            *(uint64_t *)p = u;
+        return DEQ_OK;
+    case DEQ_OPT_BYTES:
+        if (!parse_bytes(text, &u) || (double)u < o->min || (double)u > o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a size in %.0f..%.0f bytes (units K, M, G)", o->name, text, o->min, o->max);
+        *(uint64_t *)p = u;
+        return DEQ_OK;
+    case DEQ_OPT_FLOAT:
+        if (!parse_number(text, &d) || d < o->min || d > o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a number in %g..%g", o->name, text, o->min, o->max);
+        *(float *)p = (float)d;
+        return DEQ_OK;
+    case DEQ_OPT_STR:
+        if (o->choices && !is_choice(o->choices, text))
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not one of %s", o->name, text, o->choices);
+        if (strlen(text) + 1 > (size_t)o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: longer than %.0f bytes", o->name, o->max - 1);
+        memcpy(p, text, strlen(text) + 1);
+        return DEQ_OK;
+    case DEQ_OPT_LIST: {
+        char *s = p;
+        size_t have = item > 0 ? strlen(s) : 0, n = strlen(text);
+        if (strchr(text, '\n') || have + n + 2 > (size_t)o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: the list is longer than %.0f bytes or an item holds a line end", o->name, o->max);
+        if (have)
+            s[have++] = '\n';
+        memcpy(s + have, text, n + 1);
+        return DEQ_OK;
+    }
+    }
+    return DEQ_EINVAL;
+}
+
+enum deq_rc deq_opt_defaults(const struct deq_opt_table *t, void *values, struct deq_err *err)
+{
+    for (size_t i = 0; i < t->n; i++)
+        if (t->opt[i].def) {
+            enum deq_rc rc = deq_opt_set(&t->opt[i], values, t->opt[i].def, 0, err);
+            if (rc)
+                return rc;
+        }
+    return DEQ_OK;
+}
+
+struct load {
+    const struct deq_opt_table *t;
+    void *values;
+    const char *name;
+};
+
+static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct deq_err *err)
+{
+    struct load *l = ctx;
+    const struct deq_opt *o = deq_opt_find(l->t, item->key);
+    if (!o) {
+        const char *near = deq_opt_nearest(l->t, item->key);
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: unknown key %s%s%s%s", l->name, item->key_line, item->key_column,
+                        item->key, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    }
+    char where[300];
+    if (item->index >= 0 && o->type != DEQ_OPT_LIST)
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s takes one value, not a sequence", l->name, item->line, item->column,
+                        item->key);
+    enum deq_rc rc = deq_opt_set(o, l->values, item->value, item->index, err);
+    if (!rc)
+        return DEQ_OK;
+    snprintf(where, sizeof where, "%s: line %u, column %u", l->name, item->line, item->column);
+    return deq_fail_prefix(err, rc, where);
+}
+
+enum deq_rc deq_opt_parse(const struct deq_opt_table *t, void *values, const char *text, size_t len, const char *name, struct deq_err *err)
+{
+    struct load l = {t, values, name};
+    return deq_yaml_walk(text, len, name, on_item, &l, err);
+}
+
+enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char *path, struct deq_err *err)
+{
+    struct load l = {t, values, path};
+    return deq_yaml_walk_file(path, on_item, &l, err);
+}
+
+enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char *prefix, struct deq_err *err)
+{
+    for (size_t i = 0; i < t->n; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s%s", prefix, t->opt[i].name);
+        for (char *c = name; *c; c++)
+            *c = *c == '.' ? '_' : (char)toupper((unsigned char)*c);
+        const char *text = getenv(name);
+        if (!text)
+            continue;
+        enum deq_rc rc = deq_opt_set(&t->opt[i], values, text, 0, err);
+        if (rc)
+            return deq_fail_prefix(err, rc, name);
+    }
+    return DEQ_OK;
+}
+
+void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t cap)
+{
+    const void *p = (const char *)values + o->offset;
+    switch (o->type) {
+    case DEQ_OPT_U32: snprintf(out, cap, "%u", *(const uint32_t *)p); break;
+    case DEQ_OPT_U64: snprintf(out, cap, "%llu", (unsigned long long)*(const uint64_t *)p); break;
+    case DEQ_OPT_FLOAT: snprintf(out, cap, "%g", (double)*(const float *)p); break;
+    case DEQ_OPT_BOOL: snprintf(out, cap, "%s", *(const bool *)p ? "true" : "false"); break;
+    case DEQ_OPT_BYTES: {
+        uint64_t u = *(const uint64_t *)p;
+        unsigned shift = u && !(u & ((1u << 30) - 1)) ? 30 : u && !(u & ((1u << 20) - 1)) ? 20 : u && !(u & 1023) ? 10 : 0;
+        snprintf(out, cap, "%llu%s", (unsigned long long)(u >> shift), shift == 30 ? "G" : shift == 20 ? "M" : shift == 10 ? "K" : "");
+        break;
+    }
+    case DEQ_OPT_STR: snprintf(out, cap, "\"%s\"", (const char *)p); break;
+    case DEQ_OPT_LIST: {
+        size_t n = (size_t)snprintf(out, cap, "[");
+        for (const char *s = p; *s && n + 8 < cap;) {
+            size_t len = strcspn(s, "\n");
+            int k = snprintf(out + n, cap - n, "%s\"%.*s\"", n > 1 ? ", " : "", (int)len, s);
+            n += k > 0 ? DEQ_MIN((size_t)k, cap - n - 1) : 0;
+            s += len + (s[len] == '\n');
+        }
+        snprintf(out + n, cap - n, "]");
+        break;
+    }
+    }
+}
+
+void deq_opt_dump(const struct deq_opt_table *t, const void *values, bool comments, FILE *out)
+{
+    char section[64] = "", text[8192];
+    for (size_t i = 0; i < t->n; i++) {
+        const struct deq_opt *o = &t->opt[i];
+        const char *dot = strchr(o->name, '.'), *leaf = dot ? dot + 1 : o->name;
+        size_t len = dot ? (size_t)(dot - o->name) : 0;
+        const char *indent = dot ? "  " : "";
+        if (dot && (strlen(section) != len || memcmp(section, o->name, len))) {
+            snprintf(section, sizeof section, "%.*s", (int)len, o->name);
+            fprintf(out, "%s%s:\n", i ? "\n" : "", section);
+        }
+        if (comments) {
+            fprintf(out, "%s# %s", indent, o->help);
+            if (o->choices)
+                fprintf(out, " One of %s.", o->choices);
+            else if (o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_FLOAT)
+                fprintf(out, " %g..%g.", o->min, o->max);
+            fputc('\n', out);
+        }
+        deq_opt_text(o, values, text, sizeof text);
+        fprintf(out, "%s%s: %s\n", indent, leaf, text);
+    }
+}

@@ -1,0 +1,18 @@
+/* A fixed set of threads that run one function together: pool_run(fn) calls fn(ctx, i, n) on every thread i of n, the caller
+ * being thread 0, and returns when all are done. What a thread does is decided by (i, n) alone, never by who is free, so that work
+ * is partitioned the same way every time. Waiting threads spin briefly, then sleep in the kernel: another process on the machine costs
+ * a few microseconds, not a scheduling quantum. One owner thread calls pool_run; runs do not nest. */
+#ifndef DEQ_BASE_POOL_H
+#define DEQ_BASE_POOL_H
+
+#include "core/base/err.h"
+
+struct deq_pool;
+typedef void (*deq_pool_fn)(void *ctx, unsigned thread, unsigned n_threads);
+
+enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct deq_err *err); /* 1..256 */
+void deq_pool_free(struct deq_pool *pool);
+unsigned deq_pool_threads(const struct deq_pool *pool);
+void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);
+
+#endif

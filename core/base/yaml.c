@@ -1,0 +1,152 @@
+#include "core/base/yaml.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <yaml.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+
+enum { KEYS_MAX = 1024 };
+
+struct level {
+    size_t key_len; /* length of the path before this mapping's keys */
+    bool in_list;
+    int index;
+};
+
+struct walker {
+    const char *name;
+    char path[DEQ_YAML_KEY_MAX * 2];
+    struct level level[DEQ_YAML_DEPTH_MAX];
+    unsigned depth;
+    bool want_value; /* a key was read */
+    unsigned key_line, key_column;
+    char *seen[KEYS_MAX]; /* full paths of keys, for duplicates */
+    size_t n_seen;
+};
+
+static enum deq_rc at(const struct walker *w, const yaml_mark_t *m, struct deq_err *err, const char *what, const char *arg)
+{
+    return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s", w->name, m->line + 1, m->column + 1, what, arg);
+}
+
+static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_err *err)
+{
+    const char *key = (const char *)e->data.scalar.value;
+    size_t base = w->level[w->depth - 1].key_len, len = e->data.scalar.length;
+    if (!len || len > DEQ_YAML_KEY_MAX - 2 || strlen(key) != len || base + len + 2 > sizeof w->path)
+        return at(w, &e->start_mark, err, "a key must have 1..126 bytes", "");
+    snprintf(w->path + base, sizeof w->path - base, "%s%s", base ? "." : "", key);
+    for (size_t i = 0; i < w->n_seen; i++)
+        if (!strcmp(w->seen[i], w->path))
+            return at(w, &e->start_mark, err, "key given twice: ", w->path);
+    if (w->n_seen == KEYS_MAX || !(w->seen[w->n_seen] = deq_strdup(w->path)))
+        return at(w, &e->start_mark, err, "too many keys", "");
+    w->n_seen++;
+    w->key_line = (unsigned)e->start_mark.line + 1;
+    w->key_column = (unsigned)e->start_mark.column + 1;
+    w->want_value = true;
+    return DEQ_OK;
+}
+
+static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn fn, void *ctx, struct deq_err *err)
+{
+    struct level *top = w->depth ? &w->level[w->depth - 1] : NULL;
+    switch (e->type) {
+    case YAML_ALIAS_EVENT:
+        return at(w, &e->start_mark, err, "aliases are not supported", "");
+    case YAML_MAPPING_START_EVENT:
+        if (e->data.mapping_start.anchor || e->data.mapping_start.tag)
+            return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
+        if ((top && top->in_list) || (top && !w->want_value))
+            return at(w, &e->start_mark, err, "a mapping is not expected here", "");
+        if (w->depth == DEQ_YAML_DEPTH_MAX)
+            return at(w, &e->start_mark, err, "nested too deeply", "");
+        w->level[w->depth++] = (struct level){.key_len = top ? strlen(w->path) : 0};
+        w->want_value = false;
+        return DEQ_OK;
+    case YAML_MAPPING_END_EVENT:
+        w->depth--;
+        return DEQ_OK;
+    case YAML_SEQUENCE_START_EVENT:
+        if (e->data.sequence_start.anchor || e->data.sequence_start.tag)
+            return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
+        if (!top || top->in_list || !w->want_value || w->depth == DEQ_YAML_DEPTH_MAX)
+            return at(w, &e->start_mark, err, "a sequence is not expected here", "");
+        w->level[w->depth++] = (struct level){.key_len = strlen(w->path), .in_list = true};
+        w->want_value = false;
+        return DEQ_OK;
+    case YAML_SEQUENCE_END_EVENT:
+        w->depth--;
+        return DEQ_OK;
+    case YAML_SCALAR_EVENT: {
+        if (e->data.scalar.anchor || e->data.scalar.tag)
+            return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
+        if (!top)
+            return at(w, &e->start_mark, err, "expected a mapping of keys", "");
+        if (!top->in_list && !w->want_value)
+            return push_key(w, e, err);
+        const char *value = (const char *)e->data.scalar.value;
+        if (strlen(value) != e->data.scalar.length)
+            return at(w, &e->start_mark, err, "the value holds a NUL byte", "");
+        struct deq_yaml_item item = {.key = w->path,
+                                     .value = value,
+                                     .line = (unsigned)e->start_mark.line + 1,
+                                     .column = (unsigned)e->start_mark.column + 1,
+                                     .key_line = w->key_line,
+                                     .key_column = w->key_column,
+                                     .index = top->in_list ? top->index++ : -1};
+        w->want_value = false;
+        return fn(ctx, &item, err);
+    }
+    default: return DEQ_OK;
+    }
+}
+
+enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_yaml_fn fn, void *ctx, struct deq_err *err)
+{
+    yaml_parser_t parser;
+    if (len > DEQ_YAML_MAX_BYTES)
+        return deq_fail(err, DEQ_EFORMAT, "%s: %zu bytes, the limit is %d", name, len, DEQ_YAML_MAX_BYTES);
+    struct walker *w = DEQ_NEW(struct walker);
+    if (!w || !yaml_parser_initialize(&parser)) {
+        deq_free(w);
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", name);
+    }
+    w->name = name;
+    yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
+    enum deq_rc rc = DEQ_OK;
+    unsigned documents = 0;
+    for (bool done = false; !done && !rc;) {
+        yaml_event_t e;
+        if (!yaml_parser_parse(&parser, &e)) {
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s", name, parser.problem_mark.line + 1,
+                          parser.problem_mark.column + 1, parser.problem ? parser.problem : "not YAML");
+            break;
+        }
+        if (e.type == YAML_DOCUMENT_START_EVENT && ++documents > 1)
+            rc = at(w, &e.start_mark, err, "a second document is not expected", "");
+        else
+            rc = on_event(w, &e, fn, ctx, err);
+        done = e.type == YAML_STREAM_END_EVENT;
+        yaml_event_delete(&e);
+    }
+    yaml_parser_delete(&parser);
+    for (size_t i = 0; i < w->n_seen; i++)
+        deq_free(w->seen[i]);
+    deq_free(w);
+    return rc;
+}
+
+enum deq_rc deq_yaml_walk_file(const char *path, deq_yaml_fn fn, void *ctx, struct deq_err *err)
+{
+    char *text;
+    size_t len;
+    enum deq_rc rc = deq_io_read(path, DEQ_YAML_MAX_BYTES, &text, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_yaml_walk(text, len, path, fn, ctx, err);
+    deq_free(text);
+    return rc;
+}

@@ -1,0 +1,77 @@
+/* The transformer cell on whole sequences [B, T], with its vector-Jacobian product: what training needs.
+ * (The engine's form of the same equations, on single rows over a cache, is transformer.h; tests compare the two.)
+ *
+ *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )         equations: DESIGN section 2
+ *
+ * A *tape* keeps what the VJP of one evaluation needs; its size does not depend on how many evaluations the solver makes, since
+ * solving uses one tape over and over. Memory is allocated once, in deq_seq_new. One thread a struct deq_seq.
+ * Rows are n = b*T + t; N = B*T. The probabilities of position t stand in [B, H, T, T], columns 0..t; T is at most the window. */
+#ifndef DEQ_CELL_TRANSFORMER_SEQ_H
+#define DEQ_CELL_TRANSFORMER_SEQ_H
+
+#include "core/data/weights.h"
+
+struct deq_tape { /* one evaluation of one block */
+    float *x;       /* [N, D] block input */
+    float *n1;      /* [N, D] normed input of qkv (pre, pre_sub) */
+    float *st1;     /* [N, 2] mean, rstd of the attention norm */
+    float *qkv;     /* [N, 3*H*Dh] */
+    float *probs;   /* [B, H, T, T] */
+    float *av;      /* [N, H*Dh] attention vector */
+    float *avn;     /* [N, H*Dh] normed (pre_sub) */
+    float *st_sub;  /* [N, 2] */
+    float *s;       /* [N, D] x + attention */
+    float *h;       /* [N, D] the FFN's input */
+    float *act;     /* [N, F] after ReLU and dropout */
+    float *o;       /* [N, D] h + ffn, before the last norm (post) */
+    float *st2;     /* [N, 2] of the FFN norm */
+};
+
+struct deq_seq {
+    const struct deq_weights *w; /* set by deq_seq_begin */
+    struct deq_arch arch;
+    size_t b, t, n; /* B, T, N */
+    const uint32_t *tokens; /* [N], borrowed from begin to end */
+    float *e;       /* [N, D] scaled embeddings */
+    float *u[DEQ_BLOCKS_MAX];   /* [N, 3*H*Dh] */
+    float *d_u[DEQ_BLOCKS_MAX]; /* [N, 3*H*Dh] accumulated by VJPs with gradients */
+    float *sin;     /* [T, D] sinusoids, row i is distance T-1-i */
+    float *rel[DEQ_BLOCKS_MAX];   /* [T, H*Dh] W_r p, row i is distance T-1-i */
+    float *d_rel[DEQ_BLOCKS_MAX]; /* [T, H*Dh] */
+    float *mask_attn; /* [B, D] variational dropout on the attention's output, or NULL: one mask a sequence, all positions and iterations */
+    float *mask_ffn;  /* [B, F] on the FFN's hidden units, or NULL */
+    bool masked;      /* masks apply in this step */
+    struct deq_tape *tape; /* [n_tapes * L] */
+    unsigned n_tapes;
+    /* work */
+    float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh] [N,3HDh] [64,T] [64,T] [64,Dh] */
+    float *logits;                                                   /* [LOSS_ROWS, V] */
+    float *mem;       /* the one block all of these live in */
+};
+
+enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, unsigned n_tapes, bool dropout, struct deq_seq **ret,
+                        struct deq_err *err);
+void deq_seq_free(struct deq_seq *s);
+
+/* Embeds tokens [N], computes injections and relative keys, clears d_u and d_rel. dropout 0: none. */
+void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, float dropout, uint64_t seed, uint64_t step);
+/* fz = f(z), both [N, D]; fz may be z. Keeps the evaluation in tape `tape`. */
+void deq_seq_forward(struct deq_seq *s, unsigned tape, const float *z, float *fz);
+/* dz = J_f^T d_fz at the evaluation kept in `tape`; both [N, D], may be the same. grads NULL: only dz. Else parameter gradients are added
+ * to grads, and those of u and rel to s->d_u, s->d_rel. */
+void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads);
+/* Carries d_u and d_rel on to the injection, the relative projection and the embedding. */
+void deq_seq_end(struct deq_seq *s, struct deq_weights *grads);
+
+/* Mean cross entropy (nats) of targets [N] at states z [N, D] through the final norm and the tied head; UINT32_MAX targets are
+ * left out, `count` is the number of those that are in over the whole batch (all shards). d_z [N, D] and grads are written or added to when not NULL;
+ * ret_nll (may be NULL) [N] receives each position's nats. Returns the sum of nats / count. */
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *grads,
+                    float *ret_nll);
+
+/* attention_seq.c: one block's attention over all sequences; see there. */
+void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape *t);
+void deq_attention_seq_vjp(struct deq_seq *s, unsigned block, const struct deq_tape *t, const float *d_av, float *d_qkv,
+                           struct deq_weights *grads);
+
+#endif

@@ -1,0 +1,287 @@
+#include "core/data/config.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+
+enum { CONFIG_MAX_BYTES = 1 << 20 };
+
+static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub"};
+static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
+
+const char *deq_norm_name(enum deq_norm n)
+{
+    return norms[n];
+}
+
+const char *deq_warm_name(enum deq_warm w)
+{
+    return warms[w];
+}
+
+static bool by_name(const char *const *names, size_t n, const char *name, int *ret)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(name, names[i])) {
+            *ret = (int)i;
+            return true;
+        }
+    return false;
+}
+
+bool deq_norm_by_name(const char *name, enum deq_norm *ret)
+{
+    int i;
+    if (!by_name(norms, DEQ_COUNT(norms), name, &i))
+        return false;
+    *ret = (enum deq_norm)i;
+    return true;
+}
+
+bool deq_warm_by_name(const char *name, enum deq_warm *ret)
+{
+    int i;
+    if (!by_name(warms, DEQ_COUNT(warms), name, &i))
+        return false;
+    *ret = (enum deq_warm)i;
+    return true;
+}
+
+/* Reads keys of one object; remembers the first error, and refuses keys that nobody asked for. */
+struct reader {
+    const json_t *obj;
+    const char *file, *prefix;
+    const char *seen[40];
+    size_t n_seen;
+    enum deq_rc rc;
+    struct deq_err *err;
+};
+
+static const json_t *take(struct reader *r, const char *key, bool required)
+{
+    if (r->n_seen < DEQ_COUNT(r->seen))
+        r->seen[r->n_seen++] = key;
+    const json_t *v = json_object_get(r->obj, key);
+    if (!v && required && !r->rc)
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: missing", r->file, r->prefix, key);
+    return r->rc ? NULL : v;
+}
+
+static void take_u32(struct reader *r, const char *key, bool required, uint32_t lo, uint32_t hi, uint32_t *ret)
+{
+    const json_t *v = take(r, key, required);
+    if (!v)
+        return;
+    if (!json_is_integer(v) || json_integer_value(v) < lo || json_integer_value(v) > hi)
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected an integer in %u..%u", r->file, r->prefix, key, lo, hi);
+    else
+        *ret = (uint32_t)json_integer_value(v);
+}
+
+static void take_float(struct reader *r, const char *key, float lo, float hi, float *ret)
+{
+    const json_t *v = take(r, key, false);
+    if (!v)
+        return;
+    double d = json_number_value(v);
+    if (!json_is_number(v) || !(d >= lo && d <= hi))
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected a number in %g..%g", r->file, r->prefix, key, (double)lo, (double)hi);
+    else
+        *ret = (float)d;
+}
+
+static void take_bool(struct reader *r, const char *key, bool *ret)
+{
+    const json_t *v = take(r, key, false);
+    if (!v)
+        return;
+    if (!json_is_boolean(v))
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected true or false", r->file, r->prefix, key);
+    else
+        *ret = json_is_true(v);
+}
+
+static void take_name(struct reader *r, const char *key, bool required, const char *const *names, size_t n, int *ret)
+{
+    const json_t *v = take(r, key, required);
+    if (!v)
+        return;
+    const char *s = json_string_value(v);
+    if (!s || !by_name(names, n, s, ret)) {
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: %s is not one of %s, %s, %s", r->file, r->prefix, key, s ? s : "(not a string)",
+                         names[0], names[1], n > 2 ? names[2] : names[0]);
+    }
+}
+
+static void take_fixed(struct reader *r, const char *key, const char *expected)
+{
+    const json_t *v = take(r, key, true);
+    if (v && (!json_is_string(v) || strcmp(json_string_value(v), expected)))
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected \"%s\"", r->file, r->prefix, key, expected);
+}
+
+static void no_others(struct reader *r)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)r->obj, key, v) {
+        bool known = false;
+        for (size_t i = 0; i < r->n_seen && !known; i++)
+            known = !strcmp(key, r->seen[i]);
+        if (!known && !r->rc)
+            r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: unknown key", r->file, r->prefix, key);
+    }
+}
+
+enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err)
+{
+    struct {
+        const char *name;
+        uint32_t value, lo, hi;
+    } const ranges[] = {
+        {"vocab_size", a->vocab_size, 2, 1 << 22},    {"hidden_size", a->d_model, 1, 1 << 14},
+        {"num_attention_heads", a->n_head, 1, 1024},  {"head_dim", a->d_head, 1, 1024},
+        {"intermediate_size", a->d_inner, 1, 1 << 18}, {"num_blocks", a->n_block, 1, 16},
+        {"attention_window", a->attn_window, 1, 1 << 16}, {"predictor_hidden_size", a->predictor_hidden, 0, 1 << 16},
+        {"deq.window", a->row_window, 1, DEQ_ROW_WINDOW_MAX},
+    };
+    for (size_t i = 0; i < DEQ_COUNT(ranges); i++)
+        if (ranges[i].value < ranges[i].lo || ranges[i].value > ranges[i].hi)
+            return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside %u..%u", where, ranges[i].name, ranges[i].value, ranges[i].lo,
+                            ranges[i].hi);
+    if (a->d_model % 2)
+        return deq_fail(err, DEQ_EFORMAT, "%s: hidden_size: %u is odd; half of it are sines, half cosines", where, a->d_model);
+    if (a->eos_id >= (int64_t)a->vocab_size)
+        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token_id: %lld is outside the vocabulary of %u", where, (long long)a->eos_id,
+                        a->vocab_size);
+    if (a->warm == DEQ_WARM_PREDICTOR && !a->predictor_hidden)
+        return deq_fail(err, DEQ_EFORMAT, "%s: deq.warm_start: predictor, but the model has none (predictor_hidden_size is 0)", where);
+    enum deq_rc rc = deq_solver_check(&a->solver, err);
+    return rc ? deq_fail_prefix(err, rc, where) : DEQ_OK;
+}
+
+enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, struct deq_arch *ret, struct deq_err *err)
+{
+    json_error_t je;
+    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,
+                        root ? "expected an object" : je.text);
+    }
+    struct deq_arch a = {.norm = DEQ_NORM_PRE, .norm_affine = true, .norm_eps = 1e-5f, .eos_id = -1, .solver = deq_solver_defaults(),
+                         .row_window = 8, .n_block = 1, .warm = DEQ_WARM_ZERO};
+    struct reader r = {.obj = root, .file = name, .prefix = "", .err = err};
+    int pick;
+    uint32_t eos = UINT32_MAX, version = 1;
+    bool tied = true;
+    take_fixed(&r, "model_type", "deq_transformer");
+    take_u32(&r, "format_version", false, 1, 1, &version);
+    take_u32(&r, "vocab_size", true, 2, 1 << 22, &a.vocab_size);
+    take_u32(&r, "hidden_size", true, 1, 1 << 14, &a.d_model);
+    take_u32(&r, "num_attention_heads", true, 1, 1024, &a.n_head);
+    take_u32(&r, "head_dim", true, 1, 1024, &a.d_head);
+    take_u32(&r, "intermediate_size", true, 1, 1 << 18, &a.d_inner);
+    take_u32(&r, "num_blocks", false, 1, 16, &a.n_block);
+    take_u32(&r, "attention_window", true, 1, 1 << 16, &a.attn_window);
+    take_u32(&r, "predictor_hidden_size", false, 0, 1 << 16, &a.predictor_hidden);
+    take_u32(&r, "eos_token_id", false, 0, 1 << 22, &eos);
+    pick = a.norm;
+    take_name(&r, "norm", true, norms, DEQ_COUNT(norms), &pick);
+    a.norm = (enum deq_norm)pick;
+    take_bool(&r, "norm_affine", &a.norm_affine);
+    take_bool(&r, "final_norm", &a.final_norm);
+    take_bool(&r, "tie_word_embeddings", &tied);
+    take_float(&r, "norm_eps", 1e-12f, 1e-1f, &a.norm_eps);
+    if (!r.rc && !tied)
+        r.rc = deq_fail(err, DEQ_EFORMAT, "%s: tie_word_embeddings: only true is supported", name);
+    a.eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
+    const json_t *deq = take(&r, "deq", false);
+    (void)take(&r, "training", false); /* provenance: any object */
+    no_others(&r);
+    if (!r.rc && deq && !json_is_object(deq))
+        r.rc = deq_fail(err, DEQ_EFORMAT, "%s: deq: expected an object", name);
+    if (!r.rc && deq) {
+        static const char *const methods[] = {"picard", "anderson", "broyden"}, *const stops[] = {"rel", "abs"};
+        struct reader d = {.obj = deq, .file = name, .prefix = "deq.", .err = err};
+        pick = a.solver.method;
+        take_name(&d, "solver", false, methods, DEQ_COUNT(methods), &pick);
+        a.solver.method = (enum deq_solver_method)pick;
+        pick = a.solver.stop;
+        take_name(&d, "stop_mode", false, stops, DEQ_COUNT(stops), &pick);
+        a.solver.stop = (enum deq_stop_mode)pick;
+        pick = a.warm;
+        take_name(&d, "warm_start", false, warms, DEQ_COUNT(warms), &pick);
+        a.warm = (enum deq_warm)pick;
+        take_u32(&d, "max_iter", false, 1, 100000, &a.solver.max_iter);
+        take_u32(&d, "min_iter", false, 0, 100000, &a.solver.min_iter);
+        take_u32(&d, "memory", false, 1, DEQ_SOLVER_MEMORY_MAX, &a.solver.memory);
+        take_u32(&d, "window", false, 1, DEQ_ROW_WINDOW_MAX, &a.row_window);
+        take_float(&d, "tol", 0, 10, &a.solver.tol);
+        take_float(&d, "beta", 1e-3f, 1, &a.solver.beta);
+        take_float(&d, "reg", 0, 1, &a.solver.reg);
+        no_others(&d);
+        r.rc = d.rc;
+    }
+    json_decref(root);
+    if (!r.rc)
+        r.rc = deq_arch_check(&a, name, err);
+    if (!r.rc)
+        *ret = a;
+    return r.rc;
+}
+
+enum deq_rc deq_config_load(const char *path, struct deq_arch *ret, struct deq_err *err)
+{
+    char *text;
+    size_t len;
+    enum deq_rc rc = deq_io_read(path, CONFIG_MAX_BYTES, &text, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_config_parse(text, len, path, ret, err);
+    deq_free(text);
+    return rc;
+}
+
+enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const char *training_json, struct deq_err *err)
+{
+    json_t *training = training_json ? json_loads(training_json, 0, NULL) : json_object();
+    json_t *root = json_pack(
+        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:f, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
+        1, "vocab_size", (int)a->vocab_size, "hidden_size", (int)a->d_model, "num_attention_heads", (int)a->n_head, "head_dim",
+        (int)a->d_head, "intermediate_size", (int)a->d_inner, "num_blocks", (int)a->n_block, "attention_window", (int)a->attn_window,
+        "norm", deq_norm_name(a->norm), "norm_affine", (int)a->norm_affine, "norm_eps", (double)a->norm_eps, "final_norm",
+        (int)a->final_norm, "tie_word_embeddings", 1, "predictor_hidden_size", (int)a->predictor_hidden);
+    json_t *deq = json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:f, s:f, s:i, s:s}", "solver", deq_solver_name(a->solver.method), "stop_mode",
+                            a->solver.stop == DEQ_STOP_ABS ? "abs" : "rel", "tol", (double)a->solver.tol, "max_iter",
+                            (int)a->solver.max_iter, "min_iter", (int)a->solver.min_iter, "memory", (int)a->solver.memory, "beta",
+                            (double)a->solver.beta, "reg", (double)a->solver.reg, "window", (int)a->row_window, "warm_start",
+                            deq_warm_name(a->warm));
+    char *text = NULL;
+    enum deq_rc rc = DEQ_OK;
+    if (!root || !deq || !training) {
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+        goto out;
+    }
+    if (a->eos_id >= 0)
+        json_object_set_new(root, "eos_token_id", json_integer(a->eos_id));
+    json_object_set(root, "deq", deq);
+    json_object_set(root, "training", training);
+    text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
+    if (!text) {
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+        goto out;
+    }
+    struct deq_part parts[2] = {{text, strlen(text)}, {"\n", 1}};
+    rc = deq_io_replace(path, parts, 2, err);
+out:
+    free(text); /* jansson's */
+    json_decref(training);
+    json_decref(deq);
+    json_decref(root);
+    return rc;
+}

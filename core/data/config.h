@@ -1,0 +1,51 @@
+/* config.json -> struct deq_arch: what the model is and how it is best solved. models/README.md documents every field.
+ * Pure data after loading. */
+#ifndef DEQ_DATA_CONFIG_H
+#define DEQ_DATA_CONFIG_H
+
+#include "core/base/base.h"
+#include "core/base/err.h"
+#include "core/solve/solver.h"
+
+/* Where LayerNorm stands (DESIGN: n1 before attention, n2 after it, n3 after the FFN, n4 before it):
+ *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))                        locuslab/deq
+ *   PRE      h = z + attn(n1(z));  x = n4(h);  f = x + ffn(x)                locuslab/deq pre_lnorm: the FFN's residual is normed
+ *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm                                  */
+enum deq_norm { DEQ_NORM_POST, DEQ_NORM_PRE, DEQ_NORM_PRE_SUB };
+
+enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR };
+
+enum { DEQ_ROW_WINDOW_MAX = 64 };
+
+struct deq_arch {
+    uint32_t vocab_size;       /* V */
+    uint32_t d_model;          /* D */
+    uint32_t n_head;           /* H */
+    uint32_t d_head;           /* Dh */
+    uint32_t d_inner;          /* F */
+    uint32_t n_block;          /* L: blocks inside one evaluation of f */
+    uint32_t attn_window;      /* W: positions a row attends to, itself included */
+    enum deq_norm norm;
+    bool norm_affine;          /* LayerNorms have weight and bias */
+    bool final_norm;           /* an affine LayerNorm between z* and the head */
+    float norm_eps;
+    int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
+    uint32_t predictor_hidden; /* width of the warm-start predictor's hidden layer; 0 = the model has none */
+    struct deq_solver_opts solver; /* the model's defaults */
+    uint32_t row_window;       /* w: rows solved behind the committed prefix, 1..64 */
+    enum deq_warm warm;
+};
+
+const char *deq_norm_name(enum deq_norm n);
+const char *deq_warm_name(enum deq_warm w);
+bool deq_norm_by_name(const char *name, enum deq_norm *ret);
+bool deq_warm_by_name(const char *name, enum deq_warm *ret);
+
+/* Ranges and products; the message names the field. */
+enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err);
+enum deq_rc deq_config_load(const char *path, struct deq_arch *ret, struct deq_err *err);
+enum deq_rc deq_config_parse(const char *json, size_t len, const char *name, struct deq_arch *ret, struct deq_err *err);
+/* Writes config.json. training_json: an object's text that goes under "training" (provenance), or NULL. */
+enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const char *training_json, struct deq_err *err);
+
+#endif

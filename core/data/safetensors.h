@@ -1,0 +1,56 @@
+/* The safetensors container: a checked reader over a mapped file, and an atomic writer.
+ *
+ *   8 bytes   N, little endian
+ *   N bytes   JSON  {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"k": "v"}}
+ *   rest      the tensors' bytes, little endian, row-major; offsets count from here
+ *
+ * The reader trusts nothing: sizes, ranges, overlaps, holes, duplicates, shape x dtype = bytes. Errors name the file and the
+ * tensor. An open file is immutable and may be read by any thread; tensors point into the mapping and die with it. */
+#ifndef DEQ_DATA_SAFETENSORS_H
+#define DEQ_DATA_SAFETENSORS_H
+
+#include "core/base/base.h"
+#include "core/base/err.h"
+
+enum { DEQ_ST_DIMS_MAX = 8, DEQ_ST_TENSORS_MAX = 16384, DEQ_ST_HEADER_MAX = 16 << 20, DEQ_ST_NAME_MAX = 256 };
+
+enum deq_dtype { DEQ_F32, DEQ_F16, DEQ_BF16, DEQ_F64, DEQ_I64, DEQ_I32, DEQ_I8, DEQ_U8 };
+
+struct deq_tensor {
+    const char *name; /* owned by the file */
+    enum deq_dtype dtype;
+    unsigned n_dims;
+    uint64_t shape[DEQ_ST_DIMS_MAX];
+    uint64_t count;    /* elements */
+    const void *data;  /* in the mapping, no alignment promised */
+    uint64_t bytes;
+};
+
+struct deq_safetensors;
+
+enum deq_rc deq_safetensors_open(const char *path, struct deq_safetensors **ret_file, struct deq_err *err);
+/* The same checks on a block of memory, which must outlive the file. name: for messages. */
+enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *name, struct deq_safetensors **ret_file, struct deq_err *err);
+void deq_safetensors_close(struct deq_safetensors *file);
+size_t deq_safetensors_count(const struct deq_safetensors *file);
+const struct deq_tensor *deq_safetensors_at(const struct deq_safetensors *file, size_t i);
+const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *file, const char *name); /* NULL when absent */
+const char *deq_safetensors_meta(const struct deq_safetensors *file, const char *key);               /* NULL when absent */
+
+/* Widens F32/F16/BF16/F64 to out [count]; DEQ_EFORMAT for another dtype or (naming the place) a value that is not finite. */
+enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out, struct deq_err *err);
+
+struct deq_tensor_out {
+    const char *name;
+    enum deq_dtype dtype; /* F32, BF16 or I64 */
+    unsigned n_dims;
+    uint64_t shape[DEQ_ST_DIMS_MAX];
+    const void *data; /* already in that dtype */
+};
+/* meta: pairs key, value, ..., NULL (or NULL). Replaces path atomically. */
+enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n, const char *const *meta,
+                                  struct deq_err *err);
+size_t deq_dtype_bytes(enum deq_dtype t);
+const char *deq_dtype_name(enum deq_dtype t);
+
+#endif

@@ -1,0 +1,57 @@
+/* Text to token ids and back, from a Hugging Face tokenizer.json (or GPT-2's vocab.json + merges.txt).
+ *
+ * What it is: the reader of that file, the splitting at added tokens, and the dispatch to the model (byte-level BPE: bpe.h, with
+ * the pre-tokenisers of pretok.h). What it is not: normalisers, WordPiece, Unigram: a file that asks for something this code
+ * cannot do exactly as the reference library does is refused, by name of the key.
+ *
+ * Bytes are the truth. Text is any bytes: what is not UTF-8 is encoded byte by byte through the byte alphabet, so that
+ * decode(encode(s)) == s always holds (unless the file asks for add_prefix_space or a stripping added token).
+ *
+ * Owner: whoever loads frees with deq_tokenizer_free. A loaded tokenizer is immutable; any thread may use it. */
+#ifndef DEQ_DATA_TOKENIZER_H
+#define DEQ_DATA_TOKENIZER_H
+
+#include "core/base/base.h"
+#include "core/base/buf.h"
+#include "core/base/err.h"
+
+enum { DEQ_TOKENIZER_MAX_IDS = 1 << 24, DEQ_TOKENIZER_MAX_FILE_BYTES = 64 << 20 };
+
+struct deq_tokenizer;
+
+struct deq_tokens {
+    uint32_t *ids; /* [n] of room for cap; grows; free with deq_tokens_free */
+    size_t n, cap;
+};
+
+/* path: a tokenizer.json, or a directory that holds tokenizer.json or vocab.json + merges.txt. */
+enum deq_rc deq_tokenizer_load(const char *path, struct deq_tokenizer **ret_tok, struct deq_err *err);
+/* The text of a tokenizer.json; name stands in messages. */
+enum deq_rc deq_tokenizer_parse(const char *json, size_t len, const char *name, struct deq_tokenizer **ret_tok,
+                                struct deq_err *err);
+void deq_tokenizer_free(struct deq_tokenizer *tok); /* takes NULL */
+
+uint32_t deq_tokenizer_vocab_size(const struct deq_tokenizer *tok);                   /* highest id + 1 */
+int64_t deq_tokenizer_id(const struct deq_tokenizer *tok, const char *content);       /* of an added token; -1 when absent */
+bool deq_tokenizer_is_special(const struct deq_tokenizer *tok, uint32_t id);
+/* The raw bytes a token stands for, owned by tok; NULL for an id that is not in the vocabulary. */
+const char *deq_tokenizer_bytes(const struct deq_tokenizer *tok, uint32_t id, size_t *ret_len);
+
+/* What the file's post-processor puts around a text (BOS before, EOS after). encode() does not add it: the caller knows whether
+ * the text begins a sequence. Owned by tok. */
+void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_before, size_t *ret_n_before,
+                         const uint32_t **ret_after, size_t *ret_n_after);
+
+/* Appends the tokens of text[0..len) to out; on failure out is as before. Added tokens that are not special are always
+ * recognised, special ones only with parse_special: text from users must not be able to end a conversation.
+ * DEQ_EINVAL when a byte occurs that the vocabulary has no symbol for. */
+enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *text, size_t len, bool parse_special,
+                                 struct deq_tokens *out, struct deq_err *err);
+/* Appends raw bytes to out; they may end inside a code point. An id outside the vocabulary is DEQ_EINVAL. */
+enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t *ids, size_t n, bool skip_special,
+                                 struct deq_buf *out, struct deq_err *err);
+
+bool deq_tokens_push(struct deq_tokens *t, uint32_t id); /* false: no memory */
+void deq_tokens_free(struct deq_tokens *t);
+
+#endif

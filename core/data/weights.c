@@ -1,0 +1,206 @@
+#include "core/data/weights.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/data/safetensors.h"
+#include "core/math/half.h"
+
+/* One walk defines the layout: the first pass (data NULL) counts, the second sets pointers. */
+struct walk {
+    struct deq_weights *w;
+    size_t n, n_params;
+    bool overflow;
+};
+
+static void put(struct walk *k, float **slot, size_t rows, size_t cols, const char *fmt, unsigned block)
+{
+    size_t count;
+    if (!deq_mul_size(rows ? rows : 1, cols, &count) || count > ((size_t)1 << 40)) {
+        k->overflow = true;
+        return;
+    }
+    if (k->w->params) {
+        struct deq_param *p = &k->w->params[k->n_params];
+        char name[DEQ_PARAM_NAME];
+        snprintf(name, sizeof name, "blocks.%u.", block);
+        snprintf(p->name, sizeof p->name, "%s%s", block == UINT32_MAX ? "" : name, fmt);
+        p->rows = rows;
+        p->cols = cols;
+        p->offset = k->n;
+        p->count = count;
+        *slot = k->w->data + k->n;
+    }
+    k->n_params++;
+    k->n += DEQ_ROUND_UP(count, (size_t)16); /* every tensor starts at a cache line */
+}
+
+static void put_norm(struct walk *k, float **g, float **b, size_t n, const char *weight, const char *bias, unsigned block)
+{
+    put(k, g, 0, n, weight, block);
+    put(k, b, 0, n, bias, block);
+}
+
+static void walk(struct walk *k)
+{
+    struct deq_weights *w = k->w;
+    const struct deq_arch *a = &w->arch;
+    const size_t D = a->d_model, HDh = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
+    k->n = k->n_params = 0;
+    put(k, &w->embed, a->vocab_size, D, "embed.weight", UINT32_MAX);
+    for (unsigned l = 0; l < a->n_block; l++) {
+        struct deq_block_weights *b = &w->block[l];
+        put(k, &b->inject_w, 3 * HDh, D, "inject.weight", l);
+        put(k, &b->inject_b, 0, 3 * HDh, "inject.bias", l);
+        put(k, &b->qkv_w, 3 * HDh, D, "attn.qkv.weight", l);
+        put(k, &b->rel_w, HDh, D, "attn.rel.weight", l);
+        put(k, &b->r_w, a->n_head, a->d_head, "attn.content_bias", l);
+        put(k, &b->r_r, a->n_head, a->d_head, "attn.position_bias", l);
+        put(k, &b->out_w, D, HDh, "attn.out.weight", l);
+        put(k, &b->out_b, 0, D, "attn.out.bias", l);
+        put(k, &b->up_w, F, D, "ffn.up.weight", l);
+        put(k, &b->up_b, 0, F, "ffn.up.bias", l);
+        put(k, &b->down_w, D, F, "ffn.down.weight", l);
+        put(k, &b->down_b, 0, D, "ffn.down.bias", l);
+        if (a->norm_affine) {
+            put_norm(k, &b->attn_norm_g, &b->attn_norm_b, D, "attn_norm.weight", "attn_norm.bias", l);
+            if (a->norm == DEQ_NORM_PRE_SUB)
+                put_norm(k, &b->sub_norm_g, &b->sub_norm_b, HDh, "sub_norm.weight", "sub_norm.bias", l);
+            put_norm(k, &b->ffn_norm_g, &b->ffn_norm_b, D, "ffn_norm.weight", "ffn_norm.bias", l);
+        }
+    }
+    if (a->final_norm)
+        put_norm(k, &w->final_norm_g, &w->final_norm_b, D, "final_norm.weight", "final_norm.bias", UINT32_MAX);
+    w->n_main = k->n;
+    if (Hp) {
+        put(k, &w->pred_tok_w, Hp, D, "predictor.token.weight", UINT32_MAX);
+        put(k, &w->pred_state_w, Hp, D, "predictor.state.weight", UINT32_MAX);
+        put(k, &w->pred_b, 0, Hp, "predictor.bias", UINT32_MAX);
+        put(k, &w->pred_out_w, D, Hp, "predictor.out.weight", UINT32_MAX);
+        put(k, &w->pred_out_b, 0, D, "predictor.out.bias", UINT32_MAX);
+    }
+}
+
+enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+{
+    struct deq_weights *w = DEQ_NEW(struct deq_weights);
+    if (!w)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for weights");
+    w->arch = *arch;
+    struct walk k = {.w = w};
+    walk(&k);
+    if (k.overflow) {
+        deq_free(w);
+        return deq_fail(err, DEQ_EFORMAT, "the configured shapes are too large");
+    }
+    w->n = k.n;
+    w->n_params = k.n_params;
+    w->data = DEQ_NEW_ARRAY(float, k.n);
+    w->params = DEQ_NEW_ARRAY(struct deq_param, k.n_params);
+    if (!w->data || !w->params) {
+        deq_weights_free(w);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu parameters", k.n);
+    }
+    walk(&k);
+    *ret = w;
+    return DEQ_OK;
+}
+
+void deq_weights_free(struct deq_weights *w)
+{
+    if (!w)
+        return;
+    deq_free(w->data);
+    deq_free(w->params);
+    deq_free(w);
+}
+
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+{
+    struct deq_safetensors *f = NULL;
+    struct deq_weights *w = NULL;
+    bool all_bf16 = true;
+    enum deq_rc rc = deq_safetensors_open(path, &f, err);
+    if (!rc)
+        rc = deq_weights_new(arch, &w, err);
+    for (size_t i = 0; !rc && i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        const struct deq_tensor *t = deq_safetensors_find(f, p->name);
+        if (!t) {
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape [%zu%s%zu]", path, p->name, p->rows,
+                          p->rows ? ", " : "", p->cols);
+            break;
+        }
+        bool fits = p->rows ? t->n_dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols
+                            : t->n_dims == 1 && t->shape[0] == p->cols;
+        if (!fits) {
+            char want[64], got[64];
+            if (p->rows)
+                snprintf(want, sizeof want, "[%zu, %zu]", p->rows, p->cols);
+            else
+                snprintf(want, sizeof want, "[%zu]", p->cols);
+            snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims, (unsigned long long)(t->n_dims ? t->shape[0] : 0),
+                     (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
+            break;
+        }
+        all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
+        rc = deq_tensor_to_f32(f, t, w->data + p->offset, err);
+    }
+    for (size_t i = 0; !rc && i < deq_safetensors_count(f); i++) {
+        const char *name = deq_safetensors_at(f, i)->name;
+        bool known = false;
+        for (size_t j = 0; j < w->n_params && !known; j++)
+            known = !strcmp(name, w->params[j].name);
+        if (!known)
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not part of a model with this config.json", path, name);
+    }
+    deq_safetensors_close(f);
+    if (rc) {
+        deq_weights_free(w);
+        return rc;
+    }
+    *ret = w;
+    if (ret_bf16)
+        *ret_bf16 = all_bf16;
+    return DEQ_OK;
+}
+
+enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err)
+{
+    enum deq_rc rc = DEQ_OK;
+    struct deq_tensor_out *out = DEQ_NEW_ARRAY(struct deq_tensor_out, w->n_params);
+    uint16_t *half = bf16 ? DEQ_NEW_ARRAY(uint16_t, w->n) : NULL;
+    if (!out || (bf16 && !half)) {
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+        goto out;
+    }
+    for (size_t i = 0; bf16 && i < w->n; i++)
+        half[i] = deq_f32_to_bf16(w->data[i]);
+    for (size_t i = 0; i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        out[i] = (struct deq_tensor_out){.name = p->name,
+                                         .dtype = bf16 ? DEQ_BF16 : DEQ_F32,
+                                         .n_dims = p->rows ? 2 : 1,
+                                         .shape = {p->rows ? p->rows : p->cols, p->cols},
+                                         .data = bf16 ? (const void *)(half + p->offset) : (const void *)(w->data + p->offset)};
+    }
+    static const char *const meta[] = {"format", "deq_transformer", NULL};
+    rc = deq_safetensors_write(path, out, w->n_params, meta, err);
+out:
+    deq_free(half);
+    deq_free(out);
+    return rc;
+}
+
+void deq_sinusoid(uint32_t d, uint32_t d_model, float *out)
+{
+    uint32_t half = d_model / 2;
+    for (uint32_t i = 0; i < half; i++) {
+        double angle = d / pow(10000.0, 2.0 * i / d_model);
+        out[i] = (float)sin(angle);
+        out[half + i] = (float)cos(angle);
+    }
+}

@@ -1,0 +1,62 @@
+/* The table of compute kernels, one entry per CPU level (ref, avx2, avx512), chosen once at run time.
+ *
+ * What every kernel promises: its result depends on its inputs alone, and is the same bits at every level. Matrix products: the
+ * vector lanes are output elements, and each element is one chain of fused multiply-adds over k = 0..K-1. Reductions: sixteen partial
+ * sums (lane i takes elements i, i+16, ...; a short tail is padded with the neutral element), added in the fixed tree of vf_hsum.
+ * Pointers need no alignment. No kernel allocates, blocks or keeps state: any thread. */
+#ifndef DEQ_MATH_KERN_H
+#define DEQ_MATH_KERN_H
+
+#include "core/base/base.h"
+
+enum { DEQ_PANEL = 64 }; /* columns of one packed weight panel */
+enum { DEQ_KV_PAGE_TOK = 16 }; /* positions of one cache page: one vector of scores */
+
+/* One head of one row attending over a paged cache (Dai et al., "Transformer-XL", 2019, section 3.3):
+ *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j                                    */
+struct deq_attn_args {
+    const float *qc;           /* [Dh] query + r_w */
+    const float *qr;           /* [Dh] query + r_r */
+    size_t d_head;             /* Dh */
+    size_t v_stride;           /* floats between the V rows of two positions, multiple of 16, >= Dh */
+    size_t t, lo;              /* the row's position and the first position it sees */
+    const float *const *k;     /* by page (lo/16 .. t/16): [Dh, 16], transposed so that lanes are positions */
+    const float *const *v;     /* by page: [16, v_stride] */
+    const float *rel;          /* [Dh, rel_stride]: W_r p at distance rel_zero - column */
+    size_t rel_stride, rel_zero; /* rel_zero: the column of distance 0; 15 columns of padding lie on both sides */
+    float scale;
+    float *scores;             /* scratch [16 * pages] */
+    float *out;                /* [v_stride] */
+};
+
+struct deq_kern {
+    const char *name;
+    /* y[m, 0..n) = sum_k x[m, k] * w(k, n); w is one packed panel [K, 64] of f32 or bf16; n <= 64 columns are stored */
+    void (*mm_f32)(const float *x, size_t ldx, size_t m, size_t k, const float *panel, float *y, size_t ldy, size_t n);
+    void (*mm_bf16)(const float *x, size_t ldx, size_t m, size_t k, const uint16_t *panel, float *y, size_t ldy, size_t n);
+    void (*attn)(const struct deq_attn_args *a);
+    /* y = (x - mean) * rstd [* gain + bias]; gain, bias [n] or NULL; ret_stats {mean, rstd} or NULL */
+    void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y, float *ret_stats);
+    /* dx = rstd * (g - mean(g) - xhat * mean(g*xhat)), g = dy*gain; d_gain += dy*xhat, d_bias += dy (all three may be NULL) */
+    void (*layernorm_vjp)(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx, float *d_gain,
+                          float *d_bias);
+    float (*dot)(const float *a, const float *b, size_t n);
+    float (*diff_sumsq)(const float *a, const float *b, size_t n); /* sum (a-b)^2 */
+    void (*axpy)(float *y, float a, const float *x, size_t n);     /* y += a*x */
+    void (*add)(float *y, const float *a, const float *b, size_t n); /* y = a + b; y may be a or b */
+    void (*sub)(float *y, const float *a, const float *b, size_t n);
+    void (*mul)(float *y, const float *a, const float *b, size_t n);
+    void (*add_relu)(float *y, const float *b, size_t n);          /* y = max(y + b, 0); NaN stays NaN */
+    float (*max)(const float *x, size_t n);
+    float (*exp_sum)(float *y, const float *x, float shift, size_t n); /* y = exp(x - shift), returns the sum; y may be x or NULL */
+    void (*scale)(float *y, float a, size_t n);
+};
+
+/* The best level this machine has, or the one that deq_kern_force chose. */
+const struct deq_kern *deq_kern(void);
+/* Level by name ("ref", "avx2", "avx512"); NULL when the machine or the build lacks it. */
+const struct deq_kern *deq_kern_level(const char *name);
+/* Makes deq_kern() return that level from now on; false when it is not available. Call before any model is loaded. */
+bool deq_kern_force(const char *name);
+
+#endif

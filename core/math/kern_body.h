@@ -1,0 +1,325 @@
+/* The body of every kernel, compiled once per CPU level: the including file defines KERN (name), MM_ROWS and MM_VECS (the tile of
+ * mm in rows and vectors, what the level's registers hold) and includes its vec_*.h first. See kern.h for what each one does. */
+#include <math.h>
+#include <string.h>
+
+#include "core/math/kern.h"
+
+/* a vector of which only the first n < 16 lanes exist in memory; the others are `fill` */
+static inline vf ld_tail(const float *p, size_t n, float fill)
+{
+    float t[16];
+    for (int i = 0; i < 16; i++)
+        t[i] = fill;
+    memcpy(t, p, n * sizeof(float));
+    return vf_ld(t);
+}
+
+static inline void st_tail(float *p, vf a, size_t n)
+{
+    float t[16];
+    vf_st(t, a);
+    memcpy(p, t, n * sizeof(float));
+}
+
+static inline vf ld_n(const float *p, size_t n, float fill)
+{
+    return n >= 16 ? vf_ld(p) : ld_tail(p, n, fill);
+}
+
+static inline void st_n(float *p, vf a, size_t n)
+{
+    if (n >= 16)
+        vf_st(p, a);
+    else
+        st_tail(p, a, n);
+}
+
+static inline vf load_w(const void *p, size_t i, bool bf16)
+{
+    return bf16 ? vf_ld_bf16((const uint16_t *)p + i) : vf_ld((const float *)p + i);
+}
+
+/* One tile: rows x (16*vecs) outputs held in registers while k runs. */
+__attribute__((always_inline)) static inline void mm_tile(const float *x, size_t ldx, size_t K, const void *w, bool bf16, float *y,
+                                                          size_t ldy, size_t n, const int rows, const int vecs)
+{
+    vf acc[MM_ROWS][MM_VECS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++)
+            acc[r][v] = vf_set1(0.0f);
+    for (size_t k = 0; k < K; k++) {
+        vf wk[MM_VECS];
+        for (int v = 0; v < vecs; v++)
+            wk[v] = load_w(w, k * DEQ_PANEL + (size_t)v * 16, bf16);
+        for (int r = 0; r < rows; r++) {
+            vf xr = vf_set1(x[(size_t)r * ldx + k]);
+            for (int v = 0; v < vecs; v++)
+                acc[r][v] = vf_fma(xr, wk[v], acc[r][v]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vecs; v++)
+            if (n > (size_t)v * 16)
+                st_n(y + (size_t)r * ldy + v * 16, acc[r][v], n - (size_t)v * 16);
+}
+
+__attribute__((always_inline)) static inline void mm_panel(const float *x, size_t ldx, size_t M, size_t K, const void *panel, bool bf16,
+                                                           float *y, size_t ldy, size_t n)
+{
+    const size_t width = 16 * MM_VECS;
+    for (size_t c = 0; c < n; c += width) {
+        const void *w = bf16 ? (const void *)((const uint16_t *)panel + c) : (const void *)((const float *)panel + c);
+        size_t m = 0;
+        for (; m + MM_ROWS <= M; m += MM_ROWS)
+            mm_tile(x + m * ldx, ldx, K, w, bf16, y + m * ldy + c, ldy, n - c, MM_ROWS, MM_VECS);
+#define TAIL(rows)                                                                                     \
+    case rows:                                                                                         \
+        mm_tile(x + m * ldx, ldx, K, w, bf16, y + m * ldy + c, ldy, n - c, rows <= MM_ROWS ? rows : 1, \
+                MM_VECS);                                                                              \
+        break;
+        switch (M - m) {
+            TAIL(1)
+            TAIL(2)
+            TAIL(3)
+            TAIL(4)
+            TAIL(5)
+        default: break;
+        }
+#undef TAIL
+    }
+}
+
+static void mm_f32(const float *x, size_t ldx, size_t M, size_t K, const float *panel, float *y, size_t ldy, size_t n)
+{
+    mm_panel(x, ldx, M, K, panel, false, y, ldy, n);
+}
+
+static void mm_bf16(const float *x, size_t ldx, size_t M, size_t K, const uint16_t *panel, float *y, size_t ldy, size_t n)
+{
+    mm_panel(x, ldx, M, K, panel, true, y, ldy, n);
+}
+
+/* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it is 0, and
+ * NaN stays NaN (the second operand of vf_max wins then). */
+static inline vf vexp(vf x)
+{
+    const vf lo = vf_set1(-87.0f);
+    vf c = vf_max(lo, x);
+    vf n = vf_round(vf_mul(c, vf_set1(1.44269504088896341f)));
+    vf r = vf_fma(n, vf_set1(-0.693359375f), c);
+    r = vf_fma(n, vf_set1(2.12194440e-4f), r);
+    vf p = vf_set1(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set1(5.0000001201e-1f));
+    p = vf_fma(p, vf_mul(r, r), vf_add(r, vf_set1(1.0f)));
+    return vf_lt_select(x, lo, vf_set1(0.0f), vf_mul(p, vf_exp2i(n)));
+}
+
+static float exp_sum(float *y, const float *x, float shift, size_t n)
+{
+    vf s = vf_set1(0.0f), sh = vf_set1(shift);
+    for (size_t i = 0; i < n; i += 16) {
+        vf e = vexp(vf_sub(ld_n(x + i, n - i, -INFINITY), sh));
+        if (y)
+            st_n(y + i, e, n - i);
+        s = vf_add(s, e);
+    }
+    return vf_hsum(s);
+}
+
+static float max_of(const float *x, size_t n)
+{
+    vf m = vf_set1(-INFINITY);
+    for (size_t i = 0; i < n; i += 16)
+        m = vf_max(ld_n(x + i, n - i, -INFINITY), m);
+    return vf_hmax(m);
+}
+
+static float dot(const float *a, const float *b, size_t n)
+{
+    vf s = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16)
+        s = vf_fma(ld_n(a + i, n - i, 0), ld_n(b + i, n - i, 0), s);
+    return vf_hsum(s);
+}
+
+static float diff_sumsq(const float *a, const float *b, size_t n)
+{
+    vf s = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        vf d = vf_sub(ld_n(a + i, n - i, 0), ld_n(b + i, n - i, 0));
+        s = vf_fma(d, d, s);
+    }
+    return vf_hsum(s);
+}
+
+#define EACH(expr)                         \
+    for (size_t i = 0; i < n; i += 16) {   \
+        size_t left = n - i;               \
+        vf r = (expr);                     \
+        st_n(y + i, r, left);              \
+    }
+
+static void axpy(float *y, float a, const float *x, size_t n)
+{
+    EACH(vf_fma(vf_set1(a), ld_n(x + i, left, 0), ld_n(y + i, left, 0)))
+}
+
+static void add(float *y, const float *a, const float *b, size_t n)
+{
+    EACH(vf_add(ld_n(a + i, left, 0), ld_n(b + i, left, 0)))
+}
+
+static void sub(float *y, const float *a, const float *b, size_t n)
+{
+    EACH(vf_sub(ld_n(a + i, left, 0), ld_n(b + i, left, 0)))
+}
+
+static void mul(float *y, const float *a, const float *b, size_t n)
+{
+    EACH(vf_mul(ld_n(a + i, left, 0), ld_n(b + i, left, 0)))
+}
+
+static void scale(float *y, float a, size_t n)
+{
+    EACH(vf_mul(vf_set1(a), ld_n(y + i, left, 0)))
+}
+
+static void add_relu(float *y, const float *b, size_t n)
+{
+    /* max(0, x) with x second: a NaN in x stays NaN */
+    EACH(vf_max(vf_set1(0.0f), vf_add(ld_n(y + i, left, 0), ld_n(b + i, left, 0))))
+}
+
+static void layernorm(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y, float *ret_stats)
+{
+    vf s = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16)
+        s = vf_add(s, ld_n(x + i, n - i, 0));
+    float mean = vf_hsum(s) / (float)n;
+    vf m = vf_set1(mean), q = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        vf d = vf_sub(ld_n(x + i, n - i, mean), m);
+        q = vf_fma(d, d, q);
+    }
+    float rstd = 1.0f / sqrtf(vf_hsum(q) / (float)n + eps);
+    vf rs = vf_set1(rstd);
+    for (size_t i = 0; i < n; i += 16) {
+        vf v = vf_mul(vf_sub(ld_n(x + i, n - i, 0), m), rs);
+        if (gain)
+            v = vf_fma(v, ld_n(gain + i, n - i, 0), ld_n(bias + i, n - i, 0));
+        st_n(y + i, v, n - i);
+    }
+    if (ret_stats) {
+        ret_stats[0] = mean;
+        ret_stats[1] = rstd;
+    }
+}
+
+static void layernorm_vjp(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx, float *d_gain,
+                          float *d_bias)
+{
+    vf m = vf_set1(stats[0]), rs = vf_set1(stats[1]), sg = vf_set1(0.0f), sgx = vf_set1(0.0f), one = vf_set1(1.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        size_t left = n - i;
+        vf xh = vf_mul(vf_sub(ld_n(x + i, left, stats[0]), m), rs), d = ld_n(dy + i, left, 0);
+        vf g = vf_mul(d, gain ? ld_n(gain + i, left, 0) : one);
+        sg = vf_add(sg, g);
+        sgx = vf_fma(g, xh, sgx);
+        if (d_gain)
+            st_n(d_gain + i, vf_fma(d, xh, ld_n(d_gain + i, left, 0)), left);
+        if (d_bias)
+            st_n(d_bias + i, vf_add(d, ld_n(d_bias + i, left, 0)), left);
+    }
+    vf mg = vf_set1(vf_hsum(sg) / (float)n), mgx = vf_set1(vf_hsum(sgx) / (float)n);
+    for (size_t i = 0; i < n; i += 16) {
+        size_t left = n - i;
+        vf xh = vf_mul(vf_sub(ld_n(x + i, left, stats[0]), m), rs);
+        vf g = vf_mul(ld_n(dy + i, left, 0), gain ? ld_n(gain + i, left, 0) : one);
+        vf r = vf_mul(rs, vf_sub(vf_sub(g, mg), vf_mul(xh, mgx)));
+        st_n(dx + i, r, left);
+    }
+}
+
+enum { PAGES_AT_ONCE = 4 }; /* independent chains that hide the latency of an FMA */
+
+static void attn(const struct deq_attn_args *a)
+{
+    const size_t P = DEQ_KV_PAGE_TOK, p0 = a->lo / P, n_pages = a->t / P - p0 + 1;
+    vf top = vf_set1(-INFINITY), sc = vf_set1(a->scale);
+    for (size_t p = 0; p < n_pages; p += PAGES_AT_ONCE) {
+        const size_t n = DEQ_MIN((size_t)PAGES_AT_ONCE, n_pages - p);
+        vf s[PAGES_AT_ONCE];
+        const float *k[PAGES_AT_ONCE], *r[PAGES_AT_ONCE];
+        for (size_t i = 0; i < PAGES_AT_ONCE; i++) {
+            const size_t q = p + (i < n ? i : 0); /* pages past the end repeat the first; their scores are dropped */
+            s[i] = vf_set1(0.0f);
+            k[i] = a->k[q];
+            /* column of lane 0: distance t - j; the last page may reach past t by 15 columns, the first before lo by 15 */
+            r[i] = a->rel + (ptrdiff_t)a->rel_zero - (ptrdiff_t)a->t + (ptrdiff_t)((p0 + q) * P);
+        }
+        for (size_t d = 0; d < a->d_head; d++) {
+            vf c = vf_set1(a->qc[d]), e = vf_set1(a->qr[d]);
+            for (size_t i = 0; i < PAGES_AT_ONCE; i++) {
+                s[i] = vf_fma(c, vf_ld(k[i] + d * P), s[i]);
+                s[i] = vf_fma(e, vf_ld(r[i] + d * a->rel_stride), s[i]);
+            }
+        }
+        for (size_t i = 0; i < n; i++) {
+            float *out = a->scores + (p + i) * P;
+            vf_st(out, vf_mul(s[i], sc));
+            const size_t j0 = (p0 + p + i) * P;
+            for (size_t l = 0; l < P; l++)
+                if (j0 + l < a->lo || j0 + l > a->t)
+                    out[l] = -INFINITY;
+            top = vf_max(vf_ld(out), top);
+        }
+    }
+    float inv = 1.0f / exp_sum(a->scores, a->scores, vf_hmax(top), n_pages * P);
+    /* only positions that exist are read: a page may hold another sequence's leftovers past them, NaN included */
+    for (size_t c = 0; c < a->v_stride; c += 64) {
+        const size_t vecs = DEQ_MIN((size_t)4, (a->v_stride - c) / 16);
+        vf o[4] = {vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f), vf_set1(0.0f)};
+        for (size_t j = a->lo; j <= a->t; j++) {
+            const float *v = a->v[j / P - p0] + (j % P) * a->v_stride + c;
+            vf w = vf_set1(a->scores[j - p0 * P]);
+            if (vecs == 4) {
+                for (size_t i = 0; i < 4; i++)
+                    o[i] = vf_fma(w, vf_ld(v + i * 16), o[i]);
+            } else {
+                for (size_t i = 0; i < vecs; i++)
+                    o[i] = vf_fma(w, vf_ld(v + i * 16), o[i]);
+            }
+        }
+        for (size_t i = 0; i < vecs; i++)
+            vf_st(a->out + c + i * 16, vf_mul(o[i], vf_set1(inv)));
+    }
+}
+
+#define KERN_STR2(x) #x
+#define KERN_STR(x) KERN_STR2(x)
+#define KERN_TABLE2(x) deq_kern_##x
+#define KERN_TABLE(x) KERN_TABLE2(x)
+const struct deq_kern KERN_TABLE(KERN);
+const struct deq_kern KERN_TABLE(KERN) = {
+    .name = KERN_STR(KERN),
+    .mm_f32 = mm_f32,
+    .mm_bf16 = mm_bf16,
+    .attn = attn,
+    .layernorm = layernorm,
+    .layernorm_vjp = layernorm_vjp,
+    .dot = dot,
+    .diff_sumsq = diff_sumsq,
+    .axpy = axpy,
+    .add = add,
+    .sub = sub,
+    .mul = mul,
+    .add_relu = add_relu,
+    .max = max_of,
+    .exp_sum = exp_sum,
+    .scale = scale,
+};

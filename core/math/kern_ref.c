@@ -1,0 +1,6 @@
+/* Kernels for any CPU, in plain C. */
+#include "core/math/vec_ref.h"
+#define KERN ref
+#define MM_ROWS 1
+#define MM_VECS 1
+#include "core/math/kern_body.h"

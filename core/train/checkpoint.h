@@ -1,0 +1,21 @@
+/* Checkpoints: weights, AdamW's moments and the place in the run, in one safetensors file that is replaced atomically.
+ * Everything random in a run is a function of (seed, step), so this is all that an exact continuation needs. */
+#ifndef DEQ_TRAIN_CHECKPOINT_H
+#define DEQ_TRAIN_CHECKPOINT_H
+
+#include "core/data/weights.h"
+
+struct deq_progress {
+    uint64_t step;      /* optimiser steps done */
+    uint64_t tokens;    /* tokens trained on */
+    double seconds;     /* machine time of training so far */
+    uint64_t skipped;   /* steps skipped because something was not finite */
+};
+
+/* w, m, v: the same layout. */
+enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
+                                const struct deq_progress *p, struct deq_err *err);
+/* Fills w, m, v; every tensor must fit. */
+enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret, struct deq_err *err);
+
+#endif

@@ -1,0 +1,96 @@
+#include "core/train/dataset.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/data/corpus.h"
+
+enum { STREAM_OFFSET = 101, STREAM_ORDER = 102 }; /* streams of the generator, by use */
+
+static const size_t TEXT_MAX_BYTES = (size_t)4 << 30;
+
+static void shuffle(struct deq_dataset *d, uint64_t epoch)
+{
+    d->epoch = epoch;
+    for (size_t i = 0; i < d->n_seq; i++)
+        d->order[i] = (uint32_t)i;
+    for (size_t i = d->n_seq - 1; i > 0; i--) {
+        size_t j = (size_t)deq_rng_below(d->seed, STREAM_ORDER + (epoch << 8), i, i + 1);
+        uint32_t t = d->order[i];
+        d->order[i] = d->order[j];
+        d->order[j] = t;
+    }
+}
+
+enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files, size_t seq_len,
+                             uint64_t seed, struct deq_dataset **ret, struct deq_err *err)
+{
+    struct deq_dataset *d = DEQ_NEW(struct deq_dataset);
+    if (!d)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the data set");
+    enum deq_rc rc = DEQ_OK;
+    /* a stream begins like a document: after an end of text */
+    if (eos >= 0 && !deq_tokens_push(&d->tokens, (uint32_t)eos))
+        rc = deq_fail(err, DEQ_ENOMEM, "no memory for the data set");
+    for (const char *f = files; *f && !rc;) {
+        char name[1024], path[4096], *text;
+        size_t n = strcspn(f, "\n"), len, before = d->tokens.n;
+        uint64_t bytes;
+        snprintf(name, sizeof name, "%.*s", (int)n, f);
+        f += n + (f[n] == '\n');
+        if (!deq_io_join(path, sizeof path, dir, name)) {
+            rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", name);
+            break;
+        }
+        rc = deq_io_read(path, TEXT_MAX_BYTES, &text, &len, err);
+        if (rc)
+            break;
+        rc = deq_corpus_encode(tok, eos, text, len, &d->tokens, &bytes, err);
+        deq_free(text);
+        if (!rc && d->tokens.n == before)
+            rc = deq_fail(err, DEQ_EINVAL, "%s: no text in it", path);
+        d->text_bytes += bytes;
+    }
+    if (!rc && d->tokens.n < 2 * seq_len + 1)
+        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens are too few for sequences of %zu", files, d->tokens.n, seq_len);
+    if (!rc) {
+        d->seq_len = seq_len;
+        d->seed = seed;
+        d->n_seq = (d->tokens.n - 1 - seq_len) / seq_len;
+        d->order = DEQ_NEW_ARRAY(uint32_t, d->n_seq);
+        if (!d->order)
+            rc = deq_fail(err, DEQ_ENOMEM, "no memory for the data set");
+    }
+    if (rc) {
+        deq_dataset_free(d);
+        return rc;
+    }
+    shuffle(d, 0);
+    *ret = d;
+    return DEQ_OK;
+}
+
+void deq_dataset_free(struct deq_dataset *d)
+{
+    if (!d)
+        return;
+    deq_tokens_free(&d->tokens);
+    deq_free(d->order);
+    deq_free(d);
+}
+
+void deq_dataset_batch(struct deq_dataset *d, uint64_t step, size_t batch, uint32_t *tokens, uint32_t *targets)
+{
+    for (size_t b = 0; b < batch; b++) {
+        const uint64_t i = step * batch + b, epoch = i / d->n_seq;
+        if (epoch != d->epoch)
+            shuffle(d, epoch);
+        const size_t offset = (size_t)deq_rng_below(d->seed, STREAM_OFFSET, epoch, d->seq_len);
+        const uint32_t *from = d->tokens.ids + offset + (size_t)d->order[i % d->n_seq] * d->seq_len;
+        memcpy(tokens + b * d->seq_len, from, d->seq_len * sizeof *from);
+        memcpy(targets + b * d->seq_len, from + 1, d->seq_len * sizeof *from);
+    }
+}

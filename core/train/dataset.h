@@ -1,0 +1,26 @@
+/* Training data: one stream of tokens, cut into sequences of T that are visited in a new order every epoch.
+ *
+ * Which sequences step s sees is a function of (seed, s) alone, so a resumed run sees what an unbroken one would have seen. In epoch e the
+ * stream is cut at a random offset below T and the n pieces are visited in the order of a random permutation (Fisher-Yates with
+ * the counter-based generator); the permutation of the current epoch is kept. */
+#ifndef DEQ_TRAIN_DATASET_H
+#define DEQ_TRAIN_DATASET_H
+
+#include "core/data/tokenizer.h"
+
+struct deq_dataset {
+    struct deq_tokens tokens; /* owned */
+    uint64_t text_bytes;      /* bytes of the documents */
+    size_t seq_len, n_seq;    /* T; pieces an epoch */
+    uint64_t seed, epoch;
+    uint32_t *order;          /* [n_seq] of `epoch` */
+};
+
+/* Reads and encodes the files ('\n'-separated names below dir). Empty text is an error that names the file. */
+enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files, size_t seq_len,
+                             uint64_t seed, struct deq_dataset **ret, struct deq_err *err);
+void deq_dataset_free(struct deq_dataset *d);
+/* Inputs and targets of `batch` sequences of step `step`: both [batch, T]. */
+void deq_dataset_batch(struct deq_dataset *d, uint64_t step, size_t batch, uint32_t *tokens, uint32_t *targets);
+
+#endif

@@ -1,0 +1,136 @@
+#include "core/train/implicit.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+
+enum { STREAM_DROPOUT = 201, STREAM_PROBE = 202 };
+
+enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest, unsigned n_tapes,
+                              bool dropout, struct deq_grad_work *ret, struct deq_err *err)
+{
+    struct deq_grad_work w = {0};
+    const size_t nd = b * t * arch->d_model, dim = t * arch->d_model;
+    enum deq_rc rc = deq_seq_new(arch, b, t, n_tapes, dropout, &w.seq, err);
+    if (rc)
+        return rc;
+    const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim), deq_solve_floats(&widest->adjoint, b, dim));
+    w.z = DEQ_NEW_ARRAY(float, nd);
+    w.f0 = DEQ_NEW_ARRAY(float, nd);
+    w.d = DEQ_NEW_ARRAY(float, nd);
+    w.g = DEQ_NEW_ARRAY(float, nd);
+    w.noise = DEQ_NEW_ARRAY(float, nd);
+    w.scratch = DEQ_NEW_ARRAY(float, floats);
+    if (!w.z || !w.f0 || !w.d || !w.g || !w.noise || !w.scratch) {
+        deq_grad_work_free(&w);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for training on %zu sequences of %zu", b, t);
+    }
+    *ret = w;
+    return DEQ_OK;
+}
+
+void deq_grad_work_free(struct deq_grad_work *w)
+{
+    deq_seq_free(w->seq);
+    deq_free(w->z);
+    deq_free(w->f0);
+    deq_free(w->d);
+    deq_free(w->g);
+    deq_free(w->noise);
+    deq_free(w->scratch);
+    *w = (struct deq_grad_work){0};
+}
+
+static void eval_f(void *ctx, const float *z, float *fz)
+{
+    deq_seq_forward(ctx, 0, z, fz);
+}
+
+/* g -> J' g + dL/dz */
+static void eval_adjoint(void *ctx, const float *g, float *out)
+{
+    struct deq_grad_work *w = ctx;
+    deq_seq_vjp(w->seq, 0, g, out, NULL);
+    deq_kern()->add(out, out, w->d, w->seq->n * w->seq->arch.d_model);
+}
+
+void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, struct deq_solve_report *ret)
+{
+    const size_t dim = w->seq->t * w->seq->arch.d_model;
+    memset(w->z, 0, w->seq->b * dim * sizeof(float));
+    deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, w->scratch, NULL, ret);
+}
+
+/* Adds the penalty's gradients; w->z is z*. The perturbed evaluation goes to the last tape, f(z*) to tape 0. */
+static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_opts *o, size_t count, uint64_t seed, uint64_t key,
+                               struct deq_weights *grads)
+{
+    struct deq_seq *s = w->seq;
+    const struct deq_kern *k = deq_kern();
+    const size_t nd = s->n * s->arch.d_model;
+    const unsigned last = s->n_tapes - 1;
+    const float h = o->jac_step * sqrtf(k->dot(w->z, w->z, nd) / (float)nd) + 1e-8f;
+    for (size_t i = 0; i < nd; i++)
+        w->noise[i] = (float)deq_rng_normal(seed, STREAM_PROBE + (key << 8), i);
+    float *perturbed = w->noise;
+    k->scale(perturbed, h, nd);
+    k->add(perturbed, perturbed, w->z, nd);
+    deq_seq_forward(s, last, perturbed, w->g);
+    deq_seq_forward(s, 0, w->z, w->f0);
+    k->sub(w->g, w->g, w->f0, nd);
+    k->scale(w->g, 1.0f / h, nd); /* v */
+    const double penalty = (double)k->dot(w->g, w->g, nd) / (double)nd;
+    /* the whole batch's mean: this shard has n of its `count` rows */
+    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->arch.d_model), nd);
+    deq_seq_vjp(s, last, w->g, w->d, grads);
+    k->scale(w->g, -1.0f, nd);
+    deq_seq_vjp(s, 0, w->g, w->d, grads);
+    return penalty;
+}
+
+void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights, const uint32_t *tokens,
+                    const uint32_t *targets, size_t count, uint64_t seed, uint64_t step, uint64_t shard, struct deq_weights *grads,
+                    struct deq_grad_report *ret)
+{
+    struct deq_seq *s = w->seq;
+    const size_t nd = s->n * s->arch.d_model, dim = s->t * s->arch.d_model;
+    const uint64_t key = step * 4096 + shard;
+    struct deq_grad_report r = {.finite = true};
+    struct deq_solve_report solve = {0};
+
+    deq_seq_begin(s, weights, tokens, o->dropout, seed, STREAM_DROPOUT + (key << 8));
+    if (o->mode == DEQ_GRAD_SHALLOW) {
+        memset(w->z, 0, nd * sizeof(float));
+    } else {
+        deq_grad_solve(w, &o->forward, &solve);
+        r.evaluations = solve.evaluations;
+        r.residual = solve.residual_mean;
+        r.finite = solve.finite;
+    }
+    const unsigned depth = o->mode == DEQ_GRAD_IMPLICIT ? 1 : o->depth;
+    memcpy(w->f0, w->z, nd * sizeof(float));
+    for (unsigned i = 0; i < depth; i++)
+        deq_seq_forward(s, i, w->f0, w->f0);
+    r.evaluations += depth;
+    r.loss = deq_seq_loss(s, w->f0, targets, count, w->d, grads, NULL);
+    r.finite = r.finite && isfinite(r.loss);
+    if (r.finite && o->mode == DEQ_GRAD_IMPLICIT) {
+        memcpy(w->g, w->d, nd * sizeof(float));
+        deq_solve(&o->adjoint, s->b, dim, eval_adjoint, w, w->g, w->scratch, NULL, &solve);
+        r.adjoint_evaluations = solve.evaluations;
+        r.adjoint_residual = solve.residual_mean;
+        r.finite = solve.finite;
+        deq_seq_vjp(s, 0, w->g, w->g, grads);
+    } else if (r.finite) {
+        for (unsigned i = depth; i-- > 0;)
+            deq_seq_vjp(s, i, w->d, w->d, grads);
+    }
+    if (r.finite && o->jac_weight > 0)
+        r.jac = jacobian_penalty(w, o, count, seed, key, grads);
+    if (r.finite)
+        deq_seq_end(s, grads);
+    *ret = r;
+}

@@ -1,0 +1,29 @@
+/* Fits the warm-start predictor: a small map from (token at t, equilibrium at t-1) to the equilibrium at t,
+ *     z0_t = W_o relu(W_e e_t + W_z z*_{t-1} + b) + b_o,
+ * by regression on equilibria of training text, |z0 - z*|^2 / |z*|^2 with AdamW. A wrong start costs evaluations, never correctness. */
+#ifndef DEQ_TRAIN_PREDICTOR_H
+#define DEQ_TRAIN_PREDICTOR_H
+
+#include "core/base/pool.h"
+#include "core/train/dataset.h"
+#include "core/train/implicit.h"
+
+struct deq_predictor_fit {
+    unsigned steps;
+    float lr, tol;
+    uint64_t seed, first_step; /* data of steps first_step, first_step + 1, ... */
+    void (*progress)(void *ctx, unsigned step, unsigned steps, double relative_error);
+    bool (*stop)(void *ctx);
+    void *ctx;
+};
+
+/* Fits w->pred_*; the other weights are read only. work: one a pool thread, of micro_batch sequences. */
+enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_weights *w, struct deq_dataset *data, struct deq_pool *pool,
+                              struct deq_grad_work *work, size_t micro_batch, const struct deq_solver_opts *solver, struct deq_err *err);
+
+/* The loss of n rows and its gradients (added to grads): e, z_prev, target [n, D]; hidden, d_hidden [n, Hp], out [n, D] scratch.
+ * Returns sum over rows of |z0 - target|^2 / |target|^2. grads NULL: loss only. scale: of the gradient. */
+double deq_predictor_loss(const struct deq_weights *w, size_t n, const float *e, const float *z_prev, const float *target, float scale,
+                          float *hidden, float *d_hidden, float *out, struct deq_weights *grads);
+
+#endif

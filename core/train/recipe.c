@@ -1,0 +1,152 @@
+#include "core/train/recipe.h"
+
+#include <string.h>
+
+#define AT(field) offsetof(struct deq_recipe, field)
+#define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
+#define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
+#define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct deq_recipe *)0)->field), def, choices, help}
+#define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 1, def, NULL, help}
+
+static const struct deq_opt options[] = {
+    U32("model.hidden_size", hidden_size, 2, 16384, "256", "Width D of the state."),
+    U32("model.heads", heads, 1, 1024, "4", "Attention heads H."),
+    U32("model.head_dim", head_dim, 1, 1024, "64", "Width Dh of a head; H*Dh need not equal D."),
+    U32("model.inner_size", inner_size, 1, 262144, "1024", "Inner width F of the feed-forward network."),
+    U32("model.blocks", blocks, 1, 16, "1", "Blocks L inside one evaluation of f."),
+    U32("model.attention_window", attention_window, 1, 65536, "256", "Positions a token attends to, itself included."),
+    STR("model.norm", norm, "pre", "post|pre|pre_sub", "Where LayerNorm stands; see core/data/config.h."),
+    BOOL("model.norm_affine", norm_affine, "true", "LayerNorms have weight and bias."),
+    BOOL("model.final_norm", final_norm, "true", "LayerNorm between the equilibrium and the head."),
+    FLT("model.norm_eps", norm_eps, 1e-12, 0.1, "1e-5", "LayerNorm's epsilon."),
+    {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
+     "Training text files, relative to the data directory."},
+    STR("data.valid", valid_file, NULL, NULL, "Validation text file, relative to the data directory."),
+    U32("data.vocab_size", vocab_size, 257, 1 << 20, "4096", "Size of the byte-level BPE vocabulary trained on the training text."),
+    U32("train.steps", steps, 1, 100000000, "1000", "Optimiser steps in all."),
+    U32("train.shallow_steps", shallow_steps, 0, 100000000, "250", "First steps, trained as a weight-tied network of fixed depth."),
+    U32("train.shallow_depth", shallow_depth, 1, 32, "4", "Depth of that network, in evaluations of f."),
+    U32("train.batch", batch, 1, 4096, "8", "Sequences in a step."),
+    U32("train.micro_batch", micro_batch, 1, 4096, "4", "Sequences one thread works on at a time; divides batch."),
+    U32("train.seq_len", seq_len, 2, 65536, "256", "Positions of a sequence; at most the attention window."),
+    STR("train.grad", grad, "implicit", "implicit|unroll", "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
+    U32("train.unroll", unroll, 1, 32, "2", "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
+    FLT("train.lr", lr, 0, 10, "1e-3", "Peak learning rate."),
+    FLT("train.lr_min", lr_min, 0, 10, "0", "Learning rate at the end."),
+    U32("train.warmup", warmup, 0, 100000000, "100", "Steps of linear warm-up."),
+    STR("train.schedule", schedule, "cosine", "cosine|wsd", "After the warm-up: cosine to lr_min, or constant with a linear decay at the end."),
+    FLT("train.decay_share", decay_share, 0, 1, "0.2", "wsd: share of the steps that the final decay takes."),
+    FLT("train.beta1", beta1, 0, 0.9999, "0.9", "AdamW's first moment."),
+    FLT("train.beta2", beta2, 0, 0.99999, "0.98", "AdamW's second moment."),
+    FLT("train.eps", eps, 1e-20, 1, "1e-8", "AdamW's epsilon."),
+    FLT("train.weight_decay", weight_decay, 0, 10, "0.05", "Decoupled weight decay, on matrices."),
+    FLT("train.clip", clip, 0, 1e9, "1", "Largest 2-norm of the gradient; 0: no clipping."),
+    FLT("train.dropout", dropout, 0, 0.9, "0", "Variational dropout: one mask a sequence, the same in every evaluation."),
+    {"train.seed", DEQ_OPT_U64, AT(seed), 0, 9e15, "1", NULL, "Seed of initial weights, data order, dropout and probes."},
+    FLT("train.jac_weight", jac_weight, 0, 1e6, "0.5", "Weight of the Jacobian penalty |J eps|^2 / (N D)."),
+    FLT("train.jac_step", jac_step, 1e-6, 1, "1e-2", "Finite-difference step of the penalty, relative to the state's size."),
+    U32("train.jac_every", jac_every, 0, 1000000, "2", "The penalty is taken every so many steps; 0: never."),
+    U32("train.eval_every", eval_every, 0, 100000000, "250", "Steps between validations; 0: only at the end."),
+    U32("train.eval_tokens", eval_tokens, 0, 100000000, "16384", "Tokens of a validation during training; 0: all."),
+    U32("train.checkpoint_every", checkpoint_every, 0, 100000000, "250", "Steps between checkpoints; 0: only at the end."),
+    U32("train.log_every", log_every, 1, 1000000, "10", "Steps between lines of the log."),
+    STR("solver.method", solver, "anderson", "picard|anderson|broyden", "Root finder of the forward and the adjoint equation."),
+    FLT("solver.tol", tol, 0, 10, "1e-2", "Relative residual at which the forward solve stops."),
+    U32("solver.max_iter", max_iter, 1, 1000, "10", "Evaluations of the forward solve at most."),
+    U32("solver.memory", memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Pairs kept by Anderson, updates kept by Broyden."),
+    FLT("solver.beta", beta, 1e-3, 1, "1", "Mixing."),
+    FLT("solver.reg", reg, 0, 1, "1e-4", "Anderson's regularisation."),
+    FLT("solver.adjoint_tol", adjoint_tol, 0, 10, "1e-2", "Relative residual at which the adjoint solve stops."),
+    U32("solver.adjoint_max_iter", adjoint_max_iter, 1, 1000, "10", "VJPs of the adjoint solve at most."),
+    STR("serve.solver", serve_solver, "anderson", "picard|anderson|broyden", "Solver that config.json recommends."),
+    FLT("serve.tol", serve_tol, 0, 10, "1e-2", "Tolerance that config.json recommends."),
+    U32("serve.max_iter", serve_max_iter, 1, 1000, "32", "Evaluations at most that config.json recommends."),
+    U32("serve.memory", serve_memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Solver memory that config.json recommends."),
+    U32("serve.window", serve_window, 1, DEQ_ROW_WINDOW_MAX, "8", "Rows solved behind the committed prefix that config.json recommends."),
+    STR("serve.warm_start", serve_warm, "predictor", "zero|previous|predictor", "Warm start that config.json recommends."),
+    U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512", "Hidden width of the warm-start predictor; 0: none."),
+    U32("predictor.steps", predictor_steps, 0, 1000000, "400", "Steps of fitting it, after the model is trained."),
+    FLT("predictor.lr", predictor_lr, 0, 1, "2e-3", "Learning rate of fitting it (cosine to 0)."),
+    FLT("predictor.tol", predictor_tol, 0, 1, "1e-3", "Tolerance of the equilibria that it is fitted on."),
+};
+
+const struct deq_opt_table deq_recipe_table = {options, DEQ_COUNT(options)};
+
+enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
+{
+    if (!r->train_files[0])
+        return deq_fail(err, DEQ_EINVAL, "data.train: missing");
+    if (!r->valid_file[0])
+        return deq_fail(err, DEQ_EINVAL, "data.valid: missing");
+    if (r->batch % r->micro_batch)
+        return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch, r->micro_batch);
+    if (r->seq_len > r->attention_window)
+        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len, r->attention_window);
+    if (r->shallow_steps > r->steps)
+        return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
+    if (!strcmp(r->serve_warm, "predictor") && !r->predictor_hidden)
+        return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
+    return DEQ_OK;
+}
+
+enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq_err *err)
+{
+    struct deq_recipe r = {0};
+    enum deq_rc rc = deq_opt_defaults(&deq_recipe_table, &r, err);
+    if (!rc)
+        rc = deq_opt_load(&deq_recipe_table, &r, path, err);
+    if (!rc && (rc = deq_recipe_check(&r, err)))
+        rc = deq_fail_prefix(err, rc, path);
+    if (!rc)
+        *ret = r;
+    return rc;
+}
+
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err)
+{
+    struct deq_arch a = {.vocab_size = vocab_size,
+                         .d_model = r->hidden_size,
+                         .n_head = r->heads,
+                         .d_head = r->head_dim,
+                         .d_inner = r->inner_size,
+                         .n_block = r->blocks,
+                         .attn_window = r->attention_window,
+                         .norm_affine = r->norm_affine,
+                         .final_norm = r->final_norm,
+                         .norm_eps = r->norm_eps,
+                         .eos_id = 0,
+                         .predictor_hidden = r->predictor_hidden,
+                         .solver = deq_solver_defaults(),
+                         .row_window = r->serve_window};
+    /* the table admits only known names */
+    (void)deq_norm_by_name(r->norm, &a.norm);
+    (void)deq_warm_by_name(r->serve_warm, &a.warm);
+    (void)deq_solver_by_name(r->serve_solver, &a.solver.method);
+    a.solver.tol = r->serve_tol;
+    a.solver.max_iter = r->serve_max_iter;
+    a.solver.memory = r->serve_memory;
+    enum deq_rc rc = deq_arch_check(&a, "recipe", err);
+    if (!rc)
+        *ret = a;
+    return rc;
+}
+
+struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r)
+{
+    struct deq_solver_opts o = deq_solver_defaults();
+    (void)deq_solver_by_name(r->solver, &o.method);
+    o.tol = r->tol;
+    o.max_iter = r->max_iter;
+    o.memory = r->memory;
+    o.beta = r->beta;
+    o.reg = r->reg;
+    return o;
+}
+
+struct deq_solver_opts deq_recipe_adjoint(const struct deq_recipe *r)
+{
+    struct deq_solver_opts o = deq_recipe_solver(r);
+    o.tol = r->adjoint_tol;
+    o.max_iter = r->adjoint_max_iter;
+    return o;
+}

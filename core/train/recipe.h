@@ -1,0 +1,53 @@
+/* The training recipe: one YAML file, one table (recipe.c). */
+#ifndef DEQ_TRAIN_RECIPE_H
+#define DEQ_TRAIN_RECIPE_H
+
+#include "core/base/options.h"
+#include "core/data/config.h"
+
+struct deq_recipe {
+    /* model */
+    uint32_t hidden_size, heads, head_dim, inner_size, blocks, attention_window, predictor_hidden;
+    char norm[16];
+    bool norm_affine, final_norm;
+    float norm_eps;
+    /* data: paths are relative to the data directory given to deq train */
+    char train_files[4096];
+    char valid_file[1024];
+    uint32_t vocab_size;
+    /* train */
+    uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll;
+    char grad[16]; /* implicit | unroll */
+    float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout;
+    uint32_t warmup;
+    char schedule[16]; /* cosine | wsd */
+    float decay_share;
+    uint64_t seed;
+    float jac_weight, jac_step;
+    uint32_t jac_every;
+    uint32_t eval_every, eval_tokens, checkpoint_every, log_every;
+    /* solver while training, and for the adjoint */
+    char solver[16];
+    float tol, beta, reg, adjoint_tol;
+    uint32_t max_iter, memory, adjoint_max_iter;
+    /* what config.json recommends for serving */
+    char serve_solver[16], serve_warm[16];
+    float serve_tol;
+    uint32_t serve_max_iter, serve_memory, serve_window;
+    /* predictor */
+    uint32_t predictor_steps;
+    float predictor_lr, predictor_tol;
+};
+
+extern const struct deq_opt_table deq_recipe_table;
+
+/* Defaults, then the file, then checks that span fields. */
+enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq_err *err);
+enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
+/* The architecture it describes (eos_id 0: our tokenizers put the end of text first). */
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err);
+/* Solvers while training. */
+struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r);
+struct deq_solver_opts deq_recipe_adjoint(const struct deq_recipe *r);
+
+#endif

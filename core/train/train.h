@@ -1,0 +1,49 @@
+/* The training run: recipe + data directory -> model directory.
+ *
+ * The output directory receives tokenizer.json (kept when it is there), checkpoint.safetensors (atomically, every checkpoint_every steps, at
+ * the end and when asked to stop) and, at the end of a run, config.json and model.safetensors. A step's batch is cut into shards of micro_batch sequences, each with its own
+ * gradient buffer; buffers are added in order, so the result does not depend on the number of threads.
+ * The caller's thread runs it; hooks are called on that thread. */
+#ifndef DEQ_TRAIN_TRAIN_H
+#define DEQ_TRAIN_TRAIN_H
+
+#include "core/train/checkpoint.h"
+#include "core/train/recipe.h"
+
+struct deq_train_event {
+    enum { DEQ_TRAIN_STEP, DEQ_TRAIN_VALID, DEQ_TRAIN_SAVED, DEQ_TRAIN_PREDICTOR, DEQ_TRAIN_NOTE } kind;
+    uint64_t step, steps;
+    const char *phase;        /* "shallow", "deq", "predictor" */
+    double loss;              /* nats a token; for PREDICTOR the relative error of the start */
+    double bits_per_byte;     /* VALID */
+    double perplexity;        /* VALID */
+    float lr, grad_norm;
+    double evaluations, adjoint_evaluations, residual, jac;
+    double tokens_per_second, seconds, eta_seconds;
+    uint64_t tokens;
+    const char *note;         /* NOTE, SAVED: a path or a sentence */
+};
+
+struct deq_train_hooks {
+    void (*event)(void *ctx, const struct deq_train_event *e); /* may be NULL */
+    bool (*stop)(void *ctx);                                   /* asked once a step; may be NULL */
+    void *ctx;
+};
+
+struct deq_train_opts {
+    const char *data_dir, *out_dir;
+    unsigned threads;
+    bool resume;       /* go on from out_dir/checkpoint.safetensors */
+    bool bf16;         /* write model.safetensors as BF16 */
+    const char *init;  /* start from this model directory's weights (fresh optimiser), or NULL */
+};
+
+enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opts *o, const struct deq_train_hooks *hooks,
+                          struct deq_err *err);
+
+/* Initial weights of a recipe. */
+void deq_train_init(struct deq_weights *w, uint64_t seed);
+/* Learning rate of step `step` (from 0). */
+float deq_train_lr(const struct deq_recipe *r, uint64_t step);
+
+#endif

@@ -1,0 +1,167 @@
+/* deq train RECIPE.yaml: the training run, its log and its progress line. */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+#include "core/train/train.h"
+#include "models/cli/cli.h"
+
+static volatile sig_atomic_t stop_asked;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    stop_asked = 1;
+}
+
+struct view {
+    char log_path[4096];
+    bool json, log_failed;
+    uint64_t last_valid_step;
+    double last_bits;
+};
+
+static bool stop(void *ctx)
+{
+    (void)ctx;
+    return stop_asked;
+}
+
+static void log_line(struct view *v, const char *line)
+{
+    struct deq_err err;
+    if (v->json)
+        printf("%s\n", line);
+    if (deq_io_append_line(v->log_path, line, &err) && !v->log_failed) {
+        v->log_failed = true; /* a full disk must not end hours of training; checkpoints report it themselves */
+        fprintf(stderr, "deq train: log: %s\n", err.text);
+    }
+}
+
+static void on_event(void *ctx, const struct deq_train_event *e)
+{
+    struct view *v = ctx;
+    char line[768];
+    const unsigned eta = (unsigned)e->eta_seconds;
+    switch (e->kind) {
+    case DEQ_TRAIN_NOTE:
+        cli_progress_end();
+        fprintf(stderr, "%s\n", e->note);
+        break;
+    case DEQ_TRAIN_SAVED:
+        if (isatty(STDERR_FILENO))
+            cli_progress("step %llu: saved %s", (unsigned long long)e->step, e->note);
+        break;
+    case DEQ_TRAIN_STEP:
+        snprintf(line, sizeof line,
+                 "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, \"grad_norm\": %.4g, "
+                 "\"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, \"jacobian\": %.4g, \"tokens\": %llu, "
+                 "\"tokens_per_second\": %.0f, \"seconds\": %.1f}",
+                 (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
+                 e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second, e->seconds);
+        log_line(v, line);
+        cli_progress("step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %.3f bits/byte  ETA %u:%02u:%02u",
+                     (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second, e->evaluations,
+                     e->residual, v->last_bits, eta / 3600, eta / 60 % 60, eta % 60);
+        break;
+    case DEQ_TRAIN_VALID:
+        v->last_bits = e->bits_per_byte;
+        snprintf(line, sizeof line,
+                 "{\"event\": \"valid\", \"step\": %llu, \"phase\": \"%s\", \"nll_per_token\": %.5f, \"perplexity\": %.3f, "
+                 "\"bits_per_byte\": %.5f, \"tokens\": %llu, \"seconds\": %.1f}",
+                 (unsigned long long)e->step, e->phase, e->loss, e->perplexity, e->bits_per_byte, (unsigned long long)e->tokens, e->seconds);
+        log_line(v, line);
+        break;
+    case DEQ_TRAIN_PREDICTOR:
+        snprintf(line, sizeof line, "{\"event\": \"predictor\", \"step\": %llu, \"relative_error\": %.4f}", (unsigned long long)e->step,
+                 e->loss);
+        log_line(v, line);
+        cli_progress("predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step, (unsigned long long)e->steps,
+                     e->loss);
+        break;
+    }
+}
+
+int cmd_train(int argc, char **argv)
+{
+    const char *args[1], *data = ".", *out = NULL, *threads = NULL, *init = NULL, *sets[64];
+    size_t n, n_sets = 0;
+    struct deq_train_opts o = {.bf16 = true};
+    bool f32 = false, print = false;
+    struct view v = {.last_bits = NAN};
+    const struct cli_flag flags[] = {
+        {.name = "--data", .value = "DIR", .help = "where the recipe's text files are (default: .)", .text = &data},
+        {.name = "--out", .value = "MODEL_DIR", .help = "the model directory to write", .text = &out},
+        {.name = "--resume", .help = "go on from MODEL_DIR/checkpoint.safetensors, exactly", .on = &o.resume},
+        {.name = "--init", .value = "MODEL_DIR", .help = "start from that model's weights, with a fresh optimiser", .text = &init},
+        {.name = "--set", .value = "KEY=VALUE", .help = "override a key of the recipe (repeatable)", .list = sets, .list_max = 64, .list_n = &n_sets},
+        {.name = "--threads", .value = "N", .help = "worker threads (default: all cores)", .text = &threads},
+        {.name = "--f32", .help = "write model.safetensors as F32 instead of BF16", .on = &f32},
+        {.name = "--print-recipe", .help = "print the whole recipe with every default and stop", .on = &print},
+        {.name = "--json", .help = "print the log's JSON lines on standard output", .on = &v.json},
+    };
+    const struct cli_command c = {
+        .usage = "deq train RECIPE.yaml --data DIR --out MODEL_DIR [flags]",
+        .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop;\n"
+                 "--resume goes on as if nothing had happened.",
+        .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
+    int code = cli_parse(&c, argc, argv, args, &n);
+    if (code >= 0)
+        return code;
+    struct deq_recipe recipe;
+    struct deq_err err;
+    if (deq_recipe_load(args[0], &recipe, &err))
+        return cli_fail("train", err.text);
+    for (size_t i = 0; i < n_sets; i++) {
+        char key[128];
+        const char *eq = strchr(sets[i], '=');
+        snprintf(key, sizeof key, "%.*s", eq ? (int)(eq - sets[i]) : 0, sets[i]);
+        const struct deq_opt *opt = eq ? deq_opt_find(&deq_recipe_table, key) : NULL;
+        if (!opt) {
+            fprintf(stderr, "deq train: --set %s: expected KEY=VALUE with a key of the recipe\n", sets[i]);
+            return CLI_USAGE;
+        }
+        if (deq_opt_set(opt, &recipe, eq + 1, 0, &err))
+            return cli_fail("train", err.text);
+    }
+    if (print) {
+        deq_opt_dump(&deq_recipe_table, &recipe, true, stdout);
+        return CLI_OK;
+    }
+    double t = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    if (threads && !cli_number("--threads", threads, 1, 256, &t))
+        return CLI_USAGE;
+    if (!out) {
+        fprintf(stderr, "deq train: --out MODEL_DIR is needed\n");
+        return CLI_USAGE;
+    }
+    o.data_dir = data;
+    o.out_dir = out;
+    o.threads = (unsigned)t;
+    o.init = init;
+    o.bf16 = !f32;
+    if (!deq_io_join(v.log_path, sizeof v.log_path, out, "train.jsonl"))
+        return cli_fail("train", "--out: path too long");
+    if (!o.resume && deq_io_exists(out)) {
+        char path[4096];
+        if (deq_io_join(path, sizeof path, out, "checkpoint.safetensors") && deq_io_exists(path)) {
+            fprintf(stderr, "deq train: %s exists: give --resume to go on from it, or another --out\n", path);
+            return CLI_FAIL;
+        }
+    }
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
+    sigaction(SIGINT, &sa, NULL);
+    sigaction(SIGTERM, &sa, NULL);
+    const struct deq_train_hooks hooks = {on_event, stop, &v};
+    enum deq_rc rc = deq_train_run(&recipe, &o, &hooks, &err);
+    cli_progress_end();
+    if (rc)
+        return cli_fail("train", err.text);
+    if (stop_asked)
+        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], data, out);
+    return CLI_OK;
+}

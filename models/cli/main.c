@@ -1,0 +1,53 @@
+/* deq: the command line of libdeq. Each command stands in its own file. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/math/kern.h"
+#include "models/cli/cli.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *about;
+} commands[] = {
+    {"generate", cmd_generate, "continue a prompt"},
+    {"eval", cmd_eval, "perplexity and bits per byte of a model on a text"},
+    {"inspect", cmd_inspect, "what a model directory holds"},
+    {"train", cmd_train, "train a model from a recipe"},
+    {"tokenizer", cmd_tokenizer, "train a tokenizer, encode, decode"},
+};
+
+static void usage(FILE *out)
+{
+    fprintf(out, "usage: deq COMMAND [arguments]\n\ncommands (deq COMMAND --help tells more):\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
+}
+
+int main(int argc, char **argv)
+{
+    const char *level = getenv("DEQ_CPU");
+    if (level && !deq_kern_force(level)) {
+        fprintf(stderr, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)\n", level);
+        return CLI_USAGE;
+    }
+    if (argc < 2) {
+        usage(stderr);
+        return CLI_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        usage(stdout);
+        return CLI_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("deq %s\n", DEQ_VERSION);
+        return CLI_OK;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "deq: unknown command \"%s\"\n", argv[1]);
+    usage(stderr);
+    return CLI_USAGE;
+}
