@@ -13,10 +13,6 @@
  *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm                                  */
 enum deq_norm { DEQ_NORM_POST, DEQ_NORM_PRE, DEQ_NORM_PRE_SUB };
 
-enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR };
-
-enum { DEQ_ROW_WINDOW_MAX = 64 };
-
 struct deq_arch {
     uint32_t vocab_size;       /* V */
     uint32_t d_model;          /* D */

@@ -14,15 +14,11 @@
 #include "core/base/base.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
+#include "core/base/terms.h"
 
 enum { DEQ_TOKENIZER_MAX_IDS = 1 << 24, DEQ_TOKENIZER_MAX_FILE_BYTES = 64 << 20 };
 
 struct deq_tokenizer;
-
-struct deq_tokens {
-    uint32_t *ids; /* [n] of room for cap; grows; free with deq_tokens_free */
-    size_t n, cap;
-};
 
 /* path: a tokenizer.json, or a directory that holds tokenizer.json or vocab.json + merges.txt. */
 enum deq_rc deq_tokenizer_load(const char *path, struct deq_tokenizer **ret_tok, struct deq_err *err);

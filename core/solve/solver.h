@@ -31,8 +31,8 @@
 
 #include "core/base/base.h"
 #include "core/base/err.h"
+#include "core/base/terms.h"
 
-enum deq_solver_method { DEQ_PICARD, DEQ_ANDERSON, DEQ_BROYDEN };
 enum deq_stop_mode { DEQ_STOP_REL, DEQ_STOP_ABS };
 
 enum { DEQ_SOLVER_MEMORY_MAX = 16 };

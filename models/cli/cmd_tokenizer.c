@@ -92,7 +92,7 @@ static bool parse_u32(const char *s, uint32_t *ret)
     return true;
 }
 
-/* A JSON string of bytes that may be no UTF-8 (a token can be half a character): such bytes become U+FFFD by the caller. */
+/* s is UTF-8: the caller has replaced what is not, for a token can be half a character. */
 static void json_string(struct deq_buf *out, const char *s, size_t n)
 {
     deq_buf_str(out, "\"");
@@ -151,6 +151,8 @@ static int train(int argc, char **argv)
             return usage(help_train, "unknown option", a);
         }
     }
+    if (vocab_size && (vocab_size < DEQ_BPE_TRAIN_MIN_VOCAB || vocab_size > DEQ_BPE_TRAIN_MAX_VOCAB))
+        return usage(help_train, "--vocab-size is outside 257..1048576", NULL);
     if (!vocab_size || !out_path || !n_files)
         return usage(help_train, !vocab_size ? "--vocab-size is missing" : !out_path ? "--out is missing" : "no text file", NULL);
 

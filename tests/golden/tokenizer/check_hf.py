@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Compares `deq tokenizer` with the Hugging Face `tokenizers` library, token by token.
 
-    check_hf.py [--deq "build/deq tokenizer"] [CORPUS_FILE...]
+    check_hf.py [--deq "build/deq tokenizer"] [--only NAME] [CORPUS_FILE...]
+    check_hf.py --write-golden      writes the small files that the C unit test compares with, from the library alone
 
 Needs the `tokenizers` package. Vocabularies: GPT-2's, one of 4096 tokens trained here by ours and by the library's trainer (the two
 files must agree), and the 4096 one again behind the cl100k/Llama-3 and Qwen2 splitters and with ignore_merges. Every case is
-one text; each text is also decoded again and must come back byte for byte. Exit status 1 when anything differs."""
+one text; each text is also decoded again and must come back byte for byte. Exit status 1 when anything differs.
+
+Beside this file: gpt2/ is GPT-2's vocabulary (OpenAI, MIT licence), sample.txt the beginning of Shakespeare's plays."""
 import argparse
 import itertools
 import json
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.normpath(os.path.join(HERE, "..", "..", ".."))
@@ -110,12 +113,15 @@ def handmade():
     for blank in BLANKS:
         for n in (1, 2, 3, 17):
             yield from (blank * n, "a" + blank * n + "b", blank * n + "!", " " + blank * n + "x", blank * n + " x")
-    yield from ["\U0001F468\u200d\U0001F469\u200d\U0001F467\u200d\U0001F466", "\U0001F3F4\u200d\u2620\ufe0f", 
+    yield from ["\U0001F468\u200d\U0001F469\u200d\U0001F467\u200d\U0001F466", "\U0001F3F4\u200d\u2620\ufe0f",
                 "\U0001F1E9\U0001F1EA\U0001F1EB\U0001F1F7",
-                "\u2764\ufe0f \u2764", "\U0001F44D\U0001F3FD!", "a\u0301e\u0308", "e\u0301\u0301 \u0301", "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22",
-                "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3002\u4e2d\u6587\uff0c\u6d4b\u8bd5 123", "\ud55c\uad6d\uc5b4 \ubb38\uc7a5",
+                "\u2764\ufe0f \u2764", "\U0001F44D\U0001F3FD!", "a\u0301e\u0308", "e\u0301\u0301 \u0301",
+                "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22",
+                "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3002\u4e2d\u6587\uff0c\u6d4b\u8bd5 123",
+                "\ud55c\uad6d\uc5b4 \ubb38\uc7a5",
                 "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u0661\u0662\u0663",
-                "\u0939\u093f\u0928\u094d\u0926\u0940", "x\u200by", "\ufeffBOM", "1234567890 12 1234", "\u00bd\u00be \u2460\u2461 \u2167", "$1,000.00",
+                "\u0939\u093f\u0928\u094d\u0926\u0940", "x\u200by", "\ufeffBOM", "1234567890 12 1234",
+                "\u00bd\u00be \u2460\u2461 \u2167", "$1,000.00",
                 "a_b__c", "http://x.y/?q=1&r=%20",
                 "<|endoftext|>", "a<|endoftext|>b", "<|endoftext|><|endoftext|>",
                 " <|endoftext|> ", "<|endoftext|", "<<|endoftext|>>", "", " ", "\0", "a\0b", "\0\0"]
@@ -144,6 +150,36 @@ def train_theirs(text, vocab_size):
     return json.loads(t.to_str())
 
 
+def gpt2_of_library():
+    t = Tokenizer(models.BPE.from_file(os.path.join(HERE, "gpt2", "vocab.json"), os.path.join(HERE, "gpt2", "merges.txt")))
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    t.add_special_tokens([AddedToken(EOT, normalized=False, special=True)])
+    return t
+
+
+def write_golden():
+    """encode-gpt2.txt: text in hexadecimal, ids. pretok.txt: splitter, pieces in hexadecimal. sample-merges.txt: what the
+    library's trainer makes of sample.txt, by ids."""
+    rng = random.Random(3)
+    texts = [t for t in list(handmade()) + list(random_texts(3000, 2)) if t]
+    texts = rng.sample([t for t in texts if len(t) < 200], 1200) + [t for t in texts if len(t) > 200][::20]
+    hf = gpt2_of_library()
+    hf.encode_special_tokens = True
+    with open(os.path.join(HERE, "encode-gpt2.txt"), "w") as f:
+        for t in texts:
+            f.write(" ".join([t.encode().hex()] + [str(i) for i in hf.encode(t, add_special_tokens=False).ids]) + "\n")
+    with open(os.path.join(HERE, "pretok.txt"), "w") as f:
+        for name, regex in (("cl100k", CL100K), ("qwen2", QWEN2)):
+            split = pre_tokenizers.Split(Regex(regex), "isolated")
+            for t in rng.sample([t for t in texts if len(t) < 100], 700):
+                f.write(" ".join([name] + [piece.encode().hex() for piece, _ in split.pre_tokenize_str(t)]) + "\n")
+    model = train_theirs(open(os.path.join(HERE, "sample.txt"), encoding="utf-8", newline="").read(), 1024)["model"]
+    with open(os.path.join(HERE, "sample-merges.txt"), "w") as f:
+        for a, b in model["merges"]:
+            f.write(f"{model['vocab'][a]} {model['vocab'][b]} {model['vocab'][a + b]}\n")
+
+
 def variants(trained, folder):
     """The trained vocabulary with other settings around it."""
     def split(regex, behavior="Isolated", invert=False):
@@ -170,7 +206,8 @@ def variants(trained, folder):
     yield write("no-regex", lambda f: f["pre_tokenizer"].update(use_regex=False))
     yield write("merges-as-text", lambda f: f["model"].update(merges=[" ".join(m) for m in f["model"]["merges"]]))
     yield write("prefix-space", lambda f: f["pre_tokenizer"].update(add_prefix_space=True))
-    extra = [("<a>", {}), ("<a><b>", {"normalized": True}), ("<|pad|>", {"special": True, "lstrip": True}), ("ing", {"normalized": True}),
+    extra = [("<a>", {}), ("<a><b>", {"normalized": True}), ("<|pad|>", {"special": True, "lstrip": True}),
+             ("ing", {"normalized": True}),
              ("<r>", {"rstrip": True}), ("<lr>", {"lstrip": True, "rstrip": True}), ("in", {}), ("\u00e9t\u00e9", {}), ("  ", {}),
              ("<|endo", {"normalized": True})]
     vocab = trained["model"]["vocab"]
@@ -190,12 +227,14 @@ def added_texts(seed):
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--deq", default=os.path.join(ROOT, "build", "deq") + " tokenizer", help="the command to test")
+    p.add_argument("--write-golden", action="store_true")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--only", help="one vocabulary, such as gpt2 or qwen2")
     p.add_argument("corpus", nargs="*")
     args = p.parse_args()
     command = shlex.split(args.deq)
-    gpt2 = os.path.join(HERE, "gpt2")
+    if args.write_golden:
+        return write_golden()
 
     with tempfile.TemporaryDirectory() as folder:
         trained = os.path.join(folder, "trained.json")
@@ -207,11 +246,7 @@ def main():
         check(ours["model"]["vocab"] == theirs["model"]["vocab"], "training: vocabulary differs")
         check(ours["model"]["merges"] == theirs["model"]["merges"], "training: merges differ")
 
-        hf_gpt2 = Tokenizer(models.BPE.from_file(os.path.join(gpt2, "vocab.json"), os.path.join(gpt2, "merges.txt")))
-        hf_gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        hf_gpt2.decoder = decoders.ByteLevel()
-        hf_gpt2.add_special_tokens([AddedToken(EOT, normalized=False, special=True)])
-        sets = [("gpt2", gpt2, hf_gpt2), ("trained", trained, Tokenizer.from_file(trained))]
+        sets = [("gpt2", os.path.join(HERE, "gpt2"), gpt2_of_library()), ("trained", trained, Tokenizer.from_file(trained))]
         sets += [(name, path, Tokenizer.from_file(path)) for name, path in variants(ours, folder)]
         for name, path, hf in sets:
             if args.only not in (None, name):

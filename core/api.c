@@ -1,0 +1,154 @@
+/* The parts of deq.h that join floors: a model is configuration + weights + tokenizer, an engine is a cell over it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/cell/transformer.h"
+#include "core/data/tokenizer.h"
+#include "core/deq.h"
+#include "core/engine/engine.h"
+#include "core/math/kern.h"
+
+struct deq_model {
+    struct deq_arch arch;
+    struct deq_transformer *cell;
+    struct deq_tokenizer *tok;
+    bool bf16;
+    uint64_t parameters;
+    char fingerprint[17];
+};
+
+/* FNV-1a, 64 bits, over whole floats */
+static uint64_t hash(uint64_t h, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_err *err)
+{
+    char path[4096];
+    struct deq_weights *w = NULL;
+    struct deq_model *m = DEQ_NEW(struct deq_model);
+    enum deq_rc rc = DEQ_OK;
+    if (!m)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
+    if (!deq_io_is_dir(dir))
+        rc = deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", dir);
+    else if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
+        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    if (!rc) {
+        deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */
+        rc = deq_config_load(path, &m->arch, err);
+    }
+    if (!rc)
+        rc = deq_tokenizer_load(dir, &m->tok, err);
+    if (!rc && deq_tokenizer_vocab_size(m->tok) > m->arch.vocab_size)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
+                      deq_tokenizer_vocab_size(m->tok) - 1, m->arch.vocab_size);
+    if (!rc) {
+        deq_io_join(path, sizeof path, dir, "model.safetensors");
+        rc = deq_weights_load(path, &m->arch, &w, &m->bf16, err);
+    }
+    if (!rc) {
+        for (size_t i = 0; i < w->n_params; i++)
+            m->parameters += w->params[i].count;
+        const uint64_t h = hash(hash(0xcbf29ce484222325u, &m->arch.solver.memory, sizeof m->arch.solver.memory), w->data, w->n * sizeof(float));
+        snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)h);
+        rc = deq_transformer_new(w, m->bf16, &m->cell, err);
+        if (rc)
+            deq_weights_free(w);
+    }
+    if (rc) {
+        deq_model_free(m);
+        return rc;
+    }
+    *ret = m;
+    return DEQ_OK;
+}
+
+void deq_model_free(struct deq_model *m)
+{
+    if (!m)
+        return;
+    deq_transformer_free(m->cell);
+    deq_tokenizer_free(m->tok);
+    deq_free(m);
+}
+
+struct deq_model_info deq_model_info(const struct deq_model *m)
+{
+    const struct deq_arch *a = &m->arch;
+    return (struct deq_model_info){.vocab_size = a->vocab_size,
+                                   .d_model = a->d_model,
+                                   .n_head = a->n_head,
+                                   .d_head = a->d_head,
+                                   .d_inner = a->d_inner,
+                                   .n_block = a->n_block,
+                                   .attn_window = a->attn_window,
+                                   .parameters = m->parameters,
+                                   .weight_bytes = m->cell->packed_bytes + m->cell->vectors->n * sizeof(float),
+                                   .cache_bytes_per_token = deq_kv_page_bytes(a) / DEQ_KV_PAGE_TOK,
+                                   .eos_id = a->eos_id,
+                                   .norm = deq_norm_name(a->norm),
+                                   .dtype = m->bf16 ? "bf16" : "f32",
+                                   .kernels = deq_kern()->name,
+                                   .solver = a->solver.method,
+                                   .warm_start = a->warm,
+                                   .tol = a->solver.tol,
+                                   .max_iter = a->solver.max_iter,
+                                   .memory = a->solver.memory,
+                                   .window = a->row_window,
+                                   .has_predictor = a->predictor_hidden != 0,
+                                   .fingerprint = m->fingerprint};
+}
+
+enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, bool parse_special, struct deq_tokens *out,
+                       struct deq_err *err)
+{
+    return deq_tokenizer_encode(m->tok, text, len, parse_special, out, err);
+}
+
+const char *deq_token_bytes(const struct deq_model *m, uint32_t id, size_t *ret_len)
+{
+    return deq_tokenizer_bytes(m->tok, id, ret_len);
+}
+
+bool deq_token_is_special(const struct deq_model *m, uint32_t id)
+{
+    return deq_tokenizer_is_special(m->tok, id);
+}
+
+struct deq_request deq_request_defaults(const struct deq_model *m)
+{
+    const struct deq_arch *a = &m->arch;
+    return (struct deq_request){.max_tokens = 16,
+                                .sampling = {.top_p = 1},
+                                .solve = {.solver = a->solver.method,
+                                          .warm_start = a->warm,
+                                          .tol = a->solver.tol,
+                                          .max_iter = a->solver.max_iter,
+                                          .min_iter = a->solver.min_iter,
+                                          .window = a->row_window}};
+}
+
+enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err)
+{
+    struct deq_engine_opts o;
+    struct deq_pool *pool;
+    struct deq_cell *cell;
+    enum deq_rc rc = deq_engine_opts_fill(&m->arch, opts, &o, err);
+    if (!rc)
+        rc = deq_pool_new(o.threads, &pool, err);
+    if (rc)
+        return rc;
+    rc = deq_transformer_open(m->cell, o.max_rows, pool, &cell, err);
+    if (!rc && (rc = deq_engine_open(cell, &m->arch, pool, &o, ret, err)))
+        cell->ops->free(cell);
+    if (rc)
+        deq_pool_free(pool);
+    return rc;
+}

@@ -1,0 +1,514 @@
+#include "core/cell/transformer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/math/kern.h"
+
+/* --- Weights --- */
+
+/* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked) */
+static enum deq_rc make_rel(struct deq_transformer *t, unsigned l, struct deq_err *err)
+{
+    const struct deq_arch *a = &t->arch;
+    const size_t W = a->attn_window, D = a->d_model, HD = (size_t)a->n_head * a->d_head;
+    float *out = deq_alloc_array(HD, t->rel_stride * sizeof(float)), *p = DEQ_NEW_ARRAY(float, D), *r = DEQ_NEW_ARRAY(float, HD);
+    enum deq_rc rc = DEQ_OK;
+    if (!out || !p || !r) {
+        rc = deq_fail(err, DEQ_ENOMEM, "no memory for relative positions");
+        deq_free(out);
+        goto done;
+    }
+    for (size_t d = 0; d < W; d++) {
+        deq_sinusoid((uint32_t)d, (uint32_t)D, p);
+        for (size_t i = 0; i < HD; i++)
+            out[i * t->rel_stride + t->rel_zero - d] = deq_kern()->dot(t->vectors->block[l].rel_w + i * D, p, D);
+    }
+    t->block[l].rel = out;
+    t->packed_bytes += HD * t->rel_stride * sizeof(float);
+done:
+    deq_free(p);
+    deq_free(r);
+    return rc;
+}
+
+static enum deq_rc pack(struct deq_transformer *t, const float *w, size_t n, size_t k, bool bf16, struct deq_packed *ret, struct deq_err *err)
+{
+    enum deq_rc rc = deq_pack(w, n, k, bf16, ret, err);
+    if (!rc)
+        t->packed_bytes += deq_packed_bytes(ret);
+    return rc;
+}
+
+enum deq_rc deq_transformer_new(struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err)
+{
+    const struct deq_arch *a = &w->arch;
+    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
+    struct deq_transformer *t = DEQ_NEW(struct deq_transformer);
+    if (!t)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
+    t->arch = *a;
+    t->vectors = w;
+    t->rel_zero = a->attn_window - 1 + 15;
+    t->rel_stride = DEQ_ROUND_UP(t->rel_zero + 16, (size_t)16);
+    enum deq_rc rc = pack(t, w->embed, a->vocab_size, D, bf16, &t->head, err);
+    for (unsigned l = 0; l < a->n_block && !rc; l++) {
+        const struct deq_block_weights *b = &w->block[l];
+        struct deq_packed_block *p = &t->block[l];
+        rc = pack(t, b->inject_w, 3 * HD, D, bf16, &p->inject, err);
+        if (!rc) rc = pack(t, b->qkv_w, 3 * HD, D, bf16, &p->qkv, err);
+        if (!rc) rc = pack(t, b->out_w, D, HD, bf16, &p->out, err);
+        if (!rc) rc = pack(t, b->up_w, F, D, bf16, &p->up, err);
+        if (!rc) rc = pack(t, b->down_w, D, F, bf16, &p->down, err);
+        if (!rc) rc = make_rel(t, l, err);
+    }
+    if (Hp) {
+        if (!rc) rc = pack(t, w->pred_tok_w, Hp, D, bf16, &t->pred_tok, err);
+        if (!rc) rc = pack(t, w->pred_state_w, Hp, D, bf16, &t->pred_state, err);
+        if (!rc) rc = pack(t, w->pred_out_w, D, Hp, bf16, &t->pred_out, err);
+    }
+    if (rc) {
+        t->vectors = NULL;
+        deq_transformer_free(t);
+        return rc;
+    }
+    *ret = t;
+    return DEQ_OK;
+}
+
+void deq_transformer_free(struct deq_transformer *t)
+{
+    if (!t)
+        return;
+    deq_packed_free(&t->head);
+    deq_packed_free(&t->pred_tok);
+    deq_packed_free(&t->pred_state);
+    deq_packed_free(&t->pred_out);
+    for (unsigned l = 0; l < t->arch.n_block; l++) {
+        struct deq_packed_block *p = &t->block[l];
+        deq_packed_free(&p->inject);
+        deq_packed_free(&p->qkv);
+        deq_packed_free(&p->out);
+        deq_packed_free(&p->up);
+        deq_packed_free(&p->down);
+        deq_free(p->rel);
+    }
+    deq_weights_free(t->vectors);
+    deq_free(t);
+}
+
+/* --- The cell: scratch and the evaluation, cut into stages with a barrier after each --- */
+
+struct cell {
+    struct deq_cell base;
+    const struct deq_transformer *t;
+    const struct deq_kern *kern;
+    /* [max_rows, ...] each */
+    float *x;   /* [R, max(D, Hp)] block input / embeddings / predictor hidden */
+    float *n;   /* [R, max(D, Hp)] normed input of the next product */
+    float *qkv; /* [R, 3*H*Dh] */
+    float *av;  /* [R, H*Dh] attention vectors */
+    float *s;   /* [R, D] */
+    float *act; /* [R, F] */
+    float *y;   /* [R, D] product that lands here before its bias and residual are added */
+    size_t x_cols;
+    /* per thread */
+    float **scores;        /* [threads] -> [positions of a row's pages] */
+    float **qr;            /* [threads] -> [3, Dv]: q + r_w, q + r_r, head output */
+    const float ***pages;  /* [threads] -> [2, pages of a row] */
+    size_t pages_max;
+    /* the call under way */
+    const struct deq_rows *rows;
+    const uint32_t *tokens;
+    const float *const *in;
+    float *const *out;
+    float *logits;
+    size_t m;
+    unsigned block;
+};
+
+#define ROWS_OF(thread, n_threads, m) (size_t r = (m) * (thread) / (n_threads); r < (m) * ((thread) + 1) / (n_threads); r++)
+
+static const struct deq_block_weights *vectors(const struct cell *c)
+{
+    return &c->t->vectors->block[c->block];
+}
+
+static void norm(const struct cell *c, const float *x, size_t n, const float *g, const float *b, float *y)
+{
+    c->kern->layernorm(x, n, c->t->arch.norm_eps, g, b, y, NULL);
+}
+
+/* the block's input: z for the first, the block before's output after that; normed for qkv */
+static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_arch *a = &c->t->arch;
+    const struct deq_block_weights *w = vectors(c);
+    const size_t D = a->d_model;
+    for ROWS_OF (thread, n_threads, c->m) {
+        memcpy(c->x + r * D, c->block ? c->rows->fz[r] : c->rows->z[r], D * sizeof(float));
+        if (a->norm == DEQ_NORM_POST)
+            memcpy(c->n + r * D, c->x + r * D, D * sizeof(float));
+        else
+            norm(c, c->x + r * D, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
+    }
+}
+
+static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t HD3 = 3 * (size_t)c->t->arch.n_head * c->t->arch.d_head;
+    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->block[c->block].qkv, c->qkv, HD3, thread, n_threads);
+}
+
+/* qkv + u; keys and values go to the cache before anyone reads them */
+static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_arch *a = &c->t->arch;
+    const struct deq_kv_pool *kv = c->rows->kv;
+    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, P = DEQ_KV_PAGE_TOK;
+    for ROWS_OF (thread, n_threads, c->m) {
+        float *q = c->qkv + r * 3 * HD;
+        const size_t pos = c->rows->position[r], page = pos / P, lane = pos % P;
+        c->kern->add(q, q, c->rows->u[r] + c->block * 3 * HD, 3 * HD);
+        for (unsigned h = 0; h < H; h++) {
+            float *k = deq_kv_k(kv, c->rows->seq[r], page, c->block, h), *v = deq_kv_v(kv, c->rows->seq[r], page, c->block, h);
+            for (size_t d = 0; d < Dh; d++)
+                k[d * P + lane] = q[HD + h * Dh + d];
+            memcpy(v + lane * kv->v_stride, q + 2 * HD + h * Dh, Dh * sizeof(float));
+        }
+    }
+}
+
+static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_transformer *t = c->t;
+    const struct deq_arch *a = &t->arch;
+    const struct deq_block_weights *w = vectors(c);
+    const struct deq_kv_pool *kv = c->rows->kv;
+    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, items = c->m * H;
+    float *qc = c->qr[thread], *qr = qc + kv->v_stride, *out = qr + kv->v_stride;
+    const float **kp = c->pages[thread], **vp = kp + c->pages_max;
+    for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
+        const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
+        const float *q = c->qkv + r * 3 * HD + h * Dh;
+        c->kern->add(qc, q, w->r_w + h * Dh, Dh);
+        c->kern->add(qr, q, w->r_r + h * Dh, Dh);
+        for (size_t p = lo / P; p <= pos / P; p++) {
+            kp[p - lo / P] = deq_kv_k(kv, c->rows->seq[r], p, c->block, (unsigned)h);
+            vp[p - lo / P] = deq_kv_v(kv, c->rows->seq[r], p, c->block, (unsigned)h);
+        }
+        const struct deq_attn_args args = {.qc = qc,
+                                           .qr = qr,
+                                           .d_head = Dh,
+                                           .v_stride = kv->v_stride,
+                                           .t = pos,
+                                           .lo = lo,
+                                           .k = kp,
+                                           .v = vp,
+                                           .rel = t->block[c->block].rel + h * Dh * t->rel_stride,
+                                           .rel_stride = t->rel_stride,
+                                           .rel_zero = t->rel_zero,
+                                           .scale = 1.0f / sqrtf((float)Dh),
+                                           .scores = c->scores[thread],
+                                           .out = out};
+        c->kern->attn(&args);
+        memcpy(c->av + r * HD + h * Dh, out, Dh * sizeof(float));
+    }
+}
+
+static void stage_sub_norm(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_block_weights *w = vectors(c);
+    const size_t HD = (size_t)c->t->arch.n_head * c->t->arch.d_head;
+    for ROWS_OF (thread, n_threads, c->m)
+        norm(c, c->av + r * HD, HD, w->sub_norm_g, w->sub_norm_b, c->av + r * HD);
+}
+
+static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t HD = (size_t)c->t->arch.n_head * c->t->arch.d_head;
+    deq_gemm_exact(c->av, HD, c->m, &c->t->block[c->block].out, c->y, c->t->arch.d_model, thread, n_threads);
+}
+
+/* s = x + (y + b_o);  n = the FFN's input */
+static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_arch *a = &c->t->arch;
+    const struct deq_block_weights *w = vectors(c);
+    const size_t D = a->d_model;
+    for ROWS_OF (thread, n_threads, c->m) {
+        float *s = c->s + r * D;
+        c->kern->add(s, c->y + r * D, w->out_b, D);
+        c->kern->add(s, s, c->x + r * D, D);
+        if (a->norm == DEQ_NORM_POST)
+            norm(c, s, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
+        else
+            norm(c, s, D, w->ffn_norm_g, w->ffn_norm_b, c->n + r * D);
+    }
+}
+
+static void stage_up(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->block[c->block].up, c->act, c->t->arch.d_inner, thread, n_threads);
+}
+
+static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t F = c->t->arch.d_inner;
+    for ROWS_OF (thread, n_threads, c->m)
+        c->kern->add_relu(c->act + r * F, vectors(c)->up_b, F);
+}
+
+static void stage_down(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    deq_gemm_exact(c->act, c->t->arch.d_inner, c->m, &c->t->block[c->block].down, c->y, c->t->arch.d_model, thread, n_threads);
+}
+
+/* f = (n or s) + (y + b_2), post-normed where the variant says so */
+static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const struct deq_arch *a = &c->t->arch;
+    const struct deq_block_weights *w = vectors(c);
+    const size_t D = a->d_model;
+    for ROWS_OF (thread, n_threads, c->m) {
+        float *f = c->rows->fz[r];
+        c->kern->add(f, c->y + r * D, w->down_b, D);
+        c->kern->add(f, f, a->norm == DEQ_NORM_PRE_SUB ? c->s + r * D : c->n + r * D, D);
+        if (a->norm == DEQ_NORM_POST)
+            norm(c, f, D, w->ffn_norm_g, w->ffn_norm_b, f);
+    }
+}
+
+static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
+{
+    struct cell *c = (struct cell *)base;
+    c->rows = rows;
+    c->m = rows->n;
+    for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
+        deq_pool_run(base->pool, stage_input, c);
+        deq_pool_run(base->pool, stage_qkv, c);
+        deq_pool_run(base->pool, stage_cache, c);
+        deq_pool_run(base->pool, stage_attention, c);
+        if (c->t->arch.norm == DEQ_NORM_PRE_SUB)
+            deq_pool_run(base->pool, stage_sub_norm, c);
+        deq_pool_run(base->pool, stage_out, c);
+        deq_pool_run(base->pool, stage_residual, c);
+        deq_pool_run(base->pool, stage_up, c);
+        deq_pool_run(base->pool, stage_relu, c);
+        deq_pool_run(base->pool, stage_down, c);
+        deq_pool_run(base->pool, stage_output, c);
+    }
+}
+
+/* --- Injection, predictor, head --- */
+
+static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t D = c->t->arch.d_model;
+    const float root = sqrtf((float)D);
+    for ROWS_OF (thread, n_threads, c->m) {
+        memcpy(c->x + r * D, c->t->vectors->embed + c->tokens[r] * D, D * sizeof(float));
+        c->kern->scale(c->x + r * D, root, D);
+    }
+}
+
+static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    deq_gemm_exact(c->x, c->t->arch.d_model, c->m, &c->t->block[c->block].inject, c->qkv,
+                   3 * (size_t)c->t->arch.n_head * c->t->arch.d_head, thread, n_threads);
+}
+
+static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t HD3 = 3 * (size_t)c->t->arch.n_head * c->t->arch.d_head;
+    for ROWS_OF (thread, n_threads, c->m)
+        c->kern->add(c->out[r] + c->block * HD3, c->qkv + r * HD3, vectors(c)->inject_b, HD3);
+}
+
+static void cell_inject(struct deq_cell *base, size_t n, const uint32_t *tokens, float *const *u)
+{
+    struct cell *c = (struct cell *)base;
+    c->m = n;
+    c->tokens = tokens;
+    c->out = u;
+    deq_pool_run(base->pool, stage_embed, c);
+    for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
+        deq_pool_run(base->pool, stage_inject, c);
+        deq_pool_run(base->pool, stage_inject_bias, c);
+    }
+}
+
+/* hidden = W_e e (to x, later n) and W_z z_prev (to act's rows: [R, F] is too narrow for any Hp, so both products land in n and x) */
+static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t D = c->t->arch.d_model;
+    const float root = sqrtf((float)D);
+    for ROWS_OF (thread, n_threads, c->m) {
+        memcpy(c->s + r * D, c->t->vectors->embed + c->tokens[r] * D, D * sizeof(float));
+        c->kern->scale(c->s + r * D, root, D);
+        memcpy(c->y + r * D, c->in[r], D * sizeof(float));
+    }
+}
+
+static void stage_pred_hidden(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t D = c->t->arch.d_model, Hp = c->t->arch.predictor_hidden;
+    deq_gemm_exact(c->s, D, c->m, &c->t->pred_tok, c->n, Hp, thread, n_threads);
+    deq_gemm_exact(c->y, D, c->m, &c->t->pred_state, c->x, Hp, thread, n_threads);
+}
+
+static void stage_pred_relu(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t Hp = c->t->arch.predictor_hidden;
+    for ROWS_OF (thread, n_threads, c->m) {
+        c->kern->add(c->n + r * Hp, c->n + r * Hp, c->x + r * Hp, Hp);
+        c->kern->add_relu(c->n + r * Hp, c->t->vectors->pred_b, Hp);
+    }
+}
+
+static void stage_pred_out(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    deq_gemm_exact(c->n, c->t->arch.predictor_hidden, c->m, &c->t->pred_out, c->y, c->t->arch.d_model, thread, n_threads);
+}
+
+static void stage_pred_bias(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t D = c->t->arch.d_model;
+    for ROWS_OF (thread, n_threads, c->m)
+        c->kern->add(c->out[r], c->y + r * D, c->t->vectors->pred_out_b, D);
+}
+
+static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0)
+{
+    struct cell *c = (struct cell *)base;
+    c->m = n;
+    c->tokens = tokens;
+    c->in = z_prev;
+    c->out = z0;
+    deq_pool_run(base->pool, stage_pred_gather, c);
+    deq_pool_run(base->pool, stage_pred_hidden, c);
+    deq_pool_run(base->pool, stage_pred_relu, c);
+    deq_pool_run(base->pool, stage_pred_out, c);
+    deq_pool_run(base->pool, stage_pred_bias, c);
+}
+
+static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    const size_t D = c->t->arch.d_model;
+    for ROWS_OF (thread, n_threads, c->m) {
+        if (c->t->arch.final_norm)
+            norm(c, c->in[r], D, c->t->vectors->final_norm_g, c->t->vectors->final_norm_b, c->n + r * D);
+        else
+            memcpy(c->n + r * D, c->in[r], D * sizeof(float));
+    }
+}
+
+static void stage_head(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct cell *c = ctx;
+    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->head, c->logits, c->t->arch.vocab_size, thread, n_threads);
+}
+
+static void cell_readout(struct deq_cell *base, size_t n, const float *const *z, float *logits)
+{
+    struct cell *c = (struct cell *)base;
+    c->m = n;
+    c->in = z;
+    c->logits = logits;
+    deq_pool_run(base->pool, stage_final_norm, c);
+    deq_pool_run(base->pool, stage_head, c);
+}
+
+static void cell_free(struct deq_cell *base)
+{
+    struct cell *c = (struct cell *)base;
+    if (!c)
+        return;
+    const unsigned threads = deq_pool_threads(base->pool);
+    float *const blocks[] = {c->x, c->n, c->qkv, c->av, c->s, c->act, c->y};
+    for (size_t i = 0; i < DEQ_COUNT(blocks); i++)
+        deq_free(blocks[i]);
+    for (unsigned i = 0; i < threads; i++) {
+        if (c->scores)
+            deq_free(c->scores[i]);
+        if (c->qr)
+            deq_free(c->qr[i]);
+        if (c->pages)
+            deq_free(c->pages[i]);
+    }
+    deq_free(c->scores);
+    deq_free(c->qr);
+    deq_free(c->pages);
+    deq_free(c);
+}
+
+static const struct deq_cell_ops ops = {
+    .name = "transformer", .inject = cell_inject, .predict = cell_predict, .step = cell_step, .readout = cell_readout, .free = cell_free};
+static const struct deq_cell_ops ops_without_predictor = {
+    .name = "transformer", .inject = cell_inject, .step = cell_step, .readout = cell_readout, .free = cell_free};
+
+enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
+                                 struct deq_err *err)
+{
+    const struct deq_arch *a = &t->arch;
+    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden), R = max_rows;
+    const unsigned threads = deq_pool_threads(pool);
+    struct cell *c = DEQ_NEW(struct cell);
+    if (!c)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
+    c->base = (struct deq_cell){.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
+                                .state_dim = D,
+                                .inject_dim = 3 * HD * a->n_block,
+                                .vocab_size = a->vocab_size,
+                                .max_rows = R,
+                                .pool = pool};
+    c->t = t;
+    c->kern = deq_kern();
+    c->pages_max = a->attn_window / DEQ_KV_PAGE_TOK + 2;
+    struct {
+        float **slot;
+        size_t cols;
+    } const parts[] = {{&c->x, wide}, {&c->n, wide}, {&c->qkv, 3 * HD}, {&c->av, HD}, {&c->s, D}, {&c->act, a->d_inner}, {&c->y, D}};
+    bool ok = true;
+    for (size_t i = 0; i < DEQ_COUNT(parts); i++) {
+        *parts[i].slot = deq_alloc_array(R, parts[i].cols * sizeof(float));
+        ok = ok && *parts[i].slot;
+        c->base.scratch_bytes += R * parts[i].cols * sizeof(float);
+    }
+    c->scores = DEQ_NEW_ARRAY(float *, threads);
+    c->qr = DEQ_NEW_ARRAY(float *, threads);
+    c->pages = DEQ_NEW_ARRAY(const float **, threads);
+    for (unsigned i = 0; ok && c->scores && c->qr && c->pages && i < threads; i++) {
+        c->scores[i] = DEQ_NEW_ARRAY(float, (c->pages_max + 1) * DEQ_KV_PAGE_TOK);
+        c->qr[i] = DEQ_NEW_ARRAY(float, 3 * DEQ_ROUND_UP((size_t)a->d_head, 16));
+        c->pages[i] = DEQ_NEW_ARRAY(const float *, 2 * c->pages_max);
+        ok = c->scores[i] && c->qr[i] && c->pages[i];
+    }
+    if (!ok || !c->scores || !c->qr || !c->pages) {
+        cell_free(&c->base);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows", R);
+    }
+    *ret = &c->base;
+    return DEQ_OK;
+}

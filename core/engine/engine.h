@@ -1,0 +1,37 @@
+/* The row engine: one loop, one unit of work, one movement.
+ *
+ * A row is one position of one sequence whose equilibrium is sought. A sequence's window is up to w consecutive rows behind its committed
+ * prefix; rows enter at the right and commit from the left. One step:
+ *
+ *     fill      every window from the right: known tokens (prompt) or guesses (the token that the row before would pick now)
+ *     evaluate  f once on all rows of all windows: one batch of matrix products
+ *     residual  of every row; rows that begin a window and have r < tol can be committed
+ *     readout   logits of rows that may commit, and of rows whose guess is due (first two evaluations, and when they converge)
+ *     commit    leading rows with r < tol: their K and V in the cache are final, their logits give the next token; a guess that turns out
+ *               wrong is dropped with every row behind it, which then enter again
+ *     solve     one solver step of every row that stays
+ *
+ * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w, solver settings) alone.
+ * Every window is reserved whole at submission, so every row of every sequence is part of every step, whatever the load. A prompt's
+ * window drains at multiples of prefill_block positions, so whole blocks do not depend on what follows them.
+ *
+ * A row that begins its window is solved against a final prefix: from then on its evaluations count against max_iter and its best iterate is kept. At the
+ * last evaluation it goes back to the best iterate and commits whatever the residual. What is committed: K and V as computed from
+ * the iterate z of the last evaluation, and f(z) as the state that is read out.
+ *
+ * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch; all from deq_engine_open. */
+#ifndef DEQ_ENGINE_ENGINE_H
+#define DEQ_ENGINE_ENGINE_H
+
+#include "core/deq.h"
+#include "core/data/config.h"
+#include "core/solve/cell.h"
+
+/* An engine over any cell (the toy cell in tests). Takes the cell and its pool (on failure they stay the caller's); arch gives window, cache shape and defaults. */
+enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, struct deq_pool *pool, const struct deq_engine_opts *opts,
+                            struct deq_engine **ret, struct deq_err *err);
+/* Defaults and bounds of options for an architecture. */
+enum deq_rc deq_engine_opts_fill(const struct deq_arch *arch, const struct deq_engine_opts *in, struct deq_engine_opts *ret,
+                                 struct deq_err *err);
+
+#endif

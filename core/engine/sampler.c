@@ -1,0 +1,137 @@
+#include "core/engine/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "core/base/base.h"
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+
+enum { STREAM_SAMPLE = 1 };
+
+uint32_t deq_argmax(const float *logits, uint32_t vocab_size)
+{
+    uint32_t best = 0;
+    float top = -INFINITY;
+    for (uint32_t i = 0; i < vocab_size; i++)
+        if (logits[i] > top) { /* strictly: the lowest id wins; NaN never does */
+            top = logits[i];
+            best = i;
+        }
+    return best;
+}
+
+/* most probable first, then lower id */
+static int by_rank(const void *a, const void *b)
+{
+    const struct deq_candidate *x = a, *y = b;
+    if (x->p != y->p)
+        return x->p > y->p ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* Collects and sorts the candidates with p >= floor until at least `mass` (of probability) and `count` of them are there; returns how many. All
+ * with p >= floor are in, so what was left out is less probable than anything that is in. */
+static uint32_t ranked(const float *logits, uint32_t V, float top, float inv_temp, double mass, uint32_t count, struct deq_candidate *out,
+                       double *ret_total)
+{
+    double total = 0;
+    for (uint32_t i = 0; i < V; i++) {
+        const float e = expf((logits[i] - top) * inv_temp);
+        total += e > 0 ? e : 0; /* NaN and -inf are impossible */
+    }
+    for (float floor = 0.02f;; floor *= 0.02f) {
+        uint32_t n = 0;
+        double sum = 0;
+        if (floor < 1e-30f)
+            floor = 0;
+        for (uint32_t i = 0; i < V; i++) {
+            const float e = expf((logits[i] - top) * inv_temp);
+            if (e > 0 && e >= floor) {
+                out[n++] = (struct deq_candidate){e, i};
+                sum += e;
+            }
+        }
+        if (floor == 0 || (sum >= mass * total && n >= count)) {
+            qsort(out, n, sizeof *out, by_rank);
+            *ret_total = total;
+            return n;
+        }
+    }
+}
+
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, size_t position, struct deq_candidate *c)
+{
+    const uint32_t best = deq_argmax(logits, V);
+    const float top = logits[best];
+    if (s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(top))
+        return best;
+    const float inv_temp = 1.0f / s->temperature;
+    if (!isfinite(inv_temp))
+        return best;
+    const double u = deq_rng_uniform(s->seed, STREAM_SAMPLE, position);
+    const bool rank = s->top_k || s->top_p < 1;
+    double total = 0;
+    uint32_t n = 0;
+    if (rank) {
+        n = ranked(logits, V, top, inv_temp, s->top_p, s->top_k, c, &total);
+        if (s->top_k && s->top_k < n)
+            n = s->top_k;
+        if (s->top_p < 1) { /* of what top_k left, the shortest beginning that holds top_p */
+            double kept = 0, sum = 0;
+            for (uint32_t i = 0; i < n; i++)
+                kept += c[i].p;
+            const double base = s->top_k ? kept : total;
+            uint32_t m = 0;
+            while (m < n && sum < s->top_p * base)
+                sum += c[m++].p;
+            n = DEQ_MAX(m, 1u);
+        }
+    } else { /* order of ids: no sort is needed */
+        for (uint32_t i = 0; i < V; i++) {
+            const float e = expf((logits[i] - top) * inv_temp);
+            if (e > 0)
+                c[n++] = (struct deq_candidate){e, i};
+        }
+    }
+    const float floor = s->min_p > 0 ? s->min_p : 0; /* relative to the top, whose p is 1 here */
+    double sum = 0, at = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += c[i].p >= floor ? c[i].p : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (c[i].p < floor)
+            continue;
+        at += c[i].p;
+        if (u * sum < at)
+            return c[i].id;
+    }
+    return best;
+}
+
+float deq_logprob(const float *logits, uint32_t V, uint32_t token)
+{
+    const struct deq_kern *k = deq_kern();
+    const float top = k->max(logits, V);
+    return (float)((double)(logits[token] - top) - log((double)k->exp_sum(NULL, logits, top, V)));
+}
+
+void deq_top_logprobs(const float *logits, uint32_t V, uint32_t n, uint32_t *ids, float *logprobs)
+{
+    const struct deq_kern *k = deq_kern();
+    const float top = k->max(logits, V);
+    const double norm = log((double)k->exp_sum(NULL, logits, top, V));
+    uint32_t have = 0;
+    n = DEQ_MIN(n, V);
+    for (uint32_t i = 0; i < V; i++) {
+        if (have == n && (!n || !(logits[i] > logits[ids[n - 1]])))
+            continue;
+        uint32_t at = have < n ? have++ : n - 1;
+        while (at > 0 && logits[i] > logits[ids[at - 1]]) {
+            ids[at] = ids[at - 1];
+            at--;
+        }
+        ids[at] = i;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        logprobs[i] = (float)((double)(logits[ids[i]] - top) - norm);
+}

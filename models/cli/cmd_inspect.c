@@ -1,0 +1,78 @@
+/* deq inspect: what a model directory holds, after every check that loading makes. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/data/safetensors.h"
+#include "core/base/io.h"
+#include "core/deq.h"
+#include "models/cli/cli.h"
+
+int cmd_inspect(int argc, char **argv)
+{
+    const char *args[1];
+    size_t n;
+    bool json = false, tensors = false;
+    const struct cli_flag flags[] = {{.name = "--tensors", .help = "list the tensors too", .on = &tensors},
+                                     {.name = "--json", .help = "print one JSON object", .on = &json}};
+    const struct cli_command c = {.usage = "deq inspect MODEL_DIR [flags]",
+                                  .about = "Loads a model with every check and tells what it is.",
+                                  .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
+    int code = cli_parse(&c, argc, argv, args, &n);
+    if (code >= 0)
+        return code;
+    struct deq_err err;
+    struct deq_model *model;
+    struct deq_safetensors *file = NULL;
+    char path[4096];
+    if (deq_model_load(args[0], &model, &err))
+        return cli_fail("inspect", err.text);
+    if (tensors && (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
+        deq_model_free(model);
+        return cli_fail("inspect", err.text);
+    }
+    const struct deq_model_info i = deq_model_info(model);
+    json_t *r = json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
+                          "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
+                          "hidden_size", (int)i.d_model, "num_attention_heads", (int)i.n_head, "head_dim", (int)i.d_head,
+                          "intermediate_size", (int)i.d_inner, "num_blocks", (int)i.n_block, "attention_window", (int)i.attn_window, "norm",
+                          i.norm, "dtype", i.dtype, "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
+                          "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq", "solver", deq_solver_name(i.solver), "tol",
+                          (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window", (int)i.window, "warm_start",
+                          deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+    if (json) {
+        json_t *list = json_array();
+        for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {
+            const struct deq_tensor *t = deq_safetensors_at(file, k);
+            json_t *shape = json_array();
+            for (unsigned d = 0; d < t->n_dims; d++)
+                json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
+            json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype", deq_dtype_name(t->dtype), "shape", shape));
+        }
+        if (tensors)
+            json_object_set(r, "tensors", list);
+        json_decref(list);
+        json_dumpf(r, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
+        putchar('\n');
+    } else {
+        printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype, (unsigned long long)i.parameters, i.fingerprint);
+        printf("state            D %u, %u heads of %u, inner %u, %u block%s, norm %s\n", i.d_model, i.n_head, i.d_head, i.d_inner, i.n_block,
+               i.n_block == 1 ? "" : "s", i.norm);
+        printf("text             vocabulary %u, attention window %u tokens\n", i.vocab_size, i.attn_window);
+        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n", deq_solver_name(i.solver),
+               (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
+        printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,
+               (unsigned long long)i.cache_bytes_per_token, i.kernels);
+        for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {
+            const struct deq_tensor *t = deq_safetensors_at(file, k);
+            printf("  %-36s %-5s [", t->name, deq_dtype_name(t->dtype));
+            for (unsigned d = 0; d < t->n_dims; d++)
+                printf("%s%llu", d ? ", " : "", (unsigned long long)t->shape[d]);
+            printf("]\n");
+        }
+    }
+    json_decref(r);
+    deq_safetensors_close(file);
+    deq_model_free(model);
+    return CLI_OK;
+}
