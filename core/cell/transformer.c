@@ -56,7 +56,7 @@ enum deq_rc deq_transformer_new(struct deq_weights *w, bool bf16, struct deq_tra
     for (unsigned l = 0; l < a->n_block && !rc; l++) {
         const struct deq_block_weights *b = &w->block[l];
         struct deq_packed_block *p = &t->block[l];
-        rc = pack(t, b->inject_w, 3 * HD, D, bf16, &p->inject, err);
+        rc = pack(t, b->inject_w, deq_inject_dim(a), D, bf16, &p->inject, err);
         if (!rc) rc = pack(t, b->qkv_w, 3 * HD, D, bf16, &p->qkv, err);
         if (!rc) rc = pack(t, b->out_w, D, HD, bf16, &p->out, err);
         if (!rc) rc = pack(t, b->up_w, F, D, bf16, &p->up, err);
@@ -107,7 +107,7 @@ struct cell {
     /* [max_rows, ...] each */
     float *x;   /* [R, max(D, Hp)] block input / embeddings / predictor hidden */
     float *n;   /* [R, max(D, Hp)] normed input of the next product */
-    float *qkv; /* [R, 3*H*Dh] */
+    float *qkv; /* [R, U] */
     float *av;  /* [R, H*Dh] attention vectors */
     float *s;   /* [R, D] */
     float *act; /* [R, F] */
@@ -173,7 +173,7 @@ static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
     for ROWS_OF (thread, n_threads, c->m) {
         float *q = c->qkv + r * 3 * HD;
         const size_t pos = c->rows->position[r], page = pos / P, lane = pos % P;
-        c->kern->add(q, q, c->rows->u[r] + c->block * 3 * HD, 3 * HD);
+        c->kern->add(q, q, c->rows->u[r] + c->block * deq_inject_dim(a), 3 * HD);
         for (unsigned h = 0; h < H; h++) {
             float *k = deq_kv_k(kv, c->rows->seq[r], page, c->block, h), *v = deq_kv_v(kv, c->rows->seq[r], page, c->block, h);
             for (size_t d = 0; d < Dh; d++)
@@ -248,6 +248,8 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
         float *s = c->s + r * D;
         c->kern->add(s, c->y + r * D, w->out_b, D);
         c->kern->add(s, s, c->x + r * D, D);
+        if (a->inject_residual)
+            c->kern->add(s, s, c->rows->u[r] + (c->block + 1) * deq_inject_dim(a) - D, D);
         if (a->norm == DEQ_NORM_POST)
             norm(c, s, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
         else
@@ -328,16 +330,15 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->t->arch.d_model, c->m, &c->t->block[c->block].inject, c->qkv,
-                   3 * (size_t)c->t->arch.n_head * c->t->arch.d_head, thread, n_threads);
+    deq_gemm_exact(c->x, c->t->arch.d_model, c->m, &c->t->block[c->block].inject, c->qkv, deq_inject_dim(&c->t->arch), thread, n_threads);
 }
 
 static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t HD3 = 3 * (size_t)c->t->arch.n_head * c->t->arch.d_head;
+    const size_t U = deq_inject_dim(&c->t->arch);
     for ROWS_OF (thread, n_threads, c->m)
-        c->kern->add(c->out[r] + c->block * HD3, c->qkv + r * HD3, vectors(c)->inject_b, HD3);
+        c->kern->add(c->out[r] + c->block * U, c->qkv + r * U, vectors(c)->inject_b, U);
 }
 
 static void cell_inject(struct deq_cell *base, size_t n, const uint32_t *tokens, float *const *u)
@@ -479,7 +480,7 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
         return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
     c->base = (struct deq_cell){.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
                                 .state_dim = D,
-                                .inject_dim = 3 * HD * a->n_block,
+                                .inject_dim = deq_inject_dim(a) * a->n_block,
                                 .vocab_size = a->vocab_size,
                                 .max_rows = R,
                                 .pool = pool};
@@ -489,7 +490,7 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
     struct {
         float **slot;
         size_t cols;
-    } const parts[] = {{&c->x, wide}, {&c->n, wide}, {&c->qkv, 3 * HD}, {&c->av, HD}, {&c->s, D}, {&c->act, a->d_inner}, {&c->y, D}};
+    } const parts[] = {{&c->x, wide}, {&c->n, wide}, {&c->qkv, deq_inject_dim(a)}, {&c->av, HD}, {&c->s, D}, {&c->act, a->d_inner}, {&c->y, D}};
     bool ok = true;
     for (size_t i = 0; i < DEQ_COUNT(parts); i++) {
         *parts[i].slot = deq_alloc_array(R, parts[i].cols * sizeof(float));

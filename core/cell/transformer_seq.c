@@ -34,6 +34,8 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
     for (unsigned l = 0; l < a->n_block; l++) {
         cut(c, &s->u[l], N * 3 * HD);
         cut(c, &s->d_u[l], N * 3 * HD);
+        cut(c, &s->ux[l], a->inject_residual ? N * D : 0);
+        cut(c, &s->d_ux[l], a->inject_residual ? N * D : 0);
         cut(c, &s->rel[l], T * HD);
         cut(c, &s->d_rel[l], T * HD);
     }
@@ -169,6 +171,11 @@ void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_
     for (unsigned l = 0; l < s->arch.n_block; l++) {
         deq_gemm_xwt(s->n, 3 * HD, D, s->e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
         add_bias(s->u[l], w->block[l].inject_b, s->n, 3 * HD);
+        if (s->arch.inject_residual) {
+            deq_gemm_xwt(s->n, D, D, s->e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
+            add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->n, D);
+            memset(s->d_ux[l], 0, s->n * D * sizeof(float));
+        }
         deq_gemm_xwt(s->t, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
         memset(s->d_u[l], 0, s->n * 3 * HD * sizeof(float));
         memset(s->d_rel[l], 0, s->t * HD * sizeof(float));
@@ -191,6 +198,11 @@ void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
         deq_gemm_dytx(s->n, 3 * HD, D, s->d_u[l], 3 * HD, s->e, D, g->block[l].inject_w, D);
         sum_rows(s->d_u[l], s->n, 3 * HD, g->block[l].inject_b);
         deq_gemm_dyw(s->n, 3 * HD, D, s->d_u[l], 3 * HD, s->w->block[l].inject_w, D, 1, d_e, D);
+        if (s->arch.inject_residual) {
+            deq_gemm_dytx(s->n, D, D, s->d_ux[l], D, s->e, D, g->block[l].inject_w + 3 * HD * D, D);
+            sum_rows(s->d_ux[l], s->n, D, g->block[l].inject_b + 3 * HD);
+            deq_gemm_dyw(s->n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, 1, d_e, D);
+        }
         deq_gemm_dytx(s->t, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
     }
     for (size_t i = 0; i < s->n; i++)
@@ -223,6 +235,8 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
     add_bias(t->s, w->out_b, N, D);
     apply_mask(s, s->mask_attn, D, t->s);
     k->add(t->s, t->s, t->x, N * D);
+    if (a->inject_residual)
+        k->add(t->s, t->s, s->ux[l], N * D);
 
     if (a->norm == DEQ_NORM_POST)
         norm_rows(a, t->s, N, D, w->attn_norm_g, w->attn_norm_b, t->h, t->st1);
@@ -281,6 +295,8 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
         else
             norm_rows_vjp(t->s, t->st2, N, D, w->ffn_norm_g, d_h, d_s, g ? g->ffn_norm_g : NULL, g ? g->ffn_norm_b : NULL);
     }
+    if (g && a->inject_residual)
+        k->add(s->d_ux[l], s->d_ux[l], d_s, N * D);
     /* attention's output: mask * (av W_o^T + b_o) */
     float *d_a = d_h;
     memcpy(d_a, d_s, N * D * sizeof(float));

@@ -33,8 +33,9 @@ struct deq_seq {
     size_t b, t, n; /* B, T, N */
     const uint32_t *tokens; /* [N], borrowed from begin to end */
     float *e;       /* [N, D] scaled embeddings */
-    float *u[DEQ_BLOCKS_MAX];   /* [N, 3*H*Dh] */
-    float *d_u[DEQ_BLOCKS_MAX]; /* [N, 3*H*Dh] accumulated by VJPs with gradients */
+    float *u[DEQ_BLOCKS_MAX];   /* [N, 3*H*Dh] injection into q, k, v */
+    float *ux[DEQ_BLOCKS_MAX];  /* [N, D] injection beside attention (inject_residual) */
+    float *d_u[DEQ_BLOCKS_MAX], *d_ux[DEQ_BLOCKS_MAX]; /* the same shapes, accumulated by VJPs with gradients */
     float *sin;     /* [T, D] sinusoids, row i is distance T-1-i */
     float *rel[DEQ_BLOCKS_MAX];   /* [T, H*Dh] W_r p, row i is distance T-1-i */
     float *d_rel[DEQ_BLOCKS_MAX]; /* [T, H*Dh] */

@@ -194,6 +194,7 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     take_name(&r, "norm", true, norms, DEQ_COUNT(norms), &pick);
     a.norm = (enum deq_norm)pick;
     take_bool(&r, "norm_affine", &a.norm_affine);
+    take_bool(&r, "inject_residual", &a.inject_residual);
     take_bool(&r, "final_norm", &a.final_norm);
     take_bool(&r, "tie_word_embeddings", &tied);
     take_float(&r, "norm_eps", 1e-12f, 1e-1f, &a.norm_eps);
@@ -251,10 +252,10 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
 {
     json_t *training = training_json ? json_loads(training_json, 0, NULL) : json_object();
     json_t *root = json_pack(
-        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:f, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
+        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
         1, "vocab_size", (int)a->vocab_size, "hidden_size", (int)a->d_model, "num_attention_heads", (int)a->n_head, "head_dim",
         (int)a->d_head, "intermediate_size", (int)a->d_inner, "num_blocks", (int)a->n_block, "attention_window", (int)a->attn_window,
-        "norm", deq_norm_name(a->norm), "norm_affine", (int)a->norm_affine, "norm_eps", (double)a->norm_eps, "final_norm",
+        "norm", deq_norm_name(a->norm), "inject_residual", (int)a->inject_residual, "norm_affine", (int)a->norm_affine, "norm_eps", (double)a->norm_eps, "final_norm",
         (int)a->final_norm, "tie_word_embeddings", 1, "predictor_hidden_size", (int)a->predictor_hidden);
     json_t *deq = json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:f, s:f, s:i, s:s}", "solver", deq_solver_name(a->solver.method), "stop_mode",
                             a->solver.stop == DEQ_STOP_ABS ? "abs" : "rel", "tol", (double)a->solver.tol, "max_iter",

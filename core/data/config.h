@@ -23,6 +23,7 @@ struct deq_arch {
     uint32_t attn_window;      /* W: positions a row attends to, itself included */
     enum deq_norm norm;
     bool norm_affine;          /* LayerNorms have weight and bias */
+    bool inject_residual;      /* the token is also injected beside attention: h = n2(z + attn(z) + u_x), u_x = W_x e + b_x */
     bool final_norm;           /* an affine LayerNorm between z* and the head */
     float norm_eps;
     int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
@@ -36,6 +37,12 @@ const char *deq_norm_name(enum deq_norm n);
 const char *deq_warm_name(enum deq_warm w);
 bool deq_norm_by_name(const char *name, enum deq_norm *ret);
 bool deq_warm_by_name(const char *name, enum deq_warm *ret);
+
+/* Outputs of one block's injection: q, k, v and, with inject_residual, x. */
+static inline size_t deq_inject_dim(const struct deq_arch *a)
+{
+    return 3 * (size_t)a->n_head * a->d_head + (a->inject_residual ? a->d_model : 0);
+}
 
 /* Ranges and products; the message names the field. */
 enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err);

@@ -52,8 +52,8 @@ static void walk(struct walk *k)
     put(k, &w->embed, a->vocab_size, D, "embed.weight", UINT32_MAX);
     for (unsigned l = 0; l < a->n_block; l++) {
         struct deq_block_weights *b = &w->block[l];
-        put(k, &b->inject_w, 3 * HDh, D, "inject.weight", l);
-        put(k, &b->inject_b, 0, 3 * HDh, "inject.bias", l);
+        put(k, &b->inject_w, deq_inject_dim(a), D, "inject.weight", l);
+        put(k, &b->inject_b, 0, deq_inject_dim(a), "inject.bias", l);
         put(k, &b->qkv_w, 3 * HDh, D, "attn.qkv.weight", l);
         put(k, &b->rel_w, HDh, D, "attn.rel.weight", l);
         put(k, &b->r_w, a->n_head, a->d_head, "attn.content_bias", l);

@@ -16,8 +16,8 @@ struct deq_param {
 };
 
 struct deq_block_weights {
-    float *inject_w; /* [3*H*Dh, D]   u = W_u e + b_u */
-    float *inject_b; /* [3*H*Dh] */
+    float *inject_w; /* [U, D]   u = W_u e + b_u, U = deq_inject_dim: q, k, v (, x) */
+    float *inject_b; /* [U] */
     float *qkv_w;    /* [3*H*Dh, D]   rows: all heads' q, then k, then v */
     float *rel_w;    /* [H*Dh, D]     r_d = W_r p_d */
     float *r_w;      /* [H, Dh]       content bias of the query (Transformer-XL's u) */

@@ -9,7 +9,7 @@ struct deq_recipe {
     /* model */
     uint32_t hidden_size, heads, head_dim, inner_size, blocks, attention_window, predictor_hidden;
     char norm[16];
-    bool norm_affine, final_norm;
+    bool norm_affine, final_norm, inject_residual;
     float norm_eps;
     /* data: paths are relative to the data directory given to deq train */
     char train_files[4096];
@@ -20,6 +20,8 @@ struct deq_recipe {
     char grad[16]; /* implicit | unroll */
     float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout;
     uint32_t warmup;
+    char optimizer[16]; /* adamw | muon */
+    float muon_lr, muon_momentum;
     char schedule[16]; /* cosine | wsd */
     float decay_share;
     uint64_t seed;

@@ -16,6 +16,7 @@
 #include "core/train/adamw.h"
 #include "core/train/dataset.h"
 #include "core/train/implicit.h"
+#include "core/train/muon.h"
 #include "core/train/predictor.h"
 
 enum { BAD_STEPS_MAX = 20 }; /* steps in a row that were not finite */
@@ -42,7 +43,9 @@ struct run {
     /* the step under way, read by the pool */
     struct deq_grad_opts grad_opts;
     struct deq_adamw adamw;
-    float grad_scale;
+    float grad_scale, muon_lr;
+    unsigned *owner;     /* [n_params] the thread that updates a tensor, dealt out by work */
+    float **muon_scratch; /* [n_threads] */
     double *norm_parts; /* [n_params] */
     float *valid_nll;   /* [micro_batch * T] a thread */
     double *valid_sums; /* [n_threads] */
@@ -150,6 +153,15 @@ static enum deq_rc load_valid(struct run *r, struct deq_err *err)
     return rc;
 }
 
+/* Matrices inside the cell; stacked q, k, v are three matrices. The injection is an embedding's image and stays with AdamW. */
+static size_t muon_parts(const struct run *r, const struct deq_param *p)
+{
+    if (strcmp(r->recipe->optimizer, "muon") || !p->rows || strncmp(p->name, "blocks.", 7) || !strstr(p->name, ".weight") ||
+        strstr(p->name, ".inject."))
+        return 0;
+    return p->rows == 3 * (size_t)r->arch.n_head * r->arch.d_head ? 3 : 1;
+}
+
 static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
@@ -174,9 +186,26 @@ static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
     r->norm_parts = DEQ_NEW_ARRAY(double, r->w->n_params);
     r->valid_nll = DEQ_NEW_ARRAY(float, (size_t)r->n_threads * c->micro_batch * c->seq_len);
     r->valid_sums = DEQ_NEW_ARRAY(double, r->n_threads);
-    if (!r->m || !r->v || !r->work || !r->grads || !r->reports || !r->tokens || !r->targets || !r->norm_parts || !r->valid_nll ||
+    r->owner = DEQ_NEW_ARRAY(unsigned, r->w->n_params);
+    r->muon_scratch = DEQ_NEW_ARRAY(float *, r->n_threads);
+    if (!r->m || !r->v || !r->owner || !r->muon_scratch || !r->work || !r->grads || !r->reports || !r->tokens || !r->targets || !r->norm_parts || !r->valid_nll ||
         !r->valid_sums)
         return deq_fail(err, DEQ_ENOMEM, "no memory for training");
+    size_t largest = 0;
+    double load[256] = {0}; /* the pool has at most 256 threads */
+    for (size_t i = 0; i < r->w->n_params; i++) {
+        const struct deq_param *p = &r->w->params[i];
+        largest = DEQ_MAX(largest, deq_muon_floats(DEQ_MAX(p->rows, (size_t)1), p->cols));
+        const size_t parts = muon_parts(r, p), small = DEQ_MIN(parts ? p->rows / parts : 0, p->cols);
+        unsigned least = 0;
+        for (unsigned t = 1; t < r->n_threads; t++)
+            least = load[t] < load[least] ? t : least;
+        r->owner[i] = least;
+        load[least] += (double)p->count * (1.0 + (double)small);
+    }
+    for (unsigned i = 0; i < r->n_threads && !strcmp(c->optimizer, "muon"); i++)
+        if (!(r->muon_scratch[i] = DEQ_NEW_ARRAY(float, largest)))
+            return deq_fail(err, DEQ_ENOMEM, "no memory for training");
     for (unsigned i = 0; i < r->n_threads && !rc; i++)
         rc = deq_grad_work_new(&r->arch, c->micro_batch, c->seq_len, &widest, tapes, c->dropout > 0, &r->work[i], err);
     for (size_t i = 0; i < r->n_shards && !rc; i++)
@@ -214,10 +243,19 @@ static void sum_grads(void *ctx, unsigned thread, unsigned n_threads)
 static void update(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct run *r = ctx;
-    for (size_t i = thread; i < r->w->n_params; i += n_threads) {
+    (void)n_threads;
+    for (size_t i = 0; i < r->w->n_params; i++) {
         const struct deq_param *p = &r->w->params[i];
-        if (p->offset >= r->w->n_main)
+        if (r->owner[i] != thread || p->offset >= r->w->n_main)
             continue; /* the predictor is fitted apart */
+        const size_t parts = muon_parts(r, p);
+        for (size_t k = 0; k < parts; k++) {
+            const size_t rows = p->rows / parts, at = p->offset + k * rows * p->cols;
+            deq_muon_update(r->muon_lr, r->recipe->muon_momentum, r->recipe->weight_decay, r->w->data + at, r->m + at, r->grads[0]->data + at,
+                            r->grad_scale, rows, p->cols, r->muon_scratch[thread]);
+        }
+        if (parts)
+            continue;
         const bool decay = p->rows && strstr(p->name, ".weight");
         deq_adamw_update(&r->adamw, r->w->data + p->offset, r->m + p->offset, r->v + p->offset, r->grads[0]->data + p->offset,
                          r->grad_scale, decay, p->count);
@@ -262,6 +300,7 @@ static bool train_step(struct run *r, struct deq_train_event *e)
     finite = finite && isfinite(norm);
     if (finite) {
         r->grad_scale = c->clip > 0 && norm > c->clip ? (float)(c->clip / norm) : 1.0f;
+        r->muon_lr = c->muon_lr * e->lr / c->lr; /* the same schedule */
         r->adamw = (struct deq_adamw){e->lr, c->beta1, c->beta2, c->eps, c->weight_decay, r->at.step + 1 - r->at.skipped};
         deq_pool_run(r->pool, update, r);
     } else {
@@ -442,6 +481,10 @@ static void run_free(struct run *r)
         deq_grad_work_free(&r->work[i]);
     for (size_t i = 0; r->grads && i < r->n_shards; i++)
         deq_weights_free(r->grads[i]);
+    for (unsigned i = 0; r->muon_scratch && i < r->n_threads; i++)
+        deq_free(r->muon_scratch[i]);
+    deq_free(r->muon_scratch);
+    deq_free(r->owner);
     deq_free(r->work);
     deq_free(r->grads);
     deq_free(r->reports);

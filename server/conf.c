@@ -1,0 +1,192 @@
+#include "server/conf.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "server/http.h"
+
+#define AT(field) offsetof(struct conf, field)
+#define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
+#define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
+#define BYTES(name, field, lo, hi, def, help) {name, DEQ_OPT_BYTES, AT(field), lo, hi, def, NULL, help}
+#define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
+
+static const struct deq_opt options[] = {
+    STR("server.listen", listen, "127.0.0.1:8080", NULL, "Address and port to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080. Port 0 takes a free one."),
+    U32("server.http_threads", http_threads, 1, 64, "2", "Threads that read and write connections."),
+    U32("server.max_connections", max_connections, 8, 100000, "1024", "Connections open at once; further ones get 503."),
+    U32("server.max_connections_per_address", max_connections_per_address, 0, 100000, "0", "Connections of one address; 0 is no limit."),
+    U32("server.header_timeout_ms", header_timeout_ms, 100, 3600000, "10000", "From accept to the last header line, absolute."),
+    U32("server.body_timeout_ms", body_timeout_ms, 100, 3600000, "30000", "From the last header line to the last byte of the body, absolute."),
+    U32("server.idle_timeout_ms", idle_timeout_ms, 1000, 3600000, "30000", "Keep-alive: how long an idle connection stays open."),
+    U32("server.drain_delay_ms", drain_delay_ms, 0, 3600000, "0", "After SIGTERM: not ready at once, but new requests are served for so long."),
+    U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000", "Then: running requests may finish for so long before they are ended."),
+    BYTES("server.max_body_bytes", max_body_bytes, 1024, 1073741824.0, "1M", "Largest request body."),
+    STR("model.path", model_path, "models/stories", NULL, "Model directory; the model is served under the directory's name."),
+    U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core."),
+    U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue."),
+    U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together; 0 is 8 for each sequence."),
+    U32("engine.max_positions", max_positions, 2, 16777216, "2048", "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
+    BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0", "Key/value cache; 0 is what max_sequences full windows need."),
+    U32("queue.max_requests", queue_requests, 0, 1000000, "256", "Requests that wait; further ones get 429."),
+    U32("queue.max_tokens", queue_tokens, 1, 1e9, "1000000", "Prompt tokens of waiting requests; further requests get 429."),
+    U32("queue.timeout_ms", queue_timeout_ms, 1, 86400000, "60000", "A request that waited so long gets 503."),
+    U32("limits.max_logprobs", max_logprobs, 0, 1000, "20", "Most probable tokens that a request may ask for."),
+    U32("limits.max_stop", max_stop, 0, 64, "16", "Stop strings of a request."),
+    U32("limits.max_stop_bytes", max_stop_bytes, 1, 65536, "256", "Bytes of a stop string."),
+    BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),
+    FLT("limits.tol_min", tol_min, 1e-7, 10, "1e-5", "Smallest tolerance that a request may ask for."),
+    FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
+    U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
+    U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before it is stopped as stalled."),
+    U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
+    U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "A client that reads nothing for so long is dropped."),
+    U32("engine.stall_ms", stall_ms, 100, 3600000, "10000", "Liveness fails when the engine has work and made no step for so long."),
+    STR("log.level", log_level, "info", "error|warn|info|debug", "Least level of the log, JSON lines on standard error."),
+};
+
+const struct deq_opt_table conf_table = {options, DEQ_COUNT(options)};
+
+static void help(void)
+{
+    printf("usage: deqd [--config FILE] [--model DIR] [--listen ADDR:PORT] [--set KEY=VALUE]...\n\n"
+           "Serves a deep equilibrium language model over HTTP.\n\n"
+           "  --config FILE       YAML file with any of the keys below\n"
+           "  --model DIR         model.path\n"
+           "  --listen ADDR:PORT  server.listen\n"
+           "  --set KEY=VALUE     any key\n"
+           "  --check-config      read the configuration, say what is wrong, stop (exit 2 when something is)\n"
+           "  --print-config      print the whole configuration as YAML and stop\n"
+           "  --health-probe      ask the daemon at server.listen whether it is ready: exit 0 or 1\n"
+           "  --version, --help\n\n"
+           "Keys (environment: DEQD_SERVER_LISTEN for server.listen; flags win over the environment, that over the file):\n\n");
+    for (size_t i = 0; i < conf_table.n; i++)
+        printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
+    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration.\n");
+}
+
+/* GET /health/ready of the configured address; for containers without a shell. */
+static int probe(const struct conf *c)
+{
+    struct sockaddr_storage addr;
+    socklen_t len;
+    struct deq_err err;
+    char answer[64];
+    if (http_parse_listen(c->listen, &addr, &len, &err)) {
+        fprintf(stderr, "deqd: %s\n", err.text);
+        return 2;
+    }
+    int fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct timeval limit = {.tv_sec = 3};
+    static const char ask[] = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    size_t got = 0;
+    /* a daemon on every address is asked on loopback */
+    if (addr.ss_family == AF_INET && !((struct sockaddr_in *)&addr)->sin_addr.s_addr)
+        ((struct sockaddr_in *)&addr)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (addr.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&((struct sockaddr_in6 *)&addr)->sin6_addr))
+        ((struct sockaddr_in6 *)&addr)->sin6_addr = in6addr_loopback;
+    if (fd >= 0) {
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+        if (connect(fd, (struct sockaddr *)&addr, len) == 0 && send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) == (ssize_t)sizeof ask - 1)
+            for (ssize_t n; got < 12 && (n = recv(fd, answer + got, sizeof answer - got, 0)) > 0;)
+                got += (size_t)n;
+        close(fd);
+    }
+    return got >= 12 && !memcmp(answer + 9, "200", 3) ? 0 : 1;
+}
+
+enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code)
+{
+    struct conf c = {0};
+    struct deq_err err;
+    const char *file = getenv("DEQD_CONFIG");
+    bool check = false, print = false, ask = false;
+    enum deq_rc rc = deq_opt_defaults(&conf_table, &c, &err);
+    static const struct {
+        const char *flag, *key;
+    } shortcuts[] = {{"--model", "model.path"}, {"--listen", "server.listen"}};
+    *ret_code = 2;
+    /* two passes, because the file comes before the flags */
+    for (int pass = 0; pass < 2 && !rc; pass++) {
+        for (int i = 1; i < argc && !rc; i++) {
+            const char *a = argv[i], *value = NULL, *eq = strchr(a, '=');
+            char name[32];
+            snprintf(name, sizeof name, "%.*s", eq ? (int)(eq - a) : 31, a);
+            const bool takes = !strcmp(name, "--config") || !strcmp(name, "--model") || !strcmp(name, "--listen") || !strcmp(name, "--set");
+            if (takes) {
+                value = eq ? eq + 1 : i + 1 < argc ? argv[++i] : NULL;
+                if (!value) {
+                    fprintf(stderr, "deqd: %s needs a value\n", name);
+                    return CONF_EXIT;
+                }
+            }
+            if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
+                help();
+                *ret_code = 0;
+                return CONF_EXIT;
+            }
+            if (!strcmp(a, "--version")) {
+                printf("deqd %s\n", DEQ_VERSION);
+                *ret_code = 0;
+                return CONF_EXIT;
+            }
+            if (!strcmp(name, "--config")) {
+                file = value;
+            } else if (!strcmp(name, "--set")) {
+                const char *sep = strchr(value, '=');
+                char key[128];
+                snprintf(key, sizeof key, "%.*s", sep ? (int)(sep - value) : 0, value);
+                const struct deq_opt *o = sep ? deq_opt_find(&conf_table, key) : NULL;
+                if (!o) {
+                    fprintf(stderr, "deqd: --set %s: expected KEY=VALUE with a known key (--help lists them)\n", value);
+                    return CONF_EXIT;
+                }
+                if (pass)
+                    rc = deq_opt_set(o, &c, sep + 1, 0, &err);
+            } else if (takes) {
+                for (size_t k = 0; k < DEQ_COUNT(shortcuts) && pass && !rc; k++)
+                    if (!strcmp(name, shortcuts[k].flag))
+                        rc = deq_opt_set(deq_opt_find(&conf_table, shortcuts[k].key), &c, value, 0, &err);
+            } else if (!strcmp(a, "--check-config")) {
+                check = true;
+            } else if (!strcmp(a, "--print-config")) {
+                print = true;
+            } else if (!strcmp(a, "--health-probe")) {
+                ask = true;
+            } else {
+                fprintf(stderr, "deqd: unknown flag %s (--help lists them)\n", a);
+                return CONF_EXIT;
+            }
+        }
+        if (!pass && !rc && file)
+            rc = deq_opt_load(&conf_table, &c, file, &err);
+        if (!pass && !rc)
+            rc = deq_opt_env(&conf_table, &c, "DEQD_", &err);
+    }
+    if (!rc && c.tol_min > c.tol_max)
+        rc = deq_fail(&err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c.tol_min, (double)c.tol_max);
+    if (!rc) {
+        struct sockaddr_storage addr;
+        socklen_t len;
+        rc = http_parse_listen(c.listen, &addr, &len, &err);
+    }
+    if (rc) {
+        fprintf(stderr, "deqd: %s\n", err.text);
+        return CONF_EXIT;
+    }
+    *ret_code = 0;
+    if (print)
+        deq_opt_dump(&conf_table, &c, true, stdout);
+    else if (check)
+        printf("configuration ok\n");
+    else if (ask)
+        *ret_code = probe(&c);
+    *ret = c;
+    return print || check || ask ? CONF_EXIT : CONF_RUN;
+}

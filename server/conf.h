@@ -1,0 +1,39 @@
+/* The daemon's configuration: one table (conf.c) feeds the YAML file, the environment (DEQD_SERVER_LISTEN for server.listen), the flags, --help and
+ * --print-config. Precedence: flags, then environment, then file, then defaults. Read once at start; read-only after that. */
+#ifndef DEQ_SERVER_CONF_H
+#define DEQ_SERVER_CONF_H
+
+#include "core/base/options.h"
+
+struct conf {
+    /* server */
+    char listen[256];
+    uint32_t http_threads, max_connections, max_connections_per_address;
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms;
+    uint32_t drain_delay_ms, shutdown_timeout_ms;
+    uint64_t max_body_bytes;
+    /* model */
+    char model_path[1024];
+    /* engine */
+    uint32_t threads, max_sequences, max_rows, max_positions;
+    uint64_t cache_bytes;
+    /* queue */
+    uint32_t queue_requests, queue_tokens, queue_timeout_ms;
+    /* limits of a request */
+    uint32_t max_logprobs, max_stop, max_stop_bytes;
+    uint64_t max_logits_bytes;
+    float tol_min, tol_max;
+    uint32_t max_iter_max;
+    uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms;
+    uint32_t stall_ms;
+    char log_level[8];
+};
+
+extern const struct deq_opt_table conf_table;
+
+enum conf_action { CONF_RUN, CONF_EXIT };
+
+/* Reads everything. CONF_EXIT: help, version, a check or an error was printed; *ret_code is the exit code (0, or 2 for a wrong configuration). */
+enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code);
+
+#endif
