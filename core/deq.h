@@ -78,6 +78,7 @@ bool deq_kern_force(const char *level);
 
 /* --- Text --- */
 
+bool deq_tokens_push(struct deq_tokens *t, uint32_t id); /* false: no memory */
 void deq_tokens_free(struct deq_tokens *t);
 /* Appends the tokens of text. parse_special: the names of special tokens in it become those tokens. */
 enum deq_rc deq_encode(const struct deq_model *model, const char *text, size_t len, bool parse_special, struct deq_tokens *out,

@@ -23,6 +23,7 @@ enum {
     HEADER_MAX_BYTES = 32 << 10,
     HEADERS_MAX = 100,
     REAPER_PERIOD_MS = 100,
+    REPLY_MAX_BYTES = 1 << 30,    /* of a response that does not stream */
     SPARE_CONNECTIONS = 64, /* above our own limit, so that the refusal is an answer and not silence */
 };
 
@@ -79,21 +80,38 @@ bool channel_write(struct channel *c, const void *bytes, size_t n)
             c->last_read_ns = deq_now_ns(); /* the reader had taken everything: its time starts now */
         ok = deq_buf_add(&c->bytes, bytes, n);
         c->last_write_ns = deq_now_ns();
-        if (!ok)
+        if (!ok) {
+            if (c->on_gone)
+                c->on_gone(c->on_gone_ctx);
+            c->on_gone = NULL;
             c->gone = c->failed = true;
+        }
         wake(c);
     }
     pthread_mutex_unlock(&c->lock);
     return ok;
 }
 
-void channel_start_stream(struct channel *c)
+void channel_start_stream(struct channel *c, size_t max_unread)
 {
     pthread_mutex_lock(&c->lock);
+    c->bytes.max = max_unread;
     c->streaming = true;
     c->status = 200;
     c->content_type = "text/event-stream; charset=utf-8";
     wake(c);
+    pthread_mutex_unlock(&c->lock);
+}
+
+void channel_on_gone(struct channel *c, void (*fn)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&c->lock);
+    c->on_gone = fn;
+    c->on_gone_ctx = ctx;
+    if (fn && c->gone) { /* it left before anybody listened */
+        c->on_gone = NULL;
+        fn(ctx);
+    }
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -212,18 +230,13 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
 /* The client is not there any more: producers stop, the connection ends. */
 static void channel_hang_up(struct channel *c)
 {
-    void (*fn)(void *) = NULL;
     pthread_mutex_lock(&c->lock);
-    if (!c->done && !c->gone) {
-        fn = c->on_gone;
-        c->on_gone = NULL;
-    }
+    if (c->on_gone)
+        c->on_gone(c->on_gone_ctx); /* with the lock, so that its context cannot vanish meanwhile */
+    c->on_gone = NULL;
     c->gone = c->failed = true;
     wake(c);
-    void *ctx = c->on_gone_ctx;
     pthread_mutex_unlock(&c->lock);
-    if (fn)
-        fn(ctx);
 }
 
 /* --- The reaper --- */
@@ -380,7 +393,7 @@ static void retry_headers(struct MHD_Response *r, const char *retry_after_ms)
 {
     if (!retry_after_ms[0])
         return;
-    char whole[16];
+    char whole[24];
     snprintf(whole, sizeof whole, "%lu", DEQ_MAX((strtoul(retry_after_ms, NULL, 10) + 999) / 1000, 1ul));
     MHD_add_response_header(r, "Retry-After", whole);
     MHD_add_response_header(r, "retry-after-ms", retry_after_ms);
@@ -491,7 +504,7 @@ static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
     s->dispatched = true;
-    s->x.channel = channel_new(SIZE_MAX / 2 < h->conf->stream_buffer_bytes ? SIZE_MAX / 2 : (size_t)1 << 31);
+    s->x.channel = channel_new(REPLY_MAX_BYTES);
     if (!s->x.channel)
         return send_error(s, 500, "internal_error", "out of memory");
     s->x.channel->conn = s->conn;
@@ -567,7 +580,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
         set_phase(s->client, PHASE_IDLE, 0);
     }
     if (c) {
-        channel_hang_up(c); /* tells the job when it is not done; else without effect */
+        channel_hang_up(c); /* tells the job, when there still is one */
         pthread_mutex_lock(&c->lock);
         c->conn = NULL;
         pthread_mutex_unlock(&c->lock);

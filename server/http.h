@@ -33,7 +33,7 @@ struct channel {
     const char *content_type;
     char retry_after_ms[16];     /* header, or "" */
     uint64_t last_write_ns, last_read_ns;
-    void (*on_gone)(void *ctx);  /* called once, without the lock, when the client left before done */
+    void (*on_gone)(void *ctx);  /* called once, with the lock held, when the client left; it must only take note. The job resets it when it ends */
     void *on_gone_ctx;
 };
 
@@ -42,8 +42,10 @@ void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
 /* Appends and wakes the connection. Returns false when nobody reads any more, or the reader is too slow (then the client counts as gone). */
 bool channel_write(struct channel *c, const void *bytes, size_t n);
-/* Streaming starts: the connection may send its headers now. */
-void channel_start_stream(struct channel *c);
+/* Streaming starts: the connection may send its headers now. At most max_unread bytes wait for a slow reader. */
+void channel_start_stream(struct channel *c, size_t max_unread);
+/* Who is told when the client leaves; NULL: nobody any more. */
+void channel_on_gone(struct channel *c, void (*fn)(void *ctx), void *ctx);
 /* The end of a stream, or a whole response of `status`. failed: the connection is cut instead of ended cleanly. */
 void channel_finish(struct channel *c, int status, const char *content_type, bool failed);
 

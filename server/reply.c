@@ -1,0 +1,61 @@
+#include "server/reply.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { FLOAT_DIGITS = 9 }; /* a float survives the way through text */
+
+static const char *error_type(int status)
+{
+    switch (status) {
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 408:
+    case 504: return "timeout_error";
+    case 429: return "rate_limit_error";
+    case 501: return "not_supported_error";
+    case 503: return "unavailable_error";
+    default: return status >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+void reply_json(struct deq_buf *out, json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS)) : NULL;
+    if (text)
+        deq_buf_str(out, text);
+    else
+        out->failed = true;
+    free(text); /* jansson's */
+    json_decref(object);
+}
+
+static json_t *error_object(int status, const char *code, const char *param, const char *message)
+{
+    return json_pack("{s:s, s:s, s:s?, s:s?}", "message", message, "type", error_type(status), "param", param, "code", code);
+}
+
+void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message)
+{
+    reply_json(out, json_pack("{s:o}", "error", error_object(status, code, param, message)));
+}
+
+void reply_length_error(struct deq_buf *out, const char *message, size_t n_prompt_tokens, size_t n_ctx)
+{
+    json_t *e = error_object(400, "context_length_exceeded", "max_tokens", message);
+    json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens));
+    json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
+    reply_json(out, json_pack("{s:o}", "error", e));
+}
+
+json_t *reply_float(float x)
+{
+    return json_real(isfinite(x) ? (double)x : -9999.0);
+}
+
+json_t *reply_text(const char *s, size_t n)
+{
+    return json_stringn(s ? s : "", n);
+}

@@ -1,0 +1,21 @@
+/* JSON that goes out, built in one place. All functions append to a buffer and report failure through it. */
+#ifndef DEQ_SERVER_REPLY_H
+#define DEQ_SERVER_REPLY_H
+
+#include <jansson.h>
+
+#include "core/base/buf.h"
+#include "core/deq.h"
+
+/* {"error": {"message", "type", "param", "code"}}; type follows from the status. param: JSON path of the field, or NULL. */
+void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message);
+/* Two more numbers for context_length_exceeded. */
+void reply_length_error(struct deq_buf *out, const char *message, size_t n_prompt_tokens, size_t n_ctx);
+/* Takes the object. */
+void reply_json(struct deq_buf *out, json_t *object);
+/* A float as JSON: what is not finite becomes -9999, which clients know for log(0). */
+json_t *reply_float(float x);
+/* Text that is valid UTF-8 already. */
+json_t *reply_text(const char *s, size_t n);
+
+#endif
