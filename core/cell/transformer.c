@@ -293,24 +293,37 @@ static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
+enum { WORTH_A_THREAD = 1 << 15 }; /* multiply-adds (or as much copying): below, waking the others costs more than it saves */
+
+/* A stage on all threads, or on this one when it is small. Bits do not depend on the choice. */
+static void run(struct cell *c, deq_pool_fn stage, size_t work)
+{
+    if (work < WORTH_A_THREAD)
+        stage(c, 0, 1);
+    else
+        deq_pool_run(c->base.pool, stage, c);
+}
+
 static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
 {
     struct cell *c = (struct cell *)base;
     c->rows = rows;
     c->m = rows->n;
-    for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
-        deq_pool_run(base->pool, stage_input, c);
-        deq_pool_run(base->pool, stage_qkv, c);
-        deq_pool_run(base->pool, stage_cache, c);
-        deq_pool_run(base->pool, stage_attention, c);
-        if (c->t->arch.norm == DEQ_NORM_PRE_SUB)
-            deq_pool_run(base->pool, stage_sub_norm, c);
-        deq_pool_run(base->pool, stage_out, c);
-        deq_pool_run(base->pool, stage_residual, c);
-        deq_pool_run(base->pool, stage_up, c);
-        deq_pool_run(base->pool, stage_relu, c);
-        deq_pool_run(base->pool, stage_down, c);
-        deq_pool_run(base->pool, stage_output, c);
+    const struct deq_arch *a = &c->t->arch;
+    const size_t m = rows->n, D = a->d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
+    for (c->block = 0; c->block < a->n_block; c->block++) {
+        run(c, stage_input, m * D);
+        run(c, stage_qkv, m * D * 3 * HD);
+        run(c, stage_cache, m * 3 * HD);
+        run(c, stage_attention, m * HD * span);
+        if (a->norm == DEQ_NORM_PRE_SUB)
+            run(c, stage_sub_norm, m * HD);
+        run(c, stage_out, m * HD * D);
+        run(c, stage_residual, m * D);
+        run(c, stage_up, m * D * F);
+        run(c, stage_relu, m * F);
+        run(c, stage_down, m * F * D);
+        run(c, stage_output, m * D);
     }
 }
 
@@ -347,14 +360,15 @@ static void cell_inject(struct deq_cell *base, size_t n, const uint32_t *tokens,
     c->m = n;
     c->tokens = tokens;
     c->out = u;
-    deq_pool_run(base->pool, stage_embed, c);
+    const size_t D = c->t->arch.d_model, U = deq_inject_dim(&c->t->arch);
+    run(c, stage_embed, n * D);
     for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
-        deq_pool_run(base->pool, stage_inject, c);
-        deq_pool_run(base->pool, stage_inject_bias, c);
+        run(c, stage_inject, n * D * U);
+        run(c, stage_inject_bias, n * U);
     }
 }
 
-/* hidden = W_e e (to x, later n) and W_z z_prev (to act's rows: [R, F] is too narrow for any Hp, so both products land in n and x) */
+/* s = e_t, y = z_prev; the two products land in n and x, which are wide enough */
 static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
@@ -406,11 +420,12 @@ static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens
     c->tokens = tokens;
     c->in = z_prev;
     c->out = z0;
-    deq_pool_run(base->pool, stage_pred_gather, c);
-    deq_pool_run(base->pool, stage_pred_hidden, c);
-    deq_pool_run(base->pool, stage_pred_relu, c);
-    deq_pool_run(base->pool, stage_pred_out, c);
-    deq_pool_run(base->pool, stage_pred_bias, c);
+    const size_t D = c->t->arch.d_model, Hp = c->t->arch.predictor_hidden;
+    run(c, stage_pred_gather, n * D);
+    run(c, stage_pred_hidden, 2 * n * D * Hp);
+    run(c, stage_pred_relu, n * Hp);
+    run(c, stage_pred_out, n * D * Hp);
+    run(c, stage_pred_bias, n * D);
 }
 
 static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
@@ -437,8 +452,8 @@ static void cell_readout(struct deq_cell *base, size_t n, const float *const *z,
     c->m = n;
     c->in = z;
     c->logits = logits;
-    deq_pool_run(base->pool, stage_final_norm, c);
-    deq_pool_run(base->pool, stage_head, c);
+    run(c, stage_final_norm, n * c->t->arch.d_model);
+    run(c, stage_head, n * c->t->arch.d_model * c->t->arch.vocab_size);
 }
 
 static void cell_free(struct deq_cell *base)

@@ -582,6 +582,16 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
+enum { WORTH_A_THREAD = 1 << 15 }; /* floats touched; below, one thread is faster. Bits do not depend on it */
+
+static void run(struct deq_engine *e, deq_pool_fn stage, size_t work)
+{
+    if (work < WORTH_A_THREAD)
+        stage(e, 0, 1);
+    else
+        deq_pool_run(e->pool, stage, e);
+}
+
 void deq_step(struct deq_engine *e)
 {
     if (!e->n_active)
@@ -595,14 +605,14 @@ void deq_step(struct deq_engine *e)
     e->cell->ops->step(e->cell, &rows);
     e->stats.steps++;
     e->stats.rows += e->n_batch;
-    deq_pool_run(e->pool, stage_residual, e);
+    run(e, stage_residual, 2 * e->n_batch * e->cell->state_dim);
     choose_head(e);
     if (e->n_head) {
         for (size_t i = 0; i < e->n_head; i++)
             e->z[i] = e->head[i]->fz;
         e->cell->ops->readout(e->cell, e->n_head, e->z, e->logits);
         e->stats.head_rows += e->n_head;
-        deq_pool_run(e->pool, stage_sample, e);
+        run(e, stage_sample, e->n_head * e->cell->vocab_size);
     }
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
@@ -611,7 +621,7 @@ void deq_step(struct deq_engine *e)
     }
     /* only rows that are still open are stepped */
     gather(e);
-    deq_pool_run(e->pool, stage_solve, e);
+    run(e, stage_solve, 8 * e->n_batch * e->cell->state_dim);
 }
 
 struct deq_engine_stats deq_engine_stats(const struct deq_engine *e)

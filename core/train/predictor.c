@@ -47,56 +47,61 @@ struct fit {
     struct deq_weights *w;
     struct deq_grad_work *work;
     struct deq_solver_opts solver;
-    const uint32_t *tokens; /* [threads * rows] */
-    size_t rows;
-    struct deq_weights **grads; /* [threads] */
+    const uint32_t *tokens; /* [shards * rows] */
+    size_t rows, shards;
+    struct deq_weights **grads; /* [shards], so that sums do not depend on the number of threads */
     float **scratch;            /* [threads] hidden, d_hidden, out, prev */
-    double *loss;               /* [threads] */
-    bool train;
+    double *loss;               /* [shards] */
 };
 
-static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
+static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, float *scratch)
 {
-    struct fit *f = ctx;
-    struct deq_grad_work *work = &f->work[thread];
     const size_t D = f->w->arch.d_model, Hp = f->w->arch.predictor_hidden, T = work->seq->t;
-    float *hidden = f->scratch[thread], *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * D;
+    const float share = 1.0f / (float)(f->rows * f->shards);
+    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * D;
     struct deq_solve_report rep;
-    deq_seq_begin(work->seq, f->w, f->tokens + thread * f->rows, 0, 0, 0);
+    deq_seq_begin(work->seq, f->w, f->tokens + shard * f->rows, 0, 0, 0);
     deq_grad_solve(work, &f->solver, &rep);
     for (size_t i = 0; i < f->rows; i++) /* a sequence's first position has no predecessor: zeros, as in the engine */
         if (i % T)
             memcpy(prev + i * D, work->z + (i - 1) * D, D * sizeof(float));
         else
             memset(prev + i * D, 0, D * sizeof(float));
-    memset(f->grads[thread]->data + f->w->n_main, 0, (f->w->n - f->w->n_main) * sizeof(float));
-    f->loss[thread] = deq_predictor_loss(f->w, f->rows, work->seq->e, prev, work->z, 1.0f / (float)(f->rows * n_threads), hidden, d_hidden,
-                                         out, f->grads[thread]) /
-                      (double)(f->rows * n_threads);
+    memset(f->grads[shard]->data + f->w->n_main, 0, (f->w->n - f->w->n_main) * sizeof(float));
+    f->loss[shard] = share * deq_predictor_loss(f->w, f->rows, work->seq->e, prev, work->z, share, hidden, d_hidden, out, f->grads[shard]);
+}
+
+static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct fit *f = ctx;
+    for (size_t i = thread; i < f->shards; i += n_threads)
+        fit_shard(f, i, &f->work[thread], f->scratch[thread]);
 }
 
 enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_weights *w, struct deq_dataset *data, struct deq_pool *pool,
-                              struct deq_grad_work *work, size_t micro_batch, const struct deq_solver_opts *solver, struct deq_err *err)
+                              struct deq_grad_work *work, size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
+                              struct deq_err *err)
 {
     const unsigned threads = deq_pool_threads(pool);
     const size_t D = w->arch.d_model, Hp = w->arch.predictor_hidden, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
-    struct fit f = {.w = w, .work = work, .rows = rows, .solver = *solver};
+    struct fit f = {.w = w, .work = work, .rows = rows, .shards = shards, .solver = *solver};
     enum deq_rc rc = DEQ_OK;
     f.solver.tol = fit->tol;
     f.solver.max_iter = 64;
-    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows * threads), *targets = DEQ_NEW_ARRAY(uint32_t, rows * threads);
+    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows * shards), *targets = DEQ_NEW_ARRAY(uint32_t, rows * shards);
     float *m = DEQ_NEW_ARRAY(float, n), *v = DEQ_NEW_ARRAY(float, n);
-    f.grads = DEQ_NEW_ARRAY(struct deq_weights *, threads);
+    f.grads = DEQ_NEW_ARRAY(struct deq_weights *, shards);
     f.scratch = DEQ_NEW_ARRAY(float *, threads);
-    f.loss = DEQ_NEW_ARRAY(double, threads);
+    f.loss = DEQ_NEW_ARRAY(double, shards);
     f.tokens = tokens;
     if (!tokens || !targets || !m || !v || !f.grads || !f.scratch || !f.loss) {
         rc = deq_fail(err, DEQ_ENOMEM, "no memory to fit the predictor");
         goto out;
     }
-    for (unsigned i = 0; i < threads && !rc; i++) {
+    for (size_t i = 0; i < shards && !rc; i++)
         rc = deq_weights_new(&w->arch, &f.grads[i], err);
-        if (!rc && !(f.scratch[i] = DEQ_NEW_ARRAY(float, rows * (2 * Hp + 2 * D))))
+    for (unsigned i = 0; i < threads && !rc; i++) {
+        if (!(f.scratch[i] = DEQ_NEW_ARRAY(float, rows * (2 * Hp + 2 * D))))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory to fit the predictor");
     }
     double mean = 0;
@@ -105,10 +110,10 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_we
             rc = deq_fail(err, DEQ_ECANCELED, "stopped while the predictor was fitted; resume fits it again");
             break;
         }
-        deq_dataset_batch(data, fit->first_step + step, micro_batch * threads, tokens, targets);
+        deq_dataset_batch(data, fit->first_step + step, micro_batch * shards, tokens, targets);
         deq_pool_run(pool, fit_thread, &f);
         double loss = 0;
-        for (unsigned i = 0; i < threads; i++) {
+        for (size_t i = 0; i < shards; i++) {
             loss += f.loss[i];
             if (i)
                 deq_kern()->add(f.grads[0]->data + w->n_main, f.grads[0]->data + w->n_main, f.grads[i]->data + w->n_main, n);
@@ -122,12 +127,10 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_we
             fit->progress(fit->ctx, step + 1, fit->steps, mean);
     }
 out:
-    for (unsigned i = 0; i < threads; i++) {
-        if (f.grads)
-            deq_weights_free(f.grads[i]);
-        if (f.scratch)
-            deq_free(f.scratch[i]);
-    }
+    for (size_t i = 0; f.grads && i < shards; i++)
+        deq_weights_free(f.grads[i]);
+    for (unsigned i = 0; f.scratch && i < threads; i++)
+        deq_free(f.scratch[i]);
     deq_free(f.grads);
     deq_free(f.scratch);
     deq_free(f.loss);

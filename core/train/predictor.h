@@ -17,9 +17,10 @@ struct deq_predictor_fit {
     void *ctx;
 };
 
-/* Fits w->pred_*; the other weights are read only. work: one a pool thread, of micro_batch sequences. */
+/* Fits w->pred_*; the other weights are read only. A step takes `shards` batches of micro_batch sequences. work: one a pool thread. */
 enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_weights *w, struct deq_dataset *data, struct deq_pool *pool,
-                              struct deq_grad_work *work, size_t micro_batch, const struct deq_solver_opts *solver, struct deq_err *err);
+                              struct deq_grad_work *work, size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
+                              struct deq_err *err);
 
 /* The loss of n rows and its gradients (added to grads): e, z_prev, target [n, D]; hidden, d_hidden [n, Hp], out [n, D] scratch.
  * Returns sum over rows of |z0 - target|^2 / |target|^2. grads NULL: loss only. scale: of the gradient. */

@@ -544,7 +544,7 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
                                         .stop = predictor_stop,
                                         .ctx = &r};
         struct deq_solver_opts solver = deq_recipe_solver(recipe);
-        rc = deq_predictor_fit(&fit, r.w, r.train, r.pool, r.work, recipe->micro_batch, &solver, err);
+        rc = deq_predictor_fit(&fit, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver, err);
         if (!rc)
             rc = save_checkpoint(&r, err); /* with the predictor in it */
     }

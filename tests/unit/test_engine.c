@@ -1,0 +1,515 @@
+/* The row engine: on the toy cell against its closed form, on the tiny trained model against the sequence form of the same equations, and the promise
+ * that a request's bits do not depend on its company. */
+#include "core/engine/engine.h"
+
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/cell/toy.h"
+#include "core/cell/transformer_seq.h"
+#include "core/engine/sampler.h"
+#include "core/math/kern.h"
+#include "tests/unit/test.h"
+
+#define TINY "tests/golden/tiny"
+
+enum { MOST = 512 };
+
+/* What a request gave: tokens, log-probability bits, iterations. */
+struct answer {
+    uint32_t vocab;
+    uint32_t token[MOST], evaluations[MOST];
+    float logprob[MOST], residual[MOST];
+    size_t n, prompt_positions, not_converged;
+    enum deq_finish finish;
+    bool ended;
+    size_t stop_after; /* 0: never */
+    float *all_logits; /* [positions, vocab] of PROMPT events, or NULL */
+};
+
+static enum deq_verdict record(void *ctx, const struct deq_event *e)
+{
+    struct answer *a = ctx;
+    if (e->kind == DEQ_EVENT_END) {
+        a->ended = true;
+        a->finish = e->finish;
+        return DEQ_CONTINUE;
+    }
+    a->not_converged += !e->converged;
+    if (e->kind == DEQ_EVENT_PROMPT) {
+        if (a->all_logits && e->logits)
+            memcpy(a->all_logits + e->position * a->vocab, e->logits, a->vocab * sizeof(float));
+        a->prompt_positions++;
+        return DEQ_CONTINUE;
+    }
+    a->token[a->n] = e->token;
+    a->evaluations[a->n] = e->evaluations;
+    a->residual[a->n] = e->residual;
+    a->logprob[a->n] = e->logits ? deq_logprob(e->logits, a->vocab, e->token) : 0;
+    a->n++;
+    return a->stop_after && a->n == a->stop_after ? DEQ_STOP : DEQ_CONTINUE;
+}
+
+static bool same(const struct answer *a, const struct answer *b)
+{
+    return a->n == b->n && a->finish == b->finish && !memcmp(a->token, b->token, a->n * sizeof *a->token) &&
+           !memcmp(a->evaluations, b->evaluations, a->n * sizeof *a->evaluations) &&
+           !memcmp(a->logprob, b->logprob, a->n * sizeof *a->logprob) && !memcmp(a->residual, b->residual, a->n * sizeof *a->residual);
+}
+
+static void run_all(struct deq_engine *e)
+{
+    for (int guard = 0; deq_active(e) && guard < 200000; guard++)
+        deq_step(e);
+    CHECK(deq_active(e) == 0);
+}
+
+/* --- Toy cell --- */
+
+static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
+{
+    const struct deq_arch a = {.vocab_size = 24, .d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 1, .n_block = 1, .attn_window = 40,
+                               .eos_id = -1, .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
+                               .row_window = 4};
+    struct deq_pool *pool;
+    struct deq_cell *cell;
+    struct deq_engine *e = NULL;
+    CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_toy_open(24, rho, coupling, 64, pool, &cell, NULL) == DEQ_OK);
+    CHECK(deq_engine_open(cell, &a, pool, &(struct deq_engine_opts){.max_sequences = 4, .max_positions = 400}, &e, NULL) == DEQ_OK);
+    if (ret_cell)
+        *ret_cell = cell;
+    return e;
+}
+
+static struct deq_request toy_request(const uint32_t *prompt, size_t n, uint32_t max_tokens, struct answer *a)
+{
+    a->vocab = 24;
+    return (struct deq_request){.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .want_logits = true, .sampling = {.top_p = 1},
+                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-5f, .max_iter = 200, .window = 4}, .event = record, .ctx = a};
+}
+
+/* logits at position t are z*_t = u_t + c z*_{t-1}: the last token weighs 1, the one before c, ... */
+TEST(engine_toy_equilibrium)
+{
+    uint32_t prompt[300];
+    for (size_t i = 0; i < 300; i++)
+        prompt[i] = (uint32_t)deq_rng_below(1, 0, i, 24);
+    for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
+        for (uint32_t w = 1; w <= 64; w *= 4) {
+            struct answer a = {0};
+            struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, NULL);
+            struct deq_request q = toy_request(prompt, 300, 0, &a);
+            q.want_prompt = true;
+            q.solve.solver = (enum deq_solver_method)method;
+            q.solve.window = w;
+            a.all_logits = DEQ_NEW_ARRAY(float, 300 * 24);
+            CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+            run_all(e);
+            CHECK(a.ended && a.finish == DEQ_FINISH_LENGTH && a.prompt_positions == 300 && a.not_converged == 0);
+            double z[24] = {0}, worst = 0;
+            for (size_t t = 0; t < 300; t++)
+                for (size_t d = 0; d < 24; d++) {
+                    z[d] = 0.5 * z[d] + (prompt[t] == d);
+                    worst = fmax(worst, fabs(z[d] - (double)a.all_logits[t * 24 + d]));
+                }
+            /* residual below 1e-5 of |z| <= 2, contraction 0.6: error <= 1e-5 * 2 / 0.4, and the states before add c/(1-c) of it */
+            CHECK_MSG(worst < 2e-4, "%s, window %u: error %g", deq_solver_name((enum deq_solver_method)method), w, worst);
+            deq_free(a.all_logits);
+            deq_engine_free(e);
+        }
+}
+
+TEST(engine_budget_and_best)
+{
+    const uint32_t prompt[3] = {1, 2, 3};
+    struct answer a = {0}, b = {0};
+    struct deq_engine *e = toy_engine(0.99f, 0, 5, NULL);
+    struct deq_request q = toy_request(prompt, 3, 4, &a);
+    q.solve.solver = DEQ_PICARD;
+    q.solve.max_iter = 5;
+    q.solve.window = 1;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(a.n == 4 && a.not_converged == 4);
+    for (size_t i = 0; i < a.n; i++)
+        CHECK_MSG(a.evaluations[i] == 5, "%u evaluations", a.evaluations[i]);
+    q.solve.max_iter = 1;
+    q.ctx = &b;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(b.n == 4 && b.evaluations[0] == 1);
+    const struct deq_engine_stats s = deq_engine_stats(e);
+    CHECK(s.nonconverged == 12 && s.pages_used == 0 && s.rows_open == 0 && s.sequences == 0);
+    deq_engine_free(e);
+}
+
+TEST(engine_nan_stays_home)
+{
+    uint32_t prompt[40], bad[40];
+    for (size_t i = 0; i < 40; i++) {
+        prompt[i] = (uint32_t)(i % 7);
+        bad[i] = i == 25 ? 20 : (uint32_t)(i % 5);
+    }
+    struct answer alone = {0}, beside = {0}, broken = {0};
+    struct deq_cell *cell;
+    struct deq_engine *e = toy_engine(0.5f, 0.3f, 100, &cell);
+    struct deq_request q = toy_request(prompt, 40, 20, &alone);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    deq_toy_poison(cell, 20);
+    struct deq_request r = toy_request(bad, 40, 20, &broken);
+    q.ctx = &beside;
+    beside.vocab = 24;
+    CHECK(deq_submit(e, &r, NULL, NULL) == DEQ_OK && deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(broken.ended && broken.finish == DEQ_FINISH_NUMERIC && broken.n == 0);
+    CHECK(same(&alone, &beside));
+    CHECK(deq_engine_stats(e).numeric_errors == 1 && deq_engine_stats(e).pages_used == 0);
+    /* pages that the broken sequence left NaN in serve the next one */
+    struct answer again = {.vocab = 24};
+    q.ctx = &again;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(same(&alone, &again));
+    deq_engine_free(e);
+}
+
+TEST(engine_refusals)
+{
+    const uint32_t prompt[3] = {1, 2, 3}, outside[1] = {24};
+    struct answer a = {0};
+    struct deq_engine *e = toy_engine(0.5f, 0, 50, NULL);
+    struct deq_err err;
+    uint64_t id;
+    struct deq_request q = toy_request(prompt, 3, 398, &a);
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "398") && strstr(err.text, "400"));
+    q = toy_request(prompt, 0, 1, &a);
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL);
+    q = toy_request(outside, 1, 1, &a);
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "24"));
+    q = toy_request(prompt, 3, 1, &a);
+    q.solve.window = 65;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "window"));
+    q = toy_request(prompt, 3, 1, &a);
+    q.solve.warm_start = DEQ_WARM_PREDICTOR;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "predictor"));
+    q = toy_request(prompt, 3, 1, &a);
+    q.solve.tol = NAN;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL);
+    /* rows: 64 in all; a window of 64 leaves none */
+    q = toy_request(prompt, 3, 10, &a);
+    q.solve.window = 64;
+    CHECK(deq_submit(e, &q, &id, &err) == DEQ_OK);
+    struct answer b = {0};
+    struct deq_request q2 = toy_request(prompt, 3, 1, &b);
+    CHECK(deq_submit(e, &q2, NULL, &err) == DEQ_EFULL);
+    deq_step(e);
+    CHECK(deq_cancel(e, id) == DEQ_OK && a.ended && a.finish == DEQ_FINISH_CANCELED);
+    CHECK(deq_cancel(e, id) == DEQ_ENOTFOUND);
+    CHECK(deq_submit(e, &q2, NULL, &err) == DEQ_OK);
+    run_all(e);
+    CHECK(b.ended && b.n == 1 && deq_engine_stats(e).pages_used == 0);
+    deq_engine_free(e);
+}
+
+TEST(engine_step_allocates_nothing)
+{
+    uint32_t prompt[200];
+    for (size_t i = 0; i < 200; i++)
+        prompt[i] = (uint32_t)(i % 24);
+    struct answer a = {0}, b = {0};
+    struct deq_engine *e = toy_engine(0.7f, 0.4f, 100, NULL);
+    struct deq_request q = toy_request(prompt, 200, 100, &a), r = toy_request(prompt, 3, 50, &b);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK && deq_submit(e, &r, NULL, NULL) == DEQ_OK);
+    const uint64_t calls = deq_mem_calls();
+    run_all(e);
+    CHECK(deq_mem_calls() == calls);
+    deq_engine_free(e);
+}
+
+/* --- The tiny trained model --- */
+
+static struct deq_model *tiny(void)
+{
+    struct deq_err err;
+    struct deq_model *m = NULL;
+    CHECK_MSG(deq_model_load(TINY, &m, &err) == DEQ_OK, "%s", err.text);
+    return m;
+}
+
+static struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences)
+{
+    struct deq_err err;
+    struct deq_engine *e = NULL;
+    CHECK_MSG(deq_engine_new(m, &(struct deq_engine_opts){.threads = threads, .max_sequences = sequences, .max_rows = DEQ_MAX(64u, 16 * sequences), .max_positions = 500, .prefill_block = 32}, &e,
+                             &err) == DEQ_OK,
+              "%s", err.text);
+    return e;
+}
+
+static struct deq_request tiny_request(const struct deq_model *m, const struct deq_tokens *p, uint32_t max_tokens, struct answer *a)
+{
+    struct deq_request q = deq_request_defaults(m);
+    a->vocab = deq_model_info(m).vocab_size;
+    q.prompt = p->ids;
+    q.n_prompt = p->n;
+    q.max_tokens = max_tokens;
+    q.want_logits = true;
+    q.ignore_eos = true;
+    q.event = record;
+    q.ctx = a;
+    return q;
+}
+
+static struct deq_tokens encode(const struct deq_model *m, const char *text)
+{
+    struct deq_tokens t = {0};
+    CHECK(deq_encode(m, text, strlen(text), false, &t, NULL) == DEQ_OK);
+    return t;
+}
+
+/* Rows over a paged cache and whole sequences with OpenBLAS compute the same equilibrium: logits agree to rounding at a tight tolerance. */
+TEST(engine_equals_sequence_form)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "First Citizen: We are accounted poor citizens, the patricians good. What authority surfeits on would relieve us");
+    const uint32_t V = deq_model_info(m).vocab_size;
+    const size_t T = 40; /* within the attention window of 48 */
+    CHECK(p.n >= T);
+    struct deq_arch arch;
+    struct deq_weights *w;
+    struct deq_seq *s;
+    CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK && deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&arch, 1, T, 1, false, &s, NULL) == DEQ_OK);
+    float *z = DEQ_NEW_ARRAY(float, T * arch.d_model), *nll = DEQ_NEW_ARRAY(float, T);
+    deq_seq_begin(s, w, p.ids, 0, 0, 0);
+    for (int i = 0; i < 300; i++)
+        deq_seq_forward(s, 0, z, z);
+    for (uint32_t w_rows = 1; w_rows <= 16; w_rows *= 4) {
+        struct answer a = {0};
+        struct deq_engine *e = tiny_engine(m, 2, 1);
+        struct deq_request q = tiny_request(m, &p, 0, &a);
+        q.n_prompt = T;
+        q.want_prompt = true;
+        q.solve.tol = 2e-6f;
+        q.solve.max_iter = 300;
+        q.solve.window = w_rows;
+        a.all_logits = DEQ_NEW_ARRAY(float, T * V);
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        double worst = 0;
+        for (uint32_t target = 0; target < V; target += 17) {
+            uint32_t targets[64];
+            for (size_t t = 0; t < T; t++)
+                targets[t] = target;
+            deq_seq_loss(s, z, targets, T, NULL, NULL, nll);
+            for (size_t t = 0; t < T; t++)
+                worst = fmax(worst, fabs((double)nll[t] + (double)deq_logprob(a.all_logits + t * V, V, target)));
+        }
+        /* residuals of 2e-6 at |z| near 6, over a contraction of about 0.9, times weights of size 1: about 1e-4 */
+        CHECK_MSG(worst < 5e-4, "window %u: log-probabilities differ by %g", w_rows, worst);
+        deq_free(a.all_logits);
+        deq_engine_free(e);
+    }
+    deq_free(z);
+    deq_free(nll);
+    deq_seq_free(s);
+    deq_weights_free(w);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* Windows and starts change the number of evaluations, not the text: at a tight tolerance the text is that of window 1 from zero. */
+TEST(engine_wavefront_text)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "KING RICHARD: What is the");
+    struct answer base = {0};
+    struct deq_engine *e = tiny_engine(m, 2, 1);
+    double steps_base = 0;
+    for (uint32_t w = 1; w <= 8; w *= 2)
+        for (int warm = DEQ_WARM_ZERO; warm <= DEQ_WARM_PREDICTOR; warm++) {
+            struct answer a = {0};
+            struct deq_request q = tiny_request(m, &p, 120, &a);
+            q.solve.window = w;
+            q.solve.tol = 1e-5f;
+            q.solve.max_iter = 200;
+            q.solve.warm_start = (enum deq_warm)warm;
+            const uint64_t before = deq_engine_stats(e).steps;
+            CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+            run_all(e);
+            const double steps = (double)(deq_engine_stats(e).steps - before);
+            if (w == 1 && warm == DEQ_WARM_ZERO) {
+                base = a;
+                steps_base = steps;
+            }
+            CHECK_MSG(a.n == 120 && !memcmp(a.token, base.token, sizeof(uint32_t) * 120), "window %u, start %s", w,
+                      deq_warm_name((enum deq_warm)warm));
+            /* the point of the wavefront: far fewer evaluations a token (measured: about a third) */
+            if (w == 8)
+                CHECK_MSG(steps < 0.6 * steps_base, "%g steps, window 1 takes %g", steps, steps_base);
+        }
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1 and 2 threads; every answer bitwise what it is alone. */
+TEST(engine_batch_invariance)
+{
+    enum { PROBES = 6, BATCHES = 200, SLOTS = 9 };
+    static const char *const texts[PROBES] = {"First Citizen:", "My lord, I", "To be or not to be, that is the question, whether it is nobler in the mind to suffer",
+                                              "O", "The king is dead. Long live the king, and all his men who", "ROMEO: But soft, what light"};
+    struct deq_model *m = tiny();
+    struct deq_tokens p[PROBES];
+    struct answer alone[PROBES];
+    struct deq_request q[PROBES];
+    memset(alone, 0, sizeof alone);
+    for (size_t i = 0; i < PROBES; i++) {
+        p[i] = encode(m, texts[i]);
+        q[i] = tiny_request(m, &p[i], 12 + 7 * (uint32_t)i, &alone[i]);
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = i == 3 ? 0.8f : 1, .top_k = i == 5 ? 20 : 0, .seed = 77 + i};
+        q[i].solve.window = (uint32_t[]){1, 4, 8, 16, 3, 8}[i];
+        q[i].solve.solver = (enum deq_solver_method)(i % 3);
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        CHECK(deq_submit(e, &q[i], NULL, NULL) == DEQ_OK);
+        run_all(e);
+        deq_engine_free(e);
+        CHECK(alone[i].n == 12 + 7 * i);
+    }
+    struct deq_engine *engine[2] = {tiny_engine(m, 1, SLOTS), tiny_engine(m, 2, SLOTS)};
+    int different = 0, finished = 0;
+    for (int batch = 0; batch < BATCHES; batch++) {
+        struct deq_engine *e = engine[batch % 2];
+        struct answer got[SLOTS];
+        uint64_t id[SLOTS] = {0};
+        size_t which[SLOTS], next = 0;
+        memset(got, 0, sizeof got);
+        uint64_t r = 0;
+#define RANDOM(n) deq_rng_below((uint64_t)batch, 5, r++, (n))
+        while (next < SLOTS || deq_active(e)) {
+            while (next < SLOTS && (deq_active(e) == 0 || RANDOM(4) == 0)) { /* arrivals at random steps */
+                which[next] = RANDOM(PROBES);
+                struct deq_request one = q[which[next]];
+                got[next].vocab = alone[0].vocab;
+                one.ctx = &got[next];
+                CHECK(deq_submit(e, &one, &id[next], NULL) == DEQ_OK);
+                next++;
+            }
+            if (RANDOM(60) == 0) { /* somebody leaves */
+                const size_t victim = RANDOM(SLOTS);
+                if (victim < next)
+                    (void)deq_cancel(e, id[victim]);
+            }
+            deq_step(e);
+        }
+        for (size_t i = 0; i < SLOTS; i++)
+            if (got[i].finish != DEQ_FINISH_CANCELED) {
+                finished++;
+                different += !same(&got[i], &alone[which[i]]);
+            }
+        CHECK(deq_engine_stats(e).pages_used == 0 && deq_engine_stats(e).rows_open == 0);
+    }
+    CHECK_MSG(different == 0, "%d of %d answers differ from the ones given alone", different, finished);
+    CHECK(finished > BATCHES * SLOTS / 2);
+    for (size_t i = 0; i < PROBES; i++)
+        deq_tokens_free(&p[i]);
+    deq_engine_free(engine[0]);
+    deq_engine_free(engine[1]);
+    deq_model_free(m);
+}
+
+/* All CPU levels give the same bits, so an answer does not depend on the machine. */
+TEST(engine_cpu_levels)
+{
+    const char *const was = deq_kern()->name, *const levels[] = {"ref", "avx2", "avx512"};
+    struct answer first = {0};
+    for (size_t i = 0; i < 3; i++) {
+        if (!deq_kern_force(levels[i])) {
+            SKIP("this machine has no %s", levels[i]);
+            continue;
+        }
+        struct deq_model *m = tiny();
+        struct deq_tokens p = encode(m, "GLOUCESTER: Now is the winter");
+        struct answer a = {0};
+        struct deq_request q = tiny_request(m, &p, 40, &a);
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        if (!first.n)
+            first = a;
+        CHECK_MSG(same(&a, &first), "%s differs", levels[i]);
+        deq_engine_free(e);
+        deq_tokens_free(&p);
+        deq_model_free(m);
+    }
+    CHECK(deq_kern_force(was));
+}
+
+/* A prompt's whole blocks do not depend on what follows them: the first positions of two prompts with a common beginning get the same bits. */
+TEST(engine_prefix_is_canonical)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, rascals, and runaways");
+    const uint32_t V = deq_model_info(m).vocab_size;
+    float *first = DEQ_NEW_ARRAY(float, p.n * V), *second = DEQ_NEW_ARRAY(float, p.n * V);
+    const size_t lengths[2] = {p.n, 45};
+    CHECK(p.n > 50);
+    for (size_t i = 0; i < 2; i++) {
+        struct answer a = {.all_logits = i ? second : first};
+        struct deq_engine *e = tiny_engine(m, 2, 1);
+        struct deq_request q = tiny_request(m, &p, 0, &a);
+        q.n_prompt = lengths[i];
+        q.want_prompt = true;
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        deq_engine_free(e);
+    }
+    CHECK(!memcmp(first, second, 45 * V * sizeof(float)));
+    deq_free(first);
+    deq_free(second);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* Text longer than the attention window slides: memory stays, and the last position's logits are those of the same text entered later in another sequence of the
+ * same suffix only when the window is full, so we check sizes and determinism here, values in engine_equals_sequence_form. */
+TEST(engine_slides)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "A long story begins");
+    struct deq_engine *e = tiny_engine(m, 2, 2);
+    struct answer a = {0}, b = {0};
+    struct deq_request q = tiny_request(m, &p, 400, &a);
+    uint64_t most = 0;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    for (int guard = 0; deq_active(e) && guard < 100000; guard++) {
+        deq_step(e);
+        most = DEQ_MAX(most, deq_engine_stats(e).pages_used);
+    }
+    CHECK(a.n == 400 && a.finish == DEQ_FINISH_LENGTH);
+    /* 400 positions would be 25 pages; window 48 and row window 8 need (48 + 8 - 2) / 16 + 2 = 5 */
+    CHECK_MSG(most == 5, "%llu pages", (unsigned long long)most);
+    q.ctx = &b;
+    b.vocab = a.vocab;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(same(&a, &b));
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+TEST(engine_stops_when_told)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "ROMEO:");
+    struct deq_engine *e = tiny_engine(m, 1, 1);
+    struct answer a = {.stop_after = 5};
+    struct deq_request q = tiny_request(m, &p, 50, &a);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(a.n == 5 && a.finish == DEQ_FINISH_STOP);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}

@@ -1,0 +1,713 @@
+/* Every kernel at every CPU level that the machine has: the same bits as "ref", and right against plain C or double arithmetic.
+ * "Same bits" leaves out the payload and sign of a NaN, which depend on operand order in the instruction; that it is a NaN counts. */
+#include <stdlib.h>
+
+#include "core/base/rng.h"
+#include "core/math/half.h"
+#include "core/math/kern.h"
+#include "tests/unit/test.h"
+
+enum { LEVELS = 3, MAX_N = 1100, GUARD = 20 };
+static const char *const level_names[LEVELS] = {"ref", "avx2", "avx512"};
+static const float SENTINEL = 12345.678f;
+
+/* [i] NULL where the machine lacks the level; [0] never is */
+static const struct deq_kern *levels[LEVELS];
+
+static void find_levels(void)
+{
+    for (int i = 0; i < LEVELS; i++)
+        levels[i] = deq_kern_level(level_names[i]);
+}
+
+static bool same_bits(const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(isnan(a[i]) && isnan(b[i])) && memcmp(a + i, b + i, sizeof *a))
+            return false;
+    return true;
+}
+
+static bool same1(float a, float b)
+{
+    return same_bits(&a, &b, 1);
+}
+
+/* Mostly normal numbers, with zeros of both signs, subnormals and large ones among them. */
+static void fill(float *x, size_t n, uint64_t stream)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t kind = deq_rng_below(11, stream, i, 40);
+        x[i] = (float)deq_rng_normal(12, stream, i);
+        if (kind == 0)
+            x[i] = 0.0f;
+        else if (kind == 1)
+            x[i] = -0.0f;
+        else if (kind == 2)
+            x[i] *= 1e-40f; /* subnormal: a level that flushed them to zero would differ */
+        else if (kind == 3)
+            x[i] *= 1e8f;
+    }
+}
+
+static void normal(float *x, size_t n, uint64_t stream)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)deq_rng_normal(13, stream, i);
+}
+
+static void sentinels(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = SENTINEL;
+}
+
+static bool untouched(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != SENTINEL)
+            return false;
+    return true;
+}
+
+/* every tail of a 16-lane vector, both sides of one to five vectors, some long ones */
+static size_t size_at(size_t i)
+{
+    static const size_t more[] = {95, 96, 97, 127, 128, 129, 200, 255, 256, 257, 511, 777, 1000, 1024, 1031};
+    return i <= 70 ? i : i - 71 < DEQ_COUNT(more) ? more[i - 71] : 0;
+}
+enum { N_SIZES = 71 + 15 };
+
+TEST(kern_levels)
+{
+    find_levels();
+    CHECK(levels[0] != NULL);
+    for (int i = 0; i < LEVELS; i++) {
+        if (!levels[i])
+            SKIP("kernels: this machine lacks %s", level_names[i]);
+        else
+            CHECK(!strcmp(levels[i]->name, level_names[i]));
+    }
+    CHECK(!deq_kern_level("") && !deq_kern_level("sse2") && !deq_kern_level("avx"));
+    const struct deq_kern *now = deq_kern();
+    CHECK(now && !deq_kern_force("none") && deq_kern() == now); /* a failed force changes nothing */
+    for (int i = 0; i < LEVELS; i++)
+        if (levels[i])
+            CHECK(deq_kern_force(level_names[i]) && deq_kern() == levels[i]);
+    CHECK(deq_kern_force(now->name) && deq_kern() == now);
+}
+
+/* --- Reductions --- */
+
+/* The documented order: lane i sums elements i, i+16, ...; then lanes i and i+8, +4, +2, +1. what 0: dot, 1: sum (a-b)^2 */
+static float plain_reduce(const float *a, const float *b, size_t n, int what)
+{
+    float s[16] = {0};
+    for (size_t i = 0; i < n; i++) {
+        float d = a[i] - b[i];
+        s[i % 16] = what ? fmaf(d, d, s[i % 16]) : fmaf(a[i], b[i], s[i % 16]);
+    }
+    for (int w = 8; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            s[i] += s[i + w];
+    return s[0];
+}
+
+TEST(kern_reductions)
+{
+    static float a[MAX_N], b[MAX_N];
+    find_levels();
+    for (size_t i = 0; i < N_SIZES; i++) {
+        const size_t n = size_at(i);
+        for (unsigned shift = 0; shift < 2; shift++) { /* shift 1: no pointer is aligned */
+            fill(a, n + 1, 2 * i);
+            fill(b, n + 1, 2 * i + 1);
+            const float *x = a + shift, *y = b + shift;
+            float dot = plain_reduce(x, y, n, 0), diff = plain_reduce(x, y, n, 1), top = -INFINITY;
+            for (size_t j = 0; j < n; j++)
+                top = x[j] > top ? x[j] : top;
+            for (int l = 0; l < LEVELS; l++) {
+                if (!levels[l])
+                    continue;
+                CHECK_MSG(same1(levels[l]->dot(x, y, n), dot), "%s n=%zu", level_names[l], n);
+                CHECK_MSG(same1(levels[l]->diff_sumsq(x, y, n), diff), "%s n=%zu", level_names[l], n);
+                CHECK_MSG(levels[l]->max(x, n) == top, "%s n=%zu", level_names[l], n);
+            }
+        }
+    }
+}
+
+TEST(kern_reductions_nan)
+{
+    float a[40], b[40];
+    find_levels();
+    for (int l = 0; l < LEVELS; l++) {
+        if (!levels[l])
+            continue;
+        for (size_t n = 1; n <= 40; n++)
+            for (size_t at = 0; at < n; at++) {
+                normal(a, n, 1);
+                normal(b, n, 2);
+                float top = -INFINITY;
+                for (size_t j = 0; j < n; j++)
+                    if (j != at && a[j] > top)
+                        top = a[j];
+                a[at] = NAN;
+                CHECK(isnan(levels[l]->dot(a, b, n)) && isnan(levels[l]->dot(b, a, n)));
+                CHECK(isnan(levels[l]->diff_sumsq(a, b, n)));
+                CHECK(isnan(levels[l]->exp_sum(NULL, a, 0, n)));
+                CHECK(levels[l]->max(a, n) == top); /* a NaN loses against the running maximum, wherever it stands */
+                a[at] = INFINITY;
+                CHECK(levels[l]->max(a, n) == INFINITY);
+                CHECK(levels[l]->diff_sumsq(a, b, n) == INFINITY);
+            }
+        CHECK(levels[l]->max(a, 0) == -INFINITY && levels[l]->dot(a, b, 0) == 0 && levels[l]->exp_sum(NULL, a, 0, 0) == 0);
+    }
+}
+
+/* --- Elementwise --- */
+
+TEST(kern_elementwise)
+{
+    static float a[MAX_N], b[MAX_N], y0[MAX_N], y[MAX_N + GUARD], want[MAX_N];
+    find_levels();
+    for (size_t s = 0; s < N_SIZES; s++) {
+        const size_t n = size_at(s), off = s % 3;
+        fill(a, n + 3, 3 * s);
+        fill(b, n + 3, 3 * s + 1);
+        fill(y0, n, 3 * s + 2);
+        const float *pa = a + off, *pb = b + (off + 1) % 3;
+        const float c = -1.7f;
+        for (int op = 0; op < 9; op++) {
+            for (size_t i = 0; i < n; i++) {
+                float t = y0[i] + pb[i];
+                switch (op) {
+                case 0: want[i] = fmaf(c, pa[i], y0[i]); break;
+                case 1: want[i] = pa[i] + pb[i]; break;
+                case 2: want[i] = pa[i] - pb[i]; break;
+                case 3: want[i] = pa[i] * pb[i]; break;
+                case 4: want[i] = c * y0[i]; break;
+                case 5: want[i] = 0.0f > t ? 0.0f : t; break;
+                case 6: want[i] = y0[i] + pb[i]; break;  /* add, y is a */
+                case 7: want[i] = pa[i] + y0[i]; break;  /* add, y is b */
+                default: want[i] = pa[i] - y0[i]; break; /* sub, y is b */
+                }
+            }
+            for (int l = 0; l < LEVELS; l++) {
+                const struct deq_kern *k = levels[l];
+                if (!k)
+                    continue;
+                sentinels(y, n + GUARD);
+                memcpy(y, y0, n * sizeof *y);
+                switch (op) {
+                case 0: k->axpy(y, c, pa, n); break;
+                case 1: k->add(y, pa, pb, n); break;
+                case 2: k->sub(y, pa, pb, n); break;
+                case 3: k->mul(y, pa, pb, n); break;
+                case 4: k->scale(y, c, n); break;
+                case 5: k->add_relu(y, pb, n); break;
+                case 6: k->add(y, y, pb, n); break;
+                case 7: k->add(y, pa, y, n); break;
+                default: k->sub(y, pa, y, n); break;
+                }
+                CHECK_MSG(same_bits(y, want, n), "%s op %d n=%zu", level_names[l], op, n);
+                CHECK_MSG(untouched(y + n, GUARD), "%s op %d n=%zu wrote past the end", level_names[l], op, n);
+            }
+        }
+    }
+}
+
+TEST(kern_relu_keeps_nan)
+{
+    find_levels();
+    for (int l = 0; l < LEVELS; l++) {
+        if (!levels[l])
+            continue;
+        for (size_t n = 1; n <= 33; n++)
+            for (size_t at = 0; at < n; at++)
+                for (int which = 0; which < 4; which++) {
+                    float y[33], b[33];
+                    for (size_t i = 0; i < n; i++)
+                        y[i] = -1, b[i] = 0.5f;
+                    if (which == 0)
+                        y[at] = NAN;
+                    else if (which == 1)
+                        b[at] = NAN;
+                    else if (which == 2)
+                        y[at] = INFINITY, b[at] = -INFINITY;
+                    else
+                        y[at] = -INFINITY;
+                    levels[l]->add_relu(y, b, n);
+                    for (size_t i = 0; i < n; i++)
+                        CHECK(i == at && which < 3 ? isnan(y[i]) : y[i] == 0);
+                }
+    }
+}
+
+/* --- exp --- */
+
+TEST(kern_exp_accuracy)
+{
+    /* Bound: |r| <= ln2/2 and the polynomial's own error give Cephes' 0.6 ulp or so; rounding of the last product, of r and of the sum
+     * r + 1 adds up to one more. 1.5 leaves no room for a wrong coefficient (the next one of that kind costs 30 ulp). */
+    const double BOUND = 1.5;
+    enum { CHUNK = 1000, CHUNKS = 400 };
+    static float x[CHUNK], y[CHUNK], first[CHUNK];
+    find_levels();
+    double worst = 0, worst_x = 0;
+    for (int c = 0; c < CHUNKS; c++) {
+        for (int i = 0; i < CHUNK; i++) /* a grid over -87..88 with steps that are no power of two */
+            x[i] = (float)(-87.0 + 175.0 * (c * CHUNK + i) / (CHUNK * CHUNKS - 1));
+        for (int l = 0; l < LEVELS; l++) {
+            if (!levels[l])
+                continue;
+            levels[l]->exp_sum(l ? y : first, x, 0, CHUNK);
+            CHECK_MSG(!l || same_bits(y, first, CHUNK), "%s chunk %d", level_names[l], c);
+        }
+        for (int i = 0; i < CHUNK; i++) {
+            double want = exp((double)x[i]), ulp = ldexp(1.0, ilogb(want) - 23), e = fabs((double)first[i] - want) / ulp;
+            if (!(e <= worst)) {
+                worst = e;
+                worst_x = (double)x[i];
+            }
+        }
+    }
+    CHECK_MSG(worst <= BOUND, "%.3f ulp at x = %.9g", worst, worst_x);
+}
+
+TEST(kern_exp_sum)
+{
+    static float x[MAX_N], y[MAX_N + GUARD], first[MAX_N];
+    find_levels();
+    for (size_t s = 0; s < N_SIZES; s++) {
+        const size_t n = size_at(s);
+        float shift = s % 2 ? 1.25f : 0.0f, sum0 = 0;
+        double want = 0, top = 0;
+        for (size_t i = 0; i < n; i++) {
+            x[i] = (float)(4 * deq_rng_normal(5, s, i));
+            if (i % 13 == 5)
+                x[i] = -INFINITY; /* a masked score */
+            if (i % 17 == 3)
+                x[i] = -90 + shift; /* below -87: exactly zero */
+            double e = x[i] - shift < -87 ? 0 : exp((double)(x[i] - shift));
+            want += e;
+            top = DEQ_MAX(top, e);
+        }
+        for (int l = 0; l < LEVELS; l++) {
+            const struct deq_kern *k = levels[l];
+            if (!k)
+                continue;
+            sentinels(y, n + GUARD);
+            float sum = k->exp_sum(y, x, shift, n);
+            CHECK_MSG(untouched(y + n, GUARD), "%s n=%zu", level_names[l], n);
+            if (!l) {
+                memcpy(first, y, n * sizeof *y);
+                sum0 = sum;
+                /* 1.5 ulp an element, and n/16 + 4 additions of positive numbers */
+                CHECK_MSG(fabs((double)sum - want) <= (1.5 + (double)n / 16 + 4) * 0x1p-23 * want, "n=%zu: %g %g", n, (double)sum, want);
+                for (size_t i = 0; i < n; i++)
+                    CHECK(x[i] - shift < -87 ? y[i] == 0 : y[i] > 0);
+            }
+            CHECK_MSG(same_bits(y, first, n) && same1(sum, sum0), "%s n=%zu", level_names[l], n);
+            CHECK_MSG(same1(k->exp_sum(NULL, x, shift, n), sum), "%s n=%zu without y", level_names[l], n);
+            memcpy(y, x, n * sizeof *y);
+            CHECK_MSG(same1(k->exp_sum(y, y, shift, n), sum) && same_bits(y, first, n), "%s n=%zu in place", level_names[l], n);
+        }
+    }
+    for (int l = 0; l < LEVELS; l++) {
+        if (!levels[l])
+            continue;
+        float in[6] = {-87.0f, nextafterf(-87.0f, -INFINITY), 0.0f, -0.0f, -INFINITY, NAN}, out[6];
+        CHECK(isnan(levels[l]->exp_sum(out, in, 0, 6)));
+        CHECK(out[0] > 0 && out[1] == 0 && out[2] == 1 && out[3] == 1 && out[4] == 0 && isnan(out[5]));
+        in[0] = -NAN; /* the other sign takes the same way */
+        (void)levels[l]->exp_sum(out, in, 3, 1);
+        CHECK(isnan(out[0]));
+    }
+}
+
+/* --- Matrix products --- */
+
+TEST(kern_mm)
+{
+    enum { K_MAX = 130, M_MAX = 13, LDX = K_MAX + 3, LDY = DEQ_PANEL + 5 };
+    static float x[M_MAX * LDX], w[K_MAX * DEQ_PANEL], y[M_MAX * LDY];
+    static uint16_t half[K_MAX * DEQ_PANEL];
+    static const size_t ks[] = {0, 1, 2, 5, 16, 17, 33, 64, 130}, ns[] = {1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64};
+    find_levels();
+    fill(x, DEQ_COUNT(x), 1);
+    fill(w, DEQ_COUNT(w), 2);
+    for (size_t i = 0; i < DEQ_COUNT(w); i++)
+        half[i] = deq_f32_to_bf16(w[i]);
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        for (size_t ik = 0; ik < DEQ_COUNT(ks); ik++) {
+            const size_t K = ks[ik];
+            static float want[M_MAX * DEQ_PANEL];
+            for (size_t m = 0; m < M_MAX; m++)
+                for (size_t c = 0; c < DEQ_PANEL; c++) { /* the promise: one chain of fused multiply-adds over k */
+                    float s = 0;
+                    for (size_t k = 0; k < K; k++)
+                        s = fmaf(x[m * LDX + k], bf16 ? deq_bf16_to_f32(half[k * DEQ_PANEL + c]) : w[k * DEQ_PANEL + c], s);
+                    want[m * DEQ_PANEL + c] = s;
+                }
+            for (int l = 0; l < LEVELS; l++)
+                for (size_t M = 0; levels[l] && M <= M_MAX; M++)
+                    for (size_t in = 0; in < DEQ_COUNT(ns); in++) {
+                        const size_t N = ns[in];
+                        sentinels(y, DEQ_COUNT(y));
+                        if (bf16)
+                            levels[l]->mm_bf16(x, LDX, M, K, half, y, LDY, N);
+                        else
+                            levels[l]->mm_f32(x, LDX, M, K, w, y, LDY, N);
+                        bool same = true, clean = true;
+                        for (size_t m = 0; m < M_MAX; m++) {
+                            same = same && (m >= M || same_bits(y + m * LDY, want + m * DEQ_PANEL, N));
+                            clean = clean && untouched(y + m * LDY + (m < M ? N : 0), LDY - (m < M ? N : 0));
+                        }
+                        CHECK_MSG(same, "%s bf16=%d M=%zu K=%zu N=%zu", level_names[l], bf16, M, K, N);
+                        CHECK_MSG(clean, "%s bf16=%d M=%zu K=%zu N=%zu wrote outside", level_names[l], bf16, M, K, N);
+                    }
+        }
+}
+
+TEST(kern_mm_nan_stays_in_its_row)
+{
+    enum { M = 9, K = 20 };
+    float x[M * K], y[M * DEQ_PANEL];
+    static float w[K * DEQ_PANEL];
+    find_levels();
+    normal(w, DEQ_COUNT(w), 1);
+    for (int l = 0; l < LEVELS; l++)
+        for (size_t bad = 0; levels[l] && bad < M; bad++) {
+            normal(x, DEQ_COUNT(x), 2);
+            x[bad * K + 7] = NAN;
+            levels[l]->mm_f32(x, K, M, K, w, y, DEQ_PANEL, DEQ_PANEL);
+            for (size_t i = 0; i < M * DEQ_PANEL; i++)
+                CHECK(isnan(y[i]) == (i / DEQ_PANEL == bad));
+        }
+}
+
+TEST(half_conversions)
+{
+    unsigned bad = 0;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        float f = deq_f16_to_f32((uint16_t)h);
+        unsigned e = h >> 10 & 31, m = h & 1023;
+        double v = e ? ldexp(1024.0 + m, (int)e - 25) : ldexp(m, -24);
+        if (e == 31)
+            bad += m ? !isnan(f) : !isinf(f);
+        else
+            bad += (double)f != (h >> 15 ? -v : v);
+        bad += (signbit(f) != 0) != (h >> 15);
+        float b = deq_bf16_to_f32((uint16_t)h);
+        bad += isnan(b) ? !isnan(deq_bf16_to_f32(deq_f32_to_bf16(b))) : deq_f32_to_bf16(b) != h;
+        if (isfinite(b) && (h & 0x7fff) < 0x7f7f) { /* between two neighbours: the nearer one, half way to the even one */
+            uint32_t bits = h << 16;
+            static const uint32_t low[] = {1, 0x7fff, 0x8000, 0x8001, 0xffff};
+            for (size_t i = 0; i < DEQ_COUNT(low); i++) {
+                uint32_t t = bits | low[i];
+                float g;
+                memcpy(&g, &t, 4);
+                bad += deq_f32_to_bf16(g) != h + (low[i] > 0x8000 || (low[i] == 0x8000 && (h & 1)));
+            }
+        }
+    }
+    CHECK_MSG(bad == 0, "%u words", bad);
+    /* a NaN whose payload lies in the lower half must not become an infinity */
+    uint32_t bits = 0x7f800001;
+    float f;
+    memcpy(&f, &bits, 4);
+    CHECK(isnan(deq_bf16_to_f32(deq_f32_to_bf16(f))));
+}
+
+/* --- Attention --- */
+
+enum { T_MAX = 200, DH_MAX = 96, PAGES = T_MAX / 16 + 2 };
+
+struct attn_case {
+    float qc[DH_MAX], qr[DH_MAX];
+    float k[T_MAX][DH_MAX], v[T_MAX][DH_MAX]; /* by position */
+    float r[T_MAX][DH_MAX];                   /* by distance */
+    float k_page[PAGES][DH_MAX * 16], v_page[PAGES][16 * DH_MAX];
+    float rel[DH_MAX * 256];
+    float scores[PAGES * 16 + GUARD], out[DH_MAX + GUARD], first[DH_MAX];
+};
+
+/* Fills pages for positions lo..t only; everything else in them is NaN. */
+static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const float *pk[PAGES], const float *pv[PAGES])
+{
+    const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + 15, rel_stride = DEQ_ROUND_UP(rel_zero + 16, (size_t)16);
+    for (size_t p = p0; p <= t / 16; p++) {
+        for (size_t i = 0; i < DH_MAX * 16; i++)
+            c->k_page[p][i] = c->v_page[p][i] = NAN;
+        for (size_t j = DEQ_MAX(p * 16, lo); j < p * 16 + 16 && j <= t; j++) {
+            for (size_t d = 0; d < dh; d++)
+                c->k_page[p][d * 16 + j % 16] = c->k[j][d];
+            for (size_t d = 0; d < stride; d++)
+                c->v_page[p][j % 16 * stride + d] = d < dh ? c->v[j][d] : 0;
+        }
+        pk[p - p0] = c->k_page[p];
+        pv[p - p0] = c->v_page[p];
+    }
+    for (size_t d = 0; d < dh; d++)
+        for (size_t col = 0; col < rel_stride; col++) {
+            bool real = col <= rel_zero && rel_zero - col <= t - lo;
+            c->rel[d * rel_stride + col] = real ? c->r[rel_zero - col][d] : 1e30f; /* padding: masked, however large */
+        }
+    sentinels(c->out, DEQ_COUNT(c->out));
+    sentinels(c->scores, DEQ_COUNT(c->scores));
+    return (struct deq_attn_args){.qc = c->qc, .qr = c->qr, .d_head = dh, .v_stride = stride, .t = t, .lo = lo, .k = pk, .v = pv,
+                                  .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero, .scale = 1 / sqrtf((float)dh),
+                                  .scores = c->scores, .out = c->out};
+}
+
+static struct attn_case *attn_inputs(void)
+{
+    struct attn_case *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    normal(c->qc, DH_MAX, 1);
+    normal(c->qr, DH_MAX, 2);
+    normal(c->k[0], (size_t)T_MAX * DH_MAX, 3);
+    normal(c->v[0], (size_t)T_MAX * DH_MAX, 4);
+    normal(c->r[0], (size_t)T_MAX * DH_MAX, 5);
+    return c;
+}
+
+TEST(kern_attn)
+{
+    static const size_t heads[] = {1, 3, 8, 15, 16, 17, 31, 32, 48, 50, 64, 65, 80, 96};
+    static const struct {
+        size_t t, lo;
+    } span[] = {{0, 0},   {1, 0},   {5, 5},    {7, 3},     {14, 0},    {15, 0},   {16, 0},   {16, 16},  {31, 16},   {33, 15}, {47, 33},
+                {63, 0},  {64, 0},  {65, 1},   {79, 17},   {100, 37},  {128, 64}, {150, 21}, {199, 0},  {199, 72},  {199, 199}, {192, 191}};
+    struct attn_case *c = attn_inputs();
+    find_levels();
+    for (size_t h = 0; c && h < DEQ_COUNT(heads); h++)
+        for (size_t s = 0; s < DEQ_COUNT(span); s++) {
+            const size_t dh = heads[h], t = span[s].t, lo = span[s].lo, n = t - lo + 1, stride = DEQ_ROUND_UP(dh, (size_t)16);
+            const float *pk[PAGES], *pv[PAGES];
+            double score[T_MAX], want[DH_MAX] = {0}, top = -INFINITY, sum = 0, slack = 0, vmax = 0;
+            struct deq_attn_args a = lay_out(c, dh, t, lo, pk, pv);
+            for (size_t j = lo; j <= t; j++) {
+                double q = 0, terms = 0;
+                for (size_t d = 0; d < dh; d++) {
+                    double e = (double)c->qc[d] * (double)c->k[j][d], f = (double)c->qr[d] * (double)c->r[t - j][d];
+                    q += e + f;
+                    terms += fabs(e) + fabs(f);
+                }
+                score[j] = q * (double)a.scale;
+                top = DEQ_MAX(top, score[j]);
+                slack = DEQ_MAX(slack, terms * (double)a.scale);
+            }
+            for (size_t j = lo; j <= t; j++) {
+                double e = exp(score[j] - top);
+                sum += e;
+                for (size_t d = 0; d < dh; d++) {
+                    want[d] += e * (double)c->v[j][d];
+                    vmax = DEQ_MAX(vmax, fabs((double)c->v[j][d]));
+                }
+            }
+            /* first-order rounding bound: a score is a chain of 2*Dh additions over `terms` and one product; an error e of the scores
+             * moves each weight by 2e at most; exp is good to 1.5 ulp; n products and sums follow */
+            double tol = (2 * (2 * (double)dh + 2) * slack + 2 * 1.5 + 2 * (double)n + 8) * 0x1p-24 * vmax;
+            for (int l = 0; l < LEVELS; l++) {
+                if (!levels[l])
+                    continue;
+                sentinels(c->out, DEQ_COUNT(c->out));
+                levels[l]->attn(&a);
+                double worst = 0;
+                for (size_t d = 0; d < dh; d++) {
+                    double e = fabs((double)c->out[d] - want[d] / sum);
+                    worst = e <= worst ? worst : e; /* NaN must win */
+                }
+                CHECK_MSG(worst <= tol, "%s Dh=%zu t=%zu lo=%zu: off by %g, bound %g", level_names[l], dh, t, lo, worst, tol);
+                CHECK_MSG(untouched(c->out + stride, GUARD), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
+                CHECK_MSG(untouched(c->scores + (t / 16 - lo / 16 + 1) * 16, GUARD), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
+                if (!l)
+                    memcpy(c->first, c->out, stride * sizeof(float));
+                CHECK_MSG(same_bits(c->out, c->first, stride), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
+            }
+        }
+    free(c);
+}
+
+TEST(kern_attn_nan_at_a_visible_position_shows)
+{
+    struct attn_case *c = attn_inputs();
+    find_levels();
+    for (size_t at = 20; c && at <= 70; at += 5) {
+        const size_t dh = 20, t = 70, lo = 20;
+        const float *pk[PAGES], *pv[PAGES];
+        const float k = c->k[at][3], v = c->v[at][3];
+        for (int l = 0; l < LEVELS; l++) {
+            if (!levels[l])
+                continue;
+            c->k[at][3] = NAN;
+            struct deq_attn_args a = lay_out(c, dh, t, lo, pk, pv);
+            levels[l]->attn(&a);
+            bool all = true;
+            for (size_t d = 0; d < dh; d++)
+                all = all && isnan(c->out[d]);
+            CHECK(all); /* a NaN score spoils every weight */
+            c->k[at][3] = k;
+            c->v[at][3] = NAN;
+            a = lay_out(c, dh, t, lo, pk, pv);
+            levels[l]->attn(&a);
+            for (size_t d = 0; d < dh; d++)
+                CHECK(isnan(c->out[d]) == (d == 3));
+            c->v[at][3] = v;
+        }
+    }
+    free(c);
+}
+
+TEST(kern_attn_large_scores)
+{
+    struct attn_case *c = attn_inputs();
+    find_levels();
+    const float *pk[PAGES], *pv[PAGES];
+    for (int l = 0; c && l < LEVELS; l++) {
+        if (!levels[l])
+            continue;
+        /* a score 1e4 above the others: the softmax is a copy of that value row, and nothing overflows */
+        struct deq_attn_args a = lay_out(c, 16, 40, 9, pk, pv);
+        for (size_t d = 0; d < 16; d++)
+            c->k_page[1][d * 16 + 5] = c->qc[d] * 1e4f;
+        levels[l]->attn(&a);
+        CHECK(same_bits(c->out, c->v[21], 16));
+    }
+    free(c);
+}
+
+/* --- LayerNorm --- */
+
+static void plain_norm(const double *x, size_t n, double eps, const float *gain, const float *bias, double *y)
+{
+    double mean = 0, var = 0;
+    for (size_t i = 0; i < n; i++)
+        mean += x[i];
+    mean /= (double)n;
+    for (size_t i = 0; i < n; i++)
+        var += (x[i] - mean) * (x[i] - mean);
+    double rstd = 1 / sqrt(var / (double)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (x[i] - mean) * rstd * (gain ? (double)gain[i] : 1) + (gain ? (double)bias[i] : 0);
+}
+
+TEST(kern_layernorm)
+{
+    static float x[MAX_N], gain[MAX_N], bias[MAX_N], y[MAX_N + GUARD], first[MAX_N];
+    static double xd[MAX_N], want[MAX_N];
+    const float eps = 1e-5f;
+    find_levels();
+    for (size_t s = 0; s < N_SIZES; s++)
+        for (int affine = 0; affine < 2; affine++) {
+            const size_t n = size_at(s);
+            float stats0[2] = {0};
+            if (!n)
+                continue;
+            normal(x, n, s);
+            normal(gain, n, s + 1000);
+            normal(bias, n, s + 2000);
+            for (size_t i = 0; i < n; i++)
+                xd[i] = (double)(x[i] += 0.5f);
+            plain_norm(xd, n, (double)eps, affine ? gain : NULL, bias, want);
+            for (int l = 0; l < LEVELS; l++) {
+                const struct deq_kern *k = levels[l];
+                if (!k)
+                    continue;
+                float stats[2];
+                sentinels(y, n + GUARD);
+                k->layernorm(x, n, eps, affine ? gain : NULL, affine ? bias : NULL, y, stats);
+                CHECK_MSG(untouched(y + n, GUARD), "%s n=%zu", level_names[l], n);
+                if (!l) {
+                    memcpy(first, y, n * sizeof *y);
+                    memcpy(stats0, stats, sizeof stats);
+                    /* The mean is a sum of n/16 + 4 rounded additions; its error, seen through rstd (at most about 30 for these
+                     * inputs with n >= 2; n = 1 gives exactly 0), is the largest part. Factor 8: rstd, the product and the affine part. */
+                    double tol = 8 * ((double)n / 16 + 4) * 0x1p-24 * DEQ_MAX(1.0, (double)stats[1]) * 4;
+                    for (size_t i = 0; i < n; i++)
+                        CHECK_MSG(fabs((double)y[i] - want[i]) <= tol, "n=%zu [%zu]: %g %g", n, i, (double)y[i], want[i]);
+                }
+                CHECK_MSG(same_bits(y, first, n) && same_bits(stats, stats0, 2), "%s n=%zu affine=%d", level_names[l], n, affine);
+                sentinels(y, n);
+                k->layernorm(x, n, eps, affine ? gain : NULL, affine ? bias : NULL, y, NULL);
+                CHECK_MSG(same_bits(y, first, n), "%s n=%zu without stats", level_names[l], n);
+                const float was = x[n / 2];
+                x[n / 2] = NAN;
+                k->layernorm(x, n, eps, NULL, NULL, y, NULL);
+                bool all = true;
+                for (size_t i = 0; i < n; i++)
+                    all = all && isnan(y[i]);
+                CHECK_MSG(all, "%s n=%zu: a NaN must reach the whole row", level_names[l], n);
+                x[n / 2] = was;
+            }
+        }
+}
+
+TEST(kern_layernorm_vjp)
+{
+    static float x[MAX_N], gain[MAX_N], bias[MAX_N], dy[MAX_N], y[MAX_N], dx[MAX_N + GUARD], dg[MAX_N + GUARD], db[MAX_N + GUARD];
+    static float dx0[MAX_N], dg0[MAX_N], db0[MAX_N];
+    static double xd[MAX_N], yp[MAX_N], ym[MAX_N];
+    const float eps = 1e-5f;
+    find_levels();
+    for (size_t s = 2; s < N_SIZES; s++) /* from n = 2: one element has no variance and no gradient */
+        for (int affine = 0; affine < 2; affine++) {
+            const size_t n = size_at(s);
+            float stats[2];
+            normal(x, n, 3 * s);
+            normal(gain, n, s + 1000);
+            normal(bias, n, s + 2000);
+            normal(dy, n, s + 3000);
+            levels[0]->layernorm(x, n, eps, affine ? gain : NULL, bias, y, stats);
+            for (int l = 0; l < LEVELS; l++) {
+                if (!levels[l])
+                    continue;
+                sentinels(dx, n + GUARD);
+                sentinels(dg, n + GUARD);
+                sentinels(db, n + GUARD);
+                for (size_t i = 0; i < n; i++) /* they accumulate */
+                    dg[i] = 2, db[i] = -3;
+                levels[l]->layernorm_vjp(x, stats, n, affine ? gain : NULL, dy, dx, affine ? dg : NULL, affine ? db : NULL);
+                CHECK_MSG(untouched(dx + n, GUARD) && untouched(dg + n, GUARD) && untouched(db + n, GUARD), "%s n=%zu", level_names[l], n);
+                if (!l) {
+                    memcpy(dx0, dx, n * sizeof *dx);
+                    memcpy(dg0, dg, n * sizeof *dx);
+                    memcpy(db0, db, n * sizeof *dx);
+                }
+                CHECK_MSG(same_bits(dx, dx0, n) && same_bits(dg, dg0, n) && same_bits(db, db0, n), "%s n=%zu affine=%d", level_names[l], n,
+                          affine);
+                sentinels(dx, n);
+                levels[l]->layernorm_vjp(x, stats, n, affine ? gain : NULL, dy, dx, NULL, NULL);
+                CHECK_MSG(same_bits(dx, dx0, n), "%s n=%zu: dx must not depend on d_gain", level_names[l], n);
+            }
+            /* finite differences of L = sum dy*y in double: a central step of 1e-5 is good to about 1e-9 */
+            for (size_t i = 0; i < n; i++)
+                xd[i] = (double)x[i];
+            const double h = 1e-5, rstd = (double)stats[1];
+            for (size_t i = 0; i < n; i += n > 100 ? 37 : 1) {
+                double keep = xd[i], fd = 0;
+                xd[i] = keep + h;
+                plain_norm(xd, n, (double)eps, affine ? gain : NULL, bias, yp);
+                xd[i] = keep - h;
+                plain_norm(xd, n, (double)eps, affine ? gain : NULL, bias, ym);
+                xd[i] = keep;
+                for (size_t j = 0; j < n; j++)
+                    fd += (double)dy[j] * (yp[j] - ym[j]);
+                fd /= 2 * h;
+                /* dx is rstd times a difference of numbers of size up to about 10 with n/16 + 8 roundings; rstd^3 * h^2 is what the
+                 * finite difference itself is off when the variance is small */
+                double tol = rstd * 10 * ((double)n / 16 + 8) * 0x1p-23 * DEQ_MAX(1.0, rstd) + 10 * rstd * rstd * rstd * h * h + 1e-8;
+                CHECK_MSG(fabs((double)dx0[i] - fd) <= tol, "n=%zu affine=%d [%zu]: %.9g, differences %.9g, bound %g", n, affine, i,
+                          (double)dx0[i], fd, tol);
+            }
+            for (size_t i = 0; affine && i < n; i++) { /* y is linear in gain and bias */
+                double xhat = (xd[i] - (double)stats[0]) * rstd;
+                /* two roundings of xhat, one of the sum with 2 */
+                CHECK_MSG(fabs((double)dg0[i] - 2 - (double)dy[i] * xhat) <= 4 * 0x1p-24 * (2 + fabs((double)dy[i] * xhat) * 2), "n=%zu", n);
+                CHECK(db0[i] == dy[i] + -3.0f);
+            }
+        }
+}

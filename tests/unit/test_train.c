@@ -1,0 +1,388 @@
+/* Training: implicit gradients against full unrolling, every VJP of the head and the predictor, optimisers, exact resume, memory that does not grow with
+ * the number of iterations. */
+#include "core/train/train.h"
+
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+#include "core/train/adamw.h"
+#include "core/train/dataset.h"
+#include "core/train/implicit.h"
+#include "core/train/muon.h"
+#include "core/train/predictor.h"
+#include "tests/unit/test.h"
+
+static const struct deq_arch small = {.vocab_size = 29, .d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 32, .n_block = 1, .attn_window = 16,
+                                      .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true, .final_norm = true, .norm_eps = 1e-5f,
+                                      .eos_id = 0, .predictor_hidden = 20, .row_window = 4};
+
+/* Weights small enough that the cell contracts quickly. */
+static struct deq_weights *contractive(void)
+{
+    struct deq_arch a = small;
+    struct deq_weights *w = NULL;
+    a.solver = deq_solver_defaults();
+    CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
+    deq_train_init(w, 3);
+    for (size_t i = 0; i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        const bool shrink = strstr(p->name, "attn.out.weight") || strstr(p->name, "ffn.down.weight") || strstr(p->name, "ffn_norm.weight");
+        for (size_t j = 0; j < p->count; j++) {
+            if (shrink)
+                w->data[p->offset + j] *= 0.5f;
+            else if (!p->rows && !strstr(p->name, "norm.weight"))
+                w->data[p->offset + j] = 0.1f * (float)deq_rng_normal(4, i, j); /* biases that are not zero */
+        }
+    }
+    return w;
+}
+
+static void batch(uint32_t *tokens, uint32_t *targets, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, small.vocab_size);
+        targets[i] = (uint32_t)deq_rng_below(8, 1, i, small.vocab_size);
+    }
+}
+
+/* dL/dtheta by theorem 1 against differentiating 60 recorded evaluations from zero: the same number in the limit. */
+TEST(train_implicit_equals_unrolled)
+{
+    enum { B = 2, T = 10, N = B * T, DEPTH = 60 };
+    struct deq_weights *w = contractive(), *gi = NULL, *gu = NULL;
+    uint32_t tokens[N], targets[N];
+    batch(tokens, targets, N);
+    CHECK(deq_weights_new(&w->arch, &gi, NULL) == DEQ_OK && deq_weights_new(&w->arch, &gu, NULL) == DEQ_OK);
+    for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++) {
+        struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
+        o.forward.method = (enum deq_solver_method)method;
+        o.forward.tol = 1e-7f; /* as tight as floats allow; max_iter ends it */
+        o.forward.max_iter = 100;
+        o.forward.memory = 5;
+        o.adjoint = o.forward;
+        struct deq_grad_work work;
+        struct deq_grad_report ri, ru;
+        CHECK(deq_grad_work_new(&w->arch, B, T, &o, DEPTH + 1, false, &work, NULL) == DEQ_OK);
+        memset(gi->data, 0, gi->n * sizeof(float));
+        memset(gu->data, 0, gu->n * sizeof(float));
+        deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, gi, &ri);
+        struct deq_grad_opts u = o;
+        u.mode = DEQ_GRAD_SHALLOW;
+        u.depth = DEPTH;
+        deq_grad_shard(&work, &u, w, tokens, targets, N, 1, 0, 0, gu, &ru);
+        CHECK_MSG(fabs(ri.loss - ru.loss) < 1e-4, "loss %g and %g", ri.loss, ru.loss);
+        for (size_t i = 0; i < w->n_params; i++) {
+            const struct deq_param *p = &w->params[i];
+            if (p->offset >= w->n_main)
+                continue;
+            double diff = sqrt((double)deq_kern()->diff_sumsq(gi->data + p->offset, gu->data + p->offset, p->count));
+            double size = sqrt((double)deq_kern()->dot(gu->data + p->offset, gu->data + p->offset, p->count));
+            CHECK_MSG(size > 0 && diff <= 1e-3 * size, "%s, %s: relative error %g", deq_solver_name((enum deq_solver_method)method), p->name,
+                      diff / size);
+        }
+        deq_grad_work_free(&work);
+    }
+    deq_weights_free(w);
+    deq_weights_free(gi);
+    deq_weights_free(gu);
+}
+
+/* The penalty's gradient against a finite difference of the penalty itself, z* and the probe held fixed (as the gradient does). */
+TEST(train_jacobian_penalty)
+{
+    enum { B = 1, T = 8, N = 8 };
+    struct deq_weights *w = contractive(), *g = NULL, *g0 = NULL;
+    uint32_t tokens[N], targets[N];
+    batch(tokens, targets, N);
+    CHECK(deq_weights_new(&w->arch, &g, NULL) == DEQ_OK && deq_weights_new(&w->arch, &g0, NULL) == DEQ_OK);
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_UNROLL, .depth = 1, .forward = deq_solver_defaults(), .adjoint = deq_solver_defaults(), .jac_step = 1e-2f};
+    o.forward.tol = 1e-6f;
+    o.forward.max_iter = 80;
+    struct deq_grad_work work;
+    struct deq_grad_report r;
+    CHECK(deq_grad_work_new(&w->arch, B, T, &o, 3, false, &work, NULL) == DEQ_OK);
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g0, &r);
+    o.jac_weight = 1000; /* far above the loss, so that its gradient is what is left after subtraction */
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
+    const double base = r.jac;
+    CHECK(base > 0);
+    /* f is linear in W_down: scaling it by (1 + h) changes v in proportion, so the slope along W_down itself is computable by difference */
+    struct deq_block_weights *b = &w->block[0];
+    const size_t n = (size_t)w->arch.d_model * w->arch.d_inner;
+    double slope = 0;
+    for (size_t i = 0; i < n; i++)
+        slope += (double)(g->block[0].down_w[i] - g0->block[0].down_w[i]) * (double)b->down_w[i];
+    struct deq_solve_report sr;
+    double value[2];
+    for (int side = 0; side < 2; side++) {
+        const float h = side ? 1e-2f : -1e-2f;
+        struct deq_seq *s = work.seq;
+        const size_t nd = N * w->arch.d_model;
+        float *f0 = DEQ_NEW_ARRAY(float, nd), *f1 = DEQ_NEW_ARRAY(float, nd), *pz = DEQ_NEW_ARRAY(float, nd);
+        deq_seq_begin(s, w, tokens, 0, 0, 0);
+        deq_grad_solve(&work, &o.forward, &sr); /* z* of the unchanged weights */
+        const float step = o.jac_step * sqrtf(deq_kern()->dot(work.z, work.z, nd) / (float)nd) + 1e-8f;
+        for (size_t i = 0; i < nd; i++)
+            pz[i] = work.z[i] + step * (float)deq_rng_normal(1, 202 + (0 << 8), i);
+        deq_kern()->scale(b->down_w, 1 + h, n);
+        deq_seq_begin(s, w, tokens, 0, 0, 0);
+        deq_seq_forward(s, 0, work.z, f0);
+        deq_seq_forward(s, 0, pz, f1);
+        deq_kern()->scale(b->down_w, 1 / (1 + h), n);
+        value[side] = (double)deq_kern()->diff_sumsq(f1, f0, nd) / ((double)step * step) / (double)nd;
+        deq_free(f0);
+        deq_free(f1);
+        deq_free(pz);
+    }
+    const double fd = o.jac_weight * (value[1] - value[0]) / 2e-2;
+    /* second differences of f in float: 1e-7 / (1e-2)^2 leaves three digits */
+    CHECK_MSG(fabs(fd - slope) < 0.02 * fabs(slope), "finite difference %g, gradient %g, penalty %g", fd, slope, base);
+    deq_grad_work_free(&work);
+    deq_weights_free(w);
+    deq_weights_free(g);
+    deq_weights_free(g0);
+}
+
+TEST(train_predictor_vjp)
+{
+    enum { N = 7 };
+    struct deq_weights *w = contractive(), *g = NULL;
+    const size_t D = w->arch.d_model, Hp = w->arch.predictor_hidden;
+    float e[N * 24], z[N * 24], t[N * 24], hidden[N * 20], d_hidden[N * 20], out[N * 24];
+    CHECK(deq_weights_new(&w->arch, &g, NULL) == DEQ_OK && D == 24 && Hp == 20);
+    for (size_t i = 0; i < N * D; i++) {
+        e[i] = (float)deq_rng_normal(1, 0, i);
+        z[i] = (float)deq_rng_normal(1, 1, i);
+        t[i] = (float)deq_rng_normal(1, 2, i);
+    }
+    deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, g);
+    for (size_t k = 0; k < w->n_params; k++) {
+        const struct deq_param *p = &w->params[k];
+        if (p->offset < w->n_main)
+            continue;
+        for (size_t j = 0; j < p->count; j += 37) {
+            float *x = w->data + p->offset + j;
+            const float keep = *x, h = 2e-3f;
+            *x = keep + h;
+            const double up = deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, NULL);
+            *x = keep - h;
+            const double down = deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, NULL);
+            *x = keep;
+            /* losses near 10 in float: 1e-6 / h = 5e-4 absolute; a ReLU kink inside h adds the relative part */
+            CHECK_MSG(fabs((up - down) / (2 * h) - (double)g->data[p->offset + j]) < 2e-3 + 0.02 * fabs((double)g->data[p->offset + j]),
+                      "%s[%zu]: %g and %g", p->name, j, (up - down) / (2 * h), (double)g->data[p->offset + j]);
+        }
+    }
+    deq_weights_free(w);
+    deq_weights_free(g);
+}
+
+TEST(train_adamw_reference)
+{
+    /* two steps of the published update, by hand in double */
+    float w = 1.5f, m = 0, v = 0;
+    double rw = 1.5, rm = 0, rv = 0;
+    for (int t = 1; t <= 2; t++) {
+        const double g = t == 1 ? 0.4 : -0.1;
+        const float gf = (float)g;
+        const struct deq_adamw o = {0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, (uint64_t)t};
+        deq_adamw_update(&o, &w, &m, &v, &gf, 1, true, 1);
+        rm = 0.9 * rm + 0.1 * g;
+        rv = 0.99 * rv + 0.01 * g * g;
+        rw = rw * (1 - 0.01 * 0.1) - 0.01 * (rm / (1 - pow(0.9, t))) / (sqrt(rv / (1 - pow(0.99, t))) + 1e-8);
+        CHECK_MSG(fabs((double)w - rw) < 1e-5, "step %d: %g, expected %g", t, (double)w, rw); /* float moments: 1e-6 relative */
+    }
+}
+
+/* The update is orthogonal up to the band of the Newton-Schulz steps: singular values in 0.6..1.3, so row norms of a wide matrix near 1. */
+TEST(train_muon_orthogonalises)
+{
+    const size_t shapes[3][2] = {{8, 24}, {24, 8}, {16, 16}};
+    for (size_t k = 0; k < 3; k++) {
+        const size_t r = shapes[k][0], c = shapes[k][1], s = DEQ_MIN(r, c);
+        float w[256] = {0}, m[256] = {0}, g[256], *scratch = DEQ_NEW_ARRAY(float, deq_muon_floats(r, c));
+        for (size_t i = 0; i < r * c; i++)
+            g[i] = (float)deq_rng_normal(5, k, i);
+        deq_muon_update(1, 0.95f, 0, w, m, g, 1, r, c, scratch);
+        const double unit = 0.2 * sqrt((double)DEQ_MAX(r, c));
+        for (size_t i = 0; i < s; i++) {
+            double n = 0, along = 0;
+            for (size_t j = 0; j < r * c / s; j++) {
+                const size_t at = r <= c ? i * c + j : j * c + i;
+                n += (double)w[at] * (double)w[at] / (unit * unit);
+                along += (double)w[at] * (double)g[at];
+            }
+            CHECK_MSG(n > 0.36 && n < 1.7 && along < 0, "[%zu, %zu] row %zu: |row|^2 %g, against the gradient %g", r, c, i, n, along);
+        }
+        deq_free(scratch);
+    }
+}
+
+TEST(train_schedule)
+{
+    struct deq_recipe r = {0};
+    CHECK(deq_opt_defaults(&deq_recipe_table, &r, NULL) == DEQ_OK);
+    r.lr = 1;
+    r.lr_min = 0.1f;
+    r.warmup = 10;
+    r.steps = 110;
+    CHECK(fabs((double)deq_train_lr(&r, 0) - 0.1) < 1e-6 && fabs((double)deq_train_lr(&r, 9) - 1) < 1e-6);
+    CHECK(fabs((double)deq_train_lr(&r, 60) - 0.55) < 1e-6 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
+    snprintf(r.schedule, sizeof r.schedule, "wsd");
+    r.decay_share = 0.5f;
+    CHECK((double)deq_train_lr(&r, 54) == 1 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
+}
+
+TEST(train_dataset_order)
+{
+    struct deq_tokenizer *tok;
+    struct deq_dataset *a, *b;
+    struct deq_err err;
+    CHECK(deq_tokenizer_load("tests/golden/tiny", &tok, NULL) == DEQ_OK);
+    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 32, 7, &a, NULL) == DEQ_OK);
+    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 32, 7, &b, NULL) == DEQ_OK);
+    uint32_t x[8 * 32], y[8 * 32], x2[8 * 32], y2[8 * 32];
+    const uint64_t epoch = a->n_seq / 8 + 1;
+    deq_dataset_batch(a, epoch + 3, 8, x, y);
+    deq_dataset_batch(b, 0, 8, x2, y2);
+    CHECK(memcmp(x, x2, sizeof x));
+    deq_dataset_batch(b, epoch + 3, 8, x2, y2); /* another history, the same step */
+    CHECK(!memcmp(x, x2, sizeof x) && !memcmp(y, y2, sizeof y));
+    CHECK(!memcmp(x + 1, y, 31 * sizeof *x)); /* targets are the next tokens */
+    CHECK(deq_dataset_load(tok, 0, "tests/golden", "nothing.txt", 32, 7, &b, &err) == DEQ_ENOTFOUND && strstr(err.text, "nothing.txt"));
+    deq_dataset_free(a);
+    deq_dataset_free(b);
+    deq_tokenizer_free(tok);
+}
+
+/* --- Whole runs --- */
+
+static struct deq_recipe run_recipe(uint32_t steps)
+{
+    struct deq_recipe r = {0};
+    CHECK(deq_opt_defaults(&deq_recipe_table, &r, NULL) == DEQ_OK);
+    snprintf(r.train_files, sizeof r.train_files, "sample.txt");
+    snprintf(r.valid_file, sizeof r.valid_file, "sample.txt");
+    snprintf(r.optimizer, sizeof r.optimizer, "muon");
+    r.hidden_size = 32;
+    r.heads = 2;
+    r.head_dim = 16;
+    r.inner_size = 48;
+    r.attention_window = r.seq_len = 32;
+    r.vocab_size = 300;
+    r.steps = steps;
+    r.shallow_steps = 4;
+    r.shallow_depth = 2;
+    r.warmup = 2;
+    r.dropout = 0.1f;
+    r.batch = 4;
+    r.micro_batch = 2;
+    r.eval_every = r.checkpoint_every = 0;
+    r.predictor_hidden = 16;
+    r.predictor_steps = 3;
+    return r;
+}
+
+struct stopper {
+    uint32_t at, seen;
+};
+
+static bool stop_at(void *ctx)
+{
+    struct stopper *s = ctx;
+    return s->seen++ == s->at;
+}
+
+static char *slurp(const char *dir, const char *name, size_t *len)
+{
+    char path[512], *data = NULL;
+    deq_io_join(path, sizeof path, dir, name);
+    CHECK(deq_io_read(path, 1 << 28, &data, len, NULL) == DEQ_OK);
+    return data;
+}
+
+/* 12 steps in one go with two threads; 5 steps, stop, resume with one thread: the same bytes. */
+TEST(train_resume_is_exact)
+{
+    char a[] = "/tmp/deq-test-XXXXXX", b[] = "/tmp/deq-test-XXXXXX";
+    CHECK(mkdtemp(a) && mkdtemp(b));
+    struct deq_recipe r = run_recipe(12);
+    struct deq_err err;
+    struct stopper s = {.at = 5};
+    const struct deq_train_hooks none = {0}, stopping = {NULL, stop_at, &s};
+    struct deq_train_opts oa = {.data_dir = "tests/golden/tokenizer", .out_dir = a, .threads = 2}, ob = oa;
+    ob.out_dir = b;
+    ob.threads = 1;
+    CHECK_MSG(deq_train_run(&r, &oa, &none, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_train_run(&r, &ob, &stopping, &err) == DEQ_OK, "%s", err.text);
+    ob.resume = true;
+    CHECK_MSG(deq_train_run(&r, &ob, &none, &err) == DEQ_OK, "%s", err.text);
+    size_t na, nb;
+    char *ma = slurp(a, "model.safetensors", &na), *mb = slurp(b, "model.safetensors", &nb);
+    CHECK(na == nb && !memcmp(ma, mb, na));
+    deq_free(ma);
+    deq_free(mb);
+    /* a checkpoint of another shape is refused by name, and what is there stays */
+    struct deq_recipe other = r;
+    other.inner_size = 64;
+    CHECK(deq_train_run(&other, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -rf %s %s", a, b);
+    CHECK(system(cmd) == 0);
+}
+
+/* Peak memory of a process that makes implicit steps with up to `iterations` forward and adjoint evaluations, KiB. */
+static long peak_kib(unsigned iterations)
+{
+    int pipefd[2];
+    long kib = -1;
+    CHECK(pipe(pipefd) == 0);
+    fflush(stdout);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        enum { B = 2, T = 16, N = B * T };
+        struct deq_weights *w = contractive(), *g = NULL;
+        struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
+        o.forward.tol = 0; /* never reached: all iterations are made */
+        o.forward.max_iter = iterations;
+        o.adjoint = o.forward;
+        struct deq_grad_work work;
+        struct deq_grad_report r = {0};
+        uint32_t tokens[N], targets[N];
+        batch(tokens, targets, N);
+        struct rusage u;
+        long result = -1;
+        if (!deq_weights_new(&w->arch, &g, NULL) && !deq_grad_work_new(&w->arch, B, T, &o, 2, false, &work, NULL)) {
+            for (int i = 0; i < 4; i++)
+                deq_grad_shard(&work, &o, w, tokens, targets, N, 1, (uint64_t)i, 0, g, &r);
+            getrusage(RUSAGE_SELF, &u);
+            if (r.evaluations == iterations + 1 && r.adjoint_evaluations == iterations)
+                result = u.ru_maxrss;
+        }
+        _exit(write(pipefd[1], &result, sizeof result) != sizeof result);
+    }
+    CHECK(pid > 0 && read(pipefd[0], &kib, sizeof kib) == sizeof kib);
+    waitpid(pid, NULL, 0);
+    close(pipefd[0]);
+    close(pipefd[1]);
+    return kib;
+}
+
+TEST(train_memory_does_not_grow_with_iterations)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    SKIP("a sanitizer's own memory hides the figure");
+#else
+    const long few = peak_kib(8), many = peak_kib(64);
+    CHECK(few > 0 && many > 0);
+    /* one more stored state alone would be 3 KiB, its tape 100 KiB, an iteration; 64 KiB are noise of the process */
+    CHECK_MSG(many <= few + 64, "8 iterations: %ld KiB, 64: %ld KiB", few, many);
+    printf("peak RSS of implicit steps: 8 iterations %ld KiB, 64 iterations %ld KiB\n", few, many);
+#endif
+}
