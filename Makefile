@@ -1,15 +1,14 @@
 # deqd: `make help` lists what there is.
 CC      ?= cc
 SAN     ?=
-DEBUG   ?=
-CONFIG  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
 comma   := ,
+CONFIG  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
 OUT     := build
 OBJ     := $(OUT)/$(CONFIG)
 VERSION := 0.1.0
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Wformat=2
-OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
+OPT     := $(if $(SAN),-O2 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
@@ -19,6 +18,7 @@ CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
 SERVER  := $(wildcard server/*.c)
 UNIT    := $(wildcard tests/unit/*.c)
+BENCH   := $(wildcard tests/bench/*.c)
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 
 .DEFAULT_GOAL := all
@@ -39,9 +39,46 @@ $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd $(LIBS) -o $@
+$(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OUT)/deq $(OUT)/deqd: $(OUT)/%: $(OBJ)/%
 	ln -sf $(CONFIG)/$* $@
 
--include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT)))
+MODEL   ?= models/stories
+LISTEN  ?= 127.0.0.1:8080
+.PHONY: run test unit e2e check lint test-clients test-tokenizer bench clean help
+run: all ## start the daemon on the shipped model, with a line to try
+	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
+	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
+
+test: lint unit e2e ## everything that is quick
+unit: $(OBJ)/unit ## unit and golden tests of libdeq
+	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
+e2e: all ## the daemon and the command line over real sockets and files
+	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
+lint: ## floors, banned calls, configuration table = etc/deqd.yaml
+	sh tests/lint/lint.sh
+check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan with concurrent clients
+	$(MAKE) SAN=address,undefined sanitized
+	$(MAKE) SAN=thread sanitized-threads
+.PHONY: sanitized sanitized-threads
+sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd
+	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
+sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
+	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
+test-clients: all ## the official openai client against the daemon, in its own virtual environment
+	sh tests/clients/run.sh
+test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
+	sh tests/golden/tokenizer/run.sh
+bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
+	$(OBJ)/bench $(MODEL)
+	python3 tests/bench/daemon.py $(MODEL)
+clean:
+	rm -rf $(OUT)
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+-include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(BENCH)))

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Fails when a floor is broken, a banned call is used, or a text that must equal a table does not. Prints what and where.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+bad=0
+complain() { [ -n "$2" ] && { echo "lint: $1"; echo "$2" | sed 's/^/  /'; bad=1; }; }
+
+# Floors: a room includes itself and the rooms below it.
+floor() { # room, pattern of rooms it may not include
+    complain "$1 includes from above" "$(grep -nE "#include \"($2)" -r "$1" --include='*.[ch]' 2>/dev/null)"
+}
+floor core/base   'core/(math|data|solve|cell|engine|train)|core/deq\.h|server|models'
+floor core/math   'core/(data|solve|cell|engine|train)|core/deq\.h|server|models'
+floor core/data   'core/(cell|engine|train)|core/deq\.h|server|models|core/solve/(cell|methods)'
+floor core/solve  'core/(cell|engine|train)|core/deq\.h|server|models'
+floor core/cell   'core/(engine|train)|core/deq\.h|server|models'
+floor core/engine 'core/train|server|models'
+floor core/train  'core/engine|core/deq\.h|server|models'
+complain "server includes of core only deq.h and base" \
+    "$(grep -nE '#include "core/' -r server --include='*.[ch]' | grep -vE '"core/(deq\.h|base/)')"
+
+# Each library has its room.
+only() { # header, rooms
+    complain "<$1> outside its room" "$(grep -nE "#include <$1>" -r core server models --include='*.[ch]' | grep -vE "^($2)")"
+}
+only cblas.h 'core/math/gemm\.c'
+only microhttpd.h 'server/http\.c'
+only yaml.h 'core/base/yaml\.c'
+only jansson.h 'core/data/|server/|models/cli/'
+
+complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
+    -r core server models --include='*.[ch]')"
+complain "malloc outside core/base/mem.c" "$(grep -nE '\b(malloc|calloc|realloc|aligned_alloc)\(' -r core server models --include='*.[ch]' | grep -v '^core/base/mem.c:')"
+complain "the library prints or exits" "$(grep -nE '\b(printf|puts|exit|abort)\(' -r core --include='*.[ch]' | grep -vE 'core/base/options.c:|_exit|\*')"
+complain "fast-math" "$(grep -nE -- '-ffast-math|-Ofast' Makefile)"
+complain "unfinished work" "$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -r core server models tests etc --include='*.[chy]*' 2>/dev/null)"
+lines=$(wc -l < core/deq.h)
+[ "$lines" -le 300 ] || complain "core/deq.h has $lines lines, at most 300" x
+
+# etc/deqd.yaml is the table's own print.
+if [ -x build/deqd ]; then
+    build/deqd --print-config > build/print-config.yaml 2>&1
+    complain "etc/deqd.yaml differs from deqd --print-config" "$(diff etc/deqd.yaml build/print-config.yaml)"
+fi
+[ "$bad" = 0 ] && echo "lint: ok"
+exit "$bad"
