@@ -90,10 +90,10 @@ static void logprobs_add(struct completion *c, const struct deq_event *e)
     deq_top_logprobs(e->logits, V, n, ids, values);
     for (uint32_t i = 0; i < n; i++) {
         token_string(c, ids[i], &name);
-        json_object_set_new(top, name.data ? name.data : "", reply_float(values[i]));
+        json_object_setn_new(top, name.data ? name.data : "", name.len, reply_float(values[i]));
     }
     token_string(c, e->token, &name);
-    json_object_set_new(top, name.data ? name.data : "", reply_float(own)); /* "may be up to logprobs + 1": the sampled one is always in */
+    json_object_setn_new(top, name.data ? name.data : "", name.len, reply_float(own)); /* "may be up to logprobs + 1": the sampled one is always in */
     json_array_append_new(c->lp_tokens, reply_text(name.data, name.len));
     json_array_append_new(c->lp_values, reply_float(own));
     json_array_append_new(c->lp_top, top);
@@ -129,7 +129,7 @@ static json_t *usage_object(const struct completion *c)
 static json_t *deq_object(const struct completion *c)
 {
     const struct deq_solve_params *p = &c->req.solve;
-    return json_pack("{s:f, s:s, s:s, s:i, s:f, s:i, s:f, s:b}", "tol", (double)p->tol, "solver", deq_solver_name(p->solver), "warm_start",
+    return json_pack("{s:o, s:s, s:s, s:i, s:f, s:i, s:f, s:b}", "tol", reply_setting(p->tol), "solver", deq_solver_name(p->solver), "warm_start",
                      deq_warm_name(p->warm_start), "window", (int)p->window, "iters_mean", c->tokens ? c->iters_sum / c->tokens : 0.0, "iters_max",
                      (int)c->iters_max, "residual_max", c->residual_max, "converged", (int)c->converged);
 }

@@ -39,8 +39,8 @@ static void reply_logits_json(const struct logits_job *l, struct deq_buf *out)
 {
     struct deq_buf head;
     deq_buf_init(&head, 4096);
-    reply_json(&head, json_pack("{s:s, s:s, s:I, s:I, s:{s:f, s:f, s:i, s:f, s:b}}", "object", "logits", "model", l->model_name, "vocab_size",
-                                (json_int_t)l->vocab_size, "positions", (json_int_t)l->positions, "deq", "tol", (double)l->tol, "iters_mean",
+    reply_json(&head, json_pack("{s:s, s:s, s:I, s:I, s:{s:o, s:f, s:i, s:f, s:b}}", "object", "logits", "model", l->model_name, "vocab_size",
+                                (json_int_t)l->vocab_size, "positions", (json_int_t)l->positions, "deq", "tol", reply_setting(l->tol), "iters_mean",
                                 l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max, "residual_max", l->residual_max, "converged",
                                 (int)l->converged));
     deq_buf_add(out, head.data, head.len ? head.len - 1 : 0); /* without its closing brace */

@@ -8,7 +8,7 @@
 void ep_models(struct service *s, struct exchange *x)
 {
     const struct deq_model_info i = deq_model_info(s->model);
-    json_t *deq = json_pack("{s:s, s:f, s:i, s:i, s:s, s:b, s:I, s:s}", "solver", deq_solver_name(i.solver), "tol", (double)i.tol, "max_iter",
+    json_t *deq = json_pack("{s:s, s:o, s:i, s:i, s:s, s:b, s:I, s:s}", "solver", deq_solver_name(i.solver), "tol", reply_setting(i.tol), "max_iter",
                             (int)i.max_iter, "window", (int)i.window, "warm_start", deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor,
                             "parameters", (json_int_t)i.parameters, "fingerprint", i.fingerprint);
     json_t *m = json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:o}", "id", s->model_name, "object", "model", "created", (json_int_t)(s->started_ms / 1000),

@@ -1,6 +1,7 @@
 #include "server/reply.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,6 +54,13 @@ void reply_length_error(struct deq_buf *out, const char *message, size_t n_promp
 json_t *reply_float(float x)
 {
     return json_real(isfinite(x) ? (double)x : -9999.0);
+}
+
+json_t *reply_setting(float x)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", (double)x);
+    return json_real(strtod(text, NULL));
 }
 
 json_t *reply_text(const char *s, size_t n)

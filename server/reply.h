@@ -15,6 +15,8 @@ void reply_length_error(struct deq_buf *out, const char *message, size_t n_promp
 void reply_json(struct deq_buf *out, json_t *object);
 /* A float as JSON: what is not finite becomes -9999, which clients know for log(0). */
 json_t *reply_float(float x);
+/* A setting as somebody wrote it: 0.01, not the 0.00999999978 that the float holds. */
+json_t *reply_setting(float x);
 /* Text that is valid UTF-8 already. */
 json_t *reply_text(const char *s, size_t n);
 

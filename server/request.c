@@ -137,10 +137,10 @@ static bool take_number(struct fields *f, const char *name, double lo, double hi
         return true;
     if (!json_is_number(v))
         return bad_type(f, name, "a number");
-    const double d = json_number_value(v);
-    if (!(d >= lo && d <= hi))
+    const float x = (float)json_number_value(v); /* compared as a float, since some bounds are floats: the bound itself is inside */
+    if (!(x >= (float)lo && x <= (float)hi))
         return bad_range(f, name, lo, hi);
-    *ret = (float)d;
+    *ret = x;
     return true;
 }
 

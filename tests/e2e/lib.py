@@ -123,19 +123,18 @@ class Daemon:
             argv += ["--set", s]
         self.log = tempfile.TemporaryFile()
         self.p = subprocess.Popen(argv + list(args), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log, env=clean_env(env))
-        self.allow_text = []
         self.checked = False
         until = time.monotonic() + 20 * SLOW
-        while True:
-            lines = self.stderr().split("\n")
-            if len(lines) > 1:
-                break
-            if self.p.poll() is not None or time.monotonic() > until:
+        self.first = None
+        while not self.first:
+            for line in self.stderr().split("\n")[:-1]:
+                if '"message":"listening"' in line:
+                    self.first = json.loads(line)
+            if not self.first and (self.p.poll() is not None or time.monotonic() > until):
+                self.p.kill()
                 raise RuntimeError("deqd did not start: %s" % self.stderr())
             time.sleep(0.005)
-        first = json.loads(lines[0])
-        self.first = first
-        self.host, port = first["address"].rsplit(":", 1)
+        self.host, port = self.first["address"].rsplit(":", 1)
         self.port = int(port)
 
     def stderr(self):

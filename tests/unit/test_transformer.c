@@ -1,0 +1,119 @@
+/* The cell on rows (packed weights, paged cache) against the cell on whole sequences (OpenBLAS), for every variant: one evaluation from random states. */
+#include "core/cell/transformer.h"
+
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/cell/transformer_seq.h"
+#include "core/math/kern.h"
+#include "tests/unit/test.h"
+
+static void check_variant(struct deq_arch a)
+{
+    enum { T = 21 };
+    struct deq_weights *w = NULL;
+    struct deq_transformer *tf = NULL;
+    struct deq_cell *cell = NULL;
+    struct deq_pool *pool = NULL;
+    struct deq_seq *s = NULL;
+    struct deq_kv_pool *kv = NULL;
+    struct deq_kv_seq pages;
+    a.vocab_size = 31;
+    a.attn_window = T;
+    a.final_norm = true;
+    a.norm_eps = 1e-5f;
+    a.eos_id = -1;
+    a.row_window = 4;
+    a.predictor_hidden = 18;
+    a.solver = deq_solver_defaults();
+    CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
+    for (size_t i = 0; i < w->n_params; i++)
+        for (size_t j = 0; j < w->params[i].count; j++)
+            w->data[w->params[i].offset + j] =
+                (float)(deq_rng_normal(9, i, j) / (w->params[i].rows ? sqrt((double)w->params[i].cols) : 3) + (!w->params[i].rows && strstr(w->params[i].name, "norm.weight")));
+    const size_t D = a.d_model, U = deq_inject_dim(&a) * a.n_block, V = a.vocab_size;
+    float *z = DEQ_NEW_ARRAY(float, T * D), *fz = DEQ_NEW_ARRAY(float, T * D), *expected = DEQ_NEW_ARRAY(float, T * D);
+    float *u = DEQ_NEW_ARRAY(float, T * U), *logits = DEQ_NEW_ARRAY(float, T * V), *nll = DEQ_NEW_ARRAY(float, T);
+    uint32_t tokens[T];
+    for (size_t i = 0; i < T; i++)
+        tokens[i] = (uint32_t)deq_rng_below(2, 0, i, V);
+    for (size_t i = 0; i < T * D; i++)
+        z[i] = (float)deq_rng_normal(2, 1, i);
+    CHECK(deq_seq_new(&a, 1, T, 1, false, &s, NULL) == DEQ_OK);
+    deq_seq_begin(s, w, tokens, 0, 0, 0);
+    deq_seq_forward(s, 0, z, expected);
+
+    CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_transformer_new(w, false, &tf, NULL) == DEQ_OK &&
+          deq_transformer_open(tf, T, pool, &cell, NULL) == DEQ_OK);
+    CHECK(deq_kv_pool_new(&a, 1 << 20, &kv, NULL) == DEQ_OK && deq_kv_seq_take(kv, deq_kv_pages_needed(&a, T, T), &pages, NULL) == DEQ_OK);
+    const float *zp[T], *up[T], *fp_const[T];
+    float *fp[T], *uo[T];
+    size_t position[T];
+    const struct deq_kv_seq *seqs[T];
+    for (size_t i = 0; i < T; i++) {
+        const size_t p = (i * 8) % T; /* any order of rows: 8 and 21 share no factor */
+        zp[i] = z + p * D;
+        fp[i] = fz + p * D;
+        fp_const[i] = fz + i * D;
+        uo[i] = u + i * U;
+        position[i] = p;
+        seqs[i] = &pages;
+        up[i] = u + p * U;
+    }
+    cell->ops->inject(cell, T, tokens, uo);
+    cell->ops->step(cell, &(struct deq_rows){.n = T, .z = zp, .fz = fp, .u = up, .position = position, .seq = seqs, .kv = kv});
+    double worst = 0;
+    for (size_t i = 0; i < T * D; i++)
+        worst = fmax(worst, fabs((double)fz[i] - (double)expected[i]));
+    /* two orders of summation over at most 40 terms of size 1, through at most three blocks: about 1e-5 */
+    CHECK_MSG(worst < 1e-4, "norm %s, %u blocks: f differs by %g", deq_norm_name(a.norm), a.n_block, worst);
+    cell->ops->readout(cell, T, fp_const, logits);
+    deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
+    for (size_t i = 0; i < T; i++) {
+        double top = -1e30, sum = 0;
+        for (size_t v = 0; v < V; v++)
+            top = fmax(top, (double)logits[i * V + v]);
+        for (size_t v = 0; v < V; v++)
+            sum += exp((double)logits[i * V + v] - top);
+        CHECK(fabs((double)nll[i] - (log(sum) + top - (double)logits[i * V + tokens[i]])) < 1e-4);
+    }
+    /* predictor, by hand in double */
+    float *z0 = DEQ_NEW_ARRAY(float, D), *z0p[1] = {z0};
+    const float *prev[1] = {z};
+    cell->ops->predict(cell, 1, tokens, prev, z0p);
+    for (size_t d = 0; d < D; d++) {
+        double sum = (double)w->pred_out_b[d];
+        for (size_t h = 0; h < a.predictor_hidden; h++) {
+            double x = (double)w->pred_b[h];
+            for (size_t k = 0; k < D; k++)
+                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
+            sum += (double)w->pred_out_w[d * a.predictor_hidden + h] * fmax(x, 0);
+        }
+        CHECK(fabs(sum - (double)z0[d]) < 1e-4);
+    }
+    deq_free(z0);
+    deq_kv_seq_give(kv, &pages);
+    deq_kv_pool_free(kv);
+    cell->ops->free(cell);
+    deq_pool_free(pool);
+    deq_transformer_free(tf);
+    deq_seq_free(s);
+    deq_free(z);
+    deq_free(fz);
+    deq_free(expected);
+    deq_free(u);
+    deq_free(logits);
+    deq_free(nll);
+}
+
+TEST(rows_pre) { check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .norm_affine = true}); }
+TEST(rows_pre_inject_residual)
+{
+    check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true});
+}
+TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.d_model = 22, .n_head = 3, .d_head = 10, .d_inner = 37, .n_block = 1, .norm = DEQ_NORM_PRE}); }
+TEST(rows_post) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
+TEST(rows_post_plain) { check_variant((struct deq_arch){.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
+TEST(rows_pre_sub_three)
+{
+    check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 3, .norm = DEQ_NORM_PRE_SUB, .norm_affine = true});
+}
