@@ -4,8 +4,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <microhttpd.h>
+#include <linux/tcp.h> /* netinet/tcp.h lacks tcpi_bytes_received */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,9 +135,11 @@ enum phase { PHASE_HEADERS, PHASE_BODY, PHASE_WORK, PHASE_IDLE };
 struct client { /* one socket */
     struct client *next, *prev;
     int fd;
-    _Atomic int phase;
-    _Atomic uint64_t deadline_ns;   /* of the phase; 0: none */
-    struct channel *channel;        /* of the exchange in work; guarded by http.lock */
+    /* guarded by http.lock */
+    enum phase phase;
+    uint64_t deadline_ns;    /* of the phase; 0: none */
+    uint64_t received_bytes; /* on this socket when it became idle */
+    struct channel *channel; /* of the exchange in work */
     bool hangup_seen, refused;
 };
 
@@ -175,12 +177,27 @@ static struct client *client_of(struct MHD_Connection *conn)
     return i ? i->socket_context : NULL;
 }
 
-static void set_phase(struct client *cl, enum phase phase, uint64_t timeout_ms)
+/* with http.lock */
+static void set_phase_locked(struct client *cl, enum phase phase, uint64_t timeout_ms)
+{
+    cl->deadline_ns = timeout_ms ? deq_now_ns() + timeout_ms * 1000000u : 0;
+    cl->phase = phase;
+}
+
+static void set_phase(struct http *h, struct client *cl, enum phase phase, uint64_t timeout_ms)
 {
     if (!cl)
         return;
-    atomic_store(&cl->deadline_ns, timeout_ms ? deq_now_ns() + timeout_ms * 1000000u : 0);
-    atomic_store(&cl->phase, phase);
+    pthread_mutex_lock(&h->lock);
+    set_phase_locked(cl, phase, timeout_ms);
+    pthread_mutex_unlock(&h->lock);
+}
+
+static uint64_t received_bytes(int fd)
+{
+    struct tcp_info t = {0};
+    socklen_t len = sizeof t;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) == 0 ? t.tcpi_bytes_received : 0;
 }
 
 static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_context, enum MHD_ConnectionNotificationCode code)
@@ -200,8 +217,8 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
         const unsigned gone_ms = h->conf->stream_stall_ms;
         (void)setsockopt(cl->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
         (void)setsockopt(cl->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
-        set_phase(cl, PHASE_HEADERS, h->conf->header_timeout_ms);
         pthread_mutex_lock(&h->lock);
+        set_phase_locked(cl, PHASE_HEADERS, h->conf->header_timeout_ms);
         cl->next = h->clients;
         if (h->clients)
             h->clients->prev = cl;
@@ -277,8 +294,10 @@ static void *reaper_main(void *arg)
         size_t n = 0, n_watched = 0;
         pthread_mutex_lock(&h->lock);
         for (struct client *cl = h->clients; cl && n < cap; cl = cl->next) {
-            const uint64_t deadline = atomic_load(&cl->deadline_ns);
-            if (deadline && now > deadline && (atomic_load(&cl->phase) == PHASE_HEADERS || atomic_load(&cl->phase) == PHASE_BODY))
+            /* libmicrohttpd does not tell that a further request began on an idle connection: its first bytes do */
+            if (cl->phase == PHASE_IDLE && received_bytes(cl->fd) != cl->received_bytes)
+                set_phase_locked(cl, PHASE_HEADERS, h->conf->header_timeout_ms);
+            if (cl->deadline_ns && now > cl->deadline_ns)
                 (void)shutdown(cl->fd, SHUT_RDWR); /* libmicrohttpd counts inactivity only; this deadline is absolute */
             if (!cl->channel)
                 continue;
@@ -508,7 +527,7 @@ static enum MHD_Result dispatch(struct request_state *s)
     if (!s->x.channel)
         return send_error(s, 500, "internal_error", "out of memory");
     s->x.channel->conn = s->conn;
-    set_phase(s->client, PHASE_WORK, 0);
+    set_phase(h, s->client, PHASE_WORK, 0);
     if (s->client) {
         pthread_mutex_lock(&h->lock);
         s->client->channel = s->x.channel;
@@ -542,7 +561,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         s->x.arrived_ns = deq_now_ns();
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
-        set_phase(s->client, PHASE_BODY, h->conf->body_timeout_ms);
+        set_phase(h, s->client, PHASE_BODY, h->conf->body_timeout_ms);
         check_headers(s);
         /* answered before the body: what follows on this connection cannot be trusted or is not wanted */
         if (s->early_status)
@@ -576,8 +595,10 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     if (s->client) {
         pthread_mutex_lock(&h->lock);
         s->client->channel = NULL;
+        s->client->received_bytes = received_bytes(s->client->fd);
+        /* the sum bounds a next request whose first bytes came along with this one */
+        set_phase_locked(s->client, PHASE_IDLE, (uint64_t)h->conf->idle_timeout_ms + h->conf->header_timeout_ms);
         pthread_mutex_unlock(&h->lock);
-        set_phase(s->client, PHASE_IDLE, 0);
     }
     if (c) {
         channel_hang_up(c); /* tells the job, when there still is one */

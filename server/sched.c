@@ -122,7 +122,7 @@ static void admit(struct sched *s)
         pthread_mutex_lock(&s->lock);
         struct job *j = s->queue;
         pthread_mutex_unlock(&s->lock);
-        if (!j)
+        if (!j || atomic_load(&j->cancel)) /* the next round takes a cancelled one off the queue */
             return;
         struct deq_err err;
         j->request.event = on_event;

@@ -1,1 +1,221 @@
-"""."""
+"""Clients that leave, a queue that is full, requests that wait too long, many clients at once."""
+import json
+import socket
+import struct
+import threading
+import time
+
+from lib import (MARK, SLOW, Daemon, check, check_error, equal, events_text, parse_sse, raw_request, read_response)
+
+LONG = {"prompt": MARK, "max_tokens": 19000, "temperature": 0, "ignore_eos": True}   # seconds of decoding
+WIDE = {"prompt": [70, 71, 72, 73] * 4900, "max_tokens": 1, "temperature": 0}        # a while of prefill
+
+
+def freed(d, what, seconds=2):
+    """The contract: within 2 s nothing of the request is left."""
+    ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 0 and m["deqd_requests_waiting"] == 0 and m["deqd_cache_pages_used"] == 0 and
+                          m["deqd_rows_open"] == 0, seconds)
+    return check(ok, "%s: within %g s running, waiting, pages and rows are 0: %s" % (what, seconds, {
+        k: m[k] for k in ("deqd_requests_running", "deqd_requests_waiting", "deqd_cache_pages_used", "deqd_rows_open")}))
+
+
+def leave(s, reset):
+    if reset:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    s.close()
+
+
+def cancelled(m, phase):
+    return m['deqd_requests_cancelled_total{phase="%s"}' % phase]
+
+
+def test_clients_that_leave():
+    with Daemon("engine.max_sequences=1", "engine.max_positions=20000") as d:
+        for stream in (False, True):
+            for reset in (False, True):
+                for phase in ("decode", "prefill"):
+                    what = "%s, %s, %s" % ("stream" if stream else "whole", "reset" if reset else "closed", phase)
+                    a = d.metrics()
+                    s = d.connect()
+                    s.sendall(raw_request(dict(LONG if phase == "decode" else WIDE, stream=stream)))
+                    if phase == "decode":
+                        ok, m = d.wait_metric(lambda m: m["deqd_generation_tokens_total"] > a["deqd_generation_tokens_total"] + 10, 5)
+                    else:
+                        ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 1 and m["deqd_positions_total"] > a["deqd_positions_total"], 5)
+                    check(ok and m["deqd_requests_running"] == 1, what + ": it runs")
+                    leave(s, reset)
+                    freed(d, what)
+                    m = d.metrics()
+                    equal(cancelled(m, "running") - cancelled(a, "running"), 1, what + ": deqd_requests_cancelled_total{running}")
+                    equal(m['deqd_requests_total{finish_reason="cancelled"}'] - a['deqd_requests_total{finish_reason="cancelled"}'], 1, what + ": finish_reason")
+                    check(m["deqd_generation_tokens_total"] - a["deqd_generation_tokens_total"] < 19000, what + ": it was not run to its end")
+                    d.alive(what)
+        # queued behind another
+        for stream in (False, True):
+            a = d.metrics()
+            with d.connect() as first:
+                first.sendall(raw_request(dict(LONG, stream=True)))
+                d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+                waiting = [d.connect() for _ in range(3)]
+                for s in waiting:
+                    s.sendall(raw_request(dict(LONG, stream=stream)))
+                ok, m = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 3, 5)
+                check(ok, "three wait")
+                for i, s in enumerate(waiting):
+                    leave(s, i == 1)
+                ok, m = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 0, 2)
+                check(ok and m["deqd_requests_running"] == 1, "queued ones that leave are gone, the running one stays: %s" % m["deqd_requests_waiting"])
+                equal(cancelled(m, "queued") - cancelled(a, "queued"), 3, "deqd_requests_cancelled_total{queued}")
+                first.setblocking(True)
+                check(first.recv(100).startswith(b"HTTP/1.1 200"), "the running stream was not touched")
+            freed(d, "the first one leaves too")
+            equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1, "deqd_requests_cancelled_total{running}")
+            d.alive()
+        # logits too
+        a = d.metrics()
+        s = d.connect()
+        s.sendall(raw_request({"prompt": WIDE["prompt"], "positions": "last"}, path="/v1/logits"))
+        d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+        leave(s, True)
+        freed(d, "logits")
+        equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1, "logits: deqd_requests_cancelled_total{running}")
+        # many at once, at any moment
+        for i in range(60):
+            s = d.connect()
+            s.sendall(raw_request(dict(LONG, stream=bool(i % 2))))
+            time.sleep(0.001 * (i % 7))
+            leave(s, bool(i & 2))
+        freed(d, "60 that come and go", 4)
+        d.alive("after 60 that came and went")
+
+
+def test_half_closed_client_still_reads():
+    """Who only ends its own side still wants the answer (a shell pipe into nc does that)."""
+    with Daemon() as d:
+        with d.connect() as s:
+            s.sendall(raw_request({"prompt": "A", "max_tokens": 400, "temperature": 0, "stream": True, "ignore_eos": True}))
+            data = s.recv(1000)
+            s.shutdown(socket.SHUT_WR)
+            status, _, body, _ = read_response(s, data)
+            events, done = parse_sse(body)
+            equal((status, done, len(events_text(events)) > 100), (200, True, True), "a stream whose client closed its sending side")
+
+
+def test_full_queue():
+    with Daemon("engine.max_sequences=1", "queue.max_requests=2", "engine.max_positions=20000") as d:
+        with d.connect() as run:
+            run.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            waiting = [d.connect() for _ in range(2)]
+            for s in waiting:
+                s.sendall(raw_request({"prompt": "A", "max_tokens": 2, "temperature": 0}))
+            ok, _ = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 2, 5)
+            check(ok, "two wait")
+            for path, body in (("/v1/completions", {"prompt": "A"}), ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
+                s, h, b = d.request("POST", path, body)
+                check_error(s, b, 429, "queue_full", None, path)
+                ms, whole = h.get("retry-after-ms", ""), h.get("retry-after", "")
+                check(ms.isdigit() and whole.isdigit() and int(whole) >= 1 and int(whole) == max(1, -(-int(ms) // 1000)) and int(ms) <= 60000,
+                      "Retry-After %r and retry-after-ms %r" % (whole, ms))
+            # what needs no place is answered
+            for path in ("/health", "/health/live", "/metrics", "/v1/models"):
+                equal(d.request("GET", path)[0], 200, path + " of a full server")
+            equal(d.post("/tokenize", {"prompt": "a"})[0], 200, "/tokenize of a full server")
+            s, _, b = d.request("POST", "/v1/completions", {"prompt": 1})
+            check_error(s, b, 400, "invalid_type", "prompt", "a bad request to a full server")
+            equal(d.metrics()['deqd_requests_rejected_total{reason="queue_full"}'], 3, "deqd_requests_rejected_total")
+            leave(run, False)
+            for s in waiting:
+                status, _, b, _ = read_response(s)
+                equal((status, json.loads(b)["usage"]["completion_tokens"]), (200, 2), "who waited is served when the running one leaves")
+                s.close()
+        d.alive()
+
+
+def test_full_queue_of_tokens():
+    with Daemon("engine.max_sequences=1", "queue.max_tokens=100", "engine.max_positions=20000") as d:
+        with d.connect() as run, d.connect() as wait:
+            run.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            wait.sendall(raw_request({"prompt": [70] * 90, "max_tokens": 1}))
+            d.wait_metric(lambda m: m["deqd_requests_waiting"] == 1, 5)
+            s, h, b = d.request("POST", "/v1/completions", {"prompt": [70] * 11})
+            check_error(s, b, 429, "tokens_queue_full", None, "90 + 11 waiting tokens")
+            check(h.get("retry-after", "").isdigit(), "Retry-After")
+            equal(d.metrics()['deqd_requests_rejected_total{reason="tokens_queue_full"}'], 1, "deqd_requests_rejected_total")
+
+
+def test_no_queue_at_all():
+    with Daemon("engine.max_sequences=1", "queue.max_requests=0", "engine.max_positions=20000") as d:
+        d.alive("a free place is taken although the queue has none")
+        with d.connect() as run:
+            run.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            s, _, b = d.request("POST", "/v1/completions", {"prompt": "A"})
+            check_error(s, b, 429, "queue_full", None, "a busy server without a queue")
+        freed(d, "queue.max_requests=0")
+        d.alive()
+
+
+def test_waiting_too_long():
+    with Daemon("engine.max_sequences=1", "queue.timeout_ms=300", "engine.max_positions=20000") as d:
+        with d.connect() as run:
+            run.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            for path, body in (("/v1/completions", {"prompt": "A"}), ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
+                begin = time.monotonic()
+                s, h, b = d.request("POST", path, body)
+                took = time.monotonic() - begin
+                check_error(s, b, 503, "queue_timeout", None, path)
+                check(0.29 <= took <= 1.3 * SLOW, "%s: after %.2f s, expected about 0.3" % (path, took))
+                check(h.get("content-type") == "application/json", "an error, not a stream: %s" % h.get("content-type"))
+            equal(d.metrics()['deqd_requests_rejected_total{reason="queue_timeout"}'], 3, "deqd_requests_rejected_total")
+        freed(d, "after queue timeouts")
+        d.alive()
+
+
+def test_many_at_once():
+    """100 clients on 4 places: all are served, each as if it were alone."""
+    with Daemon("engine.max_sequences=4") as d:
+        prompts = ["", "A", "First Citizen:", "é😀", "The king is"]
+        want = [d.complete(p, max_tokens=15)["choices"][0]["text"] for p in prompts]
+        bad = []
+
+        def one(i):
+            try:
+                p = i % len(prompts)
+                if i % 2:
+                    _, _, events, done = d.stream(prompts[p], max_tokens=15)
+                    got = events_text(events) if done else None
+                else:
+                    got = d.complete(prompts[p], max_tokens=15)["choices"][0]["text"]
+                if got != want[p]:
+                    bad.append((p, got, want[p]))
+            except Exception as e:
+                bad.append(repr(e))
+
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(100)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        equal(bad, [], "100 clients at once")
+        freed(d, "100 clients")
+        m = d.metrics()
+        equal(m['deqd_requests_total{finish_reason="length"}'], 105, "requests that ended")
+
+
+def test_reader_that_stops():
+    """A client that reads nothing is dropped: its buffer is bounded, and the others go on."""
+    with Daemon("stream.buffer_bytes=4096", "stream.stall_ms=500", "engine.max_positions=20000") as d:
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        s.connect((d.host, d.port))
+        s.sendall(raw_request(dict(LONG, stream=True, logprobs=20)))  # 2 KB a token: the sockets' buffers are full soon
+        ok, _ = d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+        check(ok, "it runs")
+        freed(d, "a reader that stops", 10)
+        m = d.metrics()
+        check(m["deqd_generation_tokens_total"] < 19000, "it was stopped before its end: %d tokens" % m["deqd_generation_tokens_total"])
+        s.close()
+        d.alive()
