@@ -43,9 +43,9 @@ void reply_error(struct deq_buf *out, int status, const char *code, const char *
     reply_json(out, json_pack("{s:o}", "error", error_object(status, code, param, message)));
 }
 
-void reply_length_error(struct deq_buf *out, const char *message, size_t n_prompt_tokens, size_t n_ctx)
+void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx)
 {
-    json_t *e = error_object(400, "context_length_exceeded", "max_tokens", message);
+    json_t *e = error_object(400, "context_length_exceeded", param, message);
     json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens));
     json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
     reply_json(out, json_pack("{s:o}", "error", e));

@@ -10,7 +10,7 @@
 /* {"error": {"message", "type", "param", "code"}}; type follows from the status. param: JSON path of the field, or NULL. */
 void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message);
 /* Two more numbers for context_length_exceeded. */
-void reply_length_error(struct deq_buf *out, const char *message, size_t n_prompt_tokens, size_t n_ctx);
+void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx);
 /* Takes the object. */
 void reply_json(struct deq_buf *out, json_t *object);
 /* A float as JSON: what is not finite becomes -9999, which clients know for log(0). */

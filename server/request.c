@@ -337,6 +337,9 @@ static bool fits(const struct request_context *c, size_t n_prompt, bool max_give
     }
     err->n_prompt_tokens = n_prompt;
     err->n_ctx = c->max_positions;
+    if (!*max_tokens)
+        return fail(err, 400, "context_length_exceeded", "prompt", "the prompt has %zu tokens, the limit is %u (engine.max_positions)", n_prompt,
+                    c->max_positions);
     return fail(err, 400, "context_length_exceeded", "max_tokens",
                 "the prompt has %zu tokens and max_tokens is %u: together more than the limit of %u (engine.max_positions)", n_prompt, *max_tokens,
                 c->max_positions);

@@ -35,7 +35,7 @@ void exchange_request_error(struct exchange *x, const struct request_error *e)
 {
     x->status = e->status;
     if (e->n_ctx)
-        reply_length_error(&x->reply, e->message, e->n_prompt_tokens, e->n_ctx);
+        reply_length_error(&x->reply, e->param, e->message, e->n_prompt_tokens, e->n_ctx);
     else
         reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
 }

@@ -180,10 +180,14 @@ static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct d
                         item->key, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     }
     char where[300];
-    if (item->index >= 0 && o->type != DEQ_OPT_LIST)
+    if (!item->value && o->type == DEQ_OPT_LIST) { /* a sequence replaces what was there, an empty one too */
+        *((char *)l->values + o->offset) = 0;
+        return DEQ_OK;
+    }
+    if (!item->value)
         return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s takes one value, not a sequence", l->name, item->line, item->column,
                         item->key);
-    enum deq_rc rc = deq_opt_set(o, l->values, item->value, item->index, err);
+    enum deq_rc rc = deq_opt_set(o, l->values, item->value, item->index + 1, err);
     if (!rc)
         return DEQ_OK;
     snprintf(where, sizeof where, "%s: line %u, column %u", l->name, item->line, item->column);
@@ -219,6 +223,36 @@ enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char 
     return DEQ_OK;
 }
 
+/* Appends at n what fits, NUL-terminated; returns the new length. */
+static size_t put(char *out, size_t cap, size_t n, char c)
+{
+    if (n + 1 < cap)
+        out[n++] = c;
+    if (cap)
+        out[n] = 0;
+    return n;
+}
+
+/* YAML's double-quoted form */
+static size_t quote(char *out, size_t cap, size_t n, const char *s, size_t len)
+{
+    static const char hex[] = "0123456789abcdef";
+    n = put(out, cap, n, '"');
+    for (size_t i = 0; i < len; i++) {
+        const unsigned char c = (unsigned char)s[i];
+        if (c == '"' || c == '\\')
+            n = put(out, cap, n, '\\');
+        if (c >= 0x20 && c != 0x7f) {
+            n = put(out, cap, n, (char)c);
+            continue;
+        }
+        const char escape[4] = {'\\', 'x', hex[c >> 4], hex[c & 15]};
+        for (size_t k = 0; k < 4; k++)
+            n = put(out, cap, n, escape[k]);
+    }
+    return put(out, cap, n, '"');
+}
+
 void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t cap)
 {
     const void *p = (const char *)values + o->offset;
@@ -233,16 +267,17 @@ void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t
         snprintf(out, cap, "%llu%s", (unsigned long long)(u >> shift), shift == 30 ? "G" : shift == 20 ? "M" : shift == 10 ? "K" : "");
         break;
     }
-    case DEQ_OPT_STR: snprintf(out, cap, "\"%s\"", (const char *)p); break;
+    case DEQ_OPT_STR: quote(out, cap, 0, p, strlen(p)); break;
     case DEQ_OPT_LIST: {
-        size_t n = (size_t)snprintf(out, cap, "[");
-        for (const char *s = p; *s && n + 8 < cap;) {
-            size_t len = strcspn(s, "\n");
-            int k = snprintf(out + n, cap - n, "%s\"%.*s\"", n > 1 ? ", " : "", (int)len, s);
-            n += k > 0 ? DEQ_MIN((size_t)k, cap - n - 1) : 0;
+        size_t n = put(out, cap, 0, '[');
+        for (const char *s = p; *s;) {
+            const size_t len = strcspn(s, "\n");
+            if (s != (const char *)p)
+                n = put(out, cap, put(out, cap, n, ','), ' ');
+            n = quote(out, cap, n, s, len);
             s += len + (s[len] == '\n');
         }
-        snprintf(out + n, cap - n, "]");
+        put(out, cap, n, ']');
         break;
     }
     }

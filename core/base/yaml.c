@@ -37,12 +37,16 @@ static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_
     size_t base = w->level[w->depth - 1].key_len, len = e->data.scalar.length;
     if (!len || len > DEQ_YAML_KEY_MAX - 2 || strlen(key) != len || base + len + 2 > sizeof w->path)
         return at(w, &e->start_mark, err, "a key must have 1..126 bytes", "");
+    if (!strcmp(key, "<<"))
+        return at(w, &e->start_mark, err, "merge keys are not supported", "");
     snprintf(w->path + base, sizeof w->path - base, "%s%s", base ? "." : "", key);
     for (size_t i = 0; i < w->n_seen; i++)
         if (!strcmp(w->seen[i], w->path))
             return at(w, &e->start_mark, err, "key given twice: ", w->path);
-    if (w->n_seen == KEYS_MAX || !(w->seen[w->n_seen] = deq_strdup(w->path)))
+    if (w->n_seen == KEYS_MAX)
         return at(w, &e->start_mark, err, "too many keys", "");
+    if (!(w->seen[w->n_seen] = deq_strdup(w->path)))
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", w->name);
     w->n_seen++;
     w->key_line = (unsigned)e->start_mark.line + 1;
     w->key_column = (unsigned)e->start_mark.column + 1;
@@ -76,7 +80,14 @@ static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn
             return at(w, &e->start_mark, err, "a sequence is not expected here", "");
         w->level[w->depth++] = (struct level){.key_len = strlen(w->path), .in_list = true};
         w->want_value = false;
-        return DEQ_OK;
+        return fn(ctx,
+                  &(struct deq_yaml_item){.key = w->path,
+                                          .line = (unsigned)e->start_mark.line + 1,
+                                          .column = (unsigned)e->start_mark.column + 1,
+                                          .key_line = w->key_line,
+                                          .key_column = w->key_column,
+                                          .index = -1},
+                  err);
     case YAML_SEQUENCE_END_EVENT:
         w->depth--;
         return DEQ_OK;

@@ -87,11 +87,11 @@ static void take_float(struct reader *r, const char *key, float lo, float hi, fl
     const json_t *v = take(r, key, false);
     if (!v)
         return;
-    double d = json_number_value(v);
+    const float d = (float)json_number_value(v); /* a bound that was written as a float is inside */
     if (!json_is_number(v) || !(d >= lo && d <= hi))
         r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected a number in %g..%g", r->file, r->prefix, key, (double)lo, (double)hi);
     else
-        *ret = (float)d;
+        *ret = d;
 }
 
 static void take_bool(struct reader *r, const char *key, bool *ret)
