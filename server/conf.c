@@ -33,6 +33,7 @@ static const struct deq_opt options[] = {
     U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together; 0 is 8 for each sequence."),
     U32("engine.max_positions", max_positions, 2, 16777216, "2048", "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
     BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0", "Key/value cache; 0 is what max_sequences full windows need."),
+    U32("engine.stall_ms", stall_ms, 100, 3600000, "10000", "Liveness fails when the engine has work and made no step for so long."),
     U32("queue.max_requests", queue_requests, 0, 1000000, "256", "Requests that wait; further ones get 429."),
     U32("queue.max_tokens", queue_tokens, 1, 1e9, "1000000", "Prompt tokens of waiting requests; further requests get 429."),
     U32("queue.timeout_ms", queue_timeout_ms, 1, 86400000, "60000", "A request that waited so long gets 503."),
@@ -46,7 +47,6 @@ static const struct deq_opt options[] = {
     U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before it is stopped as stalled."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
     U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "A client that reads nothing for so long is dropped."),
-    U32("engine.stall_ms", stall_ms, 100, 3600000, "10000", "Liveness fails when the engine has work and made no step for so long."),
     STR("log.level", log_level, "info", "error|warn|info|debug", "Least level of the log, JSON lines on standard error."),
 };
 

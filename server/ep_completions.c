@@ -194,7 +194,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         c->stopped = deq_text_push(c->text, bytes, n, &c->shown);
     }
     if (c->req.stream && (c->shown.len || c->req.logprobs >= 0) && !send_chunk(c, NULL))
-        return DEQ_STOP; /* nobody reads any more */
+        sched_cancel(j); /* nobody reads any more; it ends before the next step */
     return c->stopped >= 0 ? DEQ_STOP : DEQ_CONTINUE;
 }
 

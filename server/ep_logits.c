@@ -70,7 +70,7 @@ static void on_end(struct job *j, enum job_end end, enum deq_finish finish, cons
             reply_logits_json(l, &out);
     } else {
         status = end == JOB_FINISHED || end == JOB_REFUSED ? 500 : 503;
-        reply_error(&out, status, end == JOB_FINISHED ? "solver_diverged" : end == JOB_REFUSED ? "internal_error" : "draining", NULL,
+        reply_error(&out, status, end == JOB_FINISHED ? "solver_diverged" : end == JOB_REFUSED ? "internal_error" : end == JOB_QUEUE_TIMEOUT ? "queue_timeout" : "draining", NULL,
                     message ? message : end == JOB_QUEUE_TIMEOUT ? "the request waited too long" : "the server is shutting down");
     }
     if (out.failed) {

@@ -213,8 +213,9 @@ static void *engine_main(void *arg)
             const struct deq_engine_stats after = deq_engine_stats(s->engine);
             metrics_observe(&s->metrics->step_s, (double)(deq_now_ns() - t) * 1e-9);
             metrics_observe(&s->metrics->rows, (double)(after.rows - before.rows));
-            metrics_engine(s->metrics, &after);
         }
+        const struct deq_engine_stats now = deq_engine_stats(s->engine); /* also after cancellations without a step */
+        metrics_engine(s->metrics, &now);
         atomic_store(&s->beat_ns, deq_now_ns());
         atomic_store(&s->metrics->last_step_ns, deq_now_ns());
     }

@@ -65,10 +65,12 @@ static bool asked_to_stop(struct run *r)
 
 /* Matrices N(0, 1/fan_in), the two that write into the residual stream smaller, gains 1, everything else 0. With a tied head and E ~ N(0, 1/D)
  * embeddings have unit variance after the sqrt(D) and logits of a normed state have variance 1. */
-void deq_train_init(struct deq_weights *w, uint64_t seed)
+void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
 {
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
+        if (p->offset < from)
+            continue;
         const bool gain = !p->rows && strstr(p->name, "norm.weight");
         const bool residual = strstr(p->name, "attn.out.weight") || strstr(p->name, "ffn.down.weight");
         const bool matrix = p->rows && strstr(p->name, ".weight");
@@ -404,7 +406,7 @@ static enum deq_rc start_state(struct run *r, struct deq_err *err)
             return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
         return deq_checkpoint_load(path, r->w, r->m, r->v, &r->at, err);
     }
-    deq_train_init(r->w, r->recipe->seed);
+    deq_train_init(r->w, 0, r->recipe->seed);
     if (!r->opts->init)
         return DEQ_OK;
     struct deq_weights *w;
@@ -544,6 +546,7 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
                                         .stop = predictor_stop,
                                         .ctx = &r};
         struct deq_solver_opts solver = deq_recipe_solver(recipe);
+        deq_train_init(r.w, r.w->n_main, recipe->seed); /* afresh, so that resuming a finished run gives the same model */
         rc = deq_predictor_fit(&fit, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver, err);
         if (!rc)
             rc = save_checkpoint(&r, err); /* with the predictor in it */

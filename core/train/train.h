@@ -41,8 +41,8 @@ struct deq_train_opts {
 enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opts *o, const struct deq_train_hooks *hooks,
                           struct deq_err *err);
 
-/* Initial weights of a recipe. */
-void deq_train_init(struct deq_weights *w, uint64_t seed);
+/* Initial values of the parameters from offset `from` on (0: all; w->n_main: the predictor). */
+void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed);
 /* Learning rate of step `step` (from 0). */
 float deq_train_lr(const struct deq_recipe *r, uint64_t step);
 

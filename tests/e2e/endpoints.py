@@ -76,7 +76,7 @@ def test_logits_limits():
     s, _, o = d.post("/v1/logits", {"prompt": [70] * 64})
     equal((s, o["positions"]), (200, 1), "a prompt of all positions")
     s, _, o = d.post("/v1/logits", {"prompt": [70] * 65})
-    check_error(s, o, 400, "context_length_exceeded", "max_tokens", "one more")
+    check_error(s, o, 400, "context_length_exceeded", "prompt", "one more")
     equal((o["error"].get("n_prompt_tokens"), o["error"].get("n_ctx")), (65, 64), "both numbers")
     equal(d.post("/v1/logits", {"prompt": [70] * 6, "positions": "all"})[0], 200, "6 x 384 x 4 bytes")
     s, _, o = d.post("/v1/logits", {"prompt": [70] * 7, "positions": "all"})

@@ -666,6 +666,9 @@ TEST(weights_that_do_not_fit)
         u[i].shape[0] = p->rows ? p->count : 1;
         u[i].shape[1] = p->cols;
         refused(u, n, &a, t[i].name, says);
+        memcpy(u, t, sizeof t); /* the right sizes and one dimension more */
+        u[i].shape[u[i].n_dims++] = 1;
+        refused(u, n, &a, t[i].name, says);
         memcpy(u, t, sizeof t); /* a name that nobody knows */
         u[i].name = "blocks.0.attn.qkv.weights";
         refused(u, n, &a, t[i].name, "missing");

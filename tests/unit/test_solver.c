@@ -601,3 +601,124 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
             CHECK(deq_kern_force(before));
         }
 }
+
+/* --- One step at a time against the formulas of solver.h, in double and with full matrices --- */
+
+/* Pairs (z, f(z)) that come from no solver run: a rough contraction with noise, so that nothing cancels. */
+static void random_pair(uint64_t seed, uint64_t step, float *z, float *fz)
+{
+    for (uint64_t i = 0; i < DIM; i++) {
+        z[i] = (float)deq_rng_normal(seed, 3 * step, i);
+        fz[i] = 0.3f * z[(i + 1) % DIM] + 0.5f * (float)deq_rng_normal(seed, 3 * step + 1, i);
+    }
+    fz[DIM - 1] = (float)deq_rng_normal(seed, 3 * step + 2, 0);
+}
+
+TEST(solver_anderson_step_is_the_constrained_least_squares)
+{
+    enum { STEPS = 9 };
+    for (unsigned memory = 2; memory <= 5; memory++) {
+        struct deq_solver_opts o = opts_of(DEQ_ANDERSON, 1e-6f, 100);
+        o.memory = memory;
+        o.beta = 0.4f;
+        o.reg = 0.05f;
+        struct deq_solver s = {.mem = DEQ_NEW_ARRAY(float, deq_solver_floats(&o, DIM))};
+        deq_solver_restart(&s);
+        float z[STEPS][DIM], fz[STEPS][DIM], next[DIM];
+        for (unsigned k = 0; k < STEPS; k++) {
+            random_pair(31, k, z[k], fz[k]);
+            memcpy(next, z[k], sizeof next);
+            deq_solver_step(&o, &s, DIM, next, fz[k], 1);
+            const unsigned n = DEQ_MIN(k + 1, memory), first = k + 1 - n;
+            double h[5][6], alpha[5], top = 0, sum = 0, worst = 0;
+            for (unsigned i = 0; i < n; i++) {
+                for (unsigned j = 0; j < n; j++) {
+                    h[i][j] = 0;
+                    for (int d = 0; d < DIM; d++)
+                        h[i][j] += ((double)fz[first + i][d] - (double)z[first + i][d]) * ((double)fz[first + j][d] - (double)z[first + j][d]);
+                }
+                h[i][n] = 1;
+                top = DEQ_MAX(top, h[i][i]);
+            }
+            const double lambda = 0.05 * h[n - 1][n - 1] + 1e-7 * top;
+            for (unsigned i = 0; i < n; i++)
+                h[i][i] += lambda;
+            for (unsigned i = 0; i < n; i++) /* Gauss-Jordan; H is positive definite, so no pivoting */
+                for (unsigned r = 0; r < n; r++)
+                    for (unsigned c = n + 1; r != i && c-- > i;)
+                        h[r][c] -= h[r][i] / h[i][i] * h[i][c];
+            for (unsigned i = 0; i < n; i++)
+                sum += alpha[i] = h[i][n] / h[i][i];
+            for (int d = 0; d < DIM; d++) {
+                double want = 0;
+                for (unsigned i = 0; i < n; i++)
+                    want += alpha[i] / sum * (0.6 * (double)z[first + i][d] + 0.4 * (double)fz[first + i][d]);
+                worst = DEQ_MAX(worst, fabs(want - (double)next[d]));
+            }
+            /* float Gram entries (about 1e-6 relative) over a condition number below 100, times values of size 1 */
+            CHECK_MSG(worst < 1e-4, "M=%u step %u: %g", memory, k, worst);
+        }
+        deq_free(s.mem);
+    }
+}
+
+TEST(solver_broyden_step_is_the_good_broyden_update)
+{
+    enum { STEPS = 14 };
+    for (unsigned memory = 1; memory <= 5; memory += 2) {
+        struct deq_solver_opts o = opts_of(DEQ_BROYDEN, 1e-6f, 100);
+        o.memory = memory;
+        o.beta = 0.7f;
+        struct deq_solver s = {.mem = DEQ_NEW_ARRAY(float, deq_solver_floats(&o, DIM))};
+        deq_solver_restart(&s);
+        static double b[DIM][DIM]; /* J^-1 */
+        double z_prev[DIM] = {0}, g_prev[DIM] = {0};
+        unsigned updates = 0;
+        for (unsigned k = 0; k < STEPS; k++) {
+            float z[DIM], fz[DIM], next[DIM];
+            double g[DIM], dz[DIM], dg[DIM], bdg[DIM], dzb[DIM], denom = 0, worst = 0;
+            random_pair(32, k, z, fz);
+            memcpy(next, z, sizeof next);
+            deq_solver_step(&o, &s, DIM, next, fz, 1);
+            if (k == 0 || updates == memory) { /* starts again from -I */
+                updates = 0;
+                for (int i = 0; i < DIM; i++)
+                    for (int j = 0; j < DIM; j++)
+                        b[i][j] = -(i == j);
+            }
+            for (int i = 0; i < DIM; i++) {
+                g[i] = (double)fz[i] - (double)z[i];
+                dz[i] = (double)z[i] - z_prev[i];
+                dg[i] = g[i] - g_prev[i];
+                bdg[i] = dzb[i] = 0;
+            }
+            for (int i = 0; i < DIM; i++)
+                for (int j = 0; j < DIM; j++) {
+                    bdg[i] += b[i][j] * dg[j];
+                    dzb[j] += dz[i] * b[i][j];
+                }
+            for (int i = 0; i < DIM; i++)
+                denom += dz[i] * bdg[i];
+            if (k) { /* Sherman-Morrison: B += (dz - B dg) (dz' B) / (dz' B dg) */
+                updates++;
+                for (int i = 0; i < DIM; i++)
+                    for (int j = 0; j < DIM; j++)
+                        b[i][j] += (dz[i] - bdg[i]) * dzb[j] / denom;
+            }
+            CHECK(s.n == updates);
+            double size = 0;
+            for (int i = 0; i < DIM; i++) {
+                double want = (double)z[i];
+                for (int j = 0; j < DIM; j++)
+                    want -= 0.7 * b[i][j] * g[j];
+                worst = DEQ_MAX(worst, fabs(want - (double)next[i]));
+                size = DEQ_MAX(size, fabs(want));
+                z_prev[i] = (double)z[i];
+                g_prev[i] = g[i];
+            }
+            /* float products of 24 terms, through at most five updates whose denominators are not small here */
+            CHECK_MSG(worst < 1e-4 * (1 + size), "M=%u step %u: %g of %g", memory, k, worst, size);
+        }
+        deq_free(s.mem);
+    }
+}

@@ -29,7 +29,7 @@ static struct deq_weights *contractive(void)
     struct deq_weights *w = NULL;
     a.solver = deq_solver_defaults();
     CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
-    deq_train_init(w, 3);
+    deq_train_init(w, 0, 3);
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
         const bool shrink = strstr(p->name, "attn.out.weight") || strstr(p->name, "ffn.down.weight") || strstr(p->name, "ffn_norm.weight");
