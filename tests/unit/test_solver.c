@@ -607,8 +607,9 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
 /* Pairs (z, f(z)) that come from no solver run: a rough contraction with noise, so that nothing cancels. */
 static void random_pair(uint64_t seed, uint64_t step, float *z, float *fz)
 {
-    for (uint64_t i = 0; i < DIM; i++) {
+    for (uint64_t i = 0; i < DIM; i++)
         z[i] = (float)deq_rng_normal(seed, 3 * step, i);
+    for (uint64_t i = 0; i < DIM; i++) {
         fz[i] = 0.3f * z[(i + 1) % DIM] + 0.5f * (float)deq_rng_normal(seed, 3 * step + 1, i);
     }
     fz[DIM - 1] = (float)deq_rng_normal(seed, 3 * step + 2, 0);
