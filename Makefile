@@ -60,6 +60,7 @@ unit: $(OBJ)/unit ## unit and golden tests of libdeq
 	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 e2e: all ## the daemon and the command line over real sockets and files
 	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
+	python3 tests/e2e/readme.py
 lint: ## floors, banned calls, configuration table = etc/deqd.yaml
 	sh tests/lint/lint.sh
 check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan with concurrent clients

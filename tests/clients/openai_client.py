@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""What users of the official openai client do: complete, stream, stop, seed, log-probabilities, errors, models, a retry after a 429."""
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import openai
+
+BUILD = os.environ.get("DEQ_BUILD", "build")
+MODEL = "tests/golden/tiny"
+passed = failed = 0
+
+
+def check(ok, what):
+    global passed, failed
+    if ok:
+        passed += 1
+    else:
+        failed += 1
+        print("failed:", what)
+
+
+def start(*sets):
+    flags = [x for s in sets for x in ("--set", s)]
+    d = subprocess.Popen([f"{BUILD}/deqd", "--model", MODEL, "--listen", "127.0.0.1:0", *flags], stderr=subprocess.PIPE, text=True)
+    address = json.loads(d.stderr.readline())["address"]
+    threading.Thread(target=lambda: [None for _ in d.stderr], daemon=True).start()
+    return d, openai.OpenAI(base_url=f"http://{address}/v1", api_key="any", max_retries=0)
+
+
+def stop(d):
+    d.terminate()
+    check(d.wait(timeout=30) == 0, "exit code")
+
+
+def refused(kind, call):
+    try:
+        call()
+    except kind as e:
+        return e
+    return None
+
+
+def main():
+    d, client = start()
+    make = client.completions.create
+    greedy = dict(model="tiny", prompt="ROMEO:", max_tokens=24, temperature=0)
+    whole = make(**greedy)
+    choice = whole.choices[0]
+    check(whole.object == "text_completion" and whole.model == "tiny" and whole.id.startswith("cmpl-"), "head")
+    check(choice.finish_reason == "length" and whole.usage.completion_tokens == 24 and
+          whole.usage.total_tokens == whole.usage.prompt_tokens + 24, "usage")
+    chunks = list(make(**greedy, stream=True, stream_options={"include_usage": True}))
+    check("".join(c.choices[0].text for c in chunks if c.choices) == choice.text, "streamed text")
+    check(chunks[-1].usage.completion_tokens == 24 and not chunks[-1].choices, "streamed usage")
+    check([c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length", "streamed reason")
+    mark = choice.text[8:12]
+    cut = make(**greedy, stop=[mark])
+    check(cut.choices[0].finish_reason == "stop" and cut.choices[0].text == choice.text[:choice.text.index(mark)], "stop")
+    sampled = [make(**(greedy | {"temperature": 1.0}), seed=s).choices[0].text for s in (7, 7, 8)]
+    check(sampled[0] == sampled[1] != sampled[2], "seed")
+    lp = make(**greedy, logprobs=3).choices[0].logprobs
+    check(len(lp.tokens) == len(lp.token_logprobs) == len(lp.top_logprobs) == len(lp.text_offset) == 24 and "".join(lp.tokens) == choice.text, "logprobs")
+    check(all(x == max(t.values()) for x, t in zip(lp.token_logprobs, lp.top_logprobs)), "greedy picks the most probable")
+    extra = make(**greedy, extra_body={"deq": {"tol": 1e-3, "window": 1}, "top_k": 5})
+    check(extra.deq["tol"] == 0.001 and extra.deq["window"] == 1 and extra.deq["residual_max"] < 0.001 and extra.deq["converged"], "deq object")
+    ids = make(**(greedy | {"prompt": [72, 73]}))
+    check(ids.usage.prompt_tokens == 2, "prompt of token ids")
+    e = refused(openai.BadRequestError, lambda: make(**(greedy | {"temperature": 9})))
+    check(e is not None and e.param == "temperature" and e.code == "invalid_value", "bad field")
+    e = refused(openai.BadRequestError, lambda: make(**(greedy | {"max_tokens": 100000})))
+    check(e is not None and e.code == "context_length_exceeded", "too long")
+    check(refused(openai.NotFoundError, lambda: make(**(greedy | {"model": "other"}))) is not None, "unknown model")
+    check([m.id for m in client.models.list()] == ["tiny"], "models")
+    stop(d)
+
+    # one place, no queue: a second request gets 429, and the client's own retry succeeds once the first is done
+    d, client = start("engine.max_sequences=1", "queue.max_requests=0", "engine.max_positions=100000")
+    first = client.completions.create(model="tiny", prompt="A", max_tokens=20000, stream=True, extra_body={"ignore_eos": True})
+    next(first)
+    time.sleep(0.05)
+    e = refused(openai.RateLimitError, lambda: client.completions.create(model="tiny", prompt="B", max_tokens=4))
+    check(e is not None and int(e.response.headers["retry-after"]) >= 1 and int(e.response.headers["retry-after-ms"]) > 0, "429")
+    threading.Timer(0.5, first.close).start()
+    again = client.with_options(max_retries=8).completions.create(model="tiny", prompt="B", max_tokens=4, extra_body={"ignore_eos": True})
+    check(again.usage.completion_tokens == 4, "retry")
+    stop(d)
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(failed != 0)
+
+
+main()

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Runs the README's commands as they stand there: the set-up lines are CI's business, `make` targets are this suite's callers, everything else runs
+here. Training runs with small text and few steps. Closes with one line of totals."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+passed = failed = skipped = 0
+
+
+def check(ok, what):
+    global passed, failed
+    if ok:
+        passed += 1
+    else:
+        failed += 1
+        print("failed:", what)
+
+
+def main():
+    global skipped
+    lines = re.findall(r"^    (\S.*)$", open("README.md").read(), re.M)
+    commands = [l for l in lines if not l.startswith(("apt-get", "make"))]
+    check(len(commands) >= 15, f"{len(commands)} commands found")
+    work = tempfile.mkdtemp()
+    text = open("tests/golden/tokenizer/sample.txt").read()
+    for name in ("train.txt", "train-recased.txt", "valid.txt"):
+        open(f"{work}/{name}", "w").write(text[:60000])
+    small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32 --set train.batch=2"
+             " --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32 --set model.inner_size=32")
+    daemon = None
+    try:
+        for c in commands:
+            if c.startswith("build/deqd --config"):
+                daemon = subprocess.Popen(c.split(), stderr=subprocess.PIPE, text=True)
+                line = daemon.stderr.readline()
+                check('"listening"' in line, f"{c}: {line}")
+        for c in commands:
+            if c.startswith("build/deqd --config"):
+                continue
+            if c.startswith("curl") and not shutil.which("curl"):
+                skipped += 1
+                print("skipped: curl is not installed:", c)
+                continue
+            run = c.replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
+            if run.startswith("build/deq train"):
+                run += small
+            r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=300)
+            check(r.returncode == 0 and '"error"' not in r.stdout, f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
+            if "/v1/completions" in c and "stream" not in c:
+                check(json.loads(r.stdout)["choices"][0]["text"], c)
+            if '"stream": true' in c:
+                check(r.stdout.rstrip().endswith("[DONE]"), c)
+        check(os.path.getsize(f"{work}/logits.f32") % (4 * 4096) == 0, "logits.f32")
+    finally:
+        if daemon:
+            daemon.terminate()
+            check(daemon.wait(timeout=60) == 0, "the daemon's exit code")
+        shutil.rmtree(work)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    sys.exit(failed != 0)
+
+
+main()
