@@ -15,7 +15,6 @@
 #include "server/metrics.h"
 
 struct MHD_Connection;
-struct job;
 
 /* The way of a response from the engine to a connection: bytes with a lock around them. Two owners, the connection and the job; the
  * last one to let go frees it. Producers append under the lock; the connection's reader takes. */

@@ -28,7 +28,6 @@ struct sched {
     size_t n_running;
     _Atomic bool cancels;      /* some job's cancel flag was set */
     _Atomic uint64_t beat_ns;  /* last sign of life */
-    _Atomic bool busy;
     double service_s;          /* moving average of a job's time in the engine; engine thread writes under the lock */
 };
 
@@ -180,7 +179,6 @@ static void *engine_main(void *arg)
         pthread_mutex_lock(&s->lock);
         while (!s->stop && !s->queue && !s->n_running && !s->end_all) {
             struct timespec until;
-            atomic_store(&s->busy, false);
             atomic_store(&s->beat_ns, deq_now_ns());
             atomic_store(&s->metrics->last_step_ns, deq_now_ns());
             clock_gettime(CLOCK_MONOTONIC, &until);
@@ -193,7 +191,6 @@ static void *engine_main(void *arg)
         }
         const bool stop = s->stop, end_all = s->end_all;
         struct job *dead = take_dead(s, deq_now_ns());
-        atomic_store(&s->busy, true);
         pthread_mutex_unlock(&s->lock);
         bury(s, dead, end_all);
         if (end_all || atomic_exchange(&s->cancels, false))

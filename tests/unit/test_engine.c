@@ -71,7 +71,7 @@ static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_ite
                                .eos_id = -1, .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
                                .row_window = 4};
     struct deq_pool *pool;
-    struct deq_cell *cell;
+    struct deq_cell *cell = NULL;
     struct deq_engine *e = NULL;
     CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_toy_open(24, rho, coupling, 64, pool, &cell, NULL) == DEQ_OK);
     CHECK(deq_engine_open(cell, &a, pool, &(struct deq_engine_opts){.max_sequences = 4, .max_positions = 400}, &e, NULL) == DEQ_OK);
