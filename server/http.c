@@ -265,10 +265,10 @@ struct watched {
 
 static void watch_streams(struct http *h, struct watched *w, size_t n)
 {
-    const uint64_t now = deq_now_ns();
     for (size_t i = 0; i < n; i++) {
         struct channel *c = w[i].channel;
         pthread_mutex_lock(&c->lock);
+        const uint64_t now = deq_now_ns(); /* with the lock: the channel's times lie before it */
         const bool streaming = c->streaming, done = c->done;
         const bool stalled = c->bytes.len && now - c->last_read_ns > h->conf->stream_stall_ms * 1000000ull;
         const bool silent = streaming && !done && now - c->last_write_ns > h->conf->stream_ping_ms * 1000000ull;

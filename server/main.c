@@ -81,6 +81,15 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals)
         now = wait_signal(signals, 20) != 0;
 }
 
+static pthread_t main_thread;
+
+/* Libraries start threads before main can block signals (OpenBLAS does), and the system may give them a signal of the process. It is sent on. */
+static void forward(int sig)
+{
+    if (!pthread_equal(pthread_self(), main_thread))
+        (void)pthread_kill(main_thread, sig);
+}
+
 int main(int argc, char **argv)
 {
     struct conf conf;
@@ -89,12 +98,16 @@ int main(int argc, char **argv)
         return code;
     log_init(conf.log_level);
 
-    /* signals are taken by this thread alone, by waiting for them; every other thread inherits the block */
+    /* signals are taken by this thread alone, by waiting for them; threads of ours inherit the block */
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    main_thread = pthread_self();
+    const struct sigaction on_signal = {.sa_handler = forward, .sa_flags = SA_RESTART};
+    (void)sigaction(SIGTERM, &on_signal, NULL);
+    (void)sigaction(SIGINT, &on_signal, NULL);
     signal(SIGPIPE, SIG_IGN);
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
 

@@ -4,5 +4,5 @@ set -eu
 cd "$(dirname "$0")/../.."
 venv=build/clients-venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet openai==3.54.0 2>/dev/null || "$venv/bin/pip" install --quiet openai
+"$venv/bin/pip" install --quiet openai==3.54.0
 exec "$venv/bin/python" tests/clients/openai_client.py

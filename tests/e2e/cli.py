@@ -2,7 +2,6 @@
 import json
 import math
 import os
-import re
 import resource
 import shutil
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import tempfile
 import time
 
-from lib import (DEQ, ROOT, SANITIZED, SLOW, TINY, check, clean_env, close, equal, run, shared, skip, usual)
+from lib import (DEQ, ROOT, SANITIZED, SLOW, TINY, check, clean_env, close, equal, run, skip, usual)
 
 RECIPE = os.path.join(ROOT, "tests", "golden", "tiny.yaml")
 DATA = os.path.join(ROOT, "tests", "golden", "tokenizer")

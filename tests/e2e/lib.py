@@ -11,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -427,21 +426,24 @@ def read_response(sock, buffered=b"", head_only=False):
     if head_only:
         return status, headers, b"", data
     if headers.get("transfer-encoding") == "chunked":
-        body = b""
+        parts, at = [], 0  # at: into data, so that a long body is not copied for every chunk
         while True:
-            while b"\r\n" not in data:
+            while (end := data.find(b"\r\n", at)) < 0:
                 more()
-            line, data = data.split(b"\r\n", 1)
+            line = data[at:end]
             if not re.match(rb"^[0-9A-Fa-f]+$", line):
                 raise ValueError("not a chunk size: %r" % line)
-            n = int(line, 16)
-            while len(data) < n + 2:
+            n, at = int(line, 16), end + 2
+            while len(data) < at + n + 2:
+                data = data[at:]
+                at = 0
                 more()
-            if data[n:n + 2] != b"\r\n":
-                raise ValueError("a chunk does not end with CR LF: %r" % data[n:n + 2])
-            body, data = body + data[:n], data[n + 2:]
+            if data[at + n:at + n + 2] != b"\r\n":
+                raise ValueError("a chunk does not end with CR LF: %r" % data[at + n:at + n + 2])
+            parts.append(data[at:at + n])
+            at += n + 2
             if n == 0:
-                return status, headers, body, data
+                return status, headers, b"".join(parts), data[at:]
     n = int(headers["content-length"])
     while len(data) < n:
         more()

@@ -116,6 +116,24 @@ def test_second_signal():
         d.stop()
 
 
+def test_no_thread_dies_of_a_signal():
+    """The kernel gives a process's signal to any thread that does not block it. Where main() waits for signals instead of handling them, a thread that
+    a library started before main() could block them would take SIGTERM's default action and end the process, without draining."""
+    with Daemon() as d:
+        try:
+            threads = {}
+            for t in os.listdir("/proc/%d/task" % d.p.pid):
+                with open("/proc/%d/task/%s/status" % (d.p.pid, t)) as f:
+                    threads[int(t)] = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+        except OSError:
+            skip("this machine has no /proc")
+            return
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            # the thread that waits is shown as if it did not block: its wait takes the signal
+            open_to_it = [t for t, x in threads.items() if t != d.p.pid and not (int(x["SigBlk"], 16) | int(x["SigCgt"], 16) | int(x["SigIgn"], 16)) >> (sig - 1) & 1]
+            equal(open_to_it, [], "threads in which %s is neither blocked nor handled" % sig.name)
+
+
 def test_idle_stop_is_quick():
     d = Daemon()
     with d.connect() as s:  # an idle keep-alive connection must not hold it

@@ -236,3 +236,58 @@ def test_readers_that_read():
                 except (EOFError, ConnectionError) as e:
                     got = repr(e)[:60]
                 equal(got, (200, True, 2000), "a stream of 2,000 tokens with 20 logprobs, a pause of %d s" % pause)
+
+
+def test_streams_that_nobody_disturbs():
+    """The thread that looks for stalled and vanished clients leaves the others alone: streams that are read come whole, while others come and go
+    beside them. A second and more is ten of that thread's rounds."""
+    with Daemon("engine.max_sequences=16", "engine.max_positions=200000", "queue.max_requests=1000") as d:
+        results = {}
+        end = threading.Event()
+
+        def reader(i):
+            try:
+                _, _, events, done = d.stream("A", max_tokens=700, ignore_eos=True)
+                results[i] = (done, len(events_text(events)) > 100 and events[-1]["choices"][0]["finish_reason"])
+            except Exception as e:
+                results[i] = repr(e)[:80]
+
+        def leaver():
+            while not end.is_set():
+                s = d.connect()
+                s.sendall(raw_request(LONG))
+                end.wait(0.01)
+                leave(s, False)
+
+        threads = [threading.Thread(target=reader, args=(i,)) for i in range(24)]
+        others = [threading.Thread(target=leaver) for _ in range(2)]
+        for t in threads + others:
+            t.start()
+        for t in threads:
+            t.join()
+        end.set()
+        for t in others:
+            t.join()
+        equal([r for r in results.values() if r != (True, "length")], [], "24 streams beside clients that leave")
+        freed(d, "streams and clients that leave", 4)
+
+
+def test_running_stream_beside_queued_ones_that_leave():
+    """One stream runs, three wait and leave: ten times, because what must not happen depends on the moment."""
+    with Daemon("engine.max_sequences=1", "engine.max_positions=200000") as d:
+        for i in range(10):
+            a = d.metrics()
+            with d.connect() as first:
+                first.sendall(raw_request(dict(LONG, stream=True)))
+                d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+                waiting = [d.connect() for _ in range(3)]
+                for s in waiting:
+                    s.sendall(raw_request(LONG))
+                d.wait_metric(lambda m: m["deqd_requests_waiting"] == 3, 5)
+                for s in waiting:
+                    leave(s, False)
+                d.wait_metric(lambda m: m["deqd_requests_waiting"] == 0, 2)
+                m = d.metrics()
+                if not equal((m["deqd_requests_running"], cancelled(m, "running") - cancelled(a, "running")), (1, 0), "the running stream is not touched, round %d" % i):
+                    break
+            freed(d, "round %d" % i)
