@@ -160,7 +160,7 @@ def test_no_queue_at_all():
 def test_waiting_too_long():
     with Daemon("engine.max_sequences=1", "queue.timeout_ms=300", "engine.max_positions=200000") as d:
         with d.connect() as run:
-            run.sendall(raw_request(dict(LONG, stream=True)))
+            run.sendall(raw_request(LONG))  # whole, not a stream: an unread stream would be cut when its buffer is full
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
             for path, body in (("/v1/completions", {"prompt": "A"}), ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
                 begin = time.monotonic()
