@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 
 from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, equal, parse_sse, raw_request, read_response, run, skip)
@@ -33,7 +34,10 @@ def status_of(d, path="/health/ready"):
 
 def test_drain():
     d = Daemon("server.drain_delay_ms=%d" % (600 * SLOW), "engine.max_positions=200000", "server.shutdown_timeout_ms=60000")
-    s, data = start_stream(d, 15000)
+    s, data = start_stream(d, 30000)  # seconds of decoding; read meanwhile, since an unread stream would be cut when its buffer is full
+    answer = []
+    reader = threading.Thread(target=lambda: answer.append(read_response(s, data)))
+    reader.start()
     d.p.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     while status_of(d) == 200 and time.monotonic() - begin < 2 * SLOW:
@@ -57,7 +61,8 @@ def test_drain():
     if check(refused is not None, "after drain_delay a new request is refused while the stream runs"):
         check_error(refused[0], refused[2], 503, "draining", None, "a new request after drain_delay")
         check(refused[1].get("retry-after", "").isdigit(), "Retry-After of a draining server")
-    st, _, body, _ = read_response(s, data)
+    reader.join()
+    st, _, body, _ = answer[0]
     events, done = parse_sse(body)
     equal((done, events[-1]["choices"][0]["finish_reason"]), (True, "length"), "the stream that ran comes to its end")
     s.close()
