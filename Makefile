@@ -33,6 +33,8 @@ $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_) $(CFLAGS) $(ARCH) -c $< -o $@
 
+$(OBJ)/server/ep_models.o: server/openapi.json
+
 $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@
 	ar rcs $@ $^
@@ -40,7 +42,7 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT)) $(OBJ)/libdeq.a

@@ -107,18 +107,31 @@ struct deq_engine_opts { /* 0 means the default */
     uint32_t max_rows;      /* rows of one evaluation (default: max_sequences * 8, at least 64) */
     uint32_t max_positions; /* prompt + generated tokens of one sequence (default: 8 attention windows) */
     uint64_t cache_bytes;   /* key/value cache (default: what max_sequences full windows need) */
-    uint32_t prefill_block; /* a prompt's window drains at multiples of this (default: 128) */
+    uint32_t prefill_block; /* a prompt's window drains at multiples of this, and the prefix cache holds such blocks (default: 128; a multiple of 16) */
 };
 enum deq_rc deq_engine_new(const struct deq_model *model, const struct deq_engine_opts *opts, struct deq_engine **ret_engine,
                            struct deq_err *err);
 void deq_engine_free(struct deq_engine *engine); /* ends what is active, without events */
+
+struct deq_logit_bias {
+    uint32_t token;
+    float bias;
+};
 
 struct deq_sampling {
     float temperature; /* 0: greedy, the lowest id wins ties */
     float top_p;       /* 1: off; 0: the most probable token */
     float min_p;       /* 0: off; relative to the most probable token */
     uint32_t top_k;    /* 0: off */
-    uint64_t seed;     /* the draw at a position is a function of (seed, position) and the logits */
+    uint64_t seed;     /* the draw at a position is a function of (seed, choice, position) and the logits */
+    /* What follows changes the logits that tokens are picked from, in this order; events carry them unchanged. Arrays are borrowed until END. */
+    const struct deq_logit_bias *bias; /* [n_bias] added; -100 and below forbids the token, 100 and above forces it */
+    size_t n_bias;
+    float repetition_penalty;          /* on tokens of prompt and text: positive logits are divided by it, negative ones multiplied; 0, 1: off */
+    float presence_penalty, frequency_penalty; /* subtracted, on tokens generated so far: once, and times their count */
+    uint32_t min_tokens;               /* before that many are generated, eos and these are not picked: */
+    const uint32_t *stop_ids;          /* [n_stop_ids] */
+    size_t n_stop_ids;
 };
 
 struct deq_solve_params {
@@ -130,11 +143,16 @@ struct deq_solve_params {
     uint32_t window;   /* rows solved behind the committed prefix, 1..64 */
 };
 
-enum deq_finish { DEQ_FINISH_LENGTH, DEQ_FINISH_EOS, DEQ_FINISH_STOP, DEQ_FINISH_CANCELED, DEQ_FINISH_NUMERIC };
+enum deq_finish { DEQ_FINISH_LENGTH, DEQ_FINISH_EOS, DEQ_FINISH_STOP, DEQ_FINISH_CANCELED, DEQ_FINISH_NUMERIC, DEQ_FINISH_DEADLINE };
+
+/* Equilibria of whole blocks of a prompt are kept and found again, with the same bits as a fresh solve. APPROXIMATE also takes blocks that
+ * generation produced, whose bits differ within the tolerance. OFF neither takes nor leaves any. */
+enum deq_cache { DEQ_CACHE_EXACT, DEQ_CACHE_APPROXIMATE, DEQ_CACHE_OFF };
 
 struct deq_event {
     enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_END } kind;
     uint64_t id;
+    uint32_t choice;       /* 0.. n-1 */
     /* PROMPT (with want_prompt): position p of the prompt is solved, and TOKEN: the token after position p was picked */
     size_t position;
     uint32_t token;        /* TOKEN: the pick */
@@ -142,6 +160,8 @@ struct deq_event {
     uint32_t evaluations;  /* of this row */
     float residual;
     bool converged;        /* residual < tol */
+    enum deq_warm start;   /* where its iterates began */
+    bool start_cached;     /* the state that it began from came from the prefix cache */
     /* END */
     enum deq_finish finish;
     const char *message;   /* of NUMERIC */
@@ -153,23 +173,39 @@ struct deq_request {
     size_t n_prompt;
     uint32_t max_tokens;    /* 0: solve the prompt only */
     bool ignore_eos;
-    bool want_prompt;       /* PROMPT events with logits for every position but the last of a prompt that is continued */
+    uint32_t n;             /* choices: the prompt is solved once, then continued n times; 0 means 1. n needs max_tokens */
+    bool want_prompt;       /* PROMPT events with logits for every position but the last of a prompt that is continued; nothing is taken from the cache */
     bool want_logits;       /* TOKEN events carry logits */
     struct deq_sampling sampling;
     struct deq_solve_params solve;
-    /* Called inside deq_step, in order of positions; DEQ_STOP after a TOKEN ends the sequence with DEQ_FINISH_STOP. END comes exactly once. */
+    enum deq_cache cache;
+    const char *cache_salt; /* [cache_salt_len] requests share cached blocks only with the same salt; may be NULL */
+    size_t cache_salt_len;
+    /* Called inside deq_step, in order of positions; DEQ_STOP after a TOKEN ends the choice with DEQ_FINISH_STOP. END comes exactly once for each choice. */
     enum deq_verdict (*event)(void *ctx, const struct deq_event *e);
     void *ctx;
 };
 /* max_tokens 16, temperature 0, the model's solver defaults. */
 struct deq_request deq_request_defaults(const struct deq_model *model);
 
+struct deq_admission {
+    uint64_t id;
+    size_t cached_tokens; /* of the prompt, taken from the prefix cache */
+    bool approximate;     /* some of them were produced by generation */
+};
 /* DEQ_EINVAL: the request can never run here; DEQ_EFULL: not now (sequences, rows or cache pages are
- * taken). Not from inside deq_step, except in an END event. */
-enum deq_rc deq_submit(struct deq_engine *engine, const struct deq_request *request, uint64_t *ret_id, struct deq_err *err);
-/* Not from inside deq_step (an event returns DEQ_STOP instead). Ends a sequence; its END event (CANCELED) comes before this returns. DEQ_ENOTFOUND when it has ended already. */
+ * taken). Not from inside deq_step, except in an END event. ret may be NULL. */
+enum deq_rc deq_submit(struct deq_engine *engine, const struct deq_request *request, struct deq_admission *ret, struct deq_err *err);
+/* These three: not from inside deq_step (an event returns DEQ_STOP instead); all choices of the request; DEQ_ENOTFOUND when it has ended already. */
+/* Ends it; END events (CANCELED) come before this returns. */
 enum deq_rc deq_cancel(struct deq_engine *engine, uint64_t id);
+/* Its time is up: the position in front commits its iterate at the next step, whatever the residual, and gives a last token; in the midst of the
+ * prompt there is nothing to give. It ends with DEADLINE. */
+enum deq_rc deq_expire(struct deq_engine *engine, uint64_t id);
+/* Takes no part in steps until it is resumed; keeps rows, pages and bits. */
+enum deq_rc deq_pause(struct deq_engine *engine, uint64_t id, bool paused);
 size_t deq_active(const struct deq_engine *engine); /* sequences */
+bool deq_runnable(const struct deq_engine *engine); /* some sequence is not paused */
 /* One evaluation of the cell on all open rows, one solver step of each, commits and events. Allocates nothing. */
 void deq_step(struct deq_engine *engine);
 
@@ -179,7 +215,10 @@ struct deq_engine_stats { /* since the engine was made; counters only grow */
     uint64_t nonconverged, restarts; /* positions committed above tol; rows restarted because a guess changed */
     uint64_t numeric_errors;
     uint32_t sequences, rows_open;   /* now */
-    uint64_t pages, pages_used;      /* of the cache */
+    uint64_t pages, pages_used, pages_reserved; /* of the cache: all; held by sequences; promised to them */
+    uint64_t starts[3], starts_cached;          /* rows that entered, by enum deq_warm; of them, from cached states */
+    uint64_t prefix_queries_tok, prefix_hits_tok, prefix_approximate_tok; /* prompt tokens asked for, found */
+    uint64_t prefix_entries, prefix_bytes, prefix_evictions;
     uint32_t max_rows, max_positions, max_sequences;
     uint64_t memory_bytes;           /* reserved at start: rows, cache, scratch */
 };

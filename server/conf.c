@@ -8,26 +8,34 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "server/http.h"
+#include "server/listen.h"
+#include "server/route.h"
 
 #define AT(field) offsetof(struct conf, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
 #define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
 #define BYTES(name, field, lo, hi, def, help) {name, DEQ_OPT_BYTES, AT(field), lo, hi, def, NULL, help}
+#define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 0, def, NULL, help}
 #define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
 
 static const struct deq_opt options[] = {
-    STR("server.listen", listen, "127.0.0.1:8080", NULL, "Address and port to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080. Port 0 takes a free one."),
+    STR("server.listen", listen, "127.0.0.1:8080", NULL, "Address to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080, unix:/run/deqd.sock,mode=0660. Port 0 takes a free one."),
+    STR("server.admin_listen", admin_listen, "", NULL, "A second address, without TLS, for probes, metrics and administration only; empty: none."),
     U32("server.http_threads", http_threads, 1, 64, "2", "Threads that read and write connections."),
     U32("server.max_connections", max_connections, 8, 100000, "1024", "Connections open at once; further ones get 503."),
     U32("server.max_connections_per_address", max_connections_per_address, 0, 100000, "0", "Connections of one address; 0 is no limit."),
     U32("server.header_timeout_ms", header_timeout_ms, 100, 3600000, "10000", "From accept to the last header line, absolute."),
     U32("server.body_timeout_ms", body_timeout_ms, 100, 3600000, "30000", "From the last header line to the last byte of the body, absolute."),
     U32("server.idle_timeout_ms", idle_timeout_ms, 1000, 3600000, "30000", "Keep-alive: how long an idle connection stays open."),
-    U32("server.drain_delay_ms", drain_delay_ms, 0, 3600000, "0", "After SIGTERM: not ready at once, but new requests are served for so long."),
+    U32("server.drain_delay_ms", drain_delay_ms, 0, 3600000, "5000", "After SIGTERM: not ready at once, but new requests are served for so long. (SIGINT goes on without it.)"),
     U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000", "Then: running requests may finish for so long before they are ended."),
     BYTES("server.max_body_bytes", max_body_bytes, 1024, 1073741824.0, "1M", "Largest request body."),
-    STR("model.path", model_path, "models/stories", NULL, "Model directory; the model is served under the directory's name."),
+    STR("model.path", model_path, "models/stories", NULL, "Model directory."),
+    STR("model.name", model_name, "", NULL, "Name it is served under; empty: the directory's."),
+    STR("tls.cert", tls_cert, "", NULL, "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read again on SIGHUP."),
+    STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
+    STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
+    BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core."),
     U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue."),
     U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together; 0 is 8 for each sequence."),
@@ -40,13 +48,20 @@ static const struct deq_opt options[] = {
     U32("limits.max_logprobs", max_logprobs, 0, 1000, "20", "Most probable tokens that a request may ask for."),
     U32("limits.max_stop", max_stop, 0, 64, "16", "Stop strings of a request."),
     U32("limits.max_stop_bytes", max_stop_bytes, 1, 65536, "256", "Bytes of a stop string."),
+    U32("limits.max_n", max_n, 1, 1024, "16", "Choices of a prompt (n, best_of)."),
+    U32("limits.max_prompts", max_prompts, 1, 4096, "128", "Prompts of a request."),
+    U32("limits.max_window", max_window, 1, 64, "16", "Rows of a sequence that are solved at once (deq.window): its share of a step."),
+    U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0", "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
     BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),
     FLT("limits.tol_min", tol_min, 1e-7, 10, "1e-5", "Smallest tolerance that a request may ask for."),
     FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
     U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
-    U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before it is stopped as stalled."),
+    U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before its sequence pauses."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
     U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "A client that reads nothing for so long is dropped."),
+    STR("chat.message", chat_message, "", NULL, "A message of a chat as text, {role} and {content} filled in; empty: no chat. \\n is a new line."),
+    STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer."),
+    STR("chat.stop", chat_stop, "", NULL, "Text that ends an answer, like what begins the next message; empty: none."),
     STR("log.level", log_level, "info", "error|warn|info|debug", "Least level of the log, JSON lines on standard error."),
 };
 
@@ -61,6 +76,7 @@ static void help(void)
            "  --listen ADDR:PORT  server.listen\n"
            "  --set KEY=VALUE     any key\n"
            "  --check-config      read the configuration, say what is wrong, stop (exit 2 when something is)\n"
+           "  --print-fields      print every field of every request's body, and --print-routes every path, and stop\n"
            "  --print-config      print the whole configuration as YAML and stop\n"
            "  --health-probe      ask the daemon at server.listen whether it is ready: exit 0 or 1\n"
            "  --version, --help\n\n"
@@ -70,35 +86,66 @@ static void help(void)
     printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration.\n");
 }
 
-/* GET /health/ready of the configured address; for containers without a shell. */
+/* GET /health/ready of the configured address (the admin one, where there is one: it has no TLS); for containers without a shell. */
 static int probe(const struct conf *c)
 {
-    struct sockaddr_storage addr;
-    socklen_t len;
+    struct listen_address a;
     struct deq_err err;
     char answer[64];
-    if (http_parse_listen(c->listen, &addr, &len, &err)) {
+    const bool admin = c->admin_listen[0] != 0;
+    if (listen_parse(admin ? "server.admin_listen" : "server.listen", admin ? c->admin_listen : c->listen, &a, &err)) {
         fprintf(stderr, "deqd: %s\n", err.text);
         return 2;
     }
-    int fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (!admin && c->tls_cert[0]) {
+        fprintf(stderr, "deqd: --health-probe speaks no TLS: set server.admin_listen\n");
+        return 2;
+    }
+    int fd = socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const struct timeval limit = {.tv_sec = 3};
     static const char ask[] = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     size_t got = 0;
     /* a daemon on every address is asked on loopback */
-    if (addr.ss_family == AF_INET && !((struct sockaddr_in *)&addr)->sin_addr.s_addr)
-        ((struct sockaddr_in *)&addr)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (addr.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&((struct sockaddr_in6 *)&addr)->sin6_addr))
-        ((struct sockaddr_in6 *)&addr)->sin6_addr = in6addr_loopback;
+    struct sockaddr_in *a4 = (struct sockaddr_in *)&a.addr;
+    struct sockaddr_in6 *a6 = (struct sockaddr_in6 *)&a.addr;
+    if (a.addr.ss_family == AF_INET && !a4->sin_addr.s_addr)
+        a4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (a.addr.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a6->sin6_addr))
+        a6->sin6_addr = in6addr_loopback;
     if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-        if (connect(fd, (struct sockaddr *)&addr, len) == 0 && send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) == (ssize_t)sizeof ask - 1)
+        if (connect(fd, (struct sockaddr *)&a.addr, a.len) == 0 && send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) == (ssize_t)sizeof ask - 1)
             for (ssize_t n; got < 12 && (n = recv(fd, answer + got, sizeof answer - got, 0)) > 0;)
                 got += (size_t)n;
         close(fd);
     }
     return got >= 12 && !memcmp(answer + 9, "200", 3) ? 0 : 1;
+}
+
+/* "\n" as two characters becomes a line's end: a flag or a variable cannot hold one comfortably. */
+static void unescape(char *s)
+{
+    char *to = s;
+    for (; *s; s++)
+        *to++ = *s == '\\' && s[1] == 'n' ? (s++, '\n') : *s;
+    *to = 0;
+}
+
+/* What one option's range cannot say. */
+static enum deq_rc check_together(struct conf *c, struct deq_err *err)
+{
+    struct listen_address a;
+    if (c->tol_min > c->tol_max)
+        return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min, (double)c->tol_max);
+    if (!c->tls_cert[0] != !c->tls_key[0])
+        return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
+    if (c->chat_message[0] && (!strstr(c->chat_message, "{content}") || !strstr(c->chat_message, "{role}")))
+        return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {role} and {content}");
+    enum deq_rc rc = listen_parse("server.listen", c->listen, &a, err);
+    if (!rc && c->admin_listen[0])
+        rc = listen_parse("server.admin_listen", c->admin_listen, &a, err);
+    return rc;
 }
 
 enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code)
@@ -128,6 +175,11 @@ enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_cod
             }
             if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
                 help();
+                *ret_code = 0;
+                return CONF_EXIT;
+            }
+            if (!strcmp(a, "--print-fields") || !strcmp(a, "--print-routes")) {
+                strcmp(a, "--print-fields") ? route_print() : request_print_fields();
                 *ret_code = 0;
                 return CONF_EXIT;
             }
@@ -169,13 +221,8 @@ enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_cod
         if (!pass && !rc)
             rc = deq_opt_env(&conf_table, &c, "DEQD_", &err);
     }
-    if (!rc && c.tol_min > c.tol_max)
-        rc = deq_fail(&err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c.tol_min, (double)c.tol_max);
-    if (!rc) {
-        struct sockaddr_storage addr;
-        socklen_t len;
-        rc = http_parse_listen(c.listen, &addr, &len, &err);
-    }
+    if (!rc)
+        rc = check_together(&c, &err);
     if (rc) {
         fprintf(stderr, "deqd: %s\n", err.text);
         return CONF_EXIT;
@@ -187,6 +234,9 @@ enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_cod
         printf("configuration ok\n");
     else if (ask)
         *ret_code = probe(&c);
+    unescape(c.chat_message);
+    unescape(c.chat_reply);
+    unescape(c.chat_stop);
     *ret = c;
     return print || check || ask ? CONF_EXIT : CONF_RUN;
 }

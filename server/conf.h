@@ -7,25 +7,30 @@
 
 struct conf {
     /* server */
-    char listen[256];
+    char listen[256], admin_listen[256];
     uint32_t http_threads, max_connections, max_connections_per_address;
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms;
     uint32_t drain_delay_ms, shutdown_timeout_ms;
     uint64_t max_body_bytes;
     /* model */
-    char model_path[1024];
+    char model_path[1024], model_name[65];
+    /* tls, auth */
+    char tls_cert[1024], tls_key[1024], keys_file[1024];
+    bool open_metrics;
     /* engine */
     uint32_t threads, max_sequences, max_rows, max_positions;
     uint64_t cache_bytes;
     /* queue */
     uint32_t queue_requests, queue_tokens, queue_timeout_ms;
     /* limits of a request */
-    uint32_t max_logprobs, max_stop, max_stop_bytes;
+    uint32_t max_logprobs, max_stop, max_stop_bytes, max_n, max_prompts, max_window, max_requests_per_key;
     uint64_t max_logits_bytes;
     float tol_min, tol_max;
     uint32_t max_iter_max;
     uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms;
     uint32_t stall_ms;
+    /* chat */
+    char chat_message[512], chat_reply[256], chat_stop[64];
     char log_level[8];
 };
 

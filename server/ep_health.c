@@ -1,5 +1,6 @@
-/* Probes and metrics. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
+/* Probes, metrics, administration. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
 #include "core/base/clock.h"
+#include "server/log.h"
 #include "server/reply.h"
 #include "server/route.h"
 
@@ -7,37 +8,87 @@ static void health(struct service *s, struct exchange *x, bool ok)
 {
     static const char *const states[] = {"starting", "ready", "draining"};
     const struct metrics *m = s->metrics;
-    const double age_ms = ((double)deq_now_ns() - (double)atomic_load(&m->last_step_ns)) * 1e-6;
+    struct served *served = store_acquire(s->store);
+    const double age_ms = served ? ((double)deq_now_ns() - (double)sched_last_step_ns(served->sched)) * 1e-6 : 0;
+    store_release(served);
     x->status = ok ? 200 : 503;
+    if (!ok)
+        x->retry_after_ms = 1000;
     reply_json(&x->reply, json_pack("{s:s, s:s, s:I, s:I, s:f}", "status", ok ? "ok" : "unavailable", "state", states[atomic_load(&s->state)],
                                     "running", (json_int_t)atomic_load(&m->running), "waiting", (json_int_t)atomic_load(&m->waiting),
                                     "last_step_age_ms", age_ms > 0 ? age_ms : 0));
 }
 
-void ep_live(struct service *s, struct exchange *x)
+void ep_live(struct service *s, struct served *m, struct exchange *x)
 {
-    health(s, x, sched_alive(s->sched, s->conf->stall_ms));
+    (void)m;
+    health(s, x, store_alive(s->store, s->conf->stall_ms));
 }
 
-void ep_ready(struct service *s, struct exchange *x)
+void ep_ready(struct service *s, struct served *m, struct exchange *x)
 {
-    health(s, x, atomic_load(&s->state) == SERVER_READY && sched_alive(s->sched, s->conf->stall_ms));
+    (void)m;
+    health(s, x, atomic_load(&s->state) == SERVER_READY && store_alive(s->store, s->conf->stall_ms));
 }
 
-void ep_startup(struct service *s, struct exchange *x)
+void ep_startup(struct service *s, struct served *m, struct exchange *x)
 {
+    (void)m;
     health(s, x, atomic_load(&s->state) != SERVER_STARTING);
 }
 
-void ep_metrics(struct service *s, struct exchange *x)
+void ep_metrics(struct service *s, struct served *m, struct exchange *x)
 {
-    x->content_type = "text/plain; version=0.0.4; charset=utf-8";
-    x->status = metrics_render(s->metrics, &x->reply) ? 200 : 500;
+    struct served *served = store_acquire(s->store);
+    struct metrics_now now;
+    (void)m;
+    if (served)
+        now = (struct metrics_now){.model_name = served->name,
+                                   .fingerprint = served->info.fingerprint,
+                                   .last_step_ns = sched_last_step_ns(served->sched),
+                                   .max_positions = sched_max_positions(served->sched),
+                                   .weight_bytes = served->info.weight_bytes};
+    x->reply_type = "text/plain; version=0.0.4; charset=utf-8";
+    x->status = metrics_render(s->metrics, served ? &now : NULL, &x->reply) ? 200 : 500;
+    store_release(served);
 }
 
-void ep_version(struct service *s, struct exchange *x)
+/* --- Reload --- */
+
+bool service_reload(struct service *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx)
 {
-    const struct deq_model_info i = deq_model_info(s->model);
-    x->status = 200;
-    reply_json(&x->reply, json_pack("{s:s, s:s, s:s}", "version", DEQ_VERSION, "kernels", i.kernels, "model_fingerprint", i.fingerprint));
+    struct deq_err err;
+    if (auth_reload(s->auth, &err))
+        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", "{s:s}", "reason", err.text);
+    if (s->tls && tls_reload(s->tls, &err))
+        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", "{s:s}", "reason", err.text);
+    return store_reload(s->store, done, ctx);
+}
+
+/* On the reload's thread; ctx: the channel that waits, held. */
+static void answer(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint)
+{
+    struct channel *c = ctx;
+    struct deq_buf b;
+    deq_buf_init(&b, 4096);
+    if (rc)
+        reply_error(&b, rc == DEQ_ECANCELED ? 503 : 500, "reload_failed", NULL, err->text);
+    else
+        reply_json(&b, json_pack("{s:s, s:s}", "status", "ok", "fingerprint", fingerprint));
+    (void)channel_write(c, b.data, b.len);
+    channel_finish(c, rc == DEQ_ECANCELED ? 503 : rc ? 500 : 200, "application/json", false);
+    deq_buf_free(&b);
+    channel_unref(c);
+}
+
+void ep_reload(struct service *s, struct served *m, struct exchange *x)
+{
+    (void)m;
+    log_line(LOG_INFO, "reload asked for", "{s:s}", "request_id", x->request_id);
+    channel_ref(x->channel);
+    if (service_reload(s, answer, x->channel))
+        return;
+    channel_unref(x->channel);
+    x->retry_after_ms = 1000;
+    exchange_error(x, 503, "reload_in_progress", NULL, "the model is being loaded already");
 }

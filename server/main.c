@@ -17,24 +17,6 @@
 #include "server/route.h"
 #include <jansson.h>
 
-/* "stories" of "models/stories/"; names are [A-Za-z0-9._-]{1,64} without a leading dot */
-static bool name_of(const char *path, char out[65])
-{
-    size_t n = strlen(path);
-    while (n && path[n - 1] == '/')
-        n--;
-    size_t start = n;
-    while (start && path[start - 1] != '/')
-        start--;
-    if (n == start || n - start > 64 || path[start] == '.')
-        return false;
-    for (size_t i = start; i < n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", path[i]))
-            return false;
-    snprintf(out, 65, "%.*s", (int)(n - start), path + start);
-    return true;
-}
-
 /* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
 static bool descriptors_fit(const struct conf *c)
 {
@@ -62,19 +44,21 @@ static int wait_signal(const sigset_t *set, uint64_t ms)
     return sig > 0 ? sig : 0;
 }
 
-/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A second signal ends it now. */
-static void drain(struct service *s, struct http *http, const sigset_t *signals)
+/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A second signal ends it now. Who
+ * types ^C waits for no load balancer. */
+static void drain(struct service *s, struct http *http, const sigset_t *signals, int sig)
 {
     const struct conf *c = s->conf;
+    const uint32_t delay_ms = sig == SIGINT ? 0 : c->drain_delay_ms;
     atomic_store(&s->state, SERVER_DRAINING);
-    log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)sched_pending(s->sched), "drain_delay_ms", (json_int_t)c->drain_delay_ms,
+    log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
-    bool now = c->drain_delay_ms && wait_signal(signals, c->drain_delay_ms);
-    sched_drain(s->sched);
+    bool now = delay_ms && wait_signal(signals, delay_ms);
+    store_drain(s->store);
     const uint64_t until = deq_now_ns() + c->shutdown_timeout_ms * 1000000ull;
-    while (!now && sched_pending(s->sched) && deq_now_ns() < until)
+    while (!now && store_pending(s->store) && deq_now_ns() < until)
         now = wait_signal(signals, 20) != 0;
-    sched_end_all(s->sched);
+    store_end_all(s->store);
     http_stop_accepting(http);
     /* answers that are written but not yet read get a moment */
     for (int i = 0; i < 100 && !now && http_open_exchanges(http); i++)
@@ -99,23 +83,25 @@ int main(int argc, char **argv)
     log_init(conf.log_level);
 
     /* signals are taken by this thread alone, by waiting for them; threads of ours inherit the block */
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    main_thread = pthread_self();
+    static const int taken[] = {SIGTERM, SIGINT, SIGHUP};
     const struct sigaction on_signal = {.sa_handler = forward, .sa_flags = SA_RESTART};
-    (void)sigaction(SIGTERM, &on_signal, NULL);
-    (void)sigaction(SIGINT, &on_signal, NULL);
+    sigset_t signals, ending;
+    sigemptyset(&signals);
+    sigemptyset(&ending);
+    main_thread = pthread_self();
+    for (size_t i = 0; i < DEQ_COUNT(taken); i++) {
+        sigaddset(&signals, taken[i]);
+        if (taken[i] != SIGHUP)
+            sigaddset(&ending, taken[i]);
+        (void)sigaction(taken[i], &on_signal, NULL);
+    }
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
 
     const char *level = getenv("DEQ_CPU");
     struct deq_err err;
-    char name[65], address[64];
-    struct deq_model *model = NULL;
-    struct sched *sched = NULL;
+    char address[160], admin_address[160];
     struct http *http = NULL;
     static struct metrics metrics;
     static struct service service;
@@ -124,42 +110,51 @@ int main(int argc, char **argv)
         fprintf(stderr, "deqd: DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)\n", level);
         return 2;
     }
-    if (!name_of(conf.model_path, name)) {
-        fprintf(stderr, "deqd: model.path: the directory's name must be 1 to 64 of A-Z a-z 0-9 . _ - : %s\n", conf.model_path);
-        return 2;
-    }
     if (!descriptors_fit(&conf))
         return 1;
     const uint64_t t0 = deq_now_ns();
-    if (deq_model_load(conf.model_path, &model, &err)) {
+    metrics_init(&metrics);
+    service = (struct service){.conf = &conf, .metrics = &metrics, .started_ms = deq_wall_ms()};
+    const struct http_handler handler = {route_check, route_handle, &service};
+    int sig = 0;
+    enum deq_rc rc = auth_new(conf.keys_file, &service.auth, &err);
+    if (!rc && conf.tls_cert[0])
+        rc = tls_new(conf.tls_cert, conf.tls_key, &service.tls, &err);
+    if (!rc)
+        rc = store_new(&conf, &metrics, &service.store, &err);
+    /* the door opens before the model is there, so that probes can be told */
+    if (!rc)
+        rc = http_start(&conf, &metrics, service.tls, &handler, &http, address, admin_address, &err);
+    if (!rc) {
+        log_line(LOG_DEBUG, "loading", "{s:s, s:s*, s:s}", "address", address, "admin_address", admin_address[0] ? admin_address : NULL, "model",
+                 conf.model_path);
+        rc = store_load(service.store, &err);
+    }
+    if (rc) {
         fprintf(stderr, "deqd: %s\n", err.text);
+        code = rc == DEQ_EINVAL ? 2 : 1;
         goto out;
     }
-    const struct deq_model_info info = deq_model_info(model);
-    metrics_init(&metrics, name, info.fingerprint);
-    if (sched_new(&conf, model, &metrics, &sched, &err)) {
-        fprintf(stderr, "deqd: %s\n", err.text);
-        goto out;
-    }
-    service = (struct service){.conf = &conf, .model = model, .model_name = name, .sched = sched, .metrics = &metrics, .started_ms = deq_wall_ms()};
     atomic_store(&service.state, SERVER_READY);
-    if (http_start(&conf, &metrics, route, &service, &http, address, &err)) {
-        fprintf(stderr, "deqd: %s\n", err.text);
-        goto out;
-    }
-    log_line(LOG_INFO, "listening", "{s:s, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "model", name, "fingerprint", info.fingerprint,
-             "kernels", info.kernels, "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)info.parameters, "version",
-             DEQ_VERSION);
-    int sig;
-    do
+    struct served *m = store_acquire(service.store);
+    log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
+             admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
+             (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
+    store_release(m);
+    for (;;) {
         sig = sigwaitinfo(&signals, NULL);
-    while (sig < 0 && errno == EINTR);
-    drain(&service, http, &signals);
+        if (sig == SIGHUP && !service_reload(&service, NULL, NULL))
+            log_line(LOG_WARN, "reload not begun: one is under way", NULL);
+        else if (sig == SIGTERM || sig == SIGINT)
+            break;
+    }
+    drain(&service, http, &ending, sig);
     code = 0;
 out:
     http_stop(http);
-    sched_free(sched);
-    deq_model_free(model);
+    store_free(service.store);
+    auth_free(service.auth);
+    tls_free(service.tls);
     if (!code)
         log_line(LOG_INFO, "stopped", NULL);
     return code;

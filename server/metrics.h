@@ -16,27 +16,39 @@ struct histogram {
     _Atomic uint64_t sum_micro; /* sum of observations * 1e6 */
 };
 
-enum reject_reason { REJECT_QUEUE_FULL, REJECT_TOKENS_FULL, REJECT_QUEUE_TIMEOUT, REJECT_DRAINING, REJECT_REASONS };
-enum cancel_phase { CANCEL_QUEUED, CANCEL_RUNNING, CANCEL_PHASES };
-enum { METRIC_FINISHES = 5, METRIC_CODES = 600 };
+enum reject_reason { REJECT_QUEUE_FULL, REJECT_TOKENS_FULL, REJECT_KEY_LIMIT, REJECT_QUEUE_TIMEOUT, REJECT_DEADLINE, REJECT_DRAINING, REJECT_REASONS };
+enum cancel_phase { CANCEL_QUEUED, CANCEL_PREFILL, CANCEL_DECODE, CANCEL_PHASES };
+enum { METRIC_FINISHES = 6, METRIC_CODES = 600 };
 
 struct metrics {
     _Atomic uint64_t http_responses[METRIC_CODES]; /* by status */
     _Atomic uint64_t finished[METRIC_FINISHES];    /* by enum deq_finish */
     _Atomic uint64_t rejected[REJECT_REASONS];
     _Atomic uint64_t cancelled[CANCEL_PHASES];
-    _Atomic uint64_t prompt_tokens, generation_tokens;
+    _Atomic uint64_t prompt_tokens, generation_tokens, paused;
+    _Atomic uint64_t reloads[2]; /* failed, done */
     _Atomic int64_t connections, waiting, running;
-    struct histogram queue_s, ttft_s, itl_s, e2e_s, step_s, rows, iterations, residual;
-    /* copied by the engine thread after every step */
-    _Atomic uint64_t steps, rows_total, head_rows, positions, nonconverged, restarts, numeric_errors, pages, pages_used, rows_open,
-        engine_memory_bytes, last_step_ns;
-    const char *model_name, *fingerprint;
+    struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations, prompt_iterations, residual,
+        prompt_length, generation_length, max_tokens, choices;
+    /* sums over the engines, added to by their threads after every step */
+    _Atomic uint64_t steps, rows_total, head_rows, positions, nonconverged, restarts, numeric_errors, starts[3], starts_cached, prefix_queries,
+        prefix_hits, prefix_approximate, prefix_evictions;
+    _Atomic int64_t pages, pages_used, pages_reserved, rows_open, engine_memory_bytes, prefix_entries, prefix_bytes;
 };
 
-void metrics_init(struct metrics *m, const char *model_name, const char *fingerprint);
+/* What the daemon knows beside the counters, at the time of a scrape. */
+struct metrics_now {
+    const char *model_name, *fingerprint;
+    uint64_t last_step_ns;
+    uint32_t max_positions;
+    uint64_t weight_bytes;
+};
+
+void metrics_init(struct metrics *m);
 void metrics_observe(struct histogram *h, double value);
-void metrics_engine(struct metrics *m, const struct deq_engine_stats *s);
-bool metrics_render(const struct metrics *m, struct deq_buf *out);
+/* An engine went from one state to the next. */
+void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, const struct deq_engine_stats *to);
+/* now: NULL while nothing is loaded. */
+bool metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *out);
 
 #endif

@@ -51,11 +51,6 @@ void reply_length_error(struct deq_buf *out, const char *param, const char *mess
     reply_json(out, json_pack("{s:o}", "error", e));
 }
 
-json_t *reply_float(float x)
-{
-    return json_real(isfinite(x) ? (double)x : -9999.0);
-}
-
 json_t *reply_setting(float x)
 {
     char text[32];
@@ -66,4 +61,33 @@ json_t *reply_setting(float x)
 json_t *reply_text(const char *s, size_t n)
 {
     return json_stringn(s ? s : "", n);
+}
+
+void reply_string(struct deq_buf *out, const char *s, size_t n)
+{
+    size_t plain = 0;
+    deq_buf_add(out, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)s[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        deq_buf_add(out, s + plain, i - plain);
+        plain = i + 1;
+        if (c == '"' || c == '\\')
+            deq_buf_fmt(out, "\\%c", c);
+        else if (c == '\n')
+            deq_buf_add(out, "\\n", 2);
+        else
+            deq_buf_fmt(out, "\\u%04x", c);
+    }
+    deq_buf_add(out, s + plain, n - plain);
+    deq_buf_add(out, "\"", 1);
+}
+
+void reply_number(struct deq_buf *out, float x)
+{
+    if (isfinite(x))
+        deq_buf_fmt(out, "%.9g", (double)x);
+    else
+        deq_buf_str(out, "-9999.0");
 }

@@ -1,4 +1,5 @@
-/* JSON that goes out, built in one place. All functions append to a buffer and report failure through it. */
+/* JSON that goes out. Small objects are built with jansson; what is written for every token is appended as text, which costs a twentieth. All functions
+ * append to a buffer and report failure through it. */
 #ifndef DEQ_SERVER_REPLY_H
 #define DEQ_SERVER_REPLY_H
 
@@ -13,11 +14,14 @@ void reply_error(struct deq_buf *out, int status, const char *code, const char *
 void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx);
 /* Takes the object. */
 void reply_json(struct deq_buf *out, json_t *object);
-/* A float as JSON: what is not finite becomes -9999, which clients know for log(0). */
-json_t *reply_float(float x);
 /* A setting as somebody wrote it: 0.01, not the 0.00999999978 that the float holds. */
 json_t *reply_setting(float x);
 /* Text that is valid UTF-8 already. */
 json_t *reply_text(const char *s, size_t n);
+
+/* "..." with its escapes; s is valid UTF-8. */
+void reply_string(struct deq_buf *out, const char *s, size_t n);
+/* 9 digits: a float survives the way through text. What is not finite becomes -9999, which clients know for log(0). */
+void reply_number(struct deq_buf *out, float x);
 
 #endif

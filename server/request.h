@@ -1,11 +1,12 @@
-/* Wire JSON becomes plain structs here and nowhere else; nothing downstream sees JSON. Every field is checked for type and range; the error names it. */
+/* Wire JSON becomes plain structs here and nowhere else; nothing downstream sees JSON. Every field stands in a table with its type and range; an error
+ * names the field. */
 #ifndef DEQ_SERVER_REQUEST_H
 #define DEQ_SERVER_REQUEST_H
 
 #include "core/deq.h"
 #include "server/conf.h"
 
-enum { REQUEST_STOPS_MAX = 64, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 64, JSON_ARRAY_MAX = 1 << 20 };
+enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 64, JSON_ARRAY_MAX = 4096, BIAS_MAX = 1024, SALT_MAX_BYTES = 1024 };
 
 struct request_error {
     int status;            /* 0: none */
@@ -23,16 +24,26 @@ struct request_context {
     uint32_t max_positions;
 };
 
+/* Fields are int64_t, float or bool, as the table in request.c fills them. */
 struct completion_request {
-    struct deq_tokens prompt;
-    uint32_t max_tokens;
-    bool stream, include_usage, ignore_eos;
-    int logprobs;          /* -1: none */
-    struct deq_sampling sampling;
+    bool chat;
+    struct deq_tokens *prompts; /* [n_prompts], owned */
+    size_t n_prompts;
+    int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */, top_k, seed;
+    bool max_given;
+    bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry;
+    float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     struct deq_solve_params solve;
+    enum deq_cache cache;
     size_t n_stops;
-    char *stop[REQUEST_STOPS_MAX]; /* owned */
+    char *stop[REQUEST_STOPS_MAX]; /* owned, like the arrays that follow */
     size_t stop_len[REQUEST_STOPS_MAX];
+    struct deq_tokens stop_ids, logprob_ids;
+    struct deq_logit_bias *bias;
+    size_t n_bias;
+    char *salt;
+    size_t salt_len;
+    uint64_t user_hash; /* of `user`, for the log; 0: none */
 };
 
 struct logits_request {
@@ -45,15 +56,18 @@ struct tokenize_request {
     struct deq_tokens tokens;
 };
 
-struct detokenize_request {
-    struct deq_tokens tokens;
-};
-
 /* Each fills the struct and returns true, or fills *err (and leaves nothing to free). */
-bool request_completion(const struct request_context *c, const char *body, size_t len, struct completion_request *ret, struct request_error *err);
+bool request_completion(const struct request_context *c, bool chat, const char *body, size_t len, struct completion_request *ret,
+                        struct request_error *err);
 bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret, struct request_error *err);
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
-bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct detokenize_request *ret, struct request_error *err);
+bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
 void completion_request_free(struct completion_request *r);
+/* Prints path, field and type of everything that the tables know, a line each. */
+void request_print_fields(void);
+/* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
+enum { PRESETS = 3 };
+extern const char *const request_preset_names[PRESETS];
+float request_preset_tol(const struct conf *c, float model_tol, int preset);
 
 #endif

@@ -2,31 +2,59 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "core/base/clock.h"
 #include "server/log.h"
 #include "server/reply.h"
 
-static const struct {
-    const char *method, *path;
-    void (*endpoint)(struct service *s, struct exchange *x);
-    bool probe; /* not logged */
-} table[] = {
-    {"POST", "/v1/completions", ep_completions, false},
-    {"POST", "/v1/logits", ep_logits, false},
-    {"GET", "/v1/models", ep_models, false},
-    {"POST", "/tokenize", ep_tokenize, false},
-    {"POST", "/detokenize", ep_detokenize, false},
-    {"GET", "/version", ep_version, false},
-    {"GET", "/health", ep_ready, true},
-    {"GET", "/health/live", ep_live, true},
-    {"GET", "/health/ready", ep_ready, true},
-    {"GET", "/health/startup", ep_startup, true},
-    {"GET", "/metrics", ep_metrics, true},
+enum route_flags {
+    NEEDS_MODEL = 1, /* 503 model_loading until one is there */
+    OPEN = 2,        /* asks for no key */
+    PROBE = 4,       /* answered when all connections are taken; not logged */
+    ADMIN = 8,       /* an admin key */
+    ON_ADMIN = 16,   /* also served on server.admin_listen */
+    METRICS = 32,    /* open when auth.open_metrics says so */
 };
+
+struct route {
+    const char *method, *path; /* a path that ends in '/' is the beginning of many */
+    void (*endpoint)(struct service *s, struct served *m, struct exchange *x);
+    unsigned flags;
+};
+
+static const struct route table[] = {
+    {"POST", "/v1/completions", ep_completions, NEEDS_MODEL},
+    {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL},
+    {"POST", "/v1/logits", ep_logits, NEEDS_MODEL},
+    {"GET", "/v1/models", ep_models, NEEDS_MODEL},
+    {"GET", "/v1/models/", ep_model, NEEDS_MODEL},
+    {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL},
+    {"POST", "/detokenize", ep_detokenize, NEEDS_MODEL},
+    {"GET", "/tokenizer_info", ep_tokenizer_info, NEEDS_MODEL},
+    {"GET", "/version", ep_version, NEEDS_MODEL | ON_ADMIN},
+    {"GET", "/openapi.json", ep_openapi, 0},
+    {"GET", "/health", ep_ready, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/live", ep_live, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/startup", ep_startup, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/metrics", ep_metrics, METRICS | PROBE | ON_ADMIN},
+    {"POST", "/admin/reload", ep_reload, ADMIN | ON_ADMIN},
+};
+
+void route_print(void)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++)
+        printf("%s %s%s\n", table[i].method, table[i].path,
+               table[i].flags & ADMIN ? " admin" : table[i].flags & OPEN ? " open" : table[i].flags & METRICS ? " metrics" : "");
+}
+
+/* --- Errors --- */
 
 void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
 {
+    deq_buf_reset(&x->reply);
+    x->reply_type = NULL;
     x->status = status;
     reply_error(&x->reply, status, code, param, message);
 }
@@ -40,52 +68,125 @@ void exchange_request_error(struct exchange *x, const struct request_error *e)
         reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
 }
 
-void exchange_not_submitted(struct exchange *x, const struct service *s, enum submit verdict)
+void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict)
 {
-    snprintf(x->retry_after_ms, sizeof x->retry_after_ms, "%u", verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(s->sched));
+    x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);
     switch (verdict) {
     case SUBMIT_QUEUE_FULL: exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later"); break;
     case SUBMIT_TOKENS_FULL: exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later"); break;
+    case SUBMIT_KEY_LIMIT:
+        exchange_error(x, 429, "key_rate_limited", NULL, "this key has as many requests under way as limits.max_requests_per_key allows");
+        break;
     default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
     }
 }
 
-struct request_context service_context(const struct service *s)
+struct request_context service_context(const struct service *s, const struct served *m)
 {
-    return (struct request_context){
-        .model = s->model, .conf = s->conf, .model_name = s->model_name, .max_positions = sched_max_positions(s->sched)};
+    return (struct request_context){.model = m->model, .conf = s->conf, .model_name = m->name, .max_positions = sched_max_positions(m->sched)};
+}
+
+/* --- Headers: who may, and what for --- */
+
+static const struct route *find(struct exchange *x)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        const struct route *r = &table[i];
+        const size_t n = strlen(r->path);
+        const bool prefix = r->path[n - 1] == '/';
+        if (prefix ? strncmp(r->path, x->path, n) || !x->path[n] || strchr(x->path + n, '/') : strcmp(r->path, x->path) != 0)
+            continue;
+        if (x->admin_listener && !(r->flags & ON_ADMIN))
+            continue;
+        /* HEAD is GET without a body; libmicrohttpd leaves the body out */
+        if (!strcmp(r->method, x->method) || (!strcmp(x->method, "HEAD") && !strcmp(r->method, "GET"))) {
+            x->allow = NULL;
+            return r;
+        }
+        x->allow = r->method;
+    }
+    return NULL;
+}
+
+/* Deny by default: a path without a flag that opens it asks for a key, also one that does not exist. */
+static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const char *key, size_t n)
+{
+    const bool open = r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
+    struct caller caller;
+    if (key && auth_check(s->auth, key, n, &caller))
+        x->caller = caller;
+    if (open)
+        return true;
+    if (auth_has_keys(s->auth) && !x->caller.known) {
+        x->authenticate = true;
+        exchange_error(x, 401, "invalid_api_key", NULL, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
+        return false;
+    }
+    if (r && (r->flags & ADMIN) && !x->caller.admin) {
+        exchange_error(x, 403, "admin_only", NULL, auth_has_keys(s->auth) ? "this needs an admin key" : "this needs an admin key, and auth.keys_file names none");
+        return false;
+    }
+    return true;
+}
+
+/* Bodies are JSON. Absent, and what curl -d sends, is taken for it. */
+static bool takes_json(const char *type)
+{
+    static const char *const good[] = {"application/json", "application/x-www-form-urlencoded"};
+    if (!type)
+        return true;
+    const size_t n = strcspn(type, "; \t");
+    for (size_t i = 0; i < DEQ_COUNT(good); i++)
+        if (n == strlen(good[i]) && !strncasecmp(type, good[i], n))
+            return true;
+    return false;
 }
 
 static void log_exchange(const struct exchange *x)
 {
-    if (log_on(LOG_INFO))
-        log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f}", "request_id", x->request_id, "method", x->method, "path", x->path, "status",
-                 x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6);
+    const bool probe = x->route && ((const struct route *)x->route)->flags & PROBE;
+    if (log_on(LOG_INFO) && !probe)
+        log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", x->method, "path",
+                 x->route ? ((const struct route *)x->route)->path : "-", /* of no route of ours: not for the log */
+                 "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
+                 "parent_id", x->trace_id[0] ? x->parent_id : NULL);
 }
 
-void route(void *ctx, struct exchange *x)
+void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
 {
     struct service *s = ctx;
-    bool known = false;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        if (strcmp(table[i].path, x->path))
-            continue;
-        /* HEAD is GET without a body; libmicrohttpd leaves the body out */
-        if (strcmp(table[i].method, x->method) && !(!strcmp(x->method, "HEAD") && !strcmp(table[i].method, "GET"))) {
-            known = true;
-            x->allow = table[i].method;
-            continue;
-        }
-        x->allow = NULL;
-        table[i].endpoint(s, x);
-        if (x->status && !table[i].probe)
-            log_exchange(x);
-        return;
-    }
-    if (known)
+    const struct route *r = find(x);
+    x->route = r;
+    if (x->overfull && !(r && (r->flags & PROBE)))
+        exchange_error(x, 503, "too_many_connections", NULL, "all connections are taken");
+    else if (!allowed(s, x, r, key, n))
+        ;
+    else if (!r && x->allow)
         exchange_error(x, 405, "method_not_allowed", NULL, "this path takes another method; see the Allow header");
-    else
+    else if (!r)
         exchange_error(x, 404, "unknown_path", NULL, "there is nothing at this path");
-    x->path = "-"; /* of no route of ours: not for the log */
-    log_exchange(x);
+    else if (!strcmp(r->method, "POST") && !takes_json(x->content_type))
+        exchange_error(x, 415, "unsupported_media_type", NULL, "the body must be application/json");
+    if (x->status) {
+        if (x->status != 405)
+            x->allow = NULL;
+        if (x->status == 503)
+            x->retry_after_ms = 1000;
+        log_exchange(x);
+    }
+}
+
+void route_handle(void *ctx, struct exchange *x)
+{
+    struct service *s = ctx;
+    const struct route *r = x->route;
+    struct served *m = r->flags & NEEDS_MODEL ? store_acquire(s->store) : NULL;
+    if ((r->flags & NEEDS_MODEL) && !m) {
+        x->retry_after_ms = 1000;
+        exchange_error(x, 503, "model_loading", NULL, "the model is being loaded");
+    } else {
+        r->endpoint(s, m, x);
+    }
+    if (x->status)
+        log_exchange(x);
 }

@@ -1,6 +1,8 @@
+#define _GNU_SOURCE
 #include "server/sched.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
@@ -10,26 +12,101 @@
 #include "core/base/mem.h"
 #include "server/log.h"
 
-enum { IDLE_BEAT_MS = 200 }; /* an idle engine shows that it lives so often */
+enum {
+    IDLE_BEAT_MS = 200,  /* an idle engine shows that it lives so often */
+    SCAN_MS = 10,        /* the queue is searched for expired jobs so often */
+    ACCOUNTS = 2048,     /* callers that are told apart at once; power of two */
+    PROBES = 16,
+};
+
+/* What a caller had and has. */
+struct account {
+    uint64_t id;
+    uint32_t in_flight; /* requests reserved, waiting and running */
+    double had;         /* virtual time: tokens / weight, where its last job began */
+};
 
 struct sched {
     const struct conf *conf;
     struct metrics *metrics;
     struct deq_engine *engine; /* the thread's alone */
-    uint32_t max_positions;
+    struct deq_engine_stats seen; /* what the metrics hold of this engine; the thread's */
+    struct job *running;       /* the thread's */
+    uint64_t next_deadline_ns; /* of running jobs; the thread's; 0: none */
+    uint64_t next_scan_ns;     /* of the queue; the thread's */
+    bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
+    uint32_t max_positions, max_sequences;
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;      /* guards what follows */
     pthread_cond_t wake;
-    struct job *queue, **queue_end;
-    size_t queued, queued_tokens;
+    struct job *queue, **queue_end; /* in order of arrival */
+    size_t queued, queued_tokens, reserved, reserved_tokens;
+    size_t running_sequences, n_running;
     bool stop, draining, end_all;
-    struct job *running;       /* engine thread writes under the lock */
-    size_t n_running;
-    _Atomic bool cancels;      /* some job's cancel flag was set */
+    bool attention;            /* some job's cancel or pause was set */
+    bool arrivals;             /* jobs came since the last look at the queue */
+    struct account account[ACCOUNTS];
+    double virtual_now;        /* where the last job that was admitted began */
+    double service_s;          /* moving average of a job's time in the engine */
     _Atomic uint64_t beat_ns;  /* last sign of life */
-    double service_s;          /* moving average of a job's time in the engine; engine thread writes under the lock */
 };
+
+/* --- Callers --- */
+
+/* with the lock. A table that is full of busy callers shares the last slot: their order is then less fair, nothing else. */
+static struct account *account_of(struct sched *s, uint64_t id)
+{
+    struct account *a = NULL;
+    for (size_t i = 0; i < PROBES; i++) {
+        struct account *b = &s->account[(id + i) & (ACCOUNTS - 1)];
+        if (b->id == id)
+            return b;
+        if (!a && !b->in_flight && b->had <= s->virtual_now) /* forgets nothing: it would begin at virtual_now anyway */
+            a = b;
+    }
+    if (!a)
+        return &s->account[(id + PROBES - 1) & (ACCOUNTS - 1)];
+    *a = (struct account){.id = id};
+    return a;
+}
+
+static uint32_t choices(const struct job *j)
+{
+    return DEQ_MAX(j->request.n, 1u);
+}
+
+static double cost(const struct job *j)
+{
+    return ((double)j->prompt.n + (double)choices(j) * j->request.max_tokens) / DEQ_MAX(j->caller.weight, 1u);
+}
+
+/* with the lock. The link that points to the job that comes next. */
+static struct job **next_in_line(struct sched *s, uint64_t now)
+{
+    struct job **best = NULL;
+    int best_level = 0;
+    double best_tag = 0;
+    for (struct job **p = &s->queue; *p; p = &(*p)->next) {
+        const struct job *j = *p;
+        const int level = j->priority - (int)((now - DEQ_MIN(j->arrived_ns, now)) / 1000000000u);
+        const double tag = fmax(account_of(s, j->caller.id)->had, s->virtual_now);
+        if (!best || level < best_level || (level == best_level && tag < best_tag)) {
+            best = p;
+            best_level = level;
+            best_tag = tag;
+        }
+    }
+    return best;
+}
+
+/* --- Jobs that end --- */
+
+static void leave(struct sched *s, const struct job *j)
+{
+    struct account *a = account_of(s, j->caller.id);
+    a->in_flight -= a->in_flight > 0;
+}
 
 static void unlink_running(struct sched *s, struct job *j)
 {
@@ -37,41 +114,62 @@ static void unlink_running(struct sched *s, struct job *j)
     while (*p != j)
         p = &(*p)->next;
     *p = j->next;
-    s->n_running--;
+}
+
+static void account_end(struct sched *s, struct job *j, uint64_t now)
+{
+    const double t = 1e-9 * (double)(now - j->admitted_ns);
+    metrics_observe(&s->metrics->e2e_s, (double)(now - j->arrived_ns) * 1e-9);
+    if (j->first_token_ns)
+        metrics_observe(&s->metrics->decode_s, (double)(now - j->first_token_ns) * 1e-9);
+    if (j->tokens > 1)
+        metrics_observe(&s->metrics->tpot_s, (double)(j->last_token_ns - j->first_token_ns) * 1e-9 / (j->tokens - 1));
+    metrics_observe(&s->metrics->generation_length, j->tokens);
     atomic_fetch_sub(&s->metrics->running, 1);
+    unlink_running(s, j);
+    pthread_mutex_lock(&s->lock);
+    s->n_running--;
+    s->running_sequences -= choices(j);
+    s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
+    leave(s, j);
+    pthread_mutex_unlock(&s->lock);
 }
 
 static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
 {
     struct job *j = ctx;
     struct sched *s = j->sched;
-    const uint64_t now = deq_now_ns();
-    if (e->kind != DEQ_EVENT_END) {
-        if (e->kind == DEQ_EVENT_TOKEN) {
-            if (j->tokens++)
-                metrics_observe(&s->metrics->itl_s, (double)(now - j->last_token_ns) * 1e-9);
-            else
-                metrics_observe(&s->metrics->ttft_s, (double)(now - j->arrived_ns) * 1e-9);
-            j->last_token_ns = now;
-            atomic_fetch_add(&s->metrics->generation_tokens, 1);
-            metrics_observe(&s->metrics->iterations, e->evaluations);
-            metrics_observe(&s->metrics->residual, (double)e->residual);
+    struct metrics *m = s->metrics;
+    if (e->kind == DEQ_EVENT_TOKEN) {
+        const uint64_t now = deq_now_ns();
+        if (!j->tokens++) {
+            j->first_token_ns = now;
+            metrics_observe(&m->ttft_s, (double)(now - j->arrived_ns) * 1e-9);
+            metrics_observe(&m->prefill_s, (double)(now - j->admitted_ns) * 1e-9);
+        } else if (e->choice == 0) {
+            metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
         }
-        return j->on_event(j, e);
+        j->last_token_ns = e->choice == 0 ? now : j->last_token_ns ? j->last_token_ns : now;
+        atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
+        metrics_observe(&m->iterations, e->evaluations);
+        metrics_observe(&m->residual, (double)e->residual);
+    } else if (e->kind == DEQ_EVENT_PROMPT) {
+        metrics_observe(&m->prompt_iterations, e->evaluations);
     }
-    metrics_observe(&s->metrics->e2e_s, (double)(now - j->arrived_ns) * 1e-9);
-    atomic_fetch_add(&s->metrics->finished[e->finish], 1);
-    pthread_mutex_lock(&s->lock);
-    unlink_running(s, j);
-    s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1e-9 * (double)(now - j->admitted_ns) : 1e-9 * (double)(now - j->admitted_ns);
-    const bool drained = s->end_all;
-    pthread_mutex_unlock(&s->lock);
-    if (e->finish == DEQ_FINISH_CANCELED) {
-        if (!drained)
-            atomic_fetch_add(&s->metrics->cancelled[CANCEL_RUNNING], 1);
-        j->on_end(j, drained ? JOB_DRAINED : JOB_CANCELED, e->finish, NULL);
+    if (e->kind != DEQ_EVENT_END)
+        return j->on_event(j, e);
+    atomic_fetch_add(&m->finished[e->finish], 1);
+    s->full = false;
+    (void)j->on_event(j, e);
+    if (--j->open_choices)
+        return DEQ_CONTINUE;
+    const bool cancelled = e->finish == DEQ_FINISH_CANCELED;
+    account_end(s, j, deq_now_ns());
+    if (cancelled && atomic_load(&j->cancel)) {
+        atomic_fetch_add(&m->cancelled[j->first_token_ns ? CANCEL_DECODE : CANCEL_PREFILL], 1);
+        j->on_end(j, JOB_CANCELED, NULL);
     } else {
-        j->on_end(j, JOB_FINISHED, e->finish, e->message);
+        j->on_end(j, cancelled ? JOB_DRAINED : JOB_FINISHED, e->message);
     }
     return DEQ_CONTINUE;
 }
@@ -82,10 +180,12 @@ static struct job *take_dead(struct sched *s, uint64_t now)
     struct job *dead = NULL, **p = &s->queue;
     while (*p) {
         struct job *j = *p;
-        if (atomic_load(&j->cancel) || s->end_all || now - j->arrived_ns > s->conf->queue_timeout_ms * 1000000ull) {
+        if (atomic_load(&j->cancel) || s->end_all || (j->deadline_ns && now > j->deadline_ns) ||
+            (now > j->arrived_ns && now - j->arrived_ns > s->conf->queue_timeout_ms * 1000000ull)) {
             *p = j->next;
             s->queued--;
             s->queued_tokens -= j->prompt.n;
+            leave(s, j);
             atomic_fetch_sub(&s->metrics->waiting, 1);
             j->next = dead;
             dead = j;
@@ -104,22 +204,26 @@ static void bury(struct sched *s, struct job *dead, bool end_all)
         dead = j->next;
         if (atomic_load(&j->cancel)) {
             atomic_fetch_add(&s->metrics->cancelled[CANCEL_QUEUED], 1);
-            j->on_end(j, JOB_CANCELED, DEQ_FINISH_CANCELED, NULL);
+            j->on_end(j, JOB_CANCELED, NULL);
         } else if (end_all) {
-            j->on_end(j, JOB_DRAINED, DEQ_FINISH_CANCELED, NULL);
+            j->on_end(j, JOB_DRAINED, NULL);
         } else {
-            atomic_fetch_add(&s->metrics->rejected[REJECT_QUEUE_TIMEOUT], 1);
-            j->on_end(j, JOB_QUEUE_TIMEOUT, DEQ_FINISH_CANCELED, NULL);
+            const bool deadline = j->deadline_ns && deq_now_ns() > j->deadline_ns;
+            atomic_fetch_add(&s->metrics->rejected[deadline ? REJECT_DEADLINE : REJECT_QUEUE_TIMEOUT], 1);
+            j->on_end(j, deadline ? JOB_DEADLINE : JOB_QUEUE_TIMEOUT, NULL);
         }
     }
 }
 
-/* Moves jobs from the queue into the engine, in order, while there is room. */
+/* --- The engine's thread --- */
+
+/* Moves jobs from the queue into the engine while there is room. */
 static void admit(struct sched *s)
 {
     for (;;) {
+        const uint64_t now = deq_now_ns();
         pthread_mutex_lock(&s->lock);
-        struct job *j = s->queue;
+        struct job **link = next_in_line(s, now), *j = link ? *link : NULL;
         pthread_mutex_unlock(&s->lock);
         if (!j || atomic_load(&j->cancel)) /* the next round takes a cancelled one off the queue */
             return;
@@ -128,48 +232,102 @@ static void admit(struct sched *s)
         j->request.ctx = j;
         j->request.prompt = j->prompt.ids;
         j->request.n_prompt = j->prompt.n;
-        const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->id, &err);
-        if (rc == DEQ_EFULL)
+        j->open_choices = choices(j);
+        const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->admission, &err);
+        if (rc == DEQ_EFULL) {
+            s->full = true;
             return;
-        const uint64_t now = deq_now_ns();
+        }
         pthread_mutex_lock(&s->lock);
-        s->queue = j->next;
-        if (!s->queue)
-            s->queue_end = &s->queue;
+        for (link = &s->queue; *link != j;) /* others may have come meanwhile */
+            link = &(*link)->next;
+        *link = j->next;
+        if (!*link)
+            s->queue_end = link;
         s->queued--;
         s->queued_tokens -= j->prompt.n;
+        struct account *a = account_of(s, j->caller.id);
         if (!rc) {
-            j->admitted_ns = now;
-            j->next = s->running;
-            s->running = j;
+            s->virtual_now = fmax(a->had, s->virtual_now);
+            a->had = s->virtual_now + cost(j);
             s->n_running++;
+            s->running_sequences += choices(j);
+        } else {
+            leave(s, j);
         }
         pthread_mutex_unlock(&s->lock);
         atomic_fetch_sub(&s->metrics->waiting, 1);
         if (rc) { /* the parser lets nothing through that the engine refuses, but memory may be short */
-            j->on_end(j, JOB_REFUSED, DEQ_FINISH_CANCELED, err.text);
+            j->on_end(j, JOB_REFUSED, err.text);
             continue;
         }
+        j->admitted_ns = now;
+        j->next = s->running;
+        s->running = j;
+        if (j->deadline_ns && (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns))
+            s->next_deadline_ns = j->deadline_ns;
         atomic_fetch_add(&s->metrics->running, 1);
         atomic_fetch_add(&s->metrics->prompt_tokens, j->prompt.n);
-        metrics_observe(&s->metrics->queue_s, (double)(now - j->arrived_ns) * 1e-9);
+        metrics_observe(&s->metrics->prompt_length, (double)j->prompt.n);
+        metrics_observe(&s->metrics->max_tokens, j->request.max_tokens);
+        metrics_observe(&s->metrics->choices, choices(j));
+        metrics_observe(&s->metrics->queue_s, (double)(now - DEQ_MIN(j->arrived_ns, now)) * 1e-9);
         if (j->on_admit)
             j->on_admit(j);
     }
 }
 
-static void cancel_running(struct sched *s, bool all)
+/* Cancels, pauses and deadlines of running jobs. A job leaves the list when it ends, so start over after each that may. */
+static void attend(struct sched *s, bool all)
 {
-    for (;;) { /* a job leaves the list when it ends, so start over after each */
-        uint64_t id = 0;
-        pthread_mutex_lock(&s->lock);
-        for (struct job *j = s->running; j && !id; j = j->next)
-            if (all || atomic_load(&j->cancel))
-                id = j->id;
-        pthread_mutex_unlock(&s->lock);
-        if (!id || deq_cancel(s->engine, id))
-            return;
+    const uint64_t now = deq_now_ns();
+    bool again = true;
+    while (again) {
+        again = false;
+        s->next_deadline_ns = 0;
+        for (struct job *j = s->running; j && !again; j = j->next) {
+            const uint64_t id = j->admission.id;
+            if (all || atomic_load(&j->cancel)) {
+                again = deq_cancel(s->engine, id) == DEQ_OK;
+            } else if (j->deadline_ns && !j->expired) {
+                if (now > j->deadline_ns) {
+                    j->expired = again = true;
+                    (void)deq_expire(s->engine, id);
+                } else if (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns) {
+                    s->next_deadline_ns = j->deadline_ns;
+                }
+            }
+            if (!again && atomic_load(&j->pause) != j->paused) {
+                j->paused = !j->paused;
+                (void)deq_pause(s->engine, id, j->paused);
+                if (j->paused)
+                    atomic_fetch_add(&s->metrics->paused, 1);
+            }
+        }
     }
+}
+
+static void beat(struct sched *s)
+{
+    atomic_store_explicit(&s->beat_ns, deq_now_ns(), memory_order_relaxed);
+}
+
+/* with the lock */
+static void rest(struct sched *s)
+{
+    struct timespec until;
+    uint64_t ms = IDLE_BEAT_MS;
+    const uint64_t now = deq_now_ns();
+    if (s->next_deadline_ns) /* paused sequences have deadlines too */
+        ms = s->next_deadline_ns > now ? DEQ_MIN((s->next_deadline_ns - now) / 1000000u + 1, ms) : 1;
+    beat(s);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(ms * 1000000);
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&s->wake, &s->lock, &until);
 }
 
 static void *engine_main(void *arg)
@@ -177,24 +335,23 @@ static void *engine_main(void *arg)
     struct sched *s = arg;
     for (;;) {
         pthread_mutex_lock(&s->lock);
-        while (!s->stop && !s->queue && !s->n_running && !s->end_all) {
-            struct timespec until;
-            atomic_store(&s->beat_ns, deq_now_ns());
-            atomic_store(&s->metrics->last_step_ns, deq_now_ns());
-            clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_nsec += IDLE_BEAT_MS * 1000000;
-            if (until.tv_nsec >= 1000000000) {
-                until.tv_nsec -= 1000000000;
-                until.tv_sec++;
-            }
-            pthread_cond_timedwait(&s->wake, &s->lock, &until);
-        }
+        if (!s->stop && !s->end_all && !s->attention && !deq_runnable(s->engine) && !s->queue)
+            rest(s);
+        const uint64_t now_ns = deq_now_ns();
         const bool stop = s->stop, end_all = s->end_all;
-        struct job *dead = take_dead(s, deq_now_ns());
+        bool attention = s->attention || end_all;
+        struct job *dead = NULL;
+        if (attention || now_ns > s->next_scan_ns) {
+            dead = take_dead(s, now_ns);
+            s->next_scan_ns = now_ns + SCAN_MS * 1000000ull;
+        }
+        s->full = s->full && !s->arrivals && !dead;
+        s->attention = s->arrivals = false;
         pthread_mutex_unlock(&s->lock);
         bury(s, dead, end_all);
-        if (end_all || atomic_exchange(&s->cancels, false))
-            cancel_running(s, end_all);
+        attention = attention || (s->next_deadline_ns && now_ns > s->next_deadline_ns);
+        if (attention)
+            attend(s, end_all);
         if (end_all) {
             pthread_mutex_lock(&s->lock);
             s->end_all = false;
@@ -202,21 +359,30 @@ static void *engine_main(void *arg)
         }
         if (stop)
             return NULL;
-        admit(s);
-        if (deq_active(s->engine)) {
-            const struct deq_engine_stats before = deq_engine_stats(s->engine);
-            const uint64_t t = deq_now_ns();
+        if (!s->full)
+            admit(s);
+        if (deq_runnable(s->engine)) {
+            const uint64_t t = deq_now_ns(), rows = s->seen.rows;
             deq_step(s->engine);
-            const struct deq_engine_stats after = deq_engine_stats(s->engine);
             metrics_observe(&s->metrics->step_s, (double)(deq_now_ns() - t) * 1e-9);
-            metrics_observe(&s->metrics->rows, (double)(after.rows - before.rows));
+            const struct deq_engine_stats now = deq_engine_stats(s->engine);
+            metrics_observe(&s->metrics->rows, (double)(now.rows - rows));
+            metrics_observe(&s->metrics->step_tokens, (double)(now.positions - s->seen.positions));
+        } else if (deq_active(s->engine) && s->queue) {
+            /* all are paused and the one at the head does not fit: nothing to do until somebody reads */
+            pthread_mutex_lock(&s->lock);
+            if (!s->attention && !s->stop && !s->end_all)
+                rest(s);
+            pthread_mutex_unlock(&s->lock);
         }
         const struct deq_engine_stats now = deq_engine_stats(s->engine); /* also after cancellations without a step */
-        metrics_engine(s->metrics, &now);
-        atomic_store(&s->beat_ns, deq_now_ns());
-        atomic_store(&s->metrics->last_step_ns, deq_now_ns());
+        metrics_engine(s->metrics, &s->seen, &now);
+        s->seen = now;
+        beat(s);
     }
 }
+
+/* --- From other threads --- */
 
 enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m, struct sched **ret, struct deq_err *err)
 {
@@ -239,10 +405,11 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     s->conf = c;
     s->metrics = m;
     s->max_positions = st.max_positions;
+    s->max_sequences = st.max_sequences;
     s->queue_end = &s->queue;
-    atomic_store(&s->beat_ns, deq_now_ns());
-    atomic_store(&m->last_step_ns, deq_now_ns());
-    metrics_engine(m, &st);
+    beat(s);
+    metrics_engine(m, &s->seen, &st);
+    s->seen = st;
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -252,46 +419,128 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
         sched_free(s);
         return deq_fail(err, DEQ_EIO, "cannot start the engine's thread");
     }
+    (void)pthread_setname_np(s->thread, "engine");
     s->started = true;
     *ret = s;
     return DEQ_OK;
 }
 
-enum submit sched_submit(struct sched *s, struct job *j)
+/* with the lock. How many more may wait: the queue's places, and those that the engine has free. */
+static size_t room(const struct sched *s)
 {
-    enum submit verdict = SUBMIT_OK;
-    pthread_mutex_lock(&s->lock);
-    if (s->draining || s->stop)
-        verdict = SUBMIT_DRAINING;
-    else if (s->queued >= s->conf->queue_requests && (s->queued || s->n_running >= s->conf->max_sequences))
-        verdict = SUBMIT_QUEUE_FULL;
-    else if (s->queued && s->queued_tokens + j->prompt.n > s->conf->queue_tokens)
-        verdict = SUBMIT_TOKENS_FULL;
-    if (verdict == SUBMIT_OK) {
-        j->sched = s;
-        j->next = NULL;
-        *s->queue_end = j;
-        s->queue_end = &j->next;
-        s->queued++;
-        s->queued_tokens += j->prompt.n;
-        atomic_fetch_add(&s->metrics->waiting, 1);
-        pthread_cond_signal(&s->wake);
-    }
-    pthread_mutex_unlock(&s->lock);
+    const size_t idle = s->running_sequences < s->max_sequences ? s->max_sequences - s->running_sequences : 0;
+    const size_t places = s->conf->queue_requests + idle, taken = s->queued + s->reserved;
+    return places > taken ? places - taken : 0;
+}
+
+static enum submit refuse(struct sched *s, enum submit verdict)
+{
     static const enum reject_reason reasons[] = {[SUBMIT_QUEUE_FULL] = REJECT_QUEUE_FULL,
                                                  [SUBMIT_TOKENS_FULL] = REJECT_TOKENS_FULL,
+                                                 [SUBMIT_KEY_LIMIT] = REJECT_KEY_LIMIT,
                                                  [SUBMIT_DRAINING] = REJECT_DRAINING};
     if (verdict != SUBMIT_OK)
         atomic_fetch_add(&s->metrics->rejected[reasons[verdict]], 1);
     return verdict;
 }
 
+enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct place *ret)
+{
+    enum submit verdict = SUBMIT_OK;
+    pthread_mutex_lock(&s->lock);
+    struct account *a = account_of(s, caller->id);
+    const size_t waiting = s->queued_tokens + s->reserved_tokens;
+    if (s->draining || s->stop)
+        verdict = SUBMIT_DRAINING;
+    else if (!room(s))
+        verdict = SUBMIT_QUEUE_FULL;
+    else if (waiting && waiting + tokens > s->conf->queue_tokens)
+        verdict = SUBMIT_TOKENS_FULL;
+    else if (caller->known && s->conf->max_requests_per_key && a->in_flight >= s->conf->max_requests_per_key)
+        verdict = SUBMIT_KEY_LIMIT;
+    if (verdict == SUBMIT_OK) {
+        s->reserved++;
+        s->reserved_tokens += tokens;
+        a->in_flight++;
+        *ret = (struct place){s, tokens, caller->id};
+    }
+    pthread_mutex_unlock(&s->lock);
+    return refuse(s, verdict);
+}
+
+/* with the lock */
+static void give_back(struct place *p)
+{
+    struct sched *s = p->sched;
+    s->reserved--;
+    s->reserved_tokens -= p->tokens;
+    struct account *a = account_of(s, p->caller_id);
+    a->in_flight -= a->in_flight > 0;
+    p->sched = NULL;
+}
+
+void sched_release(struct place *p)
+{
+    struct sched *s = p->sched;
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    give_back(p);
+    pthread_mutex_unlock(&s->lock);
+}
+
+enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jobs, size_t n)
+{
+    enum submit verdict = SUBMIT_OK;
+    size_t tokens = 0;
+    for (size_t i = 0; i < n; i++)
+        tokens += jobs[i]->prompt.n;
+    pthread_mutex_lock(&s->lock);
+    give_back(p);
+    const size_t waiting = s->queued_tokens + s->reserved_tokens;
+    if (s->draining || s->stop)
+        verdict = SUBMIT_DRAINING;
+    else if (room(s) < n)
+        verdict = SUBMIT_QUEUE_FULL;
+    else if (waiting && waiting + tokens > s->conf->queue_tokens)
+        verdict = SUBMIT_TOKENS_FULL;
+    for (size_t i = 0; i < n && verdict == SUBMIT_OK; i++) {
+        struct job *j = jobs[i];
+        j->sched = s;
+        j->next = NULL;
+        *s->queue_end = j;
+        s->queue_end = &j->next;
+        account_of(s, j->caller.id)->in_flight++;
+    }
+    if (verdict == SUBMIT_OK) {
+        s->queued += n;
+        s->queued_tokens += tokens;
+        s->arrivals = true;
+        atomic_fetch_add(&s->metrics->waiting, (int64_t)n);
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return refuse(s, verdict);
+}
+
+static void call_attention(struct sched *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->attention = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void sched_cancel(struct job *j)
 {
-    struct sched *s = j->sched;
     atomic_store(&j->cancel, true);
-    atomic_store(&s->cancels, true);
-    /* a busy engine looks before its next step; an idle one has no job that could be cancelled */
+    call_attention(j->sched);
+}
+
+void sched_pause(struct job *j, bool pause)
+{
+    atomic_store(&j->pause, pause);
+    call_attention(j->sched);
 }
 
 uint32_t sched_max_positions(const struct sched *s)
@@ -299,26 +548,29 @@ uint32_t sched_max_positions(const struct sched *s)
     return s->max_positions;
 }
 
+uint64_t sched_last_step_ns(const struct sched *s)
+{
+    return atomic_load(&s->beat_ns);
+}
+
 bool sched_alive(const struct sched *s, uint64_t stall_ms)
 {
     return deq_now_ns() - atomic_load(&s->beat_ns) <= stall_ms * 1000000ull;
 }
 
-size_t sched_pending(const struct sched *cs)
+size_t sched_pending(struct sched *s)
 {
-    struct sched *s = (struct sched *)cs;
     pthread_mutex_lock(&s->lock);
     const size_t n = s->queued + s->n_running;
     pthread_mutex_unlock(&s->lock);
     return n;
 }
 
-unsigned sched_retry_ms(const struct sched *cs)
+unsigned sched_retry_ms(struct sched *s)
 {
-    struct sched *s = (struct sched *)cs;
     pthread_mutex_lock(&s->lock);
-    /* the queue empties at max_sequences jobs per service time */
-    const double ms = 1e3 * s->service_s * (double)(s->queued + 1) / s->conf->max_sequences;
+    /* the queue empties at max_sequences sequences per service time */
+    const double ms = 1e3 * s->service_s * (double)(s->queued + 1) / s->max_sequences;
     pthread_mutex_unlock(&s->lock);
     return (unsigned)DEQ_MIN(DEQ_MAX(ms, 100.0), 60000.0);
 }
@@ -349,6 +601,12 @@ void sched_free(struct sched *s)
         pthread_mutex_unlock(&s->lock);
         pthread_join(s->thread, NULL);
     }
+    const struct deq_engine_stats none = {.steps = s->seen.steps, .rows = s->seen.rows, .head_rows = s->seen.head_rows, .positions = s->seen.positions,
+                                          .nonconverged = s->seen.nonconverged, .restarts = s->seen.restarts, .numeric_errors = s->seen.numeric_errors,
+                                          .starts = {s->seen.starts[0], s->seen.starts[1], s->seen.starts[2]}, .starts_cached = s->seen.starts_cached,
+                                          .prefix_queries_tok = s->seen.prefix_queries_tok, .prefix_hits_tok = s->seen.prefix_hits_tok,
+                                          .prefix_approximate_tok = s->seen.prefix_approximate_tok, .prefix_evictions = s->seen.prefix_evictions};
+    metrics_engine(s->metrics, &s->seen, &none); /* its gauges go with it */
     deq_engine_free(s->engine);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);

@@ -1,52 +1,73 @@
 /* The scheduler: a bounded queue in front of the engine, and the one thread that runs it.
  *
- * HTTP threads submit jobs and cancel them; the engine thread admits them in order of arrival as sequences, rows and cache pages are free, makes
- * steps while there is work, and calls back. Lock order: channel before scheduler; the engine thread calls a job's functions without
- * the scheduler's lock. */
+ * HTTP threads reserve a place, submit jobs, and cancel or pause them; the engine thread admits jobs as sequences, rows and cache pages are free, makes
+ * steps while there is work, and calls back. Who comes next: the lower priority number, where every second of waiting counts as one level; then
+ * the caller who had the least of the engine so far (start-time fair queueing over prompt + max_tokens, by weight); then who came first. The one
+ * at the head waits until it fits; nobody overtakes it.
+ *
+ * Lock order: channel before scheduler; the engine thread calls a job's functions without the scheduler's lock. */
 #ifndef DEQ_SERVER_SCHED_H
 #define DEQ_SERVER_SCHED_H
 
 #include <stdatomic.h>
 
+#include "server/auth.h"
 #include "server/conf.h"
 #include "server/metrics.h"
 
-enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DRAINED, JOB_REFUSED };
+enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED };
 
 struct job {
     /* set by the submitter */
-    struct deq_request request;  /* event and ctx are the scheduler's */
-    struct deq_tokens prompt;    /* owned */
-    uint64_t arrived_ns;
-    enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e); /* engine thread; PROMPT and TOKEN */
-    void (*on_admit)(struct job *j);                                        /* engine thread; may be NULL */
-    /* engine thread, exactly once, last; frees the job. finish and message: of JOB_FINISHED; JOB_REFUSED: message says why */
-    void (*on_end)(struct job *j, enum job_end end, enum deq_finish finish, const char *message);
+    struct deq_request request; /* event and ctx are the scheduler's */
+    struct deq_tokens prompt;   /* owned */
+    struct caller caller;
+    int priority;
+    uint64_t arrived_ns, deadline_ns; /* 0: none */
+    /* engine thread: PROMPT, TOKEN and END of every choice */
+    enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
+    void (*on_admit)(struct job *j); /* engine thread; may be NULL. admission is filled */
+    /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED: message says why */
+    void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* the scheduler's */
+    struct deq_admission admission;
     struct job *next;
     struct sched *sched;
-    uint64_t id, admitted_ns, last_token_ns;
-    _Atomic bool cancel;
-    uint32_t tokens;
+    uint64_t admitted_ns, first_token_ns, last_token_ns;
+    _Atomic bool cancel, pause;
+    bool paused, expired;
+    uint32_t open_choices, tokens;
 };
 
-enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_DRAINING };
+enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT, SUBMIT_DRAINING };
+
+/* A place in the queue, taken before the prompt is read: whoever is refused costs nothing. */
+struct place {
+    struct sched *sched; /* NULL: none */
+    uint64_t tokens;
+    uint64_t caller_id;
+};
 
 struct sched;
 
 enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m, struct sched **ret, struct deq_err *err);
-/* On SUBMIT_OK the job is the scheduler's; otherwise it stays the caller's. */
-enum submit sched_submit(struct sched *s, struct job *j);
-/* Takes note; the engine thread ends the job within a step. Any thread, also with a channel's lock. */
+/* tokens: an estimate from the body's size. */
+enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct place *ret);
+void sched_release(struct place *p);
+/* All or none. Gives the place back. On SUBMIT_OK the jobs are the scheduler's; otherwise they stay the caller's. */
+enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jobs, size_t n);
+/* These take note; the engine thread acts before its next step. Any thread, also with a channel's lock. */
 void sched_cancel(struct job *j);
+void sched_pause(struct job *j, bool pause);
 uint32_t sched_max_positions(const struct sched *s);
 /* The engine made a step, or has nothing to do. */
 bool sched_alive(const struct sched *s, uint64_t stall_ms);
-size_t sched_pending(const struct sched *s); /* waiting and running */
+uint64_t sched_last_step_ns(const struct sched *s);
+size_t sched_pending(struct sched *s); /* waiting and running */
 /* Estimate of when the queue has room, ms, from the measured rate. */
-unsigned sched_retry_ms(const struct sched *s);
-void sched_drain(struct sched *s);  /* new jobs are refused from now on */
+unsigned sched_retry_ms(struct sched *s);
+void sched_drain(struct sched *s);   /* new jobs are refused from now on */
 void sched_end_all(struct sched *s); /* every job ends now, as JOB_DRAINED */
-void sched_free(struct sched *s);   /* ends all, stops the thread */
+void sched_free(struct sched *s);    /* ends all, stops the thread; not from that thread */
 
 #endif

@@ -1,79 +1,11 @@
-#include "core/engine/engine.h"
+#include "core/engine/engine_impl.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/engine/sampler.h"
-#include "core/solve/solver.h"
 
-enum {
-    GUESS_EVALUATIONS = 2, /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
-    NO_TOKEN = UINT32_MAX,
-    BROYDEN_MEMORY = 8,
-};
-
-struct row {
-    float *z, *fz, *u, *best; /* [D] [D] [U] [D] */
-    struct deq_solver solver;
-    size_t position;
-    uint32_t token;
-    uint32_t guess;       /* the token that its state picked when last asked, or NO_TOKEN */
-    uint32_t evaluations; /* since it entered */
-    uint32_t lead;        /* evaluations since every row before it was final */
-    float residual, best_residual;
-    bool finite, converged;
-    bool last;            /* the next evaluation is the last: commit whatever comes */
-    bool restarted;       /* went back to zero after NaN once */
-    const float *logits;  /* of this step, or NULL */
-};
-
-struct sequence {
-    uint64_t id; /* 0: free */
-    struct deq_request req;
-    struct deq_solver_opts solver;
-    struct deq_kv_seq kv;
-    uint32_t *tokens; /* [n_prompt + max_tokens] */
-    float *state;     /* [D] f(z) of the last committed position, for the warm start */
-    size_t n_known, n_committed, last_position;
-    uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
-    uint32_t n_rows;
-};
-
-struct deq_engine {
-    struct deq_cell *cell;
-    struct deq_arch arch;
-    struct deq_pool *pool;
-    struct deq_engine_opts opts;
-    struct deq_kv_pool *kv;
-    struct row *rows;         /* [max_rows] */
-    float *row_mem;
-    uint32_t *free_rows;
-    uint32_t n_free_rows;
-    struct sequence *seqs;    /* [max_sequences] */
-    float *seq_state;         /* [max_sequences, D] */
-    uint32_t rows_reserved;   /* sum of the active windows: every sequence is part of every step */
-    uint64_t next_id;
-    size_t n_active;
-    /* the step under way; all [max_rows] */
-    struct row **batch;
-    struct sequence **batch_seq;
-    size_t n_batch;
-    const float **z, **u_in;
-    float **fz, **u_out;
-    size_t *position;
-    const struct deq_kv_seq **kv_seq;
-    uint32_t *new_tokens;
-    struct row **new_rows;
-    const float **prev;
-    struct row **head;        /* rows that need logits */
-    struct sequence **head_seq;
-    size_t n_head;
-    float *logits;            /* [max_rows, V] */
-    struct deq_candidate *candidates; /* [threads, V] */
-    struct deq_engine_stats stats;
-};
+enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
 
 /* --- Opening --- */
 
@@ -93,6 +25,8 @@ enum deq_rc deq_engine_opts_fill(const struct deq_arch *a, const struct deq_engi
     const uint64_t page = deq_kv_page_bytes(a), full = deq_kv_pages_needed(a, o.max_positions, DEQ_ROW_WINDOW_MAX);
     if (!o.cache_bytes)
         o.cache_bytes = page * full * o.max_sequences;
+    if (o.prefill_block % DEQ_KV_PAGE_TOK)
+        return deq_fail(err, DEQ_EINVAL, "prefill_block %u is not a multiple of %d", o.prefill_block, DEQ_KV_PAGE_TOK);
     if (o.max_sequences > 65536 || o.max_rows > 65536)
         return deq_fail(err, DEQ_EINVAL, "max_sequences %u and max_rows %u must be at most 65536", o.max_sequences, o.max_rows);
     if (o.max_rows < DEQ_ROW_WINDOW_MAX)
@@ -116,6 +50,18 @@ static size_t solver_floats(const struct deq_arch *a, size_t dim)
     return DEQ_MAX(anderson, deq_solver_floats(&o, dim));
 }
 
+/* the number of threads comes from outside: a failed opening leaves the pool with the caller */
+static void free_scratch(struct deq_engine *e, unsigned threads)
+{
+    for (unsigned i = 0; e->scratch && i < threads; i++) {
+        deq_free(e->scratch[i].candidates);
+        deq_free(e->scratch[i].adjusted);
+        deq_free(e->scratch[i].counts);
+    }
+    deq_free(e->scratch);
+    e->scratch = NULL;
+}
+
 enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, struct deq_pool *pool, const struct deq_engine_opts *opts,
                             struct deq_engine **ret, struct deq_err *err)
 {
@@ -125,6 +71,10 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     enum deq_rc rc = deq_engine_opts_fill(arch, opts, &e->opts, err);
     if (!rc)
         rc = deq_kv_pool_new(arch, e->opts.cache_bytes, &e->kv, err);
+    if (!rc)
+        rc = deq_prefix_new(e->kv, e->opts.prefill_block, cell->state_dim, &e->prefix, err);
+    if (!rc && !deq_hash_key(&e->secret))
+        rc = deq_fail(err, DEQ_EIO, "the system gives no random numbers");
     if (rc) {
         deq_engine_free(e);
         return rc;
@@ -152,10 +102,19 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->head = DEQ_NEW_ARRAY(struct row *, R);
     e->head_seq = DEQ_NEW_ARRAY(struct sequence *, R);
     e->logits = deq_alloc_array(R, V * sizeof(float));
-    e->candidates = deq_alloc_array(deq_pool_threads(pool), V * sizeof(struct deq_candidate));
+    e->scratch = DEQ_NEW_ARRAY(struct deq_sample_scratch, deq_pool_threads(pool));
+    bool scratch = e->scratch != NULL;
+    for (unsigned i = 0; scratch && i < deq_pool_threads(pool); i++) {
+        struct deq_sample_scratch *s = &e->scratch[i];
+        s->candidates = DEQ_NEW_ARRAY(struct deq_candidate, V);
+        s->adjusted = DEQ_NEW_ARRAY(float, V);
+        s->counts = DEQ_NEW_ARRAY(uint32_t, V);
+        scratch = s->candidates && s->adjusted && s->counts;
+    }
     if (!e->rows || !e->row_mem || !e->free_rows || !e->seqs || !e->seq_state || !e->batch || !e->batch_seq || !e->z || !e->fz || !e->u_in ||
         !e->u_out || !e->position || !e->kv_seq || !e->new_tokens || !e->new_rows || !e->prev || !e->head || !e->head_seq || !e->logits ||
-        !e->candidates) {
+        !scratch) {
+        free_scratch(e, deq_pool_threads(pool));
         deq_engine_free(e);
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows", R);
     }
@@ -180,7 +139,8 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
                                          .memory_bytes = R * (per_row + V) * sizeof(float) + cell->scratch_bytes +
                                                          (uint64_t)e->kv->n_pages * e->kv->page_floats * sizeof(float) +
                                                          e->opts.max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
-                                                         deq_pool_threads(pool) * V * sizeof(struct deq_candidate)};
+                                                         deq_pool_threads(pool) * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
+                                                         deq_prefix_memory_bytes(e->prefix)};
     *ret = e;
     return DEQ_OK;
 }
@@ -191,130 +151,36 @@ void deq_engine_free(struct deq_engine *e)
         return;
     for (uint32_t i = 0; e->seqs && i < e->opts.max_sequences; i++)
         if (e->seqs[i].id) {
-            deq_kv_seq_give(e->kv, &e->seqs[i].kv);
+            deq_kv_close(e->kv, &e->seqs[i].kv);
             deq_free(e->seqs[i].tokens);
         }
+    if (e->pool)
+        free_scratch(e, deq_pool_threads(e->pool));
     if (e->cell)
         e->cell->ops->free(e->cell); /* before its pool */
     void *const blocks[] = {e->rows, e->row_mem, e->free_rows, e->seqs, e->seq_state, e->batch, e->batch_seq, e->z, e->fz, e->u_in, e->u_out,
-                            e->position, e->kv_seq, e->new_tokens, e->new_rows, e->prev, e->head, e->head_seq, e->logits, e->candidates};
+                            e->position, e->kv_seq, e->new_tokens, e->new_rows, e->prev, e->head, e->head_seq, e->logits};
     for (size_t i = 0; i < DEQ_COUNT(blocks); i++)
         deq_free(blocks[i]);
+    deq_prefix_free(e->prefix);
     deq_kv_pool_free(e->kv);
     deq_pool_free(e->pool);
     deq_free(e);
 }
 
-/* --- Sequences --- */
-
-static enum deq_rc check_request(const struct deq_engine *e, const struct deq_request *q, struct deq_err *err)
-{
-    if (!q->n_prompt)
-        return deq_fail(err, DEQ_EINVAL, "prompt: at least one token is needed");
-    for (size_t i = 0; i < q->n_prompt; i++)
-        if (q->prompt[i] >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "prompt: token %u at %zu is outside the vocabulary of %zu", q->prompt[i], i, e->cell->vocab_size);
-    if (q->n_prompt > e->opts.max_positions || q->max_tokens > e->opts.max_positions - q->n_prompt)
-        return deq_fail(err, DEQ_EINVAL, "prompt of %zu tokens plus max_tokens %u exceeds the limit of %u positions", q->n_prompt,
-                        q->max_tokens, e->opts.max_positions);
-    const struct deq_solve_params *p = &q->solve;
-    if (p->window < 1 || p->window > DEQ_ROW_WINDOW_MAX)
-        return deq_fail(err, DEQ_EINVAL, "window: %u is outside 1..%d", p->window, DEQ_ROW_WINDOW_MAX);
-    if (p->warm_start == DEQ_WARM_PREDICTOR && !e->cell->ops->predict)
-        return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
-    const struct deq_sampling *s = &q->sampling;
-    if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
-        return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
-    return DEQ_OK;
-}
-
-enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, uint64_t *ret_id, struct deq_err *err)
-{
-    struct deq_solver_opts o = e->arch.solver;
-    enum deq_rc rc = check_request(e, q, err);
-    o.method = q->solve.solver;
-    o.tol = q->solve.tol;
-    o.max_iter = q->solve.max_iter;
-    o.min_iter = q->solve.min_iter;
-    if (o.method == DEQ_BROYDEN)
-        o.memory = BROYDEN_MEMORY;
-    if (!rc)
-        rc = deq_solver_check(&o, err);
-    if (rc)
-        return rc;
-    struct sequence *s = NULL;
-    for (uint32_t i = 0; i < e->opts.max_sequences && !s; i++)
-        if (!e->seqs[i].id)
-            s = &e->seqs[i];
-    if (!s)
-        return deq_fail(err, DEQ_EFULL, "all %u sequences are taken", e->opts.max_sequences);
-    if (q->solve.window > e->opts.max_rows - e->rows_reserved)
-        return deq_fail(err, DEQ_EFULL, "a window of %u rows is needed, %u of %u are free", q->solve.window,
-                        e->opts.max_rows - e->rows_reserved, e->opts.max_rows);
-    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
-    struct deq_kv_seq kv;
-    if (!tokens)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    rc = deq_kv_seq_take(e->kv, deq_kv_pages_needed(&e->arch, q->n_prompt + q->max_tokens, q->solve.window), &kv, err);
-    if (rc) {
-        deq_free(tokens);
-        return rc;
-    }
-    memcpy(tokens, q->prompt, q->n_prompt * sizeof *tokens);
-    *s = (struct sequence){.id = e->next_id++,
-                           .req = *q,
-                           .solver = o,
-                           .kv = kv,
-                           .tokens = tokens,
-                           .state = s->state,
-                           .n_known = q->n_prompt,
-                           /* the last token generated needs no state of its own */
-                           .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
-    s->req.prompt = tokens;
-    memset(s->state, 0, e->cell->state_dim * sizeof(float));
-    e->n_active++;
-    e->rows_reserved += q->solve.window;
-    if (ret_id)
-        *ret_id = s->id;
-    return DEQ_OK;
-}
-
-static void drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from)
-{
-    for (uint32_t i = from; i < s->n_rows; i++)
-        e->free_rows[e->n_free_rows++] = s->row[i];
-    s->n_rows = DEQ_MIN(s->n_rows, from);
-}
-
-static void finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message)
-{
-    struct deq_event end = {.kind = DEQ_EVENT_END, .id = s->id, .position = s->n_committed, .finish = how, .message = message};
-    drop_rows(e, s, 0);
-    deq_kv_seq_give(e->kv, &s->kv);
-    deq_free(s->tokens);
-    s->tokens = NULL;
-    s->id = 0;
-    e->n_active--;
-    e->rows_reserved -= s->req.solve.window;
-    s->req.event(s->req.ctx, &end);
-}
-
-enum deq_rc deq_cancel(struct deq_engine *e, uint64_t id)
-{
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++)
-        if (id && e->seqs[i].id == id) {
-            finish(e, &e->seqs[i], DEQ_FINISH_CANCELED, NULL);
-            return DEQ_OK;
-        }
-    return DEQ_ENOTFOUND;
-}
-
-size_t deq_active(const struct deq_engine *e)
-{
-    return e->n_active;
-}
-
 /* --- Fill --- */
+
+/* Takes part in steps. */
+static bool in_step(const struct sequence *s)
+{
+    return s->id && !s->waiting && !s->paused;
+}
+
+/* Its front commits at this evaluation whatever the residual. */
+static bool must_commit(const struct sequence *s, const struct row *r)
+{
+    return r->last || s->expired;
+}
 
 /* The token of the next row on the right, or NO_TOKEN when none may enter now. */
 static uint32_t next_token(const struct deq_engine *e, const struct sequence *s)
@@ -326,6 +192,8 @@ static uint32_t next_token(const struct deq_engine *e, const struct sequence *s)
         const size_t block = e->opts.prefill_block;
         return p / block == s->n_committed / block ? s->tokens[p] : NO_TOKEN;
     }
+    if (s->n_committed < s->req.n_prompt) /* its end too, so that every choice begins at the same place */
+        return NO_TOKEN;
     if (p < s->n_known)
         return s->tokens[p];
     return s->n_rows ? e->rows[s->row[s->n_rows - 1]].guess : NO_TOKEN;
@@ -341,8 +209,13 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     r->evaluations = r->lead = 0;
     r->residual = r->best_residual = INFINITY;
     r->converged = r->restarted = false;
+    r->start_cached = s->from_cache;
+    s->from_cache = false;
+    e->stats.starts[s->req.solve.warm_start]++;
+    e->stats.starts_cached += r->start_cached;
     r->last = s->solver.max_iter == 1;
     deq_solver_restart(&r->solver);
+    deq_seq_claim(e, s, r->position);
     s->row[s->n_rows++] = slot;
 }
 
@@ -354,7 +227,7 @@ static size_t fill_round(struct deq_engine *e)
     size_t n = 0, n_predict = 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        const uint32_t token = s->id ? next_token(e, s) : (uint32_t)NO_TOKEN;
+        const uint32_t token = in_step(s) ? next_token(e, s) : (uint32_t)NO_TOKEN;
         if (token == NO_TOKEN)
             continue;
         enter(e, s, token);
@@ -390,7 +263,7 @@ static void gather(struct deq_engine *e)
     e->n_batch = 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        if (!s->id)
+        if (!in_step(s))
             continue;
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
@@ -434,16 +307,16 @@ static void choose_head(struct deq_engine *e)
     e->n_head = 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        if (!s->id)
+        if (!in_step(s))
             continue;
         bool leading = true;
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
-            leading = leading && r->finite && (r->converged || (k == 0 && r->last));
+            leading = leading && r->finite && (r->converged || (k == 0 && must_commit(s, r)));
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
-            const bool guess_due = r->logits && picks && r->position < s->last_position;
+            const bool guess_due = r->logits && picks && r->position >= s->req.n_prompt && r->position < s->last_position;
             const bool need = r->finite && ((leading && (picks || wanted)) || guess_due);
             r->logits = NULL;
             if (need) {
@@ -459,10 +332,37 @@ static void choose_head(struct deq_engine *e)
 static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct deq_engine *e = ctx;
-    const size_t V = e->cell->vocab_size;
     for (size_t i = e->n_head * thread / n_threads; i < e->n_head * (thread + 1) / n_threads; i++) {
         struct row *r = e->head[i];
-        r->guess = deq_sample(&e->head_seq[i]->req.sampling, r->logits, (uint32_t)V, r->position, e->candidates + thread * V);
+        r->guess = deq_seq_sample(e, e->head_seq[i], r->logits, r->position, thread);
+    }
+}
+
+/* `token` follows the last committed position. ev has what is known of that position. Returns false when the sequence ended. */
+static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token, struct deq_event ev)
+{
+    s->tokens[s->n_known++] = token;
+    ev.kind = DEQ_EVENT_TOKEN;
+    ev.choice = s->choice;
+    ev.token = token;
+    const enum deq_verdict verdict = s->req.event(s->req.ctx, &ev);
+    const bool eos = !s->req.ignore_eos && (int64_t)token == e->arch.eos_id, full = ev.position == s->last_position;
+    if (!eos && verdict != DEQ_STOP && !full && !s->expired)
+        return true;
+    deq_seq_finish(e, s, eos ? DEQ_FINISH_EOS : verdict == DEQ_STOP ? DEQ_FINISH_STOP : full ? DEQ_FINISH_LENGTH : DEQ_FINISH_DEADLINE, NULL);
+    return false;
+}
+
+/* The prompt of s is solved: its further choices begin, each with a token of its own from the same logits. */
+static void begin_choices(struct deq_engine *e, const struct sequence *leader, const float *logits, const struct deq_event *ev)
+{
+    deq_seq_fork(e, leader);
+    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id == leader->id && s->waiting) {
+            s->waiting = false;
+            (void)take_token(e, s, deq_seq_sample(e, s, logits, ev->position, 0), *ev);
+        }
     }
 }
 
@@ -473,17 +373,18 @@ static bool commit(struct deq_engine *e, struct sequence *s)
     while (k < s->n_rows) {
         struct row *r = &e->rows[s->row[k]];
         /* a row behind the front that hits its budget becomes `last` only once it leads */
-        if (!r->finite || !(r->converged || (k == 0 && r->last)))
+        if (!r->finite || !(r->converged || (k == 0 && must_commit(s, r))))
             break;
         const size_t p = r->position;
         struct deq_event ev = {.id = s->id,
                                .position = p,
                                .evaluations = r->evaluations,
                                .residual = r->residual,
-                               .converged = r->converged};
-        memcpy(s->state, r->fz, e->cell->state_dim * sizeof(float));
-        s->n_committed = p + 1;
+                               .converged = r->converged,
+                               .start = s->req.solve.warm_start,
+                               .start_cached = r->start_cached};
         k++;
+        deq_seq_committed(e, s, p, r->fz);
         e->stats.positions++;
         e->stats.nonconverged += !r->converged;
         const bool picks = p + 1 == s->n_known && s->req.max_tokens;
@@ -493,25 +394,20 @@ static bool commit(struct deq_engine *e, struct sequence *s)
             if (s->req.want_prompt)
                 s->req.event(s->req.ctx, &ev);
             if (p == s->last_position) {
-                finish(e, s, DEQ_FINISH_LENGTH, NULL);
+                deq_seq_finish(e, s, DEQ_FINISH_LENGTH, NULL);
                 return false;
             }
             continue;
         }
         const uint32_t token = r->guess;
-        s->tokens[s->n_known++] = token;
-        ev.kind = DEQ_EVENT_TOKEN;
-        ev.token = token;
         ev.logits = s->req.want_logits ? r->logits : NULL;
-        const enum deq_verdict verdict = s->req.event(s->req.ctx, &ev);
-        const bool eos = !s->req.ignore_eos && (int64_t)token == e->arch.eos_id;
-        if (eos || verdict == DEQ_STOP || p == s->last_position) {
-            finish(e, s, eos ? DEQ_FINISH_EOS : verdict == DEQ_STOP ? DEQ_FINISH_STOP : DEQ_FINISH_LENGTH, NULL);
+        if (p + 1 == s->req.n_prompt && s->req.n > 1)
+            begin_choices(e, s, r->logits, &ev);
+        if (!take_token(e, s, token, ev))
             return false;
-        }
         if (k < s->n_rows && e->rows[s->row[k]].token != token) {
             e->stats.restarts += s->n_rows - k;
-            drop_rows(e, s, k);
+            deq_seq_drop_rows(e, s, k);
         }
     }
     for (uint32_t i = 0; i < k; i++)
@@ -534,24 +430,24 @@ static bool prune(struct deq_engine *e, struct sequence *s)
         struct row *r = &e->rows[s->row[k]];
         if (!r->finite && r->evaluations) {
             if (k) {
-                drop_rows(e, s, k);
+                deq_seq_drop_rows(e, s, k);
                 break;
             }
             if (r->restarted || r->last) {
                 e->stats.numeric_errors++;
-                finish(e, s, DEQ_FINISH_NUMERIC, "the state became infinite or not a number");
+                deq_seq_finish(e, s, DEQ_FINISH_NUMERIC, "the state became infinite or not a number");
                 return false;
             }
             memset(r->z, 0, e->cell->state_dim * sizeof(float));
             memset(r->fz, 0, e->cell->state_dim * sizeof(float));
             deq_solver_restart(&r->solver);
             r->restarted = true;
-            drop_rows(e, s, 1);
+            deq_seq_drop_rows(e, s, 1);
             break;
         }
         if (k + 1 < s->n_rows && r->position + 1 >= s->n_known && r->guess != e->rows[s->row[k + 1]].token) {
             e->stats.restarts += s->n_rows - k - 1;
-            drop_rows(e, s, k + 1);
+            deq_seq_drop_rows(e, s, k + 1);
         }
     }
     return true;
@@ -616,7 +512,8 @@ void deq_step(struct deq_engine *e)
     }
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        if (s->id && commit(e, s))
+        /* a choice that began in this step has no row in it yet */
+        if (in_step(s) && s->n_rows && commit(e, s))
             (void)prune(e, s);
     }
     /* only rows that are still open are stepped */
@@ -629,6 +526,11 @@ struct deq_engine_stats deq_engine_stats(const struct deq_engine *e)
     struct deq_engine_stats s = e->stats;
     s.sequences = (uint32_t)e->n_active;
     s.rows_open = e->opts.max_rows - e->n_free_rows;
-    s.pages_used = e->kv->n_pages - e->kv->n_free;
+    const struct deq_prefix_stats p = deq_prefix_stats(e->prefix);
+    s.pages_used = e->kv->n_held;
+    s.pages_reserved = e->kv->n_reserved;
+    s.prefix_entries = p.entries;
+    s.prefix_bytes = p.bytes;
+    s.prefix_evictions = p.evictions;
     return s;
 }

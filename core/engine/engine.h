@@ -13,7 +13,8 @@
  *
  * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w, solver settings) alone.
  * Every window is reserved whole at submission, so every row of every sequence is part of every step, whatever the load. A prompt's
- * window drains at multiples of prefill_block positions, so whole blocks do not depend on what follows them.
+ * window drains at multiples of prefill_block positions, so whole blocks do not depend on what follows them and may come from the prefix cache
+ * (prefix.h); and at its end, so that n choices can begin from one solve of it.
  *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against max_iter and its best iterate is kept. At the
  * last evaluation it goes back to the best iterate and commits whatever the residual. What is committed: K and V as computed from

@@ -2,12 +2,15 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/base/base.h"
 #include "core/base/rng.h"
 #include "core/math/kern.h"
 
-enum { STREAM_SAMPLE = 1 };
+enum { STREAM_SAMPLE = 1 }; /* choice k draws from stream 1 + k */
+
+static const float FORBID = -100, FORCE = 100, FORCED_LOGIT = 1e4f;
 
 uint32_t deq_argmax(const float *logits, uint32_t vocab_size)
 {
@@ -60,7 +63,74 @@ static uint32_t ranked(const float *logits, uint32_t V, float top, float inv_tem
     }
 }
 
-uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, size_t position, struct deq_candidate *c)
+bool deq_sample_adjusts(const struct deq_sampling *s)
+{
+    return s->n_bias || s->min_tokens || s->presence_penalty != 0 || s->frequency_penalty != 0 ||
+           (s->repetition_penalty > 0 && s->repetition_penalty != 1);
+}
+
+static void count(uint32_t *counts, const uint32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        counts[ids[i]]++;
+}
+
+/* once for each token that was counted; the counts are zeros again afterwards */
+static void penalise(const struct deq_sampling *s, float *x, uint32_t *counts, const uint32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const uint32_t c = counts[ids[i]];
+        if (!c)
+            continue;
+        x[ids[i]] -= s->frequency_penalty * (float)c + s->presence_penalty;
+        counts[ids[i]] = 0;
+    }
+}
+
+static void repeat(float penalty, float *x, uint32_t *counts, const uint32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!counts[ids[i]])
+            continue;
+        x[ids[i]] = x[ids[i]] > 0 ? x[ids[i]] / penalty : x[ids[i]] * penalty;
+        counts[ids[i]] = 0;
+    }
+}
+
+void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_history *h, const float *logits, uint32_t V,
+                       struct deq_sample_scratch *scratch)
+{
+    float *x = scratch->adjusted;
+    uint32_t *counts = scratch->counts;
+    memcpy(x, logits, V * sizeof *x);
+    for (size_t i = 0; i < s->n_bias; i++) {
+        const float b = s->bias[i].bias;
+        float *y = &x[s->bias[i].token];
+        *y = b <= FORBID ? -INFINITY : *y + (b >= FORCE ? FORCED_LOGIT : b);
+    }
+    if (s->repetition_penalty > 0 && s->repetition_penalty != 1) {
+        count(counts, h->prompt, h->n_prompt);
+        count(counts, h->text, h->n_text);
+        count(counts, h->guessed, h->n_guessed);
+        repeat(s->repetition_penalty, x, counts, h->prompt, h->n_prompt);
+        repeat(s->repetition_penalty, x, counts, h->text, h->n_text);
+        repeat(s->repetition_penalty, x, counts, h->guessed, h->n_guessed);
+    }
+    if (s->presence_penalty != 0 || s->frequency_penalty != 0) {
+        count(counts, h->text, h->n_text);
+        count(counts, h->guessed, h->n_guessed);
+        penalise(s, x, counts, h->text, h->n_text);
+        penalise(s, x, counts, h->guessed, h->n_guessed);
+    }
+    if (h->n_text + h->n_guessed < s->min_tokens) {
+        if (h->eos_id >= 0)
+            x[h->eos_id] = -INFINITY;
+        for (size_t i = 0; i < s->n_stop_ids; i++)
+            x[s->stop_ids[i]] = -INFINITY;
+    }
+}
+
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position, struct deq_candidate *c)
 {
     const uint32_t best = deq_argmax(logits, V);
     const float top = logits[best];
@@ -69,7 +139,7 @@ uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t 
     const float inv_temp = 1.0f / s->temperature;
     if (!isfinite(inv_temp))
         return best;
-    const double u = deq_rng_uniform(s->seed, STREAM_SAMPLE, position);
+    const double u = deq_rng_uniform(s->seed, STREAM_SAMPLE + (uint64_t)choice, position);
     const bool rank = s->top_k || s->top_p < 1;
     double total = 0;
     uint32_t n = 0;

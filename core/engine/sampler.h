@@ -1,5 +1,5 @@
-/* From logits to a token. The draw is counter-based: a function of (seed, position) and the logits, so a guess made early, a retry,
- * or a neighbour in the batch cannot change it. Order of the filters: temperature, top_k, top_p, min_p, draw. Any thread. */
+/* From logits to a token. The draw is counter-based: a function of (seed, choice, position) and the logits, so a guess made early, a retry,
+ * or a neighbour in the batch cannot change it. Order: bias, penalties, forbidden tokens, temperature, top_k, top_p, min_p, draw. Any thread. */
 #ifndef DEQ_ENGINE_SAMPLER_H
 #define DEQ_ENGINE_SAMPLER_H
 
@@ -10,8 +10,31 @@ struct deq_candidate {
     uint32_t id;
 };
 
-/* The token after `position`. scratch: [V]. Logits that are not finite count as impossible; all of them impossible: the lowest id. */
-uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t vocab_size, size_t position, struct deq_candidate *scratch);
+/* The draw of one request: what it asked for, and the tokens that it may look back at. */
+struct deq_sample_history {
+    const uint32_t *prompt, *text; /* [n_prompt], [n_text]: generated and known */
+    size_t n_prompt, n_text;
+    const uint32_t *guessed;       /* [n_guessed]: generated and not final, after text */
+    size_t n_guessed;
+    int64_t eos_id;                /* -1: none */
+};
+
+/* Scratch of one thread, [V] each. counts is all zeros between calls. */
+struct deq_sample_scratch {
+    struct deq_candidate *candidates;
+    float *adjusted;
+    uint32_t *counts;
+};
+
+/* Whether deq_sample_adjust changes anything. */
+bool deq_sample_adjusts(const struct deq_sampling *s);
+/* scratch->adjusted = the logits that are picked from: bias, penalties, forbidden tokens applied. */
+void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_history *h, const float *logits, uint32_t vocab_size,
+                       struct deq_sample_scratch *scratch);
+
+/* The token after `position` of a choice. scratch: [V]. Logits that are not finite count as impossible; all of them impossible: the lowest id. */
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t vocab_size, uint32_t choice, size_t position,
+                    struct deq_candidate *scratch);
 uint32_t deq_argmax(const float *logits, uint32_t vocab_size);
 
 #endif

@@ -43,7 +43,7 @@ def test_shape():
     equal(len(o["choices"]), 1, "choices")
     equal(set(o["choices"][0]), {"index", "text", "logprobs", "finish_reason"}, "keys of a choice without a stop string")
     equal((o["choices"][0]["index"], o["choices"][0]["logprobs"], o["choices"][0]["finish_reason"]), (0, None, "length"), "choice")
-    equal(set(o["deq"]), {"tol", "solver", "warm_start", "window", "iters_mean", "iters_max", "residual_max", "converged"}, "keys of deq")
+    equal(set(o["deq"]), {"tol", "solver", "warm_start", "window", "iters_mean", "iters_max", "residual_max", "converged", "cache"}, "keys of deq")
     a, b = usual().complete("The", max_tokens=1), usual().complete("The", max_tokens=1)
     check(a["id"] != b["id"], "two answers have two ids")
     equal(a["system_fingerprint"], b["system_fingerprint"], "system_fingerprint of two answers")
@@ -99,7 +99,7 @@ def test_length_limit():
     for prompt, n, what in ((ids, 5, "60 + 5"), ([70] * 65, 1, "65 + 1"), ([70] * 64, 1, "64 + 1"), ([70] * 200, None, "200 + default")):
         body = {"prompt": prompt, "max_tokens": n}
         s, _, o = d.post("/v1/completions", body)
-        check_error(s, o, 400, "context_length_exceeded", "max_tokens", what)
+        check_error(s, o, 400, "context_length_exceeded", "prompt" if len(prompt) > 64 else "max_tokens", what)
         equal((o["error"].get("n_prompt_tokens"), o["error"].get("n_ctx")), (len(prompt), 64), what + ": both numbers")
     equal(d.complete(ids)["usage"]["completion_tokens"], 4, "the default of max_tokens is cut to what fits")
     equal(d.get("/v1/models")[2]["data"][0]["max_model_len"], 64, "max_model_len")

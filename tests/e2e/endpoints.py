@@ -97,7 +97,9 @@ def test_tokenize():
         s, _, o = d.post("/tokenize", {"prompt": text})
         equal((s, set(o)), (200, {"tokens", "count", "max_model_len"}), "tokenize %r" % text)
         equal((o["count"], o["max_model_len"]), (len(o["tokens"]), 2048), "count, max_model_len")
-        check(all(0 < t < V for t in o["tokens"]), "no special token is parsed from %r: %s" % (text, o["tokens"]))
+        check(all(0 <= t < V for t in o["tokens"]) and o["tokens"].count(0) == text.count("<|endoftext|>"), "names of special tokens are those tokens: %r: %s" % (text, o["tokens"]))
+        plain = d.post("/tokenize", {"prompt": text, "parse_special": False})[2]["tokens"]
+        check(all(0 < t < V for t in plain), "no special token is parsed from %r: %s" % (text, plain))
         equal(d.post("/tokenize", {"content": text, "add_special": True, "add_special_tokens": False})[2], o, "content, add_special: the same")
         s, _, back = d.post("/detokenize", {"tokens": o["tokens"]})
         equal((s, back), (200, {"prompt": text, "content": text}), "and back")
@@ -138,7 +140,7 @@ def test_models_and_version():
     close(got["tol"], want["tol"], 1e-9, "tol")
     equal(got["predictor"], True, "predictor")
     s, _, v = d.get("/version")
-    equal((s, set(v)), (200, {"version", "kernels", "model_fingerprint"}), "version")
+    equal((s, set(v)), (200, {"version", "kernels", "model", "model_fingerprint"}), "version")
     equal((v["model_fingerprint"], v["version"], v["kernels"]), (got["fingerprint"], d.first["version"], d.first["kernels"]), "version agrees with the log")
     equal(d.complete("A", max_tokens=1)["system_fingerprint"], got["fingerprint"], "system_fingerprint")
 
@@ -210,7 +212,7 @@ def test_metrics():
         moved("deqd_queue_seconds_count", 4)
         moved("deqd_time_to_first_token_seconds_count", 4)
         moved("deqd_inter_token_latency_seconds_count", gen - 4)
-        moved("deqd_solver_iterations_count", gen)
+        moved('deqd_solver_iterations_count{phase="decode"}', gen)
         moved("deqd_solver_residual_count", gen)
         moved("deqd_positions_total", 3 * p + pa + gen - 4)  # a request's last token needs no state of its own
         moved("deqd_solver_nonconverged_total", 0)
@@ -221,8 +223,8 @@ def test_metrics():
         equal((m["deqd_requests_running"], m["deqd_requests_waiting"], m["deqd_cache_pages_used"], m["deqd_rows_open"]), (0, 0, 0, 0), "idle gauges")
         equal(m['deqd_build_info{version="%s"}' % d.first["version"]], 1, "build info")
         check(m["deqd_http_connections"] >= 1, "the connection that asks is open")
-        check(m["deqd_solver_iterations_sum"] >= gen, "iterations")
+        check(m['deqd_solver_iterations_sum{phase="decode"}'] >= gen, "iterations")
         check(m["process_resident_memory_bytes"] > 1e6 and m["process_cpu_seconds_total"] > 0, "process")
         one = d.complete(TEXT, max_tokens=10)
-        s = [m["deqd_solver_iterations_sum"], d.metrics()["deqd_solver_iterations_sum"]]
+        s = [m['deqd_solver_iterations_sum{phase="decode"}'], d.metrics()['deqd_solver_iterations_sum{phase="decode"}']]
         close((s[1] - s[0]) / 10, one["deq"]["iters_mean"], 1e-6, "iterations of one request == its iters_mean")

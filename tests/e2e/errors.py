@@ -15,7 +15,7 @@ FIELDS = [
     ("seed", 1.0, T), ("seed", "x", T), ("logprobs", True, T), ("logprobs", 1.0, T), ("stream", 1, T), ("stream", "true", T),
     ("ignore_eos", 0, T), ("stop", 1, T), ("stop", [1], T), ("stop", ["a", None], T), ("stop", {}, T), ("stop", [["a"]], T),
     ("n", 1.0, T), ("n", "1", T), ("best_of", True, T), ("echo", 1, T), ("presence_penalty", "0", T), ("frequency_penalty", [], T),
-    ("logit_bias", [], T), ("logit_bias", 1, T), ("user", 1, T), ("suffix", 1, T), ("deq", 1, T), ("deq", "fast", T), ("deq", [], T),
+    ("logit_bias", [], T), ("logit_bias", 1, T), ("user", 1, T), ("deq", 1, T), ("deq", "fast", T), ("deq", [], T),
     # out of range
     ("max_tokens", -1, V), ("max_tokens", 0, V), ("max_tokens", 2**31, V), ("max_tokens", 2**62, V),
     ("temperature", -0.1, V), ("temperature", 2.1, V), ("temperature", 1e300, V), ("top_p", -0.1, V), ("top_p", 1.1, V),
@@ -24,11 +24,17 @@ FIELDS = [
     ("n", 0, V), ("n", 129, V), ("best_of", -1, V), ("best_of", 21, V), ("presence_penalty", 2.1, V), ("frequency_penalty", -2.1, V),
     # not in the vocabulary
     ("prompt", [384], "invalid_token_id"), ("prompt", [-1], "invalid_token_id"), ("prompt", [1, 2**62], "invalid_token_id"),
-    # known, but not served yet
-    ("n", 2, N), ("best_of", 2, N), ("echo", True, N), ("presence_penalty", 0.5, N), ("frequency_penalty", -1, N),
-    ("logit_bias", {"1": 5}, N), ("suffix", "x", N),
+    ("prompt", [[384]], "invalid_token_id"), ("stop_token_ids", [384], "invalid_token_id"), ("logit_bias", {"384": 1}, "invalid_token_id"),
+    ("logit_bias", {"-1": 1}, "invalid_token_id"), ("logit_bias", {"x": 1}, "invalid_token_id"), ("logit_bias", {"": 1}, "invalid_token_id"),
+    ("logit_bias", {"1": 101}, V), ("logit_bias", {"1": "5"}, T), ("prompt", ["a", 1], T), ("prompt", [1, "a"], T), ("prompt", [[1], "a"], T),
+    ("prompt", [["a"]], T), ("prompt", [[]], V), ("prompt", ["a"] * 129, V), ("min_tokens", 2, V), ("repetition_penalty", 0, V),
+    ("truncate_prompt_tokens", -2, V), ("priority", 21, V), ("priority", 1.5, T), ("cache", "maybe", V), ("cache", 1, T), ("cache_salt", "", V),
+    ("cache_salt", "x" * 1025, V), ("deadline_ms", 0, V), ("deadline_ms", "1", T), ("include", ["x"], V), ("include", "deq.tokens", T), ("include", [1], T),
+    ("logprob_token_ids", [1], V), ("return_token_ids", 1, T),
+    # of OpenAI's specification, not for this server
+    ("suffix", "x", N), ("suffix", 1, N),
     # never heard of
-    ("max_token", 1, U), ("messages", [{"role": "user", "content": "x"}], U), ("", 1, U), ("Prompt", "a", U), ("stop_token_ids", [1], U),
+    ("max_token", 1, U), ("messages", [{"role": "user", "content": "x"}], U), ("", 1, U), ("Prompt", "a", U),
 ]
 
 # what is no JSON object that we take; code invalid_json and no param
@@ -161,7 +167,7 @@ def test_large_bodies():
 
 def test_paths_and_methods():
     d = usual()
-    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/chat/completions", "/v1/models/", "//v1/models", "/V1/models", "/" + MARK, "/metrics/x",
+    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "/v1/models/a/b", "//v1/models", "/V1/models", "/" + MARK, "/metrics/x",
                  "/v1/completions/../models"):
         for method in ("GET", "POST"):
             s, h, b = d.request(method, path, b"{}" if method == "POST" else None)

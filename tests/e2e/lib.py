@@ -117,7 +117,7 @@ class Daemon:
     """deqd on a free port. Settings are passed as --set key=value."""
 
     def __init__(self, *settings, model=TINY, args=(), env=None, listen="127.0.0.1:0"):
-        argv = [DEQD, "--model", model, "--listen", listen]
+        argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0"]
         for s in settings:
             argv += ["--set", s]
         self.log = tempfile.TemporaryFile()
@@ -281,7 +281,7 @@ def shared(*settings):
 
 
 def usual():
-    return shared("limits.max_logprobs=1000")
+    return shared("limits.max_logprobs=1000", "limits.max_window=64")
 
 
 # --- Parsers ---
@@ -361,14 +361,22 @@ def parse_metrics(text):
     for name, kind in types.items():
         if kind != "histogram":
             continue
-        buckets = [(re.search(r'le="([^"]+)"', k).group(1), v) for k, v in values.items() if k.startswith(name + "_bucket{")]
-        bounds = [float(b.replace("+Inf", "inf")) for b, _ in buckets]
-        if bounds != sorted(set(bounds)) or not bounds or bounds[-1] != float("inf"):
-            raise ValueError("%s: bounds do not rise to +Inf: %s" % (name, bounds))
-        if any(a[1] > b[1] for a, b in zip(buckets, buckets[1:])):
-            raise ValueError("%s: buckets fall" % name)
-        if values[name + "_count"] != buckets[-1][1] or name + "_sum" not in values:
-            raise ValueError("%s: _count is not the +Inf bucket, or no _sum" % name)
+        series = {}  # labels but le -> [(bound, value)]
+        for k, v in values.items():
+            if k.startswith(name + "_bucket{"):
+                labels = re.sub(r',?le="[^"]+"', "", k[len(name) + 8:-1])
+                series.setdefault(labels, []).append((float(re.search(r'le="([^"]+)"', k).group(1).replace("+Inf", "inf")), v))
+        if not series:
+            raise ValueError("%s: no buckets" % name)
+        for labels, buckets in series.items():
+            bounds = [b for b, _ in buckets]
+            tail = "{%s}" % labels if labels else ""
+            if bounds != sorted(set(bounds)) or bounds[-1] != float("inf"):
+                raise ValueError("%s: bounds do not rise to +Inf: %s" % (name, bounds))
+            if any(a[1] > b[1] for a, b in zip(buckets, buckets[1:])):
+                raise ValueError("%s: buckets fall" % name)
+            if values[name + "_count" + tail] != buckets[-1][1] or name + "_sum" + tail not in values:
+                raise ValueError("%s: _count is not the +Inf bucket, or no _sum" % name)
     return values
 
 

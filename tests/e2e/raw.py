@@ -141,7 +141,7 @@ def test_pipelining():
         equal(json.loads(got[0][2])["usage"]["completion_tokens"], 3, "the first")
         equal(json.loads(got[1][2])["count"] > 0, True, "the second")
         check(got[2][2].endswith(b"data: [DONE]\n\n"), "the third, a stream")
-        equal(set(json.loads(got[3][2])), {"version", "kernels", "model_fingerprint"}, "the fourth")
+        equal(set(json.loads(got[3][2])), {"version", "kernels", "model", "model_fingerprint"}, "the fourth")
     with d.connect() as s:
         s.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         equal(read_response(s)[0], 200, "Connection: close")

@@ -858,7 +858,10 @@ TEST(kv_layout)
     CHECK(!deq_kv_pool_new(&a, 4 * page + page / 2, &p, &e) && p->n_pages == 4 && p->n_free == 4 && p->v_stride == 16);
     if (!p)
         return;
-    CHECK(!deq_kv_seq_take(p, 3, &s, &e) && s.n == 3 && p->n_free == 1);
+    CHECK(!deq_kv_open(p, 3, &s, &e) && s.n == 3 && p->n_free == 4 && p->n_reserved == 3);
+    for (size_t q = 0; q < 3; q++)
+        CHECK(deq_kv_claim(p, &s, 16 * q) && deq_kv_claim(p, &s, 16 * q + 7));
+    CHECK(p->n_free == 1 && p->n_held == 3);
     /* every place of K and V that a sequence can name is another one, inside the pool, and page q lies where page q + n does */
     const size_t floats = p->page_floats * p->n_pages;
     unsigned char *used = calloc(1, floats);
@@ -878,9 +881,9 @@ TEST(kv_layout)
             }
     CHECK_MSG(!twice && !outside, "%u twice, %u outside", twice, outside);
     free(used);
-    deq_kv_seq_give(p, &s);
-    CHECK(p->n_free == 4 && !s.ring && s.n == 0);
-    deq_kv_seq_give(p, &s); /* nothing to give */
+    deq_kv_close(p, &s);
+    CHECK(p->n_free == 4 && !p->n_held && !p->n_reserved && !s.ring && s.n == 0);
+    deq_kv_close(p, &s); /* nothing to give */
     CHECK(p->n_free == 4);
     deq_kv_pool_free(p);
     deq_kv_pool_free(NULL);
@@ -888,47 +891,86 @@ TEST(kv_layout)
     CHECK(deq_kv_page_bytes(&a) == 4 * 2 * (3 * 17 * 16 + 3 * 16 * 32));
 }
 
-TEST(kv_take_and_give)
+/* Random opening, writing, sharing, caching and closing: counts stay true, and whoever writes holds the page alone. */
+TEST(kv_pages_are_counted)
 {
-    enum { PAGES = 10 };
+    enum { PAGES = 10, SEQS = 6 };
     struct deq_arch a = tiny(DEQ_NORM_PRE, true);
     struct deq_kv_pool *p = NULL;
-    struct deq_kv_seq s[PAGES] = {{0}};
+    struct deq_kv_seq s[SEQS] = {{0}};
+    size_t length[SEQS] = {0};
     struct deq_err e = {0};
     CHECK(!deq_kv_pool_new(&a, PAGES * deq_kv_page_bytes(&a), &p, &e));
     if (!p)
         return;
-    for (uint64_t step = 0; step < 3000; step++) {
-        struct deq_kv_seq *q = &s[deq_rng_below(1, 1, step, PAGES)];
-        if (q->ring) {
-            deq_kv_seq_give(p, q);
+    unsigned shared = 0, copied = 0, refused = 0, wrong = 0, full = 0;
+    for (uint64_t step = 0; step < 20000; step++) {
+        const size_t i = deq_rng_below(1, 1, step, SEQS), other = deq_rng_below(1, 4, step, SEQS);
+        struct deq_kv_seq *q = &s[i];
+        const uint64_t what = deq_rng_below(1, 3, step, 12);
+        const uint32_t number = (uint32_t)deq_rng_below(1, 5, step, PAGES);
+        if (!q->ring) {
+            const uint32_t n = 1 + (uint32_t)deq_rng_below(1, 2, step, 5), room = PAGES - p->n_reserved;
+            const enum deq_rc rc = deq_kv_open(p, n, q, &e);
+            CHECK(n > room ? rc == DEQ_EFULL && !q->ring : !rc && q->n == n);
+            length[i] = 0;
+            full += n > room;
+            if (!rc && s[other].ring && other != i && length[other] && s[other].n >= q->n && length[other] / 16 < q->n) { /* a fork */
+                for (size_t page = 0; page * 16 < length[other]; page++)
+                    deq_kv_share(p, q, page, s[other].ring[page % s[other].n]);
+                length[i] = length[other];
+                shared++;
+            }
+        } else if (what == 0) {
+            deq_kv_close(p, q);
+        } else if (what == 1 && p->holders[number] && p->cached[number] < 3) {
+            deq_kv_cache(p, number);
+        } else if (what == 2 && p->cached[number]) {
+            deq_kv_uncache(p, number);
         } else {
-            const uint32_t n = 1 + (uint32_t)deq_rng_below(1, 2, step, 5), free_pages = p->n_free;
-            const enum deq_rc rc = deq_kv_seq_take(p, n, q, &e);
-            if (n > free_pages)
-                CHECK(rc == DEQ_EFULL && e.code == DEQ_EFULL && !q->ring && p->n_free == free_pages);
-            else
-                CHECK(!rc && q->n == n && p->n_free == free_pages - n);
+            const size_t at = length[i];
+            const uint32_t before = q->ring[at / 16 % q->n];
+            const bool alone = before != DEQ_KV_NONE && p->holders[before] == 1 && !p->cached[before];
+            float *data = before == DEQ_KV_NONE ? NULL : p->data + before * p->page_floats;
+            const float mark = at % 16 && data ? data[0] : 0;
+            if (deq_kv_claim(p, q, at)) {
+                const uint32_t now = q->ring[at / 16 % q->n];
+                wrong += p->holders[now] != 1 || p->cached[now] || (alone && now != before) || (at % 16 && p->data[now * p->page_floats] != mark);
+                copied += at % 16 && now != before;
+                p->data[now * p->page_floats] = (float)step;
+                length[i]++;
+            } else {
+                refused++;
+                wrong += p->n_free != 0 || alone;
+            }
         }
-        unsigned owners[PAGES] = {0}, held = 0;
-        bool bad = false;
-        for (int i = 0; i < PAGES; i++)
-            for (uint32_t j = 0; j < s[i].n; j++, held++)
-                bad = bad || s[i].ring[j] >= PAGES || owners[s[i].ring[j]]++;
-        for (uint32_t j = 0; j < p->n_free; j++)
-            bad = bad || p->free[j] >= PAGES || owners[p->free[j]]++;
-        CHECK(!bad && held + p->n_free == PAGES); /* every page has exactly one owner */
+        unsigned holders[PAGES] = {0}, is_free[PAGES] = {0}, held = 0, reserved = 0;
+        for (int k = 0; k < SEQS; k++) {
+            reserved += s[k].n;
+            for (uint32_t l = 0; l < s[k].n; l++)
+                if (s[k].ring[l] != DEQ_KV_NONE)
+                    holders[s[k].ring[l]]++;
+        }
+        for (uint32_t k = 0; k < p->n_free; k++)
+            is_free[p->free[k]]++;
+        for (int k = 0; k < PAGES; k++) {
+            held += holders[k] > 0;
+            wrong += holders[k] != p->holders[k] || is_free[k] != (!holders[k] && !p->cached[k]);
+        }
+        wrong += held != p->n_held || reserved != p->n_reserved || reserved > PAGES;
     }
-    for (int i = 0; i < PAGES; i++)
-        deq_kv_seq_give(p, &s[i]);
-    CHECK(p->n_free == PAGES);
-    CHECK(deq_kv_seq_take(p, PAGES + 1, &s[0], &e) == DEQ_EFULL && strstr(e.text, "11") && strstr(e.text, "10"));
+    CHECK_MSG(!wrong, "%u times wrong", wrong);
+    CHECK_MSG(shared > 100 && copied > 100 && refused > 100 && full > 100, "%u shared, %u copied, %u refused, %u full", shared, copied, refused, full);
+    for (int k = 0; k < SEQS; k++)
+        deq_kv_close(p, &s[k]);
+    for (uint32_t k = 0; k < PAGES; k++)
+        while (p->cached[k])
+            deq_kv_uncache(p, k);
+    CHECK(p->n_free == PAGES && !p->n_reserved);
+    CHECK(deq_kv_open(p, PAGES + 1, &s[0], &e) == DEQ_EFULL && strstr(e.text, "11") && strstr(e.text, "10"));
     deq_mem_fault(1, false);
-    CHECK(deq_kv_seq_take(p, 2, &s[0], &e) == DEQ_ENOMEM && p->n_free == PAGES && !s[0].ring);
+    CHECK(deq_kv_open(p, 2, &s[0], &e) == DEQ_ENOMEM && !p->n_reserved && !s[0].ring);
     deq_mem_fault(0, false);
-    CHECK(!deq_kv_seq_take(p, PAGES, &s[0], &e) && p->n_free == 0);
-    CHECK(deq_kv_seq_take(p, 1, &s[1], &e) == DEQ_EFULL);
-    deq_kv_seq_give(p, &s[0]);
     deq_kv_pool_free(p);
     unsigned n = 1;
     for (enum deq_rc rc = DEQ_ENOMEM; rc && n < 20; n++) {
@@ -938,7 +980,7 @@ TEST(kv_take_and_give)
         deq_mem_fault(0, false);
         CHECK(rc ? rc == DEQ_ENOMEM && !p : p != NULL);
     }
-    CHECK(n == 5); /* the pool, its data, its stack: three ways to fail */
+    CHECK(n == 7); /* the pool, its data, its stack and two counts: five ways to fail */
     deq_kv_pool_free(p);
 }
 

@@ -179,7 +179,7 @@ TEST(engine_refusals)
     struct answer a = {0};
     struct deq_engine *e = toy_engine(0.5f, 0, 50, NULL);
     struct deq_err err;
-    uint64_t id;
+    struct deq_admission admission;
     struct deq_request q = toy_request(prompt, 3, 398, &a);
     CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "398") && strstr(err.text, "400"));
     q = toy_request(prompt, 0, 1, &a);
@@ -198,13 +198,13 @@ TEST(engine_refusals)
     /* rows: 64 in all; a window of 64 leaves none */
     q = toy_request(prompt, 3, 10, &a);
     q.solve.window = 64;
-    CHECK(deq_submit(e, &q, &id, &err) == DEQ_OK);
+    CHECK(deq_submit(e, &q, &admission, &err) == DEQ_OK);
     struct answer b = {0};
     struct deq_request q2 = toy_request(prompt, 3, 1, &b);
     CHECK(deq_submit(e, &q2, NULL, &err) == DEQ_EFULL);
     deq_step(e);
-    CHECK(deq_cancel(e, id) == DEQ_OK && a.ended && a.finish == DEQ_FINISH_CANCELED);
-    CHECK(deq_cancel(e, id) == DEQ_ENOTFOUND);
+    CHECK(deq_cancel(e, admission.id) == DEQ_OK && a.ended && a.finish == DEQ_FINISH_CANCELED);
+    CHECK(deq_cancel(e, admission.id) == DEQ_ENOTFOUND);
     CHECK(deq_submit(e, &q2, NULL, &err) == DEQ_OK);
     run_all(e);
     CHECK(b.ended && b.n == 1 && deq_engine_stats(e).pages_used == 0);
@@ -381,7 +381,7 @@ TEST(engine_batch_invariance)
     for (int batch = 0; batch < BATCHES; batch++) {
         struct deq_engine *e = engine[batch % 2];
         struct answer got[SLOTS];
-        uint64_t id[SLOTS] = {0};
+        struct deq_admission id[SLOTS] = {{0}};
         size_t which[SLOTS], next = 0;
         memset(got, 0, sizeof got);
         uint64_t r = 0;
@@ -398,7 +398,7 @@ TEST(engine_batch_invariance)
             if (RANDOM(60) == 0) { /* somebody leaves */
                 const size_t victim = RANDOM(SLOTS);
                 if (victim < next)
-                    (void)deq_cancel(e, id[victim]);
+                    (void)deq_cancel(e, id[victim].id);
             }
             deq_step(e);
         }
@@ -509,6 +509,355 @@ TEST(engine_stops_when_told)
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
     run_all(e);
     CHECK(a.n == 5 && a.finish == DEQ_FINISH_STOP);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* --- Prefix cache, choices, pauses, deadlines --- */
+
+#define LONG_TEXT "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, rascals, and runaways, a scum of Bretons"
+
+static struct answer ask(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret)
+{
+    struct answer a = {.vocab = ((struct answer *)q->ctx)->vocab};
+    struct deq_request one = *q;
+    struct deq_admission unused;
+    one.ctx = &a;
+    CHECK(deq_submit(e, &one, ret ? ret : &unused, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(a.ended);
+    return a;
+}
+
+/* A hit gives the bits of a fresh solve: whatever the prompt's length, behind one block or several, also when attention no longer reaches the first. */
+TEST(engine_prefix_hit_is_bitwise_equal)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, LONG_TEXT);
+    struct answer x = {0};
+    CHECK(p.n > 80);
+    for (size_t n = 33; n <= p.n; n += 11) {
+        struct deq_engine *fresh = tiny_engine(m, 1, 1), *warm = tiny_engine(m, 2, 2);
+        struct deq_request q = tiny_request(m, &p, 20, &x);
+        struct deq_admission first, second, third;
+        q.sampling = (struct deq_sampling){.temperature = 0.9f, .top_p = 1, .seed = n};
+        q.n_prompt = n;
+        const struct answer alone = ask(fresh, &q, NULL);
+        struct deq_request before = q; /* another text with the same first block or blocks */
+        before.n_prompt = DEQ_MIN(n + 5, p.n);
+        before.sampling.seed++;
+        (void)ask(warm, &before, &first);
+        const struct answer hit = ask(warm, &q, &second), again = ask(warm, &q, &third);
+        CHECK(first.cached_tokens == 0 && second.cached_tokens == (n - 1) / 32 * 32 && third.cached_tokens == second.cached_tokens && !third.approximate);
+        CHECK_MSG(same(&alone, &hit) && same(&alone, &again), "prompt of %zu tokens: a hit changes the answer", n);
+        q.cache_salt = "somebody else's";
+        q.cache_salt_len = strlen(q.cache_salt);
+        const struct answer salted = ask(warm, &q, &second);
+        CHECK(second.cached_tokens == 0 && same(&alone, &salted));
+        q.cache_salt = NULL;
+        q.cache_salt_len = 0;
+        q.solve.tol *= 0.5f; /* other settings, other bits: nothing is shared */
+        (void)ask(warm, &q, &second);
+        CHECK(second.cached_tokens == 0);
+        const struct deq_engine_stats s = deq_engine_stats(warm);
+        CHECK(s.pages_used == 0 && s.pages_reserved == 0 && s.prefix_entries > 0);
+        deq_engine_free(fresh);
+        deq_engine_free(warm);
+    }
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* What generation produced serves a later prompt only where that asks for it, and then it is said. */
+TEST(engine_prefix_of_generation)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "First Citizen: Before we proceed");
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 6);
+    struct deq_request q = tiny_request(m, &p, 100, &x);
+    const struct answer first = ask(e, &q, NULL);
+    for (size_t i = 0; i < first.n; i++) /* the next turn: prompt, answer, something new */
+        CHECK(deq_tokens_push(&p, first.token[i]));
+    CHECK(deq_tokens_push(&p, 40) && deq_tokens_push(&p, 41));
+    struct deq_request turn = tiny_request(m, &p, 20, &x);
+    struct deq_admission a;
+    turn.cache = DEQ_CACHE_OFF;
+    const struct answer off = ask(e, &turn, &a);
+    CHECK(a.cached_tokens == 0);
+    turn.cache = DEQ_CACHE_APPROXIMATE;
+    const struct answer near = ask(e, &turn, &a);
+    CHECK_MSG(a.cached_tokens >= 64 && a.approximate, "%zu cached", a.cached_tokens);
+    CHECK(near.n == off.n && deq_engine_stats(e).prefix_approximate_tok > 0);
+    turn.cache = DEQ_CACHE_EXACT; /* neither the blocks of generation nor those solved behind them are taken for exact */
+    const struct answer exact = ask(e, &turn, &a);
+    CHECK(!a.approximate && a.cached_tokens <= (size_t)32 && same(&exact, &off));
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+enum { CHOICES = 5 };
+
+struct choices {
+    struct answer a[CHOICES];
+};
+
+static enum deq_verdict record_choice(void *ctx, const struct deq_event *e)
+{
+    return record(&((struct choices *)ctx)->a[e->choice], e);
+}
+
+/* n choices from one solve of the prompt: choice k has the bits that it has with any other n, and the prompt's positions are solved once. */
+TEST(engine_choices)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, LONG_TEXT);
+    struct answer x = {0};
+    for (size_t n_prompt = 60; n_prompt < 70; n_prompt += 4) { /* ends inside a page and at its end */
+        struct choices got[2];
+        uint64_t positions[2];
+        memset(got, 0, sizeof got);
+        for (uint32_t round = 0; round < 2; round++) {
+            struct deq_engine *e = tiny_engine(m, 1 + round, 6);
+            struct deq_request q = tiny_request(m, &p, 30, &x);
+            q.n_prompt = n_prompt;
+            q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
+            q.event = record_choice;
+            q.ctx = &got[round];
+            q.n = round ? CHOICES : 2;
+            for (size_t i = 0; i < CHOICES; i++)
+                got[round].a[i].vocab = deq_model_info(m).vocab_size;
+            got[round].a[1].stop_after = 3; /* one leaves early */
+            CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+            run_all(e);
+            const struct deq_engine_stats s = deq_engine_stats(e);
+            positions[round] = s.positions;
+            CHECK(s.pages_used == 0 && s.pages_reserved == 0 && s.rows_open == 0);
+            deq_engine_free(e);
+        }
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        struct deq_request q = tiny_request(m, &p, 30, &x);
+        q.n_prompt = n_prompt;
+        q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
+        const struct answer alone = ask(e, &q, NULL);
+        deq_engine_free(e);
+        CHECK(same(&alone, &got[0].a[0]) && same(&alone, &got[1].a[0]) && same(&got[0].a[1], &got[1].a[1]));
+        CHECK(got[1].a[1].n == 3 && got[1].a[1].finish == DEQ_FINISH_STOP);
+        for (size_t i = 0; i < CHOICES; i++)
+            for (size_t k = i + 1; k < CHOICES && i != 1; k++)
+                CHECK(k == 1 || memcmp(got[1].a[i].token, got[1].a[k].token, sizeof got[1].a[i].token));
+        CHECK_MSG(positions[0] == n_prompt + 29 + 2 && positions[1] == n_prompt + 4 * 29 + 2, "%llu and %llu positions", (unsigned long long)positions[0],
+                  (unsigned long long)positions[1]);
+    }
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* Penalties, bias and forbidden tokens look back at the text; whether a token of it is final or still a guess makes no difference. */
+TEST(engine_adjusted_sampling)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "ROMEO: ");
+    struct answer x = {0};
+    const struct deq_logit_bias bias[2] = {{300, 3.5f}, {101, -100}}, force = {77, 100};
+    struct deq_engine *e = tiny_engine(m, 1, 1);
+    for (int kind = 0; kind < 6; kind++) {
+        struct deq_request q = tiny_request(m, &p, 80, &x);
+        struct answer base = {0};
+        q.sampling.presence_penalty = kind == 0 ? 1.5f : 0;
+        q.sampling.frequency_penalty = kind == 1 ? 0.7f : 0;
+        q.sampling.repetition_penalty = kind == 2 ? 1.4f : 0;
+        q.sampling.bias = kind == 3 ? bias : kind == 4 ? &force : NULL;
+        q.sampling.n_bias = kind == 3 ? 2 : kind == 4 ? 1 : 0;
+        if (kind == 5)
+            q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 0.9f, .seed = 3, .presence_penalty = 0.5f, .frequency_penalty = 0.5f,
+                                               .repetition_penalty = 1.1f, .bias = bias, .n_bias = 2};
+        q.solve.tol = 1e-4f; /* so tight that no near-tie of two starts decides a pick */
+        const struct deq_sampling adjusted = q.sampling;
+        q.sampling = (struct deq_sampling){.temperature = adjusted.temperature, .top_p = adjusted.top_p, .seed = adjusted.seed};
+        const struct answer plain = ask(e, &q, NULL);
+        q.sampling = adjusted;
+        for (uint32_t w = 1; w <= 16; w *= 4) {
+            q.solve.window = w;
+            const struct answer a = ask(e, &q, NULL);
+            if (w == 1)
+                base = a;
+            CHECK_MSG(a.n == 80 && !memcmp(a.token, base.token, 80 * sizeof *a.token), "kind %d, window %u", kind, w);
+        }
+        CHECK_MSG(memcmp(base.token, plain.token, 80 * sizeof *base.token), "kind %d changes nothing", kind);
+        for (size_t i = 0; i < base.n; i++)
+            CHECK(kind == 3 ? base.token[i] != 101 : kind != 4 || base.token[i] == 77);
+        if (kind == 0) { /* against its definition: the pick is the best of logits - 1.5 on what was said */
+            size_t repeats = 0, plain_repeats = 0;
+            for (size_t i = 0; i < 80; i++)
+                for (size_t k = 0; k < i; k++) {
+                    repeats += base.token[i] == base.token[k];
+                    plain_repeats += plain.token[i] == plain.token[k];
+                }
+            CHECK(repeats < plain_repeats);
+        }
+    }
+    struct deq_request q = tiny_request(m, &p, 40, &x);
+    q.ignore_eos = false;
+    const uint32_t first = ask(e, &q, NULL).token[0];
+    q.sampling.stop_ids = &first;
+    q.sampling.n_stop_ids = 1;
+    q.sampling.min_tokens = 10;
+    const struct answer a = ask(e, &q, NULL);
+    for (size_t i = 0; i < 10; i++)
+        CHECK(a.token[i] != first && a.token[i] != 0);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+TEST(sampler_adjusts_as_documented)
+{
+    enum { V = 6 };
+    const float logits[V] = {1, 2, -1, 4, 5, 6};
+    const uint32_t prompt[2] = {0, 5}, text[3] = {1, 1, 2}, guessed[1] = {3};
+    uint32_t counts[V] = {0};
+    float x[V];
+    struct deq_sample_scratch scratch = {.adjusted = x, .counts = counts};
+    struct deq_sample_history h = {.prompt = prompt, .n_prompt = 2, .text = text, .n_text = 3, .guessed = guessed, .n_guessed = 1, .eos_id = 4};
+    const struct deq_logit_bias bias[3] = {{0, 0.5f}, {5, -100}, {4, 100}};
+    struct deq_sampling s = {.presence_penalty = 0.25f, .frequency_penalty = 0.5f, .repetition_penalty = 2, .bias = bias, .n_bias = 1};
+    deq_sample_adjust(&s, &h, logits, V, &scratch);
+    /* bias; repetition on all that stands anywhere; then 0.5 * count + 0.25 on what was generated */
+    const float want[V] = {0.75f, 1 - 1.25f, -2 - 0.75f, 2 - 0.75f, 5, 3};
+    for (int i = 0; i < V; i++)
+        CHECK_MSG(x[i] == want[i] && counts[i] == 0, "token %d: %g, expected %g", i, (double)x[i], (double)want[i]);
+    s = (struct deq_sampling){.bias = bias, .n_bias = 3, .min_tokens = 4};
+    deq_sample_adjust(&s, &h, logits, V, &scratch);
+    CHECK(x[5] == -INFINITY && x[4] > 1000 && x[0] == 1.5f && x[1] == 2);
+    s = (struct deq_sampling){.min_tokens = 5, .stop_ids = prompt, .n_stop_ids = 2};
+    deq_sample_adjust(&s, &h, logits, V, &scratch);
+    CHECK(x[4] == -INFINITY && x[0] == -INFINITY && x[5] == -INFINITY && x[1] == 2);
+    CHECK(!deq_sample_adjusts(&(struct deq_sampling){.repetition_penalty = 1}) && deq_sample_adjusts(&(struct deq_sampling){.min_tokens = 1}));
+}
+
+TEST(engine_pause_and_deadline)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "GLOUCESTER: Now is the winter"), other = encode(m, "O");
+    struct answer x = {0}, a = {0}, b = {0}, c = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 3);
+    struct deq_admission id, id2;
+    struct deq_request q = tiny_request(m, &p, 60, &x);
+    const struct answer alone = ask(e, &q, NULL);
+    a.vocab = b.vocab = c.vocab = x.vocab;
+    q.ctx = &a;
+    struct deq_request q2 = tiny_request(m, &other, 40, &b);
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK && deq_submit(e, &q2, NULL, NULL) == DEQ_OK);
+    for (int i = 0; i < 30; i++) { /* stop and go, while another one runs */
+        CHECK(deq_pause(e, id.id, i % 3 != 0) == DEQ_OK);
+        deq_step(e);
+    }
+    CHECK(deq_pause(e, id.id, true) == DEQ_OK);
+    const size_t stands = a.n;
+    while (deq_runnable(e))
+        deq_step(e);
+    CHECK(b.ended && !a.ended && a.n == stands && deq_active(e) == 1);
+    deq_step(e); /* nothing to do */
+    CHECK(a.n == stands && deq_pause(e, id.id, false) == DEQ_OK && deq_runnable(e));
+    run_all(e);
+    CHECK(same(&a, &alone));
+    /* a deadline in the text: one more token from the iterate at hand; in the prompt: nothing */
+    q.ctx = &c;
+    q.solve.tol = 1e-6f; /* dozens of evaluations a token, so that it comes between two */
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+    while (c.n < 5)
+        deq_step(e);
+    deq_step(e);
+    const size_t had = c.n;
+    CHECK(deq_expire(e, id.id) == DEQ_OK);
+    deq_step(e);
+    CHECK_MSG(c.ended && c.finish == DEQ_FINISH_DEADLINE && c.n == had + 1 && c.not_converged == 1, "%d, %zu tokens, had %zu, %zu above tol", (int)c.finish, c.n,
+              had, c.not_converged);
+    struct answer d = {.vocab = x.vocab};
+    q.ctx = &d;
+    CHECK(deq_submit(e, &q, &id2, NULL) == DEQ_OK);
+    deq_step(e);
+    CHECK(deq_expire(e, id2.id) == DEQ_OK && d.ended && d.finish == DEQ_FINISH_DEADLINE && d.n == 0);
+    CHECK(deq_expire(e, id2.id) == DEQ_ENOTFOUND && deq_pause(e, id2.id, true) == DEQ_ENOTFOUND && !deq_active(e));
+    CHECK(deq_engine_stats(e).pages_used == 0 && deq_engine_stats(e).rows_open == 0);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_tokens_free(&other);
+    deq_model_free(m);
+}
+
+/* Company of all kinds in a cache that is far too small for it: hits, forks, evictions, pauses, deadlines, cancels; what is not cut short has the bits
+ * that it has alone, and pages in = pages out. */
+TEST(engine_pages_in_pages_out)
+{
+    enum { PROBES = 4, ROUNDS = 60, SLOTS = 40 };
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, LONG_TEXT);
+    struct answer alone[PROBES], x = {0};
+    struct deq_request q[PROBES];
+    for (size_t i = 0; i < PROBES; i++) {
+        q[i] = tiny_request(m, &p, 10 + 5 * (uint32_t)i, &x);
+        q[i].n_prompt = 40 + 25 * i;
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = 1, .seed = i, .presence_penalty = i == 3 ? 1 : 0};
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        alone[i] = ask(e, &q[i], NULL);
+        deq_engine_free(e);
+    }
+    const uint64_t per_token = deq_model_info(m).cache_bytes_per_token;
+    struct deq_engine *e = NULL;
+    CHECK(deq_engine_new(m, &(struct deq_engine_opts){.threads = 2, .max_sequences = 6, .max_positions = 200, .prefill_block = 32,
+                                                      .cache_bytes = per_token * 16 * 22}, &e, NULL) == DEQ_OK);
+    size_t different = 0, whole = 0, full = 0;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        struct choices *got = DEQ_NEW_ARRAY(struct choices, SLOTS);
+        struct deq_admission id[SLOTS] = {{0}};
+        size_t which[SLOTS], next = 0;
+        uint64_t r = 0;
+#define DRAW(n) deq_rng_below(round, 9, r++, (n))
+        while (next < SLOTS || deq_active(e)) {
+            if (next < SLOTS && DRAW(3) == 0) {
+                which[next] = DRAW(PROBES);
+                struct deq_request one = q[which[next]];
+                one.event = record_choice;
+                one.ctx = &got[next];
+                one.n = 1 + (uint32_t)DRAW(3);
+                one.cache = DRAW(4) == 0 ? DEQ_CACHE_OFF : DEQ_CACHE_EXACT;
+                for (size_t k = 0; k < CHOICES; k++)
+                    got[next].a[k].vocab = x.vocab;
+                const enum deq_rc rc = deq_submit(e, &one, &id[next], NULL);
+                CHECK(rc == DEQ_OK || rc == DEQ_EFULL);
+                full += rc == DEQ_EFULL;
+                next += rc == DEQ_OK;
+            }
+            const size_t victim = DRAW(SLOTS), what = DRAW(40);
+            if (victim < next) {
+                if (what == 0)
+                    (void)deq_cancel(e, id[victim].id);
+                else if (what == 1)
+                    (void)deq_expire(e, id[victim].id);
+                else if (what < 6)
+                    (void)deq_pause(e, id[victim].id, what < 4);
+            }
+            for (size_t k = 0; k < next && !deq_runnable(e) && deq_active(e); k++)
+                (void)deq_pause(e, id[k].id, false);
+            deq_step(e);
+        }
+        for (size_t i = 0; i < SLOTS; i++)
+            if (got[i].a[0].finish == DEQ_FINISH_LENGTH) {
+                whole++;
+                different += !same(&got[i].a[0], &alone[which[i]]);
+            }
+        const struct deq_engine_stats s = deq_engine_stats(e);
+        CHECK(s.pages_used == 0 && s.pages_reserved == 0 && s.rows_open == 0 && s.sequences == 0);
+        deq_free(got);
+    }
+    const struct deq_engine_stats s = deq_engine_stats(e);
+    CHECK_MSG(different == 0, "%zu of %zu answers differ from the ones given alone", different, whole);
+    CHECK_MSG(whole > ROUNDS * SLOTS / 2 && full > 100 && s.prefix_hits_tok > 1000 && s.prefix_evictions > 100,
+              "%zu whole, %zu full, %llu tokens hit, %llu evictions", whole, full, (unsigned long long)s.prefix_hits_tok, (unsigned long long)s.prefix_evictions);
     deq_engine_free(e);
     deq_tokens_free(&p);
     deq_model_free(m);

@@ -44,7 +44,9 @@ static void check_variant(struct deq_arch a)
 
     CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_transformer_new(w, false, &tf, NULL) == DEQ_OK &&
           deq_transformer_open(tf, T, pool, &cell, NULL) == DEQ_OK);
-    CHECK(deq_kv_pool_new(&a, 1 << 20, &kv, NULL) == DEQ_OK && deq_kv_seq_take(kv, deq_kv_pages_needed(&a, T, T), &pages, NULL) == DEQ_OK);
+    CHECK(deq_kv_pool_new(&a, 1 << 20, &kv, NULL) == DEQ_OK && deq_kv_open(kv, deq_kv_pages_needed(&a, T, T), &pages, NULL) == DEQ_OK);
+    for (size_t t = 0; t < T; t++)
+        CHECK(deq_kv_claim(kv, &pages, t));
     const float *zp[T], *up[T], *fp_const[T];
     float *fp[T], *uo[T];
     size_t position[T];
@@ -91,7 +93,7 @@ static void check_variant(struct deq_arch a)
         CHECK(fabs(sum - (double)z0[d]) < 1e-4);
     }
     deq_free(z0);
-    deq_kv_seq_give(kv, &pages);
+    deq_kv_close(kv, &pages);
     deq_kv_pool_free(kv);
     cell->ops->free(cell);
     deq_pool_free(pool);

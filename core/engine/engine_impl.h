@@ -1,0 +1,96 @@
+/* What engine.c (the step) and sequence.c (the life of a sequence) share. */
+#ifndef DEQ_ENGINE_IMPL_H
+#define DEQ_ENGINE_IMPL_H
+
+#include "core/engine/engine.h"
+#include "core/engine/prefix.h"
+#include "core/engine/sampler.h"
+#include "core/solve/solver.h"
+
+enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
+
+struct row {
+    float *z, *fz, *u, *best; /* [D] [D] [U] [D] */
+    struct deq_solver solver;
+    size_t position;
+    uint32_t token;
+    uint32_t guess;       /* the token that its state picked when last asked, or NO_TOKEN */
+    uint32_t evaluations; /* since it entered */
+    uint32_t lead;        /* evaluations since every row before it was final */
+    float residual, best_residual;
+    bool finite, converged;
+    bool last;            /* the next evaluation is the last: commit whatever comes */
+    bool restarted;       /* went back to zero after NaN once */
+    bool start_cached;    /* began from a state of the prefix cache */
+    const float *logits;  /* of this step, or NULL */
+};
+
+struct sequence {
+    uint64_t id;     /* of its request; 0: free */
+    uint32_t choice; /* of the request's n */
+    bool waiting;    /* a further choice, until choice 0 has solved the prompt */
+    bool paused, expired;
+    bool tainted;    /* began behind blocks that generation produced: what it solves is not canonical */
+    bool from_cache; /* the next row starts from a cached state */
+    struct deq_request req;
+    struct deq_solver_opts solver;
+    struct deq_kv_seq kv;
+    uint32_t *tokens; /* [n_prompt + max_tokens] */
+    float *state;     /* [D] f(z) of the last committed position, for the warm start */
+    size_t n_known, n_committed, last_position;
+    struct deq_hash exact, approximate; /* names of the text up to the last whole block, as the prefix cache knows them */
+    uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
+    uint32_t n_rows;
+};
+
+struct deq_engine {
+    struct deq_cell *cell;
+    struct deq_arch arch;
+    struct deq_pool *pool;
+    struct deq_engine_opts opts;
+    struct deq_kv_pool *kv;
+    struct deq_prefix *prefix;
+    struct deq_hash secret;   /* names in the prefix cache cannot be forged without it */
+    struct row *rows;         /* [max_rows] */
+    float *row_mem;
+    uint32_t *free_rows;
+    uint32_t n_free_rows;
+    struct sequence *seqs;    /* [max_sequences] */
+    float *seq_state;         /* [max_sequences, D] */
+    uint32_t rows_reserved;   /* sum of the active windows: every sequence is part of every step */
+    uint64_t next_id;
+    size_t n_active, n_paused;
+    /* the step under way; all [max_rows] */
+    struct row **batch;
+    struct sequence **batch_seq;
+    size_t n_batch;
+    const float **z, **u_in;
+    float **fz, **u_out;
+    size_t *position;
+    const struct deq_kv_seq **kv_seq;
+    uint32_t *new_tokens;
+    struct row **new_rows;
+    const float **prev;
+    struct row **head;        /* rows that need logits */
+    struct sequence **head_seq;
+    size_t n_head;
+    float *logits;            /* [max_rows, V] */
+    struct deq_sample_scratch *scratch; /* [threads] */
+    struct deq_engine_stats stats;
+};
+
+/* sequence.c */
+
+/* The page of `position` becomes the sequence's own; blocks of the prefix cache make room. */
+void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position);
+/* The sequence's next position, `position`, is final: state is f(z) there. Whole blocks go to the prefix cache. */
+void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state);
+/* Further choices of s take its prompt over: pages, state. */
+void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
+void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);
+/* Ends s, and the choices that wait for it. */
+void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message);
+/* The token after `position`, from logits [V]. Window rows before it are looked back at. thread: whose scratch. */
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const float *logits, size_t position, unsigned thread);
+
+#endif

@@ -1,0 +1,371 @@
+/* The life of a sequence: what it may look back at, what it takes from the prefix cache and leaves there, how it begins, forks and ends. */
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/engine/engine_impl.h"
+
+/* --- Pages and the prefix cache --- */
+
+void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position)
+{
+    while (!deq_kv_claim(e->kv, &s->kv, position))
+        if (!deq_prefix_evict(e->prefix)) /* then every page is held by a sequence, and the one to be written over is in the cache */
+            deq_prefix_forget(e->prefix, s->kv.ring[position / DEQ_KV_PAGE_TOK % s->kv.n]);
+}
+
+/* The name of the empty text: all that the bits of a state depend on beside the tokens, and who may share it. */
+static void name_begin(const struct deq_engine *e, const struct sequence *s, struct deq_hash *ret_exact, struct deq_hash *ret_approximate)
+{
+    struct {
+        uint32_t method, warm, max_iter, min_iter, window, approximate;
+        float tol;
+        uint32_t zero; /* no padding: all bytes are hashed */
+        struct deq_hash salt;
+    } of = {.method = s->req.solve.solver,
+            .warm = s->req.solve.warm_start,
+            .max_iter = s->req.solve.max_iter,
+            .min_iter = s->req.solve.min_iter,
+            .window = s->req.solve.window,
+            .tol = s->req.solve.tol,
+            .salt = deq_siphash(&e->secret, s->req.cache_salt, s->req.cache_salt_len)};
+    *ret_exact = deq_siphash(&e->secret, &of, sizeof of);
+    of.approximate = 1;
+    *ret_approximate = deq_siphash(&e->secret, &of, sizeof of);
+}
+
+/* ... and of a text that is longer by one block: its name is the key of its block. */
+static void name_block(const struct deq_engine *e, struct deq_hash *name, const uint32_t *tokens)
+{
+    const struct deq_hash block = deq_siphash(name, tokens, e->opts.prefill_block * sizeof *tokens);
+    const struct deq_hash both[2] = {*name, block};
+    *name = deq_siphash(&e->secret, both, sizeof both);
+}
+
+/* First logical page that position `end` can still see, within the block that ends there. */
+static size_t first_page_seen(const struct deq_engine *e, size_t begin, size_t end)
+{
+    const size_t W = e->arch.attn_window, lo = end + 1 > W ? end + 1 - W : 0;
+    return DEQ_MAX(begin, lo) / DEQ_KV_PAGE_TOK;
+}
+
+void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state)
+{
+    const size_t B = e->opts.prefill_block, end = position + 1;
+    memcpy(s->state, state, e->cell->state_dim * sizeof(float));
+    s->n_committed = end;
+    if (end % B || s->req.cache == DEQ_CACHE_OFF)
+        return;
+    name_block(e, &s->exact, s->tokens + end - B);
+    name_block(e, &s->approximate, s->tokens + end - B);
+    const bool canonical = end <= s->req.n_prompt && !s->tainted;
+    const size_t first = first_page_seen(e, end - B, end);
+    if (first < end / DEQ_KV_PAGE_TOK)
+        deq_prefix_insert(e->prefix, canonical ? &s->exact : &s->approximate, &s->kv, first, (uint32_t)(end / DEQ_KV_PAGE_TOK - first), state);
+}
+
+struct found {
+    const struct deq_prefix_entry *entry;
+    bool approximate;
+};
+
+static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash names[2])
+{
+    struct found f = {deq_prefix_find(e->prefix, &names[0]), false};
+    if (!f.entry && s->req.cache == DEQ_CACHE_APPROXIMATE)
+        f = (struct found){deq_prefix_find(e->prefix, &names[1]), true};
+    return f;
+}
+
+/* Begins s behind the longest prefix whose blocks are cached, as far back as attention reaches. The last position of a prompt is always solved: its
+ * logits are wanted. */
+static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct deq_admission *ret)
+{
+    const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, W = e->arch.attn_window;
+    name_begin(e, s, &s->exact, &s->approximate);
+    if (!blocks || s->req.want_prompt || s->req.cache == DEQ_CACHE_OFF)
+        return DEQ_OK;
+    struct deq_hash(*names)[2] = deq_alloc_array(blocks, sizeof *names);
+    if (!names)
+        return DEQ_ENOMEM;
+    for (size_t b = 0; b < blocks; b++) {
+        names[b][0] = b ? names[b - 1][0] : s->exact;
+        names[b][1] = b ? names[b - 1][1] : s->approximate;
+        name_block(e, &names[b][0], s->tokens + b * B);
+        name_block(e, &names[b][1], s->tokens + b * B);
+    }
+    e->stats.prefix_queries_tok += s->req.n_prompt;
+    size_t hit = blocks, from = 0;
+    for (; hit > 0; hit--) {
+        from = hit * B + 1 > W ? (hit * B + 1 - W) / B : 0;
+        size_t b = hit;
+        while (b > from && find(e, s, names[b - 1]).entry)
+            b--;
+        if (b == from)
+            break;
+    }
+    for (size_t b = from; hit && b < hit; b++) {
+        const struct found f = find(e, s, names[b]);
+        const size_t lo = DEQ_MAX(f.entry->first_page, first_page_seen(e, b * B, hit * B));
+        for (size_t page = lo; page < f.entry->first_page + f.entry->n_pages; page++)
+            deq_kv_share(e->kv, &s->kv, page, f.entry->page[page - f.entry->first_page]);
+        s->tainted = s->tainted || f.approximate;
+        e->stats.prefix_approximate_tok += f.approximate ? B : 0;
+        if (b + 1 == hit)
+            memcpy(s->state, f.entry->state, e->cell->state_dim * sizeof(float));
+        deq_prefix_touch(e->prefix, f.entry);
+    }
+    if (hit) {
+        s->exact = names[hit - 1][0];
+        s->approximate = names[hit - 1][1];
+        s->n_committed = hit * B;
+        s->from_cache = true;
+        e->stats.prefix_hits_tok += hit * B;
+        ret->cached_tokens = hit * B;
+        ret->approximate = s->tainted;
+    }
+    deq_free(names);
+    return DEQ_OK;
+}
+
+/* --- Begin --- */
+
+static enum deq_rc check_request(const struct deq_engine *e, const struct deq_request *q, struct deq_err *err)
+{
+    if (!q->n_prompt)
+        return deq_fail(err, DEQ_EINVAL, "prompt: at least one token is needed");
+    for (size_t i = 0; i < q->n_prompt; i++)
+        if (q->prompt[i] >= e->cell->vocab_size)
+            return deq_fail(err, DEQ_EINVAL, "prompt: token %u at %zu is outside the vocabulary of %zu", q->prompt[i], i, e->cell->vocab_size);
+    if (q->n_prompt > e->opts.max_positions || q->max_tokens > e->opts.max_positions - q->n_prompt)
+        return deq_fail(err, DEQ_EINVAL, "prompt of %zu tokens plus max_tokens %u exceeds the limit of %u positions", q->n_prompt,
+                        q->max_tokens, e->opts.max_positions);
+    const struct deq_solve_params *p = &q->solve;
+    if (p->window < 1 || p->window > DEQ_ROW_WINDOW_MAX)
+        return deq_fail(err, DEQ_EINVAL, "window: %u is outside 1..%d", p->window, DEQ_ROW_WINDOW_MAX);
+    if (p->warm_start == DEQ_WARM_PREDICTOR && !e->cell->ops->predict)
+        return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
+    const struct deq_sampling *s = &q->sampling;
+    if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
+        return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
+    if (q->n > 1 && (!q->max_tokens || q->n > e->opts.max_sequences))
+        return deq_fail(err, DEQ_EINVAL, "n: %u choices need max_tokens and at most max_sequences %u", q->n, e->opts.max_sequences);
+    for (size_t i = 0; i < s->n_bias; i++)
+        if (s->bias[i].token >= e->cell->vocab_size)
+            return deq_fail(err, DEQ_EINVAL, "bias: token %u is outside the vocabulary of %zu", s->bias[i].token, e->cell->vocab_size);
+    for (size_t i = 0; i < s->n_stop_ids; i++)
+        if (s->stop_ids[i] >= e->cell->vocab_size)
+            return deq_fail(err, DEQ_EINVAL, "stop_ids: token %u is outside the vocabulary of %zu", s->stop_ids[i], e->cell->vocab_size);
+    return DEQ_OK;
+}
+
+/* Gives back what a sequence that never began has taken. */
+static void undo(struct deq_engine *e, struct sequence *s)
+{
+    deq_kv_close(e->kv, &s->kv);
+    deq_free(s->tokens);
+    s->tokens = NULL;
+    s->id = 0;
+}
+
+static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q, const struct deq_solver_opts *o, uint32_t choice,
+                         struct deq_err *err)
+{
+    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
+    struct deq_kv_seq kv;
+    if (!tokens)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
+    const enum deq_rc rc = deq_kv_open(e->kv, deq_kv_pages_needed(&e->arch, q->n_prompt + q->max_tokens, q->solve.window), &kv, err);
+    if (rc) {
+        deq_free(tokens);
+        return rc;
+    }
+    memcpy(tokens, q->prompt, q->n_prompt * sizeof *tokens);
+    *s = (struct sequence){.id = e->next_id,
+                           .choice = choice,
+                           .waiting = choice > 0,
+                           .req = *q,
+                           .solver = *o,
+                           .kv = kv,
+                           .tokens = tokens,
+                           .state = s->state,
+                           .n_known = q->n_prompt,
+                           /* the last token generated needs no state of its own */
+                           .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
+    s->req.prompt = tokens;
+    memset(s->state, 0, e->cell->state_dim * sizeof(float));
+    return DEQ_OK;
+}
+
+enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret, struct deq_err *err)
+{
+    struct deq_solver_opts o = e->arch.solver;
+    struct deq_admission a = {.id = e->next_id};
+    struct sequence *leader = NULL;
+    const uint32_t n = DEQ_MAX(q->n, 1u);
+    uint32_t begun = 0;
+    enum deq_rc rc = check_request(e, q, err);
+    o.method = q->solve.solver;
+    o.tol = q->solve.tol;
+    o.max_iter = q->solve.max_iter;
+    o.min_iter = q->solve.min_iter;
+    if (o.method == DEQ_BROYDEN)
+        o.memory = BROYDEN_MEMORY;
+    if (!rc)
+        rc = deq_solver_check(&o, err);
+    if (!rc && (uint64_t)n * q->solve.window > e->opts.max_rows)
+        rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n, q->solve.window, e->opts.max_rows);
+    if (rc)
+        return rc;
+    const uint64_t pages = (uint64_t)n * deq_kv_pages_needed(&e->arch, q->n_prompt + q->max_tokens, q->solve.window);
+    if (pages > e->kv->n_pages)
+        return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n, (unsigned long long)pages, e->kv->n_pages);
+    if (n > e->opts.max_sequences - e->n_active)
+        return deq_fail(err, DEQ_EFULL, "%u sequences are needed, %zu of %u are taken", n, e->n_active, e->opts.max_sequences);
+    if (n * q->solve.window > e->opts.max_rows - e->rows_reserved)
+        return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window, e->opts.max_rows - e->rows_reserved,
+                        e->opts.max_rows);
+    for (uint32_t i = 0; i < e->opts.max_sequences && begun < n && !rc; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id)
+            continue;
+        rc = begin(e, s, q, &o, begun, err);
+        if (!rc && !begun++) {
+            leader = s;
+            if ((rc = take_prefix(e, s, &a)))
+                (void)deq_fail(err, rc, "no memory for a sequence");
+        }
+    }
+    if (rc) {
+        for (uint32_t i = 0; i < e->opts.max_sequences; i++)
+            if (e->seqs[i].id == e->next_id)
+                undo(e, &e->seqs[i]);
+        return rc;
+    }
+    leader->req.cache_salt = NULL; /* borrowed until now; the names hold it */
+    e->next_id++;
+    e->n_active += n;
+    e->rows_reserved += n * q->solve.window;
+    if (ret)
+        *ret = a;
+    return DEQ_OK;
+}
+
+void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
+{
+    const size_t P = DEQ_KV_PAGE_TOK, W = e->arch.attn_window, end = from->n_committed, lo = end + 1 > W ? end + 1 - W : 0;
+    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id != from->id || !s->waiting)
+            continue;
+        for (size_t page = lo / P; page * P < end; page++)
+            deq_kv_share(e->kv, &s->kv, page, from->kv.ring[page % from->kv.n]);
+        memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
+        s->n_committed = end;
+        s->tainted = from->tainted;
+        s->exact = from->exact;
+        s->approximate = from->approximate;
+    }
+}
+
+/* --- Middle --- */
+
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const float *logits, size_t position, unsigned thread)
+{
+    struct deq_sample_scratch *scratch = &e->scratch[thread];
+    const uint32_t V = (uint32_t)e->cell->vocab_size;
+    if (deq_sample_adjusts(&s->req.sampling)) {
+        uint32_t guessed[DEQ_ROW_WINDOW_MAX];
+        const size_t begin = s->req.n_prompt, known = DEQ_MIN(s->n_known, position + 1);
+        size_t n_guessed = 0;
+        for (size_t p = known; p <= position; p++) /* rows of the window, whose tokens are guesses: they stand in it from n_committed on */
+            guessed[n_guessed++] = e->rows[s->row[p - s->n_committed]].token;
+        const struct deq_sample_history h = {.prompt = s->tokens,
+                                             .n_prompt = begin,
+                                             .text = s->tokens + begin,
+                                             .n_text = known > begin ? known - begin : 0,
+                                             .guessed = guessed,
+                                             .n_guessed = n_guessed,
+                                             .eos_id = e->arch.eos_id};
+        deq_sample_adjust(&s->req.sampling, &h, logits, V, scratch);
+        logits = scratch->adjusted;
+    }
+    return deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch->candidates);
+}
+
+void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from)
+{
+    for (uint32_t i = from; i < s->n_rows; i++)
+        e->free_rows[e->n_free_rows++] = s->row[i];
+    s->n_rows = DEQ_MIN(s->n_rows, from);
+}
+
+enum deq_rc deq_pause(struct deq_engine *e, uint64_t id, bool paused)
+{
+    enum deq_rc rc = DEQ_ENOTFOUND;
+    for (uint32_t i = 0; id && i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id != id)
+            continue;
+        if (paused != s->paused)
+            e->n_paused += paused ? 1 : (size_t)-1;
+        s->paused = paused;
+        rc = DEQ_OK;
+    }
+    return rc;
+}
+
+/* --- End --- */
+
+void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message)
+{
+    struct deq_event end = {.kind = DEQ_EVENT_END, .id = s->id, .choice = s->choice, .position = s->n_committed, .finish = how, .message = message};
+    const bool leads = !s->waiting;
+    deq_seq_drop_rows(e, s, 0);
+    deq_kv_close(e->kv, &s->kv);
+    deq_free(s->tokens);
+    s->tokens = NULL;
+    s->id = 0;
+    e->n_active--;
+    e->n_paused -= s->paused;
+    e->rows_reserved -= s->req.solve.window;
+    s->req.event(s->req.ctx, &end);
+    for (uint32_t i = 0; leads && i < e->opts.max_sequences; i++) /* choices that wait for a prompt that nobody solves any more */
+        if (e->seqs[i].id == end.id && e->seqs[i].waiting)
+            deq_seq_finish(e, &e->seqs[i], how, message);
+}
+
+enum deq_rc deq_cancel(struct deq_engine *e, uint64_t id)
+{
+    enum deq_rc rc = DEQ_ENOTFOUND;
+    for (uint32_t i = 0; id && i < e->opts.max_sequences; i++)
+        if (e->seqs[i].id == id) {
+            deq_seq_finish(e, &e->seqs[i], DEQ_FINISH_CANCELED, NULL);
+            rc = DEQ_OK;
+        }
+    return rc;
+}
+
+enum deq_rc deq_expire(struct deq_engine *e, uint64_t id)
+{
+    enum deq_rc rc = DEQ_ENOTFOUND;
+    for (uint32_t i = 0; id && i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id != id)
+            continue;
+        rc = DEQ_OK;
+        s->expired = true;
+        if (s->paused || s->waiting || s->n_committed + 1 < s->req.n_prompt || !s->req.max_tokens)
+            deq_seq_finish(e, s, DEQ_FINISH_DEADLINE, NULL);
+    }
+    return rc;
+}
+
+size_t deq_active(const struct deq_engine *e)
+{
+    return e->n_active;
+}
+
+bool deq_runnable(const struct deq_engine *e)
+{
+    return e->n_active > e->n_paused;
+}

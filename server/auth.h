@@ -1,0 +1,33 @@
+/* Who calls: API keys from a file, held as SHA-256 and compared in constant time.
+ *
+ * The file has one key a line: NAME SHA256-IN-HEX [admin] [weight=N]; '#' begins a comment. `printf %s KEY | sha256sum` makes the hash. A key of
+ * weight N gets N times the share of the queue; an admin key may do everything, others nothing under /admin. Without a file everybody may use
+ * everything but /admin. All functions are safe from any thread. */
+#ifndef DEQ_SERVER_AUTH_H
+#define DEQ_SERVER_AUTH_H
+
+#include "core/base/base.h"
+#include "core/base/err.h"
+
+enum { AUTH_KEYS_MAX = 1024, AUTH_WEIGHT_MAX = 1000 };
+
+struct caller {
+    uint64_t id;     /* of the key, or of the address of a caller without one; for fairness and logs */
+    uint32_t weight;
+    bool known, admin;
+};
+
+struct auth;
+
+/* path "": no keys. */
+enum deq_rc auth_new(const char *path, struct auth **ret, struct deq_err *err);
+/* Reads the file again; on failure the old keys stay. */
+enum deq_rc auth_reload(struct auth *a, struct deq_err *err);
+void auth_free(struct auth *a);
+bool auth_has_keys(const struct auth *a);
+/* key [n]: what the client sent. False: no such key. */
+bool auth_check(struct auth *a, const char *key, size_t n, struct caller *ret);
+/* A caller without a key: known by the address (IPv6: its /64). */
+struct caller auth_anonymous(const void *address, size_t n);
+
+#endif

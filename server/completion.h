@@ -1,0 +1,77 @@
+/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c is its life, completion_reply.c
+ * its words. After submission everything happens on the engine's thread. */
+#ifndef DEQ_SERVER_COMPLETION_H
+#define DEQ_SERVER_COMPLETION_H
+
+#include "server/route.h"
+
+struct completion;
+
+/* One continuation of one prompt. */
+struct choice {
+    struct completion *c;
+    size_t prompt;           /* number of its prompt */
+    struct deq_text *text;   /* bytes of tokens -> text that may be shown */
+    struct deq_buf shown;    /* not yet sent (stream), or all of it */
+    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* JSON, comma after each; since the last chunk, or all */
+    struct deq_buf ids;      /* token ids, the same */
+    struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    size_t code_points;      /* of its text so far: text_offset */
+    uint32_t tokens;
+    bool begun;              /* has its prompt's text, with echo */
+    bool sent;               /* its first chunk is out */
+    enum deq_finish finish;
+    int stopped;             /* index of the stop string, or -1 */
+    int64_t stop_token;      /* of stop_token_ids, or -1 */
+    double logprob_sum, iters_sum;
+    uint32_t iters_max;
+    float residual_max;
+    bool converged;
+};
+
+/* One prompt: a job of the scheduler's, with best_of choices. */
+struct prompt {
+    struct job job; /* first: the scheduler's callbacks get it */
+    struct completion *c;
+    size_t index;
+    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* of the prompt's tokens, with echo */
+    struct deq_buf echo;     /* its text */
+    size_t code_points;
+};
+
+struct completion {
+    struct completion_request req;
+    struct service *service;
+    struct served *served;   /* held */
+    struct channel *channel; /* held */
+    char request_id[132], trace_id[33], parent_id[17];
+    int64_t created;
+    uint64_t arrived_ns;
+    struct deq_buf head;     /* {"id": ..., up to the choices */
+    struct prompt *prompts;  /* [n_prompts] */
+    struct choice *choices;  /* [n_prompts * best_of]: prompt i's are i * best_of.. */
+    size_t open_jobs;
+    bool failed;             /* the first error counts; it is answered when all jobs have ended */
+    bool cancelled;
+    int status;
+    const char *code;
+    char message[256];
+};
+
+/* completion_reply.c */
+
+void completion_head(struct completion *c);
+/* The tokens of one position: text, logprobs, telemetry. e: a TOKEN event. */
+void choice_add(struct choice *ch, const struct deq_event *e);
+/* A prompt's token, and its logprob from logits [V] at the position before (NULL: the first). */
+void prompt_add(struct prompt *p, uint32_t token, const float *logits);
+/* Gives the choice its prompt's text, with echo; once. */
+void choice_begin(struct choice *ch);
+/* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */
+bool choice_send(struct choice *ch, const char *finish);
+const char *finish_word(enum deq_finish f);
+/* The whole answer, or the end of a stream. */
+void completion_answer(struct completion *c);
+void completion_error(struct completion *c, int status, const char *code, const char *message);
+
+#endif

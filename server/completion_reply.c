@@ -1,0 +1,437 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/base/utf8.h"
+#include "server/completion.h"
+#include "server/reply.h"
+
+enum { ANSWER_MAX_BYTES = 1 << 30, TOP_MAX = 1024 };
+
+const char *finish_word(enum deq_finish f)
+{
+    return f == DEQ_FINISH_LENGTH || f == DEQ_FINISH_DEADLINE ? "length" : "stop";
+}
+
+static size_t best_of(const struct completion *c)
+{
+    return (size_t)c->req.best_of;
+}
+
+/* --- Tokens --- */
+
+/* A token as a string: its text, or "bytes:\xe2\x80" when it is part of a character, or "token_id:N" where asked for. */
+static void token_string(const struct completion *c, uint32_t id, struct deq_buf *out)
+{
+    size_t n;
+    const char *b = deq_token_bytes(c->served->model, id, &n);
+    deq_buf_reset(out);
+    if (c->req.tokens_as_ids) {
+        deq_buf_fmt(out, "token_id:%u", id);
+        return;
+    }
+    if (b && deq_utf8_valid(b, n)) {
+        deq_buf_add(out, b, n);
+        return;
+    }
+    deq_buf_str(out, "bytes:");
+    for (size_t i = 0; b && i < n; i++)
+        deq_buf_fmt(out, "\\x%02x", (unsigned char)b[i]);
+}
+
+static void add_string(struct deq_buf *out, const struct deq_buf *s)
+{
+    reply_string(out, s->data ? s->data : "", s->len);
+}
+
+/* A choice's or a prompt's lists, which take the same entries. */
+struct lists {
+    struct deq_buf *tokens, *values, *top, *offsets;
+};
+
+/* "top": of the completions endpoint a map of token and logprob; of chat a list of objects, with the token's own fields around it. */
+static void add_entry(const struct completion *c, struct lists l, uint32_t token, const float *logits, size_t offset)
+{
+    const uint32_t V = c->served->info.vocab_size;
+    uint32_t ids[2 * TOP_MAX];
+    float values[2 * TOP_MAX];
+    uint32_t n = DEQ_MIN((uint32_t)c->req.logprobs, DEQ_MIN(V, (uint32_t)TOP_MAX));
+    struct deq_buf name;
+    deq_buf_init(&name, 1 << 16);
+    token_string(c, token, &name);
+    if (!logits) { /* the first of a text: nothing predicts it */
+        add_string(l.tokens, &name);
+        deq_buf_str(l.tokens, ",");
+        deq_buf_str(l.values, "null,");
+        deq_buf_str(l.top, "null,");
+        deq_buf_fmt(l.offsets, "%zu,", offset);
+        deq_buf_free(&name);
+        return;
+    }
+    const float own = deq_logprob(logits, V, token);
+    deq_top_logprobs(logits, V, n, ids, values);
+    for (size_t i = 0; i < c->req.logprob_ids.n && n < DEQ_COUNT(ids); i++) {
+        ids[n] = c->req.logprob_ids.ids[i];
+        values[n] = deq_logprob(logits, V, ids[n]);
+        n++;
+    }
+    if (c->req.chat) {
+        struct deq_buf *out = l.tokens; /* chat has one list of objects */
+        for (uint32_t i = 0; i <= n; i++) { /* the token itself, then the alternatives */
+            const uint32_t id = i ? ids[i - 1] : token;
+            size_t n_bytes;
+            const char *bytes = deq_token_bytes(c->served->model, id, &n_bytes);
+            token_string(c, id, &name);
+            deq_buf_str(out, "{\"token\":");
+            add_string(out, &name);
+            deq_buf_str(out, ",\"logprob\":");
+            reply_number(out, i ? values[i - 1] : own);
+            deq_buf_str(out, ",\"bytes\":[");
+            for (size_t k = 0; bytes && k < n_bytes; k++)
+                deq_buf_fmt(out, "%s%u", k ? "," : "", (unsigned char)bytes[k]);
+            deq_buf_str(out, i == 0 ? "],\"top_logprobs\":[" : i < n ? "]}," : "]}");
+        }
+        deq_buf_str(out, "]},");
+    } else {
+        bool own_in = false;
+        add_string(l.tokens, &name);
+        deq_buf_str(l.tokens, ",");
+        reply_number(l.values, own);
+        deq_buf_str(l.values, ",");
+        deq_buf_str(l.top, "{");
+        for (uint32_t i = 0; i < n; i++) {
+            bool twice = false; /* logprob_token_ids may name what is among the most probable */
+            for (uint32_t k = 0; k < i; k++)
+                twice = twice || ids[k] == ids[i];
+            if (twice)
+                continue;
+            own_in = own_in || ids[i] == token;
+            token_string(c, ids[i], &name);
+            if (l.top->data[l.top->len - 1] != '{')
+                deq_buf_str(l.top, ",");
+            add_string(l.top, &name);
+            deq_buf_str(l.top, ":");
+            reply_number(l.top, values[i]);
+        }
+        if (!own_in) { /* "may be up to logprobs + 1": the sampled one is always in */
+            token_string(c, token, &name);
+            if (l.top->data[l.top->len - 1] != '{')
+                deq_buf_str(l.top, ",");
+            add_string(l.top, &name);
+            deq_buf_str(l.top, ":");
+            reply_number(l.top, own);
+        }
+        deq_buf_str(l.top, "},");
+        deq_buf_fmt(l.offsets, "%zu,", offset);
+    }
+    deq_buf_free(&name);
+}
+
+void choice_add(struct choice *ch, const struct deq_event *e)
+{
+    struct completion *c = ch->c;
+    const bool special = deq_token_is_special(c->served->model, e->token);
+    ch->iters_sum += e->evaluations;
+    ch->iters_max = DEQ_MAX(ch->iters_max, e->evaluations);
+    ch->residual_max = fmaxf(ch->residual_max, e->residual);
+    ch->converged = ch->converged && e->converged;
+    if (special && !c->req.ignore_eos && (int64_t)e->token == c->served->info.eos_id)
+        return; /* the end of the text is not part of it */
+    ch->tokens++;
+    if (e->logits)
+        ch->logprob_sum += (double)deq_logprob(e->logits, c->served->info.vocab_size, e->token);
+    if (c->req.logprobs >= 0)
+        add_entry(c, (struct lists){&ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets}, e->token, e->logits, ch->code_points);
+    if (c->req.token_ids)
+        deq_buf_fmt(&ch->ids, "%u,", e->token);
+    if (c->req.telemetry) {
+        deq_buf_fmt(&ch->iters, "%u,", e->evaluations);
+        reply_number(&ch->residuals, e->residual);
+        deq_buf_str(&ch->residuals, ",");
+        deq_buf_fmt(&ch->starts, "\"%s\",", e->start_cached ? "prefix" : deq_warm_name(e->start));
+    }
+    size_t n = 0;
+    const char *bytes = special ? NULL : deq_token_bytes(c->served->model, e->token, &n);
+    if (bytes) {
+        ch->code_points += deq_utf8_count(bytes, n);
+        ch->stopped = deq_text_push(ch->text, bytes, n, &ch->shown);
+    }
+}
+
+void prompt_add(struct prompt *p, uint32_t token, const float *logits)
+{
+    struct completion *c = p->c;
+    size_t n = 0;
+    const char *bytes = deq_token_is_special(c->served->model, token) ? NULL : deq_token_bytes(c->served->model, token, &n);
+    if (c->req.logprobs >= 0)
+        add_entry(c, (struct lists){&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets}, token, logits, p->code_points);
+    if (bytes)
+        p->code_points += deq_utf8_count(bytes, n);
+}
+
+static void prepend(struct deq_buf *to, const struct deq_buf *what)
+{
+    if (what->len)
+        deq_buf_add(to, what->data, what->len);
+}
+
+void choice_begin(struct choice *ch)
+{
+    const struct prompt *p = &ch->c->prompts[ch->prompt];
+    if (ch->begun)
+        return;
+    ch->begun = true;
+    if (!ch->c->req.echo)
+        return;
+    prepend(&ch->shown, &p->echo);
+    prepend(&ch->lp_tokens, &p->lp_tokens);
+    prepend(&ch->lp_values, &p->lp_values);
+    prepend(&ch->lp_top, &p->lp_top);
+    prepend(&ch->lp_offsets, &p->lp_offsets);
+    ch->code_points = p->code_points;
+}
+
+/* --- JSON --- */
+
+/* Appends the list without its last comma, and empties it. */
+static void take_list(struct deq_buf *out, const char *before, struct deq_buf *list)
+{
+    deq_buf_str(out, before);
+    deq_buf_str(out, "[");
+    if (list->len)
+        deq_buf_add(out, list->data, list->len - 1);
+    deq_buf_str(out, "]");
+    out->failed = out->failed || list->failed;
+    deq_buf_reset(list);
+}
+
+static void add_logprobs(struct choice *ch, struct deq_buf *out)
+{
+    if (ch->c->req.logprobs < 0) {
+        deq_buf_str(out, ",\"logprobs\":null");
+        return;
+    }
+    if (ch->c->req.chat) {
+        take_list(out, ",\"logprobs\":{\"content\":", &ch->lp_tokens);
+        deq_buf_str(out, "}");
+        return;
+    }
+    take_list(out, ",\"logprobs\":{\"tokens\":", &ch->lp_tokens);
+    take_list(out, ",\"token_logprobs\":", &ch->lp_values);
+    take_list(out, ",\"top_logprobs\":", &ch->lp_top);
+    take_list(out, ",\"text_offset\":", &ch->lp_offsets);
+    deq_buf_str(out, "}");
+}
+
+static void add_ids(const struct deq_tokens *t, struct deq_buf *out)
+{
+    for (size_t i = 0; i < t->n; i++)
+        deq_buf_fmt(out, "%s%u", i ? "," : "", t->ids[i]);
+}
+
+static void add_extras(struct choice *ch, const char *finish, bool first, struct deq_buf *out)
+{
+    const struct completion_request *r = &ch->c->req;
+    if (finish && ch->stopped >= 0) {
+        deq_buf_str(out, ",\"stop_reason\":");
+        reply_string(out, r->stop[ch->stopped], r->stop_len[ch->stopped]);
+    } else if (finish && ch->stop_token >= 0) {
+        deq_buf_fmt(out, ",\"stop_reason\":%lld", (long long)ch->stop_token);
+    }
+    if (r->token_ids) {
+        take_list(out, ",\"token_ids\":", &ch->ids);
+        if (first) {
+            deq_buf_str(out, ",\"prompt_token_ids\":[");
+            add_ids(&ch->c->prompts[ch->prompt].job.prompt, out);
+            deq_buf_str(out, "]");
+        }
+    }
+    if (r->telemetry) {
+        take_list(out, ",\"deq\":{\"iters\":", &ch->iters);
+        take_list(out, ",\"residual\":", &ch->residuals);
+        take_list(out, ",\"warm\":", &ch->starts);
+        deq_buf_str(out, "}");
+    }
+}
+
+static void add_choice(struct choice *ch, size_t index, const char *finish, bool delta, bool first, struct deq_buf *out)
+{
+    const bool chat = ch->c->req.chat;
+    deq_buf_fmt(out, "{\"index\":%zu,", index);
+    if (chat)
+        deq_buf_fmt(out, "\"%s\":{%s", delta ? "delta" : "message", first ? "\"role\":\"assistant\"" : "");
+    if (!chat) {
+        deq_buf_str(out, "\"text\":");
+        add_string(out, &ch->shown);
+    } else if (ch->shown.len || !delta || first) {
+        deq_buf_str(out, first ? ",\"content\":" : "\"content\":");
+        add_string(out, &ch->shown);
+    }
+    if (chat)
+        deq_buf_str(out, delta ? "}" : ",\"refusal\":null}");
+    out->failed = out->failed || ch->shown.failed;
+    deq_buf_reset(&ch->shown);
+    add_logprobs(ch, out);
+    deq_buf_fmt(out, finish ? ",\"finish_reason\":\"%s\"" : ",\"finish_reason\":null", finish);
+    add_extras(ch, finish, first, out);
+    deq_buf_str(out, "}");
+}
+
+void completion_head(struct completion *c)
+{
+    deq_buf_fmt(&c->head, "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\",\"system_fingerprint\":\"%s\",\"choices\":[",
+                c->req.chat ? "chatcmpl" : "cmpl", c->request_id,
+                !c->req.chat ? "text_completion" : c->req.stream ? "chat.completion.chunk" : "chat.completion", (long long)c->created, c->served->name,
+                c->served->info.fingerprint);
+}
+
+static void add_usage(const struct completion *c, struct deq_buf *out)
+{
+    uint64_t prompt = 0, text = 0, cached = 0;
+    for (size_t i = 0; i < c->req.n_prompts; i++) {
+        prompt += c->prompts[i].job.prompt.n;
+        cached += c->prompts[i].job.admission.cached_tokens;
+    }
+    for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++)
+        text += c->choices[i].tokens;
+    deq_buf_fmt(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                (unsigned long long)prompt, (unsigned long long)text, (unsigned long long)(prompt + text), (unsigned long long)cached);
+}
+
+/* What was asked of the solver and what it reached, over n choices. */
+static void add_deq(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out)
+{
+    const struct deq_solve_params *p = &c->req.solve;
+    double sum = 0;
+    uint64_t tokens = 0, cached = 0;
+    uint32_t iters_max = 0;
+    float residual_max = 0;
+    bool converged = true, approximate = false, deadline = false;
+    for (size_t i = 0; i < n; i++) {
+        sum += ch[i].iters_sum;
+        tokens += ch[i].tokens;
+        iters_max = DEQ_MAX(iters_max, ch[i].iters_max);
+        residual_max = fmaxf(residual_max, ch[i].residual_max);
+        converged = converged && ch[i].converged;
+        deadline = deadline || ch[i].finish == DEQ_FINISH_DEADLINE;
+        const struct deq_admission *a = &c->prompts[ch[i].prompt].job.admission;
+        approximate = approximate || a->approximate;
+        cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
+    }
+    deq_buf_fmt(out, "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"iters_mean\":%.6g,\"iters_max\":%u,\"residual_max\":",
+                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window, tokens ? sum / (double)tokens : 0.0, iters_max);
+    reply_number(out, residual_max);
+    deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\"%s}", converged && !deadline ? "true" : "false", approximate ? "approximate" : cached ? "exact" : "none",
+                deadline ? ",\"deadline_exceeded\":true" : "");
+}
+
+/* --- Stream --- */
+
+bool choice_send(struct choice *ch, const char *finish)
+{
+    struct completion *c = ch->c;
+    struct deq_buf b;
+    const bool first = !ch->sent;
+    ch->sent = true;
+    deq_buf_init(&b, ANSWER_MAX_BYTES);
+    deq_buf_str(&b, "data: ");
+    deq_buf_add(&b, c->head.data, c->head.len);
+    add_choice(ch, (size_t)(ch - c->choices), finish, true, first, &b);
+    deq_buf_str(&b, "]");
+    if (c->req.continuous_usage) {
+        deq_buf_str(&b, ",");
+        add_usage(c, &b);
+    } else if (c->req.include_usage) {
+        deq_buf_str(&b, ",\"usage\":null");
+    }
+    if (finish) {
+        deq_buf_str(&b, ",");
+        add_deq(c, ch, 1, &b);
+    }
+    deq_buf_str(&b, "}\n\n");
+    const bool ok = !b.failed && channel_write(c->channel, b.data, b.len);
+    deq_buf_free(&b);
+    return ok;
+}
+
+static void end_stream(struct completion *c)
+{
+    if (c->req.include_usage) {
+        struct deq_buf b;
+        deq_buf_init(&b, 1 << 16);
+        deq_buf_str(&b, "data: ");
+        deq_buf_add(&b, c->head.data, c->head.len);
+        deq_buf_str(&b, "],");
+        add_usage(c, &b);
+        deq_buf_str(&b, "}\n\n");
+        (void)channel_write(c->channel, b.data, b.len);
+        deq_buf_free(&b);
+    }
+    (void)channel_write(c->channel, "data: [DONE]\n\n", 14);
+    channel_finish(c->channel, 200, NULL, false);
+}
+
+/* --- Whole --- */
+
+static int by_logprob(const void *a, const void *b)
+{
+    const struct choice *x = *(const struct choice *const *)a, *y = *(const struct choice *const *)b;
+    const double mx = x->tokens ? x->logprob_sum / x->tokens : 0, my = y->tokens ? y->logprob_sum / y->tokens : 0;
+    return mx != my ? (mx > my ? -1 : 1) : x < y ? -1 : 1;
+}
+
+void completion_answer(struct completion *c)
+{
+    if (c->req.stream) {
+        end_stream(c);
+        return;
+    }
+    struct deq_buf b;
+    struct choice *order[1024]; /* the bound of limits.max_n */
+    size_t index = 0;
+    deq_buf_init(&b, ANSWER_MAX_BYTES);
+    deq_buf_add(&b, c->head.data, c->head.len);
+    for (size_t i = 0; i < c->req.n_prompts; i++) {
+        for (size_t k = 0; k < best_of(c); k++)
+            order[k] = &c->choices[i * best_of(c) + k];
+        if (c->req.best_of > c->req.n)
+            qsort(order, best_of(c), sizeof *order, by_logprob);
+        for (size_t k = 0; k < (size_t)c->req.n; k++) {
+            deq_buf_str(&b, index ? "," : "");
+            add_choice(order[k], index++, finish_word(order[k]->finish), false, true, &b);
+        }
+    }
+    deq_buf_str(&b, "],");
+    add_usage(c, &b);
+    deq_buf_str(&b, ",");
+    add_deq(c, c->choices, c->req.n_prompts * best_of(c), &b);
+    deq_buf_str(&b, "}");
+    if (b.failed) {
+        deq_buf_free(&b);
+        completion_error(c, 500, "internal_error", "the answer does not fit in memory");
+        return;
+    }
+    (void)channel_write(c->channel, b.data, b.len);
+    channel_finish(c->channel, 200, "application/json", false);
+    deq_buf_free(&b);
+}
+
+/* An error before the stream began has a status of its own; in a stream it is an event, and no [DONE] follows. */
+void completion_error(struct completion *c, int status, const char *code, const char *message)
+{
+    struct deq_buf b;
+    const bool streaming = channel_streaming(c->channel);
+    if (!strcmp(code, "solver_diverged"))
+        channel_no_retry(c->channel);
+    deq_buf_init(&b, 4096);
+    if (streaming)
+        deq_buf_str(&b, "data: ");
+    reply_error(&b, status, code, NULL, message);
+    if (streaming)
+        deq_buf_str(&b, "\n\n");
+    (void)channel_write(c->channel, b.data ? b.data : "", b.len);
+    channel_finish(c->channel, status, "application/json", false);
+    deq_buf_free(&b);
+}

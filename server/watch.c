@@ -1,0 +1,275 @@
+#define _GNU_SOURCE
+#include "server/watch.h"
+
+#include <errno.h>
+#include <linux/tcp.h> /* netinet/tcp.h lacks tcpi_bytes_received */
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "core/base/mem.h"
+
+enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000 };
+
+struct client {
+    struct client *next, *prev;
+    int fd;
+    uint32_t generation; /* tells this socket from an earlier one with the same number */
+    enum watch_phase phase;
+    uint64_t deadline_ns;    /* of the phase; 0: none */
+    uint64_t received_bytes; /* on this socket when it became idle */
+    struct channel *channel; /* of the exchange in work */
+    bool hangup;             /* the other side will send nothing more */
+    bool refused;
+};
+
+struct watch {
+    const struct conf *conf;
+    bool tls;
+    int epoll;
+    pthread_t thread;
+    bool started;
+    _Atomic bool stopping;
+    pthread_mutex_t lock;   /* the clients and their channels */
+    struct client *clients;
+    struct client **by_fd;  /* [n_fds] */
+    size_t n_fds;
+    uint32_t generation;
+};
+
+static void set_deadline(struct client *cl, enum watch_phase phase, uint64_t timeout_ms)
+{
+    cl->deadline_ns = timeout_ms ? deq_now_ns() + timeout_ms * 1000000u : 0;
+    cl->phase = phase;
+}
+
+static uint64_t received_bytes(int fd)
+{
+    struct tcp_info t = {0};
+    socklen_t len = sizeof t;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &len) == 0 ? t.tcpi_bytes_received : 0;
+}
+
+static bool set_descriptor(struct watch *w, int fd, struct client *cl)
+{
+    if ((size_t)fd >= w->n_fds) {
+        const size_t n = DEQ_ROUND_UP((size_t)fd + 1, (size_t)256);
+        struct client **p = deq_realloc(w->by_fd, w->n_fds * sizeof *p, n * sizeof *p);
+        if (!p)
+            return false;
+        memset(p + w->n_fds, 0, (n - w->n_fds) * sizeof *p);
+        w->by_fd = p;
+        w->n_fds = n;
+    }
+    w->by_fd[fd] = cl;
+    return true;
+}
+
+struct client *watch_add(struct watch *w, int fd, bool refused)
+{
+    struct client *cl = DEQ_NEW(struct client);
+    const int one = 1;
+    const unsigned gone_ms = w->conf->stream_stall_ms;
+    if (!cl)
+        return NULL;
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
+    pthread_mutex_lock(&w->lock);
+    cl->fd = fd;
+    cl->refused = refused;
+    cl->generation = ++w->generation;
+    set_deadline(cl, WATCH_HEADERS, refused ? REFUSED_MS : w->conf->header_timeout_ms);
+    struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = (uint64_t)cl->generation << 32 | (uint32_t)fd};
+    const bool ok = set_descriptor(w, fd, cl) && epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+    if (ok) {
+        cl->next = w->clients;
+        if (w->clients)
+            w->clients->prev = cl;
+        w->clients = cl;
+    }
+    pthread_mutex_unlock(&w->lock);
+    if (!ok) {
+        deq_free(cl);
+        return NULL;
+    }
+    return cl;
+}
+
+void watch_remove(struct watch *w, struct client *cl)
+{
+    pthread_mutex_lock(&w->lock);
+    (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, cl->fd, NULL);
+    w->by_fd[cl->fd] = NULL;
+    if (cl->prev)
+        cl->prev->next = cl->next;
+    else
+        w->clients = cl->next;
+    if (cl->next)
+        cl->next->prev = cl->prev;
+    pthread_mutex_unlock(&w->lock);
+    deq_free(cl);
+}
+
+void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase)
+{
+    if (!cl)
+        return;
+    const struct conf *c = w->conf;
+    pthread_mutex_lock(&w->lock);
+    if (phase == WATCH_IDLE) {
+        cl->received_bytes = received_bytes(cl->fd);
+        /* the sum bounds a next request whose first bytes came along with this one */
+        set_deadline(cl, phase, (uint64_t)c->idle_timeout_ms + c->header_timeout_ms);
+    } else {
+        set_deadline(cl, phase, phase == WATCH_HEADERS ? c->header_timeout_ms : phase == WATCH_BODY ? c->body_timeout_ms : 0);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* The client closed, or half of it: with the lock, on the channel of the exchange in work. */
+static void left(struct client *cl, bool reset)
+{
+    struct channel *c = cl->channel;
+    if (!c)
+        return;
+    pthread_mutex_lock(&c->lock);
+    const bool streaming = c->streaming, done = c->done;
+    pthread_mutex_unlock(&c->lock);
+    if (reset || !streaming)
+        channel_hang_up(c);
+    else if (!done) /* a half-closed client may still read a stream: a comment finds out, a dead peer answers it with a reset */
+        (void)channel_write(c, ": ping\n\n", 8);
+}
+
+void watch_channel(struct watch *w, struct client *cl, struct channel *c)
+{
+    if (!cl)
+        return;
+    pthread_mutex_lock(&w->lock);
+    cl->channel = c;
+    if (c) {
+        struct pollfd p = {.fd = cl->fd, .events = POLLRDHUP};
+        if (poll(&p, 1, 0) > 0) /* it left while its request was read: epoll has told already */
+            left(cl, (p.revents & (POLLHUP | POLLERR)) != 0);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_hang_up_all(struct watch *w)
+{
+    pthread_mutex_lock(&w->lock);
+    for (struct client *cl = w->clients; cl; cl = cl->next)
+        if (cl->channel)
+            channel_hang_up(cl->channel);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* Stalled readers and silent streams. */
+static void look_after(const struct watch *w, struct channel *c)
+{
+    pthread_mutex_lock(&c->lock);
+    const uint64_t now = deq_now_ns(); /* with the lock: the channel's times lie before it */
+    const bool stalled = c->bytes.len && c->streaming && now - c->last_read_ns > w->conf->stream_stall_ms * 1000000ull;
+    const bool silent = (c->streaming || c->may_stream) && !c->done && now - c->last_write_ns > w->conf->stream_ping_ms * 1000000ull;
+    pthread_mutex_unlock(&c->lock);
+    if (stalled) {
+        channel_hang_up(c);
+    } else if (silent) {
+        channel_start_stream(c); /* also while it waits in the queue: proxies cut what is silent for long */
+        (void)channel_write(c, ": ping\n\n", 8);
+    }
+}
+
+/* libmicrohttpd takes no answer in the middle of an upload; nothing else was written to the socket for this request, so it may be said here. */
+static void say_timeout(int fd)
+{
+    static const char answer[] = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 136\r\n\r\n"
+                                 "{\"error\":{\"message\":\"the body did not come within server.body_timeout_ms\",\"type\":\"timeout_error\",\"param\":null,"
+                                 "\"code\":\"request_timeout\"}}";
+    (void)!send(fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void tick(struct watch *w)
+{
+    const uint64_t now = deq_now_ns();
+    for (struct client *cl = w->clients; cl; cl = cl->next) {
+        /* libmicrohttpd does not tell that a further request began on an idle connection: its first bytes do */
+        if (cl->phase == WATCH_IDLE && received_bytes(cl->fd) != cl->received_bytes)
+            set_deadline(cl, WATCH_HEADERS, w->conf->header_timeout_ms);
+        if (cl->deadline_ns && now > cl->deadline_ns) {
+            if (cl->phase == WATCH_BODY && !w->tls)
+                say_timeout(cl->fd);
+            (void)shutdown(cl->fd, SHUT_RDWR);
+            cl->deadline_ns = 0;
+        }
+        if (cl->channel)
+            look_after(w, cl->channel);
+    }
+}
+
+static void *watch_main(void *arg)
+{
+    struct watch *w = arg;
+    struct epoll_event ev[EVENTS];
+    uint64_t next_tick = deq_now_ns();
+    while (!atomic_load(&w->stopping)) {
+        const uint64_t now = deq_now_ns();
+        const int wait_ms = next_tick > now ? (int)((next_tick - now) / 1000000) + 1 : 0;
+        const int n = epoll_wait(w->epoll, ev, EVENTS, wait_ms);
+        pthread_mutex_lock(&w->lock);
+        for (int i = 0; i < n; i++) {
+            const uint32_t fd = (uint32_t)ev[i].data.u64;
+            struct client *cl = fd < w->n_fds ? w->by_fd[fd] : NULL;
+            if (!cl || cl->generation != (uint32_t)(ev[i].data.u64 >> 32))
+                continue; /* of a socket that is gone */
+            const bool reset = ev[i].events & (EPOLLHUP | EPOLLERR);
+            if (reset || !cl->hangup)
+                left(cl, reset);
+            cl->hangup = true;
+        }
+        if (deq_now_ns() >= next_tick) {
+            tick(w);
+            next_tick = deq_now_ns() + PERIOD_MS * 1000000ull;
+        }
+        pthread_mutex_unlock(&w->lock);
+    }
+    return NULL;
+}
+
+enum deq_rc watch_start(const struct conf *conf, struct watch **ret, struct deq_err *err)
+{
+    struct watch *w = DEQ_NEW(struct watch);
+    if (!w)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the watcher");
+    w->conf = conf;
+    w->tls = conf->tls_cert[0] != 0;
+    pthread_mutex_init(&w->lock, NULL);
+    w->epoll = epoll_create1(EPOLL_CLOEXEC);
+    w->started = w->epoll >= 0 && pthread_create(&w->thread, NULL, watch_main, w) == 0;
+    if (!w->started) {
+        const int e = errno;
+        watch_stop(w);
+        return deq_fail(err, DEQ_EIO, "cannot start the watcher of connections: %s", strerror(e));
+    }
+    *ret = w;
+    return DEQ_OK;
+}
+
+void watch_stop(struct watch *w)
+{
+    if (!w)
+        return;
+    atomic_store(&w->stopping, true);
+    if (w->started)
+        pthread_join(w->thread, NULL);
+    if (w->epoll >= 0)
+        close(w->epoll);
+    pthread_mutex_destroy(&w->lock);
+    deq_free(w->by_fd);
+    deq_free(w);
+}

@@ -1,0 +1,35 @@
+/* Watches sockets for what libmicrohttpd does not see: absolute deadlines (it counts inactivity only), clients that leave while their connection
+ * waits for the engine (a suspended connection is blind), stalled readers, silent streams.
+ *
+ * One thread with its own epoll: EPOLLRDHUP tells at once that a client left, so its work is cancelled within one evaluation; a clock of 100 ms does
+ * the rest. Lock order: watch, then channel, then scheduler. */
+#ifndef DEQ_SERVER_WATCH_H
+#define DEQ_SERVER_WATCH_H
+
+#include "server/channel.h"
+#include "server/conf.h"
+#include "core/base/err.h"
+
+enum watch_phase {
+    WATCH_HEADERS, /* the request's head is due */
+    WATCH_BODY,    /* its body is due */
+    WATCH_WORK,    /* the engine, or the reader of the answer, has its time */
+    WATCH_IDLE,    /* keep-alive: the next request may come */
+};
+
+struct watch;
+struct client; /* one socket */
+
+enum deq_rc watch_start(const struct conf *c, struct watch **ret, struct deq_err *err);
+void watch_stop(struct watch *w);
+/* A connection was accepted on fd. `refused`: it is one too many; it gets a moment to be told so. NULL: no memory. */
+struct client *watch_add(struct watch *w, int fd, bool refused);
+/* ... and is closed. The caller closes the descriptor afterwards. */
+void watch_remove(struct watch *w, struct client *cl);
+void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase);
+/* The channel of the exchange in work, or NULL. */
+void watch_channel(struct watch *w, struct client *cl, struct channel *c);
+/* Hangs up on every channel. */
+void watch_hang_up_all(struct watch *w);
+
+#endif
