@@ -38,7 +38,7 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	ar rcs $@ $^
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
