@@ -17,7 +17,7 @@ LIBS    := -lopenblas -ljansson -lyaml -lm -lpthread
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
 SERVER  := $(wildcard server/*.c)
-UNIT    := $(wildcard tests/unit/*.c)
+UNIT    := $(wildcard tests/unit/*.c) models/cli/bench_stats.c
 BENCH   := $(wildcard tests/bench/*.c)
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 
@@ -40,7 +40,7 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	ar rcs $@ $^
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
@@ -58,7 +58,7 @@ run: all ## start the daemon on the shipped model, with a line to try
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 
 test: lint unit e2e ## everything that is quick
-unit: $(OBJ)/unit ## unit and golden tests of libdeq
+unit: $(OBJ)/unit ## unit and golden tests of libdeq, and of the load generator's arithmetic
 	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 e2e: all ## the daemon and the command line over real sockets and files
 	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py

@@ -15,6 +15,7 @@ static const struct {
     {"eval", cmd_eval, "perplexity and bits per byte of a model on a text"},
     {"inspect", cmd_inspect, "what a model directory holds"},
     {"train", cmd_train, "train a model from a recipe"},
+    {"bench", cmd_bench, "load a server and measure its streams"},
     {"tokenizer", cmd_tokenizer, "train a tokenizer, encode, decode"},
 };
 
