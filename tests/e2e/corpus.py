@@ -234,6 +234,8 @@ def play(connect, data, expect, cuts=None, behind=b"", end=None):
             if error := wrong_reply(got, alternatives):
                 return "reply %d: %s" % (i + 1, error)
             if got is None:
+                if i + 1 < len(replies):
+                    return "no reply %d" % (i + 2)
                 break
         if rest:
             return "bytes after the last reply: %r" % rest[:200]
