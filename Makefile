@@ -74,7 +74,7 @@ sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
-test-clients: all ## the official openai client against the daemon, in its own virtual environment
+test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
 	sh tests/clients/run.sh
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh
