@@ -23,6 +23,7 @@ enum {
     HEADER_MAX_BYTES = 32 << 10,
     HEADERS_MAX = 100,
     TARGET_MAX_BYTES = 8 << 10,
+    DISCARD_MAX_BYTES = 64 << 10, /* of a body whose request is refused by its headers: a larger one is not read, and the connection ends */
     REPLY_MAX_BYTES = 1 << 30,    /* of a response that does not stream */
     SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
     ADMIN_CONNECTIONS = 64,
@@ -55,6 +56,9 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct client *client; /* the watcher's */
     struct MHD_Connection *conn;
     bool too_large, dispatched, answered;
+    bool last_word;      /* the headers are such that nothing behind them on the connection can be trusted */
+    uint64_t body_bytes; /* announced; DISCARD_MAX_BYTES + 1 when unknown */
+    bool refused; /* from the headers; the body is read and thrown away, so that the connection can go on */
 };
 
 struct socket_state { /* libmicrohttpd's socket context */
@@ -273,8 +277,11 @@ static void check_headers(struct request_state *s, const struct socket_state *fr
     if (c.count > HEADERS_MAX || c.bytes > HEADER_MAX_BYTES)
         refuse(x, 431, "headers_too_large", "the headers are too many or too large");
     x->caller = anonymous(s->conn);
+    s->last_word = x->status != 0;
+    s->body_bytes = c.transfer_encoding ? DISCARD_MAX_BYTES + 1 : c.length;
     if (!x->status)
         h->handler.check(h->handler.ctx, x, c.keys == 1 ? c.key : NULL, c.keys > 1 ? 1 : c.keys ? c.key_len : 0);
+    s->last_word = s->last_word || x->overfull;
     if (c.length > h->conf->max_body_bytes)
         refuse(x, 413, "body_too_large", "the body exceeds server.max_body_bytes");
 }
@@ -450,11 +457,17 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
         watch_phase(h->watch, s->client, WATCH_BODY);
         check_headers(s, socket_state, version);
+        if (!s->x.status)
+            return MHD_YES;
+        if (!s->last_word && s->body_bytes <= DISCARD_MAX_BYTES) {
+            s->refused = true;
+            return MHD_YES;
+        }
         /* answered before the body: what follows on this connection cannot be trusted or is not wanted */
-        return s->x.status ? send_reply(s, true) : MHD_YES;
+        return send_reply(s, true);
     }
     if (*upload_len) {
-        if (!s->too_large && !deq_buf_add(&s->x.body, upload, *upload_len)) {
+        if (!s->refused && !s->too_large && !deq_buf_add(&s->x.body, upload, *upload_len)) {
             s->too_large = true; /* a chunked body; the rest is read and thrown away, since an answer in the middle would be lost */
             deq_buf_free(&s->x.body);
         }
@@ -463,6 +476,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     }
     if (s->answered)
         return MHD_YES;
+    if (s->refused)
+        return send_reply(s, false);
     if (s->too_large)
         return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
     return s->dispatched ? answer_from_channel(s) : dispatch(s);

@@ -360,7 +360,7 @@ class Corpus:
         """Good requests, ended at every byte: no answer but the deadline; and no trace of them afterwards, whether the client stays, half-closes or resets."""
         nothing = parse_expect("none waits")
         late = parse_expect("none|408/request_timeout closed|waits")
-        gone = parse_expect("none|400 closed|waits")
+        gone = parse_expect("none|400|408/request_timeout closed|waits")
         jobs = []
         for name, data in TRUNCATED:
             for i in range(len(data)):
