@@ -165,6 +165,9 @@ struct deq_event {
     /* END */
     enum deq_finish finish;
     const char *message;   /* of NUMERIC */
+    uint64_t prompt_evaluations; /* over the positions of the prompt that were solved for this request */
+    size_t prompt_positions;
+    float prompt_residual_max;
 };
 enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };
 

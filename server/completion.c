@@ -2,6 +2,7 @@
  * channel. */
 #include "server/completion.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,10 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     }
     if (e->kind == DEQ_EVENT_END) {
         ch->finish = e->finish;
+        ch->prompt_positions = e->prompt_positions;
+        ch->prompt_evaluations = e->prompt_evaluations;
+        ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
+        ch->converged = ch->converged && !(e->prompt_residual_max >= c->req.solve.tol);
         if (e->finish == DEQ_FINISH_CANCELED)
             return DEQ_CONTINUE;
         if (e->finish == DEQ_FINISH_NUMERIC)

@@ -25,8 +25,10 @@ struct choice {
     int64_t stop_token;      /* of stop_token_ids, or -1 */
     double logprob_sum, iters_sum;
     uint32_t iters_max;
-    float residual_max;
+    float residual_max;      /* of its tokens, and of the prompt before them */
     bool converged;
+    size_t prompt_positions; /* of the prompt, solved for this choice */
+    uint64_t prompt_evaluations;
 };
 
 /* One prompt: a job of the scheduler's, with best_of choices. */

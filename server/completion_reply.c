@@ -305,13 +305,15 @@ static void add_deq(const struct completion *c, const struct choice *ch, size_t 
 {
     const struct deq_solve_params *p = &c->req.solve;
     double sum = 0;
-    uint64_t tokens = 0, cached = 0;
+    uint64_t tokens = 0, cached = 0, prompt_positions = 0, prompt_evaluations = 0;
     uint32_t iters_max = 0;
     float residual_max = 0;
     bool converged = true, approximate = false, deadline = false;
     for (size_t i = 0; i < n; i++) {
         sum += ch[i].iters_sum;
         tokens += ch[i].tokens;
+        prompt_positions += ch[i].prompt_positions;
+        prompt_evaluations += ch[i].prompt_evaluations;
         iters_max = DEQ_MAX(iters_max, ch[i].iters_max);
         residual_max = fmaxf(residual_max, ch[i].residual_max);
         converged = converged && ch[i].converged;
@@ -320,8 +322,9 @@ static void add_deq(const struct completion *c, const struct choice *ch, size_t 
         approximate = approximate || a->approximate;
         cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
     }
-    deq_buf_fmt(out, "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"iters_mean\":%.6g,\"iters_max\":%u,\"residual_max\":",
-                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window, tokens ? sum / (double)tokens : 0.0, iters_max);
+    deq_buf_fmt(out, "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"iters_mean\":%.6g,\"iters_max\":%u,\"prompt_iters_mean\":%.6g,\"residual_max\":",
+                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window, tokens ? sum / (double)tokens : 0.0, iters_max,
+                prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_number(out, residual_max);
     deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\"%s}", converged && !deadline ? "true" : "false", approximate ? "approximate" : cached ? "exact" : "none",
                 deadline ? ",\"deadline_exceeded\":true" : "");

@@ -281,7 +281,8 @@ static void check_headers(struct request_state *s, const struct socket_state *fr
     s->body_bytes = c.transfer_encoding ? DISCARD_MAX_BYTES + 1 : c.length;
     if (!x->status)
         h->handler.check(h->handler.ctx, x, c.keys == 1 ? c.key : NULL, c.keys > 1 ? 1 : c.keys ? c.key_len : 0);
-    s->last_word = s->last_word || x->overfull;
+    /* whoever asks first whether to send the body is told now, and then does not send it */
+    s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Expect");
     if (c.length > h->conf->max_body_bytes)
         refuse(x, 413, "body_too_large", "the body exceeds server.max_body_bytes");
 }

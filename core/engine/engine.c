@@ -385,6 +385,11 @@ static bool commit(struct deq_engine *e, struct sequence *s)
                                .start_cached = r->start_cached};
         k++;
         deq_seq_committed(e, s, p, r->fz);
+        if (p < s->req.n_prompt) {
+            s->prompt_positions++;
+            s->prompt_evaluations += r->evaluations;
+            s->prompt_residual_max = fmaxf(s->prompt_residual_max, r->residual);
+        }
         e->stats.positions++;
         e->stats.nonconverged += !r->converged;
         const bool picks = p + 1 == s->n_known && s->req.max_tokens;

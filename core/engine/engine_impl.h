@@ -38,6 +38,9 @@ struct sequence {
     uint32_t *tokens; /* [n_prompt + max_tokens] */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
     size_t n_known, n_committed, last_position;
+    size_t prompt_positions;      /* of the prompt, solved here; and what they took */
+    uint64_t prompt_evaluations;
+    float prompt_residual_max;
     struct deq_hash exact, approximate; /* names of the text up to the last whole block, as the prefix cache knows them */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
     uint32_t n_rows;

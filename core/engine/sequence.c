@@ -262,6 +262,7 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
         memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
         s->n_committed = end;
         s->tainted = from->tainted;
+        s->prompt_residual_max = from->prompt_residual_max;
         s->exact = from->exact;
         s->approximate = from->approximate;
     }
@@ -318,7 +319,15 @@ enum deq_rc deq_pause(struct deq_engine *e, uint64_t id, bool paused)
 
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message)
 {
-    struct deq_event end = {.kind = DEQ_EVENT_END, .id = s->id, .choice = s->choice, .position = s->n_committed, .finish = how, .message = message};
+    struct deq_event end = {.kind = DEQ_EVENT_END,
+                            .id = s->id,
+                            .choice = s->choice,
+                            .position = s->n_committed,
+                            .finish = how,
+                            .message = message,
+                            .prompt_evaluations = s->prompt_evaluations,
+                            .prompt_positions = s->prompt_positions,
+                            .prompt_residual_max = s->prompt_residual_max};
     const bool leads = !s->waiting;
     deq_seq_drop_rows(e, s, 0);
     deq_kv_close(e->kv, &s->kv);

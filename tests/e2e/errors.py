@@ -8,8 +8,8 @@ T, V, U, N = "invalid_type", "invalid_value", "unknown_parameter", "unsupported_
 # field, value, code (the param is the field)
 FIELDS = [
     # wrong types
-    ("model", 1, T), ("model", ["tiny"], T), ("prompt", 1, T), ("prompt", True, T), ("prompt", {}, T), ("prompt", ["a"], T),
-    ("prompt", [[1]], T), ("prompt", [1, "a"], T), ("prompt", [1.0], T), ("prompt", [None], T), ("prompt", [True], T),
+    ("model", 1, T), ("model", ["tiny"], T), ("prompt", 1, T), ("prompt", True, T), ("prompt", {}, T),
+    ("prompt", [1, "a"], T), ("prompt", [1.0], T), ("prompt", [None], T), ("prompt", [True], T),
     ("max_tokens", "1", T), ("max_tokens", 1.0, T), ("max_tokens", True, T), ("max_tokens", [1], T),
     ("temperature", "0", T), ("temperature", False, T), ("top_p", [], T), ("min_p", {}, T), ("top_k", 1.5, T), ("top_k", "1", T),
     ("seed", 1.0, T), ("seed", "x", T), ("logprobs", True, T), ("logprobs", 1.0, T), ("stream", 1, T), ("stream", "true", T),
