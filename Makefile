@@ -45,8 +45,8 @@ $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
-$(OBJ)/unit: $(call obj,$(UNIT)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+$(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OUT)/deq $(OUT)/deqd: $(OUT)/%: $(OBJ)/%
 	ln -sf $(CONFIG)/$* $@
 
@@ -58,7 +58,7 @@ run: all ## start the daemon on the shipped model, with a line to try
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 
 test: lint unit e2e ## everything that is quick
-unit: $(OBJ)/unit ## unit and golden tests of libdeq, and of the load generator's arithmetic
+unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 e2e: all ## the daemon and the command line over real sockets and files
 	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py

@@ -1,0 +1,109 @@
+/* API keys: the file's syntax, comparison, reloading; and addresses to listen on. */
+#include "server/auth.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "server/listen.h"
+#include "tests/unit/test.h"
+
+/* printf %s secret | sha256sum, and of "other" */
+#define SECRET "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+#define OTHER "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"
+
+static char path[64];
+
+static void write_keys(const char *text)
+{
+    snprintf(path, sizeof path, "/tmp/deqd-keys-%d", (int)getpid());
+    FILE *f = fopen(path, "w");
+    CHECK(f && fputs(text, f) >= 0 && !fclose(f));
+}
+
+static bool check(struct auth *a, const char *key, struct caller *ret)
+{
+    return auth_check(a, key, strlen(key), ret);
+}
+
+TEST(auth_knows_its_keys)
+{
+    struct auth *a = NULL;
+    struct deq_err err;
+    struct caller who, other;
+    write_keys("# comment\n\nalice " SECRET " weight=3 # trailing\r\n  ops\t" OTHER "\tadmin\n");
+    CHECK_MSG(auth_new(path, &a, &err) == DEQ_OK, "%s", err.text);
+    CHECK(auth_has_keys(a) && check(a, "secret", &who) && who.known && !who.admin && who.weight == 3);
+    CHECK(check(a, "other", &other) && other.admin && other.weight == 1 && other.id != who.id);
+    static const char *const wrong[] = {"", "s", "secre", "secrets", "Secret", " secret", "secret ", SECRET, "Bearer secret"};
+    for (size_t i = 0; i < DEQ_COUNT(wrong); i++)
+        CHECK_MSG(!check(a, wrong[i], &who), "\"%s\" is no key", wrong[i]);
+    CHECK(!auth_check(a, "secret\0x", 8, &who));
+    write_keys("alice " OTHER "\n");
+    CHECK(auth_reload(a, &err) == DEQ_OK && !check(a, "secret", &who) && check(a, "other", &who) && !who.admin);
+    write_keys("alice nonsense\n");
+    CHECK(auth_reload(a, &err) == DEQ_EFORMAT && strstr(err.text, "line 1") && !strstr(err.text, "nonsense") && check(a, "other", &who));
+    unlink(path);
+    CHECK(auth_reload(a, &err) != DEQ_OK && strstr(err.text, "auth.keys_file") && check(a, "other", &who));
+    auth_free(a);
+    CHECK(auth_new("", &a, &err) == DEQ_OK && !auth_has_keys(a) && !check(a, "x", &who));
+    CHECK(auth_reload(a, &err) == DEQ_OK);
+    auth_free(a);
+    auth_free(NULL);
+    CHECK(auth_anonymous("abcd", 4).id == auth_anonymous("abcd", 4).id && auth_anonymous("abcd", 4).id != auth_anonymous("abce", 4).id);
+}
+
+TEST(auth_refuses_bad_files)
+{
+    static const struct {
+        const char *text, *says;
+    } bad[] = {{"alice\n", "line 1"},
+               {"\n\nalice " SECRET "0\n", "line 3"},
+               {"alice " SECRET " root\n", "word 3"},
+               {"alice " SECRET " weight=0\n", "weight=1..1000"},
+               {"alice " SECRET " weight=1001\n", "weight=1..1000"},
+               {"alice " SECRET " weight=2x\n", "word 3"},
+               {"alice " SECRET "\nbob " SECRET "\n", "twice"},
+               {"alice " SECRET "\nalice " OTHER "\n", "twice"},
+               {"# nobody\n", "no key"},
+               {"", "no key"}};
+    for (size_t i = 0; i < DEQ_COUNT(bad); i++) {
+        struct auth *a = NULL;
+        struct deq_err err;
+        write_keys(bad[i].text);
+        CHECK_MSG(auth_new(path, &a, &err) == DEQ_EFORMAT && !a && strstr(err.text, bad[i].says) && strstr(err.text, "auth.keys_file"), "%s: %s", bad[i].text,
+                  err.text);
+    }
+    unlink(path);
+}
+
+TEST(listen_addresses)
+{
+    struct listen_address a;
+    struct deq_err err;
+    static const char *const good[] = {"127.0.0.1:80", "[::1]:0", "localhost:65535", "0.0.0.0:1", "unix:/x", "unix:/run/deqd.sock,mode=0600"};
+    static const char *const bad[] = {"", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:8x", "::1:80", "host:80", "unix:", "unix:x",
+                                      "unix:/x,mode=", "unix:/x,mode=9", "unix:/x,mode=1777"};
+    for (size_t i = 0; i < DEQ_COUNT(good); i++)
+        CHECK_MSG(listen_parse("server.listen", good[i], &a, &err) == DEQ_OK, "%s", good[i]);
+    CHECK(a.mode == 0600);
+    for (size_t i = 0; i < DEQ_COUNT(bad); i++)
+        CHECK_MSG(listen_parse("server.listen", bad[i], &a, &err) == DEQ_EINVAL && strstr(err.text, "server.listen"), "%s", bad[i]);
+    char text[160], name[80], address[160];
+    int fd = -1, second = -1;
+    snprintf(name, sizeof name, "unix:/tmp/deqd-test-%d.sock,mode=0640", (int)getpid());
+    CHECK(listen_open("server.listen", name, &fd, address, &err) == DEQ_OK && !strcmp(address, name));
+    struct stat st;
+    snprintf(text, sizeof text, "/tmp/deqd-test-%d.sock", (int)getpid());
+    CHECK(stat(text, &st) == 0 && (st.st_mode & 0777) == 0640);
+    CHECK(listen_open("server.listen", name, &second, address, &err) == DEQ_EIO); /* somebody answers there */
+    close(fd);
+    CHECK(listen_open("server.listen", name, &fd, address, &err) == DEQ_OK); /* nobody does: what a killed daemon left */
+    close(fd);
+    listen_cleanup(name);
+    CHECK(stat(text, &st) != 0);
+    CHECK(listen_open("server.listen", "127.0.0.1:0", &fd, address, &err) == DEQ_OK && !strncmp(address, "127.0.0.1:", 10) && strcmp(address, "127.0.0.1:0"));
+    CHECK(listen_open("server.listen", address, &second, text, &err) == DEQ_EIO && strstr(err.text, "in use"));
+    close(fd);
+}

@@ -1,0 +1,128 @@
+/* Bodies of requests: damaged at random they are refused with a reason or accepted within all bounds, never anything else; and text as JSON. */
+#include "server/request.h"
+
+#include <math.h>
+
+#include "core/base/buf.h"
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "server/reply.h"
+#include "tests/unit/test.h"
+
+static const char *const bodies[] = {
+    "{\"prompt\":\"Hello\",\"max_tokens\":5,\"temperature\":0.5,\"top_p\":0.9,\"n\":2,\"best_of\":3,\"stop\":[\"a\",\"b\"],\"seed\":-7}",
+    "{\"prompt\":[1,2,3],\"echo\":true,\"logprobs\":3,\"max_tokens\":0,\"model\":\"tiny\"}",
+    "{\"prompt\":[[1,2],[3]],\"stream\":true,\"stream_options\":{\"include_usage\":true},\"logit_bias\":{\"5\":-100,\"6\":2.5}}",
+    "{\"prompt\":[\"a\",\"b\"],\"deq\":{\"tol\":0.01,\"max_iter\":8,\"min_iter\":2,\"solver\":\"picard\",\"window\":4,\"warm_start\":\"zero\",\"preset\":\"fast\"}}",
+    "{\"prompt\":\"x\",\"presence_penalty\":1,\"frequency_penalty\":-1,\"repetition_penalty\":1.2,\"top_k\":5,\"min_p\":0.1,\"stop_token_ids\":[7,8],\"min_tokens\":2}",
+    "{\"prompt\":\"x\",\"cache\":\"approximate\",\"cache_salt\":\"s\",\"include\":[\"deq.tokens\"],\"priority\":-3,\"deadline_ms\":100,\"user\":\"u\",\"truncate_prompt_tokens\":3}",
+};
+static const char *const chats[] = {
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
+};
+static const char *const splices[] = {"null", "-1", "1e999", "1e300", "99999999999999999999", "\"\"", "[]", "{}", "[[]]", "true", "0.5", "\"\\u0000\"", "\xff", "\\", "[1,\"a\"]", ",", "\"", "}"};
+
+static void check_accepted(const struct completion_request *r, const struct conf *c, uint32_t vocab, uint32_t max_positions)
+{
+    CHECK(r->n_prompts >= 1 && r->n_prompts <= c->max_prompts && r->n >= 1 && r->best_of >= r->n && r->best_of <= c->max_n);
+    CHECK(r->max_tokens >= 0 && r->temperature >= 0 && r->temperature <= 2 && r->top_p >= 0 && r->top_p <= 1 && r->min_p >= 0 && r->min_p <= 1);
+    CHECK(r->logprobs >= -1 && r->logprobs <= c->max_logprobs && r->n_stops <= c->max_stop && r->min_tokens <= r->max_tokens && r->priority >= -20 && r->priority <= 20);
+    CHECK(r->solve.tol >= c->tol_min && r->solve.tol <= c->tol_max && r->solve.window >= 1 && r->solve.window <= c->max_window && r->solve.max_iter <= c->max_iter_max &&
+          r->solve.min_iter <= r->solve.max_iter);
+    for (size_t i = 0; i < r->n_prompts; i++) {
+        CHECK(r->prompts[i].n >= 1 && r->prompts[i].n + (uint64_t)r->max_tokens <= max_positions);
+        for (size_t k = 0; k < r->prompts[i].n; k++)
+            CHECK(r->prompts[i].ids[k] < vocab);
+    }
+    for (size_t i = 0; i < r->n_bias; i++)
+        CHECK(r->bias[i].token < vocab && fabsf(r->bias[i].bias) <= 100);
+    for (size_t i = 0; i < r->stop_ids.n; i++)
+        CHECK(r->stop_ids.ids[i] < vocab);
+}
+
+TEST(request_damaged_at_random)
+{
+    struct deq_model *m = NULL;
+    struct conf conf;
+    struct deq_err e;
+    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
+    strcpy(conf.chat_message, "{role}: {content}\n");
+    const struct request_context context = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    size_t accepted = 0, refused = 0;
+    for (uint64_t round = 0; round < 30000; round++) {
+        const bool chat = round % 7 == 6;
+        const char *from = chat ? chats[0] : bodies[round % DEQ_COUNT(bodies)];
+        char text[600];
+        size_t n = strlen(from);
+        uint64_t r = 0;
+#define DRAW(k) deq_rng_below(round, 1, r++, (k))
+        memcpy(text, from, n);
+        for (uint64_t k = DRAW(4); k > 0 && n; k--) { /* bytes changed, cut out, put in */
+            const size_t at = DRAW(n);
+            const uint64_t what = DRAW(4);
+            if (what == 0) {
+                text[at] = (char)DRAW(256);
+            } else if (what == 1) {
+                const size_t len = DEQ_MIN(DRAW(8), n - at);
+                memmove(text + at, text + at + len, n - at - len);
+                n -= len;
+            } else {
+                const char *s = splices[DRAW(DEQ_COUNT(splices))];
+                const size_t len = strlen(s), over = what == 2 ? DEQ_MIN(DRAW(6), n - at) : 0;
+                if (n + len < sizeof text) {
+                    memmove(text + at + len, text + at + over, n - at - over);
+                    memcpy(text + at, s, len);
+                    n += len - over;
+                }
+            }
+        }
+        struct completion_request q;
+        struct request_error err;
+        if (request_completion(&context, chat, text, n, &q, &err)) {
+            accepted++;
+            check_accepted(&q, &conf, 384, 200);
+            completion_request_free(&q);
+        } else {
+            refused++;
+            CHECK_MSG((err.status == 400 || err.status == 404) && err.code && err.message[0], "%d: %.*s", err.status, (int)n, text);
+        }
+    }
+    CHECK_MSG(accepted > 3000 && refused > 3000, "%zu accepted, %zu refused", accepted, refused);
+    /* memory runs out at every place: refused, nothing is lost (the leak checker of the sanitizer build watches) */
+    for (size_t i = 0; i < DEQ_COUNT(bodies); i++)
+        for (uint64_t nth = 1; nth < 60; nth++) {
+            struct completion_request q;
+            struct request_error err;
+            deq_mem_fault(nth, false);
+            const bool ok = request_completion(&context, false, bodies[i], strlen(bodies[i]), &q, &err);
+            deq_mem_fault(0, false);
+            if (ok)
+                completion_request_free(&q);
+            else
+                CHECK(err.status == 500 || err.status == 400);
+        }
+    deq_model_free(m);
+}
+
+TEST(reply_strings_are_json)
+{
+    static const char text[] = "a\"b\\c\n\t\x01\x7f/é😀";
+    struct deq_buf b;
+    deq_buf_init(&b, 1 << 20);
+    reply_string(&b, text, sizeof text - 1);
+    json_t *back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
+    CHECK(back && json_string_length(back) == sizeof text - 1 && !memcmp(json_string_value(back), text, sizeof text - 1));
+    json_decref(back);
+    for (uint64_t i = 0; i < 2000; i++) { /* every float comes back from 9 digits */
+        const union {
+            uint32_t bits;
+            float f;
+        } x = {(uint32_t)deq_rng_u64(1, 2, i)};
+        deq_buf_reset(&b);
+        reply_number(&b, x.f);
+        back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
+        CHECK_MSG(back && (isfinite(x.f) ? (float)json_number_value(back) == x.f : json_number_value(back) == -9999), "%s", b.data);
+        json_decref(back);
+    }
+    deq_buf_free(&b);
+}
