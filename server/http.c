@@ -27,6 +27,7 @@ enum {
     REPLY_MAX_BYTES = 1 << 30,    /* of a response that does not stream */
     SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
     ADMIN_CONNECTIONS = 64,
+    REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     TIMEOUT_MAX_MS = 86400000,
 };
 
@@ -56,6 +57,7 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct client *client; /* the watcher's */
     struct MHD_Connection *conn;
     bool too_large, dispatched, answered;
+    bool last_request;   /* of its connection */
     bool last_word;      /* the headers are such that nothing behind them on the connection can be trusted */
     uint64_t body_bytes; /* announced; DISCARD_MAX_BYTES + 1 when unknown */
     bool refused; /* from the headers; the body is read and thrown away, so that the connection can go on */
@@ -63,10 +65,11 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
 
 struct socket_state { /* libmicrohttpd's socket context */
     struct client *client;
+    uint32_t requests;
     bool refused, bad_target, long_target; /* the latter two: of the request that is being read */
 };
 
-static const struct socket_state *socket_of(struct MHD_Connection *conn)
+static struct socket_state *socket_of(struct MHD_Connection *conn)
 {
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     return i ? i->socket_context : NULL;
@@ -324,7 +327,7 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (f->no_retry)
         MHD_add_response_header(r, "x-should-retry", "false");
-    if (f->close)
+    if (f->close || s->last_request)
         MHD_add_response_header(r, "Connection", "close");
 }
 
@@ -440,7 +443,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     struct http *h = l->http;
     struct request_state *s = *con_cls;
     if (!s) { /* first call: headers only */
-        const struct socket_state *socket_state = socket_of(conn);
+        struct socket_state *socket_state = socket_of(conn);
         s = DEQ_NEW(struct request_state);
         if (!s)
             return MHD_NO;
@@ -453,6 +456,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         s->x.path = url;
         s->x.admin_listener = l->admin;
         s->x.overfull = socket_state && socket_state->refused;
+        s->last_request = socket_state && ++socket_state->requests >= REQUESTS_PER_CONNECTION;
         s->x.arrived_ns = deq_now_ns();
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);

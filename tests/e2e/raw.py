@@ -153,3 +153,16 @@ def test_too_many_connections():
         finally:
             for s in open_ones:
                 s.close()
+
+
+def test_requests_of_one_connection():
+    d = usual()
+    with d.connect() as s:
+        rest = b""
+        for i in range(1000):
+            s.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            status, h, _, rest = read_response(s, rest)
+            if status != 200 or (h.get("connection", "").lower() == "close") != (i == 999):
+                check(False, "request %d of a connection: %d, Connection: %s" % (i + 1, status, h.get("connection")))
+                break
+        check(i == 999 and closed_within(s, 2 * SLOW) is not None, "closed after 1,000 requests")
