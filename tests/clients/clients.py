@@ -16,12 +16,6 @@ def scratch(*names):
     return path
 
 
-def refused(d, path, body):
-    """What the server says against a request that it may not know yet: None when it takes it."""
-    s, _, o = d.post(path, body)
-    return None if s == 200 else "%s answers %d: %s" % (path, s, o["error"]["message"])
-
-
 def main(name):
     """Runs every test_* function of the script."""
     for key, fn in list(vars(sys.modules["__main__"]).items()):
