@@ -1,0 +1,434 @@
+/* The bodies of /v1/completions and /v1/chat/completions. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/buf.h"
+#include "core/base/hash.h"
+#include "core/base/mem.h"
+#include "server/request_impl.h"
+
+static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    (void)f;
+    return request_take_solve_object(o, v, &((struct completion_request *)request)->solve);
+}
+
+/* Four shapes: a string, an array of strings, of token ids, of arrays of token ids. */
+static bool take_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
+    const bool many = first && !json_is_integer(first);
+    const size_t n = many ? json_array_size(v) : 1;
+    (void)f;
+    if (!json_is_string(v) && !json_is_array(v))
+        return fields_bad_type(o, "prompt", "a string, an array of strings, of token ids, or of arrays of token ids");
+    if (n > o->context->conf->max_prompts)
+        return fields_fail(o->err, 400, "invalid_value", "prompt", "prompt: %zu prompts, at most %u (limits.max_prompts)", n, o->context->conf->max_prompts);
+    deq_free(r->prompts);
+    r->n_prompts = 0;
+    if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, n)))
+        return fields_no_memory(o);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *one = many ? json_array_get(v, i) : v;
+        if (many && (json_is_string(one) != json_is_string(first) || (!json_is_string(one) && !json_is_array(one))))
+            return fields_bad_type(o, "prompt", "a string, an array of strings, of token ids, or of arrays of token ids");
+        r->n_prompts = i + 1;
+        if (!request_take_one_prompt(o, one, &r->prompts[i]))
+            return false;
+    }
+    return true;
+}
+
+static bool take_stops(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    const struct conf *c = o->context->conf;
+    const size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    const size_t most = DEQ_MIN((size_t)c->max_stop, (size_t)REQUEST_STOPS_MAX - 1);
+    if (!json_is_string(v) && !json_is_array(v))
+        return fields_bad_type(o, f->name, "a string or an array of strings");
+    if (n > most)
+        return fields_fail(o->err, 400, "invalid_value", "stop", "stop: at most %zu strings", most);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *s = json_is_array(v) ? json_array_get(v, i) : v;
+        if (!json_is_string(s))
+            return fields_bad_type(o, f->name, "a string or an array of strings");
+        const size_t len = json_string_length(s);
+        if (!len || len > c->max_stop_bytes)
+            return fields_fail(o->err, 400, "invalid_value", "stop", "stop: a string must have 1 to %u bytes", c->max_stop_bytes);
+        if (!(r->stop[i] = deq_alloc(len)))
+            return fields_no_memory(o);
+        memcpy(r->stop[i], json_string_value(s), len);
+        r->stop_len[i] = len;
+        r->n_stops = i + 1;
+    }
+    return true;
+}
+
+static const struct field stream_fields[] = {
+    {"include_usage", BOOL, 0, 0, offsetof(struct completion_request, include_usage), NULL, NULL},
+    {"continuous_usage_stats", BOOL, 0, 0, offsetof(struct completion_request, continuous_usage), NULL, NULL},
+};
+
+static bool take_stream_options(const struct object *outer, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (!json_is_object(v))
+        return fields_bad_type(outer, f->name, "an object");
+    if (!r->stream)
+        return fields_bad_value(outer, f->name, "only with stream true");
+    const struct object o = {.json = v, .prefix = "stream_options.", .context = outer->context, .err = outer->err};
+    return fields_take_fields(&o, stream_fields, DEQ_COUNT(stream_fields), r);
+}
+
+static bool take_bias(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    const uint32_t vocab = deq_model_info(o->context->model).vocab_size;
+    const char *key;
+    json_t *x;
+    if (!json_is_object(v))
+        return fields_bad_type(o, f->name, "an object of token ids and numbers");
+    if (json_object_size(v) > BIAS_MAX)
+        return fields_fail(o->err, 400, "invalid_value", f->name, "logit_bias: at most %d tokens", BIAS_MAX);
+    if (!(r->bias = DEQ_NEW_ARRAY(struct deq_logit_bias, json_object_size(v))))
+        return fields_no_memory(o);
+    json_object_foreach((json_t *)v, key, x) {
+        const size_t n = strlen(key);
+        const unsigned long id = n && n < 9 && strspn(key, "0123456789") == n ? strtoul(key, NULL, 10) : UINT32_MAX;
+        if (id >= vocab)
+            return fields_fail(o->err, 400, "invalid_token_id", f->name, "logit_bias: \"%.20s\" is not an id of the vocabulary of %u", key, vocab);
+        struct deq_logit_bias *b = &r->bias[r->n_bias++];
+        b->token = (uint32_t)id;
+        if (!fields_take_number(o, f->name, x, -100, 100, &b->bias))
+            return false;
+    }
+    return true;
+}
+
+static bool take_stop_ids(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return request_take_ids(o, f->name, v, JSON_ARRAY_MAX, &((struct completion_request *)request)->stop_ids);
+}
+
+static bool take_logprob_ids(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return request_take_ids(o, f->name, v, o->context->conf->max_logprobs, &((struct completion_request *)request)->logprob_ids);
+}
+
+static bool take_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &((struct completion_request *)request)->logprobs);
+}
+
+static bool take_chat_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (!json_is_boolean(v))
+        return fields_bad_type(o, f->name, "a boolean");
+    r->logprobs = json_is_true(v) ? 0 : -1;
+    return true;
+}
+
+static bool take_top_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (r->logprobs < 0)
+        return fields_bad_value(o, f->name, "only with logprobs true");
+    return fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &r->logprobs);
+}
+
+static bool take_n(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 1, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences), (int64_t *)(void *)((char *)request + f->at));
+}
+
+static bool take_best_of(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 0, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences), (int64_t *)(void *)((char *)request + f->at));
+}
+
+static bool take_max_tokens(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    r->max_given = true;
+    return fields_take_int(o, f->name, v, r->chat ? 1 : 0, INT32_MAX, &r->max_tokens);
+}
+
+static bool take_salt(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    r->salt_len = json_string_length(v);
+    if (!r->salt_len || r->salt_len > SALT_MAX_BYTES)
+        return fields_fail(o->err, 400, "invalid_value", f->name, "cache_salt: must have 1 to %d bytes", SALT_MAX_BYTES);
+    if (!(r->salt = deq_alloc(r->salt_len)))
+        return fields_no_memory(o);
+    memcpy(r->salt, json_string_value(v), r->salt_len);
+    return true;
+}
+
+static bool take_cache(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    static const char *const names[] = {[DEQ_CACHE_EXACT] = "exact", [DEQ_CACHE_APPROXIMATE] = "approximate", [DEQ_CACHE_OFF] = "off"};
+    struct completion_request *r = request;
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    for (size_t i = 0; i < DEQ_COUNT(names); i++)
+        if (!strcmp(json_string_value(v), names[i])) {
+            r->cache = (enum deq_cache)i;
+            return true;
+        }
+    return fields_bad_value(o, f->name, "must be exact, approximate or off");
+}
+
+static bool take_include(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (!json_is_array(v) || json_array_size(v) > JSON_ARRAY_MAX)
+        return fields_bad_type(o, f->name, "an array of strings");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const char *s = json_string_value(json_array_get(v, i));
+        if (!s)
+            return fields_bad_type(o, f->name, "an array of strings");
+        if (strcmp(s, "deq.tokens"))
+            return fields_bad_value(o, f->name, "knows deq.tokens only");
+        r->telemetry = true;
+    }
+    return true;
+}
+
+static bool take_user(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    static const struct deq_hash fixed = {{3, 4}};
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    ((struct completion_request *)request)->user_hash = deq_siphash(&fixed, json_string_value(v), json_string_length(v)).h[0] | 1;
+    return true;
+}
+
+/* Content is a string, or an array of {"type": "text", "text": ...}. */
+static bool add_content(const struct object *o, const json_t *v, struct deq_buf *out)
+{
+    if (json_is_string(v))
+        return deq_buf_add(out, json_string_value(v), json_string_length(v)) || fields_no_memory(o);
+    if (!json_is_array(v) || json_array_size(v) > JSON_ARRAY_MAX)
+        return fields_bad_type(o, "messages", "messages whose content is a string or an array of text parts");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *part = json_array_get(v, i), *text = json_object_get(part, "text");
+        const char *type = json_string_value(json_object_get(part, "type"));
+        if (!type || strcmp(type, "text") || !json_is_string(text))
+            return fields_bad_type(o, "messages", "messages whose content is a string or an array of text parts");
+        if (!deq_buf_add(out, json_string_value(text), json_string_length(text)))
+            return fields_no_memory(o);
+    }
+    return true;
+}
+
+/* One message by the template: {role} and {content} filled in. */
+static bool add_message(const struct object *o, const char *template, const json_t *message, struct deq_buf *out)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant"};
+    const char *role = json_string_value(json_object_get(message, "role")), *at = template, *key;
+    const json_t *content = json_object_get(message, "content"), *v;
+    bool known = false;
+    if (!json_is_object(message) || !role || !content)
+        return fields_bad_type(o, "messages", "an array of objects with role and content");
+    json_object_foreach((json_t *)message, key, v)
+        if (strcmp(key, "role") && strcmp(key, "content") && strcmp(key, "name"))
+            return fields_fail(o->err, 400, "unknown_parameter", "messages", "messages: unknown field \"%.40s\"", key);
+    for (size_t i = 0; i < DEQ_COUNT(roles); i++)
+        known = known || !strcmp(role, roles[i]);
+    if (!known)
+        return fields_bad_value(o, "messages", "role must be system, developer, user or assistant");
+    while (*at) {
+        const bool is_role = !strncmp(at, "{role}", 6), is_content = !strncmp(at, "{content}", 9);
+        bool ok;
+        if (is_role)
+            ok = deq_buf_str(out, role) || fields_no_memory(o);
+        else if (is_content)
+            ok = add_content(o, content, out);
+        else
+            ok = deq_buf_add(out, at, 1) || fields_no_memory(o);
+        if (!ok)
+            return false;
+        at += is_role ? 6 : is_content ? 9 : 1;
+    }
+    return true;
+}
+
+static bool take_messages(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    const struct conf *c = o->context->conf;
+    struct deq_buf text;
+    struct deq_err err;
+    if (!c->chat_message[0])
+        return fields_fail(o->err, 400, "chat_template_missing", NULL, "this server has no chat template (chat.message); use /v1/completions");
+    if (!json_is_array(v) || !json_array_size(v) || json_array_size(v) > JSON_ARRAY_MAX)
+        return fields_bad_type(o, f->name, "an array of at least one message");
+    deq_buf_init(&text, c->max_body_bytes + 65536);
+    bool ok = true;
+    for (size_t i = 0; i < json_array_size(v) && ok; i++)
+        ok = add_message(o, c->chat_message, json_array_get(v, i), &text);
+    ok = ok && (deq_buf_str(&text, c->chat_reply) || fields_no_memory(o));
+    if (ok && !(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
+        ok = fields_no_memory(o);
+    if (ok) {
+        r->n_prompts = 1;
+        if (deq_encode(o->context->model, text.data, text.len, false, &r->prompts[0], &err))
+            ok = fields_fail(o->err, err.code == DEQ_ENOMEM ? 500 : 400, "invalid_value", "messages", "messages: %s", err.text);
+    }
+    deq_buf_free(&text);
+    return ok;
+}
+
+#define AT(name) offsetof(struct completion_request, name)
+/* Of both endpoints. The order is the order of reading. */
+#define SHARED_FIELDS                                                                                           \
+    {"model", OTHER, 0, 0, 0, request_take_model, "string"},                                                            \
+    {"n", OTHER, 1, -1, AT(n), take_n, "integer"},                                                              \
+    {"temperature", NUMBER, 0, 2, AT(temperature), NULL, NULL},                                                 \
+    {"top_p", NUMBER, 0, 1, AT(top_p), NULL, NULL},                                                             \
+    {"stream", BOOL, 0, 0, AT(stream), NULL, NULL},                                                             \
+    {"stream_options", OTHER, 0, 0, 0, take_stream_options, "object"},                                          \
+    {"stop", OTHER, 0, 0, 0, take_stops, "string or array of strings"},                                         \
+    {"presence_penalty", NUMBER, -2, 2, AT(presence_penalty), NULL, NULL},                                      \
+    {"frequency_penalty", NUMBER, -2, 2, AT(frequency_penalty), NULL, NULL},                                    \
+    {"logit_bias", OTHER, 0, 0, 0, take_bias, "object of token ids and numbers"},                               \
+    {"seed", INT, -0x1p63, 0x1p63, AT(seed), NULL, NULL},                                                       \
+    {"user", OTHER, 0, 0, 0, take_user, "string"},                                                              \
+    {"top_k", INT, -1, INT32_MAX, AT(top_k), NULL, NULL},                                                       \
+    {"min_p", NUMBER, 0, 1, AT(min_p), NULL, NULL},                                                             \
+    {"repetition_penalty", NUMBER, 0.01, 100, AT(repetition_penalty), NULL, NULL},                              \
+    {"stop_token_ids", OTHER, 0, 0, 0, take_stop_ids, "array of token ids"},                                    \
+    {"ignore_eos", BOOL, 0, 0, AT(ignore_eos), NULL, NULL},                                                     \
+    {"min_tokens", INT, 0, INT32_MAX, AT(min_tokens), NULL, NULL},                                              \
+    {"return_token_ids", BOOL, 0, 0, AT(token_ids), NULL, NULL},                                                \
+    {"return_tokens_as_token_ids", BOOL, 0, 0, AT(tokens_as_ids), NULL, NULL},                                  \
+    {"truncate_prompt_tokens", INT, -1, INT32_MAX, AT(truncate), NULL, NULL},                                   \
+    {"priority", INT, -20, 20, AT(priority), NULL, NULL},                                                       \
+    {"cache_salt", OTHER, 0, 0, 0, take_salt, "string"},                                                        \
+    {"cache", OTHER, 0, 0, 0, take_cache, "string: exact, approximate, off"},                                   \
+    {"logprob_token_ids", OTHER, 0, 0, 0, take_logprob_ids, "array of token ids"},                              \
+    {"deadline_ms", INT, 1, 86400000, AT(deadline_ms), NULL, NULL},                                             \
+    {"include", OTHER, 0, 0, 0, take_include, "array of strings"},                                              \
+    {"deq", OTHER, 0, 0, 0, take_solve, "object"}
+
+static const struct field completion_fields[] = {
+    SHARED_FIELDS,
+    {"max_tokens", OTHER, 0, INT32_MAX, 0, take_max_tokens, "integer"},
+    {"logprobs", OTHER, 0, -1, 0, take_logprobs, "integer"},
+    {"best_of", OTHER, 0, -1, AT(best_of), take_best_of, "integer"},
+    {"echo", BOOL, 0, 0, AT(echo), NULL, NULL},
+    {"suffix", NEUTRAL, 0, 0, 0, NULL, "string"},
+    {"prompt", OTHER, 0, 0, 0, take_prompt, "string, array of strings, of token ids, or of arrays of token ids"},
+};
+
+static const struct field chat_fields[] = {
+    SHARED_FIELDS,
+    {"max_tokens", OTHER, 1, INT32_MAX, 0, take_max_tokens, "integer"},
+    {"max_completion_tokens", OTHER, 1, INT32_MAX, 0, take_max_tokens, "integer"},
+    {"logprobs", OTHER, 0, 0, 0, take_chat_logprobs, "boolean"},
+    {"top_logprobs", OTHER, 0, -1, 0, take_top_logprobs, "integer"},
+    {"tools", NEUTRAL, 0, 0, 0, NULL, "array"},
+    {"tool_choice", NEUTRAL, 0, 0, 0, NULL, "string or object"},
+    {"response_format", NEUTRAL, 0, 0, 0, NULL, "object"},
+    {"messages", OTHER, 0, 0, 0, take_messages, "array of messages"},
+};
+
+/* What one field's range cannot say. */
+static bool check_together(const struct object *o, struct completion_request *r)
+{
+    if (!r->n_prompts) { /* absent: the start of a document */
+        if (r->chat)
+            return o->context->conf->chat_message[0] ? fields_fail(o->err, 400, "missing_parameter", "messages", "messages: missing")
+                                                     : fields_fail(o->err, 400, "chat_template_missing", NULL,
+                                                            "this server has no chat template (chat.message); use /v1/completions");
+        if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
+            return fields_no_memory(o);
+        r->n_prompts = 1;
+        if (!request_never_empty(o, &r->prompts[0]))
+            return false;
+    }
+    r->best_of = r->best_of ? r->best_of : r->n;
+    if (r->best_of < r->n)
+        return fields_bad_value(o, "best_of", "must be at least n");
+    if (r->best_of > r->n && r->stream)
+        return fields_bad_value(o, "best_of", "more than n cannot be streamed");
+    if ((uint64_t)r->best_of * r->solve.window > DEQ_MAX(o->context->conf->max_rows ? o->context->conf->max_rows : 8 * o->context->conf->max_sequences, 64u))
+        return fields_bad_value(o, r->best_of > r->n ? "best_of" : "n", "so many choices with windows of deq.window rows exceed engine.max_rows");
+    if (!r->max_tokens && !r->echo)
+        return fields_bad_value(o, "max_tokens", "0 is for scoring a prompt, with echo true");
+    if (!r->max_tokens && r->best_of > 1)
+        return fields_bad_value(o, "n", "must be 1 when max_tokens is 0");
+    if (r->min_tokens > r->max_tokens)
+        return fields_bad_value(o, "min_tokens", "must be at most max_tokens");
+    if (r->logprob_ids.n && r->logprobs < 0)
+        return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
+    for (size_t i = 0; i < r->n_prompts; i++) {
+        struct deq_tokens *p = &r->prompts[i];
+        const size_t most = r->truncate < 0 ? o->context->max_positions - (size_t)DEQ_MIN(r->max_tokens, (int64_t)o->context->max_positions - 1) : (size_t)r->truncate;
+        if (r->truncate && p->n > most) { /* asked for by name, else never: the end stays */
+            memmove(p->ids, p->ids + p->n - most, most * sizeof *p->ids);
+            p->n = most;
+        }
+        if (!request_fits(o->context, p->n, r, o->err))
+            return false;
+    }
+    return true;
+}
+
+void completion_request_free(struct completion_request *r)
+{
+    for (size_t i = 0; i < r->n_prompts; i++)
+        deq_tokens_free(&r->prompts[i]);
+    for (size_t i = 0; i < r->n_stops; i++)
+        deq_free(r->stop[i]);
+    deq_free(r->prompts);
+    deq_free(r->bias);
+    deq_free(r->salt);
+    deq_tokens_free(&r->stop_ids);
+    deq_tokens_free(&r->logprob_ids);
+    *r = (struct completion_request){0};
+}
+
+bool request_completion(const struct request_context *c, bool chat, const char *body, size_t len, struct completion_request *ret,
+                        struct request_error *err)
+{
+    *err = (struct request_error){0};
+    json_t *root = fields_parse(body, len, err);
+    if (!root)
+        return false;
+    const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
+    struct completion_request r = {.chat = chat, .n = 1, .logprobs = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
+                                   .max_tokens = chat ? (int64_t)c->max_positions : 16, .solve = request_solve_defaults(c)};
+    bool ok = chat ? fields_take_fields(&o, chat_fields, DEQ_COUNT(chat_fields), &r) : fields_take_fields(&o, completion_fields, DEQ_COUNT(completion_fields), &r);
+    ok = ok && check_together(&o, &r);
+    if (ok && chat && c->conf->chat_stop[0]) { /* what begins the next message ends this one */
+        const size_t n = strlen(c->conf->chat_stop);
+        if ((r.stop[r.n_stops] = deq_alloc(n))) {
+            memcpy(r.stop[r.n_stops], c->conf->chat_stop, n);
+            r.stop_len[r.n_stops++] = n;
+        } else {
+            ok = fields_no_memory(&o);
+        }
+    }
+    json_decref(root);
+    if (!ok) {
+        completion_request_free(&r);
+        return false;
+    }
+    *ret = r;
+    return true;
+}
+
+void request_print_completion_fields(void)
+{
+    fields_print("/v1/completions", completion_fields, DEQ_COUNT(completion_fields));
+    fields_print("/v1/chat/completions", chat_fields, DEQ_COUNT(chat_fields));
+    fields_print("stream_options", stream_fields, DEQ_COUNT(stream_fields));
+}

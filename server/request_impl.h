@@ -1,0 +1,23 @@
+/* What the parsers of request.c and request_completion.c share. */
+#ifndef DEQ_SERVER_REQUEST_IMPL_H
+#define DEQ_SERVER_REQUEST_IMPL_H
+
+#include "server/fields.h"
+
+bool request_take_model(const struct object *o, const struct field *f, const json_t *v, void *request);
+bool request_take_ids(const struct object *o, const char *name, const json_t *v, size_t most, struct deq_tokens *out);
+/* Text becomes tokens. */
+bool request_take_text(const struct object *o, const char *name, const json_t *v, bool parse_special, struct deq_tokens *out);
+/* A string or an array of token ids. */
+bool request_take_one_prompt(const struct object *o, const json_t *v, struct deq_tokens *out);
+/* Empty text is the start of a document. */
+bool request_never_empty(const struct object *o, struct deq_tokens *t);
+/* The deq object. */
+bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p);
+/* The model's own settings, where the server's bounds allow them. */
+struct deq_solve_params request_solve_defaults(const struct request_context *c);
+/* Whether a prompt and max_tokens fit; what was not asked for by name is cut to what fits. */
+bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
+void request_print_completion_fields(void);
+
+#endif
