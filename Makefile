@@ -23,7 +23,7 @@ obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 
 .DEFAULT_GOAL := all
 .PHONY: all
-all: $(OUT)/deqd $(OUT)/deq
+all: link
 
 $(OBJ)/core/math/kern_avx2.o:   ARCH := -mavx2 -mfma
 $(OBJ)/core/math/kern_avx512.o: ARCH := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
@@ -47,8 +47,11 @@ $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
-$(OUT)/deq $(OUT)/deqd: $(OUT)/%: $(OBJ)/%
-	ln -sf $(CONFIG)/$* $@
+# the links follow the configuration that was built last
+.PHONY: link
+link: $(OBJ)/deq $(OBJ)/deqd
+	@ln -sfn $(CONFIG)/deq $(OUT)/deq
+	@ln -sfn $(CONFIG)/deqd $(OUT)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080

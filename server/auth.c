@@ -38,7 +38,7 @@ static int hex_digit(char c)
 /* One line, cut at blanks. The key itself never stands in a message. */
 static enum deq_rc parse_line(const char *path, unsigned line, char *text, struct key *ret, bool *ret_any, struct deq_err *err)
 {
-    char *words[6], *save = NULL;
+    char *words[5], *save = NULL; /* one more than a line may have */
     size_t n = 0;
     text[strcspn(text, "#\r")] = 0;
     for (char *w = strtok_r(text, " \t", &save); w && n < DEQ_COUNT(words); w = strtok_r(NULL, " \t", &save))
@@ -46,14 +46,15 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
     *ret_any = n > 0;
     if (!n)
         return DEQ_OK;
-    if (n < 2 || strlen(words[1]) != 2 * HASH_BYTES || strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
+    if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES || strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
         return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [weight=N]", path, line);
     *ret = (struct key){.caller = {.id = id_of(words[0], strlen(words[0])), .weight = 1, .known = true}};
     for (size_t i = 0; i < HASH_BYTES; i++)
         ret->hash[i] = (unsigned char)(hex_digit(words[1][2 * i]) * 16 + hex_digit(words[1][2 * i + 1]));
     for (size_t i = 2; i < n; i++) {
         char *end = NULL;
-        const unsigned long weight = strncmp(words[i], "weight=", 7) ? 0 : strtoul(words[i] + 7, &end, 10);
+        const bool digits = !strncmp(words[i], "weight=", 7) && words[i][7] >= '0' && words[i][7] <= '9';
+        const unsigned long weight = digits ? strtoul(words[i] + 7, &end, 10) : 0;
         if (!strcmp(words[i], "admin"))
             ret->caller.admin = true;
         else if (end && !*end && weight >= 1 && weight <= AUTH_WEIGHT_MAX)
@@ -72,6 +73,8 @@ static enum deq_rc load(const char *path, struct key **ret, size_t *ret_n, struc
     enum deq_rc rc = keys ? deq_io_read(path, FILE_MAX_BYTES, &text, &len, err) : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
     if (rc && keys)
         deq_fail_prefix(err, rc, "auth.keys_file");
+    if (!rc && strlen(text) != len)
+        rc = deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: holds a zero byte", path);
     unsigned line = 0;
     for (char *at = text, *next; !rc && at; at = next) {
         bool any;

@@ -112,6 +112,13 @@ bool channel_streaming(struct channel *c)
     return streaming;
 }
 
+void channel_retry_after(struct channel *c, unsigned ms)
+{
+    pthread_mutex_lock(&c->lock);
+    c->retry_after_ms = ms;
+    pthread_mutex_unlock(&c->lock);
+}
+
 void channel_no_retry(struct channel *c)
 {
     pthread_mutex_lock(&c->lock);

@@ -48,6 +48,8 @@ bool channel_write(struct channel *c, const void *bytes, size_t n);
 /* Streaming starts: the connection may send its headers now. Nothing happens when it has started. */
 void channel_start_stream(struct channel *c);
 bool channel_streaming(struct channel *c);
+/* When it may be tried again: headers of a response that does not stream. */
+void channel_retry_after(struct channel *c, unsigned ms);
 /* The same request would fail again: the client should not try. */
 void channel_no_retry(struct channel *c);
 /* Who is told; zeroed: nobody any more. May call `gone` at once. */

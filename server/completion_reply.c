@@ -79,7 +79,12 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
     }
     if (c->req.chat) {
         struct deq_buf *out = l.tokens; /* chat has one list of objects */
-        for (uint32_t i = 0; i <= n; i++) { /* the token itself, then the alternatives */
+        for (uint32_t i = 0; i <= n; i++) { /* the token itself, then the alternatives, each once */
+            bool again = false;
+            for (uint32_t k = 1; k < i; k++)
+                again = again || ids[k - 1] == ids[i - 1];
+            if (again)
+                continue;
             const uint32_t id = i ? ids[i - 1] : token;
             size_t n_bytes;
             const char *bytes = deq_token_bytes(c->served->model, id, &n_bytes);
@@ -91,8 +96,10 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
             deq_buf_str(out, ",\"bytes\":[");
             for (size_t k = 0; bytes && k < n_bytes; k++)
                 deq_buf_fmt(out, "%s%u", k ? "," : "", (unsigned char)bytes[k]);
-            deq_buf_str(out, i == 0 ? "],\"top_logprobs\":[" : i < n ? "]}," : "]}");
+            deq_buf_str(out, i == 0 ? "],\"top_logprobs\":[" : "]},");
         }
+        if (n) /* without the last comma */
+            out->len--;
         deq_buf_str(out, "]},");
     } else {
         bool own_in = false;
@@ -428,6 +435,8 @@ void completion_error(struct completion *c, int status, const char *code, const 
     const bool streaming = channel_streaming(c->channel);
     if (!strcmp(code, "solver_diverged"))
         channel_no_retry(c->channel);
+    if (status == 503)
+        channel_retry_after(c->channel, sched_retry_ms(c->served->sched));
     deq_buf_init(&b, 4096);
     if (streaming)
         deq_buf_str(&b, "data: ");

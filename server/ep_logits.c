@@ -93,6 +93,8 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         const bool late = end == JOB_FINISHED && !l->numeric;
         const enum job_end as = late ? JOB_DEADLINE : end;
         status = errors[as].status;
+        if (status == 503)
+            channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
         reply_error(&out, status, errors[as].code, NULL, message ? message : errors[as].message);
     }
     if (out.failed) {
@@ -163,7 +165,8 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     l->all = r.all_positions;
     l->tol = r.solve.tol;
     l->converged = true;
-    l->raw = x->accept && strstr(x->accept, "application/octet-stream");
+    const char *octets = x->accept ? strstr(x->accept, "application/octet-stream") : NULL;
+    l->raw = octets && strncmp(octets + strlen("application/octet-stream"), ";q=0", 4);
     channel_ref(x->channel);
     channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = &l->job});
     struct sched *sched = m->sched;

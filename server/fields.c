@@ -121,10 +121,10 @@ bool fields_take_number(const struct object *o, const char *name, const json_t *
 {
     if (!json_is_number(v))
         return fields_bad_type(o, name, "a number");
-    const float x = (float)json_number_value(v); /* bounds are floats too: a bound itself is within */
-    if (!(x >= (float)lo && x <= (float)hi))
+    const double x = json_number_value(v);
+    if (!(x >= lo && x <= hi))
         return fields_bad_range(o, name, lo, hi);
-    *ret = x;
+    *ret = (float)x;
     return true;
 }
 

@@ -36,7 +36,7 @@ struct listener {
     struct http *http;
     struct MHD_Daemon *daemon;
     int fd;
-    bool admin;
+    bool admin, tls;
 };
 
 struct http {
@@ -66,7 +66,10 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
 struct socket_state { /* libmicrohttpd's socket context */
     struct client *client;
     uint32_t requests;
-    bool refused, bad_target, long_target; /* the latter two: of the request that is being read */
+    bool refused;
+    /* of the request that is being read */
+    bool bad_target, long_target;
+    const char *target_end; /* one past the zero behind it */
 };
 
 static struct socket_state *socket_of(struct MHD_Connection *conn)
@@ -87,7 +90,7 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
         if (!s || !i)
             return;
         s->refused = !l->admin && atomic_fetch_add(&h->connections, 1) >= h->conf->max_connections;
-        s->client = watch_add(h->watch, i->connect_fd, s->refused);
+        s->client = watch_add(h->watch, i->connect_fd, s->refused, l->tls);
     } else {
         struct socket_state *s = *socket_context;
         atomic_fetch_sub(&h->metrics->connections, 1);
@@ -135,10 +138,10 @@ static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const ch
     (void)kind;
     c->count++;
     c->bytes += key_len + value_len;
-    /* Lines lie in the buffer one behind the other, each ended by one or two zeros where LF or CRLF stood. A gap is what libmicrohttpd does not show:
-     * a zero byte in the line, which cuts the value, or a folded line, which it takes for part of the name. */
-    if (c->end && key != c->end + 1 && key != c->end + 2)
-        c->problem = "a header is folded or holds a zero byte";
+    /* Lines lie in the buffer one behind the other, two zeros between them where CRLF stood. A gap is what libmicrohttpd does not show: a zero byte in
+     * the line, which cuts the value; a folded line, which it takes for part of the name; a bare LF. */
+    if (c->end && key != c->end + 2)
+        c->problem = "a header line is folded, holds a zero byte or does not end in CRLF";
     c->end = value + value_len;
     if (key + key_len >= value)
         c->problem = "a header is folded";
@@ -186,10 +189,15 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
     (void)cls;
     if (!s)
         return NULL;
-    s->bad_target = strncmp(uri + n + 1, "HTTP/", 5) != 0 || strstr(uri, "%00");
+    s->bad_target = strstr(uri, "%00") != NULL;
     for (size_t k = 0; k < n; k++)
         s->bad_target = s->bad_target || (unsigned char)uri[k] <= 0x20 || uri[k] == 0x7f;
     s->long_target = n > TARGET_MAX_BYTES;
+    s->target_end = uri + n + 1;
+    /* No path of ours takes a query. Behind the '?' it would be cut into pieces that fill libmicrohttpd's memory; it is ended here. */
+    char *query = strchr((char *)(uintptr_t)uri, '?');
+    if (query && query[1])
+        query[1] = 0;
     return NULL;
 }
 
@@ -255,14 +263,16 @@ static void check_headers(struct request_state *s, const struct socket_state *fr
     x->accept = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Accept");
     x->content_type = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Content-Type");
     take_traceparent(x, MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "traceparent"));
-    /* behind the last line stands the empty one: a further zero or two, else the last header went on */
-    if (c.end && (c.end[1] || (c.end[2] == ' ' || c.end[2] == '\t')))
-        c.problem = "a header is folded or holds a zero byte";
+    /* behind the last header stands the empty line, and there the head ends: else the last header went on, or a line began with ':' or a zero byte, which
+     * libmicrohttpd takes for the end */
+    const union MHD_ConnectionInfo *size = MHD_get_connection_info(s->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (c.end && (!size || c.end + 4 != x->method + size->header_size))
+        c.problem = "the last header line is folded, holds a zero byte or does not end in CRLF, or another has no name";
     if (c.host > 1)
         c.problem = "Host given twice";
     if (c.transfer_encoding && strcmp(version, "HTTP/1.1"))
         c.problem = "Transfer-Encoding in a request that is not HTTP/1.1";
-    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path))
+    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path || from->target_end != version || !is_token(x->method, strlen(x->method))))
         c.problem = "the request line holds a zero byte, a control character or further blanks";
     if (c.content_length > 1 || c.transfer_encoding > 1 || (c.content_length && c.transfer_encoding))
         c.problem = "Content-Length or Transfer-Encoding given twice or together";
@@ -282,8 +292,7 @@ static void check_headers(struct request_state *s, const struct socket_state *fr
     x->caller = anonymous(s->conn);
     s->last_word = x->status != 0;
     s->body_bytes = c.transfer_encoding ? DISCARD_MAX_BYTES + 1 : c.length;
-    if (!x->status)
-        h->handler.check(h->handler.ctx, x, c.keys == 1 ? c.key : NULL, c.keys > 1 ? 1 : c.keys ? c.key_len : 0);
+    h->handler.check(h->handler.ctx, x, c.keys == 1 ? c.key : NULL, c.keys > 1 ? 1 : c.keys ? c.key_len : 0);
     /* whoever asks first whether to send the body is told now, and then does not send it */
     s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Expect");
     if (c.length > h->conf->max_body_bytes)
@@ -460,8 +469,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         s->x.arrived_ns = deq_now_ns();
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
-        watch_phase(h->watch, s->client, WATCH_BODY);
         check_headers(s, socket_state, version);
+        watch_body(h->watch, s->client, s->x.request_id);
         if (!s->x.status)
             return MHD_YES;
         if (!s->last_word && s->body_bytes <= DISCARD_MAX_BYTES) {
@@ -538,10 +547,11 @@ static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin
     const char *option = admin ? "server.admin_listen" : "server.listen", *text = admin ? c->admin_listen : c->listen;
     l->http = h;
     l->admin = admin;
+    l->tls = tls != NULL;
     const enum deq_rc rc = listen_open(option, text, &l->fd, ret_address, err);
     if (rc)
         return rc;
-    struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)tls_retrieve_function(), NULL},
+    struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_retrieve_function()},
                                        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities()},
                                        {MHD_OPTION_END, 0, NULL}};
     if (!tls)

@@ -37,7 +37,7 @@ struct exchange {
 };
 
 struct http_handler {
-    /* The headers are there. Sets status and reply to refuse without reading the body. key [n]: the credential, or NULL; NULL with n 1: several. */
+    /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without reading the body. key [n]: the credential, or NULL; NULL with n 1: several. */
     void (*check)(void *ctx, struct exchange *x, const char *key, size_t n);
     void (*handle)(void *ctx, struct exchange *x);
     void *ctx;

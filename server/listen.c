@@ -78,7 +78,7 @@ static void remove_stale(const struct listen_address *a)
 {
     const char *path = ((const struct sockaddr_un *)&a->addr)->sun_path;
     struct stat st;
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* one that accepts nobody would make us wait */
     if (fd >= 0 && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0 && errno == ECONNREFUSED)
         (void)unlink(path);
     if (fd >= 0)

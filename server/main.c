@@ -1,6 +1,7 @@
 /* deqd: reads the configuration, loads the model, serves, drains. Exit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong
  * usage or configuration. */
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,8 @@ int main(int argc, char **argv)
         return code;
     log_init(conf.log_level);
 
+    /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */
+    (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
     /* signals are taken by this thread alone, by waiting for them; threads of ours inherit the block */
     static const int taken[] = {SIGTERM, SIGINT, SIGHUP};
     const struct sigaction on_signal = {.sa_handler = forward, .sa_flags = SA_RESTART};

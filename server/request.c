@@ -50,7 +50,7 @@ bool request_take_text(const struct object *o, const char *name, const json_t *v
 {
     struct deq_err err;
     if (deq_encode(o->context->model, json_string_value(v), json_string_length(v), parse_special, out, &err))
-        return fields_fail(o->err, err.code == DEQ_ENOMEM ? 500 : 400, "invalid_value", name, "%s: %s", name, err.text);
+        return err.code == DEQ_ENOMEM ? fields_no_memory(o) : fields_fail(o->err, 400, "invalid_value", name, "%s: %s", name, err.text);
     return true;
 }
 
@@ -91,7 +91,14 @@ struct solve_fields {
 static bool take_tol(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     const struct conf *c = o->context->conf;
-    return fields_take_number(o, f->name, v, (double)c->tol_min, (double)c->tol_max, &((struct solve_fields *)request)->p->tol);
+    /* the bounds are floats, and so are bounds as somebody writes them once they are read */
+    if (!json_is_number(v))
+        return fields_bad_type(o, f->name, "a number");
+    const float tol = (float)json_number_value(v);
+    if (!(tol >= c->tol_min && tol <= c->tol_max))
+        return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g", (double)c->tol_min, (double)c->tol_max);
+    ((struct solve_fields *)request)->p->tol = tol;
+    return true;
 }
 
 static bool take_max_iter(const struct object *o, const struct field *f, const json_t *v, void *request)

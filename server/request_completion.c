@@ -220,7 +220,7 @@ static bool add_content(const struct object *o, const json_t *v, struct deq_buf 
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *part = json_array_get(v, i), *text = json_object_get(part, "text");
         const char *type = json_string_value(json_object_get(part, "type"));
-        if (!type || strcmp(type, "text") || !json_is_string(text))
+        if (!type || strcmp(type, "text") || !json_is_string(text) || json_object_size(part) != 2)
             return fields_bad_type(o, "messages", "messages whose content is a string or an array of text parts");
         if (!deq_buf_add(out, json_string_value(text), json_string_length(text)))
             return fields_no_memory(o);
@@ -233,9 +233,11 @@ static bool add_message(const struct object *o, const char *template, const json
 {
     static const char *const roles[] = {"system", "developer", "user", "assistant"};
     const char *role = json_string_value(json_object_get(message, "role")), *at = template, *key;
-    const json_t *content = json_object_get(message, "content"), *v;
+    const json_t *content = json_object_get(message, "content");
+    json_t *v;
     bool known = false;
-    if (!json_is_object(message) || !role || !content)
+    v = json_object_get(message, "name"); /* OpenAI's; no template of ours shows it */
+    if (!json_is_object(message) || !role || !content || (v && !json_is_string(v)))
         return fields_bad_type(o, "messages", "an array of objects with role and content");
     json_object_foreach((json_t *)message, key, v)
         if (strcmp(key, "role") && strcmp(key, "content") && strcmp(key, "name"))
@@ -280,7 +282,7 @@ static bool take_messages(const struct object *o, const struct field *f, const j
     if (ok) {
         r->n_prompts = 1;
         if (deq_encode(o->context->model, text.data, text.len, false, &r->prompts[0], &err))
-            ok = fields_fail(o->err, err.code == DEQ_ENOMEM ? 500 : 400, "invalid_value", "messages", "messages: %s", err.text);
+            ok = err.code == DEQ_ENOMEM ? fields_no_memory(o) : fields_fail(o->err, 400, "invalid_value", "messages", "messages: %s", err.text);
     }
     deq_buf_free(&text);
     return ok;

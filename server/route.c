@@ -142,11 +142,21 @@ static bool takes_json(const char *type)
     return false;
 }
 
+/* For the log: what a client makes up does not belong there. */
+static const char *known_method(const char *method)
+{
+    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"};
+    for (size_t i = 0; i < DEQ_COUNT(methods); i++)
+        if (!strcmp(method, methods[i]))
+            return methods[i];
+    return "-";
+}
+
 static void log_exchange(const struct exchange *x)
 {
     const bool probe = x->route && ((const struct route *)x->route)->flags & PROBE;
     if (log_on(LOG_INFO) && !probe)
-        log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", x->method, "path",
+        log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path",
                  x->route ? ((const struct route *)x->route)->path : "-", /* of no route of ours: not for the log */
                  "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
                  "parent_id", x->trace_id[0] ? x->parent_id : NULL);
@@ -155,9 +165,11 @@ static void log_exchange(const struct exchange *x)
 void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
 {
     struct service *s = ctx;
-    const struct route *r = find(x);
+    const struct route *r = x->status ? NULL : find(x);
     x->route = r;
-    if (x->overfull && !(r && (r->flags & PROBE)))
+    if (x->status) /* what the headers are refused for */
+        ;
+    else if (x->overfull && !(r && (r->flags & PROBE)))
         exchange_error(x, 503, "too_many_connections", NULL, "all connections are taken");
     else if (!allowed(s, x, r, key, n))
         ;

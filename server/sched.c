@@ -186,7 +186,6 @@ static struct job *take_dead(struct sched *s, uint64_t now)
             s->queued--;
             s->queued_tokens -= j->prompt.n;
             leave(s, j);
-            atomic_fetch_sub(&s->metrics->waiting, 1);
             j->next = dead;
             dead = j;
         } else {
@@ -202,16 +201,16 @@ static void bury(struct sched *s, struct job *dead, bool end_all)
     while (dead) {
         struct job *j = dead;
         dead = j->next;
+        enum job_end end = JOB_DRAINED;
         if (atomic_load(&j->cancel)) {
+            end = JOB_CANCELED;
             atomic_fetch_add(&s->metrics->cancelled[CANCEL_QUEUED], 1);
-            j->on_end(j, JOB_CANCELED, NULL);
-        } else if (end_all) {
-            j->on_end(j, JOB_DRAINED, NULL);
-        } else {
-            const bool deadline = j->deadline_ns && deq_now_ns() > j->deadline_ns;
-            atomic_fetch_add(&s->metrics->rejected[deadline ? REJECT_DEADLINE : REJECT_QUEUE_TIMEOUT], 1);
-            j->on_end(j, deadline ? JOB_DEADLINE : JOB_QUEUE_TIMEOUT, NULL);
+        } else if (!end_all) {
+            end = j->deadline_ns && deq_now_ns() > j->deadline_ns ? JOB_DEADLINE : JOB_QUEUE_TIMEOUT;
+            atomic_fetch_add(&s->metrics->rejected[end == JOB_DEADLINE ? REJECT_DEADLINE : REJECT_QUEUE_TIMEOUT], 1);
         }
+        atomic_fetch_sub(&s->metrics->waiting, 1); /* last: whoever sees it gone finds it counted */
+        j->on_end(j, end, NULL);
     }
 }
 
@@ -504,6 +503,9 @@ enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jo
         verdict = SUBMIT_QUEUE_FULL;
     else if (waiting && waiting + tokens > s->conf->queue_tokens)
         verdict = SUBMIT_TOKENS_FULL;
+    else if (jobs[0]->caller.known && s->conf->max_requests_per_key &&
+             account_of(s, jobs[0]->caller.id)->in_flight + n > s->conf->max_requests_per_key)
+        verdict = SUBMIT_KEY_LIMIT;
     for (size_t i = 0; i < n && verdict == SUBMIT_OK; i++) {
         struct job *j = jobs[i];
         j->sched = s;

@@ -11,15 +11,17 @@
 #include "core/base/mem.h"
 #include "server/log.h"
 
-enum { MODELS_AT_ONCE = 2, CHECK_TOKENS = 8, POLL_MS = 10 };
+enum { OLD_MAX = 4, CHECK_TOKENS = 8, POLL_MS = 10 };
 
 struct store {
     const struct conf *conf;
     struct metrics *metrics;
     pthread_mutex_t lock;
-    struct served *current, *old; /* old: still has work */
-    bool reloading, thread_started, closing;
-    pthread_t thread;
+    pthread_cond_t idle;          /* a reload's thread ended */
+    struct served *current;
+    struct served *old[OLD_MAX];  /* swapped out, still with work */
+    unsigned threads;             /* reloads' threads: each loads, swaps, and waits for what it swapped out */
+    bool reloading, closing;
     void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint);
     void *ctx;
 };
@@ -129,6 +131,7 @@ enum deq_rc store_new(const struct conf *c, struct metrics *m, struct store **re
     s->conf = c;
     s->metrics = m;
     pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->idle, NULL);
     *ret = s;
     return DEQ_OK;
 }
@@ -176,15 +179,20 @@ static void *reload_main(void *arg)
     char fingerprint[17] = "";
     const uint64_t t0 = deq_now_ns();
     enum deq_rc rc = load(s, &fresh, &err);
+    void (*const done)(void *, enum deq_rc, const struct deq_err *, const char *) = s->done; /* set before this thread began, until reloading is false */
+    void *const ctx = s->ctx;
+    unsigned slot = 0;
     pthread_mutex_lock(&s->lock);
     if (!rc && s->closing)
         rc = deq_fail(&err, DEQ_ECANCELED, "the server is shutting down");
     if (!rc) {
         snprintf(fingerprint, sizeof fingerprint, "%s", fresh->info.fingerprint);
-        old = s->current;
-        s->old = old;
+        while (s->old[slot]) /* store_reload saw that there is one */
+            slot++;
+        old = s->old[slot] = s->current;
         s->current = fresh;
     }
+    s->reloading = false;
     pthread_mutex_unlock(&s->lock);
     atomic_fetch_add(&s->metrics->reloads[rc == DEQ_OK], 1);
     if (rc) {
@@ -194,47 +202,53 @@ static void *reload_main(void *arg)
         log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", fresh->name, "fingerprint", fingerprint, "before", old->info.fingerprint,
                  "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000));
     }
-    if (s->done)
-        s->done(s->ctx, rc, &err, fingerprint);
+    if (done)
+        done(ctx, rc, &err, fingerprint);
     if (old) {
         wait_for_last(old);
         pthread_mutex_lock(&s->lock);
-        s->old = NULL;
+        s->old[slot] = NULL;
         pthread_mutex_unlock(&s->lock);
         served_free(old);
     }
     pthread_mutex_lock(&s->lock);
-    s->reloading = false;
+    s->threads--;
+    pthread_cond_signal(&s->idle);
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
 
 bool store_reload(struct store *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx)
 {
+    pthread_attr_t detached;
+    pthread_t thread;
+    bool room = false, begun = false;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     pthread_mutex_lock(&s->lock);
-    const bool may = s->current && !s->reloading && !s->closing;
-    if (may && s->thread_started)
-        pthread_join(s->thread, NULL); /* of an earlier reload, which is over */
-    if (may) {
+    for (unsigned i = 0; i < OLD_MAX; i++)
+        room = room || !s->old[i];
+    if (s->current && room && !s->reloading && !s->closing) {
         s->done = done;
         s->ctx = ctx;
-        s->reloading = s->thread_started = pthread_create(&s->thread, NULL, reload_main, s) == 0;
+        begun = pthread_create(&thread, &detached, reload_main, s) == 0;
+        s->reloading = begun;
+        s->threads += begun;
     }
-    const bool begun = may && s->thread_started;
     pthread_mutex_unlock(&s->lock);
+    pthread_attr_destroy(&detached);
     return begun;
 }
 
-/* Calls fn for the model that serves and for the one that finishes. */
+/* Calls fn for the model that serves and for those that finish. */
 static void each(struct store *s, void (*fn)(struct sched *sched, void *ctx), void *ctx)
 {
-    struct served *m[MODELS_AT_ONCE];
     pthread_mutex_lock(&s->lock);
-    m[0] = s->current;
-    m[1] = s->old;
-    for (int i = 0; i < MODELS_AT_ONCE; i++)
-        if (m[i])
-            fn(m[i]->sched, ctx);
+    if (s->current)
+        fn(s->current->sched, ctx);
+    for (unsigned i = 0; i < OLD_MAX; i++)
+        if (s->old[i])
+            fn(s->old[i]->sched, ctx);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -299,11 +313,11 @@ void store_free(struct store *s)
         return;
     pthread_mutex_lock(&s->lock);
     s->closing = true;
-    const bool started = s->thread_started;
+    while (s->threads)
+        pthread_cond_wait(&s->idle, &s->lock);
     pthread_mutex_unlock(&s->lock);
-    if (started)
-        pthread_join(s->thread, NULL);
     served_free(s->current);
+    pthread_cond_destroy(&s->idle);
     pthread_mutex_destroy(&s->lock);
     deq_free(s);
 }

@@ -26,7 +26,7 @@ enum deq_rc store_load(struct store *s, struct deq_err *err);
 /* The model at hand, or NULL while none is loaded; give it back with store_release. Any thread. */
 struct served *store_acquire(struct store *s);
 void store_release(struct served *m);
-/* Begins a reload on a thread of its own; false when one is under way or nothing is loaded yet. done, called on that thread, may be NULL. */
+/* Begins a reload on a thread of its own; false when one is under way, when four models still have work, or when nothing is loaded yet. done, called on that thread, may be NULL. */
 bool store_reload(struct store *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx);
 /* What follows concerns every model that still has work. */
 bool store_alive(struct store *s, uint64_t stall_ms);

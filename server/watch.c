@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -25,12 +26,12 @@ struct client {
     uint64_t received_bytes; /* on this socket when it became idle */
     struct channel *channel; /* of the exchange in work */
     bool hangup;             /* the other side will send nothing more */
-    bool refused;
+    bool refused, tls;
+    char request_id[132];    /* of the exchange whose body is due */
 };
 
 struct watch {
     const struct conf *conf;
-    bool tls;
     int epoll;
     pthread_t thread;
     bool started;
@@ -70,18 +71,21 @@ static bool set_descriptor(struct watch *w, int fd, struct client *cl)
     return true;
 }
 
-struct client *watch_add(struct watch *w, int fd, bool refused)
+struct client *watch_add(struct watch *w, int fd, bool refused, bool tls)
 {
     struct client *cl = DEQ_NEW(struct client);
     const int one = 1;
     const unsigned gone_ms = w->conf->stream_stall_ms;
+    const int unread = (int)w->conf->stream_buffer_bytes;
     if (!cl)
         return NULL;
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &unread, sizeof unread); /* else the system would hold megabytes for every slow reader */
     pthread_mutex_lock(&w->lock);
     cl->fd = fd;
     cl->refused = refused;
+    cl->tls = tls;
     cl->generation = ++w->generation;
     set_deadline(cl, WATCH_HEADERS, refused ? REFUSED_MS : w->conf->header_timeout_ms);
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = (uint64_t)cl->generation << 32 | (uint32_t)fd};
@@ -128,6 +132,16 @@ void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase)
     } else {
         set_deadline(cl, phase, phase == WATCH_HEADERS ? c->header_timeout_ms : phase == WATCH_BODY ? c->body_timeout_ms : 0);
     }
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_body(struct watch *w, struct client *cl, const char *request_id)
+{
+    if (!cl)
+        return;
+    pthread_mutex_lock(&w->lock);
+    snprintf(cl->request_id, sizeof cl->request_id, "%s", request_id);
+    set_deadline(cl, WATCH_BODY, w->conf->body_timeout_ms);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -186,12 +200,16 @@ static void look_after(const struct watch *w, struct channel *c)
 }
 
 /* libmicrohttpd takes no answer in the middle of an upload; nothing else was written to the socket for this request, so it may be said here. */
-static void say_timeout(int fd)
+static void say_timeout(const struct client *cl)
 {
-    static const char answer[] = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 136\r\n\r\n"
-                                 "{\"error\":{\"message\":\"the body did not come within server.body_timeout_ms\",\"type\":\"timeout_error\",\"param\":null,"
-                                 "\"code\":\"request_timeout\"}}";
-    (void)!send(fd, answer, sizeof answer - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    char answer[600];
+    static const char body[] = "{\"error\":{\"message\":\"the body did not come within server.body_timeout_ms\",\"type\":\"timeout_error\",\"param\":null,"
+                               "\"code\":\"request_timeout\"}}";
+    const int n = snprintf(answer, sizeof answer,
+                           "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                           cl->request_id, sizeof body - 1, body);
+    if (n > 0 && (size_t)n < sizeof answer)
+        (void)!send(cl->fd, answer, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 static void tick(struct watch *w)
@@ -202,8 +220,8 @@ static void tick(struct watch *w)
         if (cl->phase == WATCH_IDLE && received_bytes(cl->fd) != cl->received_bytes)
             set_deadline(cl, WATCH_HEADERS, w->conf->header_timeout_ms);
         if (cl->deadline_ns && now > cl->deadline_ns) {
-            if (cl->phase == WATCH_BODY && !w->tls)
-                say_timeout(cl->fd);
+            if (cl->phase == WATCH_BODY && !cl->tls)
+                say_timeout(cl);
             (void)shutdown(cl->fd, SHUT_RDWR);
             cl->deadline_ns = 0;
         }
@@ -247,7 +265,6 @@ enum deq_rc watch_start(const struct conf *conf, struct watch **ret, struct deq_
     if (!w)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the watcher");
     w->conf = conf;
-    w->tls = conf->tls_cert[0] != 0;
     pthread_mutex_init(&w->lock, NULL);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->started = w->epoll >= 0 && pthread_create(&w->thread, NULL, watch_main, w) == 0;

@@ -23,10 +23,12 @@ struct client; /* one socket */
 enum deq_rc watch_start(const struct conf *c, struct watch **ret, struct deq_err *err);
 void watch_stop(struct watch *w);
 /* A connection was accepted on fd. `refused`: it is one too many; it gets a moment to be told so. NULL: no memory. */
-struct client *watch_add(struct watch *w, int fd, bool refused);
+struct client *watch_add(struct watch *w, int fd, bool refused, bool tls);
 /* ... and is closed. The caller closes the descriptor afterwards. */
 void watch_remove(struct watch *w, struct client *cl);
 void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase);
+/* WATCH_BODY, of a request with this id: when the body is late, that is answered. */
+void watch_body(struct watch *w, struct client *cl, const char *request_id);
 /* The channel of the exchange in work, or NULL. */
 void watch_channel(struct watch *w, struct client *cl, struct channel *c);
 /* Hangs up on every channel. */

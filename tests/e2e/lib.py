@@ -3,10 +3,13 @@
 Environment: DEQ_BUILD, the directory of the binaries (default build); DEQ_SLOW, a factor on every time limit (default 1, or 8 when
 the directory's name says that it is a sanitizer's)."""
 import contextlib
+import copy
 import http.client
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -113,10 +116,21 @@ def run(args, env=None, timeout=60, **more):
     return p.returncode, out, err
 
 
-class Daemon:
-    """deqd on a free port. Settings are passed as --set key=value."""
+class _Http(http.client.HTTPConnection):
+    """Over whatever Daemon.connect opens: TCP, TLS or a unix socket."""
 
-    def __init__(self, *settings, model=TINY, args=(), env=None, listen="127.0.0.1:0"):
+    def __init__(self, daemon, timeout):
+        super().__init__(daemon.host, daemon.port, timeout=timeout * SLOW)
+        self.daemon, self.seconds = daemon, timeout
+
+    def connect(self):
+        self.sock = self.daemon.connect(self.seconds)
+
+
+class Daemon:
+    """deqd on a free port. Settings are passed as --set key=value. tls: the ssl.SSLContext to connect with; key: sent with every request."""
+
+    def __init__(self, *settings, model=TINY, args=(), env=None, listen="127.0.0.1:0", tls=None, key=None):
         argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0"]
         for s in settings:
             argv += ["--set", s]
@@ -133,15 +147,30 @@ class Daemon:
                 self.p.kill()
                 raise RuntimeError("deqd did not start: %s" % self.stderr())
             time.sleep(0.005)
-        self.host, port = self.first["address"].rsplit(":", 1)
-        self.port = int(port)
+        self._aim(self.first["address"])
+        self.tls, self.key = tls, key
+
+    def _aim(self, address):
+        if address.startswith("unix:"):
+            self.host, self.port, self.unix = "localhost", 80, address[5:].split(",mode=")[0]
+        else:
+            self.host, port = address.rsplit(":", 1)
+            self.port, self.unix = int(port), None
+
+    def admin(self):
+        """The same daemon at its server.admin_listen; not for stopping it."""
+        other = copy.copy(self)
+        other._aim(self.first["admin_address"])
+        other.tls = None
+        return other
 
     def stderr(self):
         self.log.flush()
         return os.pread(self.log.fileno(), 1 << 26, 0).decode("utf-8")
 
     def lines(self):
-        return [json.loads(x) for x in self.stderr().split("\n") if x]
+        """The log as it is by now; a line that is being written is left out."""
+        return [json.loads(x) for x in self.stderr().split("\n")[:-1] if x]
 
     def __enter__(self):
         return self
@@ -197,10 +226,16 @@ class Daemon:
     # --- HTTP ---
 
     def connect(self, timeout=30):
-        return socket.create_connection((self.host, self.port), timeout=timeout * SLOW)
+        if self.unix:
+            s = socket.socket(socket.AF_UNIX)
+            s.settimeout(timeout * SLOW)
+            s.connect(self.unix)
+        else:
+            s = socket.create_connection((self.host, self.port), timeout=timeout * SLOW)
+        return self.tls.wrap_socket(s, server_hostname=self.host) if self.tls else s
 
     def http(self, timeout=60):
-        return http.client.HTTPConnection(self.host, self.port, timeout=timeout * SLOW)
+        return _Http(self, timeout)
 
     def request(self, method, path, body=None, headers=None, timeout=60):
         """(status, headers with lower-case names, body as bytes)"""
@@ -211,6 +246,8 @@ class Daemon:
             if isinstance(body, str):
                 body = body.encode("utf-8")
             h = {"Content-Type": "application/json"} if body is not None else {}
+            if self.key:
+                h["Authorization"] = "Bearer " + self.key
             h.update(headers or {})
             c.request(method, path, body=body, headers=h)
             r = c.getresponse()
@@ -258,6 +295,17 @@ class Daemon:
             raise RuntimeError("/metrics: %d" % s)
         return parse_metrics(b.decode("utf-8"))
 
+    def wait_line(self, seconds, **fields):
+        """The first line of the log with these fields (a regular expression or a value each), or None after so long."""
+        until = time.monotonic() + seconds * SLOW
+        while True:
+            for line in self.lines():
+                if all(k in line and (v.search(str(line[k])) if isinstance(v, re.Pattern) else line[k] == v) for k, v in fields.items()):
+                    return line
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.01)
+
     def wait_metric(self, cond, seconds):
         """Polls /metrics until cond(values) holds; returns (held, the last values)."""
         until = time.monotonic() + seconds * SLOW
@@ -268,6 +316,37 @@ class Daemon:
             if time.monotonic() > until:
                 return False, m
             time.sleep(0.02)
+
+
+def slow_model(path):
+    """A model whose loading takes a moment: tiny's tokenizer, zeros for weights."""
+    hidden, heads = (512, 8) if SANITIZED else (1024, 8)
+    shutil.copytree(TINY, path)
+    with open(os.path.join(path, "config.json")) as f:
+        config = json.load(f)
+    del config["predictor_hidden_size"]
+    config.update(hidden_size=hidden, num_attention_heads=heads, head_dim=hidden // heads, intermediate_size=4 * hidden)
+    config["deq"]["warm_start"] = "previous"
+    sizes = {32: hidden, 128: 4 * hidden, 2: heads, 16: hidden // heads}
+    with open(os.path.join(path, "config.json"), "w") as f:
+        json.dump(config, f)
+    weights = os.path.join(path, "model.safetensors")
+    with open(weights, "rb") as f:
+        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+    at = 0
+    for name in list(header):
+        if name.startswith("predictor."):
+            del header[name]
+        elif name != "__metadata__":
+            shape = [(3 * hidden if "qkv" in name else 4 * hidden) if x == 96 else sizes.get(x, x) for x in header[name]["shape"]]
+            header[name].update(shape=shape, data_offsets=[at, at + 4 * math.prod(shape)])
+            at += 4 * math.prod(shape)
+    h = json.dumps(header).encode()
+    h += b" " * (-len(h) % 8)
+    with open(weights, "wb") as f:
+        f.write(struct.pack("<Q", len(h)) + h)
+        f.truncate(8 + len(h) + at)
+    return path
 
 
 _shared = {}
@@ -380,8 +459,9 @@ def parse_metrics(text):
     return values
 
 
-ERROR_TYPES = {400: "invalid_request_error", 404: "not_found_error", 405: "invalid_request_error", 413: "invalid_request_error",
-               429: "rate_limit_error", 431: "invalid_request_error", 500: "server_error", 503: "unavailable_error", 504: "timeout_error", 408: "timeout_error"}
+ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
+               408: "timeout_error", 413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error", 431: "invalid_request_error",
+               500: "server_error", 503: "unavailable_error", 504: "timeout_error"}
 
 
 def check_error(status, body, want_status, code, param, text):

@@ -1,4 +1,6 @@
 """Start, stop, configuration, damaged models."""
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -11,7 +13,8 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, equal, parse_sse, raw_request, read_response, run, skip)
+from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, equal, parse_metrics, parse_sse, raw_request, read_response, run, skip,
+                 slow_model)
 
 LONG = {"prompt": "A", "max_tokens": 190000, "temperature": 0, "ignore_eos": True, "stream": True}
 
@@ -121,6 +124,163 @@ def test_second_signal():
         d.stop()
 
 
+def test_interrupt_skips_the_delay():
+    """SIGINT is somebody at a terminal: no load balancer is waited for, but what runs may finish."""
+    d = Daemon("server.drain_delay_ms=20000")
+    begin = time.monotonic()
+    d.p.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # no SIGTERM behind it: a second signal would end it in any case
+        d.p.wait(3 * SLOW)
+    check(d.p.poll() == 0, "an idle daemon ends at once: not after %.2f s" % (time.monotonic() - begin))
+    d.stop()
+    d = Daemon("server.drain_delay_ms=20000", "engine.max_positions=200000", "server.shutdown_timeout_ms=60000")
+    s, data = start_stream(d, 8000)
+    answer = []
+    reader = threading.Thread(target=lambda: answer.append(read_response(s, data)))
+    reader.start()
+    d.p.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    got = None
+    while reader.is_alive() and got != 503:
+        try:
+            got = d.request("POST", "/v1/completions", {"prompt": "A", "max_tokens": 1})[0]
+        except OSError:
+            break
+    check(got == 503 and time.monotonic() - begin < 2 * SLOW, "a new request is refused at once: %s after %.2f s" % (got, time.monotonic() - begin))
+    reader.join()
+    events, done = parse_sse(answer[0][2])
+    equal((done, events[-1]["choices"][0]["finish_reason"]), (True, "length"), "the stream that ran comes to its end")
+    s.close()
+    d.stop()
+
+
+def test_terminate_waits_for_the_delay():
+    equal(printed()[1]["server.drain_delay_ms"], "5000", "server.drain_delay_ms by default")
+    d = Daemon("server.drain_delay_ms=700")
+    begin = time.monotonic()
+    d.p.send_signal(signal.SIGTERM)
+    served = 0
+    while d.p.poll() is None and time.monotonic() - begin < 10 * SLOW:
+        try:
+            if d.request("POST", "/v1/completions", {"prompt": "A", "max_tokens": 1})[0] == 200:
+                served = time.monotonic() - begin
+        except OSError:
+            pass
+        time.sleep(0.01)
+    took = time.monotonic() - begin
+    d.stop()
+    check(0.69 <= took < 0.7 + 2 * SLOW, "SIGTERM to an idle daemon: ended after %.2f s, expected 0.7" % took)
+    check(served > 0.4, "requests were served for %.2f s of that" % served)
+
+
+def starting(*settings, model, then=None):
+    """Starts a daemon whose model takes a moment: then(port, ask) is called once while it loads; returns the daemon."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    box = []
+
+    def start():
+        try:
+            box.append(Daemon(*settings, model=model, listen="127.0.0.1:%d" % port))
+        except RuntimeError as e:
+            box.append(e)
+
+    def ask(method, path, body=None):
+        c = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * SLOW)
+        try:
+            c.request(method, path, body=None if body is None else json.dumps(body))
+            r = c.getresponse()
+            return r.status, {k.lower(): v for k, v in r.getheaders()}, r.read()
+        finally:
+            c.close()
+
+    t = threading.Thread(target=start)
+    t.start()
+    called = False
+    while t.is_alive() and not called:
+        try:
+            if ask("GET", "/health/startup")[0] == 503:
+                then(ask)
+                called = True
+        except OSError:
+            time.sleep(0.001)
+    t.join()
+    check(called, "/health/startup answers 503 while the model is loaded")
+    if isinstance(box[0], Exception):
+        raise box[0]
+    return box[0]
+
+
+def test_starting():
+    """The door opens before the model is there: probes are told so, clients are asked to come back."""
+    with tempfile.TemporaryDirectory() as tmp:
+        model = slow_model(os.path.join(tmp, "slow"))
+        got = {}
+
+        def look(ask):
+            for method, path in (("GET", "/health/startup"), ("GET", "/health/ready"), ("GET", "/health"), ("GET", "/health/live"), ("GET", "/metrics"),
+                                 ("GET", "/v1/models"),
+                                 ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/v1/logits"), ("POST", "/tokenize"),
+                                 ("POST", "/detokenize"),
+                                 ("GET", "/openapi.json"), ("GET", "/nothing")):
+                got[path] = ask(method, path, {"prompt": MARK} if method == "POST" else None)
+            got["last"] = ask("GET", "/health/startup")
+
+        with starting(model=model, then=look) as d:
+            if got["last"][0] != 503:
+                skip("the model was loaded before everything was asked")
+            else:
+                for path in ("/health/startup", "/health/ready", "/health"):
+                    s, h, b = got[path]
+                    equal((s, json.loads(b)["state"], json.loads(b)["status"]), (503, "starting", "unavailable"), path + " while the model is loaded")
+                    check(h.get("retry-after", "").isdigit(), path + ": Retry-After")
+                equal(got["/health/live"][0], 200, "/health/live while the model is loaded")
+                equal(got["/metrics"][0], 200, "/metrics while the model is loaded")
+                parse_metrics(got["/metrics"][2].decode())
+                for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/tokenize", "/detokenize", "/v1/models"):
+                    s, h, b = got[path]
+                    check_error(s, b, 503, "model_loading", None, path + " while the model is loaded")
+                    check(h.get("retry-after", "").isdigit() and int(h["retry-after"]) >= 1, path + ": Retry-After %s" % h.get("retry-after"))
+                equal((got["/openapi.json"][0], got["/nothing"][0]), (200, 404), "what needs no model")
+            s, _, o = d.get("/health/startup")
+            equal((s, o["state"]), (200, "ready"), "afterwards")
+            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1, "a completion afterwards")
+
+
+def test_signals_while_starting():
+    with tempfile.TemporaryDirectory() as tmp:
+        model = slow_model(os.path.join(tmp, "slow"))
+        pid = []
+
+        def send(*signals):
+            def go(_):
+                me = os.getpid()
+                for p in os.listdir("/proc"):  # the child that is being started has no name yet
+                    with contextlib.suppress(OSError, ValueError, IndexError):
+                        with open("/proc/%s/stat" % p) as f:
+                            parent = int(f.read().rsplit(")", 1)[1].split()[1])
+                        if parent == me and os.readlink("/proc/%s/exe" % p) == os.path.realpath(DEQD):
+                            with open("/proc/%s/cmdline" % p) as f:
+                                if model in f.read():
+                                    pid.append(int(p))
+                for sig in signals:
+                    os.kill(pid[-1], sig)
+            return go
+
+        if not os.path.isdir("/proc/self"):
+            skip("this machine has no /proc")
+            return
+        with starting(model=model, then=send(signal.SIGHUP)) as d:
+            check(d.wait_line(5, message="reloaded"), "SIGHUP while starting: reloaded afterwards")
+            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1, "a completion afterwards")
+        begin = time.monotonic()
+        d = starting(model=model, then=send(signal.SIGTERM))
+        equal(d.p.wait(20 * SLOW), 0, "SIGTERM while starting")
+        check(time.monotonic() - begin < 6 * SLOW, "ends soon: %.1f s" % (time.monotonic() - begin))
+        d.stop()
+
+
 def test_no_thread_dies_of_a_signal():
     """The kernel gives a process's signal to any thread that does not block it. Where main() waits for signals instead of handling them, a thread that
     a library started before main() could block them would take SIGTERM's default action and end the process, without draining."""
@@ -154,10 +314,10 @@ def test_idle_stop_is_quick():
         check(True, "")
 
 
-def fails(args, want_code, *words, env=None, lines=1):
+def fails(args, want_code, *words, env=None, lines=1, timeout=20):
     """The daemon must not start: exit code, one line that holds the words."""
     try:
-        p = subprocess.run([DEQD] + args, env=clean_env(env), capture_output=True, timeout=20 * SLOW, stdin=subprocess.DEVNULL)
+        p = subprocess.run([DEQD] + args, env=clean_env(env), capture_output=True, timeout=timeout * SLOW, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return check(False, "deqd %s: started" % " ".join(args))
     err = p.stderr.decode("utf-8", "replace")
