@@ -84,6 +84,7 @@ test-tokenizer: all ## every code point and 10,000 random strings against the to
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
+	python3 tests/bench/load.py $(MODEL)
 clean:
 	rm -rf $(OUT)
 help: ## this list
