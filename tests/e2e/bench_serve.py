@@ -159,7 +159,7 @@ def test_many_streams():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < n + 100:
         return skip("open files are limited to %d" % hard)
-    with Daemon("server.max_connections=%d" % (n + 50), "queue.max_requests=%d" % n, "engine.max_sequences=16") as d:
+    with Daemon("server.max_connections=%d" % (n + 50), "queue.max_requests=%d" % n, "engine.max_sequences=2") as d:
         seen, over = [0], threading.Event()
 
         def watch():
@@ -167,10 +167,10 @@ def test_many_streams():
                 seen.append(d.metrics()["deqd_http_connections"])
         t = threading.Thread(target=watch)
         t.start()
-        code, o, err = bench(url_of(d), "--num-prompts", n, "--output-len", 8, "--input-len", 4)
+        code, o, err = bench(url_of(d), "--num-prompts", n, "--output-len", 16, "--input-len", 4)
         over.set()
         t.join()
-        equal((code, o["completed"], o["total_output_tokens"]), (0, n, 8 * n), "2,000 streams: %s" % err)
+        equal((code, o["completed"], o["total_output_tokens"]), (0, n, 16 * n), "2,000 streams: %s" % err)
         equal(o["max_concurrent_requests"], n, "all were due at once")
         check(max(seen) > 0.9 * n, "connections that the daemon saw: %d" % max(seen))
 

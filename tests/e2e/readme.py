@@ -51,7 +51,7 @@ def main():
             if run.startswith("build/deq train"):
                 run += small
             r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=300)
-            check(r.returncode == 0 and '"error"' not in r.stdout, f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
+            check(r.returncode == 0 and not r.stdout.startswith('{"error"'), f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
             if "/v1/completions" in c and "stream" not in c:
                 check(json.loads(r.stdout)["choices"][0]["text"], c)
             if '"stream": true' in c:
