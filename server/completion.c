@@ -104,7 +104,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         if (ch->stopped < 0)
             deq_text_end(ch->text, &ch->shown);
         if (c->req.stream) {
-            if (ch->shown.len || ch->lp_tokens.len)
+            if (ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len)
                 (void)choice_send(ch, NULL);
             (void)choice_send(ch, finish_word(ch->finish));
         }
@@ -115,9 +115,21 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     if (stop_token)
         ch->stop_token = e->token;
     choice_add(ch, e);
-    if (c->req.stream && (ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len) && !choice_send(ch, NULL))
-        sched_cancel(j); /* nobody reads any more; it ends before the next step */
     return ch->stopped >= 0 || stop_token ? DEQ_STOP : DEQ_CONTINUE;
+}
+
+/* After a step: what its tokens gave, one chunk a choice. */
+static void on_step(struct job *j)
+{
+    const struct prompt *p = (const struct prompt *)j;
+    struct completion *c = p->c;
+    for (size_t i = 0; c->req.stream && i < (size_t)c->req.best_of; i++) {
+        struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + i];
+        if ((ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len) && !choice_send(ch, NULL)) {
+            sched_cancel(j); /* nobody reads any more; it ends before the next step */
+            return;
+        }
+    }
 }
 
 static void on_admit(struct job *j)
@@ -254,6 +266,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,
                           .on_event = on_event,
                           .on_admit = on_admit,
+                          .on_step = on_step,
                           .on_end = on_end,
                           .sched = c->served->sched};
     c->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */

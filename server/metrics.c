@@ -225,6 +225,8 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     hist(b, "deqd_prefill_seconds", "From admission to the first token.", &m->prefill_s);
     hist(b, "deqd_decode_seconds", "From the first token to the end.", &m->decode_s);
     hist(b, "deqd_step_seconds", "One step of the engine.", &m->step_s);
+    one(b, "deqd_engine_overhead_seconds_total", "counter", "CPU time of the engine's thread outside steps: scheduling, JSON, hand-over.",
+        (double)atomic_load(&m->outside_ns) * 1e-9);
     hist(b, "deqd_batch_rows", "Rows of one evaluation.", &m->rows);
     head(b, "deqd_solver_iterations", "histogram", "Evaluations of a position: of prompts whose logits are asked for, and of generation.");
     hist_labels(b, "deqd_solver_iterations", "phase=\"decode\"", &m->iterations);

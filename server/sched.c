@@ -32,6 +32,7 @@ struct sched {
     struct deq_engine *engine; /* the thread's alone */
     struct deq_engine_stats seen; /* what the metrics hold of this engine; the thread's */
     struct job *running;       /* the thread's */
+    uint64_t outside_since_ns; /* its CPU time when the last step ended */
     uint64_t next_deadline_ns; /* of running jobs; the thread's; 0: none */
     uint64_t next_scan_ns;     /* of the queue; the thread's */
     bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
@@ -153,6 +154,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
         metrics_observe(&m->iterations, e->evaluations);
         metrics_observe(&m->residual, (double)e->residual);
+        j->touched = true;
     } else if (e->kind == DEQ_EVENT_PROMPT) {
         metrics_observe(&m->prompt_iterations, e->evaluations);
     }
@@ -306,6 +308,17 @@ static void attend(struct sched *s, bool all)
     }
 }
 
+/* What a step gave goes out when it is over: one piece and one wake-up for each reader, and none of them in the middle of a step. */
+static void hand_over(struct sched *s)
+{
+    for (struct job *j = s->running; j; j = j->next)
+        if (j->touched) {
+            j->touched = false;
+            if (j->on_step)
+                j->on_step(j);
+        }
+}
+
 static void beat(struct sched *s)
 {
     atomic_store_explicit(&s->beat_ns, deq_now_ns(), memory_order_relaxed);
@@ -362,8 +375,11 @@ static void *engine_main(void *arg)
             admit(s);
         if (deq_runnable(s->engine)) {
             const uint64_t t = deq_now_ns(), rows = s->seen.rows;
+            atomic_fetch_add_explicit(&s->metrics->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
             deq_step(s->engine);
+            s->outside_since_ns = deq_thread_cpu_ns();
             metrics_observe(&s->metrics->step_s, (double)(deq_now_ns() - t) * 1e-9);
+            hand_over(s);
             const struct deq_engine_stats now = deq_engine_stats(s->engine);
             metrics_observe(&s->metrics->rows, (double)(now.rows - rows));
             metrics_observe(&s->metrics->step_tokens, (double)(now.positions - s->seen.positions));

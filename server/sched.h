@@ -27,6 +27,7 @@ struct job {
     /* engine thread: PROMPT, TOKEN and END of every choice */
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine thread; may be NULL. admission is filled */
+    void (*on_step)(struct job *j);  /* engine thread, after a step in which it had a TOKEN and did not end; may be NULL */
     /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED: message says why */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* the scheduler's */
@@ -36,6 +37,7 @@ struct job {
     uint64_t admitted_ns, first_token_ns, last_token_ns;
     _Atomic bool cancel, pause;
     bool paused, expired;
+    bool touched; /* had a TOKEN in this step */
     uint32_t open_choices, tokens;
 };
 

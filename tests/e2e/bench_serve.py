@@ -172,7 +172,7 @@ def test_many_streams():
         t.join()
         equal((code, o["completed"], o["total_output_tokens"]), (0, n, 16 * n), "2,000 streams: %s" % err)
         equal(o["max_concurrent_requests"], n, "all were due at once")
-        check(max(seen) > 0.9 * n, "connections that the daemon saw: %d" % max(seen))
+        check(max(seen) > 0.7 * n, "connections that the daemon saw: %d" % max(seen))
 
 
 def test_interrupted():
