@@ -17,6 +17,7 @@ enum {
     SCAN_MS = 10,        /* the queue is searched for expired jobs so often */
     ACCOUNTS = 2048,     /* callers that are told apart at once; power of two */
     PROBES = 16,
+    CALLERS_MAX = 64,    /* running at once and told apart in the sharing of steps; further ones share the last place */
 };
 
 /* What a caller had and has. */
@@ -24,6 +25,11 @@ struct account {
     uint64_t id;
     uint32_t in_flight; /* requests reserved, waiting and running */
     double had;         /* virtual time: tokens / weight, where its last job began */
+};
+
+/* What a step costs: seconds = fixed + each * rows, by least squares over the last few hundred steps. The engine's thread alone. */
+struct step_cost {
+    double w, x, y, xx, xy;
 };
 
 struct sched {
@@ -35,6 +41,9 @@ struct sched {
     uint64_t outside_since_ns; /* its CPU time when the last step ended */
     uint64_t next_deadline_ns; /* of running jobs; the thread's; 0: none */
     uint64_t next_scan_ns;     /* of the queue; the thread's */
+    struct step_cost cost;     /* the thread's */
+    uint64_t turn;             /* number of the step; the thread's */
+    bool sharing;              /* some job waits its turn; the thread's */
     bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
     uint32_t max_positions, max_sequences;
     pthread_t thread;
@@ -99,6 +108,29 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
         }
     }
     return best;
+}
+
+/* --- Sharing a step --- */
+
+static void step_cost_add(struct step_cost *c, double rows, double seconds)
+{
+    const double keep = 0.995;
+    c->w = keep * c->w + 1;
+    c->x = keep * c->x + rows;
+    c->y = keep * c->y + seconds;
+    c->xx = keep * c->xx + rows * rows;
+    c->xy = keep * c->xy + rows * seconds;
+}
+
+/* Rows that cost as much as the fixed part: so many more of them at most double a step that has none. Where weights are streamed from memory
+ * that is many, and nobody has to wait a turn. */
+static double step_cost_free_rows(const struct step_cost *c)
+{
+    const double det = c->w * c->xx - c->x * c->x;
+    if (det <= 1e-9 * c->w * c->xx) /* steps of one size only: nothing is known */
+        return 0;
+    const double each = (c->w * c->xy - c->x * c->y) / det, fixed = (c->y - each * c->x) / c->w;
+    return each > 0 && fixed > 0 ? DEQ_MIN(fixed / each, 65536.0) : 0;
 }
 
 /* --- Jobs that end --- */
@@ -278,6 +310,77 @@ static void admit(struct sched *s)
     }
 }
 
+static double rows_of(const struct job *j)
+{
+    return (double)j->request.solve.window * j->open_choices;
+}
+
+/* A job takes part in steps unless its reader is slow or it waits its turn. */
+static void set_pause(struct sched *s, struct job *j)
+{
+    const bool pause = j->held || atomic_load(&j->pause);
+    if (pause == j->paused)
+        return;
+    j->paused = pause;
+    (void)deq_pause(s->engine, j->admission.id, pause);
+}
+
+/* Decides who takes part in the next step. Each caller may have as many rows (by weight) as the one with the least, and those that cost next to
+ * nothing; of his jobs those come first that waited longest. */
+static void share_step(struct sched *s)
+{
+    struct {
+        uint64_t id;
+        double rows, weight, budget;
+    } caller[CALLERS_MAX];
+    size_t n = 0;
+    double least = INFINITY;
+    s->turn++;
+    if (!s->sharing && (!s->running || !s->running->next))
+        return;
+    for (struct job *j = s->running; j; j = j->next) {
+        size_t i = 0;
+        while (i < n && caller[i].id != j->caller.id && i < CALLERS_MAX - 1)
+            i++;
+        if (i == n) {
+            caller[n].id = j->caller.id;
+            caller[n].weight = DEQ_MAX(j->caller.weight, 1u);
+            caller[n++].rows = 0;
+        }
+        caller[i].rows += atomic_load(&j->pause) ? 0 : rows_of(j);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (caller[i].rows > 0)
+            least = fmin(least, caller[i].rows / caller[i].weight);
+    const double free_rows = n > 1 ? step_cost_free_rows(&s->cost) : 0;
+    s->sharing = false;
+    for (size_t i = 0; i < n; i++)
+        caller[i].budget = least * caller[i].weight + free_rows;
+    for (size_t i = 0; i < n; i++) {
+        const bool all = n == 1 || caller[i].rows <= caller[i].budget;
+        bool first = true;
+        for (struct job *j = s->running; j; j = j->next)
+            if (j->caller.id == caller[i].id)
+                j->held = !all;
+        while (!all) { /* at least one of them, then what fits */
+            struct job *next = NULL;
+            for (struct job *j = s->running; j; j = j->next)
+                if (j->caller.id == caller[i].id && j->held && !atomic_load(&j->pause) && (!next || j->last_turn < next->last_turn))
+                    next = j;
+            if (!next || (!first && rows_of(next) > caller[i].budget))
+                break;
+            caller[i].budget -= rows_of(next);
+            next->held = first = false;
+        }
+    }
+    for (struct job *j = s->running; j; j = j->next) {
+        set_pause(s, j);
+        s->sharing = s->sharing || j->held;
+        if (!j->paused)
+            j->last_turn = s->turn;
+    }
+}
+
 /* Cancels, pauses and deadlines of running jobs. A job leaves the list when it ends, so start over after each that may. */
 static void attend(struct sched *s, bool all)
 {
@@ -298,11 +401,10 @@ static void attend(struct sched *s, bool all)
                     s->next_deadline_ns = j->deadline_ns;
                 }
             }
-            if (!again && atomic_load(&j->pause) != j->paused) {
-                j->paused = !j->paused;
-                (void)deq_pause(s->engine, id, j->paused);
-                if (j->paused)
+            if (!again) {
+                if (atomic_load(&j->pause) && !j->paused && !j->held)
                     atomic_fetch_add(&s->metrics->paused, 1);
+                set_pause(s, j);
             }
         }
     }
@@ -374,13 +476,16 @@ static void *engine_main(void *arg)
         if (!s->full)
             admit(s);
         if (deq_runnable(s->engine)) {
+            share_step(s);
             const uint64_t t = deq_now_ns(), rows = s->seen.rows;
             atomic_fetch_add_explicit(&s->metrics->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
             deq_step(s->engine);
             s->outside_since_ns = deq_thread_cpu_ns();
-            metrics_observe(&s->metrics->step_s, (double)(deq_now_ns() - t) * 1e-9);
+            const double took = (double)(deq_now_ns() - t) * 1e-9;
+            metrics_observe(&s->metrics->step_s, took);
             hand_over(s);
             const struct deq_engine_stats now = deq_engine_stats(s->engine);
+            step_cost_add(&s->cost, (double)(now.rows - rows), took);
             metrics_observe(&s->metrics->rows, (double)(now.rows - rows));
             metrics_observe(&s->metrics->step_tokens, (double)(now.positions - s->seen.positions));
         } else if (deq_active(s->engine) && s->queue) {

@@ -5,6 +5,9 @@
  * the caller who had the least of the engine so far (start-time fair queueing over prompt + max_tokens, by weight); then who came first. The one
  * at the head waits until it fits; nobody overtakes it.
  *
+ * Among running jobs of several callers the rows of a step are shared too: whoever has more of them than the one with the least takes turns with
+ * himself, so that a flood of one caller does not make everybody's steps long. A sequence that waits a turn is paused, which changes no bit of it.
+ *
  * Lock order: channel before scheduler; the engine thread calls a job's functions without the scheduler's lock. */
 #ifndef DEQ_SERVER_SCHED_H
 #define DEQ_SERVER_SCHED_H
@@ -37,6 +40,8 @@ struct job {
     uint64_t admitted_ns, first_token_ns, last_token_ns;
     _Atomic bool cancel, pause;
     bool paused, expired;
+    bool held;         /* waits its turn in this step */
+    uint64_t last_turn; /* the step it last took part in */
     bool touched; /* had a TOKEN in this step */
     uint32_t open_choices, tokens;
 };

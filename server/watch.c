@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -219,8 +220,11 @@ static void tick(struct watch *w)
         /* libmicrohttpd does not tell that a further request began on an idle connection: its first bytes do */
         if (cl->phase == WATCH_IDLE && received_bytes(cl->fd) != cl->received_bytes)
             set_deadline(cl, WATCH_HEADERS, w->conf->header_timeout_ms);
-        if (cl->deadline_ns && now > cl->deadline_ns) {
-            if (cl->phase == WATCH_BODY && !cl->tls)
+        /* who half-closed in the middle of a request never ends it; libmicrohttpd may have read all there is and not have seen the end behind it */
+        int unread = 0;
+        const bool cut_short = cl->hangup && (cl->phase == WATCH_HEADERS || cl->phase == WATCH_BODY) && ioctl(cl->fd, FIONREAD, &unread) == 0 && !unread;
+        if (cut_short || (cl->deadline_ns && now > cl->deadline_ns)) {
+            if (!cut_short && cl->phase == WATCH_BODY && !cl->tls)
                 say_timeout(cl);
             (void)shutdown(cl->fd, SHUT_RDWR);
             cl->deadline_ns = 0;
@@ -273,6 +277,7 @@ enum deq_rc watch_start(const struct conf *conf, struct watch **ret, struct deq_
         watch_stop(w);
         return deq_fail(err, DEQ_EIO, "cannot start the watcher of connections: %s", strerror(e));
     }
+    (void)pthread_setname_np(w->thread, "watch");
     *ret = w;
     return DEQ_OK;
 }

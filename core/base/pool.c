@@ -93,8 +93,10 @@ enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct 
     for (unsigned i = 1; i < n_threads && !rc; i++) {
         p->workers[i - 1] = (struct worker){.pool = p, .index = i};
         rc = pthread_create(&p->workers[i - 1].thread, NULL, worker_main, &p->workers[i - 1]);
-        if (!rc)
+        if (!rc) {
+            (void)pthread_setname_np(p->workers[i - 1].thread, "pool");
             p->n_started++;
+        }
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc) {
