@@ -43,8 +43,7 @@ void channel_unref(struct channel *c)
     deq_free(c);
 }
 
-/* with the lock */
-static void wake(struct channel *c)
+void channel_wake(struct channel *c)
 {
     if (c->suspended && c->conn) {
         c->suspended = false;
@@ -84,7 +83,7 @@ bool channel_write(struct channel *c, const void *bytes, size_t n)
             now_gone(c);
         else if (c->streaming && c->bytes.len > c->limit)
             pace(c, true);
-        wake(c);
+        channel_wake(c);
     }
     pthread_mutex_unlock(&c->lock);
     return ok;
@@ -99,7 +98,7 @@ void channel_start_stream(struct channel *c)
         c->status = 200;
         c->content_type = "text/event-stream; charset=utf-8";
         c->last_write_ns = deq_now_ns();
-        wake(c);
+        channel_wake(c);
     }
     pthread_mutex_unlock(&c->lock);
 }
@@ -144,7 +143,7 @@ void channel_finish(struct channel *c, int status, const char *content_type, boo
         c->status = status;
         c->content_type = content_type;
     }
-    wake(c);
+    channel_wake(c);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -152,7 +151,7 @@ void channel_hang_up(struct channel *c)
 {
     pthread_mutex_lock(&c->lock);
     now_gone(c);
-    wake(c);
+    channel_wake(c);
     pthread_mutex_unlock(&c->lock);
 }
 

@@ -58,6 +58,8 @@ void channel_listen(struct channel *c, struct channel_events on);
 void channel_finish(struct channel *c, int status, const char *content_type, bool failed);
 /* The client is not there any more: producers stop, the connection ends. */
 void channel_hang_up(struct channel *c);
+/* With the lock: wakes the connection if it sleeps. */
+void channel_wake(struct channel *c);
 /* With the lock: takes up to max bytes for the socket. */
 size_t channel_take(struct channel *c, char *out, size_t max);
 

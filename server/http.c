@@ -29,6 +29,7 @@ enum {
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     TIMEOUT_MAX_MS = 86400000,
+    LARGE_BODY_BYTES = 64 << 10, /* read and tokenised by a thread of its own: hundreds of connections wait for each of libmicrohttpd's */
 };
 
 /* One socket that listens, and the daemon behind it. */
@@ -48,6 +49,12 @@ struct http {
     _Atomic size_t connections; /* of the main listener */
     _Atomic size_t exchanges;
     _Atomic uint64_t next_request;
+    /* large bodies; lock order: channel, then work_lock */
+    pthread_t worker;
+    bool worker_started, worker_stop;
+    pthread_mutex_t work_lock;
+    pthread_cond_t work_there, work_done;
+    struct request_state *work, **work_end;
     uint64_t run_id; /* random: request ids of two runs differ */
 };
 
@@ -57,6 +64,8 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct client *client; /* the watcher's */
     struct MHD_Connection *conn;
     bool too_large, dispatched, answered;
+    bool working;               /* the worker has it; guarded by http.work_lock, changed with the channel's lock too */
+    struct request_state *next; /* behind it in the worker's queue */
     bool last_request;   /* of its connection */
     bool last_word;      /* the headers are such that nothing behind them on the connection can be trusted */
     uint64_t body_bytes; /* announced; DISCARD_MAX_BYTES + 1 when unknown */
@@ -432,6 +441,73 @@ static void resume(void *conn)
     MHD_resume_connection(conn);
 }
 
+/* Reads and hands over one large body after the other. */
+static void *worker_main(void *arg)
+{
+    struct http *h = arg;
+    for (;;) {
+        pthread_mutex_lock(&h->work_lock);
+        while (!h->work && !h->worker_stop)
+            pthread_cond_wait(&h->work_there, &h->work_lock);
+        struct request_state *s = h->work;
+        if (!s) {
+            pthread_mutex_unlock(&h->work_lock);
+            return NULL;
+        }
+        h->work = s->next;
+        if (!h->work)
+            h->work_end = &h->work;
+        pthread_mutex_unlock(&h->work_lock);
+        struct channel *c = s->x.channel;
+        channel_ref(c);
+        h->handler.handle(h->handler.ctx, &s->x);
+        pthread_mutex_lock(&c->lock);
+        pthread_mutex_lock(&h->work_lock);
+        s->working = false; /* from here on s may go */
+        pthread_cond_broadcast(&h->work_done);
+        pthread_mutex_unlock(&h->work_lock);
+        channel_wake(c);
+        pthread_mutex_unlock(&c->lock);
+        channel_unref(c);
+    }
+}
+
+/* To the worker, asleep until it is done. */
+static enum MHD_Result hand_to_worker(struct request_state *s)
+{
+    struct http *h = s->http;
+    struct channel *c = s->x.channel;
+    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(&h->work_lock);
+    s->working = true;
+    *h->work_end = s;
+    h->work_end = &s->next;
+    pthread_cond_signal(&h->work_there);
+    pthread_mutex_unlock(&h->work_lock);
+    c->suspended = true;
+    MHD_suspend_connection(s->conn);
+    pthread_mutex_unlock(&c->lock);
+    return MHD_YES;
+}
+
+/* After the handler: its answer, or what the channel has. */
+static enum MHD_Result answer(struct request_state *s)
+{
+    struct channel *c = s->x.channel;
+    pthread_mutex_lock(&c->lock);
+    pthread_mutex_lock(&s->http->work_lock);
+    const bool working = s->working;
+    pthread_mutex_unlock(&s->http->work_lock);
+    if (working) { /* the channel has something already; the handler is not back yet */
+        c->suspended = true;
+        MHD_suspend_connection(s->conn);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (working)
+        return MHD_YES;
+    return s->x.status ? send_reply(s, false) : answer_from_channel(s);
+}
+
 static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
@@ -441,8 +517,10 @@ static enum MHD_Result dispatch(struct request_state *s)
         return send_error(s, 500, "internal_error", "out of memory");
     watch_phase(h->watch, s->client, WATCH_WORK);
     watch_channel(h->watch, s->client, s->x.channel);
+    if (s->x.body.len > LARGE_BODY_BYTES)
+        return hand_to_worker(s);
     h->handler.handle(h->handler.ctx, &s->x);
-    return s->x.status ? send_reply(s, false) : answer_from_channel(s);
+    return answer(s);
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
@@ -494,7 +572,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return send_reply(s, false);
     if (s->too_large)
         return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
-    return s->dispatched ? answer_from_channel(s) : dispatch(s);
+    return s->dispatched ? answer(s) : dispatch(s);
 }
 
 static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls, enum MHD_RequestTerminationCode code)
@@ -506,6 +584,10 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     if (!s)
         return;
     struct channel *c = s->x.channel;
+    pthread_mutex_lock(&h->work_lock);
+    while (s->working)
+        pthread_cond_wait(&h->work_done, &h->work_lock);
+    pthread_mutex_unlock(&h->work_lock);
     watch_channel(h->watch, s->client, NULL);
     watch_phase(h->watch, s->client, WATCH_IDLE);
     if (c) {
@@ -581,7 +663,17 @@ enum deq_rc http_start(const struct conf *conf, struct metrics *m, struct tls *t
     h->main.fd = h->admin.fd = -1;
     h->run_id = deq_now_ns() ^ deq_mix64((uint64_t)getpid() ^ deq_wall_ms());
     ret_admin[0] = 0;
+    pthread_mutex_init(&h->work_lock, NULL);
+    pthread_cond_init(&h->work_there, NULL);
+    pthread_cond_init(&h->work_done, NULL);
+    h->work_end = &h->work;
     enum deq_rc rc = watch_start(conf, &h->watch, err);
+    if (!rc) {
+        h->worker_started = pthread_create(&h->worker, NULL, worker_main, h) == 0;
+        rc = h->worker_started ? DEQ_OK : deq_fail(err, DEQ_EIO, "cannot start a thread");
+    }
+    if (h->worker_started)
+        (void)pthread_setname_np(h->worker, "bodies");
     if (!rc)
         rc = start_listener(h, &h->main, false, tls, ret_address, err);
     if (!rc && conf->admin_listen[0])
@@ -628,5 +720,15 @@ void http_stop(struct http *h)
     stop_listener(&h->main, h->conf->listen);
     stop_listener(&h->admin, h->conf->admin_listen);
     watch_stop(h->watch);
+    if (h->worker_started) {
+        pthread_mutex_lock(&h->work_lock);
+        h->worker_stop = true;
+        pthread_cond_signal(&h->work_there);
+        pthread_mutex_unlock(&h->work_lock);
+        pthread_join(h->worker, NULL);
+    }
+    pthread_mutex_destroy(&h->work_lock);
+    pthread_cond_destroy(&h->work_there);
+    pthread_cond_destroy(&h->work_done);
     deq_free(h);
 }

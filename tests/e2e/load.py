@@ -292,3 +292,30 @@ def test_running_stream_beside_queued_ones_that_leave():
                 if not equal((m["deqd_requests_running"], cancelled(m, "running") - cancelled(a, "running")), (1, 0), "the running stream is not touched, round %d" % i):
                     break
             freed(d, "round %d" % i)
+
+
+def test_large_bodies_beside_small_requests():
+    """A prompt of a megabyte is read by a thread of its own: other requests are answered meanwhile, and its own answer comes whole."""
+    with Daemon("server.max_body_bytes=8M", "server.http_threads=1", "engine.max_positions=100000") as d:
+        text = "The king is dead. Long live the king! " * 80000  # 3 MB
+        got = []
+        big = [threading.Thread(target=lambda: got.append(d.post("/tokenize", {"prompt": text}))) for _ in range(3)]
+        t = time.monotonic()
+        for b in big:
+            b.start()
+        slowest, n = 0.0, 0
+        while any(b.is_alive() for b in big):
+            begin = time.monotonic()
+            d.alive("a small request beside large ones")
+            slowest, n = max(slowest, time.monotonic() - begin), n + 1
+        took = time.monotonic() - t
+        equal([(s, o["count"] > 100000) for s, _, o in got], [(200, True)] * 3, "three large ones are answered")
+        check(n > 5 and slowest < took / 2, "small ones are answered meanwhile: %d of them, the slowest in %.3f s of %.3f" % (n, slowest, took))
+        s, _, o = d.post("/v1/completions", {"prompt": text, "max_tokens": 1})
+        check_error(s, o, 400, "context_length_exceeded", "prompt", "too long a prompt of that size")
+        s, _, b = d.request("POST", "/v1/completions", b'{"prompt": "' + text[:66000].encode() + b'", "max_tokens": 3, "temperature": 0, "stream": true, "deq": {"tol": 0.5}}')
+        check(s == 200 and b.endswith(b"data: [DONE]\n\n"), "a stream behind a large body: %d %s" % (s, b[-100:]))
+        with d.connect() as c:  # leaves while its body is read
+            c.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(text) + 14) + b'{"prompt": "' + text.encode() + b'"}')
+            c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        d.alive("after one that left")
