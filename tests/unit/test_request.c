@@ -59,16 +59,16 @@ TEST(request_damaged_at_random)
         memcpy(text, from, n);
         for (uint64_t k = DRAW(4); k > 0 && n; k--) { /* bytes changed, cut out, put in */
             const size_t at = DRAW(n);
-            const uint64_t what = DRAW(4);
+            const uint64_t what = DRAW(4), few = DRAW(8); /* DEQ_MIN takes its arguments twice: draw before */
             if (what == 0) {
                 text[at] = (char)DRAW(256);
             } else if (what == 1) {
-                const size_t len = DEQ_MIN(DRAW(8), n - at);
+                const size_t len = DEQ_MIN(few, n - at);
                 memmove(text + at, text + at + len, n - at - len);
                 n -= len;
             } else {
                 const char *s = splices[DRAW(DEQ_COUNT(splices))];
-                const size_t len = strlen(s), over = what == 2 ? DEQ_MIN(DRAW(6), n - at) : 0;
+                const size_t len = strlen(s), over = what == 2 ? DEQ_MIN(few, n - at) : 0;
                 if (n + len < sizeof text) {
                     memmove(text + at + len, text + at + over, n - at - over);
                     memcpy(text + at, s, len);
