@@ -285,13 +285,12 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     prompt_add(p, p->job.prompt.ids[0], NULL);
 }
 
-/* Everything the request needs, or NULL: no memory. Takes r and m. */
+/* Everything the request needs, or NULL: no memory. Takes r, and m when it succeeds. */
 static struct completion *completion_new(struct service *s, struct served *m, const struct exchange *x, struct completion_request *r)
 {
     struct completion *c = DEQ_NEW(struct completion);
     if (!c) {
         completion_request_free(r);
-        store_release(m);
         return NULL;
     }
     c->req = *r;
@@ -315,6 +314,7 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     for (size_t i = 0; ok && i < n_choices(c); i++)
         ok = set_up_choice(c, i);
     if (!ok) {
+        c->served = NULL; /* m stays the caller's */
         completion_free(c);
         return NULL;
     }
@@ -344,7 +344,9 @@ static void complete(struct service *s, struct served *m, struct exchange *x, bo
     struct completion *c = completion_new(s, m, x, &r);
     struct job **jobs = c ? DEQ_NEW_ARRAY(struct job *, c->req.n_prompts) : NULL;
     if (!jobs) {
-        sched_release(&place);
+        sched_release(&place); /* while the model that it belongs to is still held */
+        if (!c)
+            store_release(m);
         completion_free(c);
         exchange_error(x, 500, "internal_error", NULL, "out of memory");
         return;

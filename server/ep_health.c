@@ -90,5 +90,5 @@ void ep_reload(struct service *s, struct served *m, struct exchange *x)
         return;
     channel_unref(x->channel);
     x->retry_after_ms = 1000;
-    exchange_error(x, 503, "reload_in_progress", NULL, "the model is being loaded already");
+    exchange_error(x, 503, "reload_in_progress", NULL, "a reload is under way, or four earlier models still have work");
 }

@@ -147,7 +147,7 @@ int main(int argc, char **argv)
     for (;;) {
         sig = sigwaitinfo(&signals, NULL);
         if (sig == SIGHUP && !service_reload(&service, NULL, NULL))
-            log_line(LOG_WARN, "reload not begun: one is under way", NULL);
+            log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work", NULL);
         else if (sig == SIGTERM || sig == SIGINT)
             break;
     }

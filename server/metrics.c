@@ -146,7 +146,7 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
     GAUGE("kv_cache_usage_perc", "Share of the cache's pages that is reserved, 0 to 1.", pages > 0 ? (double)atomic_load(&m->pages_reserved) / pages : 0);
     COUNTER("prompt_tokens_total", "As deqd_prompt_tokens_total.", atomic_load(&m->prompt_tokens));
     COUNTER("generation_tokens_total", "As deqd_generation_tokens_total.", atomic_load(&m->generation_tokens));
-    COUNTER("num_preemptions_total", "Always 0: an admitted request is never set aside.", 0);
+    COUNTER("num_preemptions_total", "Always 0: an admitted request keeps its pages and rows to its end.", 0);
     COUNTER("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", atomic_load(&m->prefix_queries));
     COUNTER("prefix_cache_hits_total", "Prompt tokens found there.", atomic_load(&m->prefix_hits));
     HISTOGRAM("time_to_first_token_seconds", "As deqd_time_to_first_token_seconds.", &m->ttft_s);
@@ -201,7 +201,7 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     for (int i = 100; i < METRIC_CODES; i++)
         if (atomic_load(&m->http_responses[i]))
             deq_buf_fmt(b, "deqd_http_responses_total{code=\"%d\"} %llu\n", i, (unsigned long long)atomic_load(&m->http_responses[i]));
-    head(b, "deqd_requests_total", "counter", "Requests that left the engine, by the reason.");
+    head(b, "deqd_requests_total", "counter", "Choices that left the engine, by the reason.");
     for (int i = 0; i < METRIC_FINISHES; i++)
         if (i != DEQ_FINISH_STOP) /* the two kinds of stop are one series */
             deq_buf_fmt(b, "deqd_requests_total{finish_reason=\"%s\"} %llu\n", finishes[i],

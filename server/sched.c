@@ -64,7 +64,8 @@ struct sched {
 
 /* --- Callers --- */
 
-/* with the lock. A table that is full of busy callers shares the last slot: their order is then less fair, nothing else. */
+/* with the lock. Whoever has a request under way keeps his account; of the others the one that had least is forgotten for a new caller. Where all places are
+ * busy the last one is shared: then two callers count as one. */
 static struct account *account_of(struct sched *s, uint64_t id)
 {
     struct account *a = NULL;
@@ -72,7 +73,7 @@ static struct account *account_of(struct sched *s, uint64_t id)
         struct account *b = &s->account[(id + i) & (ACCOUNTS - 1)];
         if (b->id == id)
             return b;
-        if (!a && !b->in_flight && b->had <= s->virtual_now) /* forgets nothing: it would begin at virtual_now anyway */
+        if (!b->in_flight && (!a || b->had < a->had))
             a = b;
     }
     if (!a)
@@ -100,7 +101,7 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
     for (struct job **p = &s->queue; *p; p = &(*p)->next) {
         const struct job *j = *p;
         const int level = j->priority - (int)((now - DEQ_MIN(j->arrived_ns, now)) / 1000000000u);
-        const double tag = fmax(account_of(s, j->caller.id)->had, s->virtual_now);
+        const double tag = fmax(j->account->had, s->virtual_now);
         if (!best || level < best_level || (level == best_level && tag < best_tag)) {
             best = p;
             best_level = level;
@@ -135,10 +136,10 @@ static double step_cost_free_rows(const struct step_cost *c)
 
 /* --- Jobs that end --- */
 
-static void leave(struct sched *s, const struct job *j)
+/* with the lock */
+static void leave(const struct job *j)
 {
-    struct account *a = account_of(s, j->caller.id);
-    a->in_flight -= a->in_flight > 0;
+    j->account->in_flight--;
 }
 
 static void unlink_running(struct sched *s, struct job *j)
@@ -155,8 +156,8 @@ static void account_end(struct sched *s, struct job *j, uint64_t now)
     metrics_observe(&s->metrics->e2e_s, (double)(now - j->arrived_ns) * 1e-9);
     if (j->first_token_ns)
         metrics_observe(&s->metrics->decode_s, (double)(now - j->first_token_ns) * 1e-9);
-    if (j->tokens > 1)
-        metrics_observe(&s->metrics->tpot_s, (double)(j->last_token_ns - j->first_token_ns) * 1e-9 / (j->tokens - 1));
+    if (j->first_choice_tokens > 1)
+        metrics_observe(&s->metrics->tpot_s, (double)(j->last_token_ns - j->first_token_ns) * 1e-9 / (j->first_choice_tokens - 1));
     metrics_observe(&s->metrics->generation_length, j->tokens);
     atomic_fetch_sub(&s->metrics->running, 1);
     unlink_running(s, j);
@@ -164,7 +165,7 @@ static void account_end(struct sched *s, struct job *j, uint64_t now)
     s->n_running--;
     s->running_sequences -= choices(j);
     s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
-    leave(s, j);
+    leave(j);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -179,10 +180,12 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
             j->first_token_ns = now;
             metrics_observe(&m->ttft_s, (double)(now - j->arrived_ns) * 1e-9);
             metrics_observe(&m->prefill_s, (double)(now - j->admitted_ns) * 1e-9);
-        } else if (e->choice == 0) {
-            metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
         }
-        j->last_token_ns = e->choice == 0 ? now : j->last_token_ns ? j->last_token_ns : now;
+        if (e->choice == 0) { /* of several choices one is timed: they come together */
+            if (j->first_choice_tokens++)
+                metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
+            j->last_token_ns = now;
+        }
         atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
         metrics_observe(&m->iterations, e->evaluations);
         metrics_observe(&m->residual, (double)e->residual);
@@ -219,7 +222,7 @@ static struct job *take_dead(struct sched *s, uint64_t now)
             *p = j->next;
             s->queued--;
             s->queued_tokens -= j->prompt.n;
-            leave(s, j);
+            leave(j);
             j->next = dead;
             dead = j;
         } else {
@@ -279,14 +282,13 @@ static void admit(struct sched *s)
             s->queue_end = link;
         s->queued--;
         s->queued_tokens -= j->prompt.n;
-        struct account *a = account_of(s, j->caller.id);
         if (!rc) {
-            s->virtual_now = fmax(a->had, s->virtual_now);
-            a->had = s->virtual_now + cost(j);
+            s->virtual_now = fmax(j->account->had, s->virtual_now);
+            j->account->had = s->virtual_now + cost(j);
             s->n_running++;
             s->running_sequences += choices(j);
         } else {
-            leave(s, j);
+            leave(j);
         }
         pthread_mutex_unlock(&s->lock);
         atomic_fetch_sub(&s->metrics->waiting, 1);
@@ -295,6 +297,7 @@ static void admit(struct sched *s)
             continue;
         }
         j->admitted_ns = now;
+        j->last_turn = s->turn; /* behind those of its caller that wait already */
         j->next = s->running;
         s->running = j;
         if (j->deadline_ns && (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns))
@@ -318,7 +321,7 @@ static double rows_of(const struct job *j)
 /* A job takes part in steps unless its reader is slow or it waits its turn. */
 static void set_pause(struct sched *s, struct job *j)
 {
-    const bool pause = j->held || atomic_load(&j->pause);
+    const bool pause = !j->expired && (j->held || atomic_load(&j->pause)); /* at its deadline it takes its last step, whoever waits */
     if (pause == j->paused)
         return;
     j->paused = pause;
@@ -336,8 +339,6 @@ static void share_step(struct sched *s)
     size_t n = 0;
     double least = INFINITY;
     s->turn++;
-    if (!s->sharing && (!s->running || !s->running->next))
-        return;
     for (struct job *j = s->running; j; j = j->next) {
         size_t i = 0;
         while (i < n && caller[i].id != j->caller.id && i < CALLERS_MAX - 1)
@@ -347,6 +348,8 @@ static void share_step(struct sched *s)
             caller[n].weight = DEQ_MAX(j->caller.weight, 1u);
             caller[n++].rows = 0;
         }
+        j->seat = i;
+        j->held = false;
         caller[i].rows += atomic_load(&j->pause) ? 0 : rows_of(j);
     }
     for (size_t i = 0; i < n; i++)
@@ -359,13 +362,12 @@ static void share_step(struct sched *s)
     for (size_t i = 0; i < n; i++) {
         const bool all = n == 1 || caller[i].rows <= caller[i].budget;
         bool first = true;
-        for (struct job *j = s->running; j; j = j->next)
-            if (j->caller.id == caller[i].id)
-                j->held = !all;
+        for (struct job *j = s->running; j && !all; j = j->next)
+            j->held = j->held || (j->seat == i && !j->expired);
         while (!all) { /* at least one of them, then what fits */
             struct job *next = NULL;
             for (struct job *j = s->running; j; j = j->next)
-                if (j->caller.id == caller[i].id && j->held && !atomic_load(&j->pause) && (!next || j->last_turn < next->last_turn))
+                if (j->seat == i && j->held && !atomic_load(&j->pause) && (!next || j->last_turn < next->last_turn))
                     next = j;
             if (!next || (!first && rows_of(next) > caller[i].budget))
                 break;
@@ -389,23 +391,22 @@ static void attend(struct sched *s, bool all)
     while (again) {
         again = false;
         s->next_deadline_ns = 0;
-        for (struct job *j = s->running; j && !again; j = j->next) {
+        for (struct job *j = s->running; j; j = j->next) {
             const uint64_t id = j->admission.id;
             if (all || atomic_load(&j->cancel)) {
                 again = deq_cancel(s->engine, id) == DEQ_OK;
             } else if (j->deadline_ns && !j->expired) {
                 if (now > j->deadline_ns) {
                     j->expired = again = true;
+                    set_pause(s, j);
                     (void)deq_expire(s->engine, id);
                 } else if (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns) {
                     s->next_deadline_ns = j->deadline_ns;
                 }
             }
-            if (!again) {
-                if (atomic_load(&j->pause) && !j->paused && !j->held)
-                    atomic_fetch_add(&s->metrics->paused, 1);
-                set_pause(s, j);
-            }
+            if (again) /* j may be gone */
+                break;
+            set_pause(s, j);
         }
     }
 }
@@ -449,7 +450,7 @@ static void *engine_main(void *arg)
     struct sched *s = arg;
     for (;;) {
         pthread_mutex_lock(&s->lock);
-        if (!s->stop && !s->end_all && !s->attention && !deq_runnable(s->engine) && !s->queue)
+        if (!s->stop && !s->end_all && !s->attention && !s->sharing && !deq_runnable(s->engine) && !s->queue)
             rest(s);
         const uint64_t now_ns = deq_now_ns();
         const bool stop = s->stop, end_all = s->end_all;
@@ -475,8 +476,9 @@ static void *engine_main(void *arg)
             return NULL;
         if (!s->full)
             admit(s);
-        if (deq_runnable(s->engine)) {
+        if (s->sharing || (s->running && s->running->next))
             share_step(s);
+        if (deq_runnable(s->engine)) {
             const uint64_t t = deq_now_ns(), rows = s->seen.rows;
             atomic_fetch_add_explicit(&s->metrics->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
             deq_step(s->engine);
@@ -488,10 +490,10 @@ static void *engine_main(void *arg)
             step_cost_add(&s->cost, (double)(now.rows - rows), took);
             metrics_observe(&s->metrics->rows, (double)(now.rows - rows));
             metrics_observe(&s->metrics->step_tokens, (double)(now.positions - s->seen.positions));
-        } else if (deq_active(s->engine) && s->queue) {
+        } else if (deq_active(s->engine)) {
             /* all are paused and the one at the head does not fit: nothing to do until somebody reads */
             pthread_mutex_lock(&s->lock);
-            if (!s->attention && !s->stop && !s->end_all)
+            if (s->queue && !s->attention && !s->arrivals && !s->stop && !s->end_all)
                 rest(s);
             pthread_mutex_unlock(&s->lock);
         }
@@ -582,7 +584,7 @@ enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t
         s->reserved++;
         s->reserved_tokens += tokens;
         a->in_flight++;
-        *ret = (struct place){s, tokens, caller->id};
+        *ret = (struct place){s, tokens, a};
     }
     pthread_mutex_unlock(&s->lock);
     return refuse(s, verdict);
@@ -594,8 +596,7 @@ static void give_back(struct place *p)
     struct sched *s = p->sched;
     s->reserved--;
     s->reserved_tokens -= p->tokens;
-    struct account *a = account_of(s, p->caller_id);
-    a->in_flight -= a->in_flight > 0;
+    p->account->in_flight--;
     p->sched = NULL;
 }
 
@@ -633,7 +634,8 @@ enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jo
         j->next = NULL;
         *s->queue_end = j;
         s->queue_end = &j->next;
-        account_of(s, j->caller.id)->in_flight++;
+        j->account = account_of(s, j->caller.id);
+        j->account->in_flight++;
     }
     if (verdict == SUBMIT_OK) {
         s->queued += n;
@@ -662,7 +664,8 @@ void sched_cancel(struct job *j)
 
 void sched_pause(struct job *j, bool pause)
 {
-    atomic_store(&j->pause, pause);
+    if (atomic_exchange(&j->pause, pause) != pause && pause)
+        atomic_fetch_add(&j->sched->metrics->paused, 1);
     call_attention(j->sched);
 }
 

@@ -20,6 +20,8 @@
 
 enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED };
 
+struct account; /* the scheduler's */
+
 struct job {
     /* set by the submitter */
     struct deq_request request; /* event and ctx are the scheduler's */
@@ -37,13 +39,15 @@ struct job {
     struct deq_admission admission;
     struct job *next;
     struct sched *sched;
-    uint64_t admitted_ns, first_token_ns, last_token_ns;
+    struct account *account; /* the caller's, from the first place on */
+    uint64_t admitted_ns, first_token_ns, last_token_ns; /* the last of choice 0 */
     _Atomic bool cancel, pause;
     bool paused, expired;
     bool held;         /* waits its turn in this step */
     uint64_t last_turn; /* the step it last took part in */
     bool touched; /* had a TOKEN in this step */
-    uint32_t open_choices, tokens;
+    uint32_t open_choices, tokens, first_choice_tokens;
+    size_t seat;       /* of its caller, in the sharing of a step */
 };
 
 enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT, SUBMIT_DRAINING };
@@ -52,7 +56,7 @@ enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT
 struct place {
     struct sched *sched; /* NULL: none */
     uint64_t tokens;
-    uint64_t caller_id;
+    struct account *account;
 };
 
 struct sched;

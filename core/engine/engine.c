@@ -72,7 +72,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     if (!rc)
         rc = deq_kv_pool_new(arch, e->opts.cache_bytes, &e->kv, err);
     if (!rc)
-        rc = deq_prefix_new(e->kv, e->opts.prefill_block, cell->state_dim, &e->prefix, err);
+        rc = deq_prefix_new(e->kv, e->opts.prefill_block, arch->attn_window, cell->state_dim, &e->prefix, err);
     if (!rc && !deq_hash_key(&e->secret))
         rc = deq_fail(err, DEQ_EIO, "the system gives no random numbers");
     if (rc) {
@@ -209,7 +209,7 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     r->evaluations = r->lead = 0;
     r->residual = r->best_residual = INFINITY;
     r->converged = r->restarted = false;
-    r->start_cached = s->from_cache;
+    r->start_cached = s->from_cache && s->req.solve.warm_start != DEQ_WARM_ZERO;
     s->from_cache = false;
     e->stats.starts[s->req.solve.warm_start]++;
     e->stats.starts_cached += r->start_cached;

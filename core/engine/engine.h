@@ -12,7 +12,7 @@
  *     solve     one solver step of every row that stays
  *
  * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w, solver settings) alone.
- * Every window is reserved whole at submission, so every row of every sequence is part of every step, whatever the load. A prompt's
+ * Every window is reserved whole at submission, so a sequence takes part in a step with all its rows, or, paused, with none, whatever the load. A prompt's
  * window drains at multiples of prefill_block positions, so whole blocks do not depend on what follows them and may come from the prefix cache
  * (prefix.h); and at its end, so that n choices can begin from one solve of it.
  *

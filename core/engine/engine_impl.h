@@ -60,7 +60,7 @@ struct deq_engine {
     uint32_t n_free_rows;
     struct sequence *seqs;    /* [max_sequences] */
     float *seq_state;         /* [max_sequences, D] */
-    uint32_t rows_reserved;   /* sum of the active windows: every sequence is part of every step */
+    uint32_t rows_reserved;   /* sum of the active windows */
     uint64_t next_id;
     size_t n_active, n_paused;
     /* the step under way; all [max_rows] */

@@ -20,7 +20,7 @@ struct deq_prefix {
     uint64_t n_pages, evictions;
 };
 
-enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, size_t state_dim, struct deq_prefix **ret, struct deq_err *err)
+enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, uint32_t attn_window, size_t state_dim, struct deq_prefix **ret, struct deq_err *err)
 {
     struct deq_prefix *c = DEQ_NEW(struct deq_prefix);
     if (!c)
@@ -28,8 +28,8 @@ enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, size_t state_
     c->kv = kv;
     c->state_dim = state_dim;
     c->pages_max = block / DEQ_KV_PAGE_TOK;
-    /* an entry has a page of its own at least; blocks mostly have pages_max, so more entries than twice that many blocks are never full of use */
-    c->cap = DEQ_MAX(2 * kv->n_pages / c->pages_max, 1u);
+    /* entries mostly hold the pages that attention still reaches; forks share some, so twice as many entries are room enough */
+    c->cap = DEQ_MAX(2 * kv->n_pages / DEQ_MAX(DEQ_MIN(block, attn_window) / DEQ_KV_PAGE_TOK, 1u), 1u);
     c->n_buckets = 1;
     while (c->n_buckets < c->cap)
         c->n_buckets *= 2;

@@ -1,7 +1,7 @@
 /* The prefix cache: equilibria of whole blocks of text, found again by what they were computed from.
  *
  * An entry holds the cache pages of one block of prefill_block positions (as many of its last ones as attention can still reach) and the state
- * z* of its last position, which is what the next position starts from. Its key is a hash of everything that its bits depend on: the solver's
+ * f(z) of its last position, which is what the next position starts from. Its key is a hash of everything that its bits depend on: the solver's
  * settings, the salt, and all tokens from the beginning of the text to the block's end. Since a prompt's window drains at the ends of blocks
  * (engine.h), a sequence that begins behind a cached block computes the same bits as one that solved it.
  *
@@ -31,8 +31,8 @@ struct deq_prefix_stats {
     uint64_t bytes; /* of the pages and states of entries */
 };
 
-/* Borrows the pool. block: positions of a block; state_dim: D. */
-enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, size_t state_dim, struct deq_prefix **ret, struct deq_err *err);
+/* Borrows the pool. block: positions of a block; attn_window: how many of its last ones matter; state_dim: D. */
+enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, uint32_t attn_window, size_t state_dim, struct deq_prefix **ret, struct deq_err *err);
 void deq_prefix_free(struct deq_prefix *c); /* before the pool */
 /* The entry of a key, or NULL. It stays until the next insert or evict. */
 const struct deq_prefix_entry *deq_prefix_find(const struct deq_prefix *c, const struct deq_hash *key);
@@ -41,7 +41,7 @@ void deq_prefix_touch(struct deq_prefix *c, const struct deq_prefix_entry *e);
 /* Logical pages first_page..first_page+n_pages-1 of s, final, and the state behind them. Nothing happens when the key is there already. */
 void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_kv_seq *s, size_t first_page, uint32_t n_pages,
                        const float *state);
-/* Lets go of the least recently used entry that frees a page; false when none does. */
+/* Lets go of the least recently used entry that frees a page, or brings one nearer to being free; false when none does. */
 bool deq_prefix_evict(struct deq_prefix *c);
 /* Lets go of every entry that holds a page. */
 void deq_prefix_forget(struct deq_prefix *c, uint32_t page);

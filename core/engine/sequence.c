@@ -53,7 +53,7 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position
     const size_t B = e->opts.prefill_block, end = position + 1;
     memcpy(s->state, state, e->cell->state_dim * sizeof(float));
     s->n_committed = end;
-    if (end % B || s->req.cache == DEQ_CACHE_OFF)
+    if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
         return;
     name_block(e, &s->exact, s->tokens + end - B);
     name_block(e, &s->approximate, s->tokens + end - B);
@@ -97,6 +97,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
     size_t hit = blocks, from = 0;
     for (; hit > 0; hit--) {
         from = hit * B + 1 > W ? (hit * B + 1 - W) / B : 0;
+        from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where attention is not */
         size_t b = hit;
         while (b > from && find(e, s, names[b - 1]).entry)
             b--;
@@ -200,7 +201,6 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
 {
     struct deq_solver_opts o = e->arch.solver;
     struct deq_admission a = {.id = e->next_id};
-    struct sequence *leader = NULL;
     const uint32_t n = DEQ_MAX(q->n, 1u);
     uint32_t begun = 0;
     enum deq_rc rc = check_request(e, q, err);
@@ -221,6 +221,9 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n, (unsigned long long)pages, e->kv->n_pages);
     if (n > e->opts.max_sequences - e->n_active)
         return deq_fail(err, DEQ_EFULL, "%u sequences are needed, %zu of %u are taken", n, e->n_active, e->opts.max_sequences);
+    if (pages > e->kv->n_pages - e->kv->n_reserved)
+        return deq_fail(err, DEQ_EFULL, "%llu cache pages are needed, %u of %u are not reserved", (unsigned long long)pages,
+                        e->kv->n_pages - e->kv->n_reserved, e->kv->n_pages);
     if (n * q->solve.window > e->opts.max_rows - e->rows_reserved)
         return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window, e->opts.max_rows - e->rows_reserved,
                         e->opts.max_rows);
@@ -229,11 +232,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         if (s->id)
             continue;
         rc = begin(e, s, q, &o, begun, err);
-        if (!rc && !begun++) {
-            leader = s;
-            if ((rc = take_prefix(e, s, &a)))
-                (void)deq_fail(err, rc, "no memory for a sequence");
-        }
+        if (!rc && !begun++ && (rc = take_prefix(e, s, &a)))
+            (void)deq_fail(err, rc, "no memory for a sequence");
     }
     if (rc) {
         for (uint32_t i = 0; i < e->opts.max_sequences; i++)
@@ -241,7 +241,9 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
                 undo(e, &e->seqs[i]);
         return rc;
     }
-    leader->req.cache_salt = NULL; /* borrowed until now; the names hold it */
+    for (uint32_t i = 0; i < e->opts.max_sequences; i++)
+        if (e->seqs[i].id == e->next_id)
+            e->seqs[i].req.cache_salt = NULL; /* borrowed until now; the names hold it */
     e->next_id++;
     e->n_active += n;
     e->rows_reserved += n * q->solve.window;
@@ -328,7 +330,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_evaluations = s->prompt_evaluations,
                             .prompt_positions = s->prompt_positions,
                             .prompt_residual_max = s->prompt_residual_max};
-    const bool leads = !s->waiting;
+    const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0);
     deq_kv_close(e->kv, &s->kv);
     deq_free(s->tokens);
@@ -363,7 +365,7 @@ enum deq_rc deq_expire(struct deq_engine *e, uint64_t id)
             continue;
         rc = DEQ_OK;
         s->expired = true;
-        if (s->paused || s->waiting || s->n_committed + 1 < s->req.n_prompt || !s->req.max_tokens)
+        if (!s->waiting && (s->paused || s->n_committed + 1 < s->req.n_prompt || !s->req.max_tokens)) /* choices that wait end with their leader */
             deq_seq_finish(e, s, DEQ_FINISH_DEADLINE, NULL);
     }
     return rc;

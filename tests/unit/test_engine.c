@@ -655,6 +655,70 @@ TEST(engine_choices)
     deq_model_free(m);
 }
 
+/* Choices that end with their first token do not take the others along; a deadline at the end of the prompt gives each its token. */
+TEST(engine_choices_of_one_token)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, "ROMEO: ");
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 6);
+    for (int round = 0; round < 2; round++) {
+        struct choices got;
+        struct deq_admission id;
+        memset(&got, 0, sizeof got);
+        struct deq_request q = tiny_request(m, &p, round ? 50 : 1, &x);
+        q.event = record_choice;
+        q.ctx = &got;
+        q.n = CHOICES;
+        q.solve.tol = 1e-6f;
+        for (size_t i = 0; i < CHOICES; i++)
+            got.a[i].vocab = x.vocab;
+        CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+        if (round) { /* all but the last position of the prompt are solved when time is up */
+            const uint64_t before = deq_engine_stats(e).positions;
+            while (deq_engine_stats(e).positions - before < p.n - 1)
+                deq_step(e);
+            CHECK(deq_expire(e, id.id) == DEQ_OK);
+        }
+        run_all(e);
+        for (size_t i = 0; i < CHOICES; i++)
+            CHECK_MSG(got.a[i].ended && got.a[i].n == 1 && got.a[i].finish == (round ? DEQ_FINISH_DEADLINE : DEQ_FINISH_LENGTH), "round %d, choice %zu: %zu tokens, %d",
+                      round, i, got.a[i].n, (int)got.a[i].finish);
+    }
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* What a deadline committed above its tolerance is nobody else's prefix. */
+TEST(engine_deadline_leaves_nothing_in_the_cache)
+{
+    struct deq_model *m = tiny();
+    struct deq_tokens p = encode(m, LONG_TEXT);
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 6), *fresh = tiny_engine(m, 1, 1);
+    struct deq_admission a;
+    struct deq_request q = tiny_request(m, &p, 4, &x);
+    q.solve.tol = 1e-6f;
+    q.n_prompt = 64;
+    struct answer cut = {.vocab = x.vocab};
+    struct deq_request first = q;
+    first.ctx = &cut;
+    CHECK(deq_submit(e, &first, &a, NULL) == DEQ_OK);
+    while (deq_engine_stats(e).positions < 63)
+        deq_step(e);
+    CHECK(deq_expire(e, a.id) == DEQ_OK);
+    run_all(e);
+    CHECK(cut.n == 1 && cut.not_converged == 1);
+    q.n_prompt = 70;
+    const struct answer alone = ask(fresh, &q, NULL), after = ask(e, &q, &a);
+    CHECK_MSG(a.cached_tokens == 32 && same(&alone, &after), "%zu cached", a.cached_tokens);
+    deq_engine_free(e);
+    deq_engine_free(fresh);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
 /* Penalties, bias and forbidden tokens look back at the text; whether a token of it is final or still a guess makes no difference. */
 TEST(engine_adjusted_sampling)
 {
