@@ -17,6 +17,7 @@ struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t max_b
     c->conn = conn;
     c->resume = resume;
     c->limit = stream_limit;
+    c->slack = SLACK_BYTES;
     c->refs = 1;
     c->last_write_ns = c->last_read_ns = deq_now_ns();
     return c;
@@ -72,7 +73,7 @@ static void pace(struct channel *c, bool pause)
 bool channel_write(struct channel *c, const void *bytes, size_t n)
 {
     pthread_mutex_lock(&c->lock);
-    bool ok = !c->gone && c->conn;
+    bool ok = !c->gone && !c->done && c->conn;
     if (ok) {
         const uint64_t now = deq_now_ns();
         if (!c->bytes.len)
@@ -92,8 +93,8 @@ bool channel_write(struct channel *c, const void *bytes, size_t n)
 void channel_start_stream(struct channel *c)
 {
     pthread_mutex_lock(&c->lock);
-    if (!c->streaming) {
-        c->bytes.max = c->limit + SLACK_BYTES;
+    if (!c->streaming && !c->done && !c->settled) {
+        c->bytes.max = c->limit + c->slack;
         c->streaming = true;
         c->status = 200;
         c->content_type = "text/event-stream; charset=utf-8";
@@ -106,6 +107,15 @@ void channel_start_stream(struct channel *c)
 bool channel_streaming(struct channel *c)
 {
     pthread_mutex_lock(&c->lock);
+    const bool streaming = c->streaming;
+    pthread_mutex_unlock(&c->lock);
+    return streaming;
+}
+
+bool channel_settle(struct channel *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->settled = true;
     const bool streaming = c->streaming;
     pthread_mutex_unlock(&c->lock);
     return streaming;

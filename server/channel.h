@@ -23,10 +23,12 @@ struct channel {
     void (*resume)(void *conn); /* wakes the connection */
     struct deq_buf bytes;       /* body not yet handed to the socket */
     size_t limit;               /* unread bytes of a stream before its producer pauses */
+    size_t slack;               /* more bytes that it may write until it has paused */
     unsigned refs;
     bool suspended;             /* the connection sleeps until there is something for it */
     bool may_stream;            /* the request wants events: if it waits long, the stream may begin early with a comment */
     bool streaming;             /* headers are out or may go out: bytes flow as they come */
+    bool settled;               /* the form of the answer is decided */
     bool paused;                /* the producer was asked to pause */
     bool done;                  /* nothing more will come */
     bool failed;                /* end the connection without a clean end */
@@ -45,9 +47,11 @@ void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
 /* Appends and wakes the connection. False when nobody reads any more. */
 bool channel_write(struct channel *c, const void *bytes, size_t n);
-/* Streaming starts: the connection may send its headers now. Nothing happens when it has started. */
+/* Streaming starts: the connection may send its headers now. Nothing happens when it has started, or is done. */
 void channel_start_stream(struct channel *c);
 bool channel_streaming(struct channel *c);
+/* From now on it streams only if it does already: the answer that is being written has one form. Returns which. */
+bool channel_settle(struct channel *c);
 /* When it may be tried again: headers of a response that does not stream. */
 void channel_retry_after(struct channel *c, unsigned ms);
 /* The same request would fail again: the client should not try. */

@@ -96,14 +96,12 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
             return DEQ_CONTINUE;
         if (e->finish == DEQ_FINISH_NUMERIC)
             fail(c, 500, "solver_diverged", e->message);
-        else if (e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)
-            fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
         if (c->failed)
             return DEQ_CONTINUE;
         choice_begin(ch);
         if (ch->stopped < 0)
             deq_text_end(ch->text, &ch->shown);
-        if (c->req.stream) {
+        if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) { /* those wait: if nobody has anything, it is an error */
             if (ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len)
                 (void)choice_send(ch, NULL);
             (void)choice_send(ch, finish_word(ch->finish));
@@ -166,6 +164,18 @@ static void log_completion(const struct completion *c)
              "parent_id", c->trace_id[0] ? c->parent_id : NULL);
 }
 
+/* A deadline passed, and no choice of any prompt has a token. */
+static bool late_without_anything(const struct completion *c)
+{
+    bool late = false;
+    for (size_t i = 0; i < n_choices(c); i++) {
+        if (c->choices[i].tokens)
+            return false;
+        late = late || c->choices[i].finish == DEQ_FINISH_DEADLINE;
+    }
+    return late;
+}
+
 static void on_end(struct job *j, enum job_end end, const char *message)
 {
     struct completion *c = ((struct prompt *)j)->c;
@@ -173,13 +183,23 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     case JOB_FINISHED: break;
     case JOB_CANCELED: c->cancelled = true; break;
     case JOB_QUEUE_TIMEOUT: fail(c, 503, "queue_timeout", "the request waited too long for a place"); break;
-    case JOB_DEADLINE: fail(c, 504, "deadline_exceeded", "the deadline passed while the request waited for a place"); break;
+    case JOB_DEADLINE: /* the choices have nothing; other prompts' may */
+        for (size_t i = 0; i < (size_t)c->req.best_of; i++)
+            c->choices[((struct prompt *)j)->index * (size_t)c->req.best_of + i].finish = DEQ_FINISH_DEADLINE;
+        break;
     case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
     case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
     }
     if (--c->open_jobs)
         return;
     channel_listen(c->channel, (struct channel_events){0});
+    for (size_t i = 0; c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c) && i < n_choices(c); i++)
+        if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens) {
+            choice_begin(&c->choices[i]);
+            (void)choice_send(&c->choices[i], finish_word(DEQ_FINISH_DEADLINE));
+        }
+    if (late_without_anything(c))
+        fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
     if (c->failed)
         completion_error(c, c->status, c->code, c->message);
     else if (c->cancelled) /* nobody is there */
@@ -231,7 +251,8 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
         deq_buf_init(bufs[k], TEXT_MAX_BYTES);
     struct deq_request q = deq_request_defaults(c->served->model);
-    q.max_tokens = (uint32_t)r->max_tokens;
+    const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
+    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* the default was nobody's wish */
     q.n = (uint32_t)r->best_of;
     q.ignore_eos = r->ignore_eos;
     q.want_prompt = r->echo && r->logprobs >= 0;
@@ -355,6 +376,7 @@ static void complete(struct service *s, struct served *m, struct exchange *x, bo
         jobs[i] = &c->prompts[i].job;
     pthread_mutex_lock(&x->channel->lock);
     x->channel->may_stream = c->req.stream;
+    x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece */
     pthread_mutex_unlock(&x->channel->lock);
     channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
     /* refused below, c is still this thread's; else it belongs to the engine's thread and may be gone already */

@@ -98,7 +98,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
                 deq_buf_fmt(out, "%s%u", k ? "," : "", (unsigned char)bytes[k]);
             deq_buf_str(out, i == 0 ? "],\"top_logprobs\":[" : "]},");
         }
-        if (n) /* without the last comma */
+        if (n && out->len) /* without the last comma */
             out->len--;
         deq_buf_str(out, "]},");
     } else {
@@ -116,7 +116,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
                 continue;
             own_in = own_in || ids[i] == token;
             token_string(c, ids[i], &name);
-            if (l.top->data[l.top->len - 1] != '{')
+            if (l.top->len && l.top->data[l.top->len - 1] != '{')
                 deq_buf_str(l.top, ",");
             add_string(l.top, &name);
             deq_buf_str(l.top, ":");
@@ -124,7 +124,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
         }
         if (!own_in) { /* "may be up to logprobs + 1": the sampled one is always in */
             token_string(c, token, &name);
-            if (l.top->data[l.top->len - 1] != '{')
+            if (l.top->len && l.top->data[l.top->len - 1] != '{')
                 deq_buf_str(l.top, ",");
             add_string(l.top, &name);
             deq_buf_str(l.top, ":");
@@ -182,6 +182,7 @@ static void prepend(struct deq_buf *to, const struct deq_buf *what)
 {
     if (what->len)
         deq_buf_add(to, what->data, what->len);
+    to->failed = to->failed || what->failed;
 }
 
 void choice_begin(struct choice *ch)
@@ -432,7 +433,7 @@ void completion_answer(struct completion *c)
 void completion_error(struct completion *c, int status, const char *code, const char *message)
 {
     struct deq_buf b;
-    const bool streaming = channel_streaming(c->channel);
+    const bool streaming = channel_settle(c->channel);
     if (!strcmp(code, "solver_diverged"))
         channel_no_retry(c->channel);
     if (status == 503)

@@ -55,14 +55,20 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
 
 /* --- Reload --- */
 
-bool service_reload(struct service *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx)
+enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err)
 {
-    struct deq_err err;
-    if (auth_reload(s->auth, &err))
-        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", "{s:s}", "reason", err.text);
-    if (s->tls && tls_reload(s->tls, &err))
-        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", "{s:s}", "reason", err.text);
-    return store_reload(s->store, done, ctx);
+    struct deq_err tls_err;
+    enum deq_rc rc = auth_reload(s->auth, err);
+    if (rc)
+        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", "{s:s}", "reason", err->text);
+    const enum deq_rc tls = s->tls ? tls_reload(s->tls, &tls_err) : DEQ_OK;
+    if (tls)
+        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", "{s:s}", "reason", tls_err.text);
+    if (tls && !rc) {
+        *err = tls_err;
+        rc = tls;
+    }
+    return rc;
 }
 
 /* On the reload's thread; ctx: the channel that waits, held. */
@@ -84,9 +90,14 @@ static void answer(void *ctx, enum deq_rc rc, const struct deq_err *err, const c
 void ep_reload(struct service *s, struct served *m, struct exchange *x)
 {
     (void)m;
+    struct deq_err err;
     log_line(LOG_INFO, "reload asked for", "{s:s}", "request_id", x->request_id);
+    if (service_reload_secrets(s, &err)) { /* the weights stay too: whoever asked mends the file first */
+        exchange_error(x, 500, "reload_failed", NULL, err.text);
+        return;
+    }
     channel_ref(x->channel);
-    if (service_reload(s, answer, x->channel))
+    if (store_reload(s->store, answer, x->channel))
         return;
     channel_unref(x->channel);
     x->retry_after_ms = 1000;

@@ -3,17 +3,22 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/log.h"
 #include "server/reply.h"
 #include "server/route.h"
 
-enum { BYTES_PER_TOKEN = 4 }; /* a guess, for the queue: before the prompt is read */
+enum {
+    BYTES_PER_TOKEN = 4,       /* a guess, for the queue: before the prompt is read */
+    JSON_FLOATS_MAX = 1 << 18, /* about 3 MB of text */
+};
 
 struct logits_job {
     struct job job;
     struct channel *channel;
     struct served *served; /* held */
+    char request_id[132];
     uint32_t vocab_size;
     bool raw, all, numeric;
     float *logits;  /* [positions, V] */
@@ -93,6 +98,8 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         const bool late = end == JOB_FINISHED && !l->numeric;
         const enum job_end as = late ? JOB_DEADLINE : end;
         status = errors[as].status;
+        if (as == JOB_FINISHED)
+            channel_no_retry(l->channel);
         if (status == 503)
             channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
         reply_error(&out, status, errors[as].code, NULL, message ? message : errors[as].message);
@@ -107,6 +114,9 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     else
         (void)channel_write(l->channel, out.data, out.len);
     channel_finish(l->channel, status, type, false);
+    if (log_on(LOG_INFO))
+        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status", end == JOB_CANCELED ? 499 : status, "prompt_tokens",
+                 (json_int_t)j->prompt.n, "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
     deq_buf_free(&out);
     logits_job_free(l);
 }
@@ -136,6 +146,15 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     }
     const uint32_t V = m->info.vocab_size;
     const size_t positions = r.all_positions ? r.prompt.n : 1;
+    const char *octets = x->accept ? strstr(x->accept, "application/octet-stream") : NULL;
+    const bool raw = octets && strncmp(octets + strlen("application/octet-stream"), ";q=0", 4);
+    if (!raw && (uint64_t)positions * V > JSON_FLOATS_MAX) { /* the engine's thread would print for longer than others may wait */
+        sched_release(&place);
+        store_release(m);
+        deq_tokens_free(&r.prompt);
+        exchange_error(x, 400, "invalid_value", "positions", "positions: more than 262144 numbers are not sent as JSON; ask for application/octet-stream");
+        return;
+    }
     struct logits_job *l = DEQ_NEW(struct logits_job);
     if (!l || !(l->logits = deq_alloc_array(positions, V * sizeof(float)))) {
         sched_release(&place);
@@ -158,6 +177,7 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
                           .on_event = on_event,
                           .on_end = on_end,
                           .sched = m->sched};
+    memcpy(l->request_id, x->request_id, sizeof l->request_id);
     l->channel = x->channel;
     l->served = m;
     l->vocab_size = V;
@@ -165,8 +185,7 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     l->all = r.all_positions;
     l->tol = r.solve.tol;
     l->converged = true;
-    const char *octets = x->accept ? strstr(x->accept, "application/octet-stream") : NULL;
-    l->raw = octets && strncmp(octets + strlen("application/octet-stream"), ";q=0", 4);
+    l->raw = raw;
     channel_ref(x->channel);
     channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = &l->job});
     struct sched *sched = m->sched;

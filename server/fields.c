@@ -128,9 +128,15 @@ bool fields_take_number(const struct object *o, const char *name, const json_t *
     return true;
 }
 
-static bool is_neutral(const json_t *v)
+/* Empty, false; and the words for "as if it were not there" of two fields. */
+static bool is_neutral(const char *name, const json_t *v)
 {
-    return json_is_false(v) || (json_is_string(v) && (!json_string_length(v) || !strcmp(json_string_value(v), "auto") || !strcmp(json_string_value(v), "none"))) ||
+    const char *text = json_string_value(v), *type = json_string_value(json_object_get(v, "type"));
+    if (!strcmp(name, "tool_choice") && text && (!strcmp(text, "auto") || !strcmp(text, "none")))
+        return true;
+    if (!strcmp(name, "response_format") && type && !strcmp(type, "text") && json_object_size(v) == 1)
+        return true;
+    return json_is_false(v) || (text && !*text) ||
            (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
 }
 
@@ -154,7 +160,7 @@ bool fields_take_fields(const struct object *o, const struct field *table, size_
         case OTHER: ok = f->take(o, f, v, request); break;
         case NEUTRAL:
             path_of(o, f->name, path);
-            ok = is_neutral(v) || fields_fail(o->err, 400, "unsupported_parameter", path, "%s: not supported by this server", path);
+            ok = is_neutral(f->name, v) || fields_fail(o->err, 400, "unsupported_parameter", path, "%s: not supported by this server", path);
             break;
         }
         if (!ok)

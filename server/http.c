@@ -29,6 +29,7 @@ enum {
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     TIMEOUT_MAX_MS = 86400000,
+    LARGE_BODIES_MAX = 64,
     LARGE_BODY_BYTES = 64 << 10, /* read and tokenised by a thread of its own: hundreds of connections wait for each of libmicrohttpd's */
 };
 
@@ -38,6 +39,7 @@ struct listener {
     struct MHD_Daemon *daemon;
     int fd;
     bool admin, tls;
+    bool forsaken; /* nobody can connect any more */
 };
 
 struct http {
@@ -48,6 +50,7 @@ struct http {
     struct listener main, admin;
     _Atomic size_t connections; /* of the main listener */
     _Atomic size_t exchanges;
+    _Atomic bool closing; /* every answer is its connection's last: the client finds another server */
     _Atomic uint64_t next_request;
     /* large bodies; lock order: channel, then work_lock */
     pthread_t worker;
@@ -55,6 +58,7 @@ struct http {
     pthread_mutex_t work_lock;
     pthread_cond_t work_there, work_done;
     struct request_state *work, **work_end;
+    unsigned n_work;
     uint64_t run_id; /* random: request ids of two runs differ */
 };
 
@@ -251,6 +255,8 @@ static struct caller anonymous(struct MHD_Connection *conn)
     const struct sockaddr *a = i ? i->client_addr : NULL;
     if (a && a->sa_family == AF_INET)
         return auth_anonymous(&((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
+    if (a && a->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr))
+        return auth_anonymous((const char *)&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr + 12, 4);
     if (a && a->sa_family == AF_INET6)
         return auth_anonymous(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, 8); /* the /64: one customer's */
     return auth_anonymous("", 0);
@@ -345,7 +351,7 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (f->no_retry)
         MHD_add_response_header(r, "x-should-retry", "false");
-    if (f->close || s->last_request)
+    if (f->close || s->last_request || atomic_load(&s->http->closing))
         MHD_add_response_header(r, "Connection", "close");
 }
 
@@ -460,10 +466,15 @@ static void *worker_main(void *arg)
         pthread_mutex_unlock(&h->work_lock);
         struct channel *c = s->x.channel;
         channel_ref(c);
-        h->handler.handle(h->handler.ctx, &s->x);
+        pthread_mutex_lock(&c->lock);
+        const bool gone = c->gone;
+        pthread_mutex_unlock(&c->lock);
+        if (!gone) /* else nobody waits for it; also when the server ends and hung up on everybody */
+            h->handler.handle(h->handler.ctx, &s->x);
         pthread_mutex_lock(&c->lock);
         pthread_mutex_lock(&h->work_lock);
         s->working = false; /* from here on s may go */
+        h->n_work--;
         pthread_cond_broadcast(&h->work_done);
         pthread_mutex_unlock(&h->work_lock);
         channel_wake(c);
@@ -479,6 +490,14 @@ static enum MHD_Result hand_to_worker(struct request_state *s)
     struct channel *c = s->x.channel;
     pthread_mutex_lock(&c->lock);
     pthread_mutex_lock(&h->work_lock);
+    if (h->n_work >= LARGE_BODIES_MAX) {
+        pthread_mutex_unlock(&h->work_lock);
+        pthread_mutex_unlock(&c->lock);
+        s->x.retry_after_ms = 1000;
+        refuse(&s->x, 429, "queue_full", "too many large requests are waiting; try again later");
+        return send_reply(s, false);
+    }
+    h->n_work++;
     s->working = true;
     *h->work_end = s;
     h->work_end = &s->next;
@@ -505,7 +524,7 @@ static enum MHD_Result answer(struct request_state *s)
     pthread_mutex_unlock(&c->lock);
     if (working)
         return MHD_YES;
-    return s->x.status ? send_reply(s, false) : answer_from_channel(s);
+    return s->x.status ? send_reply(s, s->x.overfull) : answer_from_channel(s);
 }
 
 static enum MHD_Result dispatch(struct request_state *s)
@@ -645,7 +664,7 @@ static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin
         MHD_OPTION_EXTERNAL_LOGGER, on_error, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
         admin ? 0u : (unsigned)DEQ_MAX(c->http_threads, 2u), MHD_OPTION_CONNECTION_LIMIT,
         admin ? (unsigned)ADMIN_CONNECTIONS : (unsigned)(c->max_connections + SPARE_CONNECTIONS), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((c->idle_timeout_ms + 999) / 1000),
+        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1), /* watch.c keeps the exact ones */
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
     return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start on %s", option, text);
@@ -686,10 +705,17 @@ enum deq_rc http_start(const struct conf *conf, struct metrics *m, struct tls *t
     return DEQ_OK;
 }
 
+void http_close_connections(struct http *h)
+{
+    atomic_store(&h->closing, true);
+}
+
 void http_stop_accepting(struct http *h)
 {
     (void)MHD_quiesce_daemon(h->main.daemon);
     (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */
+    listen_cleanup(h->conf->listen);       /* now, not later: another daemon may take the path meanwhile */
+    h->main.forsaken = true;
 }
 
 size_t http_open_exchanges(const struct http *h)
@@ -703,7 +729,8 @@ static void stop_listener(struct listener *l, const char *address)
         MHD_stop_daemon(l->daemon);
     if (l->fd >= 0) {
         close(l->fd);
-        listen_cleanup(address);
+        if (!l->forsaken)
+            listen_cleanup(address);
     }
 }
 
@@ -712,7 +739,7 @@ void http_stop(struct http *h)
     if (!h)
         return;
     /* stopping with a sleeping connection aborts the process: wake them all, then wait for them */
-    for (int tries = 0; tries < 200 && atomic_load(&h->exchanges); tries++) {
+    for (int tries = 0; tries < 1000 && atomic_load(&h->exchanges); tries++) {
         const struct timespec nap = {.tv_nsec = 10000000};
         watch_hang_up_all(h->watch);
         nanosleep(&nap, NULL);

@@ -1,7 +1,8 @@
 /* The only file that sees libmicrohttpd. It turns connections into struct exchange (one request and its response) and hands requests to the router:
  * `check` when the headers are there, `handle` when the body is; bytes come back through struct channel.
  *
- * Threads: libmicrohttpd's pool runs everything here; watch.h has a thread of its own for what libmicrohttpd does not see. */
+ * Threads: libmicrohttpd's pool runs everything here, but for large bodies, which a thread of ours hands over one by one; watch.h has another for what
+ * libmicrohttpd does not see. */
 #ifndef DEQ_SERVER_HTTP_H
 #define DEQ_SERVER_HTTP_H
 
@@ -49,6 +50,8 @@ struct http;
  * resolved) go to ret_address and ret_admin [160]. */
 enum deq_rc http_start(const struct conf *c, struct metrics *m, struct tls *tls, const struct http_handler *handler, struct http **ret,
                        char *ret_address, char *ret_admin, struct deq_err *err);
+/* Every answer from now on ends its connection. */
+void http_close_connections(struct http *h);
 /* New connections are refused; open ones go on. */
 void http_stop_accepting(struct http *h);
 size_t http_open_exchanges(const struct http *h);

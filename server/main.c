@@ -52,6 +52,7 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     const struct conf *c = s->conf;
     const uint32_t delay_ms = sig == SIGINT ? 0 : c->drain_delay_ms;
     atomic_store(&s->state, SERVER_DRAINING);
+    http_close_connections(http);
     log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
     bool now = delay_ms && wait_signal(signals, delay_ms);
@@ -146,7 +147,9 @@ int main(int argc, char **argv)
     store_release(m);
     for (;;) {
         sig = sigwaitinfo(&signals, NULL);
-        if (sig == SIGHUP && !service_reload(&service, NULL, NULL))
+        if (sig == SIGHUP)
+            (void)service_reload_secrets(&service, &err); /* logged there */
+        if (sig == SIGHUP && !store_reload(service.store, NULL, NULL))
             log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work", NULL);
         else if (sig == SIGTERM || sig == SIGINT)
             break;

@@ -186,10 +186,8 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
     const size_t room = n_prompt < c->max_positions ? c->max_positions - n_prompt : 0;
     if (n_prompt <= c->max_positions && (uint64_t)r->max_tokens <= room)
         return true;
-    if (!r->max_given && room) { /* the default was nobody's wish */
-        r->max_tokens = (int64_t)room;
+    if (!r->max_given && room) /* the default was nobody's wish: it is cut to what fits */
         return true;
-    }
     err->n_prompt_tokens = n_prompt;
     err->n_ctx = c->max_positions;
     if (n_prompt > c->max_positions || !r->max_tokens)

@@ -8,6 +8,8 @@
 #include "core/base/mem.h"
 #include "server/request_impl.h"
 
+enum { ANSWER_MAX_BYTES = 256 << 20 };
+
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     (void)f;
@@ -371,16 +373,27 @@ static bool check_together(const struct object *o, struct completion_request *r)
         return fields_bad_value(o, "min_tokens", "must be at most max_tokens");
     if (r->logprob_ids.n && r->logprobs < 0)
         return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
+    /* a token's text, and with logprobs as many names and numbers */
+    const uint64_t token_bytes = r->logprobs < 0 ? 16 : 64 + 40 * ((uint64_t)r->logprobs + r->logprob_ids.n + 1);
+    uint64_t answer_bytes = 0;
     for (size_t i = 0; i < r->n_prompts; i++) {
         struct deq_tokens *p = &r->prompts[i];
-        const size_t most = r->truncate < 0 ? o->context->max_positions - (size_t)DEQ_MIN(r->max_tokens, (int64_t)o->context->max_positions - 1) : (size_t)r->truncate;
+        const int64_t room = r->max_given ? DEQ_MIN(r->max_tokens, (int64_t)o->context->max_positions - 1) : 1; /* -1: all that leaves room for the answer */
+        const size_t most = r->truncate < 0 ? o->context->max_positions - (size_t)room : (size_t)r->truncate;
         if (r->truncate && p->n > most) { /* asked for by name, else never: the end stays */
             memmove(p->ids, p->ids + p->n - most, most * sizeof *p->ids);
             p->n = most;
         }
         if (!request_fits(o->context, p->n, r, o->err))
             return false;
+        const uint64_t text = DEQ_MIN((uint64_t)r->max_tokens, (uint64_t)o->context->max_positions), echo = r->echo ? p->n : 0;
+        r->echo_bytes += echo * (uint64_t)r->best_of * token_bytes;
+        answer_bytes += (echo + text) * (uint64_t)r->best_of * token_bytes;
     }
+    if (answer_bytes > ANSWER_MAX_BYTES)
+        return fields_fail(o->err, 400, "invalid_value", r->logprobs < 0 ? "max_tokens" : "logprobs",
+                           "%s: so many prompts, choices and tokens would make an answer of about %llu MB; the most is %d", r->logprobs < 0 ? "max_tokens" : "logprobs",
+                           (unsigned long long)(answer_bytes >> 20), ANSWER_MAX_BYTES >> 20);
     return true;
 }
 

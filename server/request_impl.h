@@ -16,7 +16,7 @@ bool request_never_empty(const struct object *o, struct deq_tokens *t);
 bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p);
 /* The model's own settings, where the server's bounds allow them. */
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
-/* Whether a prompt and max_tokens fit; what was not asked for by name is cut to what fits. */
+/* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
 void request_print_completion_fields(void);
 

@@ -33,8 +33,8 @@ void exchange_request_error(struct exchange *x, const struct request_error *e);
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);
 struct request_context service_context(const struct service *s, const struct served *m);
 
-/* Keys, certificate, model: what SIGHUP and POST /admin/reload read again. False: a reload is under way. */
-bool service_reload(struct service *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx);
+/* Keys and certificate: what SIGHUP and POST /admin/reload read again beside the model. Both are tried; *err is the first failure. */
+enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err);
 
 /* Endpoints: each answers x, or hands work that will answer through x->channel (status stays 0). m: the model at hand, theirs to release; NULL for
  * endpoints that need none. */

@@ -27,6 +27,7 @@ struct client {
     uint64_t received_bytes; /* on this socket when it became idle */
     struct channel *channel; /* of the exchange in work */
     bool hangup;             /* the other side will send nothing more */
+    bool look_again;         /* it half-closed before its request was understood: at the next tick it is known whether it streams */
     bool refused, tls;
     char request_id[132];    /* of the exchange whose body is due */
 };
@@ -153,12 +154,15 @@ static void left(struct client *cl, bool reset)
     if (!c)
         return;
     pthread_mutex_lock(&c->lock);
-    const bool streaming = c->streaming, done = c->done;
+    const bool streaming = c->streaming, will_stream = c->may_stream, done = c->done;
     pthread_mutex_unlock(&c->lock);
-    if (reset || !streaming)
+    if (reset || !(streaming || will_stream)) {
         channel_hang_up(c);
-    else if (!done) /* a half-closed client may still read a stream: a comment finds out, a dead peer answers it with a reset */
-        (void)channel_write(c, ": ping\n\n", 8);
+    } else if (!done) { /* a half-closed client may still read a stream: a comment finds out, a dead peer answers it with a reset */
+        channel_start_stream(c);
+        if (channel_streaming(c))
+            (void)channel_write(c, ": ping\n\n", 8);
+    }
 }
 
 void watch_channel(struct watch *w, struct client *cl, struct channel *c)
@@ -169,8 +173,11 @@ void watch_channel(struct watch *w, struct client *cl, struct channel *c)
     cl->channel = c;
     if (c) {
         struct pollfd p = {.fd = cl->fd, .events = POLLRDHUP};
-        if (poll(&p, 1, 0) > 0) /* it left while its request was read: epoll has told already */
-            left(cl, (p.revents & (POLLHUP | POLLERR)) != 0);
+        if (poll(&p, 1, 0) > 0) { /* it left while its request was read: epoll has told already */
+            cl->look_again = !(p.revents & (POLLHUP | POLLERR));
+            if (!cl->look_again)
+                left(cl, true);
+        }
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -196,7 +203,8 @@ static void look_after(const struct watch *w, struct channel *c)
         channel_hang_up(c);
     } else if (silent) {
         channel_start_stream(c); /* also while it waits in the queue: proxies cut what is silent for long */
-        (void)channel_write(c, ": ping\n\n", 8);
+        if (channel_streaming(c))
+            (void)channel_write(c, ": ping\n\n", 8);
     }
 }
 
@@ -229,6 +237,9 @@ static void tick(struct watch *w)
             (void)shutdown(cl->fd, SHUT_RDWR);
             cl->deadline_ns = 0;
         }
+        if (cl->look_again && cl->channel)
+            left(cl, false);
+        cl->look_again = false;
         if (cl->channel)
             look_after(w, cl->channel);
     }

@@ -377,3 +377,34 @@ def test_slow_reader_is_paused():
         check(ok, "unread for stall_ms: cancelled")
         equal((m["deqd_cache_pages_used"], m["deqd_cache_pages_reserved"]), (0, 0), "its pages are back")
         s.close()
+
+
+def test_half_closed_client_gets_its_stream():
+    """A client that ends its sending half after the request is there all the same; one that closed is not."""
+    import socket
+    from lib import parse_sse, raw_request, read_response
+    d = usual()
+    for _ in range(5):
+        with d.connect() as s:
+            s.sendall(raw_request({"prompt": "O", "max_tokens": 300, "temperature": 0, "ignore_eos": True, "stream": True}))
+            s.shutdown(socket.SHUT_WR)
+            st, _, body, _ = read_response(s)
+            events, done = parse_sse(body)
+            equal((st, done, events[-1]["choices"][0]["finish_reason"]), (200, True, "length"), "half-closed")
+
+
+def test_answers_that_would_be_too_large():
+    d = usual()
+    s, _, o = d.post("/v1/completions", {"prompt": [[70] * 1500] * 100, "n": 16, "echo": True, "logprobs": 20, "max_tokens": 1})
+    check_error(s, o, 400, "invalid_value", "logprobs", "hundreds of megabytes of scores")
+    s, _, o = d.post("/v1/logits", {"prompt": [70] * 1000, "positions": "all"})
+    check_error(s, o, 400, "invalid_value", "positions", "megabytes of numbers as JSON")
+    check("octet-stream" in o["error"]["message"], "and what to do")
+
+
+def test_a_default_is_cut_for_each_prompt():
+    with Daemon("engine.max_positions=64", *CHAT) as d:
+        o = d.complete([[70] * 60, [70]], ignore_eos=True)
+        equal(o["usage"]["completion_tokens"], 4 + 16, "each prompt by itself")
+        s, _, o = d.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 200}], "truncate_prompt_tokens": -1})
+        equal((s, o["usage"]["prompt_tokens"]), (200, 63), "-1 leaves room for a token")

@@ -671,6 +671,7 @@ TEST(engine_choices_of_one_token)
         q.ctx = &got;
         q.n = CHOICES;
         q.solve.tol = 1e-6f;
+        q.solve.window = 1; /* positions one by one, so that the last one can be caught alone */
         for (size_t i = 0; i < CHOICES; i++)
             got.a[i].vocab = x.vocab;
         CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
@@ -700,6 +701,7 @@ TEST(engine_deadline_leaves_nothing_in_the_cache)
     struct deq_admission a;
     struct deq_request q = tiny_request(m, &p, 4, &x);
     q.solve.tol = 1e-6f;
+    q.solve.window = 1;
     q.n_prompt = 64;
     struct answer cut = {.vocab = x.vocab};
     struct deq_request first = q;

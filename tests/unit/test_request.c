@@ -30,7 +30,7 @@ static void check_accepted(const struct completion_request *r, const struct conf
     CHECK(r->solve.tol >= c->tol_min && r->solve.tol <= c->tol_max && r->solve.window >= 1 && r->solve.window <= c->max_window && r->solve.max_iter <= c->max_iter_max &&
           r->solve.min_iter <= r->solve.max_iter);
     for (size_t i = 0; i < r->n_prompts; i++) {
-        CHECK(r->prompts[i].n >= 1 && r->prompts[i].n + (uint64_t)r->max_tokens <= max_positions);
+        CHECK(r->prompts[i].n >= 1 && r->prompts[i].n <= max_positions && (!r->max_given || r->prompts[i].n + (uint64_t)r->max_tokens <= max_positions));
         for (size_t k = 0; k < r->prompts[i].n; k++)
             CHECK(r->prompts[i].ids[k] < vocab);
     }
