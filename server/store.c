@@ -176,7 +176,7 @@ static void *reload_main(void *arg)
     struct store *s = arg;
     struct served *fresh = NULL, *old = NULL;
     struct deq_err err = {0};
-    char fingerprint[17] = "";
+    char fingerprint[17] = "", name[65] = ""; /* copies: once swapped in, the model may be swapped out and freed by the next reload */
     const uint64_t t0 = deq_now_ns();
     enum deq_rc rc = load(s, &fresh, &err);
     void (*const done)(void *, enum deq_rc, const struct deq_err *, const char *) = s->done; /* set before this thread began, until reloading is false */
@@ -187,6 +187,7 @@ static void *reload_main(void *arg)
         rc = deq_fail(&err, DEQ_ECANCELED, "the server is shutting down");
     if (!rc) {
         snprintf(fingerprint, sizeof fingerprint, "%s", fresh->info.fingerprint);
+        memcpy(name, fresh->name, sizeof name);
         while (s->old[slot]) /* store_reload saw that there is one */
             slot++;
         old = s->old[slot] = s->current;
@@ -199,7 +200,7 @@ static void *reload_main(void *arg)
         log_line(LOG_ERROR, "reload failed, the model that served goes on", "{s:s}", "reason", err.text);
         served_free(fresh);
     } else {
-        log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", fresh->name, "fingerprint", fingerprint, "before", old->info.fingerprint,
+        log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", name, "fingerprint", fingerprint, "before", old->info.fingerprint,
                  "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000));
     }
     if (done)
