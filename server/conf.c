@@ -57,6 +57,7 @@ static const struct deq_opt options[] = {
     FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
     U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
     U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before its sequence pauses."),
+    U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10", "Tokens of a stream that come faster are sent together; 0 sends after every step of the engine."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
     U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "A client that reads nothing for so long is dropped."),
     STR("chat.message", chat_message, "", NULL, "A message of a chat as text, {role} and {content} filled in; empty: no chat. \\n is a new line."),

@@ -27,7 +27,7 @@ struct conf {
     uint64_t max_logits_bytes;
     float tol_min, tol_max;
     uint32_t max_iter_max;
-    uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms;
+    uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_flush_ms;
     uint32_t stall_ms;
     /* chat */
     char chat_message[512], chat_reply[256], chat_stop[64];

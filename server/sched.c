@@ -411,12 +411,15 @@ static void attend(struct sched *s, bool all)
     }
 }
 
-/* What a step gave goes out when it is over: one piece and one wake-up for each reader, and none of them in the middle of a step. */
-static void hand_over(struct sched *s)
+/* What steps gave goes out when one is over, never in the middle of it, and in one piece: the first token at once, then at most every stream.flush_ms,
+ * since waking a reader for every token of a fast stream costs more than making it. */
+static void hand_over(struct sched *s, bool all)
 {
+    const uint64_t now = deq_now_ns(), wait_ns = s->conf->stream_flush_ms * 1000000ull;
     for (struct job *j = s->running; j; j = j->next)
-        if (j->touched) {
+        if (j->touched && (all || now - j->handed_ns >= wait_ns)) {
             j->touched = false;
+            j->handed_ns = now;
             if (j->on_step)
                 j->on_step(j);
         }
@@ -485,13 +488,14 @@ static void *engine_main(void *arg)
             s->outside_since_ns = deq_thread_cpu_ns();
             const double took = (double)(deq_now_ns() - t) * 1e-9;
             metrics_observe(&s->metrics->step_s, took);
-            hand_over(s);
+            hand_over(s, false);
             const struct deq_engine_stats now = deq_engine_stats(s->engine);
             step_cost_add(&s->cost, (double)(now.rows - rows), took);
             metrics_observe(&s->metrics->rows, (double)(now.rows - rows));
             metrics_observe(&s->metrics->step_tokens, (double)(now.positions - s->seen.positions));
         } else if (deq_active(s->engine)) {
             /* all are paused and the one at the head does not fit: nothing to do until somebody reads */
+            hand_over(s, true);
             pthread_mutex_lock(&s->lock);
             if (s->queue && !s->attention && !s->arrivals && !s->stop && !s->end_all)
                 rest(s);

@@ -32,7 +32,7 @@ struct job {
     /* engine thread: PROMPT, TOKEN and END of every choice */
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine thread; may be NULL. admission is filled */
-    void (*on_step)(struct job *j);  /* engine thread, after a step in which it had a TOKEN and did not end; may be NULL */
+    void (*on_step)(struct job *j);  /* engine thread, after a step: what its TOKENs gave goes out; may be NULL */
     /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED: message says why */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* the scheduler's */
@@ -45,7 +45,8 @@ struct job {
     bool paused, expired;
     bool held;         /* waits its turn in this step */
     uint64_t last_turn; /* the step it last took part in */
-    bool touched; /* had a TOKEN in this step */
+    bool touched; /* had a TOKEN that was not handed over */
+    uint64_t handed_ns; /* when that was last done */
     uint32_t open_choices, tokens, first_choice_tokens;
     size_t seat;       /* of its caller, in the sharing of a step */
 };

@@ -351,7 +351,7 @@ def test_slow_reader_is_paused():
     """A stream that nobody reads stops its own sequence only, goes on when it is read, and loses nothing; unread for too long, it is cancelled."""
     fields = {"prompt": "A", "max_tokens": 6000, "temperature": 0, "ignore_eos": True}
     from lib import parse_sse, raw_request, read_response
-    with Daemon("engine.max_positions=200000", "stream.buffer_bytes=4096", "stream.stall_ms=60000") as d:
+    with Daemon("engine.max_positions=200000", "stream.flush_ms=0", "stream.buffer_bytes=4096", "stream.stall_ms=60000") as d:
         whole = d.complete(**fields)["choices"][0]["text"]
         s = d.connect(60)
         s.sendall(raw_request(dict(fields, stream=True)))
@@ -370,7 +370,7 @@ def test_slow_reader_is_paused():
         events, done = parse_sse(body)
         equal((st, done, events_text(events) == whole), (200, True, True), "read after all: whole, and the same")
         s.close()
-    with Daemon("engine.max_positions=200000", "stream.buffer_bytes=4096", "stream.stall_ms=%d" % (500 * SLOW)) as d:
+    with Daemon("engine.max_positions=200000", "stream.flush_ms=0", "stream.buffer_bytes=4096", "stream.stall_ms=%d" % (500 * SLOW)) as d:
         s = d.connect(60)
         s.sendall(raw_request(dict(fields, stream=True, max_tokens=100000)))
         ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 0 and m["deqd_requests_cancelled_total{phase=\"decode\"}"] == 1 and
