@@ -32,7 +32,7 @@ http {
 
 class Proxy:
     """nginx on a free port in front of a daemon; lib.Daemon's methods that talk HTTP work on it."""
-    host = "127.0.0.1"
+    host, unix, tls, key = "127.0.0.1", None, None, None
     connect, http, request, post = lib.Daemon.connect, lib.Daemon.http, lib.Daemon.request, lib.Daemon.post
 
     def __init__(self, d):
@@ -75,7 +75,7 @@ def pieces(at, body, base=""):
 
 
 def test_stream():
-    with lib.Daemon("limits.max_iter=1000", model=STORIES) as d, Proxy(d) as proxy:
+    with lib.Daemon("stream.flush_ms=0", "limits.max_iter=1000", model=STORIES) as d, Proxy(d) as proxy:
         direct = pieces(d, LONG)
         for base in ("", "/plain"):
             # slow tokens, and fewer bytes in all than nginx would gather before it passes any on
