@@ -165,7 +165,7 @@ void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_
     s->w = w;
     s->tokens = tokens;
     for (size_t i = 0; i < s->n; i++) {
-        memcpy(s->e + i * D, w->embed + tokens[i] * D, D * sizeof(float));
+        memcpy(s->e + i * D, w->embed[0] + tokens[i] * D, D * sizeof(float));
         k->scale(s->e + i * D, root, D);
     }
     for (unsigned l = 0; l < s->arch.n_block; l++) {
@@ -206,7 +206,7 @@ void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
         deq_gemm_dytx(s->t, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
     }
     for (size_t i = 0; i < s->n; i++)
-        k->axpy(g->embed + s->tokens[i] * D, root, d_e + i * D, D);
+        k->axpy(g->embed[0] + s->tokens[i] * D, root, d_e + i * D, D);
 }
 
 /* --- One block, forward and VJP --- */
@@ -350,7 +350,7 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
     }
     for (size_t r = 0; r < s->n; r += LOSS_ROWS) {
         const size_t rows = DEQ_MIN((size_t)LOSS_ROWS, s->n - r);
-        deq_gemm_xwt(rows, V, D, h + r * D, D, w->embed, D, 0, s->logits, V);
+        deq_gemm_xwt(rows, V, D, h + r * D, D, w->embed[0], D, 0, s->logits, V);
         for (size_t i = 0; i < rows; i++) {
             float *y = s->logits + i * V;
             const uint32_t target = targets[r + i];
@@ -370,9 +370,9 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
             y[target] -= 1.0f / (float)count;
         }
         if (d_z)
-            deq_gemm_dyw(rows, V, D, s->logits, V, w->embed, D, 0, d_x + r * D, D);
+            deq_gemm_dyw(rows, V, D, s->logits, V, w->embed[0], D, 0, d_x + r * D, D);
         if (g)
-            deq_gemm_dytx(rows, V, D, s->logits, V, h + r * D, D, g->embed, D);
+            deq_gemm_dytx(rows, V, D, s->logits, V, h + r * D, D, g->embed[0], D);
     }
     if (d_z && s->arch.final_norm)
         norm_rows_vjp(z, stats, s->n, D, w->final_norm_g, d_x, d_z, g ? g->final_norm_g : NULL, g ? g->final_norm_b : NULL);

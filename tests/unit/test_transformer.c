@@ -68,7 +68,10 @@ static void check_variant(struct deq_arch a)
         worst = fmax(worst, fabs((double)fz[i] - (double)expected[i]));
     /* two orders of summation over at most 40 terms of size 1, through at most three blocks: about 1e-5 */
     CHECK_MSG(worst < 1e-4, "norm %s, %u blocks: f differs by %g", deq_norm_name(a.norm), a.n_block, worst);
-    cell->ops->readout(cell, T, fp_const, logits);
+    float *to[T];
+    for (size_t i = 0; i < T; i++)
+        to[i] = logits + i * V;
+    cell->ops->readout(cell, T, fp_const, to, NULL);
     deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
     for (size_t i = 0; i < T; i++) {
         double top = -1e30, sum = 0;
@@ -87,7 +90,7 @@ static void check_variant(struct deq_arch a)
         for (size_t h = 0; h < a.predictor_hidden; h++) {
             double x = (double)w->pred_b[h];
             for (size_t k = 0; k < D; k++)
-                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
+                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[0][tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
             sum += (double)w->pred_out_w[d * a.predictor_hidden + h] * fmax(x, 0);
         }
         CHECK(fabs(sum - (double)z0[d]) < 1e-4);
@@ -98,6 +101,7 @@ static void check_variant(struct deq_arch a)
     cell->ops->free(cell);
     deq_pool_free(pool);
     deq_transformer_free(tf);
+    deq_weights_free(w);
     deq_seq_free(s);
     deq_free(z);
     deq_free(fz);
