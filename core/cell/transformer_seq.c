@@ -8,7 +8,7 @@
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
 
-enum { LOSS_ROWS = 256 }; /* rows of logits that exist at a time */
+enum { LOSS_ROWS = 256, LOSS_FLOATS = 1 << 24 }; /* logits that exist at a time: that many rows, or fewer of a large vocabulary */
 
 /* --- Memory: one block, cut by one walk that first counts, then sets pointers --- */
 
@@ -27,17 +27,18 @@ static void cut(struct cut *c, float **slot, size_t floats)
 static void layout(struct deq_seq *s, struct cut *c, bool dropout)
 {
     const struct deq_arch *a = &s->arch;
-    const size_t N = s->n, T = s->t, D = a->d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->n, T = s->t, R = s->t + s->m_max, D = a->d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     c->at = 0;
     cut(c, &s->e, N * D);
-    cut(c, &s->sin, T * D);
+    cut(c, &s->sin, R * D);
     for (unsigned l = 0; l < a->n_block; l++) {
         cut(c, &s->u[l], N * 3 * HD);
         cut(c, &s->d_u[l], N * 3 * HD);
         cut(c, &s->ux[l], a->inject_residual ? N * D : 0);
         cut(c, &s->d_ux[l], a->inject_residual ? N * D : 0);
-        cut(c, &s->rel[l], T * HD);
-        cut(c, &s->d_rel[l], T * HD);
+        cut(c, &s->rel[l], R * HD);
+        cut(c, &s->d_rel[l], R * HD);
+        cut(c, &s->memory[l], s->b * s->m_max * 2 * HD);
     }
     if (dropout) {
         cut(c, &s->mask_attn, s->b * D);
@@ -49,7 +50,7 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
         cut(c, &t->n1, a->norm == DEQ_NORM_POST ? 0 : N * D);
         cut(c, &t->st1, N * 2);
         cut(c, &t->qkv, N * 3 * HD);
-        cut(c, &t->probs, s->b * a->n_head * T * T);
+        cut(c, &t->probs, s->b * a->n_head * T * R);
         cut(c, &t->av, N * HD);
         cut(c, &t->avn, a->norm == DEQ_NORM_PRE_SUB ? N * HD : 0);
         cut(c, &t->st_sub, a->norm == DEQ_NORM_PRE_SUB ? N * 2 : 0);
@@ -64,24 +65,26 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
     cut(c, &s->w_nf, N * F);
     cut(c, &s->w_nh, N * HD);
     cut(c, &s->w_qkv, N * 3 * HD);
-    cut(c, &s->w_tt, 64 * T);
-    cut(c, &s->w_tt2, 64 * T);
+    cut(c, &s->w_tt, 64 * R);
+    cut(c, &s->w_tt2, 64 * R);
     cut(c, &s->w_td, 64 * (size_t)a->d_head);
-    cut(c, &s->logits, LOSS_ROWS * (size_t)a->vocab_size);
+    cut(c, &s->tails, s->loss_rows * a->n_cutoffs);
+    cut(c, &s->gather, s->loss_rows * a->d_model);
+    cut(c, &s->logits, s->loss_rows * (size_t)a->vocab_size);
 }
 
-enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, unsigned n_tapes, bool dropout, struct deq_seq **ret,
+enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t memory, unsigned n_tapes, bool dropout, struct deq_seq **ret,
                         struct deq_err *err)
 {
-    if (t > arch->attn_window)
-        return deq_fail(err, DEQ_EINVAL, "sequences of %zu positions exceed the attention window of %u", t, arch->attn_window);
     struct deq_seq *s = DEQ_NEW(struct deq_seq);
     if (!s || !(s->tape = DEQ_NEW_ARRAY(struct deq_tape, (size_t)n_tapes * arch->n_block)))
         goto nomem;
     s->arch = *arch;
     s->b = b;
-    s->t = t;
+    s->t = s->t_max = t;
     s->n = b * t;
+    s->m_max = memory;
+    s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / arch->vocab_size), (size_t)1);
     s->n_tapes = n_tapes;
     struct cut c = {0};
     layout(s, &c, dropout);
@@ -90,8 +93,8 @@ enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, unsigne
         goto nomem;
     c.mem = s->mem;
     layout(s, &c, dropout);
-    for (size_t i = 0; i < t; i++)
-        deq_sinusoid((uint32_t)(t - 1 - i), arch->d_model, s->sin + i * arch->d_model);
+    for (size_t i = 0; i < t + memory; i++)
+        deq_sinusoid((uint32_t)(t + memory - 1 - i), arch->d_model, s->sin + i * arch->d_model);
     *ret = s;
     return DEQ_OK;
 nomem:
@@ -106,6 +109,12 @@ void deq_seq_free(struct deq_seq *s)
     deq_free(s->mem);
     deq_free(s->tape);
     deq_free(s);
+}
+
+void deq_seq_length(struct deq_seq *s, size_t t)
+{
+    s->t = t;
+    s->n = s->b * t;
 }
 
 /* --- Small helpers on [N, n] --- */
@@ -160,12 +169,12 @@ static void draw_mask(float *mask, size_t n, float dropout, uint64_t seed, uint6
 void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, float dropout, uint64_t seed, uint64_t step)
 {
     const struct deq_kern *k = deq_kern();
-    const size_t D = s->arch.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head;
+    const size_t D = s->arch.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->t_max + s->m_max;
     const float root = sqrtf((float)D);
     s->w = w;
     s->tokens = tokens;
     for (size_t i = 0; i < s->n; i++) {
-        memcpy(s->e + i * D, w->embed[0] + tokens[i] * D, D * sizeof(float));
+        deq_seq_embed(w, tokens[i], s->e + i * D);
         k->scale(s->e + i * D, root, D);
     }
     for (unsigned l = 0; l < s->arch.n_block; l++) {
@@ -176,9 +185,9 @@ void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_
             add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->n, D);
             memset(s->d_ux[l], 0, s->n * D * sizeof(float));
         }
-        deq_gemm_xwt(s->t, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
+        deq_gemm_xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
         memset(s->d_u[l], 0, s->n * 3 * HD * sizeof(float));
-        memset(s->d_rel[l], 0, s->t * HD * sizeof(float));
+        memset(s->d_rel[l], 0, R * HD * sizeof(float));
     }
     s->masked = dropout > 0 && s->mask_attn;
     if (s->masked) {
@@ -203,7 +212,7 @@ void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
             sum_rows(s->d_ux[l], s->n, D, g->block[l].inject_b + 3 * HD);
             deq_gemm_dyw(s->n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, 1, d_e, D);
         }
-        deq_gemm_dytx(s->t, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
+        deq_gemm_dytx(s->t_max + s->m_max, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
     }
     for (size_t i = 0; i < s->n; i++)
         k->axpy(g->embed[0] + s->tokens[i] * D, root, d_e + i * D, D);
@@ -333,6 +342,38 @@ void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz,
         block_vjp(s, l, &s->tape[tape * s->arch.n_block + l], l == s->arch.n_block - 1 ? d_fz : dz, dz, grads);
 }
 
+/* --- Memory --- */
+
+void deq_seq_remember(struct deq_seq *s, const float *z)
+{
+    const struct deq_arch *a = &s->arch;
+    const size_t N = s->n, T = s->t, D = a->d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
+    const size_t m = DEQ_MIN(s->m + T, s->m_max), old = m > T ? m - T : 0, new = m - old;
+    for (unsigned l = 0; l < a->n_block; l++) {
+        const struct deq_block_weights *w = &s->w->block[l];
+        const float *in = z;
+        if (a->norm != DEQ_NORM_POST) {
+            norm_rows(a, z, N, D, w->attn_norm_g, w->attn_norm_b, s->w_nd, NULL);
+            in = s->w_nd;
+        }
+        float *qkv = s->w_qkv;
+        memcpy(qkv, s->u[l], N * 3 * HD * sizeof(float));
+        deq_gemm_xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
+        for (size_t b = 0; b < s->b; b++) {
+            float *to = s->memory[l] + b * s->m_max * kv;
+            memmove(to, to + (s->m - old) * kv, old * kv * sizeof(float));
+            for (size_t i = 0; i < new; i++)
+                memcpy(to + (old + i) * kv, qkv + (b * T + T - new + i) * 3 * HD + HD, kv * sizeof(float));
+        }
+    }
+    s->m = m;
+}
+
+void deq_seq_forget(struct deq_seq *s)
+{
+    s->m = 0;
+}
+
 /* --- Head and loss --- */
 
 double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *g,
@@ -348,8 +389,8 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
         norm_rows(&s->arch, z, s->n, D, w->final_norm_g, w->final_norm_b, x, stats);
         h = x;
     }
-    for (size_t r = 0; r < s->n; r += LOSS_ROWS) {
-        const size_t rows = DEQ_MIN((size_t)LOSS_ROWS, s->n - r);
+    for (size_t r = 0; r < s->n; r += s->loss_rows) {
+        const size_t rows = DEQ_MIN(s->loss_rows, s->n - r);
         deq_gemm_xwt(rows, V, D, h + r * D, D, w->embed[0], D, 0, s->logits, V);
         for (size_t i = 0; i < rows; i++) {
             float *y = s->logits + i * V;

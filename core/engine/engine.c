@@ -541,9 +541,11 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
                 memcpy(r->best, r->z, D * sizeof(float));
             }
             if (r->lead + 1 >= s->solver.max_iter) {
-                memcpy(r->z, r->best, D * sizeof(float));
                 r->last = true;
-                continue;
+                if (s->solver.tol > 0) { /* else it is a fixed number of steps, and this is one of them */
+                    memcpy(r->z, r->best, D * sizeof(float));
+                    continue;
+                }
             }
         }
         deq_solver_step(&s->solver, &r->solver, D, r->z, r->fz, r->residual);

@@ -309,7 +309,7 @@ static const struct key {
     {"norm_affine", "true", false, {"1", "\"true\"", "null"}},
     {"inject_residual", "false", false, {"0", "\"no\""}},
     {"final_norm", "true", false, {"2", "[]"}},
-    {"tie_word_embeddings", "true", false, {"false", "1"}},
+    {"tie_word_embeddings", "true", false, {"null", "1"}},
     {"norm_eps", "1e-05", false, {"0", "-1e-5", "0.2", "\"1e-5\"", "true"}},
     {"deq", "{}", false, {"[]", "3", "null"}},
     {"training", "{\"steps\": 5}", false, {NULL}},

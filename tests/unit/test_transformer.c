@@ -38,7 +38,7 @@ static void check_variant(struct deq_arch a)
         tokens[i] = (uint32_t)deq_rng_below(2, 0, i, V);
     for (size_t i = 0; i < T * D; i++)
         z[i] = (float)deq_rng_normal(2, 1, i);
-    CHECK(deq_seq_new(&a, 1, T, 1, false, &s, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&a, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
     deq_seq_begin(s, w, tokens, 0, 0, 0);
     deq_seq_forward(s, 0, z, expected);
 

@@ -45,7 +45,7 @@ static void check_arch(struct deq_arch a, size_t b, size_t t, float dropout)
     enum { STEPS = 2 };
     struct deq_seq *s = NULL;
     struct deq_weights *w = random_weights(&a, 1), *g = NULL;
-    CHECK(deq_seq_new(&a, b, t, STEPS, true, &s, NULL) == DEQ_OK && deq_weights_new(&a, &g, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&a, b, t, 0, STEPS, true, &s, NULL) == DEQ_OK && deq_weights_new(&a, &g, NULL) == DEQ_OK);
     const size_t N = b * t, nd = N * a.d_model;
     uint32_t tok[512], tgt[512];
     float *z0 = DEQ_NEW_ARRAY(float, nd), *z = DEQ_NEW_ARRAY(float, nd), *d = DEQ_NEW_ARRAY(float, nd), *v = DEQ_NEW_ARRAY(float, nd);
