@@ -12,7 +12,7 @@ OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
-LIBS    := -lopenblas -ljansson -lyaml -lm -lpthread
+LIBS    := -lopenblas -ljansson -lyaml -lzip -lm -lpthread
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
