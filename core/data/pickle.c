@@ -198,7 +198,7 @@ static enum deq_rc push_global(struct machine *m, const unsigned char *module, s
     for (size_t i = 0; i < m->n_allowed; i++)
         if (text_is(m->allowed[i].name, name, n_name) && text_is(m->allowed[i].module, module, n_module))
             return PUSH(m, .kind = DEQ_PICKLE_GLOBAL, .global = &m->allowed[i]);
-    return REFUSE(m, "global %.*s.%.*s is not part of a tensor state dict; of a whole pickled model, save model.state_dict() and use that",
+    return REFUSE(m, "global %.*s.%.*s is not part of a tensor state dict; if the file is a whole pickled model, save model.state_dict() instead",
                   (int)DEQ_MIN(n_module, 80), (const char *)module, (int)DEQ_MIN(n_name, 80), (const char *)name);
 }
 

@@ -11,29 +11,33 @@
 enum { NOT_FLOAT = -1 };
 
 /* Element types: a storage's class in the pickle, or a dtype beside an untyped storage. */
+enum element { E_F32, E_F64, E_F16, E_BF16, E_I64, E_I32, E_I16, E_I8,
+               E_U8, E_BOOL, E_C64, E_C128, E_U16, E_U32, E_U64, E_F8 };
+
 static const struct {
     unsigned bytes;
     int dtype; /* enum deq_dtype, or NOT_FLOAT: such tensors are ignored */
     const char *what;
 } elements[] = {
-    {4, DEQ_F32, "float32 tensor"},
-    {8, DEQ_F64, "float64 tensor"},
-    {2, DEQ_F16, "float16 tensor"},
-    {2, DEQ_BF16, "bfloat16 tensor"},
-    {8, NOT_FLOAT, "int64 tensor"},
-    {4, NOT_FLOAT, "int32 tensor"},
-    {2, NOT_FLOAT, "int16 tensor"},
-    {1, NOT_FLOAT, "int8 tensor"},
-    {1, NOT_FLOAT, "uint8 tensor"},
-    {1, NOT_FLOAT, "bool tensor"},
-    {8, NOT_FLOAT, "complex64 tensor"},
-    {16, NOT_FLOAT, "complex128 tensor"},
-    {2, NOT_FLOAT, "uint16 tensor"},
-    {4, NOT_FLOAT, "uint32 tensor"},
-    {8, NOT_FLOAT, "uint64 tensor"},
+    [E_F32] = {4, DEQ_F32, "float32 tensor"},
+    [E_F64] = {8, DEQ_F64, "float64 tensor"},
+    [E_F16] = {2, DEQ_F16, "float16 tensor"},
+    [E_BF16] = {2, DEQ_BF16, "bfloat16 tensor"},
+    [E_I64] = {8, NOT_FLOAT, "int64 tensor"},
+    [E_I32] = {4, NOT_FLOAT, "int32 tensor"},
+    [E_I16] = {2, NOT_FLOAT, "int16 tensor"},
+    [E_I8] = {1, NOT_FLOAT, "int8 tensor"},
+    [E_U8] = {1, NOT_FLOAT, "uint8 tensor"},
+    [E_BOOL] = {1, NOT_FLOAT, "bool tensor"},
+    [E_C64] = {8, NOT_FLOAT, "complex64 tensor"},
+    [E_C128] = {16, NOT_FLOAT, "complex128 tensor"},
+    [E_U16] = {2, NOT_FLOAT, "uint16 tensor"},
+    [E_U32] = {4, NOT_FLOAT, "uint32 tensor"},
+    [E_U64] = {8, NOT_FLOAT, "uint64 tensor"},
+    [E_F8] = {1, NOT_FLOAT, "float8 tensor"},
 };
 
-enum { /* tags of globals; from TAG_STORAGE on: storage of elements[tag - TAG_STORAGE], from TAG_DTYPE on: elements[tag - TAG_DTYPE] */
+enum { /* tags of globals; the last two plus an enum element */
     TAG_MAPPING,
     TAG_TENSOR_V2,
     TAG_TENSOR_V3,
@@ -53,36 +57,38 @@ static const struct deq_pickle_global allowed[] = {
     {"torch", "Size", DEQ_PICKLE_FUNCTION, TAG_OTHER},
     {"torch", "device", DEQ_PICKLE_FUNCTION, TAG_OTHER},
     {"torch.storage", "UntypedStorage", DEQ_PICKLE_CONSTANT, TAG_UNTYPED},
-    {"torch", "FloatStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 0},
-    {"torch", "DoubleStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 1},
-    {"torch", "HalfStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 2},
-    {"torch", "BFloat16Storage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 3},
-    {"torch", "LongStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 4},
-    {"torch", "IntStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 5},
-    {"torch", "ShortStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 6},
-    {"torch", "CharStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 7},
-    {"torch", "ByteStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 8},
-    {"torch", "BoolStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 9},
-    {"torch", "ComplexFloatStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 10},
-    {"torch", "ComplexDoubleStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + 11},
-    {"torch", "float32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 0},
-    {"torch", "float64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 1},
-    {"torch", "float16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 2},
-    {"torch", "bfloat16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 3},
-    {"torch", "int64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 4},
-    {"torch", "int32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 5},
-    {"torch", "int16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 6},
-    {"torch", "int8", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 7},
-    {"torch", "uint8", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 8},
-    {"torch", "bool", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 9},
-    {"torch", "complex64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 10},
-    {"torch", "complex128", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 11},
-    {"torch", "uint16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 12},
-    {"torch", "uint32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 13},
-    {"torch", "uint64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + 14},
+    {"torch", "FloatStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_F32},
+    {"torch", "DoubleStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_F64},
+    {"torch", "HalfStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_F16},
+    {"torch", "BFloat16Storage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_BF16},
+    {"torch", "LongStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_I64},
+    {"torch", "IntStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_I32},
+    {"torch", "ShortStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_I16},
+    {"torch", "CharStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_I8},
+    {"torch", "ByteStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_U8},
+    {"torch", "BoolStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_BOOL},
+    {"torch", "ComplexFloatStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_C64},
+    {"torch", "ComplexDoubleStorage", DEQ_PICKLE_CONSTANT, TAG_STORAGE + E_C128},
+    {"torch", "float32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_F32},
+    {"torch", "float64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_F64},
+    {"torch", "float16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_F16},
+    {"torch", "bfloat16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_BF16},
+    {"torch", "int64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_I64},
+    {"torch", "int32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_I32},
+    {"torch", "int16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_I16},
+    {"torch", "int8", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_I8},
+    {"torch", "uint8", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_U8},
+    {"torch", "bool", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_BOOL},
+    {"torch", "complex64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_C64},
+    {"torch", "complex128", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_C128},
+    {"torch", "uint16", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_U16},
+    {"torch", "uint32", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_U32},
+    {"torch", "uint64", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_U64},
+    {"torch", "float8_e4m3fn", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_F8},
+    {"torch", "float8_e5m2", DEQ_PICKLE_CONSTANT, TAG_DTYPE + E_F8},
 };
 
-enum seen { NOT_SEEN, INSIDE, DONE };
+enum seen { NOT_SEEN, INSIDE, NAMED, PLAIN };
 
 struct walk {
     const struct deq_pickle *p;
@@ -90,7 +96,7 @@ struct walk {
     deq_torch_find_fn *find;
     void *ctx;
     struct deq_torch_state *out;
-    unsigned char *seen; /* enum seen of every value; of containers only */
+    unsigned char *seen; /* enum seen of every value that is a container */
     char path[DEQ_TORCH_NAME_MAX + 1];
     struct deq_err *err;
 };
@@ -272,12 +278,13 @@ static enum deq_rc tensor(struct walk *w, int tag, const uint32_t *arg, uint32_t
 static enum deq_rc call(struct walk *w, const struct deq_pickle_value *v)
 {
     const struct deq_pickle_value *args = deq_pickle_at(w->p, v->call.args);
-    int tag = deq_pickle_at(w->p, v->call.function)->global->tag;
+    const struct deq_pickle_global *function = deq_pickle_at(w->p, v->call.function)->global;
+    int tag = function->tag;
     if (tag == TAG_OTHER)
-        return ignore(w, "size or device");
+        return ignore(w, function->name);
     if (tag == TAG_PARAMETER) { /* (data, requires_grad, hooks[, state]) */
         const struct deq_pickle_value *data;
-        if (args->items.n < 3 || !is_kind(w->p, deq_pickle_tuple(w->p, args)[0], DEQ_PICKLE_CALL, &data))
+        if (args->items.n < 3 || args->items.n > 4 || !is_kind(w->p, deq_pickle_tuple(w->p, args)[0], DEQ_PICKLE_CALL, &data))
             return REFUSE(w, "a parameter without a tensor");
         tag = deq_pickle_at(w->p, data->call.function)->global->tag;
         args = deq_pickle_at(w->p, data->call.args);
@@ -338,8 +345,10 @@ static enum deq_rc container(struct walk *w, uint32_t value, unsigned depth)
     enum deq_rc rc = DEQ_OK;
     if (w->seen[value] == INSIDE)
         return REFUSE(w, "it contains itself");
-    if (depth && (w->seen[value] == DONE || !has_parts(w->p, c))) {
-        w->seen[value] = DONE;
+    if (w->seen[value] == NAMED) /* every container is walked once: names cannot outgrow the pickle */
+        return ignore(w, "container, under an earlier name too");
+    if (depth && (w->seen[value] == PLAIN || !has_parts(w->p, c))) {
+        w->seen[value] = PLAIN;
         return ignore(w, c->kind == DEQ_PICKLE_DICT ? "dictionary" : c->kind == DEQ_PICKLE_LIST ? "list" : "tuple");
     }
     if (depth == DEQ_TORCH_DEPTH_MAX)
@@ -356,7 +365,7 @@ static enum deq_rc container(struct walk *w, uint32_t value, unsigned depth)
             rc = entry(w, item, depth + 1);
         w->path[len] = 0;
     }
-    w->seen[value] = DONE;
+    w->seen[value] = NAMED;
     return rc;
 }
 
