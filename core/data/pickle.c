@@ -134,7 +134,7 @@ static enum deq_rc operand(struct machine *m, size_t n, const unsigned char **re
 /* A little-endian number of n bytes that follows the opcode. */
 static enum deq_rc operand_uint(struct machine *m, size_t n, uint64_t *ret)
 {
-    const unsigned char *b;
+    const unsigned char *b = NULL;
     enum deq_rc rc = operand(m, n, &b);
     if (rc)
         return rc;
@@ -147,8 +147,8 @@ static enum deq_rc operand_uint(struct machine *m, size_t n, uint64_t *ret)
 /* A length of len_bytes bytes and so many bytes of text. */
 static enum deq_rc push_text(struct machine *m, size_t len_bytes, enum deq_pickle_kind kind)
 {
-    uint64_t len;
-    const unsigned char *b;
+    uint64_t len = 0;
+    const unsigned char *b = NULL;
     enum deq_rc rc = operand_uint(m, len_bytes, &len);
     if (!rc)
         rc = operand(m, len, &b);
@@ -158,8 +158,8 @@ static enum deq_rc push_text(struct machine *m, size_t len_bytes, enum deq_pickl
 /* Two's complement of n bytes. */
 static enum deq_rc push_long(struct machine *m)
 {
-    uint64_t n, u = 0;
-    const unsigned char *b;
+    uint64_t n = 0, u = 0;
+    const unsigned char *b = NULL;
     enum deq_rc rc = operand_uint(m, 1, &n);
     if (!rc)
         rc = operand(m, n, &b);
@@ -176,7 +176,7 @@ static enum deq_rc push_long(struct machine *m)
 
 static enum deq_rc push_float(struct machine *m)
 {
-    const unsigned char *b;
+    const unsigned char *b = NULL;
     uint64_t u = 0;
     double d;
     enum deq_rc rc = operand(m, 8, &b); /* big-endian */
@@ -350,14 +350,14 @@ static enum deq_rc memo_put(struct machine *m, uint64_t i)
 
 static enum deq_rc put(struct machine *m, size_t index_bytes)
 {
-    uint64_t i;
+    uint64_t i = 0;
     enum deq_rc rc = operand_uint(m, index_bytes, &i);
     return rc ? rc : memo_put(m, i);
 }
 
 static enum deq_rc get(struct machine *m, size_t index_bytes)
 {
-    uint64_t i;
+    uint64_t i = 0;
     enum deq_rc rc = operand_uint(m, index_bytes, &i);
     if (rc)
         return rc;
@@ -368,14 +368,14 @@ static enum deq_rc get(struct machine *m, size_t index_bytes)
 
 static enum deq_rc push_int(struct machine *m, size_t bytes)
 {
-    uint64_t u;
+    uint64_t u = 0;
     enum deq_rc rc = operand_uint(m, bytes, &u);
     return rc ? rc : PUSH(m, .kind = DEQ_PICKLE_INT, .integer = bytes == 4 ? (int32_t)(uint32_t)u : (int64_t)u);
 }
 
 static enum deq_rc run(struct machine *m, unsigned char op)
 {
-    uint64_t u;
+    uint64_t u = 0;
     size_t n = 0;
     enum deq_rc rc;
     switch (op) {
