@@ -46,12 +46,15 @@ static uint32_t get(const uint8_t *p, unsigned bytes)
 
 static uint32_t crc32(const uint8_t *p, size_t n)
 {
+    static uint32_t table[256];
     uint32_t c = ~0u;
-    for (size_t i = 0; i < n; i++) {
-        c ^= p[i];
+    for (uint32_t i = 0; !table[255] && i < 256; i++) {
+        table[i] = i;
         for (int k = 0; k < 8; k++)
-            c = c >> 1 ^ (c & 1 ? 0xedb88320u : 0);
+            table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320u : 0);
     }
+    for (size_t i = 0; i < n; i++)
+        c = c >> 8 ^ table[(c ^ p[i]) & 255];
     return ~c;
 }
 
@@ -59,7 +62,7 @@ static uint32_t crc32(const uint8_t *p, size_t n)
 static void correct(uint8_t *p, size_t n)
 {
     for (size_t at = 0; at + 46 <= n; at++) {
-        if (memcmp(p + at, "PK\1\2", 4))
+        if (p[at] != 'P' || memcmp(p + at, "PK\1\2", 4))
             continue;
         const size_t size = get(p + at + 20, 4), local = get(p + at + 42, 4);
         if (local > n || n - local < 30)
