@@ -72,7 +72,7 @@ static void json_rule(struct deq_buf *out, const char *word, const char *text)
     char regex[64] = "^ ";
     size_t n = 2;
     for (const char *p = word; *p; p++) {
-        if (strchr("\\^$.|?*+()[]{}", *p))
+        if (strchr("\\^$.|?*+()[]{}", *p)) /* each by itself stands for something else */
             regex[n++] = '\\';
         regex[n++] = *p;
     }
