@@ -98,6 +98,11 @@ const char *deq_token_bytes(const struct deq_model *m, uint32_t id, size_t *ret_
     return deq_tokenizer_bytes(m->tok, id, ret_len);
 }
 
+const char *deq_token_text(const struct deq_model *m, int64_t prev, uint32_t id, size_t *ret_len)
+{
+    return deq_tokenizer_text(m->tok, prev, id, ret_len);
+}
+
 bool deq_token_is_special(const struct deq_model *m, uint32_t id)
 {
     return deq_tokenizer_is_special(m->tok, id);
