@@ -401,7 +401,7 @@ static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
     for ROWS_OF (thread, n_threads, c->m) {
         float *f = c->rows->fz[r];
         c->kern->add(f, c->y + r * D, w->down_b, D);
-        c->kern->add(f, f, a->norm == DEQ_NORM_PRE_SUB ? c->s + r * D : c->n + r * D, D);
+        c->kern->add(f, f, deq_norm_keeps(a->norm) ? c->s + r * D : c->n + r * D, D);
         if (a->norm == DEQ_NORM_POST)
             norm(c, f, D, w->ffn_norm_g, w->ffn_norm_b, f);
     }

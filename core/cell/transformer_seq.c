@@ -256,7 +256,7 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
         k->add_relu(t->act + i * F, w->up_b, F);
     apply_mask(s, s->mask_ffn, F, t->act);
     float *o = a->norm == DEQ_NORM_POST ? t->o : y;
-    memcpy(o, a->norm == DEQ_NORM_PRE_SUB ? t->s : t->h, N * D * sizeof(float));
+    memcpy(o, deq_norm_keeps(a->norm) ? t->s : t->h, N * D * sizeof(float));
     deq_gemm_xwt(N, D, F, t->act, F, w->down_w, F, 1, o, D);
     add_bias(o, w->down_b, N, D);
     if (a->norm == DEQ_NORM_POST)
@@ -294,7 +294,7 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     }
     /* d_s: the gradient of s = x + attention */
     float *d_s = d_o;
-    if (a->norm == DEQ_NORM_PRE_SUB) { /* f = s + ffn(n4(s)) */
+    if (deq_norm_keeps(a->norm)) { /* f = s + ffn(n4(s)) */
         norm_rows_vjp(t->s, t->st2, N, D, w->ffn_norm_g, d_h, d_h, g ? g->ffn_norm_g : NULL, g ? g->ffn_norm_b : NULL);
         k->add(d_s, d_o, d_h, N * D);
     } else { /* f = h + ffn(h), h = norm(s) */

@@ -10,7 +10,7 @@
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
-static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub"};
+static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub", [DEQ_NORM_PRE_LN] = "pre_ln"};
 static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
 
 const char *deq_norm_name(enum deq_norm n)
@@ -112,8 +112,8 @@ static void take_name(struct reader *r, const char *key, bool required, const ch
         return;
     const char *s = json_string_value(v);
     if (!s || !by_name(names, n, s, ret)) {
-        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: %s is not one of %s, %s, %s", r->file, r->prefix, key, s ? s : "(not a string)",
-                         names[0], names[1], n > 2 ? names[2] : names[0]);
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: %s is not one of %s, %s%s%s%s%s", r->file, r->prefix, key, s ? s : "(not a string)",
+                         names[0], names[1], n > 2 ? ", " : "", n > 2 ? names[2] : "", n > 3 ? ", " : "", n > 3 ? names[3] : "");
     }
 }
 
@@ -182,6 +182,7 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
         {"num_attention_heads", a->n_head, 1, 1024},  {"head_dim", a->d_head, 1, 1024},
         {"intermediate_size", a->d_inner, 1, 1 << 18}, {"num_blocks", a->n_block, 1, 16},
         {"attention_window", a->attn_window, 1, 1 << 16}, {"predictor_hidden_size", a->predictor_hidden, 0, 1 << 16},
+        {"segment_length", a->segment_len, 0, 1 << 16}, {"segment_memory", a->segment_memory, 0, 1 << 16},
         {"deq.window", a->row_window, 1, DEQ_ROW_WINDOW_MAX},
     };
     for (size_t i = 0; i < DEQ_COUNT(ranges); i++)
@@ -231,6 +232,8 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     take_u32(&r, "attention_window", true, 1, 1 << 16, &a.attn_window);
     take_u32(&r, "predictor_hidden_size", false, 0, 1 << 16, &a.predictor_hidden);
     take_u32(&r, "eos_token_id", false, 0, 1 << 22, &eos);
+    take_u32(&r, "segment_length", false, 0, 1 << 16, &a.segment_len);
+    take_u32(&r, "segment_memory", false, 0, 1 << 16, &a.segment_memory);
     pick = a.norm;
     take_name(&r, "norm", true, norms, DEQ_COUNT(norms), &pick);
     a.norm = (enum deq_norm)pick;
@@ -309,6 +312,10 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
     }
     if (a->eos_id >= 0)
         json_object_set_new(root, "eos_token_id", json_integer(a->eos_id));
+    if (a->segment_len) {
+        json_object_set_new(root, "segment_length", json_integer(a->segment_len));
+        json_object_set_new(root, "segment_memory", json_integer(a->segment_memory));
+    }
     if (a->n_cutoffs || deq_projects(a)) {
         json_t *cuts = json_array(), *projs = json_array();
         for (uint32_t i = 0; i < a->n_cutoffs; i++)

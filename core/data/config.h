@@ -10,8 +10,14 @@
 /* Where LayerNorm stands (DESIGN: n1 before attention, n2 after it, n3 after the FFN, n4 before it):
  *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))                        locuslab/deq
  *   PRE      h = z + attn(n1(z));  x = n4(h);  f = x + ffn(x)                locuslab/deq pre_lnorm: the FFN's residual is normed
- *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm                                  */
-enum deq_norm { DEQ_NORM_POST, DEQ_NORM_PRE, DEQ_NORM_PRE_SUB };
+ *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm
+ *   PRE_LN   h = z + attn(n1(z));  f = h + ffn(n4(h))                        the usual pre-norm; torchdeq deq-seq pre_lnorm   */
+enum deq_norm { DEQ_NORM_POST, DEQ_NORM_PRE, DEQ_NORM_PRE_SUB, DEQ_NORM_PRE_LN };
+/* The FFN's residual is its input before the norm. */
+static inline bool deq_norm_keeps(enum deq_norm n)
+{
+    return n == DEQ_NORM_PRE_SUB || n == DEQ_NORM_PRE_LN;
+}
 
 enum { DEQ_CUTOFFS_MAX = 7 };
 
@@ -37,6 +43,7 @@ struct deq_arch {
     bool inject_residual;      /* the token is also injected beside attention: h = n2(z + attn(z) + u_x), u_x = W_x e + b_x */
     bool final_norm;           /* an affine LayerNorm between z* and the head */
     float norm_eps;
+    uint32_t segment_len, segment_memory; /* T and M of the segments that its trainer evaluated it by (core/cell/segment.h); 0: it did not */
     int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
     uint32_t predictor_hidden; /* width of the warm-start predictor's hidden layer; 0 = the model has none */
     struct deq_solver_opts solver; /* the model's defaults */

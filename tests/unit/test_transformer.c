@@ -117,6 +117,7 @@ TEST(rows_pre_inject_residual)
     check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true});
 }
 TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.d_model = 22, .n_head = 3, .d_head = 10, .d_inner = 37, .n_block = 1, .norm = DEQ_NORM_PRE}); }
+TEST(rows_pre_ln) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE_LN, .norm_affine = true}); }
 TEST(rows_post) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
 TEST(rows_post_plain) { check_variant((struct deq_arch){.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
 TEST(rows_pre_sub_three)

@@ -138,6 +138,7 @@ TEST(seq_vjp_pre) { check_arch(tiny(DEQ_NORM_PRE, true, 1, 32, 2, 16), 2, 70, 0)
 TEST(seq_vjp_pre_plain_odd) { check_arch(tiny(DEQ_NORM_PRE, false, 1, 24, 3, 10), 1, 9, 0); }
 TEST(seq_vjp_post) { check_arch(tiny(DEQ_NORM_POST, true, 1, 32, 4, 8), 2, 12, 0); }
 TEST(seq_vjp_post_plain) { check_arch(tiny(DEQ_NORM_POST, false, 1, 32, 4, 8), 2, 12, 0); }
+TEST(seq_vjp_pre_ln) { check_arch(tiny(DEQ_NORM_PRE_LN, true, 2, 32, 2, 12), 2, 12, 0); }
 TEST(seq_vjp_pre_sub) { check_arch(tiny(DEQ_NORM_PRE_SUB, true, 1, 32, 2, 12), 2, 12, 0); }
 TEST(seq_vjp_two_blocks) { check_arch(tiny(DEQ_NORM_PRE, true, 2, 32, 2, 16), 2, 12, 0); }
 TEST(seq_vjp_dropout) { check_arch(tiny(DEQ_NORM_PRE, true, 1, 32, 2, 16), 2, 12, 0.3f); }
