@@ -9,6 +9,7 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/data/corpus.h"
 #include "core/data/tokenizer.h"
 #include "tests/unit/test.h"
 
@@ -101,6 +102,9 @@ TEST(wordlevel_counts_as_the_authors_do)
     CHECK(tok && !deq_tokenizer_encode(tok, text, len, false, &t, &err) && same_tokens(&t, &ids));
     t.n = 0;
     CHECK(!deq_tokenizer_encode(tok, text, len, true, &t, &err) && same_tokens(&t, &ids)); /* <eos> is a word of the vocabulary, special or not */
+    t.n = 0;
+    uint64_t bytes; /* `deq eval` and training: the last line end is not text, and the end of the text is <eos> */
+    CHECK(!deq_corpus_encode(tok, 0, text, len, &t, &bytes, &err) && same_tokens(&t, &ids));
     deq_tokens_free(&t);
     deq_tokens_free(&ids);
     deq_tokenizer_free(tok);
@@ -473,8 +477,8 @@ TEST(wordlevel_failing_allocations)
     }
 }
 
-/* 267,735 words: an index that is searched from the front would take minutes. The bound leaves room
- * for a sanitizer and a busy machine; an optimised build loads in under half a second. */
+/* 267,735 words: an index that is searched from the front would take minutes. The bound leaves room for a sanitizer and a busy
+ * machine; an optimised build loads in under half a second. */
 TEST(wordlevel_of_wikitext_103_size)
 {
     enum { N = 267735 };
