@@ -39,10 +39,10 @@ void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape 
                 float *S = P + t0 * C, *av = tp->av + (b * T + t0) * HD + h * Dh;
                 biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
                 if (M)
-                    deq_gemm_xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
-                deq_gemm_xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
+                    s->xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
+                s->xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
                 biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
-                deq_gemm_xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
+                s->xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
                 for (size_t i = 0; i < rows; i++) {
                     float *row = S + i * C;
                     const size_t end = M + t0 + i + 1, lo = end > W ? end - W : 0, n = end - lo;
@@ -54,8 +54,8 @@ void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape 
                     memset(row + end, 0, (M + t1 - end) * sizeof(float));
                 }
                 if (M)
-                    deq_gemm_dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
-                deq_gemm_dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
+                    s->dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
+                s->dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
             }
         }
 }

@@ -60,6 +60,7 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
         cut(c, &t->o, a->norm == DEQ_NORM_POST ? N * D : 0);
         cut(c, &t->st2, N * 2);
     }
+    cut(c, &s->carry, deq_norm_keeps(a->norm) ? N * D : 0);
     cut(c, &s->w_nd, N * D);
     cut(c, &s->w_nd2, N * D);
     cut(c, &s->w_nf, N * F);
@@ -84,6 +85,8 @@ enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t 
     s->t = s->t_max = t;
     s->n = b * t;
     s->m_max = memory;
+    s->xwt = deq_gemm_xwt;
+    s->dyw = deq_gemm_dyw;
     s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / arch->vocab_size), (size_t)1);
     s->n_tapes = n_tapes;
     struct cut c = {0};
@@ -109,6 +112,12 @@ void deq_seq_free(struct deq_seq *s)
     deq_free(s->mem);
     deq_free(s->tape);
     deq_free(s);
+}
+
+void deq_seq_wide(struct deq_seq *s)
+{
+    s->xwt = deq_gemm_xwt_wide;
+    s->dyw = deq_gemm_dyw_wide;
 }
 
 void deq_seq_length(struct deq_seq *s, size_t t)
@@ -178,14 +187,14 @@ void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_
         k->scale(s->e + i * D, root, D);
     }
     for (unsigned l = 0; l < s->arch.n_block; l++) {
-        deq_gemm_xwt(s->n, 3 * HD, D, s->e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
+        s->xwt(s->n, 3 * HD, D, s->e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
         add_bias(s->u[l], w->block[l].inject_b, s->n, 3 * HD);
         if (s->arch.inject_residual) {
-            deq_gemm_xwt(s->n, D, D, s->e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
+            s->xwt(s->n, D, D, s->e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
             add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->n, D);
             memset(s->d_ux[l], 0, s->n * D * sizeof(float));
         }
-        deq_gemm_xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
+        s->xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
         memset(s->d_u[l], 0, s->n * 3 * HD * sizeof(float));
         memset(s->d_rel[l], 0, R * HD * sizeof(float));
     }
@@ -220,6 +229,22 @@ void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
 
 /* --- One block, forward and VJP --- */
 
+/* y += x [N, D]. Where nothing norms the state (deq_norm_keeps) it grows from block to block and step to step, and in a float every addition would lose
+ * what is small beside it: what was lost (Knuth's two-sum, exact) is kept and given back at the end of the evaluation. */
+static void add_carry(struct deq_seq *s, float *y, const float *x)
+{
+    const size_t n = s->n * s->arch.d_model;
+    if (!deq_norm_keeps(s->arch.norm)) {
+        deq_kern()->add(y, y, x, n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float sum = y[i] + x[i], part = sum - y[i];
+        s->carry[i] += (y[i] - (sum - part)) + (x[i] - part);
+        y[i] = sum;
+    }
+}
+
 static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *t, const float *x, float *y)
 {
     const struct deq_kern *k = deq_kern();
@@ -234,31 +259,31 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
         in = t->n1;
     }
     memcpy(t->qkv, s->u[l], N * 3 * HD * sizeof(float));
-    deq_gemm_xwt(N, 3 * HD, D, in, D, w->qkv_w, D, 1, t->qkv, 3 * HD);
+    s->xwt(N, 3 * HD, D, in, D, w->qkv_w, D, 1, t->qkv, 3 * HD);
     deq_attention_seq(s, l, t);
     if (a->norm == DEQ_NORM_PRE_SUB) {
         norm_rows(a, t->av, N, HD, w->sub_norm_g, w->sub_norm_b, t->avn, t->st_sub);
         av = t->avn;
     }
-    deq_gemm_xwt(N, D, HD, av, HD, w->out_w, HD, 0, t->s, D);
+    s->xwt(N, D, HD, av, HD, w->out_w, HD, 0, t->s, D);
     add_bias(t->s, w->out_b, N, D);
     apply_mask(s, s->mask_attn, D, t->s);
-    k->add(t->s, t->s, t->x, N * D);
+    add_carry(s, t->s, t->x);
     if (a->inject_residual)
-        k->add(t->s, t->s, s->ux[l], N * D);
+        add_carry(s, t->s, s->ux[l]);
 
     if (a->norm == DEQ_NORM_POST)
         norm_rows(a, t->s, N, D, w->attn_norm_g, w->attn_norm_b, t->h, t->st1);
     else
         norm_rows(a, t->s, N, D, w->ffn_norm_g, w->ffn_norm_b, t->h, t->st2);
-    deq_gemm_xwt(N, F, D, t->h, D, w->up_w, D, 0, t->act, F);
+    s->xwt(N, F, D, t->h, D, w->up_w, D, 0, t->act, F);
     for (size_t i = 0; i < N; i++)
         k->add_relu(t->act + i * F, w->up_b, F);
     apply_mask(s, s->mask_ffn, F, t->act);
     float *o = a->norm == DEQ_NORM_POST ? t->o : y;
-    memcpy(o, deq_norm_keeps(a->norm) ? t->s : t->h, N * D * sizeof(float));
-    deq_gemm_xwt(N, D, F, t->act, F, w->down_w, F, 1, o, D);
+    s->xwt(N, D, F, t->act, F, w->down_w, F, 0, o, D);
     add_bias(o, w->down_b, N, D);
+    add_carry(s, o, deq_norm_keeps(a->norm) ? t->s : t->h);
     if (a->norm == DEQ_NORM_POST)
         norm_rows(a, o, N, D, w->ffn_norm_g, w->ffn_norm_b, y, t->st2);
 }
@@ -332,8 +357,13 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
 
 void deq_seq_forward(struct deq_seq *s, unsigned tape, const float *z, float *fz)
 {
+    const bool carries = deq_norm_keeps(s->arch.norm);
+    if (carries)
+        memset(s->carry, 0, s->n * s->arch.d_model * sizeof(float));
     for (unsigned l = 0; l < s->arch.n_block; l++)
         block_forward(s, l, &s->tape[tape * s->arch.n_block + l], l ? fz : z, fz);
+    if (carries)
+        deq_kern()->add(fz, fz, s->carry, s->n * s->arch.d_model);
 }
 
 void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads)
@@ -358,7 +388,7 @@ void deq_seq_remember(struct deq_seq *s, const float *z)
         }
         float *qkv = s->w_qkv;
         memcpy(qkv, s->u[l], N * 3 * HD * sizeof(float));
-        deq_gemm_xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
+        s->xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
         for (size_t b = 0; b < s->b; b++) {
             float *to = s->memory[l] + b * s->m_max * kv;
             memmove(to, to + (s->m - old) * kv, old * kv * sizeof(float));

@@ -15,6 +15,7 @@
 #define DEQ_CELL_TRANSFORMER_SEQ_H
 
 #include "core/data/weights.h"
+#include "core/math/gemm.h"
 
 struct deq_tape { /* one evaluation of one block */
     float *x;       /* [N, D] block input */
@@ -36,6 +37,7 @@ struct deq_seq {
     const struct deq_weights *w; /* set by deq_seq_begin */
     struct deq_arch arch;
     size_t b, t, n; /* B, T, N */
+    deq_gemm_fn *xwt, *dyw; /* products of the forward evaluation: fast, or wide */
     size_t t_max, m_max, m; /* room for T; for M; M now */
     float *memory[DEQ_BLOCKS_MAX]; /* [B, m_max, 2*H*Dh] keys, values of the M positions, oldest first */
     const uint32_t *tokens; /* [N], borrowed from begin to end */
@@ -51,6 +53,7 @@ struct deq_seq {
     bool masked;      /* masks apply in this step */
     struct deq_tape *tape; /* [n_tapes * L] */
     unsigned n_tapes;
+    float *carry;     /* [N, D] what the residual stream's additions lost, of the evaluation under way */
     /* work */
     float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh] [N,3HDh] [64,R] [64,R] [64,Dh] */
     float *logits; /* [loss_rows, V] */
@@ -65,6 +68,9 @@ enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t 
 void deq_seq_free(struct deq_seq *s);
 /* From now on sequences have t positions, 1 .. t_max. */
 void deq_seq_length(struct deq_seq *s, size_t t);
+
+/* From now on every sum of products is made in double: slow, for comparisons with what other code computed in float64. */
+void deq_seq_wide(struct deq_seq *s);
 
 /* Embeds tokens [N], computes injections and relative keys, clears d_u and d_rel. dropout 0: none. */
 void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, float dropout, uint64_t seed, uint64_t step);
@@ -82,9 +88,9 @@ void deq_seq_remember(struct deq_seq *s, const float *z);
 void deq_seq_forget(struct deq_seq *s);
 
 /* vocabulary_seq.c: what any vocabulary and head of DESIGN section 2 say of states z [n, D] (vocabulary.h has the equations).
- * The whole distribution, log-probabilities out [n, V]; or the negative log-probability (nats) of one target each, for which only the
- * shortlist and the target's own cluster are computed. */
-void deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out);
+ * The whole distribution, log-probabilities out [n, V], summed in double (for goldens, not for speed); or the negative log-probability (nats) of one
+ * target each, for which only the shortlist and the target's own cluster are computed. */
+enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out, struct deq_err *err);
 void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, size_t n, double *ret_nll);
 /* e [D] of a token, not scaled */
 void deq_seq_embed(const struct deq_weights *w, uint32_t token, float *e);

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/mem.h"
 #include "core/cell/transformer_seq.h"
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
@@ -60,27 +61,61 @@ static const float *normed(struct deq_seq *s, const float *z, size_t n)
     return s->w_nd;
 }
 
-void deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out)
+/* sum_k x[k] y[k], rounded once */
+static double dot(const float *x, const float *y, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)y[i];
+    return sum;
+}
+
+/* log sum exp of y [n] and t [m] */
+static double log_sum_double(const double *y, size_t n, const double *t, size_t m)
+{
+    double top = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n + m; i++)
+        top = fmax(top, i < n ? y[i] : t[i - n]);
+    for (size_t i = 0; i < n + m; i++)
+        sum += exp((i < n ? y[i] : t[i - n]) - top);
+    return top + log(sum);
+}
+
+enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out, struct deq_err *err)
 {
     const struct deq_weights *w = s->w;
     const struct deq_arch *a = &s->arch;
-    const size_t D = a->d_model, V = a->vocab_size, n0 = deq_cluster_size(a, 0), C = a->n_cutoffs;
+    const size_t D = a->d_model, V = a->vocab_size, C = a->n_cutoffs;
     const float *x = normed(s, z, n);
-    for (size_t r = 0; r < n; r++) { /* one by one: for goldens and tests, never for speed */
-        float *y = out + r * V, tails[DEQ_CUTOFFS_MAX];
-        words(w, 0, x + r * D, 1, s->w_nd2, y, V, tails);
-        const float norm = (float)log_sum(y, n0, tails, C);
-        for (size_t i = 0; i < n0; i++)
-            y[i] -= norm;
-        for (unsigned c = 1; c < deq_clusters(a); c++) {
-            float *t = y + deq_cluster_begin(a, c);
-            const size_t m = deq_cluster_size(a, c);
-            words(w, c, x + r * D, 1, s->w_nd2, t, V, NULL);
-            const float by = tails[c - 1] - norm - (float)log_sum(t, m, NULL, 0);
+    double *y = DEQ_NEW_ARRAY(double, V), tails[DEQ_CUTOFFS_MAX];
+    if (!y)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for a distribution over %zu tokens", V);
+    for (size_t r = 0; r < n; r++, x += D) {
+        double base = 0;
+        for (unsigned c = 0; c < deq_clusters(a); c++) {
+            const size_t E = deq_cluster_embed(a, c), begin = deq_cluster_begin(a, c), m = deq_cluster_size(a, c);
+            const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c], *words = w->head[c] ? w->head[c] : w->embed[c], *h = x;
+            if (proj) {
+                for (size_t e = 0; e < E; e++) {
+                    double sum = 0;
+                    for (size_t d = 0; d < D; d++)
+                        sum += (double)proj[d * E + e] * (double)x[d];
+                    s->w_nd2[e] = (float)sum;
+                }
+                h = s->w_nd2;
+            }
             for (size_t i = 0; i < m; i++)
-                t[i] += by;
+                y[begin + i] = dot(words + i * E, h, E) + (w->head_bias ? (double)w->head_bias[begin + i] : 0);
+            for (size_t i = 0; !c && i < C; i++)
+                tails[i] = dot(w->tails_w + i * E, h, E) + (double)w->tails_b[i];
+            const double by = c ? base + tails[c - 1] - log_sum_double(y + begin, m, NULL, 0) : -log_sum_double(y, m, tails, C);
+            base = c ? base : by;
+            for (size_t i = begin; i < begin + m; i++)
+                out[r * V + i] = (float)(y[i] + by);
         }
     }
+    deq_free(y);
+    return DEQ_OK;
 }
 
 void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, size_t n, double *ret_nll)

@@ -269,7 +269,7 @@ static enum deq_rc vector(struct import *m, const char *name, size_t n, float *o
 /* `name`.weight, or folded from weight_g and weight_v */
 static enum deq_rc matrix(struct import *m, const char *name, size_t rows, size_t cols, float *out)
 {
-    char part[NAME];
+    char part[2 * NAME];
     snprintf(part, sizeof part, "%s.weight_v", name);
     if (!entry(m, part)) {
         snprintf(part, sizeof part, "%s.weight", name);

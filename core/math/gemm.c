@@ -109,3 +109,31 @@ void deq_gemm_dytx(size_t m, size_t n, size_t k, const float *dy, size_t lddy, c
     one_thread();
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)k, (int)m, 1.0f, dy, (int)lddy, x, (int)ldx, 1.0f, dw, (int)lddw);
 }
+
+static double start(float beta, const float *y)
+{
+    return beta != 0 ? (double)beta * (double)*y : 0; /* beta 0: y may hold anything */
+}
+
+void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta, float *y, size_t ldy)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < n; j++) {
+            double sum = start(beta, y + i * ldy + j);
+            for (size_t l = 0; l < k; l++)
+                sum += (double)x[i * ldx + l] * (double)w[j * ldw + l];
+            y[i * ldy + j] = (float)sum;
+        }
+}
+
+void deq_gemm_dyw_wide(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw, float beta, float *dx,
+                       size_t lddx)
+{
+    for (size_t i = 0; i < m; i++)
+        for (size_t j = 0; j < k; j++) {
+            double sum = start(beta, dx + i * lddx + j);
+            for (size_t l = 0; l < n; l++)
+                sum += (double)dy[i * lddy + l] * (double)w[l * ldw + j];
+            dx[i * lddx + j] = (float)sum;
+        }
+}

@@ -1,6 +1,9 @@
 /* deq check: a model against a golden file, equilibria and log-probabilities that other code computed. Segments are solved jointly, each with the
  * memory of those before (core/cell/segment.h): what the authors' evaluation does.
  *
+ * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to hundreds, where one unit in the last place
+ * of a float is 3e-5, and the order of a float sum would show.
+ *
  *     tokens [B, T] I64;  segmentN.equilibrium [B, t, D], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...: the first t tokens, the next t, ... */
 #include <math.h>
 #include <stdio.h>
@@ -99,8 +102,9 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
         c->z_error = rc ? 0 : worst(c->z_error, expected, c->segment->z, rows * c->arch.d_model);
     }
     if (!rc && p) {
-        deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs);
-        rc = deq_tensor_to_f32(c->file, p, expected, err);
+        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
+        if (!rc)
+            rc = deq_tensor_to_f32(c->file, p, expected, err);
         c->logprob_error = rc ? 0 : worst(c->logprob_error, expected, logprobs, rows * V);
     }
     if (!rc) {
@@ -126,6 +130,8 @@ static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, c
     if (!rc)
         rc = deq_segment_new(c->w, c->B, first->shape[1], memory ? *memory : c->arch.segment_len ? c->arch.segment_memory : first->shape[1], o,
                              &c->segment, err);
+    if (!rc)
+        deq_seq_wide(c->segment->seq);
     for (size_t at = 0, t = 1; !rc && t && c->segments < SEGMENTS_MAX; at += t) {
         rc = check_segment(c, c->segments, at, &t, err);
         c->segments += !rc && t;
