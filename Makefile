@@ -90,7 +90,7 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
 	$(MAKE) CC=clang CONFIG=fuzz SAN=fuzzer-no-link,address,undefined CFLAGS="-fno-sanitize-recover=undefined -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION" $(OUT)/fuzz/fuzz_$(T)
 	@mkdir -p $(OUT)/fuzz/corpus/$(T)
-	$(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
+	ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 $(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
 	    $(addprefix -dict=,$(wildcard tests/fuzz/$(T).dict)) -artifact_prefix=$(OUT)/fuzz/ $(FUZZ_ARGS) \
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
 test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon

@@ -149,7 +149,8 @@ static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e
     }
     z = zip_fopen_index(f->zip, e->index, ZIP_FL_UNCHANGED);
     if (!z) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s: %s", f->path, e->name, zip_error_strerror(zip_get_error(f->zip)));
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
+                      zip_error_strerror(zip_get_error(f->zip)));
         goto out;
     }
     while (n < e->bytes && (got = zip_fread(z, bytes + n, e->bytes - n)) > 0)
@@ -157,7 +158,7 @@ static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e
     if (n == e->bytes)
         got = zip_fread(z, &past, 1); /* the end is where libzip compares the checksum */
     if (n != e->bytes || got) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s: %s", f->path, e->name,
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
                       got < 0 ? zip_error_strerror(zip_file_get_error(z)) : "not as long as the directory says");
         goto out;
     }
