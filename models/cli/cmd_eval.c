@@ -1,5 +1,5 @@
-/* deq eval: the text goes through the row engine as one stream; every token is predicted once, from all the context that the window
- * allows. A document's first token is predicted from the end-of-text token before it. */
+/* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the context that the window
+ * allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c). A document's first token is predicted from the end-of-text token before it. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "core/base/mem.h"
 #include "core/data/corpus.h"
 #include "core/deq.h"
-#include "models/cli/solve_flags.h"
+#include "models/cli/eval_segments.h"
 
 struct score {
     const struct deq_tokens *tokens;
@@ -47,8 +47,9 @@ int cmd_eval(int argc, char **argv)
     const char *args[2];
     size_t n;
     struct solve_flags sf = {0};
+    struct segment_flags gf = {0};
     bool json = false;
-    const struct cli_flag flags[] = {SOLVE_FLAGS(sf), {.name = "--json", .help = "print one JSON object", .on = &json}};
+    const struct cli_flag flags[] = {SOLVE_FLAGS(sf), SEGMENT_FLAGS(gf), {.name = "--json", .help = "print one JSON object", .on = &json}};
     const struct cli_command c = {
         .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
         .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts as one token, but not\n"
@@ -57,6 +58,15 @@ int cmd_eval(int argc, char **argv)
     int code = cli_parse(&c, argc, argv, args, &n);
     if (code >= 0)
         return code;
+    if (gf.tgt_len)
+        return eval_segments(args[0], args[1], &gf, &sf, json);
+    double limit = 1e12;
+    if (gf.mem_len || gf.streams) {
+        fprintf(stderr, "%s: goes with --tgt-len\n", gf.mem_len ? "--mem-len" : "--streams");
+        return CLI_USAGE;
+    }
+    if (gf.limit && !cli_number("--limit", gf.limit, 2, 1e12, &limit))
+        return CLI_USAGE;
     struct deq_err err;
     struct deq_model *model = NULL;
     struct deq_engine *engine = NULL;
@@ -79,15 +89,24 @@ int cmd_eval(int argc, char **argv)
     uint64_t bytes = 0;
     size_t at = 0, doc_len;
     const char *doc;
-    bool ok = info.eos_id < 0 || deq_encode(model, DEQ_DOCUMENT_END, strlen(DEQ_DOCUMENT_END), true, &tokens, &err) == DEQ_OK;
-    while (ok && deq_corpus_next(text, len, &at, &doc, &doc_len)) {
-        ok = deq_encode(model, doc, doc_len, false, &tokens, &err) == DEQ_OK &&
-             (info.eos_id < 0 || deq_encode(model, DEQ_DOCUMENT_END, strlen(DEQ_DOCUMENT_END), true, &tokens, &err) == DEQ_OK);
+    bool encoded = true, room = info.eos_id < 0 || deq_tokens_push(&tokens, (uint32_t)info.eos_id);
+    while (encoded && room && deq_corpus_next(text, len, &at, &doc, &doc_len)) {
+        encoded = deq_encode(model, doc, doc_len, false, &tokens, &err) == DEQ_OK;
+        room = info.eos_id < 0 || deq_tokens_push(&tokens, (uint32_t)info.eos_id);
         bytes += doc_len;
     }
-    if (!ok) {
-        cli_fail("eval", err.text);
+    if (!encoded || !room) {
+        cli_fail("eval", encoded ? "no memory for the tokens" : err.text);
         goto out;
+    }
+    if (tokens.n > limit) {
+        tokens.n = (size_t)limit;
+        bytes = 0;
+        for (size_t i = 1; i < tokens.n; i++) {
+            size_t k = 0;
+            if ((int64_t)tokens.ids[i] != info.eos_id && deq_token_bytes(model, tokens.ids[i], &k))
+                bytes += k;
+        }
     }
     if (tokens.n < 2 || !bytes) {
         cli_fail("eval", "the text is empty");

@@ -1,0 +1,209 @@
+/* The authors' evaluation (locuslab/deq DEQ-Sequence and torchdeq: LMOrderedIterator, evaluate), so that numbers compare:
+ *
+ *     the text's n tokens are cut into B streams of n/B, what is left over is dropped; each stream is read in segments of T, whose targets are
+ *     the tokens one further; the first token of a stream is predicted by nobody; perplexity = exp(mean nats a predicted token)
+ *
+ * For a word-level model that is word perplexity, <eos> at every line's end included. Streams are independent: threads take them in turn. */
+#include "models/cli/eval_segments.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+
+#include "core/base/clock.h"
+#include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/base/pool.h"
+#include "core/cell/segment.h"
+#include "core/data/corpus.h"
+
+struct work {
+    const struct deq_tokens *tokens;
+    struct deq_segment **segments; /* [threads] one stream each */
+    double **nll;                  /* [threads] -> [T] */
+    size_t streams, length, T;     /* length: tokens of a stream */
+    pthread_mutex_t lock;
+    /* under the lock */
+    double nats, started;
+    size_t scored, solved, converged;
+    uint64_t evaluations;
+    float residual_max;
+    enum deq_rc rc;
+    struct deq_err err;
+};
+
+/* One segment's results; false when somebody failed. */
+static bool add(struct work *w, enum deq_rc rc, const struct deq_err *err, const struct deq_solve_report *r, const double *nll, size_t t)
+{
+    pthread_mutex_lock(&w->lock);
+    if (rc && !w->rc) {
+        w->rc = rc;
+        w->err = *err;
+    }
+    for (size_t i = 0; i < t && !rc; i++)
+        w->nats += nll[i];
+    if (!rc) {
+        w->scored += t;
+        w->solved++;
+        w->converged += r->converged;
+        w->evaluations += r->evaluations;
+        w->residual_max = fmaxf(w->residual_max, r->residual_max);
+        const double seconds = deq_now_s() - w->started;
+        const size_t all = w->streams * (w->length - 1);
+        cli_progress("%zu of %zu tokens  perplexity %.3f  %.0f tok/s  ETA %.0f s", w->scored, all, exp(w->nats / (double)w->scored),
+                     (double)w->scored / seconds, seconds / (double)w->scored * (double)(all - w->scored));
+    }
+    const bool go_on = !w->rc;
+    pthread_mutex_unlock(&w->lock);
+    return go_on;
+}
+
+static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct work *w = ctx;
+    struct deq_segment *s = w->segments[thread];
+    for (size_t b = thread; b < w->streams; b += n_threads) {
+        const uint32_t *x = w->tokens->ids + b * w->length;
+        deq_seq_forget(s->seq);
+        for (size_t at = 0; at + 1 < w->length; at += w->T) {
+            const size_t t = DEQ_MIN(w->T, w->length - 1 - at);
+            struct deq_solve_report r;
+            struct deq_err err;
+            enum deq_rc rc = deq_segment_solve(s, x + at, t, &r, &err);
+            if (!rc)
+                deq_seq_nll(s->seq, s->z, x + at + 1, t, w->nll[thread]);
+            if (!add(w, rc, &err, &r, w->nll[thread], t))
+                return;
+        }
+    }
+}
+
+static void print(const struct work *w, size_t memory, const struct deq_solver_opts *o, bool json)
+{
+    const double nll = w->nats / (double)w->scored, seconds = deq_now_s() - w->started, evals = (double)w->evaluations / (double)w->solved;
+    if (json)
+        printf("{\"tokens\": %zu, \"nll_per_token\": %.6f, \"perplexity\": %.6f, \"tgt_len\": %zu, \"mem_len\": %zu, \"streams\": %zu, "
+               "\"evaluations_per_segment\": %.3f, \"segments\": %zu, \"converged\": %zu, \"residual_max\": %.6g, \"seconds\": %.3f, "
+               "\"tokens_per_second\": %.1f, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u}\n",
+               w->scored, nll, exp(nll), w->T, memory, w->streams, evals, w->solved, w->converged, (double)w->residual_max, seconds,
+               (double)w->scored / seconds, deq_solver_name(o->method), (double)o->tol, o->max_iter);
+    else
+        printf("tokens             %zu in %zu streams, segments of %zu with memory of %zu\nnats a token       %.4f\nperplexity         %.3f\n"
+               "evaluations        %.2f a segment; %zu of %zu segments converged, largest residual %.2e\nseconds            %.1f (%.0f tokens/s)\n",
+               w->scored, w->streams, w->T, memory, nll, exp(nll), evals, w->converged, w->solved, (double)w->residual_max, seconds,
+               (double)w->scored / seconds);
+}
+
+static bool number(const char *flag, const char *text, double lo, double hi, size_t *ret)
+{
+    double x;
+    if (!text)
+        return true;
+    if (!cli_number(flag, text, lo, hi, &x))
+        return false;
+    *ret = (size_t)x;
+    return true;
+}
+
+static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch *a, struct deq_weights **w, struct deq_tokens *tokens, struct deq_err *err)
+{
+    char path[4096], *text = NULL;
+    size_t len;
+    uint64_t bytes;
+    struct deq_tokenizer *tok = NULL;
+    if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    deq_io_join(path, sizeof path, dir, "config.json");
+    enum deq_rc rc = deq_config_load(path, a, err);
+    if (!rc)
+        rc = deq_tokenizer_load(dir, &tok, err);
+    if (!rc)
+        rc = deq_io_read(text_path, (size_t)1 << 30, &text, &len, err);
+    if (!rc)
+        rc = deq_corpus_encode(tok, a->eos_id, text, len, tokens, &bytes, err);
+    for (size_t i = 0; i < tokens->n && !rc; i++)
+        if (tokens->ids[i] >= a->vocab_size)
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i], a->vocab_size);
+    deq_io_join(path, sizeof path, dir, "model.safetensors");
+    if (!rc)
+        rc = deq_weights_load(path, a, w, NULL, err);
+    deq_free(text);
+    deq_tokenizer_free(tok);
+    return rc;
+}
+
+int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, bool json)
+{
+    struct deq_arch a;
+    struct deq_weights *weights = NULL;
+    struct deq_tokens tokens = {0};
+    struct deq_pool *pool = NULL;
+    struct deq_err err;
+    struct work w = {.streams = 16, .tokens = &tokens, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct deq_solve_params p = {0};
+    size_t limit = SIZE_MAX, memory = SIZE_MAX;
+    unsigned threads;
+    int code = CLI_FAIL;
+    if (sf->window || sf->warm) {
+        fprintf(stderr, "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero\n", sf->window ? "--window" : "--warm-start");
+        return CLI_USAGE;
+    }
+    if (!number("--tgt-len", f->tgt_len, 1, 65536, &w.T) || !number("--mem-len", f->mem_len, 0, 65536, &memory) ||
+        !number("--streams", f->streams, 1, 4096, &w.streams) || !number("--limit", f->limit, 2, 1e12, &limit))
+        return CLI_USAGE;
+    if (load(dir, text_path, &a, &weights, &tokens, &err)) {
+        cli_fail("eval", err.text);
+        goto out;
+    }
+    p = (struct deq_solve_params){.solver = a.solver.method, .tol = a.solver.tol, .max_iter = a.solver.max_iter};
+    if (!solve_flags_apply(sf, &p, &threads)) {
+        code = CLI_USAGE;
+        goto out;
+    }
+    struct deq_solver_opts o = a.solver;
+    o.method = p.solver;
+    o.tol = p.tol;
+    o.max_iter = p.max_iter;
+    o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
+    memory = memory == SIZE_MAX ? a.segment_memory : memory;
+    w.length = DEQ_MIN(tokens.n, limit) / w.streams;
+    if (w.length < 2) {
+        fprintf(stderr, "deq eval: %zu tokens are too few for %zu streams (--streams)\n", DEQ_MIN(tokens.n, limit), w.streams);
+        goto out;
+    }
+    threads = (unsigned)DEQ_MIN((size_t)threads, w.streams);
+    w.segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
+    w.nll = DEQ_NEW_ARRAY(double *, threads);
+    enum deq_rc rc = w.segments && w.nll ? deq_pool_new(threads, &pool, &err) : deq_fail(&err, DEQ_ENOMEM, "no memory for %u threads", threads);
+    for (unsigned i = 0; i < threads && !rc; i++) {
+        w.nll[i] = DEQ_NEW_ARRAY(double, w.T);
+        rc = w.nll[i] ? deq_segment_new(weights, 1, DEQ_MIN(w.T, w.length - 1), memory, &o, &w.segments[i], &err)
+                      : deq_fail(&err, DEQ_ENOMEM, "no memory for segments of %zu", w.T);
+    }
+    if (!rc) {
+        w.started = deq_now_s();
+        deq_pool_run(pool, read_streams, &w);
+        cli_progress_end();
+        rc = w.rc;
+        err = w.err;
+    }
+    if (rc)
+        cli_fail("eval", err.text);
+    else {
+        print(&w, memory, &o, json);
+        code = CLI_OK;
+    }
+    deq_pool_free(pool);
+    for (unsigned i = 0; i < threads; i++) {
+        if (w.segments)
+            deq_segment_free(w.segments[i]);
+        if (w.nll)
+            deq_free(w.nll[i]);
+    }
+out:
+    deq_free(w.segments);
+    deq_free(w.nll);
+    deq_tokens_free(&tokens);
+    deq_weights_free(weights);
+    return code;
+}
