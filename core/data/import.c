@@ -221,7 +221,7 @@ static enum deq_rc find_prefix(struct import *m)
 
 static const struct deq_torchfile_tensor *entry(struct import *m, const char *name)
 {
-    char full[2 * NAME];
+    char full[3 * NAME];
     snprintf(full, sizeof full, "%s%s", m->prefix, name);
     const struct deq_torchfile_tensor *t = deq_torchfile_find(m->file, full);
     if (t) {

@@ -310,6 +310,13 @@ static const struct key {
     {"inject_residual", "false", false, {"0", "\"no\""}},
     {"final_norm", "true", false, {"2", "[]"}},
     {"tie_word_embeddings", "true", false, {"null", "1"}},
+    {"embedding_size", "32", false, {"0", "16385", "\"32\""}},
+    {"div_val", "1", false, {"0", "1025", "null"}},
+    {"cutoffs", "[]", false, {"3", "[0]", "[100]", "[1.5]", "[1, 2, 3, 4, 5, 6, 7, 8]"}},
+    {"tie_projections", "[true]", false, {"[]", "[1]", "true"}},
+    {"head_bias", "false", false, {"0", "null"}},
+    {"segment_length", "0", false, {"65537", "-1"}},
+    {"segment_memory", "0", false, {"65537", "-1"}},
     {"norm_eps", "1e-05", false, {"0", "-1e-5", "0.2", "\"1e-5\"", "true"}},
     {"deq", "{}", false, {"[]", "3", "null"}},
     {"training", "{\"steps\": 5}", false, {NULL}},
@@ -541,6 +548,34 @@ TEST(config_arch_check)
     BAD((a.warm = DEQ_WARM_PREDICTOR, a.predictor_hidden = 0), "warm_start");
     BAD(a.solver.memory = 0, "memory");
 #undef BAD
+}
+
+TEST(config_clusters)
+{
+    if (!make_dir())
+        return;
+    struct deq_arch a = tiny(DEQ_NORM_POST, false), b = {0};
+    struct deq_err e = {0};
+    a.n_cutoffs = 2;
+    a.cutoffs[0] = 10;
+    a.cutoffs[1] = 30;
+    a.d_embed = 16;
+    a.div_val = 4;
+    a.head_bias = a.head_untied = true;
+    a.proj_untied[1] = true;
+    a.segment_len = 150;
+    a.segment_memory = 480;
+    CHECK_MSG(!deq_config_save(in_dir("c"), &a, NULL, &e) && !deq_config_load(in_dir("c"), &b, &e), "%s", e.text);
+    CHECK(b.n_cutoffs == 2 && b.cutoffs[0] == 10 && b.cutoffs[1] == 30 && b.d_embed == 16 && b.div_val == 4 && b.head_bias && b.head_untied &&
+          !b.proj_untied[0] && b.proj_untied[1] && !b.proj_untied[2] && b.segment_len == 150 && b.segment_memory == 480);
+    CHECK(deq_clusters(&b) == 3 && deq_cluster_begin(&b, 2) == 30 && deq_cluster_size(&b, 2) == 7 && deq_cluster_embed(&b, 2) == 1 && deq_projects(&b));
+    CHECK(deq_cluster_of(&b, 0) == 0 && deq_cluster_of(&b, 9) == 0 && deq_cluster_of(&b, 10) == 1 && deq_cluster_of(&b, 36) == 2);
+    a.div_val = 5; /* 16 / 25 */
+    CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT && strstr(e.text, "cluster 2"));
+    a.div_val = 4;
+    a.cutoffs[1] = 10; /* not above the one before */
+    CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT && strstr(e.text, "cutoffs: 10"));
+    drop_dir("c", NULL);
 }
 
 /* --- weights --- */

@@ -187,6 +187,41 @@ TEST(gemm_exact_on_real_threads)
     free(y);
 }
 
+/* Rows that go to scattered places, and rows read back out of a packed matrix. */
+TEST(gemm_rows_anywhere)
+{
+    enum { M = 7, N = 131, K = 45 };
+    float w[N * K], x[M * K], y[M * N], z[4 * M * N], row[K];
+    float *to[M];
+    static const size_t place[M] = {3, 4, 5, 20, 9, 8, 7}; /* even steps up, a jump, steps down */
+    for (size_t i = 0; i < N * K; i++)
+        w[i] = deq_bf16_to_f32(deq_f32_to_bf16((float)deq_rng_normal(5, 1, i)));
+    for (size_t i = 0; i < M * K; i++)
+        x[i] = (float)deq_rng_normal(5, 2, i);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        struct deq_packed p;
+        CHECK(deq_pack(w, N, K, bf16, &p, NULL) == DEQ_OK);
+        deq_gemm_exact(x, K, M, &p, y, N, 0, 1);
+        for (size_t i = 0; i < 4 * M * N; i++)
+            z[i] = -7;
+        for (size_t i = 0; i < M; i++)
+            to[i] = z + place[i] * N;
+        for (unsigned t = 0; t < 3; t++)
+            deq_gemm_exact_to(x, K, M, &p, to, t, 3);
+        size_t untouched = 0;
+        for (size_t i = 0; i < M; i++)
+            CHECK(!memcmp(to[i], y + i * N, N * sizeof(float)));
+        for (size_t i = 0; i < 4 * M * N; i++)
+            untouched += z[i] == -7;
+        CHECK(untouched == 3 * M * N);
+        for (size_t n = 0; n < N; n += 13) {
+            deq_packed_row(&p, n, row);
+            CHECK(!memcmp(row, w + n * K, sizeof row));
+        }
+        deq_packed_free(&p);
+    }
+}
+
 TEST(gemm_pack_refuses)
 {
     struct deq_packed p = {.n = 9};

@@ -68,29 +68,55 @@ static void check_variant(struct deq_arch a)
         worst = fmax(worst, fabs((double)fz[i] - (double)expected[i]));
     /* two orders of summation over at most 40 terms of size 1, through at most three blocks: about 1e-5 */
     CHECK_MSG(worst < 1e-4, "norm %s, %u blocks: f differs by %g", deq_norm_name(a.norm), a.n_block, worst);
-    float *to[T];
-    for (size_t i = 0; i < T; i++)
-        to[i] = logits + i * V;
-    cell->ops->readout(cell, T, fp_const, to, NULL);
-    deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
+    /* readout: the shortlist (or all there is), then every further cluster, against the head on sequences */
+    float *to[T], *tails[T], tail_mem[T * DEQ_CUTOFFS_MAX];
+    float *logprobs = DEQ_NEW_ARRAY(float, T * V);
+    double *targets_nll = DEQ_NEW_ARRAY(double, T), mass_error = 0;
     for (size_t i = 0; i < T; i++) {
-        double top = -1e30, sum = 0;
-        for (size_t v = 0; v < V; v++)
-            top = fmax(top, (double)logits[i * V + v]);
-        for (size_t v = 0; v < V; v++)
-            sum += exp((double)logits[i * V + v] - top);
-        CHECK(fabs((double)nll[i] - (log(sum) + top - (double)logits[i * V + tokens[i]])) < 1e-4);
+        to[i] = logits + (i * 8) % T * V; /* any order */
+        tails[i] = tail_mem + i * DEQ_CUTOFFS_MAX;
     }
+    cell->ops->readout(cell, T, fp_const, to, tails);
+    for (size_t i = 0; i < T && a.n_cutoffs; i++) {
+        double mass = 0;
+        for (size_t v = 0; v < deq_cluster_size(&a, 0); v++)
+            mass += exp((double)to[i][v]);
+        for (unsigned c = 0; c < a.n_cutoffs; c++)
+            mass += exp((double)tails[i][c]);
+        mass_error = fmax(mass_error, fabs(mass - 1));
+    }
+    CHECK(mass_error < 1e-5); /* 31 exponentials in float */
+    for (unsigned c = 1; c <= a.n_cutoffs; c++)
+        cell->ops->readout_tail(cell, c, T, fp_const, to, (const float *const *)tails);
+    CHECK(deq_seq_logprobs(s, fz, T, logprobs, NULL) == DEQ_OK);
+    deq_seq_nll(s, fz, tokens, T, targets_nll);
+    for (size_t i = 0; i < T; i++) {
+        const double norm = a.n_cutoffs ? 0 : (double)logprobs[i * V] - (double)to[i][0]; /* of one cluster the logits are raw */
+        worst = 0;
+        for (size_t v = 0; v < V; v++)
+            worst = fmax(worst, fabs((double)to[i][v] + norm - (double)logprobs[i * V + v]));
+        CHECK_MSG(worst < 1e-4 && fabs(targets_nll[i] + (double)logprobs[i * V + tokens[i]]) < 1e-4, "%u clusters: log-probabilities differ by %g",
+                  deq_clusters(&a), worst);
+    }
+    if (!a.n_cutoffs && !a.head_bias && !deq_projects(&a) && !a.head_untied) { /* the head that training knows */
+        deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
+        for (size_t i = 0; i < T; i++)
+            CHECK(fabs((double)nll[i] - targets_nll[i]) < 1e-4);
+    }
+    deq_free(logprobs);
+    deq_free(targets_nll);
     /* predictor, by hand in double */
     float *z0 = DEQ_NEW_ARRAY(float, D), *z0p[1] = {z0};
     const float *prev[1] = {z};
+    float e[128];
+    deq_seq_embed(w, tokens[0], e);
     cell->ops->predict(cell, 1, tokens, prev, z0p);
     for (size_t d = 0; d < D; d++) {
         double sum = (double)w->pred_out_b[d];
         for (size_t h = 0; h < a.predictor_hidden; h++) {
             double x = (double)w->pred_b[h];
             for (size_t k = 0; k < D; k++)
-                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[0][tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
+                x += (double)w->pred_tok_w[h * D + k] * (double)e[k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
             sum += (double)w->pred_out_w[d * a.predictor_hidden + h] * fmax(x, 0);
         }
         CHECK(fabs(sum - (double)z0[d]) < 1e-4);
@@ -120,6 +146,19 @@ TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.d_model = 22, .n_hea
 TEST(rows_pre_ln) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE_LN, .norm_affine = true}); }
 TEST(rows_post) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
 TEST(rows_post_plain) { check_variant((struct deq_arch){.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
+/* the vocabulary of 31 in three clusters, and in one with each thing that a head may have */
+TEST(rows_adaptive)
+{
+    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .n_cutoffs = 2,
+                                    .cutoffs = {7, 19}, .div_val = 4, .head_bias = true, .proj_untied = {true, false, true}});
+}
+TEST(rows_adaptive_of_one_width)
+{
+    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .n_cutoffs = 3,
+                                    .cutoffs = {1, 2, 30}, .head_untied = true});
+}
+TEST(rows_projected) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .d_embed = 10}); }
+TEST(rows_untied) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .head_untied = true, .head_bias = true}); }
 TEST(rows_pre_sub_three)
 {
     check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 3, .norm = DEQ_NORM_PRE_SUB, .norm_affine = true});
