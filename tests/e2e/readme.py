@@ -31,6 +31,12 @@ def main():
     text = open("tests/golden/tokenizer/sample.txt").read()
     for name in ("train.txt", "train-recased.txt", "valid.txt"):
         open(f"{work}/{name}", "w").write(text[:60000])
+    case = "tests/golden/authors/locuslab-postln-adaptive"
+    open(f"{work}/vocab.txt", "w").write("".join(f"{w}\n" for w in ["<eos>", "<unk>"] + [f"w{i}" for i in range(158)]))
+    open(f"{work}/wiki.test.tokens", "w").write(" w1 w2 w7 <unk> w90 \n" * 400)
+    theirs = {" checkpoint.pth": f" {case}/checkpoint.pth", " config.json": f" {case}/config.json", " golden.safetensors": f" {case}/golden.safetensors",
+              " models/mine": f" {work}/mine", " wiki.test.tokens": f" {work}/wiki.test.tokens", "--vocab vocab.txt": f"--vocab {work}/vocab.txt",
+              " words train.txt": f" words {work}/train.txt", "--out tokenizer.json": f"--out {work}/tokenizer.json", "--vocab-out vocab.txt": f"--vocab-out {work}/counted.txt"}
     small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32 --set train.batch=2"
              " --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32 --set model.inner_size=32")
     daemon = None
@@ -48,6 +54,14 @@ def main():
                 print("skipped: curl is not installed:", c)
                 continue
             run = c.replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
+            for name, path in theirs.items():
+                run = run.replace(name, path)
+            if run.startswith("build/deqd --model"):
+                served = subprocess.Popen(run.split() + ["--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
+                check('"listening"' in served.stderr.readline(), c)
+                served.send_signal(signal.SIGINT)
+                check(served.wait(timeout=60) == 0, c)
+                continue
             if run.startswith("build/deq train"):
                 run += small
             r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=300)
