@@ -44,32 +44,32 @@
 {{- end }}
 {{- $lines = append $lines $line }}
 {{- end }}
-{{- range $path, $_ := $set }}{{ fail (printf "config: %s is no key of files/deqd.yaml" $path) }}{{ end }}
+{{- range $path, $_ := $set }}{{ include "deqd.refuse" (printf "config: %s is no key of files/deqd.yaml" $path) }}{{ end }}
 {{- join "\n" $lines }}
 {{- end }}
 
 {{- /* What no schema can say: values that must fit together. */}}
 {{- define "deqd.check" -}}
 {{- with .Values.autoscaling }}
-{{- if gt (int64 .minReplicas) (int64 .maxReplicas) }}{{ fail (printf "autoscaling: minReplicas %d exceeds maxReplicas %d" (int64 .minReplicas) (int64 .maxReplicas)) }}{{ end }}
+{{- if gt (int64 .minReplicas) (int64 .maxReplicas) }}{{ include "deqd.refuse" (printf "autoscaling: minReplicas %d exceeds maxReplicas %d" (int64 .minReplicas) (int64 .maxReplicas)) }}{{ end }}
 {{- end }}
 {{- $inVolume := hasPrefix "/models/" .Values.model.path }}
 {{- if and .Values.model.existingClaim (not $inVolume) }}
-{{- fail (printf "model.path: %s is not below /models, where model.existingClaim is mounted" .Values.model.path) }}
+{{- include "deqd.refuse" (printf "model.path: %s is not below /models, where model.existingClaim is mounted" .Values.model.path) }}
 {{- end }}
 {{- if and $inVolume (not .Values.model.existingClaim) }}
-{{- fail (printf "model.path: %s needs model.existingClaim, which is mounted at /models" .Values.model.path) }}
+{{- include "deqd.refuse" (printf "model.path: %s needs model.existingClaim, which is mounted at /models" .Values.model.path) }}
 {{- end }}
 {{- $cache := dig "engine" "cache_bytes" 0 .Values.config }}
 {{- if kindIs "float64" $cache }}{{ $cache = int64 $cache }}{{ end }}
 {{- $limit := .Values.resources.limits.memory }}
 {{- if le (include "deqd.bytes" $limit | int64) (mul 2 (include "deqd.bytes" $cache | int64)) }}
-{{- fail (printf "resources.limits.memory: %s does not hold config.engine.cache_bytes %s twice, and a reload has two engines in memory" $limit (toString $cache)) }}
+{{- include "deqd.refuse" (printf "resources.limits.memory: %s does not hold config.engine.cache_bytes %s twice, and a reload has two engines in memory" $limit (toString $cache)) }}
 {{- end }}
 {{- if gt (include "deqd.bytes" .Values.resources.requests.memory | int64) (include "deqd.bytes" $limit | int64) }}
-{{- fail (printf "resources.requests.memory: %s exceeds the limit %s" .Values.resources.requests.memory $limit) }}
+{{- include "deqd.refuse" (printf "resources.requests.memory: %s exceeds the limit %s" .Values.resources.requests.memory $limit) }}
 {{- end }}
 {{- if and .Values.serviceMonitor.enabled (not .Values.service.headless) }}
-{{- fail "serviceMonitor.enabled: needs service.headless, whose admin port it scrapes" }}
+{{- include "deqd.refuse" "serviceMonitor.enabled: needs service.headless, whose admin port it scrapes" }}
 {{- end }}
 {{- end }}

@@ -27,9 +27,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* Stops with a message. `helm lint` lets fail pass, so a template that nobody defined is asked for besides, by the message as its name. */}}
+{{- define "deqd.refuse" -}}
+{{- fail . }}{{ include . . }}
+{{- end }}
+
 {{- /* Name of the Secret with the file of API keys; empty: deqd asks for none. */}}
 {{- define "deqd.keysSecret" -}}
-{{- if and .Values.auth.keys .Values.auth.existingSecret }}{{ fail "auth: existingSecret and keys exclude each other" }}{{ end }}
+{{- if and .Values.auth.keys .Values.auth.existingSecret }}{{ include "deqd.refuse" "auth: existingSecret and keys exclude each other" }}{{ end }}
 {{- if .Values.auth.keys }}{{ include "deqd.fullname" . }}-keys{{ else }}{{ .Values.auth.existingSecret }}{{ end }}
 {{- end }}
 
@@ -37,8 +42,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "deqd.keysFile" -}}
 {{- $names := list }}{{ $hashes := list }}
 {{- range .Values.auth.keys }}
-{{- if has .name $names }}{{ fail (printf "auth.keys: the name %s stands there twice" .name) }}{{ end }}
-{{- if has (lower .sha256) $hashes }}{{ fail (printf "auth.keys: the key of %s stands there twice" .name) }}{{ end }}
+{{- if has .name $names }}{{ include "deqd.refuse" (printf "auth.keys: the name %s stands there twice" .name) }}{{ end }}
+{{- if has (lower .sha256) $hashes }}{{ include "deqd.refuse" (printf "auth.keys: the key of %s stands there twice" .name) }}{{ end }}
 {{- $names = append $names .name }}{{ $hashes = append $hashes (lower .sha256) }}
 {{- .name }} {{ lower .sha256 }}{{ if .admin }} admin{{ end }}{{ with .weight }} weight={{ int . }}{{ end }}
 {{ end }}
