@@ -61,7 +61,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay clean help
+.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
@@ -97,6 +97,10 @@ test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promto
 	sh tests/clients/run.sh
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh
+test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
+	sh tests/k8s/run.sh
+k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
+	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)

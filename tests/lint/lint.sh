@@ -44,5 +44,6 @@ if [ -x build/deqd ]; then
     build/deqd --print-config > build/print-config.yaml 2>&1
     complain "etc/deqd.yaml differs from deqd --print-config" "$(diff etc/deqd.yaml build/print-config.yaml)"
 fi
+complain "docker/k8s/deqd/files/deqd.yaml differs from etc/deqd.yaml (make k8s-manifests)" "$(diff etc/deqd.yaml docker/k8s/deqd/files/deqd.yaml)"
 [ "$bad" = 0 ] && echo "lint: ok"
 exit "$bad"
