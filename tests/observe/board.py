@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.patches import FancyBboxPatch  # noqa: E402
-from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator  # noqa: E402
 
 WIDTH, CELL, GAP, HEAD = 1600, 32, 5, 46  # pixels: the board, a row of its grid, between panels, above them
 DPI = 100
@@ -141,9 +141,12 @@ def draw_lines(panel, prom, span, expand):
             a.set_ylim(bottom=0)
         if "max" in panel.defaults and a is ax:
             a.set_ylim(top=panel.defaults["max"])
-        if a.get_ylim()[1] < 1e-9:  # all is zero
+        if not any(abs(y) > 0 for line in a.get_lines() for y in line.get_ydata()):
             a.set_ylim(0, 1)
-        a.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        if unit == "bytes":  # round in powers of two
+            a.yaxis.set_major_locator(MultipleLocator(2 ** max(0, math.ceil(math.log2(max(a.get_ylim()[1], 1) / 5)))))
+        else:
+            a.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         a.yaxis.set_major_formatter(FuncFormatter(lambda v, _, u=unit: human(v, u)))
     ax.grid(color="#eceef0", lw=0.8)
     ax.set_axisbelow(True)

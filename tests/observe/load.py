@@ -49,13 +49,17 @@ class Load:
         self.note(kind, self.d.post(path, body)[0])
 
     def shared(self, rng):
-        self.ask("shared prefix", prompt=HEAD + rng.choice(ENDS), max_tokens=rng.randrange(10, 60), temperature=0.8, seed=rng.randrange(1000),
-                 cache=rng.choice(("exact", "approximate")))
+        """A head that all share, then a second turn on top of the answer."""
+        body = {"prompt": HEAD + rng.choice(ENDS), "max_tokens": rng.randrange(40, 90), "temperature": 0.8, "seed": rng.randrange(1000), "cache": "approximate"}
+        status, _, answer = self.d.post("/v1/completions", body)
+        self.note("shared prefix", status)
+        if status == 200:
+            self.ask("second turn", **{**body, "prompt": body["prompt"] + answer["choices"][0]["text"] + " The end. And then", "max_tokens": 10})
 
     def leaver(self, rng):
         """Reads the first bytes of a long stream, then hangs up."""
         c = self.d.http()
-        c.request("POST", "/v1/completions", json.dumps({"prompt": STORY, "max_tokens": 1500, "ignore_eos": True, "stream": True}), {"Content-Type": "application/json"})
+        c.request("POST", "/v1/completions", json.dumps({"prompt": STORY, "max_tokens": 500, "ignore_eos": True, "stream": True}), {"Content-Type": "application/json"})
         r = c.getresponse()
         if r.status == 200:
             r.read(200)
@@ -80,10 +84,10 @@ class Load:
 
     def bursts(self):
         """Twice, more at once than fit into engine and queue."""
-        for share in (0.35, 0.7):
+        for share in (0.25, 0.6):
             time.sleep(max(0, self.until - (1 - share) * self.seconds - time.monotonic()))
-            crowd = [threading.Thread(target=self.ask, args=("burst",), kwargs={"prompt": "Tom had a cat. %d" % i, "max_tokens": 300, "ignore_eos": True, "seed": i})
-                     for i in range(48)]
+            crowd = [threading.Thread(target=self.ask, args=("burst",), kwargs={"prompt": "Tom had a cat. %d" % i, "max_tokens": 120, "ignore_eos": True, "seed": i})
+                     for i in range(32)]
             for t in crowd:
                 t.start()
             for t in crowd:
