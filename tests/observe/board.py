@@ -81,14 +81,15 @@ class Panel:
     def clock(self, ax, span):
         ax.set_xlim(*span)
         step = next(s for s in (5, 10, 15, 30, 60, 300, 600, 1800, 3600) if (span[1] - span[0]) / s <= max(3, self.w / 85))
-        ticks = [t for t in range(int(span[0]) // step * step, int(span[1]) + 1, step) if t >= span[0]]
+        end = span[1] - 0.04 * (span[1] - span[0])  # a label at the edge would leave the panel
+        ticks = [t for t in range(int(span[0]) // step * step, int(end) + 1, step) if t >= span[0]]
         ax.set_xticks(ticks, [datetime.datetime.fromtimestamp(t).strftime("%H:%M:%S") for t in ticks])
 
     def legend(self, entries):
         """Handles and names in lines at the bottom, as many as fit beside each other; returns the height that they take."""
         lines, used = [[]], 0
         for color, name, style in entries:
-            wide = 24 + 6.3 * len(name)
+            wide = 26 + 6.6 * len(name)
             if used and used + wide > self.w - 20:
                 lines.append([])
                 used = 0
@@ -201,8 +202,8 @@ def draw(board, prom, start, end, expand, path):
     height = HEAD + CELL * max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"]) + 8
     fig = plt.figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
     fig.text(12 / WIDTH, 1 - 23 / height, board["title"], fontsize=15, fontweight="bold", color=INK, va="center")
-    fig.text(1 - 12 / WIDTH, 1 - 23 / height, "the queries of etc/grafana/deqd.json, answered by Prometheus, drawn by tests/observe/board.py (not a screenshot of Grafana)",
-             fontsize=8.5, color=FAINT, va="center", ha="right")
+    fig.text(1 - 12 / WIDTH, 1 - 23 / height, "the queries of etc/grafana/deqd.json, answered by Prometheus, drawn by tests/observe/board.py "
+             "(not a screenshot of Grafana)", fontsize=8.5, color=FAINT, va="center", ha="right")
     for p in board["panels"]:
         panel = Panel(fig, height, p)
         if p["type"] == "row":

@@ -174,7 +174,7 @@ def test_board():
         check(p.get("description", "").endswith("."), name + ": a description")
         check(p["fieldConfig"]["defaults"].get("unit"), name + ": a unit")
         check(p["targets"], name + ": a query")
-        equal({json.dumps(t["datasource"]) for t in p["targets"]} | {json.dumps(p["datasource"])}, {json.dumps({"type": "prometheus", "uid": "${datasource}"})}, name + ": data source")
+        check(all(t["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for t in p["targets"] + [p]), name + ": the board's data source")
         refs = [t["refId"] for t in p["targets"]]
         equal(len(set(refs)), len(refs), name + ": refIds")
     bottom = max(y for _, y in taken) + 1
@@ -243,7 +243,7 @@ def check_board(prom):
     return n
 
 
-def check_rules(prom, said):
+def check_rules(prom):
     groups = prom.api("rules")["groups"]
     rules = [r for g in groups for r in g["rules"]]
     asked = set()
@@ -264,7 +264,8 @@ def check_rules(prom, said):
     firing = {r["name"] for r in rules if r["type"] == "alerting" and r["state"] == "firing"}
     # the load refuses far more than a thousandth on purpose; all other rules must hold their tongue
     check(firing <= {"DeqdErrorsBurnFast", "DeqdErrorsBurnSlow", "DeqdTtftBurnFast", "DeqdTtftBurnSlow"}, "alerts that fire: %s" % sorted(firing))
-    said.append("%d rules, %d alerts, %d selectors of them; firing: %s" % (len(rules), sum(r["type"] == "alerting" for r in rules), len(asked), ", ".join(sorted(firing)) or "none"))
+    return "%d rules, %d of them alerts, %d selectors; firing: %s" % (len(rules), sum(r["type"] == "alerting" for r in rules), len(asked),
+                                                                     ", ".join(sorted(firing)) or "none")
 
 
 def check_stopped(prom, d):
@@ -290,7 +291,6 @@ PICTURE = []
 
 
 def test_loaded():
-    said = []
     with lib.Daemon("engine.max_sequences=8", "queue.max_requests=16", "server.drain_delay_ms=0", model=MODEL) as d:
         prom = Prometheus("%s:%d" % (d.host, d.port))
         try:
@@ -301,12 +301,12 @@ def test_loaded():
             seen, bench = load.finish()
             end = time.time()
             time.sleep(2)
-            check_rules(prom, said)
+            rules = check_rules(prom)
             code, out = promtool("check", "metrics", text=d.request("GET", "/metrics")[2].decode())
             bad = [x for x in out.splitlines() if x and not x.startswith("vllm:")]  # those names are not ours
             check(code in (0, 3) and not bad, "promtool check metrics: %d %s" % (code, bad))
-            for kind, status in (("shared prefix", 200), ("second turn", 200), ("left", 200), ("wrong", 400), ("lost", 404), ("not converging", 200), ("from zero", 200), ("scored", 200),
-                                 ("burst", 200), ("burst", 429)):
+            for kind, status in (("shared prefix", 200), ("second turn", 200), ("left", 200), ("wrong", 400), ("lost", 404), ("not converging", 200),
+                                 ("from zero", 200), ("scored", 200), ("burst", 200), ("burst", 429)):
                 check(seen.get((kind, status)), "the load had its %s, %d: %s" % (kind, status, seen))
             check(bench["completed"] > 0, "deq bench serve: %s" % bench)
             total = sum(v for _, v in prom.query("sum(deqd_generation_tokens_total)"))
@@ -315,7 +315,8 @@ def test_loaded():
             if PICTURE:
                 import board as drawing
                 drawing.draw(board(), prom, start + 4, end, substituted, PICTURE[0])
-            print("%d panels, %d queries; %s; answers by kind: %s" % (len(panels(board())), n, said[0], ", ".join("%s %d: %d" % (*k, v) for k, v in sorted(seen.items()))))
+            print("%d panels, %d queries; %s; answers by kind: %s" % (len(panels(board())), n, rules,
+                                                                      ", ".join("%s %d: %d" % (*k, v) for k, v in sorted(seen.items()))))
         finally:
             prom.stop()
         bad = [x for x in prom.said.splitlines() if "Received SIGTERM" not in x]
