@@ -12,13 +12,14 @@ OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
-LIBS    := -lopenblas -ljansson -lyaml -lm -lpthread
+LIBS    := -lopenblas -ljansson -lyaml -lzip -lm -lpthread
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
 SERVER  := $(wildcard server/*.c)
 UNIT    := $(wildcard tests/unit/*.c) models/cli/bench_stats.c
 BENCH   := $(wildcard tests/bench/*.c)
+FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 
 .DEFAULT_GOAL := all
@@ -47,6 +48,11 @@ $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
+$(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+$(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
+	$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
+.PRECIOUS: $(OBJ)/tests/fuzz/%.o
 # the links follow the configuration that was built last
 .PHONY: link
 link: $(OBJ)/deq $(OBJ)/deqd
@@ -55,14 +61,16 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-observe test-tokenizer bench clean help
+.PHONY: run test unit e2e check lint test-clients test-observe test-tokenizer bench fuzz replay clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 
-test: lint unit e2e ## everything that is quick
+test: lint unit replay e2e ## everything that is quick
 unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
+replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
+	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
 e2e: all ## the daemon and the command line over real sockets and files
 	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
 	python3 tests/e2e/readme.py
@@ -72,11 +80,19 @@ check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan wi
 	$(MAKE) SAN=address,undefined sanitized
 	$(MAKE) SAN=thread sanitized-threads
 .PHONY: sanitized sanitized-threads
-sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd
+sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
+RUNS    ?= 1000000
+fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=torchfile [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
+	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
+	$(MAKE) CC=clang CONFIG=fuzz SAN=fuzzer-no-link,address,undefined CFLAGS="-fno-sanitize-recover=undefined -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION" $(OUT)/fuzz/fuzz_$(T)
+	@mkdir -p $(OUT)/fuzz/corpus/$(T)
+	ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 $(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
+	    $(addprefix -dict=,$(wildcard tests/fuzz/$(T).dict)) -artifact_prefix=$(OUT)/fuzz/ $(FUZZ_ARGS) \
+	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
 test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
 	sh tests/clients/run.sh
 test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
@@ -92,4 +108,4 @@ clean:
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
--include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(BENCH)))
+-include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(BENCH) $(wildcard tests/fuzz/*.c)))

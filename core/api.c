@@ -14,24 +14,12 @@ struct deq_model {
     struct deq_arch arch;
     struct deq_transformer *cell;
     struct deq_tokenizer *tok;
-    bool bf16;
-    uint64_t parameters;
     char fingerprint[17];
 };
-
-/* FNV-1a, 64 bits, over whole floats */
-static uint64_t hash(uint64_t h, const void *data, size_t bytes)
-{
-    const unsigned char *p = data;
-    for (size_t i = 0; i < bytes; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
-    return h;
-}
 
 enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_err *err)
 {
     char path[4096];
-    struct deq_weights *w = NULL;
     struct deq_model *m = DEQ_NEW(struct deq_model);
     enum deq_rc rc = DEQ_OK;
     if (!m)
@@ -51,17 +39,10 @@ enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_e
                       deq_tokenizer_vocab_size(m->tok) - 1, m->arch.vocab_size);
     if (!rc) {
         deq_io_join(path, sizeof path, dir, "model.safetensors");
-        rc = deq_weights_load(path, &m->arch, &w, &m->bf16, err);
+        rc = deq_transformer_load(path, &m->arch, &m->cell, err);
     }
-    if (!rc) {
-        for (size_t i = 0; i < w->n_params; i++)
-            m->parameters += w->params[i].count;
-        const uint64_t h = hash(hash(0xcbf29ce484222325u, &m->arch.solver.memory, sizeof m->arch.solver.memory), w->data, w->n * sizeof(float));
-        snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)h);
-        rc = deq_transformer_new(w, m->bf16, &m->cell, err);
-        if (rc)
-            deq_weights_free(w);
-    }
+    if (!rc)
+        snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)m->cell->fingerprint);
     if (rc) {
         deq_model_free(m);
         return rc;
@@ -89,12 +70,12 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .d_inner = a->d_inner,
                                    .n_block = a->n_block,
                                    .attn_window = a->attn_window,
-                                   .parameters = m->parameters,
-                                   .weight_bytes = m->cell->packed_bytes + m->cell->vectors->n * sizeof(float),
+                                   .parameters = m->cell->parameters,
+                                   .weight_bytes = m->cell->bytes,
                                    .cache_bytes_per_token = deq_kv_page_bytes(a) / DEQ_KV_PAGE_TOK,
                                    .eos_id = a->eos_id,
                                    .norm = deq_norm_name(a->norm),
-                                   .dtype = m->bf16 ? "bf16" : "f32",
+                                   .dtype = m->cell->bf16 ? "bf16" : "f32",
                                    .kernels = deq_kern()->name,
                                    .solver = a->solver.method,
                                    .warm_start = a->warm,
@@ -115,6 +96,11 @@ enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, 
 const char *deq_token_bytes(const struct deq_model *m, uint32_t id, size_t *ret_len)
 {
     return deq_tokenizer_bytes(m->tok, id, ret_len);
+}
+
+const char *deq_token_text(const struct deq_model *m, int64_t prev, uint32_t id, size_t *ret_len)
+{
+    return deq_tokenizer_text(m->tok, prev, id, ret_len);
 }
 
 bool deq_token_is_special(const struct deq_model *m, uint32_t id)

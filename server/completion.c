@@ -295,14 +295,18 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
         return;
     struct deq_buf bytes;
     deq_buf_init(&bytes, TEXT_MAX_BYTES);
+    p->prev = -1;
     for (size_t k = 0; k < p->job.prompt.n; k++) {
         size_t n;
-        const char *b = deq_token_bytes(c->served->model, p->job.prompt.ids[k], &n);
-        if (!deq_token_is_special(c->served->model, p->job.prompt.ids[k]))
-            deq_buf_add(&bytes, b, n);
+        const char *b = deq_token_text(c->served->model, p->prev, p->job.prompt.ids[k], &n);
+        if (!b)
+            continue;
+        deq_buf_add(&bytes, b, n);
+        p->prev = p->job.prompt.ids[k];
     }
     deq_utf8_sanitize(&p->echo, bytes.data, bytes.len); /* ids may cut a character; JSON holds only whole ones */
     deq_buf_free(&bytes);
+    p->prev = -1; /* again from the front, token by token, for the logprobs */
     prompt_add(p, p->job.prompt.ids[0], NULL);
 }
 

@@ -17,6 +17,7 @@ struct choice {
     struct deq_buf ids;      /* token ids, the same */
     struct deq_buf iters, residuals, starts; /* telemetry, the same */
     size_t code_points;      /* of its text so far: text_offset */
+    int64_t prev;            /* the token that its text ends with */
     uint32_t tokens;
     bool begun;              /* has its prompt's text, with echo */
     bool sent;               /* its first chunk is out */
@@ -39,6 +40,7 @@ struct prompt {
     struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* of the prompt's tokens, with echo */
     struct deq_buf echo;     /* its text */
     size_t code_points;
+    int64_t prev;            /* the token before, -1: none */
 };
 
 struct completion {

@@ -160,8 +160,9 @@ void choice_add(struct choice *ch, const struct deq_event *e)
         deq_buf_fmt(&ch->starts, "\"%s\",", e->start_cached ? "prefix" : deq_warm_name(e->start));
     }
     size_t n = 0;
-    const char *bytes = special ? NULL : deq_token_bytes(c->served->model, e->token, &n);
+    const char *bytes = deq_token_text(c->served->model, ch->prev, e->token, &n);
     if (bytes) {
+        ch->prev = e->token;
         ch->code_points += deq_utf8_count(bytes, n);
         ch->stopped = deq_text_push(ch->text, bytes, n, &ch->shown);
     }
@@ -171,11 +172,13 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits)
 {
     struct completion *c = p->c;
     size_t n = 0;
-    const char *bytes = deq_token_is_special(c->served->model, token) ? NULL : deq_token_bytes(c->served->model, token, &n);
+    const char *bytes = deq_token_text(c->served->model, p->prev, token, &n);
     if (c->req.logprobs >= 0)
         add_entry(c, (struct lists){&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets}, token, logits, p->code_points);
-    if (bytes)
+    if (bytes) {
+        p->prev = token;
         p->code_points += deq_utf8_count(bytes, n);
+    }
 }
 
 static void prepend(struct deq_buf *to, const struct deq_buf *what)
@@ -191,6 +194,7 @@ void choice_begin(struct choice *ch)
     if (ch->begun)
         return;
     ch->begun = true;
+    ch->prev = p->job.prompt.ids[p->job.prompt.n - 1];
     if (!ch->c->req.echo)
         return;
     prepend(&ch->shown, &p->echo);

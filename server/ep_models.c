@@ -71,7 +71,9 @@ void ep_detokenize(struct service *s, struct served *m, struct exchange *x)
     deq_buf_init(&text, x->reply.max);
     for (size_t i = 0; i < r.tokens.n; i++) {
         size_t n;
-        const char *b = deq_token_bytes(m->model, r.tokens.ids[i], &n);
+        const char *b = deq_token_text(m->model, i ? (int64_t)r.tokens.ids[i - 1] : -1, r.tokens.ids[i], &n);
+        if (!b) /* special tokens are shown here */
+            b = deq_token_bytes(m->model, r.tokens.ids[i], &n);
         deq_buf_add(&bytes, b, n);
     }
     deq_utf8_sanitize(&text, bytes.data, bytes.len); /* ids may cut a character; JSON holds only whole ones */

@@ -3,7 +3,8 @@
  *   S_tj = ((q_t + r_w) . k_j + (q_t + r_r) . R_{t-j}) / sqrt(Dh),  j <= t;   P = softmax(S);   a_t = sum_j P_tj v_j
  *
  * Done in blocks of QB query rows, so that only the keys up to the block's last row are multiplied. Relative keys stand in reverse
- * (row i is distance T-1-i): then (q + r_r) R' gives row t the scores of distance t-j at column j + (t1-1-t), a shift without a gather. */
+ * (row i is distance R-1-i): then (q + r_r) R' gives row t the scores of distance t-j at column j + (t1-1-t), a shift without a gather.
+ * With memory, columns 0..M-1 are its positions and column M + j is position j. */
 #include <math.h>
 #include <string.h>
 
@@ -24,41 +25,48 @@ void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape 
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD;
+    const size_t T = s->t, M = s->m, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, C = M + T, R = s->t_max + s->m_max;
+    const size_t W = s->arch.attn_window;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *rb = s->w_tt;
     for (size_t b = 0; b < s->b; b++)
         for (size_t h = 0; h < H; h++) {
             const float *q = tp->qkv + b * T * ld + h * Dh, *key = q + HD, *val = q + 2 * HD;
-            float *P = tp->probs + (b * H + h) * T * T;
+            const float *mem_key = s->memory[block] + b * s->m_max * 2 * HD + h * Dh, *mem_val = mem_key + HD;
+            float *P = tp->probs + (b * H + h) * T * C;
             for (size_t t0 = 0; t0 < T; t0 += QB) {
                 const size_t t1 = DEQ_MIN(t0 + QB, T), rows = t1 - t0;
-                float *S = P + t0 * T;
+                float *S = P + t0 * C, *av = tp->av + (b * T + t0) * HD + h * Dh;
                 biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
-                deq_gemm_xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S, T);
+                if (M)
+                    s->xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
+                s->xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
                 biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
-                deq_gemm_xwt(rows, t1, Dh, qb, Dh, s->rel[block] + (T - t1) * HD + h * Dh, HD, 0, rb, T);
+                s->xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
                 for (size_t i = 0; i < rows; i++) {
-                    float *row = S + i * T;
-                    const size_t n = t0 + i + 1;
-                    k->add(row, row, rb + i * T + (rows - 1 - i), n);
-                    k->scale(row, scale, n);
-                    float sum = k->exp_sum(row, row, k->max(row, n), n);
-                    k->scale(row, 1.0f / sum, n);
-                    memset(row + n, 0, (t1 - n) * sizeof(float));
+                    float *row = S + i * C;
+                    const size_t end = M + t0 + i + 1, lo = end > W ? end - W : 0, n = end - lo;
+                    k->add(row + lo, row + lo, rb + i * R + (rows - 1 - i) + lo, n);
+                    k->scale(row + lo, scale, n);
+                    float sum = k->exp_sum(row + lo, row + lo, k->max(row + lo, n), n);
+                    k->scale(row + lo, 1.0f / sum, n);
+                    memset(row, 0, lo * sizeof(float));
+                    memset(row + end, 0, (M + t1 - end) * sizeof(float));
                 }
-                deq_gemm_dyw(rows, t1, Dh, S, T, val, ld, 0, tp->av + (b * T + t0) * HD + h * Dh, HD);
+                if (M)
+                    s->dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
+                s->dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
             }
         }
 }
 
-/* d_av [N, H*Dh] -> d_qkv [N, 3*H*Dh] (overwritten); with grads also r_w, r_r and s->d_rel. */
+/* d_av [N, H*Dh] -> d_qkv [N, 3*H*Dh] (overwritten); with grads also r_w, r_r and s->d_rel. Without memory. */
 void deq_attention_seq_vjp(struct deq_seq *s, unsigned block, const struct deq_tape *tp, const float *d_av, float *d_qkv,
                            struct deq_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD;
+    const size_t T = s->t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, R = s->t_max + s->m_max;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *dS = s->w_tt, *dB = s->w_tt2;
     memset(d_qkv, 0, s->n * ld * sizeof(float));
@@ -69,7 +77,7 @@ void deq_attention_seq_vjp(struct deq_seq *s, unsigned block, const struct deq_t
             const float *P = tp->probs + (b * H + h) * T * T;
             for (size_t t0 = 0; t0 < T; t0 += QB) {
                 const size_t t1 = DEQ_MIN(t0 + QB, T), rows = t1 - t0;
-                const float *Pb = P + t0 * T, *da = d_av + (b * T + t0) * HD + h * Dh, *rel = s->rel[block] + (T - t1) * HD + h * Dh;
+                const float *Pb = P + t0 * T, *da = d_av + (b * T + t0) * HD + h * Dh, *rel = s->rel[block] + (R - t1) * HD + h * Dh;
                 deq_gemm_dytx(rows, t1, Dh, Pb, T, da, HD, dv, ld); /* dV += P^T dA */
                 deq_gemm_xwt(rows, t1, Dh, da, HD, val, ld, 0, dS, T); /* dP = dA V^T */
                 for (size_t i = 0; i < rows; i++) { /* dS = P (dP - <P, dP>) / sqrt(Dh), and its shifted copy */
@@ -99,7 +107,7 @@ void deq_attention_seq_vjp(struct deq_seq *s, unsigned block, const struct deq_t
                 }
                 if (grads) { /* dR += dB^T (q + r_r) */
                     biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
-                    deq_gemm_dytx(rows, t1, Dh, dB, T, qb, Dh, s->d_rel[block] + (T - t1) * HD + h * Dh, HD);
+                    deq_gemm_dytx(rows, t1, Dh, dB, T, qb, Dh, s->d_rel[block] + (R - t1) * HD + h * Dh, HD);
                 }
             }
         }

@@ -48,10 +48,11 @@ static void step(struct deq_cell *base, const struct deq_rows *r)
         }
 }
 
-static void readout(struct deq_cell *c, size_t n, const float *const *z, float *logits)
+static void readout(struct deq_cell *c, size_t n, const float *const *z, float *const *logits, float *const *tails)
 {
+    (void)tails; /* one cluster */
     for (size_t i = 0; i < n; i++)
-        memcpy(logits + i * c->state_dim, z[i], c->state_dim * sizeof(float));
+        memcpy(logits[i], z[i], c->state_dim * sizeof(float));
 }
 
 static void toy_free(struct deq_cell *c)

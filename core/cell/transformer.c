@@ -8,80 +8,192 @@
 
 /* --- Weights --- */
 
-/* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked) */
-static enum deq_rc make_rel(struct deq_transformer *t, unsigned l, struct deq_err *err)
+/* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked). rel_w [H*Dh, D] */
+static enum deq_rc make_rel(struct deq_transformer *t, const float *rel_w, float **ret, struct deq_err *err)
 {
     const struct deq_arch *a = &t->arch;
     const size_t W = a->attn_window, D = a->d_model, HD = (size_t)a->n_head * a->d_head;
-    float *out = deq_alloc_array(HD, t->rel_stride * sizeof(float)), *p = DEQ_NEW_ARRAY(float, D), *r = DEQ_NEW_ARRAY(float, HD);
-    enum deq_rc rc = DEQ_OK;
-    if (!out || !p || !r) {
-        rc = deq_fail(err, DEQ_ENOMEM, "no memory for relative positions");
+    float *out = deq_alloc_array(HD, t->rel_stride * sizeof(float)), *p = DEQ_NEW_ARRAY(float, D);
+    if (!out || !p) {
+        deq_free(p);
         deq_free(out);
-        goto done;
+        return deq_fail(err, DEQ_ENOMEM, "no memory for relative positions");
     }
     for (size_t d = 0; d < W; d++) {
         deq_sinusoid((uint32_t)d, (uint32_t)D, p);
         for (size_t i = 0; i < HD; i++)
-            out[i * t->rel_stride + t->rel_zero - d] = deq_kern()->dot(t->vectors->block[l].rel_w + i * D, p, D);
+            out[i * t->rel_stride + t->rel_zero - d] = deq_kern()->dot(rel_w + i * D, p, D);
     }
-    t->block[l].rel = out;
-    t->packed_bytes += HD * t->rel_stride * sizeof(float);
-done:
     deq_free(p);
-    deq_free(r);
-    return rc;
+    *ret = out;
+    t->bytes += HD * t->rel_stride * sizeof(float);
+    return DEQ_OK;
 }
 
-static enum deq_rc pack(struct deq_transformer *t, const float *w, size_t n, size_t k, bool bf16, struct deq_packed *ret, struct deq_err *err)
+static enum deq_rc pack(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
 {
-    enum deq_rc rc = deq_pack(w, n, k, bf16, ret, err);
+    enum deq_rc rc = deq_pack(x, p->rows, p->cols, t->bf16, ret, err);
     if (!rc)
-        t->packed_bytes += deq_packed_bytes(ret);
+        t->bytes += deq_packed_bytes(ret);
     return rc;
 }
 
-enum deq_rc deq_transformer_new(struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err)
+static enum deq_rc pack_transposed(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
 {
-    const struct deq_arch *a = &w->arch;
-    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
+    const struct deq_param turned = {.rows = p->cols, .cols = p->rows};
+    float *y = DEQ_NEW_ARRAY(float, p->count);
+    if (!y)
+        return deq_fail(err, DEQ_ENOMEM, "no memory to pack tensor %s", p->name);
+    for (size_t i = 0; i < p->rows; i++)
+        for (size_t j = 0; j < p->cols; j++)
+            y[j * p->rows + i] = x[i * p->cols + j];
+    enum deq_rc rc = pack(t, &turned, y, ret, err);
+    deq_free(y);
+    return rc;
+}
+
+/* Matrix p, with the numbers x, goes where the cell looks for it. */
+static enum deq_rc place(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_err *err)
+{
+    const struct deq_weights *w = t->vectors;
+    struct deq_vocabulary *v = &t->vocabulary;
+    for (unsigned c = 0; c < deq_clusters(&t->arch); c++) {
+        if (p->slot == &w->embed[c])
+            return pack(t, p, x, t->arch.head_untied ? &v->embed[c] : &v->head[c], err);
+        if (p->slot == &w->head[c])
+            return pack(t, p, x, &v->head[c], err);
+        if (p->slot == &w->head_proj[c])
+            return pack_transposed(t, p, x, &v->head_proj[c], err);
+        if (p->slot == &w->embed_proj[c]) {
+            enum deq_rc rc = pack(t, p, x, &v->embed_proj[c], err);
+            return rc || t->arch.proj_untied[c] ? rc : pack_transposed(t, p, x, &v->head_proj[c], err);
+        }
+    }
+    for (unsigned l = 0; l < t->arch.n_block; l++) {
+        const struct deq_block_weights *b = &w->block[l];
+        struct deq_packed_block *to = &t->block[l];
+        const struct {
+            float *const *slot;
+            struct deq_packed *packed;
+        } of[] = {{&b->inject_w, &to->inject}, {&b->qkv_w, &to->qkv}, {&b->out_w, &to->out}, {&b->up_w, &to->up}, {&b->down_w, &to->down}};
+        for (size_t i = 0; i < DEQ_COUNT(of); i++)
+            if (p->slot == of[i].slot)
+                return pack(t, p, x, of[i].packed, err);
+        if (p->slot == &b->rel_w)
+            return make_rel(t, x, &to->rel, err);
+        if (p->slot == &b->r_w || p->slot == &b->r_r) { /* [H, Dh], added to queries: used as they are */
+            float *own = DEQ_NEW_ARRAY(float, p->count);
+            if (!own)
+                return deq_fail(err, DEQ_ENOMEM, "no memory for tensor %s", p->name);
+            memcpy(own, x, p->count * sizeof(float));
+            *(p->slot == &b->r_w ? &to->r_w : &to->r_r) = own;
+            return DEQ_OK;
+        }
+    }
+    if (p->slot == &w->pred_tok_w)
+        return pack(t, p, x, &t->pred_tok, err);
+    if (p->slot == &w->pred_state_w)
+        return pack(t, p, x, &t->pred_state, err);
+    return p->slot == &w->pred_out_w ? pack(t, p, x, &t->pred_out, err) : pack(t, p, x, &v->tails, err);
+}
+
+/* FNV-1a's step on whole words */
+static uint64_t mix(uint64_t h, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], 4);
+        h = (h ^ bits) * 0x100000001b3u;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+/* Where a tensor's numbers come from: weights in memory, or a file that deq_weights_check has passed. */
+struct source {
+    const struct deq_weights *w;
+    const struct deq_safetensors *file;
+    float *scratch; /* [largest tensor], for the file */
+};
+
+static enum deq_rc build(const struct deq_arch *a, const struct source *from, bool bf16, struct deq_transformer *t, struct deq_err *err)
+{
+    enum deq_rc rc = DEQ_OK;
+    t->vocabulary.vectors = t->vectors;
+    t->bf16 = bf16;
+    t->rel_zero = a->attn_window - 1 + 15;
+    t->rel_stride = DEQ_ROUND_UP(t->rel_zero + 16, (size_t)16);
+    t->bytes = t->vectors->n * sizeof(float);
+    t->fingerprint = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < t->vectors->n_params && !rc; i++) {
+        const struct deq_param *p = &t->vectors->params[i];
+        const float *x = from->w ? from->w->data + from->w->params[i].offset : from->scratch;
+        if (from->file)
+            rc = deq_tensor_to_f32(from->file, deq_safetensors_find(from->file, p->name), from->scratch, err);
+        if (rc)
+            break;
+        t->parameters += p->count;
+        t->fingerprint = mix(t->fingerprint, x, p->count);
+        if (p->rows)
+            rc = place(t, p, x, err);
+        else
+            memcpy(*p->slot, x, p->count * sizeof(float));
+    }
+    return rc;
+}
+
+enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err)
+{
+    struct deq_transformer *t = DEQ_NEW(struct deq_transformer);
+    if (!t)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
+    t->arch = w->arch;
+    enum deq_rc rc = deq_weights_new_vectors(&t->arch, &t->vectors, err);
+    if (!rc)
+        rc = build(&t->arch, &(struct source){.w = w}, bf16, t, err);
+    if (rc)
+        deq_transformer_free(t);
+    else
+        *ret = t;
+    return rc;
+}
+
+enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, struct deq_transformer **ret, struct deq_err *err)
+{
+    struct source from = {0};
+    struct deq_safetensors *file = NULL;
+    bool bf16 = false;
     struct deq_transformer *t = DEQ_NEW(struct deq_transformer);
     if (!t)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
     t->arch = *a;
-    t->vectors = w;
-    t->rel_zero = a->attn_window - 1 + 15;
-    t->rel_stride = DEQ_ROUND_UP(t->rel_zero + 16, (size_t)16);
-    enum deq_rc rc = pack(t, w->embed, a->vocab_size, D, bf16, &t->head, err);
-    for (unsigned l = 0; l < a->n_block && !rc; l++) {
-        const struct deq_block_weights *b = &w->block[l];
-        struct deq_packed_block *p = &t->block[l];
-        rc = pack(t, b->inject_w, deq_inject_dim(a), D, bf16, &p->inject, err);
-        if (!rc) rc = pack(t, b->qkv_w, 3 * HD, D, bf16, &p->qkv, err);
-        if (!rc) rc = pack(t, b->out_w, D, HD, bf16, &p->out, err);
-        if (!rc) rc = pack(t, b->up_w, F, D, bf16, &p->up, err);
-        if (!rc) rc = pack(t, b->down_w, D, F, bf16, &p->down, err);
-        if (!rc) rc = make_rel(t, l, err);
+    enum deq_rc rc = deq_safetensors_open(path, &file, err);
+    if (!rc)
+        rc = deq_weights_new_vectors(a, &t->vectors, err);
+    if (!rc)
+        rc = deq_weights_check(t->vectors, file, path, &bf16, err);
+    if (!rc) {
+        size_t largest = 0;
+        for (size_t i = 0; i < t->vectors->n_params; i++)
+            largest = DEQ_MAX(largest, t->vectors->params[i].count);
+        from.file = file;
+        from.scratch = DEQ_NEW_ARRAY(float, largest);
+        rc = from.scratch ? build(a, &from, bf16, t, err) : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
     }
-    if (Hp) {
-        if (!rc) rc = pack(t, w->pred_tok_w, Hp, D, bf16, &t->pred_tok, err);
-        if (!rc) rc = pack(t, w->pred_state_w, Hp, D, bf16, &t->pred_state, err);
-        if (!rc) rc = pack(t, w->pred_out_w, D, Hp, bf16, &t->pred_out, err);
-    }
-    if (rc) {
-        t->vectors = NULL;
+    deq_free(from.scratch);
+    deq_safetensors_close(file);
+    if (rc)
         deq_transformer_free(t);
-        return rc;
-    }
-    *ret = t;
-    return DEQ_OK;
+    else
+        *ret = t;
+    return rc;
 }
 
 void deq_transformer_free(struct deq_transformer *t)
 {
     if (!t)
         return;
-    deq_packed_free(&t->head);
+    deq_vocabulary_free(&t->vocabulary);
     deq_packed_free(&t->pred_tok);
     deq_packed_free(&t->pred_state);
     deq_packed_free(&t->pred_out);
@@ -93,6 +205,8 @@ void deq_transformer_free(struct deq_transformer *t)
         deq_packed_free(&p->up);
         deq_packed_free(&p->down);
         deq_free(p->rel);
+        deq_free(p->r_w);
+        deq_free(p->r_r);
     }
     deq_weights_free(t->vectors);
     deq_free(t);
@@ -115,15 +229,16 @@ struct cell {
     size_t x_cols;
     /* per thread */
     float **scores;        /* [threads] -> [positions of a row's pages] */
+    float **emb;           /* [threads] -> [E_0] a token's embedding before its projection */
     float **qr;            /* [threads] -> [3, Dv]: q + r_w, q + r_r, head output */
     const float ***pages;  /* [threads] -> [2, pages of a row] */
     size_t pages_max;
+    struct deq_readout readout;
     /* the call under way */
     const struct deq_rows *rows;
     const uint32_t *tokens;
     const float *const *in;
     float *const *out;
-    float *logits;
     size_t m;
     unsigned block;
 };
@@ -188,7 +303,6 @@ static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_transformer *t = c->t;
     const struct deq_arch *a = &t->arch;
-    const struct deq_block_weights *w = vectors(c);
     const struct deq_kv_pool *kv = c->rows->kv;
     const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, items = c->m * H;
     float *qc = c->qr[thread], *qr = qc + kv->v_stride, *out = qr + kv->v_stride;
@@ -196,8 +310,8 @@ static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
     for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
         const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
         const float *q = c->qkv + r * 3 * HD + h * Dh;
-        c->kern->add(qc, q, w->r_w + h * Dh, Dh);
-        c->kern->add(qr, q, w->r_r + h * Dh, Dh);
+        c->kern->add(qc, q, t->block[c->block].r_w + h * Dh, Dh);
+        c->kern->add(qr, q, t->block[c->block].r_r + h * Dh, Dh);
         for (size_t p = lo / P; p <= pos / P; p++) {
             kp[p - lo / P] = deq_kv_k(kv, c->rows->seq[r], p, c->block, (unsigned)h);
             vp[p - lo / P] = deq_kv_v(kv, c->rows->seq[r], p, c->block, (unsigned)h);
@@ -287,7 +401,7 @@ static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
     for ROWS_OF (thread, n_threads, c->m) {
         float *f = c->rows->fz[r];
         c->kern->add(f, c->y + r * D, w->down_b, D);
-        c->kern->add(f, f, a->norm == DEQ_NORM_PRE_SUB ? c->s + r * D : c->n + r * D, D);
+        c->kern->add(f, f, deq_norm_keeps(a->norm) ? c->s + r * D : c->n + r * D, D);
         if (a->norm == DEQ_NORM_POST)
             norm(c, f, D, w->ffn_norm_g, w->ffn_norm_b, f);
     }
@@ -335,7 +449,7 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
     const size_t D = c->t->arch.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
-        memcpy(c->x + r * D, c->t->vectors->embed + c->tokens[r] * D, D * sizeof(float));
+        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->emb[thread], c->x + r * D);
         c->kern->scale(c->x + r * D, root, D);
     }
 }
@@ -375,7 +489,7 @@ static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
     const size_t D = c->t->arch.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
-        memcpy(c->s + r * D, c->t->vectors->embed + c->tokens[r] * D, D * sizeof(float));
+        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->emb[thread], c->s + r * D);
         c->kern->scale(c->s + r * D, root, D);
         memcpy(c->y + r * D, c->in[r], D * sizeof(float));
     }
@@ -440,20 +554,27 @@ static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-static void stage_head(void *ctx, unsigned thread, unsigned n_threads)
+/* n = the states as the head wants them */
+static void final_norm(struct cell *c, size_t n, const float *const *z)
 {
-    struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->head, c->logits, c->t->arch.vocab_size, thread, n_threads);
-}
-
-static void cell_readout(struct deq_cell *base, size_t n, const float *const *z, float *logits)
-{
-    struct cell *c = (struct cell *)base;
     c->m = n;
     c->in = z;
-    c->logits = logits;
     run(c, stage_final_norm, n * c->t->arch.d_model);
-    run(c, stage_head, n * c->t->arch.d_model * c->t->arch.vocab_size);
+}
+
+static void cell_readout(struct deq_cell *base, size_t n, const float *const *z, float *const *logits, float *const *tails)
+{
+    struct cell *c = (struct cell *)base;
+    final_norm(c, n, z);
+    deq_vocabulary_head(&c->readout, n, c->n, logits, tails);
+}
+
+static void cell_readout_tail(struct deq_cell *base, unsigned cluster, size_t n, const float *const *z, float *const *logits,
+                              const float *const *tails)
+{
+    struct cell *c = (struct cell *)base;
+    final_norm(c, n, z);
+    deq_vocabulary_tail(&c->readout, cluster, n, c->n, logits, tails);
 }
 
 static void cell_free(struct deq_cell *base)
@@ -468,21 +589,34 @@ static void cell_free(struct deq_cell *base)
     for (unsigned i = 0; i < threads; i++) {
         if (c->scores)
             deq_free(c->scores[i]);
+        if (c->emb)
+            deq_free(c->emb[i]);
         if (c->qr)
             deq_free(c->qr[i]);
         if (c->pages)
             deq_free(c->pages[i]);
     }
+    deq_readout_free(&c->readout);
     deq_free(c->scores);
+    deq_free(c->emb);
     deq_free(c->qr);
     deq_free(c->pages);
     deq_free(c);
 }
 
-static const struct deq_cell_ops ops = {
-    .name = "transformer", .inject = cell_inject, .predict = cell_predict, .step = cell_step, .readout = cell_readout, .free = cell_free};
-static const struct deq_cell_ops ops_without_predictor = {
-    .name = "transformer", .inject = cell_inject, .step = cell_step, .readout = cell_readout, .free = cell_free};
+static const struct deq_cell_ops ops = {.name = "transformer",
+                                        .inject = cell_inject,
+                                        .predict = cell_predict,
+                                        .step = cell_step,
+                                        .readout = cell_readout,
+                                        .readout_tail = cell_readout_tail,
+                                        .free = cell_free};
+static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
+                                                          .inject = cell_inject,
+                                                          .step = cell_step,
+                                                          .readout = cell_readout,
+                                                          .readout_tail = cell_readout_tail,
+                                                          .free = cell_free};
 
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err)
@@ -498,6 +632,7 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
                                 .inject_dim = deq_inject_dim(a) * a->n_block,
                                 .vocab_size = a->vocab_size,
                                 .max_rows = R,
+                                .n_tails = a->n_cutoffs,
                                 .pool = pool};
     c->t = t;
     c->kern = deq_kern();
@@ -513,15 +648,18 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
         c->base.scratch_bytes += R * parts[i].cols * sizeof(float);
     }
     c->scores = DEQ_NEW_ARRAY(float *, threads);
+    c->emb = DEQ_NEW_ARRAY(float *, threads);
     c->qr = DEQ_NEW_ARRAY(float *, threads);
     c->pages = DEQ_NEW_ARRAY(const float **, threads);
-    for (unsigned i = 0; ok && c->scores && c->qr && c->pages && i < threads; i++) {
+    for (unsigned i = 0; ok && c->scores && c->emb && c->qr && c->pages && i < threads; i++) {
         c->scores[i] = DEQ_NEW_ARRAY(float, (c->pages_max + 1) * DEQ_KV_PAGE_TOK);
         c->qr[i] = DEQ_NEW_ARRAY(float, 3 * DEQ_ROUND_UP((size_t)a->d_head, 16));
         c->pages[i] = DEQ_NEW_ARRAY(const float *, 2 * c->pages_max);
-        ok = c->scores[i] && c->qr[i] && c->pages[i];
+        c->emb[i] = DEQ_NEW_ARRAY(float, deq_cluster_embed(a, 0));
+        ok = c->scores[i] && c->emb[i] && c->qr[i] && c->pages[i];
     }
-    if (!ok || !c->scores || !c->qr || !c->pages) {
+    ok = ok && deq_readout_new(&t->vocabulary, R, pool, &c->readout, NULL) == DEQ_OK;
+    if (!ok || !c->scores || !c->emb || !c->qr || !c->pages) {
         cell_free(&c->base);
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows", R);
     }

@@ -3,28 +3,33 @@
 #ifndef DEQ_CELL_TRANSFORMER_H
 #define DEQ_CELL_TRANSFORMER_H
 
-#include "core/data/weights.h"
-#include "core/math/gemm.h"
+#include "core/cell/vocabulary.h"
 #include "core/solve/cell.h"
 
 struct deq_packed_block {
     struct deq_packed inject, qkv, out, up, down;
     float *rel; /* [H, Dh, rel_stride]: W_r p_d for every distance of the window, distance falling with the column */
+    float *r_w, *r_r; /* [H, Dh] biases of the query: content, position */
 };
 
-/* Weights as the engine wants them: matrices packed, vectors as they are. Immutable; any thread. */
+/* Weights as the engine wants them, held once: matrices packed, vectors as they are. Immutable; any thread. */
 struct deq_transformer {
     struct deq_arch arch;
-    struct deq_weights *vectors; /* biases and norms are read from here, and the embedding */
-    struct deq_packed head;      /* [V, D] */
+    struct deq_weights *vectors; /* biases and norms, no matrices */
+    struct deq_vocabulary vocabulary;
     struct deq_packed_block block[DEQ_BLOCKS_MAX];
     struct deq_packed pred_tok, pred_state, pred_out; /* data NULL when there is no predictor */
     size_t rel_stride, rel_zero;
-    uint64_t packed_bytes;
+    uint64_t bytes;       /* all of the above */
+    uint64_t parameters;
+    uint64_t fingerprint; /* of the numbers */
+    bool bf16;            /* matrices are packed as bf16 numbers */
 };
 
-/* Takes the weights (frees them with the model; on failure they stay the caller's). bf16: matrices hold bf16 numbers and are packed so. */
-enum deq_rc deq_transformer_new(struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err);
+/* From weights in memory, which stay the caller's. bf16: matrices hold bf16 numbers and are packed so. */
+enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err);
+/* From a file, tensor by tensor: never more of it in memory than the packed weights and the largest tensor. */
+enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *arch, struct deq_transformer **ret, struct deq_err *err);
 void deq_transformer_free(struct deq_transformer *t);
 
 /* A cell over t for one engine: scratch for max_rows rows. Borrows t and pool. */

@@ -10,7 +10,7 @@
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
-static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub"};
+static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub", [DEQ_NORM_PRE_LN] = "pre_ln"};
 static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
 
 const char *deq_norm_name(enum deq_norm n)
@@ -112,8 +112,8 @@ static void take_name(struct reader *r, const char *key, bool required, const ch
         return;
     const char *s = json_string_value(v);
     if (!s || !by_name(names, n, s, ret)) {
-        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: %s is not one of %s, %s, %s", r->file, r->prefix, key, s ? s : "(not a string)",
-                         names[0], names[1], n > 2 ? names[2] : names[0]);
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: %s is not one of %s, %s%s%s%s%s", r->file, r->prefix, key, s ? s : "(not a string)",
+                         names[0], names[1], n > 2 ? ", " : "", n > 2 ? names[2] : "", n > 3 ? ", " : "", n > 3 ? names[3] : "");
     }
 }
 
@@ -122,6 +122,41 @@ static void take_fixed(struct reader *r, const char *key, const char *expected)
     const json_t *v = take(r, key, true);
     if (v && (!json_is_string(v) || strcmp(json_string_value(v), expected)))
         r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected \"%s\"", r->file, r->prefix, key, expected);
+}
+
+/* The vocabulary's clusters and the head. */
+static void take_clusters(struct reader *r, struct deq_arch *a)
+{
+    const json_t *cuts = take(r, "cutoffs", false), *projs = take(r, "tie_projections", false), *v;
+    bool tied = true;
+    size_t i;
+    take_u32(r, "embedding_size", false, 1, 1 << 14, &a->d_embed);
+    take_u32(r, "div_val", false, 1, 1 << 10, &a->div_val);
+    take_bool(r, "tie_word_embeddings", &tied);
+    take_bool(r, "head_bias", &a->head_bias);
+    a->head_untied = !tied;
+    if (cuts && (!json_is_array(cuts) || json_array_size(cuts) > DEQ_CUTOFFS_MAX)) {
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", r->file, DEQ_CUTOFFS_MAX);
+        return;
+    }
+    json_array_foreach((json_t *)cuts, i, v) {
+        if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) >= a->vocab_size) {
+            r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", r->file, i, a->vocab_size - 1);
+            return;
+        }
+        a->cutoffs[a->n_cutoffs++] = (uint32_t)json_integer_value(v);
+    }
+    if (projs && (!json_is_array(projs) || json_array_size(projs) != deq_clusters(a))) {
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", r->file, deq_clusters(a));
+        return;
+    }
+    json_array_foreach((json_t *)projs, i, v) {
+        if (!json_is_boolean(v)) {
+            r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: tie_projections[%zu]: expected true or false", r->file, i);
+            return;
+        }
+        a->proj_untied[i] = json_is_false(v);
+    }
 }
 
 static void no_others(struct reader *r)
@@ -147,12 +182,20 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
         {"num_attention_heads", a->n_head, 1, 1024},  {"head_dim", a->d_head, 1, 1024},
         {"intermediate_size", a->d_inner, 1, 1 << 18}, {"num_blocks", a->n_block, 1, 16},
         {"attention_window", a->attn_window, 1, 1 << 16}, {"predictor_hidden_size", a->predictor_hidden, 0, 1 << 16},
+        {"segment_length", a->segment_len, 0, 1 << 16}, {"segment_memory", a->segment_memory, 0, 1 << 16},
         {"deq.window", a->row_window, 1, DEQ_ROW_WINDOW_MAX},
     };
     for (size_t i = 0; i < DEQ_COUNT(ranges); i++)
         if (ranges[i].value < ranges[i].lo || ranges[i].value > ranges[i].hi)
             return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside %u..%u", where, ranges[i].name, ranges[i].value, ranges[i].lo,
                             ranges[i].hi);
+    for (uint32_t i = 0; i < a->n_cutoffs; i++)
+        if (a->cutoffs[i] <= (i ? a->cutoffs[i - 1] : 0) || a->cutoffs[i] >= a->vocab_size)
+            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u is not above the one before it and below vocab_size %u", where, a->cutoffs[i],
+                            a->vocab_size);
+    if (a->d_embed > 1 << 14 || a->div_val > 1 << 10 || !deq_cluster_embed(a, a->n_cutoffs))
+        return deq_fail(err, DEQ_EFORMAT, "%s: embedding_size: %u with div_val %u leaves cluster %u no embedding", where, a->d_embed, a->div_val,
+                        a->n_cutoffs);
     if (a->d_model % 2)
         return deq_fail(err, DEQ_EFORMAT, "%s: hidden_size: %u is odd; half of it are sines, half cosines", where, a->d_model);
     if (a->eos_id >= (int64_t)a->vocab_size)
@@ -178,7 +221,6 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     struct reader r = {.obj = root, .file = name, .prefix = "", .err = err};
     int pick;
     uint32_t eos = UINT32_MAX, version = 1;
-    bool tied = true;
     take_fixed(&r, "model_type", "deq_transformer");
     take_u32(&r, "format_version", false, 1, 1, &version);
     take_u32(&r, "vocab_size", true, 2, 1 << 22, &a.vocab_size);
@@ -190,16 +232,16 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     take_u32(&r, "attention_window", true, 1, 1 << 16, &a.attn_window);
     take_u32(&r, "predictor_hidden_size", false, 0, 1 << 16, &a.predictor_hidden);
     take_u32(&r, "eos_token_id", false, 0, 1 << 22, &eos);
+    take_u32(&r, "segment_length", false, 0, 1 << 16, &a.segment_len);
+    take_u32(&r, "segment_memory", false, 0, 1 << 16, &a.segment_memory);
     pick = a.norm;
     take_name(&r, "norm", true, norms, DEQ_COUNT(norms), &pick);
     a.norm = (enum deq_norm)pick;
     take_bool(&r, "norm_affine", &a.norm_affine);
     take_bool(&r, "inject_residual", &a.inject_residual);
     take_bool(&r, "final_norm", &a.final_norm);
-    take_bool(&r, "tie_word_embeddings", &tied);
+    take_clusters(&r, &a);
     take_float(&r, "norm_eps", 1e-12f, 1e-1f, &a.norm_eps);
-    if (!r.rc && !tied)
-        r.rc = deq_fail(err, DEQ_EFORMAT, "%s: tie_word_embeddings: only true is supported", name);
     a.eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
     const json_t *deq = take(&r, "deq", false);
     (void)take(&r, "training", false); /* provenance: any object */
@@ -252,11 +294,11 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
 {
     json_t *training = training_json ? json_loads(training_json, 0, NULL) : json_object();
     json_t *root = json_pack(
-        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
+        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:b, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
         1, "vocab_size", (int)a->vocab_size, "hidden_size", (int)a->d_model, "num_attention_heads", (int)a->n_head, "head_dim",
         (int)a->d_head, "intermediate_size", (int)a->d_inner, "num_blocks", (int)a->n_block, "attention_window", (int)a->attn_window,
         "norm", deq_norm_name(a->norm), "inject_residual", (int)a->inject_residual, "norm_affine", (int)a->norm_affine, "norm_eps", (double)a->norm_eps, "final_norm",
-        (int)a->final_norm, "tie_word_embeddings", 1, "predictor_hidden_size", (int)a->predictor_hidden);
+        (int)a->final_norm, "tie_word_embeddings", (int)!a->head_untied, "head_bias", (int)a->head_bias, "predictor_hidden_size", (int)a->predictor_hidden);
     json_t *deq = json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:f, s:f, s:i, s:s}", "solver", deq_solver_name(a->solver.method), "stop_mode",
                             a->solver.stop == DEQ_STOP_ABS ? "abs" : "rel", "tol", (double)a->solver.tol, "max_iter",
                             (int)a->solver.max_iter, "min_iter", (int)a->solver.min_iter, "memory", (int)a->solver.memory, "beta",
@@ -270,6 +312,21 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
     }
     if (a->eos_id >= 0)
         json_object_set_new(root, "eos_token_id", json_integer(a->eos_id));
+    if (a->segment_len) {
+        json_object_set_new(root, "segment_length", json_integer(a->segment_len));
+        json_object_set_new(root, "segment_memory", json_integer(a->segment_memory));
+    }
+    if (a->n_cutoffs || deq_projects(a)) {
+        json_t *cuts = json_array(), *projs = json_array();
+        for (uint32_t i = 0; i < a->n_cutoffs; i++)
+            json_array_append_new(cuts, json_integer(a->cutoffs[i]));
+        for (unsigned c = 0; c < deq_clusters(a); c++)
+            json_array_append_new(projs, json_boolean(!a->proj_untied[c]));
+        json_object_set_new(root, "embedding_size", json_integer(a->d_embed ? a->d_embed : a->d_model));
+        json_object_set_new(root, "div_val", json_integer(DEQ_MAX(a->div_val, 1u)));
+        json_object_set_new(root, "cutoffs", cuts);
+        json_object_set_new(root, "tie_projections", projs);
+    }
     json_object_set(root, "deq", deq);
     json_object_set(root, "training", training);
     text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7));

@@ -91,6 +91,7 @@ void deq_tokenizer_free(struct deq_tokenizer *tok)
     if (!tok)
         return;
     deq_bpe_free(&tok->bpe);
+    deq_wordlevel_free(&tok->words);
     for (size_t k = 0; k < DEQ_COUNT(tok->set); k++)
         deq_free(tok->set[k].item);
     deq_free(tok->added);
@@ -128,6 +129,24 @@ const char *deq_tokenizer_bytes(const struct deq_tokenizer *tok, uint32_t id, si
     return tok->blob + tok->span[id].at - 1;
 }
 
+static const char *text_of(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool show_special, size_t *ret_len)
+{
+    size_t n;
+    bool joint = false;
+    const char *s = deq_tokenizer_bytes(tok, id, &n);
+    if (s && tok->model == MODEL_WORDLEVEL)
+        s = deq_wordlevel_text(tok, prev, id, &joint, &n);
+    if (!s || (!show_special && !joint && deq_tokenizer_is_special(tok, id)))
+        return NULL;
+    *ret_len = n;
+    return s;
+}
+
+const char *deq_tokenizer_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, size_t *ret_len)
+{
+    return text_of(tok, prev, id, false, ret_len);
+}
+
 void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_before, size_t *ret_n_before,
                          const uint32_t **ret_after, size_t *ret_n_after)
 {
@@ -149,14 +168,10 @@ struct encoder {
 
 static enum deq_rc encode_piece(struct encoder *e, const char *s, size_t n)
 {
-    switch (e->tok->model) {
-    case MODEL_BPE: return deq_bpe_encode(&e->tok->bpe, s, n, &e->work, e->out, e->err);
-    }
-    return DEQ_EINVAL;
+    return deq_bpe_encode(&e->tok->bpe, s, n, &e->work, e->out, e->err);
 }
 
-/* Text without added tokens. */
-static enum deq_rc encode_plain(struct encoder *e, const char *s, size_t n)
+static enum deq_rc encode_pieces(struct encoder *e, const char *s, size_t n)
 {
     enum deq_pretok kind = e->tok->pretok;
     enum deq_rc rc = DEQ_OK;
@@ -186,6 +201,16 @@ static enum deq_rc encode_plain(struct encoder *e, const char *s, size_t n)
         at += k;
     }
     return rc;
+}
+
+/* Text without added tokens. */
+static enum deq_rc encode_plain(struct encoder *e, const char *s, size_t n)
+{
+    switch (e->tok->model) {
+    case MODEL_BPE: return encode_pieces(e, s, n);
+    case MODEL_WORDLEVEL: return deq_wordlevel_encode(e->tok, s, n, e->out, e->err);
+    }
+    return DEQ_EINVAL;
 }
 
 static size_t blanks_before(const char *s, size_t from, size_t at)
@@ -259,9 +284,10 @@ enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t
                                  struct deq_buf *out, struct deq_err *err)
 {
     size_t len_before = out->len;
+    int64_t prev = -1;
     for (size_t i = 0; i < n; i++) {
         size_t len;
-        const char *bytes = deq_tokenizer_bytes(tok, ids[i], &len);
+        const char *bytes = text_of(tok, prev, ids[i], true, &len);
         if (!bytes) {
             out->len = len_before;
             if (out->data)
@@ -270,6 +296,7 @@ enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t
         }
         if (skip_special && deq_tokenizer_is_special(tok, ids[i]))
             continue;
+        prev = ids[i];
         if (!deq_buf_add(out, bytes, len))
             return deq_fail(err, DEQ_ENOMEM, "no room for the text of %zu tokens", n);
     }

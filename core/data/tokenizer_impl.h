@@ -1,8 +1,8 @@
 /* Inside of the tokenizer module: what tokenizer.c (encode, decode), tokenizer_load.c (tokenizer.json) and the readers of the
- * models (tokenizer_bpe.c) share. Nobody else includes it.
+ * models (tokenizer_bpe.c, tokenizer_wordlevel.c) share. Nobody else includes it.
  *
  * A new model type adds a value to enum model, its tables to struct deq_tokenizer, a reader that read_model() in tokenizer_load.c
- * calls, and a case to encode_piece() in tokenizer.c. */
+ * calls, and its case to encode_plain() and deq_tokenizer_text() in tokenizer.c. */
 #ifndef DEQ_DATA_TOKENIZER_IMPL_H
 #define DEQ_DATA_TOKENIZER_IMPL_H
 
@@ -11,13 +11,9 @@
 #include "core/data/bpe.h"
 #include "core/data/pretok.h"
 #include "core/data/tokenizer.h"
+#include "core/data/wordset.h"
 
-enum model { MODEL_BPE };
-
-struct span {
-    uint32_t at; /* 1 + offset in the blob; 0 = no such token */
-    uint32_t len;
-};
+enum model { MODEL_BPE, MODEL_WORDLEVEL };
 
 struct added {
     const char *content; /* in the blob, NUL-terminated */
@@ -32,9 +28,26 @@ struct added_set {
     bool begins[256]; /* some content begins with this byte */
 };
 
+/* What the decoder of a word-level file says about one word: its text, and on which sides no blank separates it. */
+struct joint {
+    uint32_t id;
+    bool before, after;
+    struct deq_span text; /* in joint_text, a blank before it */
+};
+
+struct wordlevel {
+    struct deq_wordset set;
+    int64_t unk;           /* -1: a word that is not in the vocabulary is an error */
+    int64_t newline;       /* what a line end becomes; -1: it is white space */
+    bool cr;               /* "\r\n" and "\r" are line ends too */
+    struct joint *joint;   /* [n_joints] sorted by id */
+    size_t n_joints;
+    char *joint_text;
+};
+
 struct deq_tokenizer {
     uint32_t vocab_size;
-    struct span *span; /* [vocab_size] bytes of each token */
+    struct deq_span *span; /* [vocab_size] bytes of each token; in a word-level blob a blank stands before each */
     char *blob;        /* [blob_len] bytes of all tokens */
     size_t blob_len;
 
@@ -49,6 +62,7 @@ struct deq_tokenizer {
 
     enum model model;
     struct deq_bpe bpe;
+    struct wordlevel words;
 };
 
 struct loader {
@@ -64,6 +78,7 @@ enum deq_rc deq_load_no_memory(struct loader *l);
 int deq_load_shown(const char *s, size_t n); /* how many bytes of text from the file to print with %.*s */
 const char *deq_load_type(const json_t *v);  /* "an array", "nothing", ... */
 bool deq_load_absent(const json_t *v);       /* missing or null */
+const char *deq_load_component(struct loader *l, const json_t *o, const char *where); /* its "type"; NULL (and an error) when there is none */
 enum deq_rc deq_load_bool(struct loader *l, const json_t *o, const char *where, const char *key, bool otherwise, bool *ret);
 enum deq_rc deq_load_id(struct loader *l, const json_t *v, const char *where, const char *what, uint32_t *ret);
 /* Sizes the tables by the vocabulary and the added tokens and fills in every token's bytes; with want_words also bpe.word. */
@@ -72,6 +87,15 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words);
 /* tokenizer_bpe.c: "model" of tokenizer.json; GPT-2's vocab.json and the n bytes of its merges.txt */
 enum deq_rc deq_load_bpe(struct loader *l, const json_t *model);
 enum deq_rc deq_load_bpe_txt(struct loader *l, json_t *vocab, const char *text, size_t n);
+
+/* tokenizer_wordlevel.c: a word is anything without white space; "model"; "normalizer", "pre_tokenizer" and "decoder"; then text without added tokens, and the text of a token.
+ * prev: the token before it, -1: none. id must be in the vocabulary. */
+bool deq_is_word(const char *s, size_t n); /* not empty, no white space */
+enum deq_rc deq_load_wordlevel(struct loader *l, const json_t *model);
+enum deq_rc deq_load_wordlevel_around(struct loader *l, const json_t *root);
+enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s, size_t n, struct deq_tokens *out, struct deq_err *err);
+const char *deq_wordlevel_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool *ret_joint, size_t *ret_len);
+void deq_wordlevel_free(struct wordlevel *w);
 
 /* tokenizer.c */
 const struct added *deq_added_longest(const struct added_set *set, const char *s, size_t n);

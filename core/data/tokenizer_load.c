@@ -75,8 +75,7 @@ enum deq_rc deq_load_id(struct loader *l, const json_t *v, const char *where, co
     return DEQ_OK;
 }
 
-/* The "type" of a component; NULL (and an error) when there is none. */
-static const char *component_type(struct loader *l, const json_t *o, const char *where)
+const char *deq_load_component(struct loader *l, const json_t *o, const char *where)
 {
     const char *type = json_string_value(json_object_get(o, "type"));
     if (!json_is_object(o))
@@ -229,7 +228,9 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
         bytes += tok->added[i].len + 1;
     }
     tok->vocab_size = highest + 1;
-    tok->span = DEQ_NEW_ARRAY(struct span, tok->vocab_size);
+    if (tok->model == MODEL_WORDLEVEL)
+        bytes += n_vocab + tok->n_added; /* the blanks */
+    tok->span = DEQ_NEW_ARRAY(struct deq_span, tok->vocab_size);
     tok->blob = deq_alloc(bytes); /* bytes is below twice the limit of a file, so offsets fit 32 bits */
     if (want_words)
         tok->bpe.word = DEQ_NEW_ARRAY(struct deq_bpe_word, n_vocab);
@@ -242,8 +243,10 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
         if (same && json_integer_value(same) != (json_int_t)a->id)
             return BAD(l, "added_tokens: \"%.*s\" has id %u here and %lld in model.vocab", shown(a->content), a->content, a->id,
                        (long long)json_integer_value(same));
+        if (tok->model == MODEL_WORDLEVEL)
+            blob_add(tok, " ", 1);
         uint32_t at = blob_add(tok, a->content, a->len + 1); /* with its NUL, for messages */
-        tok->span[a->id] = (struct span){at, a->len};
+        tok->span[a->id] = (struct deq_span){at, a->len};
         a->content = tok->blob + at - 1;
     }
     if ((rc = index_added(l)))
@@ -255,10 +258,17 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
             continue;
         if (tok->span[id].at)
             return BAD(l, "model.vocab: \"%.*s\" has id %u, which another token has too", shown(key), key, id);
+        if (tok->model == MODEL_WORDLEVEL) {
+            if (!deq_is_word(key, key_len))
+                return BAD(l, "model.vocab: \"%.*s\" is empty or holds white space, so that no text can give it", shown(key), key);
+            blob_add(tok, " ", 1);
+            tok->span[id] = (struct deq_span){blob_add(tok, key, key_len), (uint32_t)key_len};
+            continue;
+        }
         bool pure;
         char *out = tok->blob + tok->blob_len;
         size_t n = token_bytes(key, key_len, out, &pure);
-        tok->span[id] = (struct span){(uint32_t)tok->blob_len + 1, (uint32_t)n};
+        tok->span[id] = (struct deq_span){(uint32_t)tok->blob_len + 1, (uint32_t)n};
         tok->blob_len += n;
         if (want_words && pure && n)
             tok->bpe.word[tok->bpe.n_words++] = (struct deq_bpe_word){out, (uint32_t)n, id};
@@ -281,7 +291,11 @@ static enum deq_rc read_model(struct loader *l, const json_t *model)
         l->tok->model = MODEL_BPE;
         return deq_load_bpe(l, model);
     }
-    return BAD(l, "model.type: \"%.*s\" is not supported, expected \"BPE\"", shown(name), name);
+    if (!strcmp(name, "WordLevel")) {
+        l->tok->model = MODEL_WORDLEVEL;
+        return deq_load_wordlevel(l, model);
+    }
+    return BAD(l, "model.type: \"%.*s\" is not supported, expected \"BPE\" or \"WordLevel\"", shown(name), name);
 }
 
 static enum deq_rc read_byte_level(struct loader *l, const json_t *o, const char *where, bool *ret_prefix, bool *ret_regex)
@@ -318,7 +332,7 @@ static enum deq_rc read_pre_tokenizer(struct loader *l, const json_t *o)
     struct deq_tokenizer *tok = l->tok;
     bool regex = false;
     enum deq_rc rc;
-    const char *type = component_type(l, o, "pre_tokenizer");
+    const char *type = deq_load_component(l, o, "pre_tokenizer");
     if (!type)
         return DEQ_EFORMAT;
     if (!strcmp(type, "ByteLevel")) {
@@ -333,8 +347,8 @@ static enum deq_rc read_pre_tokenizer(struct loader *l, const json_t *o)
     const json_t *list = json_object_get(o, "pretokenizers"), *split = json_array_get(list, 0), *bytes = json_array_get(list, 1);
     if (json_array_size(list) != 2)
         return BAD(l, "pre_tokenizer.pretokenizers: expected [Split, ByteLevel]");
-    const char *a = component_type(l, split, "pre_tokenizer.pretokenizers[0]");
-    const char *b = a ? component_type(l, bytes, "pre_tokenizer.pretokenizers[1]") : NULL;
+    const char *a = deq_load_component(l, split, "pre_tokenizer.pretokenizers[0]");
+    const char *b = a ? deq_load_component(l, bytes, "pre_tokenizer.pretokenizers[1]") : NULL;
     if (!b)
         return DEQ_EFORMAT;
     if (strcmp(a, "Split") || strcmp(b, "ByteLevel"))
@@ -399,7 +413,7 @@ static enum deq_rc read_post_processor(struct loader *l, const json_t *o, bool n
 {
     if (deq_load_absent(o))
         return DEQ_OK;
-    const char *type = component_type(l, o, "post_processor");
+    const char *type = deq_load_component(l, o, "post_processor");
     if (!type)
         return DEQ_EFORMAT;
     if (!strcmp(type, "ByteLevel"))
@@ -422,25 +436,33 @@ static enum deq_rc read_post_processor(struct loader *l, const json_t *o, bool n
     return DEQ_OK;
 }
 
-static enum deq_rc read_root(struct loader *l, const json_t *root)
+/* What stands around a BPE model, the post-processor apart. */
+static enum deq_rc read_bpe_around(struct loader *l, const json_t *root)
 {
     const json_t *normalizer = json_object_get(root, "normalizer"), *decoder = json_object_get(root, "decoder");
     enum deq_rc rc;
-    if (!json_is_object(root))
-        return BAD(l, "expected an object, found %s", deq_load_type(root));
     if (!deq_load_absent(normalizer)) {
-        const char *type = component_type(l, normalizer, "normalizer");
+        const char *type = deq_load_component(l, normalizer, "normalizer");
         return type ? BAD(l, "normalizer.type: \"%.*s\" is not supported, expected null", shown(type), type) : DEQ_EFORMAT;
     }
-    if ((rc = read_added(l, json_object_get(root, "added_tokens"))) || (rc = read_model(l, json_object_get(root, "model"))) ||
-        (rc = read_pre_tokenizer(l, json_object_get(root, "pre_tokenizer"))) ||
-        (rc = read_post_processor(l, json_object_get(root, "post_processor"), false)))
+    if ((rc = read_pre_tokenizer(l, json_object_get(root, "pre_tokenizer"))))
         return rc;
-    const char *type = component_type(l, decoder, "decoder");
+    const char *type = deq_load_component(l, decoder, "decoder");
     if (!type)
         return DEQ_EFORMAT;
     return strcmp(type, "ByteLevel") ? BAD(l, "decoder.type: \"%.*s\" is not supported, expected \"ByteLevel\"", shown(type), type)
                                      : DEQ_OK;
+}
+
+static enum deq_rc read_root(struct loader *l, const json_t *root)
+{
+    enum deq_rc rc;
+    if (!json_is_object(root))
+        return BAD(l, "expected an object, found %s", deq_load_type(root));
+    if ((rc = read_added(l, json_object_get(root, "added_tokens"))) || (rc = read_model(l, json_object_get(root, "model"))))
+        return rc;
+    rc = l->tok->model == MODEL_WORDLEVEL ? deq_load_wordlevel_around(l, root) : read_bpe_around(l, root);
+    return rc ? rc : read_post_processor(l, json_object_get(root, "post_processor"), false);
 }
 
 static json_t *parse_json(struct loader *l, const char *json, size_t len)

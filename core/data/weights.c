@@ -22,6 +22,7 @@ static void put(struct walk *k, float **slot, size_t rows, size_t cols, const ch
         k->overflow = true;
         return;
     }
+    const bool held = !rows || !k->w->vectors_only;
     if (k->w->params) {
         struct deq_param *p = &k->w->params[k->n_params];
         char name[DEQ_PARAM_NAME];
@@ -31,10 +32,11 @@ static void put(struct walk *k, float **slot, size_t rows, size_t cols, const ch
         p->cols = cols;
         p->offset = k->n;
         p->count = count;
-        *slot = k->w->data + k->n;
+        p->slot = slot;
+        *slot = held ? k->w->data + k->n : NULL;
     }
     k->n_params++;
-    k->n += DEQ_ROUND_UP(count, (size_t)16); /* every tensor starts at a cache line */
+    k->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
 }
 
 static void put_norm(struct walk *k, float **g, float **b, size_t n, const char *weight, const char *bias, unsigned block)
@@ -43,13 +45,46 @@ static void put_norm(struct walk *k, float **g, float **b, size_t n, const char 
     put(k, b, 0, n, bias, block);
 }
 
+/* "embed.weight" of the only cluster, "embed.2.weight" of one among several */
+static void put_cluster(struct walk *k, float **slot, size_t rows, size_t cols, const char *what, const char *kind, unsigned c)
+{
+    char name[DEQ_PARAM_NAME];
+    if (k->w->arch.n_cutoffs)
+        snprintf(name, sizeof name, "%s.%u.%s", what, c, kind);
+    else
+        snprintf(name, sizeof name, "%s.%s", what, kind);
+    put(k, slot, rows, cols, name, UINT32_MAX);
+}
+
+static void walk_vocabulary(struct walk *k)
+{
+    struct deq_weights *w = k->w;
+    const struct deq_arch *a = &w->arch;
+    const bool projects = deq_projects(a);
+    for (unsigned c = 0; c < deq_clusters(a); c++) {
+        put_cluster(k, &w->embed[c], deq_cluster_size(a, c), deq_cluster_embed(a, c), "embed", "weight", c);
+        if (projects)
+            put_cluster(k, &w->embed_proj[c], a->d_model, deq_cluster_embed(a, c), "embed", "proj.weight", c);
+        if (a->head_untied)
+            put_cluster(k, &w->head[c], deq_cluster_size(a, c), deq_cluster_embed(a, c), "head", "weight", c);
+        if (projects && a->proj_untied[c])
+            put_cluster(k, &w->head_proj[c], a->d_model, deq_cluster_embed(a, c), "head", "proj.weight", c);
+    }
+    if (a->head_bias)
+        put(k, &w->head_bias, 0, a->vocab_size, "head.bias", UINT32_MAX);
+    if (a->n_cutoffs) {
+        put(k, &w->tails_w, a->n_cutoffs, deq_cluster_embed(a, 0), "head.tails.weight", UINT32_MAX);
+        put(k, &w->tails_b, 0, a->n_cutoffs, "head.tails.bias", UINT32_MAX);
+    }
+}
+
 static void walk(struct walk *k)
 {
     struct deq_weights *w = k->w;
     const struct deq_arch *a = &w->arch;
     const size_t D = a->d_model, HDh = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
     k->n = k->n_params = 0;
-    put(k, &w->embed, a->vocab_size, D, "embed.weight", UINT32_MAX);
+    walk_vocabulary(k);
     for (unsigned l = 0; l < a->n_block; l++) {
         struct deq_block_weights *b = &w->block[l];
         put(k, &b->inject_w, deq_inject_dim(a), D, "inject.weight", l);
@@ -83,12 +118,13 @@ static void walk(struct walk *k)
     }
 }
 
-enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+static enum deq_rc new_weights(const struct deq_arch *arch, bool vectors_only, struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_weights *w = DEQ_NEW(struct deq_weights);
     if (!w)
         return deq_fail(err, DEQ_ENOMEM, "no memory for weights");
     w->arch = *arch;
+    w->vectors_only = vectors_only;
     struct walk k = {.w = w};
     walk(&k);
     if (k.overflow) {
@@ -108,6 +144,16 @@ enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **re
     return DEQ_OK;
 }
 
+enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+{
+    return new_weights(arch, false, ret, err);
+}
+
+enum deq_rc deq_weights_new_vectors(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+{
+    return new_weights(arch, true, ret, err);
+}
+
 void deq_weights_free(struct deq_weights *w)
 {
     if (!w)
@@ -117,46 +163,53 @@ void deq_weights_free(struct deq_weights *w)
     deq_free(w);
 }
 
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *f, const char *path, bool *ret_bf16, struct deq_err *err)
 {
-    struct deq_safetensors *f = NULL;
-    struct deq_weights *w = NULL;
     bool all_bf16 = true;
-    enum deq_rc rc = deq_safetensors_open(path, &f, err);
-    if (!rc)
-        rc = deq_weights_new(arch, &w, err);
-    for (size_t i = 0; !rc && i < w->n_params; i++) {
+    for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
         const struct deq_tensor *t = deq_safetensors_find(f, p->name);
-        if (!t) {
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape [%zu%s%zu]", path, p->name, p->rows,
-                          p->rows ? ", " : "", p->cols);
-            break;
-        }
+        char want[64], got[64];
+        if (p->rows)
+            snprintf(want, sizeof want, "[%zu, %zu]", p->rows, p->cols);
+        else
+            snprintf(want, sizeof want, "[%zu]", p->cols);
+        if (!t)
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape %s", path, p->name, want);
         bool fits = p->rows ? t->n_dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols
                             : t->n_dims == 1 && t->shape[0] == p->cols;
         if (!fits) {
-            char want[64], got[64];
-            if (p->rows)
-                snprintf(want, sizeof want, "[%zu, %zu]", p->rows, p->cols);
-            else
-                snprintf(want, sizeof want, "[%zu]", p->cols);
             snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims, (unsigned long long)(t->n_dims ? t->shape[0] : 0),
                      (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
-            break;
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
         }
         all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
-        rc = deq_tensor_to_f32(f, t, w->data + p->offset, err);
     }
-    for (size_t i = 0; !rc && i < deq_safetensors_count(f); i++) {
+    for (size_t i = 0; i < deq_safetensors_count(f); i++) {
         const char *name = deq_safetensors_at(f, i)->name;
         bool known = false;
         for (size_t j = 0; j < w->n_params && !known; j++)
             known = !strcmp(name, w->params[j].name);
         if (!known)
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not part of a model with this config.json", path, name);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not part of a model with this config.json", path, name);
     }
+    if (ret_bf16)
+        *ret_bf16 = all_bf16;
+    return DEQ_OK;
+}
+
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+{
+    struct deq_safetensors *f = NULL;
+    struct deq_weights *w = NULL;
+    bool bf16;
+    enum deq_rc rc = deq_safetensors_open(path, &f, err);
+    if (!rc)
+        rc = deq_weights_new(arch, &w, err);
+    if (!rc)
+        rc = deq_weights_check(w, f, path, &bf16, err);
+    for (size_t i = 0; !rc && i < w->n_params; i++)
+        rc = deq_tensor_to_f32(f, deq_safetensors_find(f, w->params[i].name), w->data + w->params[i].offset, err);
     deq_safetensors_close(f);
     if (rc) {
         deq_weights_free(w);
@@ -164,7 +217,7 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, stru
     }
     *ret = w;
     if (ret_bf16)
-        *ret_bf16 = all_bf16;
+        *ret_bf16 = bf16;
     return DEQ_OK;
 }
 

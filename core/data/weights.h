@@ -5,6 +5,7 @@
 #define DEQ_DATA_WEIGHTS_H
 
 #include "core/data/config.h"
+#include "core/data/safetensors.h"
 
 enum { DEQ_BLOCKS_MAX = 16, DEQ_PARAM_NAME = 48 };
 
@@ -13,6 +14,7 @@ struct deq_param {
     size_t rows, cols; /* [rows, cols]; rows 0: a vector [cols] */
     size_t offset;     /* into the block, in floats */
     size_t count;
+    float **slot;      /* the pointer of struct deq_weights that leads to it */
 };
 
 struct deq_block_weights {
@@ -35,7 +37,13 @@ struct deq_block_weights {
 
 struct deq_weights {
     struct deq_arch arch;
-    float *embed; /* [V, D], also the head */
+    /* by cluster c of the vocabulary (deq_arch); V_c ids of width E_c */
+    float *embed[DEQ_CUTOFFS_MAX + 1];      /* [V_c, E_c] */
+    float *embed_proj[DEQ_CUTOFFS_MAX + 1]; /* [D, E_c], NULL where deq_projects() is false */
+    float *head[DEQ_CUTOFFS_MAX + 1];       /* [V_c, E_c], NULL: the embedding's */
+    float *head_proj[DEQ_CUTOFFS_MAX + 1];  /* [D, E_c], NULL: the embedding's */
+    float *head_bias;                       /* [V] or NULL */
+    float *tails_w, *tails_b;               /* [n_cutoffs, E_0], [n_cutoffs]: the shortlist's logit of cluster c at row c-1; NULL without cutoffs */
     struct deq_block_weights block[DEQ_BLOCKS_MAX];
     float *final_norm_g, *final_norm_b; /* [D] or NULL */
     /* warm-start predictor: z0 = out_w relu(tok_w e_t + state_w z*_{t-1} + b) + out_b; NULL when the model has none */
@@ -45,8 +53,9 @@ struct deq_weights {
     float *pred_out_w;   /* [D, Hp] */
     float *pred_out_b;   /* [D] */
 
-    float *data; /* [n] the block */
+    float *data; /* [n] the block; vectors_only: matrices are not in it, and their pointers are NULL */
     size_t n;
+    bool vectors_only;
     size_t n_main; /* parameters before the predictor's, which are fitted apart */
     struct deq_param *params;
     size_t n_params;
@@ -54,8 +63,11 @@ struct deq_weights {
 
 /* Zeroed parameters for an architecture. Free with deq_weights_free. */
 enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err);
+/* The same table of tensors, with room for the vectors alone (biases, norms): matrices are to be held in another form. */
+enum deq_rc deq_weights_new_vectors(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err);
 void deq_weights_free(struct deq_weights *w);
 /* Every tensor of the file must be here and the other way round, with equal shapes. */
+enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *file, const char *path, bool *ret_bf16, struct deq_err *err);
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err);
 /* bf16: rounded to nearest even. */
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err);

@@ -102,6 +102,9 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->head = DEQ_NEW_ARRAY(struct row *, R);
     e->head_seq = DEQ_NEW_ARRAY(struct sequence *, R);
     e->logits = deq_alloc_array(R, V * sizeof(float));
+    e->tails = deq_alloc_array(R, DEQ_MAX(cell->n_tails, 1u) * sizeof(float));
+    e->logits_of = DEQ_NEW_ARRAY(float *, R);
+    e->tails_of = DEQ_NEW_ARRAY(float *, R);
     e->scratch = DEQ_NEW_ARRAY(struct deq_sample_scratch, deq_pool_threads(pool));
     bool scratch = e->scratch != NULL;
     for (unsigned i = 0; scratch && i < deq_pool_threads(pool); i++) {
@@ -113,7 +116,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     }
     if (!e->rows || !e->row_mem || !e->free_rows || !e->seqs || !e->seq_state || !e->batch || !e->batch_seq || !e->z || !e->fz || !e->u_in ||
         !e->u_out || !e->position || !e->kv_seq || !e->new_tokens || !e->new_rows || !e->prev || !e->head || !e->head_seq || !e->logits ||
-        !scratch) {
+        !e->tails || !e->logits_of || !e->tails_of || !scratch) {
         free_scratch(e, deq_pool_threads(pool));
         deq_engine_free(e);
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows", R);
@@ -159,7 +162,7 @@ void deq_engine_free(struct deq_engine *e)
     if (e->cell)
         e->cell->ops->free(e->cell); /* before its pool */
     void *const blocks[] = {e->rows, e->row_mem, e->free_rows, e->seqs, e->seq_state, e->batch, e->batch_seq, e->z, e->fz, e->u_in, e->u_out,
-                            e->position, e->kv_seq, e->new_tokens, e->new_rows, e->prev, e->head, e->head_seq, e->logits};
+                            e->position, e->kv_seq, e->new_tokens, e->new_rows, e->prev, e->head, e->head_seq, e->logits, e->tails, e->logits_of, e->tails_of};
     for (size_t i = 0; i < DEQ_COUNT(blocks); i++)
         deq_free(blocks[i]);
     deq_prefix_free(e->prefix);
@@ -321,6 +324,8 @@ static void choose_head(struct deq_engine *e)
             r->logits = NULL;
             if (need) {
                 r->logits = e->logits + e->n_head * e->cell->vocab_size;
+                r->tails = e->tails + e->n_head * e->cell->n_tails;
+                r->known = r->need = 0;
                 e->head[e->n_head] = r;
                 e->head_seq[e->n_head] = s;
                 e->n_head++;
@@ -334,8 +339,70 @@ static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_engine *e = ctx;
     for (size_t i = e->n_head * thread / n_threads; i < e->n_head * (thread + 1) / n_threads; i++) {
         struct row *r = e->head[i];
-        r->guess = deq_seq_sample(e, e->head_seq[i], r->logits, r->position, thread);
+        if (r->guess != NO_TOKEN)
+            continue;
+        r->need = 0;
+        r->guess = deq_seq_sample(e, e->head_seq[i], r, thread, &r->need);
     }
+}
+
+enum { WORTH_A_THREAD = 1 << 15 }; /* floats touched; below, one thread is faster. Bits do not depend on it */
+
+static void run(struct deq_engine *e, deq_pool_fn stage, size_t work)
+{
+    if (work < WORTH_A_THREAD)
+        stage(e, 0, 1);
+    else
+        deq_pool_run(e->pool, stage, e);
+}
+
+/* Somebody sees the whole distribution at row r, or a pick needs it. Choices that begin here pick from it too. */
+static bool whole(const struct sequence *s, const struct row *r)
+{
+    const bool begins = s->req.n > 1 && r->position + 1 == s->req.n_prompt;
+    return s->req.want_logits || s->req.want_prompt || begins || deq_sample_whole(&s->req.sampling);
+}
+
+/* One further cluster, for the head rows that need it. */
+static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < e->n_head; i++) {
+        struct row *r = e->head[i];
+        if (wholes ? !whole(e->head_seq[i], r) : r->need != cluster)
+            continue;
+        e->z[n] = r->fz;
+        e->logits_of[n] = r->logits;
+        e->tails_of[n++] = r->tails;
+        r->known |= 1u << cluster;
+    }
+    if (n)
+        e->cell->ops->readout_tail(e->cell, cluster, n, e->z, e->logits_of, (const float *const *)e->tails_of);
+    return n;
+}
+
+/* Logits and picks of the head rows. Of a vocabulary in clusters, only those are computed that somebody sees or a pick depends on. */
+static void read_out(struct deq_engine *e)
+{
+    const size_t work = e->n_head * e->cell->vocab_size;
+    for (size_t i = 0; i < e->n_head; i++) {
+        e->z[i] = e->head[i]->fz;
+        e->logits_of[i] = e->head[i]->logits;
+        e->tails_of[i] = e->head[i]->tails;
+        e->head[i]->guess = NO_TOKEN;
+    }
+    e->cell->ops->readout(e->cell, e->n_head, e->z, e->logits_of, e->tails_of);
+    for (unsigned c = 1; c <= e->cell->n_tails; c++)
+        (void)read_tail(e, c, true);
+    run(e, stage_sample, work);
+    for (bool more = e->cell->n_tails; more;) {
+        more = false;
+        for (unsigned c = 1; c <= e->cell->n_tails; c++)
+            more = read_tail(e, c, false) || more;
+        if (more)
+            run(e, stage_sample, work);
+    }
+    e->stats.head_rows += e->n_head;
 }
 
 /* `token` follows the last committed position. ev has what is known of that position. Returns false when the sequence ended. */
@@ -354,14 +421,14 @@ static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token,
 }
 
 /* The prompt of s is solved: its further choices begin, each with a token of its own from the same logits. */
-static void begin_choices(struct deq_engine *e, const struct sequence *leader, const float *logits, const struct deq_event *ev)
+static void begin_choices(struct deq_engine *e, const struct sequence *leader, const struct row *r, const struct deq_event *ev)
 {
     deq_seq_fork(e, leader);
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (s->id == leader->id && s->waiting) {
             s->waiting = false;
-            (void)take_token(e, s, deq_seq_sample(e, s, logits, ev->position, 0), *ev);
+            (void)take_token(e, s, deq_seq_sample(e, s, r, 0, NULL), *ev);
         }
     }
 }
@@ -407,7 +474,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         const uint32_t token = r->guess;
         ev.logits = s->req.want_logits ? r->logits : NULL;
         if (p + 1 == s->req.n_prompt && s->req.n > 1)
-            begin_choices(e, s, r->logits, &ev);
+            begin_choices(e, s, r, &ev);
         if (!take_token(e, s, token, ev))
             return false;
         if (k < s->n_rows && e->rows[s->row[k]].token != token) {
@@ -474,23 +541,15 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
                 memcpy(r->best, r->z, D * sizeof(float));
             }
             if (r->lead + 1 >= s->solver.max_iter) {
-                memcpy(r->z, r->best, D * sizeof(float));
                 r->last = true;
-                continue;
+                if (s->solver.tol > 0) { /* else it is a fixed number of steps, and this is one of them */
+                    memcpy(r->z, r->best, D * sizeof(float));
+                    continue;
+                }
             }
         }
         deq_solver_step(&s->solver, &r->solver, D, r->z, r->fz, r->residual);
     }
-}
-
-enum { WORTH_A_THREAD = 1 << 15 }; /* floats touched; below, one thread is faster. Bits do not depend on it */
-
-static void run(struct deq_engine *e, deq_pool_fn stage, size_t work)
-{
-    if (work < WORTH_A_THREAD)
-        stage(e, 0, 1);
-    else
-        deq_pool_run(e->pool, stage, e);
 }
 
 void deq_step(struct deq_engine *e)
@@ -508,13 +567,8 @@ void deq_step(struct deq_engine *e)
     e->stats.rows += e->n_batch;
     run(e, stage_residual, 2 * e->n_batch * e->cell->state_dim);
     choose_head(e);
-    if (e->n_head) {
-        for (size_t i = 0; i < e->n_head; i++)
-            e->z[i] = e->head[i]->fz;
-        e->cell->ops->readout(e->cell, e->n_head, e->z, e->logits);
-        e->stats.head_rows += e->n_head;
-        run(e, stage_sample, e->n_head * e->cell->vocab_size);
-    }
+    if (e->n_head)
+        read_out(e);
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         /* a choice that began in this step has no row in it yet */

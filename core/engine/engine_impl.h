@@ -22,7 +22,9 @@ struct row {
     bool last;            /* the next evaluation is the last: commit whatever comes */
     bool restarted;       /* went back to zero after NaN once */
     bool start_cached;    /* began from a state of the prefix cache */
-    const float *logits;  /* of this step, or NULL */
+    float *logits;        /* [V] of this step, or NULL */
+    float *tails;         /* [n_tails] of this step */
+    uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one that its pick waits for, or 0 */
 };
 
 struct sequence {
@@ -77,7 +79,8 @@ struct deq_engine {
     struct row **head;        /* rows that need logits */
     struct sequence **head_seq;
     size_t n_head;
-    float *logits;            /* [max_rows, V] */
+    float *logits, *tails;    /* [max_rows, V], [max_rows, n_tails] */
+    float **logits_of, **tails_of;
     struct deq_sample_scratch *scratch; /* [threads] */
     struct deq_engine_stats stats;
 };
@@ -93,7 +96,8 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);
 /* Ends s, and the choices that wait for it. */
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message);
-/* The token after `position`, from logits [V]. Window rows before it are looked back at. thread: whose scratch. */
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const float *logits, size_t position, unsigned thread);
+/* The token after r's position, from its logits, or NO_TOKEN: *ret_need is the cluster that must be known first. Window rows before it are looked back
+ * at. thread: whose scratch. */
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread, uint32_t *ret_need);
 
 #endif

@@ -178,6 +178,73 @@ uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t 
     return best;
 }
 
+static bool greedy(const struct deq_sampling *s)
+{
+    return s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(1.0f / s->temperature);
+}
+
+bool deq_sample_whole(const struct deq_sampling *s)
+{
+    return deq_sample_adjusts(s) || (!greedy(s) && (s->top_k || s->top_p < 1 || s->min_p > 0));
+}
+
+static uint32_t greedy_clusters(const struct deq_tails *t, const float *logits, uint32_t *ret_need)
+{
+    uint32_t best = deq_argmax(logits, deq_cluster_size(t->arch, 0));
+    for (unsigned c = 1; c < deq_clusters(t->arch); c++) {
+        if (!(t->logprob[c - 1] > logits[best]))
+            continue;
+        if (!(t->known >> c & 1)) {
+            *ret_need = c;
+            return UINT32_MAX;
+        }
+        const uint32_t begin = deq_cluster_begin(t->arch, c), i = begin + deq_argmax(logits + begin, deq_cluster_size(t->arch, c));
+        best = logits[i] > logits[best] ? i : best;
+    }
+    return best;
+}
+
+uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits, uint32_t choice, size_t position,
+                             uint32_t *ret_need)
+{
+    if (greedy(s))
+        return greedy_clusters(t, logits, ret_need);
+    const unsigned C = deq_clusters(t->arch);
+    const uint32_t n0 = deq_cluster_size(t->arch, 0);
+    const float inv_temp = 1.0f / s->temperature;
+    float top = logits[deq_argmax(logits, n0)];
+    for (unsigned c = 1; c < C; c++)
+        top = fmaxf(top, t->logprob[c - 1]);
+    double mass[DEQ_CUTOFFS_MAX + 1] = {0}, total = 0;
+    for (uint32_t i = 0; i < n0; i++)
+        mass[0] += expf((logits[i] - top) * inv_temp);
+    for (unsigned c = 1; c < C; c++) /* a little more than the most, so that rounding never cuts a word off */
+        mass[c] = 1.0001 * exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
+                  pow(deq_cluster_size(t->arch, c), fmax(0, 1 - (double)inv_temp));
+    for (uint64_t attempt = 0; attempt <= C; attempt++) { /* every rejection makes one mass exact */
+        total = 0;
+        for (unsigned c = 0; c < C; c++)
+            total += mass[c];
+        double x = total * deq_rng_uniform(s->seed, STREAM_SAMPLE + (uint64_t)choice + (attempt << 32), position);
+        unsigned c = 0;
+        while (c + 1 < C && x >= mass[c])
+            x -= mass[c++];
+        if (c && !(t->known >> c & 1)) {
+            *ret_need = c;
+            return UINT32_MAX;
+        }
+        const uint32_t begin = deq_cluster_begin(t->arch, c), end = begin + deq_cluster_size(t->arch, c);
+        double at = 0;
+        for (uint32_t i = begin; i < end; i++) {
+            at += expf((logits[i] - top) * inv_temp);
+            if (x < at)
+                return i;
+        }
+        mass[c] = at;
+    }
+    return deq_argmax(logits, n0);
+}
+
 float deq_logprob(const float *logits, uint32_t V, uint32_t token)
 {
     const struct deq_kern *k = deq_kern();

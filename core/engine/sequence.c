@@ -272,10 +272,16 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
 
 /* --- Middle --- */
 
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const float *logits, size_t position, unsigned thread)
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread, uint32_t *ret_need)
 {
     struct deq_sample_scratch *scratch = &e->scratch[thread];
     const uint32_t V = (uint32_t)e->cell->vocab_size;
+    const size_t position = r->position;
+    const float *logits = r->logits;
+    if (e->cell->n_tails && !deq_sample_whole(&s->req.sampling)) {
+        const struct deq_tails t = {.arch = &e->arch, .logprob = r->tails, .known = r->known};
+        return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, ret_need);
+    }
     if (deq_sample_adjusts(&s->req.sampling)) {
         uint32_t guessed[DEQ_ROW_WINDOW_MAX];
         const size_t begin = s->req.n_prompt, known = DEQ_MIN(s->n_known, position + 1);

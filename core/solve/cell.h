@@ -29,14 +29,18 @@ struct deq_cell_ops {
     void (*predict)(struct deq_cell *c, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0);
     /* f(z) of every row; writes the rows' keys and values into the cache */
     void (*step)(struct deq_cell *c, const struct deq_rows *rows);
-    /* logits [n, vocab] of states */
-    void (*readout)(struct deq_cell *c, size_t n, const float *const *z, float *logits);
+    /* Logits of states, logits[i] [vocab_size]. A cell with n_tails > 0 has its vocabulary cut into clusters: then only those of the shortlist are
+     * written, as log-probabilities, and tails[i] [n_tails] receives the log-probability of each further cluster (tails NULL when n_tails is 0). */
+    void (*readout)(struct deq_cell *c, size_t n, const float *const *z, float *const *logits, float *const *tails);
+    /* Adds the log-probabilities of one further cluster, 1..n_tails; tails as readout gave them. NULL when n_tails is 0. */
+    void (*readout_tail)(struct deq_cell *c, unsigned cluster, size_t n, const float *const *z, float *const *logits, const float *const *tails);
     void (*free)(struct deq_cell *c);
 };
 
 struct deq_cell {
     const struct deq_cell_ops *ops;
     size_t state_dim, inject_dim, vocab_size, max_rows, scratch_bytes;
+    unsigned n_tails;
     struct deq_pool *pool; /* borrowed */
 };
 

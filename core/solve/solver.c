@@ -99,7 +99,7 @@ size_t deq_solve_floats(const struct deq_solver_opts *o, size_t n, size_t dim)
     return n * (2 * dim + per) + DEQ_ROUND_UP(n * (sizeof(struct deq_solver) + 2 * sizeof(float)), 4) / 4 + 32;
 }
 
-void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z, float *scratch,
+void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z, float *ret_fz, float *scratch,
                float *trace, struct deq_solve_report *ret)
 {
     const size_t per = deq_solver_floats(o, dim);
@@ -111,6 +111,8 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
     unsigned it = 0, open = 1;
 
     memcpy(z_best, z, n * dim * sizeof(float));
+    if (ret_fz)
+        memcpy(ret_fz, z, n * dim * sizeof(float));
     for (size_t i = 0; i < n; i++) {
         sys[i] = (struct deq_solver){.mem = mem + i * per};
         deq_solver_restart(&sys[i]);
@@ -130,9 +132,11 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
                 finite = false;
                 continue; /* frozen: no step leads back from NaN */
             }
-            if (r < best[i]) {
+            if (r < best[i] || o->tol <= 0) {
                 best[i] = r;
                 memcpy(z_best + i * dim, zi, dim * sizeof(float));
+                if (ret_fz)
+                    memcpy(ret_fz + i * dim, fi, dim * sizeof(float));
             }
             if (r < o->tol && it >= o->min_iter)
                 continue;

@@ -23,6 +23,7 @@
  *
  * Safeguard: when a residual exceeds 4 times the best one since the last restart, history is dropped and the step is Picard's.
  * Best iterate: the caller keeps it (deq_solve does; the engine does), because only it knows when an old one is still valid.
+ * tol 0 asks for a fixed number of steps (models that were trained so have no equilibrium to reach): then the newest iterate counts, not the best.
  * NaN or infinity in f(z) gives a residual that is not finite: check it before stepping.
  *
  * Memory: deq_solver_floats(opts, dim) floats a system, given by the caller; nothing is allocated. Any thread, one at a time a system. */
@@ -43,7 +44,7 @@ struct deq_solver_opts {
     unsigned memory;   /* M: pairs kept by Anderson, updates kept by Broyden; 1..16 */
     unsigned max_iter; /* evaluations of f at most; >= 1 */
     unsigned min_iter; /* evaluations of f at least */
-    float tol;         /* > 0 */
+    float tol;         /* >= 0; 0: exactly max_iter evaluations */
     float beta;        /* mixing, (0, 1] */
     float reg;         /* Anderson's regularisation, >= 0 */
 };
@@ -85,8 +86,9 @@ struct deq_solve_report {
 /* Floats of scratch that deq_solve needs. */
 size_t deq_solve_floats(const struct deq_solver_opts *o, size_t n, size_t dim);
 /* z [n, dim]: start in, best iterate out. Stops when every system converged or after max_iter evaluations. A system that has
- * converged keeps its iterate. trace (may be NULL) receives the mean residual of every evaluation, [max_iter]. */
-void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z, float *scratch,
+ * converged keeps its iterate. ret_fz (may be NULL) [n, dim] receives f at that iterate, which is closer by one evaluation (k evaluations of Picard from z0
+ * give f^k(z0)); z where there was no finite one. trace (may be NULL) receives the mean residual of every evaluation, [max_iter]. */
+void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z, float *ret_fz, float *scratch,
                float *trace, struct deq_solve_report *ret);
 
 #endif

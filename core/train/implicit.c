@@ -14,7 +14,7 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
 {
     struct deq_grad_work w = {0};
     const size_t nd = b * t * arch->d_model, dim = t * arch->d_model;
-    enum deq_rc rc = deq_seq_new(arch, b, t, n_tapes, dropout, &w.seq, err);
+    enum deq_rc rc = deq_seq_new(arch, b, t, 0, n_tapes, dropout, &w.seq, err);
     if (rc)
         return rc;
     const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim), deq_solve_floats(&widest->adjoint, b, dim));
@@ -61,7 +61,7 @@ void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, st
 {
     const size_t dim = w->seq->t * w->seq->arch.d_model;
     memset(w->z, 0, w->seq->b * dim * sizeof(float));
-    deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, w->scratch, NULL, ret);
+    deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, NULL, w->scratch, NULL, ret);
 }
 
 /* Adds the penalty's gradients; w->z is z*. The perturbed evaluation goes to the last tape, f(z*) to tape 0. */
@@ -119,7 +119,7 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
     r.finite = r.finite && isfinite(r.loss);
     if (r.finite && o->mode == DEQ_GRAD_IMPLICIT) {
         memcpy(w->g, w->d, nd * sizeof(float));
-        deq_solve(&o->adjoint, s->b, dim, eval_adjoint, w, w->g, w->scratch, NULL, &solve);
+        deq_solve(&o->adjoint, s->b, dim, eval_adjoint, w, w->g, NULL, w->scratch, NULL, &solve);
         r.adjoint_evaluations = solve.evaluations;
         r.adjoint_residual = solve.residual_mean;
         r.finite = solve.finite;

@@ -15,6 +15,7 @@ struct output {
     struct deq_text *text;
     struct deq_buf shown;
     bool json, stopped;
+    int64_t prev, end; /* the token that the text ends with; the one that ends it, -1: none does */
     size_t tokens, converged;
     double evaluations, residual_max, first_token_s, started;
     enum deq_finish finish;
@@ -35,9 +36,12 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     o->evaluations += e->evaluations;
     o->converged += e->converged;
     o->residual_max = fmax(o->residual_max, (double)e->residual);
-    const char *bytes = deq_token_is_special(o->model, e->token) ? NULL : deq_token_bytes(o->model, e->token, &n);
-    if (bytes)
+    const bool end = deq_token_is_special(o->model, e->token) && (int64_t)e->token == o->end;
+    const char *bytes = end ? NULL : deq_token_text(o->model, o->prev, e->token, &n);
+    if (bytes) {
+        o->prev = e->token;
         o->stopped = deq_text_push(o->text, bytes, n, &o->shown) >= 0;
+    }
     if (!o->json) {
         fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
         fflush(stdout);
@@ -125,6 +129,8 @@ int cmd_generate(int argc, char **argv)
     q.prompt = tokens.n ? tokens.ids : &start;
     q.n_prompt = tokens.n ? tokens.n : 1;
     q.ignore_eos = ignore_eos;
+    o.prev = q.prompt[q.n_prompt - 1];
+    o.end = ignore_eos ? -1 : info.eos_id;
     q.event = on_event;
     q.ctx = &o;
     const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1, .max_positions = (uint32_t)(q.n_prompt + q.max_tokens)};

@@ -1,4 +1,4 @@
-/* deq tokenizer train|encode|decode: the tokenizer by itself, for making one and for looking at one. */
+/* deq tokenizer train|words|encode|decode: the tokenizer by itself, for making one and for looking at one. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +14,7 @@
 #include "core/base/utf8.h"
 #include "core/data/bpe_train.h"
 #include "core/data/tokenizer.h"
-
-int cmd_tokenizer(int argc, char **argv);
+#include "models/cli/cli.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -23,6 +22,7 @@ enum { EXIT_USAGE = 2 };
 
 static const char help_all[] =
     "usage: deq tokenizer train  --vocab-size N --out FILE [--json] TEXT_FILE...\n"
+    "       deq tokenizer words  --out FILE (TEXT_FILE... | --vocab FILE) [--vocab-out FILE] [--json]\n"
     "       deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]\n"
     "       deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]\n"
     "\n"
@@ -460,9 +460,9 @@ int cmd_tokenizer(int argc, char **argv)
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"train", train}, {"encode", encode}, {"decode", decode}};
+    } commands[] = {{"train", train}, {"words", cmd_tokenizer_words}, {"encode", encode}, {"decode", decode}};
     if (argc < 2)
-        return usage(help_all, "train, encode or decode?", NULL);
+        return usage(help_all, "train, words, encode or decode?", NULL);
     if (!strcmp(argv[1], "--help")) {
         fputs(help_all, stdout);
         return EXIT_SUCCESS;

@@ -14,6 +14,8 @@ static const struct {
     {"generate", cmd_generate, "continue a prompt"},
     {"eval", cmd_eval, "perplexity and bits per byte of a model on a text"},
     {"inspect", cmd_inspect, "what a model directory holds"},
+    {"import", cmd_import, "make a model directory of a PyTorch checkpoint"},
+    {"check", cmd_check, "compare a model with equilibria that other code computed"},
     {"train", cmd_train, "train a model from a recipe"},
     {"bench", cmd_bench, "load a server and measure its streams"},
     {"tokenizer", cmd_tokenizer, "train a tokenizer, encode, decode"},

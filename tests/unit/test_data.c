@@ -309,7 +309,7 @@ static const struct key {
     {"norm_affine", "true", false, {"1", "\"true\"", "null"}},
     {"inject_residual", "false", false, {"0", "\"no\""}},
     {"final_norm", "true", false, {"2", "[]"}},
-    {"tie_word_embeddings", "true", false, {"false", "1"}},
+    {"tie_word_embeddings", "true", false, {"null", "1"}},
     {"norm_eps", "1e-05", false, {"0", "-1e-5", "0.2", "\"1e-5\"", "true"}},
     {"deq", "{}", false, {"[]", "3", "null"}},
     {"training", "{\"steps\": 5}", false, {NULL}},
@@ -577,7 +577,7 @@ TEST(weights_layout)
         CHECK(total == V * D + 2 * (U * D + U + 4 * HD * D + 2 * HD + D * HD + D + F * D + F + D * F + D + norms) +
                            (c < 3 ? 2 * D + 9 * D + 9 * D + 9 + D * 9 + D : 0));
         CHECK((c < 3) == (w->final_norm_g != NULL) && (c < 3) == (w->pred_b != NULL) && (c < 3) == (w->block[1].ffn_norm_b != NULL));
-        CHECK((c == 2) == (w->block[0].sub_norm_g != NULL) && w->embed == w->data);
+        CHECK((c == 2) == (w->block[0].sub_norm_g != NULL) && w->embed[0] == w->data);
         CHECK(c < 3 ? w->pred_tok_w == w->data + w->n_main : w->n_main == w->n);
         deq_weights_free(w);
     }

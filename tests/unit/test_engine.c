@@ -279,7 +279,7 @@ TEST(engine_equals_sequence_form)
     struct deq_weights *w;
     struct deq_seq *s;
     CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK && deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
-    CHECK(deq_seq_new(&arch, 1, T, 1, false, &s, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&arch, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
     float *z = DEQ_NEW_ARRAY(float, T * arch.d_model), *nll = DEQ_NEW_ARRAY(float, T);
     deq_seq_begin(s, w, p.ids, 0, 0, 0);
     for (int i = 0; i < 300; i++)

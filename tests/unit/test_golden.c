@@ -31,7 +31,7 @@ static void check_case(const char *name)
             memcpy(&id, (const char *)tokens->data + 8 * (b * all + t), 8);
             ids[b * T + t] = (uint32_t)id;
         }
-    CHECK(deq_tensor_to_f32(g, z_star, expected, NULL) == DEQ_OK && deq_seq_new(&a, B, T, 1, false, &s, NULL) == DEQ_OK);
+    CHECK(deq_tensor_to_f32(g, z_star, expected, NULL) == DEQ_OK && deq_seq_new(&a, B, T, 0, 1, false, &s, NULL) == DEQ_OK);
     deq_seq_begin(s, w, ids, 0, 0, 0);
     /* locuslab: contracts slowly (about 0.98 a step), to its only equilibrium; torchdeq: exactly its 12 steps */
     for (unsigned i = 0; i < a.solver.max_iter; i++)

@@ -93,7 +93,7 @@ static struct deq_solve_report solve_n(const struct deq_solver_opts *o, struct m
     for (size_t i = 0; i < m->n; i++)
         m->toy[i]->calls = 0;
     uint64_t before = deq_mem_calls();
-    deq_solve(o, m->n, DIM, many_f, m, z, scratch, trace, &r);
+    deq_solve(o, m->n, DIM, many_f, m, z, NULL, scratch, trace, &r);
     CHECK(deq_mem_calls() == before);
     bool clean = true;
     for (size_t i = 0; i < GUARD; i++)
@@ -502,7 +502,7 @@ TEST(solver_dependent_history)
                 for (size_t dim = 1; dim <= DIM; dim += DIM - 1) {
                     struct shift s = {-0.8, 2, dim};
                     memset(z, 0, sizeof z);
-                    deq_solve(&o, 1, dim, shift_f, &s, z, scratch, NULL, &r);
+                    deq_solve(&o, 1, dim, shift_f, &s, z, NULL, scratch, NULL, &r);
                     CHECK_MSG(r.converged && r.finite && fabs((double)z[dim - 1] - 2 / 1.8) <= 2e-5, "%s M=%u dim=%zu: %g after %u",
                               deq_solver_name(o.method), memory, dim, (double)z[dim - 1], r.evaluations);
                 }
@@ -510,7 +510,7 @@ TEST(solver_dependent_history)
                 struct shift s = {1, 1, DIM};
                 memset(z, 0, sizeof z);
                 o.stop = DEQ_STOP_ABS;
-                deq_solve(&o, 1, DIM, shift_f, &s, z, scratch, NULL, &r);
+                deq_solve(&o, 1, DIM, shift_f, &s, z, NULL, scratch, NULL, &r);
                 CHECK_MSG(r.finite && !r.converged && isfinite(norm2(z, NULL)), "%s M=%u", deq_solver_name(o.method), memory);
             }
     deq_free(scratch);

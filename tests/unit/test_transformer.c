@@ -38,7 +38,7 @@ static void check_variant(struct deq_arch a)
         tokens[i] = (uint32_t)deq_rng_below(2, 0, i, V);
     for (size_t i = 0; i < T * D; i++)
         z[i] = (float)deq_rng_normal(2, 1, i);
-    CHECK(deq_seq_new(&a, 1, T, 1, false, &s, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&a, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
     deq_seq_begin(s, w, tokens, 0, 0, 0);
     deq_seq_forward(s, 0, z, expected);
 
@@ -68,7 +68,10 @@ static void check_variant(struct deq_arch a)
         worst = fmax(worst, fabs((double)fz[i] - (double)expected[i]));
     /* two orders of summation over at most 40 terms of size 1, through at most three blocks: about 1e-5 */
     CHECK_MSG(worst < 1e-4, "norm %s, %u blocks: f differs by %g", deq_norm_name(a.norm), a.n_block, worst);
-    cell->ops->readout(cell, T, fp_const, logits);
+    float *to[T];
+    for (size_t i = 0; i < T; i++)
+        to[i] = logits + i * V;
+    cell->ops->readout(cell, T, fp_const, to, NULL);
     deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
     for (size_t i = 0; i < T; i++) {
         double top = -1e30, sum = 0;
@@ -87,7 +90,7 @@ static void check_variant(struct deq_arch a)
         for (size_t h = 0; h < a.predictor_hidden; h++) {
             double x = (double)w->pred_b[h];
             for (size_t k = 0; k < D; k++)
-                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
+                x += (double)w->pred_tok_w[h * D + k] * (double)w->embed[0][tokens[0] * D + k] * sqrt((double)D) + (double)w->pred_state_w[h * D + k] * (double)z[k];
             sum += (double)w->pred_out_w[d * a.predictor_hidden + h] * fmax(x, 0);
         }
         CHECK(fabs(sum - (double)z0[d]) < 1e-4);
@@ -98,6 +101,7 @@ static void check_variant(struct deq_arch a)
     cell->ops->free(cell);
     deq_pool_free(pool);
     deq_transformer_free(tf);
+    deq_weights_free(w);
     deq_seq_free(s);
     deq_free(z);
     deq_free(fz);
@@ -113,6 +117,7 @@ TEST(rows_pre_inject_residual)
     check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true});
 }
 TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.d_model = 22, .n_head = 3, .d_head = 10, .d_inner = 37, .n_block = 1, .norm = DEQ_NORM_PRE}); }
+TEST(rows_pre_ln) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE_LN, .norm_affine = true}); }
 TEST(rows_post) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
 TEST(rows_post_plain) { check_variant((struct deq_arch){.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
 TEST(rows_pre_sub_three)

@@ -45,7 +45,7 @@ static void check_arch(struct deq_arch a, size_t b, size_t t, float dropout)
     enum { STEPS = 2 };
     struct deq_seq *s = NULL;
     struct deq_weights *w = random_weights(&a, 1), *g = NULL;
-    CHECK(deq_seq_new(&a, b, t, STEPS, true, &s, NULL) == DEQ_OK && deq_weights_new(&a, &g, NULL) == DEQ_OK);
+    CHECK(deq_seq_new(&a, b, t, 0, STEPS, true, &s, NULL) == DEQ_OK && deq_weights_new(&a, &g, NULL) == DEQ_OK);
     const size_t N = b * t, nd = N * a.d_model;
     uint32_t tok[512], tgt[512];
     float *z0 = DEQ_NEW_ARRAY(float, nd), *z = DEQ_NEW_ARRAY(float, nd), *d = DEQ_NEW_ARRAY(float, nd), *v = DEQ_NEW_ARRAY(float, nd);
@@ -138,6 +138,7 @@ TEST(seq_vjp_pre) { check_arch(tiny(DEQ_NORM_PRE, true, 1, 32, 2, 16), 2, 70, 0)
 TEST(seq_vjp_pre_plain_odd) { check_arch(tiny(DEQ_NORM_PRE, false, 1, 24, 3, 10), 1, 9, 0); }
 TEST(seq_vjp_post) { check_arch(tiny(DEQ_NORM_POST, true, 1, 32, 4, 8), 2, 12, 0); }
 TEST(seq_vjp_post_plain) { check_arch(tiny(DEQ_NORM_POST, false, 1, 32, 4, 8), 2, 12, 0); }
+TEST(seq_vjp_pre_ln) { check_arch(tiny(DEQ_NORM_PRE_LN, true, 2, 32, 2, 12), 2, 12, 0); }
 TEST(seq_vjp_pre_sub) { check_arch(tiny(DEQ_NORM_PRE_SUB, true, 1, 32, 2, 12), 2, 12, 0); }
 TEST(seq_vjp_two_blocks) { check_arch(tiny(DEQ_NORM_PRE, true, 2, 32, 2, 16), 2, 12, 0); }
 TEST(seq_vjp_dropout) { check_arch(tiny(DEQ_NORM_PRE, true, 1, 32, 2, 16), 2, 12, 0.3f); }

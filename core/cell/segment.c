@@ -1,0 +1,59 @@
+#include "core/cell/segment.h"
+
+#include <string.h>
+
+#include "core/base/mem.h"
+
+enum deq_rc deq_segment_new(const struct deq_weights *w, size_t streams, size_t segment, size_t memory, const struct deq_solver_opts *o,
+                            struct deq_segment **ret, struct deq_err *err)
+{
+    const size_t dim = segment * w->arch.d_model;
+    struct deq_segment *s = DEQ_NEW(struct deq_segment);
+    if (!s)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for segments");
+    *s = (struct deq_segment){.weights = w, .solver = *o, .streams = streams, .t_max = segment};
+    enum deq_rc rc = deq_solver_check(o, err);
+    if (!rc)
+        rc = deq_seq_new(&w->arch, streams, segment, memory, 1, false, &s->seq, err);
+    if (!rc) {
+        s->z = DEQ_NEW_ARRAY(float, streams * dim);
+        s->start = DEQ_NEW_ARRAY(float, streams * dim);
+        s->scratch = DEQ_NEW_ARRAY(float, deq_solve_floats(o, streams, dim));
+        if (!s->z || !s->start || !s->scratch)
+            rc = deq_fail(err, DEQ_ENOMEM, "no memory to solve %zu segments of %zu positions", streams, segment);
+    }
+    if (rc)
+        deq_segment_free(s);
+    else
+        *ret = s;
+    return rc;
+}
+
+void deq_segment_free(struct deq_segment *s)
+{
+    if (!s)
+        return;
+    deq_seq_free(s->seq);
+    deq_free(s->z);
+    deq_free(s->start);
+    deq_free(s->scratch);
+    deq_free(s);
+}
+
+static void evaluate(void *ctx, const float *z, float *fz)
+{
+    deq_seq_forward(ctx, 0, z, fz);
+}
+
+enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, size_t t, struct deq_solve_report *ret, struct deq_err *err)
+{
+    const size_t dim = t * s->weights->arch.d_model;
+    deq_seq_length(s->seq, t);
+    deq_seq_begin(s->seq, s->weights, tokens, 0, 0, 0);
+    memset(s->start, 0, s->streams * dim * sizeof(float));
+    deq_solve(&s->solver, s->streams, dim, evaluate, s->seq, s->start, s->z, s->scratch, NULL, ret);
+    if (!ret->finite)
+        return deq_fail(err, DEQ_ENUMERIC, "the solver met values that are not finite");
+    deq_seq_remember(s->seq, s->z);
+    return DEQ_OK;
+}

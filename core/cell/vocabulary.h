@@ -1,0 +1,56 @@
+/* Both ends of a language model on rows: token -> embedding and state -> log-probabilities, over packed weights, exact path only.
+ *
+ *     one cluster:  e = E[token];                          logits = E x (+ b)
+ *     clusters:     e = P_c E_c[token - begin(c)];         head = log softmax([E_0; T] Q_0' x + b),   T: a logit for every tail cluster
+ *                                                          log p(token) = head[token],                        c = 0
+ *                                                                       = head[c] + log softmax(E_c Q_c' x + b)[token - begin(c)],  c > 0
+ *
+ * E, P of the head are the embedding's where the architecture ties them (Grave et al. 2017; Baevski and Auli 2019; the projections are those of
+ * Transformer-XL). So a tail cluster's words are known without the other clusters', and none of them is needed to know how probable a cluster is:
+ * deq_vocabulary_head gives the shortlist and the clusters, deq_vocabulary_tail one cluster's words.
+ * Packed once: the embedding of a token is read from the head's weights where the two are tied. Immutable after loading; any thread. */
+#ifndef DEQ_CELL_VOCABULARY_H
+#define DEQ_CELL_VOCABULARY_H
+
+#include "core/base/pool.h"
+#include "core/data/weights.h"
+#include "core/math/gemm.h"
+
+struct deq_vocabulary {
+    const struct deq_weights *vectors; /* biases, and the architecture; borrowed */
+    struct deq_packed head[DEQ_CUTOFFS_MAX + 1];       /* [V_c, E_c] */
+    struct deq_packed head_proj[DEQ_CUTOFFS_MAX + 1];  /* [E_c, D]: the projection transposed; data NULL: none */
+    struct deq_packed embed[DEQ_CUTOFFS_MAX + 1];      /* [V_c, E_c], data NULL: the head's */
+    struct deq_packed embed_proj[DEQ_CUTOFFS_MAX + 1]; /* [D, E_c] */
+    struct deq_packed tails;                           /* [n_cutoffs, E_0] */
+};
+
+void deq_vocabulary_free(struct deq_vocabulary *v);
+
+/* Scratch of one caller for at most `rows` rows. */
+struct deq_readout {
+    const struct deq_vocabulary *v;
+    struct deq_pool *pool; /* borrowed */
+    float *hidden;         /* [rows, max E_c] */
+    float **to;            /* [rows] where a product's rows go */
+    /* the call under way */
+    size_t n;
+    const float *x;
+    float *const *logits;
+    float *const *tails;
+    const float *const *known_tails;
+    unsigned cluster;
+};
+
+enum deq_rc deq_readout_new(const struct deq_vocabulary *v, size_t rows, struct deq_pool *pool, struct deq_readout *ret, struct deq_err *err);
+void deq_readout_free(struct deq_readout *r);
+
+/* e [D] = the token's embedding, not scaled. work [max E_c]. */
+void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e);
+/* x [n, D]: final states, normed. One cluster: logits[i] [V] are raw. Clusters: logits[i][0 .. begin(1)) receives log-probabilities of the
+ * shortlist, tails[i] [n_cutoffs] those of the tail clusters; the other logits are not touched. */
+void deq_vocabulary_head(struct deq_readout *r, size_t n, const float *x, float *const *logits, float *const *tails);
+/* logits[i][begin(cluster) .. begin(cluster + 1)) receives that cluster's log-probabilities; tails: as the head gave them. */
+void deq_vocabulary_tail(struct deq_readout *r, unsigned cluster, size_t n, const float *x, float *const *logits, const float *const *tails);
+
+#endif

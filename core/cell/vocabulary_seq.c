@@ -1,0 +1,150 @@
+/* The vocabulary on sequences: vocabulary.h's equations over plain weights and OpenBLAS, for scoring. Training has its own loss in transformer_seq.c. */
+#include <math.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/cell/transformer_seq.h"
+#include "core/math/gemm.h"
+#include "core/math/kern.h"
+
+void deq_seq_embed(const struct deq_weights *w, uint32_t token, float *e)
+{
+    const struct deq_kern *k = deq_kern();
+    const unsigned c = deq_cluster_of(&w->arch, token);
+    const size_t D = w->arch.d_model, E = deq_cluster_embed(&w->arch, c);
+    const float *row = w->embed[c] + (token - deq_cluster_begin(&w->arch, c)) * E;
+    if (!w->embed_proj[c])
+        memcpy(e, row, D * sizeof(float));
+    else
+        for (size_t d = 0; d < D; d++)
+            e[d] = k->dot(w->embed_proj[c] + d * E, row, E);
+}
+
+/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with c = 0. hidden: scratch [n, D] */
+static void words(const struct deq_weights *w, unsigned c, const float *x, size_t n, float *hidden, float *y, size_t ldy, float *tails)
+{
+    const struct deq_kern *k = deq_kern();
+    const struct deq_arch *a = &w->arch;
+    const size_t D = a->d_model, E = deq_cluster_embed(a, c), V = deq_cluster_size(a, c), C = a->n_cutoffs;
+    const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c];
+    if (proj) {
+        deq_gemm_dyw(n, D, E, x, D, proj, E, 0, hidden, E);
+        x = hidden;
+    }
+    deq_gemm_xwt(n, V, E, x, E, w->head[c] ? w->head[c] : w->embed[c], E, 0, y, ldy);
+    if (!c && C)
+        deq_gemm_xwt(n, C, E, x, E, w->tails_w, E, 0, tails, C);
+    for (size_t i = 0; i < n; i++) {
+        if (w->head_bias)
+            k->add(y + i * ldy, y + i * ldy, w->head_bias + deq_cluster_begin(a, c), V);
+        if (!c && C)
+            k->add(tails + i * C, tails + i * C, w->tails_b, C);
+    }
+}
+
+/* log sum exp of x [n] and t [m] */
+static double log_sum(const float *x, size_t n, const float *t, size_t m)
+{
+    const struct deq_kern *k = deq_kern();
+    const float top = m ? fmaxf(k->max(x, n), k->max(t, m)) : k->max(x, n);
+    return (double)top + log((double)k->exp_sum(NULL, x, top, n) + (m ? (double)k->exp_sum(NULL, t, top, m) : 0));
+}
+
+/* The states as the head wants them: s->w_nd, or z itself. */
+static const float *normed(struct deq_seq *s, const float *z, size_t n)
+{
+    const size_t D = s->arch.d_model;
+    if (!s->arch.final_norm)
+        return z;
+    for (size_t i = 0; i < n; i++)
+        deq_kern()->layernorm(z + i * D, D, s->arch.norm_eps, s->w->final_norm_g, s->w->final_norm_b, s->w_nd + i * D, NULL);
+    return s->w_nd;
+}
+
+/* sum_k x[k] y[k], rounded once */
+static double dot(const float *x, const float *y, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)y[i];
+    return sum;
+}
+
+/* log sum exp of y [n] and t [m] */
+static double log_sum_double(const double *y, size_t n, const double *t, size_t m)
+{
+    double top = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n + m; i++)
+        top = fmax(top, i < n ? y[i] : t[i - n]);
+    for (size_t i = 0; i < n + m; i++)
+        sum += exp((i < n ? y[i] : t[i - n]) - top);
+    return top + log(sum);
+}
+
+enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out, struct deq_err *err)
+{
+    const struct deq_weights *w = s->w;
+    const struct deq_arch *a = &s->arch;
+    const size_t D = a->d_model, V = a->vocab_size, C = a->n_cutoffs;
+    const float *x = normed(s, z, n);
+    double *y = DEQ_NEW_ARRAY(double, V), tails[DEQ_CUTOFFS_MAX];
+    if (!y)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for a distribution over %zu tokens", V);
+    for (size_t r = 0; r < n; r++, x += D) {
+        double base = 0;
+        for (unsigned c = 0; c < deq_clusters(a); c++) {
+            const size_t E = deq_cluster_embed(a, c), begin = deq_cluster_begin(a, c), m = deq_cluster_size(a, c);
+            const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c], *words = w->head[c] ? w->head[c] : w->embed[c], *h = x;
+            if (proj) {
+                for (size_t e = 0; e < E; e++) {
+                    double sum = 0;
+                    for (size_t d = 0; d < D; d++)
+                        sum += (double)proj[d * E + e] * (double)x[d];
+                    s->w_nd2[e] = (float)sum;
+                }
+                h = s->w_nd2;
+            }
+            for (size_t i = 0; i < m; i++)
+                y[begin + i] = dot(words + i * E, h, E) + (w->head_bias ? (double)w->head_bias[begin + i] : 0);
+            for (size_t i = 0; !c && i < C; i++)
+                tails[i] = dot(w->tails_w + i * E, h, E) + (double)w->tails_b[i];
+            const double by = c ? base + tails[c - 1] - log_sum_double(y + begin, m, NULL, 0) : -log_sum_double(y, m, tails, C);
+            base = c ? base : by;
+            for (size_t i = begin; i < begin + m; i++)
+                out[r * V + i] = (float)(y[i] + by);
+        }
+    }
+    deq_free(y);
+    return DEQ_OK;
+}
+
+void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, size_t n, double *ret_nll)
+{
+    const struct deq_weights *w = s->w;
+    const struct deq_arch *a = &s->arch;
+    const size_t D = a->d_model, V0 = deq_cluster_size(a, 0), C = a->n_cutoffs;
+    const float *x = normed(s, z, n);
+    for (size_t r = 0; r < n; r += s->loss_rows) {
+        const size_t rows = DEQ_MIN(s->loss_rows, n - r);
+        words(w, 0, x + r * D, rows, s->w_nd2, s->logits, V0, s->tails);
+        for (size_t i = 0; i < rows; i++) {
+            const unsigned c = deq_cluster_of(a, targets[r + i]);
+            const float *y = s->logits + i * V0, *t = s->tails + i * C;
+            ret_nll[r + i] = log_sum(y, V0, t, C) - (double)(c ? t[c - 1] : y[targets[r + i]]);
+        }
+        for (unsigned c = 1; c < deq_clusters(a); c++) { /* the words of a cluster, for the rows whose targets lie in it */
+            const size_t V = deq_cluster_size(a, c);
+            size_t m = 0, at = 0;
+            for (size_t i = 0; i < rows; i++)
+                if (deq_cluster_of(a, targets[r + i]) == c)
+                    memcpy(s->gather + m++ * D, x + (r + i) * D, D * sizeof(float));
+            if (m)
+                words(w, c, s->gather, m, s->w_nd2, s->logits, V, NULL);
+            for (size_t i = 0; i < rows; i++)
+                if (deq_cluster_of(a, targets[r + i]) == c) {
+                    const float *y = s->logits + at++ * V;
+                    ret_nll[r + i] += log_sum(y, V, NULL, 0) - (double)y[targets[r + i] - deq_cluster_begin(a, c)];
+                }
+        }
+    }
+}

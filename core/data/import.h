@@ -1,0 +1,37 @@
+/* A checkpoint of the DEQ authors' PyTorch code, made a model directory: config.json, model.safetensors, tokenizer.json, README.md.
+ *
+ *   locuslab-deq-transformer   locuslab/deq, DEQ-Sequence/models/deq_transformer.py (v2.0)
+ *   torchdeq-seq               locuslab/torchdeq, deq-zoo/deq-seq (the same entries; its pre_lnorm keeps the FFN's residual as it is)
+ *   torchdeq-lm                locuslab/torchdeq, deq-zoo/deq-lm (affine norms, several blocks, q, k, v by head, a fixed number of steps)
+ *
+ * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind, the adaptive softmax's tail
+ * clusters, which stand in its head in reverse order, take the order of the clusters, and what is one matrix in both ends of the model is kept once.
+ * Whether it is one is asked of the numbers, not of the configuration: a tied projection that was moved to a GPU parameter by parameter is trained
+ * apart ever after. models/README.md has the table of names.
+ * Nothing is trusted: a missing, extra or misshapen entry is refused by name. The directory appears only when complete. */
+#ifndef DEQ_DATA_IMPORT_H
+#define DEQ_DATA_IMPORT_H
+
+#include "core/data/config.h"
+
+struct deq_import_opts {
+    const char *checkpoint; /* torch.save(model.state_dict()) */
+    const char *config;     /* JSON: the constructor's arguments and "model_type", one of the above */
+    const char *vocab;      /* the authors' vocabulary, a symbol a line; NULL: tokens have no words */
+    const char *out_dir;    /* must not exist */
+    /* done of total tensors are read; and one line about something the user should know. Either may be NULL. */
+    void (*progress)(void *ctx, size_t done, size_t total, const char *name);
+    void (*note)(void *ctx, const char *line);
+    void *ctx;
+};
+
+struct deq_import_report {
+    struct deq_arch arch;
+    const char *variant; /* "locuslab-deq-transformer, post-norm" */
+    uint64_t parameters; /* after folding and tying */
+    size_t tensors, ignored;
+};
+
+enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report *ret, struct deq_err *err);
+
+#endif

@@ -1,0 +1,226 @@
+/* deq check: a model against a golden file, equilibria and log-probabilities that other code computed. Segments are solved jointly, each with the
+ * memory of those before (core/cell/segment.h): what the authors' evaluation does.
+ *
+ * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to hundreds, where one unit in the last place
+ * of a float is 3e-5, and the order of a float sum would show.
+ *
+ *     tokens [B, T] I64;  segmentN.equilibrium [B, t, D], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...: the first t tokens, the next t, ... */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/cell/segment.h"
+#include "core/data/safetensors.h"
+#include "models/cli/cli.h"
+
+enum { SEGMENTS_MAX = 4096 };
+
+struct check {
+    const char *golden;
+    struct deq_arch arch;
+    struct deq_weights *w;
+    struct deq_safetensors *file;
+    struct deq_segment *segment;
+    uint32_t *tokens;  /* [B, T] */
+    size_t B, T;
+    double z_error, logprob_error;
+    unsigned evaluations, evaluations_all; /* of the segment that took most; of all */
+    float residual_max;
+    size_t segments;
+};
+
+/* segmentN.what [B, t, last], or NULL where there is none */
+static enum deq_rc find(const struct check *c, size_t n, const char *what, size_t last, const struct deq_tensor **ret, struct deq_err *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "segment%zu.%s", n, what);
+    const struct deq_tensor *t = *ret = deq_safetensors_find(c->file, name);
+    if (t && (t->n_dims != 3 || t->shape[0] != c->B || t->shape[2] != last || !t->shape[1]))
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: expected shape [%zu, t, %zu]", c->golden, name, c->B, last);
+    return DEQ_OK;
+}
+
+static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
+{
+    const struct deq_tensor *t = deq_safetensors_find(c->file, "tokens");
+    if (!t || t->n_dims != 2 || t->dtype != DEQ_I64 || !t->count)
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: %s, expected [B, T] I64", c->golden, t ? "has another type or shape" : "missing");
+    c->B = t->shape[0];
+    c->T = t->shape[1];
+    c->tokens = DEQ_NEW_ARRAY(uint32_t, t->count);
+    if (!c->tokens)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory for its tokens", c->golden);
+    for (size_t i = 0; i < t->count; i++) {
+        int64_t id;
+        memcpy(&id, (const char *)t->data + 8 * i, 8);
+        if (id < 0 || id >= (int64_t)c->arch.vocab_size)
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u", c->golden, i, (long long)id,
+                            c->arch.vocab_size);
+        c->tokens[i] = (uint32_t)id;
+    }
+    return DEQ_OK;
+}
+
+/* max |x - y|; a NaN counts as infinity */
+static double worst(double so_far, const float *x, const float *y, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const double d = fabs((double)x[i] - (double)y[i]);
+        if (!(d <= so_far))
+            so_far = isnan(d) ? INFINITY : d;
+    }
+    return so_far;
+}
+
+/* Segment n, whose first token is at `at`; *ret_t 0: there is none. */
+static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *ret_t, struct deq_err *err)
+{
+    const struct deq_tensor *z, *p;
+    const size_t V = c->arch.vocab_size;
+    enum deq_rc rc = find(c, n, "equilibrium", c->arch.d_model, &z, err);
+    if (!rc)
+        rc = find(c, n, "logprobs", V, &p, err);
+    *ret_t = 0;
+    if (rc || (!z && !p))
+        return rc;
+    const size_t t = (z ? z : p)->shape[1], rows = c->B * t;
+    if ((z && p && p->shape[1] != t) || at + t > c->T || t > c->segment->t_max)
+        return deq_fail(err, DEQ_EFORMAT, "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length", c->golden, n, t, c->T);
+    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows);
+    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, (size_t)c->arch.d_model)), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
+    if (!tokens || !expected || !logprobs)
+        rc = deq_fail(err, DEQ_ENOMEM, "no memory for segment %zu", n);
+    for (size_t b = 0; b < c->B && !rc; b++)
+        memcpy(tokens + b * t, c->tokens + b * c->T + at, t * sizeof *tokens);
+    struct deq_solve_report r;
+    if (!rc)
+        rc = deq_segment_solve(c->segment, tokens, t, &r, err);
+    if (!rc && z) {
+        rc = deq_tensor_to_f32(c->file, z, expected, err);
+        c->z_error = rc ? 0 : worst(c->z_error, expected, c->segment->z, rows * c->arch.d_model);
+    }
+    if (!rc && p) {
+        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
+        if (!rc)
+            rc = deq_tensor_to_f32(c->file, p, expected, err);
+        c->logprob_error = rc ? 0 : worst(c->logprob_error, expected, logprobs, rows * V);
+    }
+    if (!rc) {
+        c->evaluations = DEQ_MAX(c->evaluations, r.evaluations);
+        c->evaluations_all += r.evaluations;
+        c->residual_max = DEQ_MAX(c->residual_max, r.residual_max);
+        *ret_t = t;
+    }
+    deq_free(tokens);
+    deq_free(expected);
+    deq_free(logprobs);
+    return rc;
+}
+
+static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, const size_t *memory, struct deq_err *err)
+{
+    const struct deq_tensor *first;
+    enum deq_rc rc = read_tokens(c, err);
+    if (!rc)
+        rc = find(c, 0, "equilibrium", c->arch.d_model, &first, err);
+    if (!rc && !first)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor segment0.equilibrium: missing", c->golden);
+    if (!rc)
+        rc = deq_segment_new(c->w, c->B, first->shape[1], memory ? *memory : c->arch.segment_len ? c->arch.segment_memory : first->shape[1], o,
+                             &c->segment, err);
+    if (!rc)
+        deq_seq_wide(c->segment->seq);
+    for (size_t at = 0, t = 1; !rc && t && c->segments < SEGMENTS_MAX; at += t) {
+        rc = check_segment(c, c->segments, at, &t, err);
+        c->segments += !rc && t;
+        if (t)
+            cli_progress("segment %zu: equilibrium %.2e, log-probabilities %.2e", c->segments, c->z_error, c->logprob_error);
+    }
+    cli_progress_end();
+    return rc;
+}
+
+int cmd_check(int argc, char **argv)
+{
+    const char *args[2], *solver = NULL, *tol = NULL, *max_iter = NULL, *mem_len = NULL, *atol = NULL;
+    size_t n, memory = 0;
+    bool json = false;
+    const struct cli_flag flags[] = {
+        {.name = "--solver", .value = "NAME", .help = "picard, anderson or broyden (default: the model's)", .text = &solver},
+        {.name = "--tol", .value = "X", .help = "relative residual of a sequence at which it stops; 0: take all N steps (default: 1e-7, or the model's 0)", .text = &tol},
+        {.name = "--max-iter", .value = "N", .help = "evaluations of a segment at most (default: 5000, or the model's steps)", .text = &max_iter},
+        {.name = "--mem-len", .value = "N", .help = "positions of memory (default: the model's segment_memory)", .text = &mem_len},
+        {.name = "--atol", .value = "X", .help = "largest absolute difference allowed (default: 1e-4 for equilibria, 2e-4 for log-probabilities)", .text = &atol},
+        {.name = "--json", .help = "print one JSON object", .on = &json}};
+    const struct cli_command cmd = {.usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
+                                    .about = "Compares a model with equilibria and log-probabilities that other code computed for the same tokens, segment by\n"
+                                             "segment with memory. Exit code 1 when they differ by more than --atol.",
+                                    .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 2, .max_args = 2};
+    int code = cli_parse(&cmd, argc, argv, args, &n);
+    if (code >= 0)
+        return code;
+    struct check c = {.golden = args[1]};
+    struct deq_err err;
+    char path[4096];
+    double x, z_max = 1e-4, logprob_max = 2e-4;
+    if (mem_len) {
+        if (!cli_number("--mem-len", mem_len, 0, 65536, &x))
+            return CLI_USAGE;
+        memory = (size_t)x;
+    }
+    if (atol) {
+        if (!cli_number("--atol", atol, 0, 1e9, &x))
+            return CLI_USAGE;
+        z_max = logprob_max = x;
+    }
+    enum deq_rc rc = deq_io_join(path, sizeof path, args[0], "config.json") ? deq_config_load(path, &c.arch, &err)
+                                                                              : deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
+    struct deq_solver_opts o = c.arch.solver;
+    if (!rc && o.tol > 0) {
+        o.tol = 1e-7f;
+        o.max_iter = 5000;
+    }
+    if (tol) {
+        if (!cli_number("--tol", tol, 0, 10, &x))
+            return CLI_USAGE;
+        o.tol = (float)x;
+    }
+    if (max_iter) {
+        if (!cli_number("--max-iter", max_iter, 1, 100000, &x))
+            return CLI_USAGE;
+        o.max_iter = (unsigned)x;
+        o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
+    }
+    if (solver && !deq_solver_by_name(solver, &o.method)) {
+        fprintf(stderr, "--solver: \"%s\" is not picard, anderson or broyden\n", solver);
+        return CLI_USAGE;
+    }
+    if (!rc && !deq_io_join(path, sizeof path, args[0], "model.safetensors"))
+        rc = deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
+    if (!rc)
+        rc = deq_weights_load(path, &c.arch, &c.w, NULL, &err);
+    if (!rc)
+        rc = deq_safetensors_open(args[1], &c.file, &err);
+    if (!rc)
+        rc = check_all(&c, &o, mem_len ? &memory : NULL, &err);
+    const bool agree = !rc && c.z_error <= z_max && c.logprob_error <= logprob_max;
+    if (rc)
+        cli_fail("check", err.text);
+    else if (json)
+        printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, \"evaluations\": %u, \"evaluations_total\": %u, "
+               "\"segments\": %zu, \"sequences\": %zu, \"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
+               c.z_error, c.logprob_error, c.evaluations, c.evaluations_all, c.segments, c.B, (double)c.residual_max, deq_solver_name(o.method),
+               (double)o.tol, o.max_iter, agree ? "true" : "false");
+    else
+        printf("equilibrium        %.2e (at most %g)\nlog-probabilities  %.2e (at most %g)\nevaluations        %u a segment at most, %u over %zu segments; "
+               "%s, residual %.2e\n%s\n",
+               c.z_error, z_max, c.logprob_error, logprob_max, c.evaluations, c.evaluations_all, c.segments, deq_solver_name(o.method),
+               (double)c.residual_max, agree ? "agrees" : "DIFFERS");
+    deq_segment_free(c.segment);
+    deq_safetensors_close(c.file);
+    deq_weights_free(c.w);
+    deq_free(c.tokens);
+    return agree ? CLI_OK : CLI_FAIL;
+}

@@ -1,0 +1,62 @@
+/* deq import: a PyTorch checkpoint becomes a model directory. The work is core/data/import.c's. */
+#include <stdio.h>
+
+#include "core/data/import.h"
+#include "models/cli/cli.h"
+
+static void on_progress(void *ctx, size_t done, size_t total, const char *name)
+{
+    (void)ctx;
+    cli_progress("%zu of %zu tensors  %s", done, total, name);
+}
+
+static void on_note(void *ctx, const char *line)
+{
+    (void)ctx;
+    cli_progress_end();
+    fprintf(stderr, "%s\n", line);
+}
+
+static void print_parts(const struct deq_arch *a)
+{
+    printf("head             %s", a->head_untied ? "weights of its own" : "tied to the embedding");
+    for (unsigned c = 0; deq_projects(a) && c < deq_clusters(a); c++)
+        printf("%s%u %s", c ? ", " : "; projections: ", c, a->proj_untied[c] ? "its own" : "tied");
+    printf("\n");
+}
+
+int cmd_import(int argc, char **argv)
+{
+    const char *args[1];
+    size_t n;
+    struct deq_import_opts o = {.progress = on_progress, .note = on_note};
+    const struct cli_flag flags[] = {
+        {.name = "--config", .value = "FILE", .help = "JSON: model_type and the constructor's arguments (required)", .text = &o.config},
+        {.name = "--vocab", .value = "FILE", .help = "the vocabulary the model was trained with, a word a line in the order of ids", .text = &o.vocab},
+        {.name = "--out", .value = "MODEL_DIR", .help = "the directory to write; it must not exist (required)", .text = &o.out_dir}};
+    const struct cli_command c = {
+        .usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
+        .about = "Makes a model directory of a state dict that the code of locuslab/deq (DEQ-Sequence) or torchdeq (deq-lm, deq-seq) saved. No\n"
+                 "Python is needed and nothing in the file is executed. model_type: locuslab-deq-transformer, torchdeq-seq or torchdeq-lm.",
+        .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
+    int code = cli_parse(&c, argc, argv, args, &n);
+    if (code >= 0)
+        return code;
+    if (!o.config || !o.out_dir) {
+        fprintf(stderr, "deq import: %s is required\n", o.config ? "--out" : "--config");
+        return CLI_USAGE;
+    }
+    struct deq_err err;
+    struct deq_import_report r;
+    o.checkpoint = args[0];
+    if (deq_import(&o, &r, &err)) {
+        cli_progress_end();
+        return cli_fail("import", err.text);
+    }
+    cli_progress_end();
+    printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir, r.variant,
+           (unsigned long long)r.parameters, r.tensors, r.ignored);
+    printf("vocabulary       %u tokens%s\n", r.arch.vocab_size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
+    print_parts(&r.arch);
+    return CLI_OK;
+}
