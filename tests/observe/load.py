@@ -87,7 +87,7 @@ class Load:
         for share in (0.25, 0.6):
             time.sleep(max(0, self.until - (1 - share) * self.seconds - time.monotonic()))
             crowd = [threading.Thread(target=self.ask, args=("burst",), kwargs={"prompt": "Tom had a cat. %d" % i, "max_tokens": 120, "ignore_eos": True, "seed": i})
-                     for i in range(32)]
+                     for i in range(40)]
             for t in crowd:
                 t.start()
             for t in crowd:
