@@ -25,10 +25,15 @@ void ep_live(struct service *s, struct served *m, struct exchange *x)
     health(s, x, store_alive(s->store, s->conf->stall_ms));
 }
 
+static bool ready(const struct service *s)
+{
+    return atomic_load(&s->state) == SERVER_READY && store_alive(s->store, s->conf->stall_ms);
+}
+
 void ep_ready(struct service *s, struct served *m, struct exchange *x)
 {
     (void)m;
-    health(s, x, atomic_load(&s->state) == SERVER_READY && store_alive(s->store, s->conf->stall_ms));
+    health(s, x, ready(s));
 }
 
 void ep_startup(struct service *s, struct served *m, struct exchange *x)
@@ -40,16 +45,20 @@ void ep_startup(struct service *s, struct served *m, struct exchange *x)
 void ep_metrics(struct service *s, struct served *m, struct exchange *x)
 {
     struct served *served = store_acquire(s->store);
-    struct metrics_now now;
+    struct metrics_now now = {.ready = ready(s),
+                              .max_waiting = s->conf->queue_requests,
+                              .max_connections = s->conf->max_connections,
+                              .started_ms = s->started_ms};
     (void)m;
-    if (served)
-        now = (struct metrics_now){.model_name = served->name,
-                                   .fingerprint = served->info.fingerprint,
-                                   .last_step_ns = sched_last_step_ns(served->sched),
-                                   .max_positions = sched_max_positions(served->sched),
-                                   .weight_bytes = served->info.weight_bytes};
+    if (served) {
+        now.model_name = served->name;
+        now.fingerprint = served->info.fingerprint;
+        now.last_step_ns = sched_last_step_ns(served->sched);
+        now.max_positions = sched_max_positions(served->sched);
+        now.weight_bytes = served->info.weight_bytes;
+    }
     x->reply_type = "text/plain; version=0.0.4; charset=utf-8";
-    x->status = metrics_render(s->metrics, served ? &now : NULL, &x->reply) ? 200 : 500;
+    x->status = metrics_render(s->metrics, &now, &x->reply) ? 200 : 500;
     store_release(served);
 }
 

@@ -321,7 +321,7 @@ static enum MHD_Result send_response(struct request_state *s, int status, struct
     if (!r)
         return MHD_NO;
     if (status >= 100 && status < METRIC_CODES)
-        atomic_fetch_add(&s->http->metrics->http_responses[status], 1);
+        atomic_fetch_add(&s->http->metrics->http_responses[s->x.probe][status], 1);
     const enum MHD_Result ok = MHD_queue_response(s->conn, (unsigned)status, r);
     MHD_destroy_response(r);
     s->answered = true;

@@ -25,6 +25,7 @@ struct exchange {
     bool overfull;                  /* all connections are taken: only probes are answered */
     uint64_t arrived_ns;
     const void *route;              /* the router's */
+    bool probe;                     /* the router's: counted apart, not logged */
     /* then */
     struct deq_buf body;
     struct channel *channel;        /* where the response goes */

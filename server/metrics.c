@@ -1,5 +1,6 @@
 #include "server/metrics.h"
 
+#include <dirent.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -70,7 +71,10 @@ void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, cons
     MOVE(pages, pages);
     MOVE(pages_used, pages_used);
     MOVE(pages_reserved, pages_reserved);
+    MOVE(sequences, sequences);
+    MOVE(max_sequences, max_sequences);
     MOVE(rows_open, rows_open);
+    MOVE(max_rows, max_rows);
     MOVE(engine_memory_bytes, memory_bytes);
     MOVE(prefix_entries, prefix_entries);
     MOVE(prefix_bytes, prefix_bytes);
@@ -110,9 +114,11 @@ static void hist(struct deq_buf *b, const char *name, const char *help, const st
     hist_labels(b, name, "", h);
 }
 
-static void process(struct deq_buf *b)
+static void process(const struct metrics_now *now, struct deq_buf *b)
 {
     struct rusage u;
+    struct rlimit fds;
+    one(b, "process_start_time_seconds", "gauge", "When the process started, since the epoch.", (double)now->started_ms * 1e-3);
     getrusage(RUSAGE_SELF, &u);
     one(b, "process_cpu_seconds_total", "counter", "User and system CPU time.",
         (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6);
@@ -124,6 +130,31 @@ static void process(struct deq_buf *b)
         fclose(f);
     }
     one(b, "process_resident_memory_bytes", "gauge", "Resident memory.", (double)pages * (double)sysconf(_SC_PAGESIZE));
+    DIR *d = opendir("/proc/self/fd");
+    if (d) {
+        long n = -3; /* ".", ".." and the directory's own */
+        while (readdir(d))
+            n++;
+        closedir(d);
+        one(b, "process_open_fds", "gauge", "Open file descriptors.", (double)n);
+    }
+    if (!getrlimit(RLIMIT_NOFILE, &fds) && fds.rlim_cur != RLIM_INFINITY)
+        one(b, "process_max_fds", "gauge", "Their limit.", (double)fds.rlim_cur);
+}
+
+/* The usual codes are there from the start: an increase from nothing to one would be none to a rate. */
+static void responses(struct deq_buf *b, const char *name, const char *help, const _Atomic uint64_t *by_code)
+{
+    static const int usual[] = {200, 400, 401, 404, 429, 500, 503, 504};
+    head(b, name, "counter", help);
+    for (int code = 100; code < METRIC_CODES; code++) {
+        const uint64_t n = atomic_load(&by_code[code]);
+        bool shown = n > 0;
+        for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+            shown = shown || usual[i] == code;
+        if (shown)
+            deq_buf_fmt(b, "%s{code=\"%d\"} %llu\n", name, code, (unsigned long long)n);
+    }
 }
 
 /* The names that dashboards of vLLM ask for, over the same numbers. */
@@ -188,7 +219,8 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     static const char *const starts[3] = {"zero", "previous", "predictor"};
     head(b, "deqd_build_info", "gauge", "Version of the daemon.");
     deq_buf_fmt(b, "deqd_build_info{version=\"%s\"} 1\n", DEQ_VERSION);
-    if (now) {
+    one(b, "deqd_ready", "gauge", "1 while /health/ready answers 200: neither starting nor draining, and the engine alive.", now->ready);
+    if (now->model_name) {
         head(b, "deqd_model_info", "gauge", "The model that is served.");
         deq_buf_fmt(b, "deqd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", now->model_name, now->fingerprint);
         one(b, "deqd_model_weight_bytes", "gauge", "Packed weights.", (double)now->weight_bytes);
@@ -196,11 +228,11 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     }
     one(b, "deqd_requests_running", "gauge", "Requests in the engine.", (double)atomic_load(&m->running));
     one(b, "deqd_requests_waiting", "gauge", "Requests in the queue.", (double)atomic_load(&m->waiting));
+    one(b, "deqd_max_requests_waiting", "gauge", "Places in the queue.", now->max_waiting);
     one(b, "deqd_http_connections", "gauge", "Open client connections.", (double)atomic_load(&m->connections));
-    head(b, "deqd_http_responses_total", "counter", "Responses by status.");
-    for (int i = 100; i < METRIC_CODES; i++)
-        if (atomic_load(&m->http_responses[i]))
-            deq_buf_fmt(b, "deqd_http_responses_total{code=\"%d\"} %llu\n", i, (unsigned long long)atomic_load(&m->http_responses[i]));
+    one(b, "deqd_max_http_connections", "gauge", "Beyond so many, new ones are answered 503.", now->max_connections);
+    responses(b, "deqd_http_responses_total", "Responses by status, without those to probes and scrapes.", m->http_responses[0]);
+    responses(b, "deqd_http_probe_responses_total", "Responses of /health* and /metrics by status.", m->http_responses[1]);
     head(b, "deqd_requests_total", "counter", "Choices that left the engine, by the reason.");
     for (int i = 0; i < METRIC_FINISHES; i++)
         if (i != DEQ_FINISH_STOP) /* the two kinds of stop are one series */
@@ -242,6 +274,12 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     head(b, "deqd_warm_start_total", "counter", "Rows that entered, by where their iterates began.");
     for (int i = 0; i < 3; i++)
         deq_buf_fmt(b, "deqd_warm_start_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->starts[i]));
+    head(b, "deqd_start_tokens_total", "counter", "Generated tokens, by where the iterates of their position began.");
+    for (int i = 0; i < 3; i++)
+        deq_buf_fmt(b, "deqd_start_tokens_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->start_tokens[i]));
+    head(b, "deqd_start_evaluations_total", "counter", "Evaluations of those positions.");
+    for (int i = 0; i < 3; i++)
+        deq_buf_fmt(b, "deqd_start_evaluations_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->start_evaluations[i]));
     one(b, "deqd_warm_start_cached_total", "counter", "Of them, from a state of the prefix cache.", (double)atomic_load(&m->starts_cached));
     one(b, "deqd_state_cache_entries", "gauge", "Blocks in the prefix cache.", (double)atomic_load(&m->prefix_entries));
     one(b, "deqd_state_cache_bytes", "gauge", "Their size.", (double)atomic_load(&m->prefix_bytes));
@@ -251,17 +289,20 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     head(b, "deqd_reloads_total", "counter", "Reloads of the model.");
     deq_buf_fmt(b, "deqd_reloads_total{result=\"failed\"} %llu\ndeqd_reloads_total{result=\"done\"} %llu\n",
                 (unsigned long long)atomic_load(&m->reloads[0]), (unsigned long long)atomic_load(&m->reloads[1]));
+    one(b, "deqd_sequences", "gauge", "Choices in the engine.", (double)atomic_load(&m->sequences));
+    one(b, "deqd_max_sequences", "gauge", "Their limit; further requests wait.", (double)atomic_load(&m->max_sequences));
     one(b, "deqd_rows_open", "gauge", "Rows being solved.", (double)atomic_load(&m->rows_open));
+    one(b, "deqd_max_rows", "gauge", "Rows of the largest batch.", (double)atomic_load(&m->max_rows));
     one(b, "deqd_cache_pages", "gauge", "Pages of the key/value cache.", (double)atomic_load(&m->pages));
     one(b, "deqd_cache_pages_used", "gauge", "Pages that sequences hold.", (double)atomic_load(&m->pages_used));
     one(b, "deqd_cache_pages_reserved", "gauge", "Pages that sequences may come to hold.", (double)atomic_load(&m->pages_reserved));
     one(b, "deqd_engine_memory_bytes", "gauge", "Reserved for rows, cache and scratch.", (double)atomic_load(&m->engine_memory_bytes));
-    if (now) {
+    if (now->model_name) {
         const double age = ((double)deq_now_ns() - (double)now->last_step_ns) * 1e-9;
         one(b, "deqd_last_step_age_seconds", "gauge", "Since the engine's last sign of life.", age > 0 ? age : 0);
         one(b, "deqd_last_step_timestamp_seconds", "gauge", "When it was.", (double)deq_wall_ms() * 1e-3 - (age > 0 ? age : 0));
         vllm(m, now, b);
     }
-    process(b);
+    process(now, b);
     return !b->failed;
 }

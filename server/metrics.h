@@ -21,11 +21,12 @@ enum cancel_phase { CANCEL_QUEUED, CANCEL_PREFILL, CANCEL_DECODE, CANCEL_PHASES 
 enum { METRIC_FINISHES = 6, METRIC_CODES = 600 };
 
 struct metrics {
-    _Atomic uint64_t http_responses[METRIC_CODES]; /* by status */
+    _Atomic uint64_t http_responses[2][METRIC_CODES]; /* of the interface, of probes and scrapes; by status */
     _Atomic uint64_t finished[METRIC_FINISHES];    /* by enum deq_finish */
     _Atomic uint64_t rejected[REJECT_REASONS];
     _Atomic uint64_t cancelled[CANCEL_PHASES];
     _Atomic uint64_t prompt_tokens, generation_tokens, paused;
+    _Atomic uint64_t start_tokens[3], start_evaluations[3]; /* generated tokens and their evaluations, by enum deq_warm */
     _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, JSON, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */
     _Atomic int64_t connections, waiting, running;
@@ -34,12 +35,16 @@ struct metrics {
     /* sums over the engines, added to by their threads after every step */
     _Atomic uint64_t steps, rows_total, head_rows, positions, nonconverged, restarts, numeric_errors, starts[3], starts_cached, prefix_queries,
         prefix_hits, prefix_approximate, prefix_evictions;
-    _Atomic int64_t pages, pages_used, pages_reserved, rows_open, engine_memory_bytes, prefix_entries, prefix_bytes;
+    _Atomic int64_t pages, pages_used, pages_reserved, sequences, max_sequences, rows_open, max_rows, engine_memory_bytes, prefix_entries, prefix_bytes;
 };
 
 /* What the daemon knows beside the counters, at the time of a scrape. */
 struct metrics_now {
-    const char *model_name, *fingerprint;
+    bool ready; /* as /health/ready answers */
+    uint32_t max_waiting, max_connections;
+    uint64_t started_ms; /* wall time */
+    const char *model_name; /* NULL while nothing is loaded: the rest is of the model */
+    const char *fingerprint;
     uint64_t last_step_ns;
     uint32_t max_positions;
     uint64_t weight_bytes;
@@ -49,7 +54,6 @@ void metrics_init(struct metrics *m);
 void metrics_observe(struct histogram *h, double value);
 /* An engine went from one state to the next. */
 void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, const struct deq_engine_stats *to);
-/* now: NULL while nothing is loaded. */
 bool metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *out);
 
 #endif

@@ -154,8 +154,7 @@ static const char *known_method(const char *method)
 
 static void log_exchange(const struct exchange *x)
 {
-    const bool probe = x->route && ((const struct route *)x->route)->flags & PROBE;
-    if (log_on(LOG_INFO) && !probe)
+    if (log_on(LOG_INFO) && !x->probe)
         log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path",
                  x->route ? ((const struct route *)x->route)->path : "-", /* of no route of ours: not for the log */
                  "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
@@ -167,6 +166,7 @@ void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
     struct service *s = ctx;
     const struct route *r = x->status ? NULL : find(x);
     x->route = r;
+    x->probe = r && (r->flags & PROBE);
     if (x->status) /* what the headers are refused for */
         ;
     else if (x->overfull && !(r && (r->flags & PROBE)))

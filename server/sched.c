@@ -189,6 +189,8 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
         metrics_observe(&m->iterations, e->evaluations);
         metrics_observe(&m->residual, (double)e->residual);
+        atomic_fetch_add_explicit(&m->start_tokens[e->start], 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&m->start_evaluations[e->start], e->evaluations, memory_order_relaxed);
         j->touched = true;
     } else if (e->kind == DEQ_EVENT_PROMPT) {
         metrics_observe(&m->prompt_iterations, e->evaluations);

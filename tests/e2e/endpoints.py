@@ -4,8 +4,9 @@ import math
 import os
 import re
 import struct
+import time
 
-from lib import (TINY, Daemon, check, check_error, close, equal, floats32, parse_metrics, raw_request, read_response, shared, usual)
+from lib import (SLOW, TINY, Daemon, check, check_error, close, equal, floats32, parse_metrics, raw_request, read_response, shared, usual)
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak. And so on, past the window of 48 tokens!"
 V = 384
@@ -208,12 +209,22 @@ def test_metrics():
         moved('deqd_requests_total{finish_reason="cancelled"}', 0)
         moved('deqd_http_responses_total{code="400"}', 1)
         moved('deqd_http_responses_total{code="404"}', 1)
+        moved('deqd_http_responses_total{code="200"}', 4)  # scrapes and probes are not among them
+        check(m['deqd_http_probe_responses_total{code="200"}'] > a['deqd_http_probe_responses_total{code="200"}'], "scrapes are counted apart")
         moved("deqd_e2e_seconds_count", 4)
         moved("deqd_queue_seconds_count", 4)
         moved("deqd_time_to_first_token_seconds_count", 4)
         moved("deqd_inter_token_latency_seconds_count", gen - 4)
         moved('deqd_solver_iterations_count{phase="decode"}', gen)
         moved("deqd_solver_residual_count", gen)
+        for what, total in (("tokens", gen), ("evaluations", m['deqd_solver_iterations_sum{phase="decode"}'] - a['deqd_solver_iterations_sum{phase="decode"}'])):
+            names = ['deqd_start_%s_total{source="%s"}' % (what, s) for s in ("zero", "previous", "predictor")]
+            equal(sum(m[n] - a[n] for n in names), total, "deqd_start_%s_total of all sources" % what)
+        zero = d.complete(TEXT, max_tokens=6, ignore_eos=True, deq={"warm_start": "zero"})
+        n = d.metrics()
+        equal(n['deqd_start_tokens_total{source="zero"}'] - m['deqd_start_tokens_total{source="zero"}'], 6, "tokens of a request that starts at zero")
+        close((n['deqd_start_evaluations_total{source="zero"}'] - m['deqd_start_evaluations_total{source="zero"}']) / 6, zero["deq"]["iters_mean"], 1e-5,
+              "their evaluations == its iters_mean (six digits on the wire)")
         moved("deqd_positions_total", 3 * p + pa + gen - 4)  # a request's last token needs no state of its own
         moved("deqd_solver_nonconverged_total", 0)
         moved("deqd_requests_rejected_total{reason=\"queue_full\"}", 0)
@@ -223,8 +234,12 @@ def test_metrics():
         equal((m["deqd_requests_running"], m["deqd_requests_waiting"], m["deqd_cache_pages_used"], m["deqd_rows_open"]), (0, 0, 0, 0), "idle gauges")
         equal(m['deqd_build_info{version="%s"}' % d.first["version"]], 1, "build info")
         check(m["deqd_http_connections"] >= 1, "the connection that asks is open")
+        equal((m["deqd_ready"], m["deqd_max_requests_waiting"], m["deqd_max_http_connections"]), (1, 256, 1024), "readiness and limits, of the defaults")
+        equal((m["deqd_sequences"], m["deqd_max_sequences"], m["deqd_max_rows"]), (0, 32, 256), "the engine's limits")
+        check(abs(time.time() - m["process_start_time_seconds"]) < 60 * SLOW, "process_start_time_seconds")
+        check(3 < m["process_open_fds"] < m["process_max_fds"], "descriptors: %g of %g" % (m["process_open_fds"], m["process_max_fds"]))
         check(m['deqd_solver_iterations_sum{phase="decode"}'] >= gen, "iterations")
         check(m["process_resident_memory_bytes"] > 1e6 and m["process_cpu_seconds_total"] > 0, "process")
         one = d.complete(TEXT, max_tokens=10)
-        s = [m['deqd_solver_iterations_sum{phase="decode"}'], d.metrics()['deqd_solver_iterations_sum{phase="decode"}']]
+        s = [n['deqd_solver_iterations_sum{phase="decode"}'], d.metrics()['deqd_solver_iterations_sum{phase="decode"}']]
         close((s[1] - s[0]) / 10, one["deq"]["iters_mean"], 1e-6, "iterations of one request == its iters_mean")

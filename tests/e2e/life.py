@@ -50,6 +50,7 @@ def test_drain():
     st, _, o = d.get("/health/ready")
     equal((st, o["status"], o["state"]), (503, "unavailable", "draining"), "/health/ready while draining")
     equal((status_of(d, "/health"), status_of(d, "/health/live"), status_of(d, "/health/startup")), (503, 200, 200), "/health, live, startup while draining")
+    equal(d.metrics()["deqd_ready"], 0, "deqd_ready while draining")
     equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1})[0], 200, "drain_delay: a new request is still served")
     refused = None
     while time.monotonic() - begin < 20 * SLOW:
@@ -237,7 +238,7 @@ def test_starting():
                     check(h.get("retry-after", "").isdigit(), path + ": Retry-After")
                 equal(got["/health/live"][0], 200, "/health/live while the model is loaded")
                 equal(got["/metrics"][0], 200, "/metrics while the model is loaded")
-                parse_metrics(got["/metrics"][2].decode())
+                equal(parse_metrics(got["/metrics"][2].decode())["deqd_ready"], 0, "deqd_ready while the model is loaded")
                 for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/tokenize", "/detokenize", "/v1/models"):
                     s, h, b = got[path]
                     check_error(s, b, 503, "model_loading", None, path + " while the model is loaded")
