@@ -61,7 +61,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay clean help
+.PHONY: run test unit e2e check lint test-clients test-docker test-tokenizer bench fuzz replay clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
@@ -95,6 +95,8 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
 test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
 	sh tests/clients/run.sh
+test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)
+	sh tests/docker/run.sh
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
