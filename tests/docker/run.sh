@@ -69,7 +69,28 @@ build() { # context, tag, more arguments
         --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null)" "$@" -f "$context/docker/Dockerfile" -t "$name" "$context" >"$here/build.log" 2>&1 ||
         { tail -n 20 "$here/build.log"; echo "docker: the build failed ($here/build.log)"; exit 1; }
 }
+layers() {
+    # shellcheck disable=SC2086
+    buildah $store inspect --type image "$1" | python3 -c 'import json, sys; print(*json.load(sys.stdin)["Docker"]["rootfs"]["diff_ids"])'
+}
+bad=0
 begin=$(date +%s)
 build "$here/context" localhost/deqd:test
 echo "docker: built in $(($(date +%s) - begin)) s"
-exec python3 tests/docker/smoke.py "$@"
+if [ $# = 0 ]; then
+    python3 tests/docker/compose.py || bad=1
+    # the same sources at another time, in another place: compiled again, from the first line on that this comment makes differ
+    rm -rf "$here/again"
+    cp -r "$here/context" "$here/again"
+    echo '# again' >>"$here/again/Makefile"
+    build "$here/again" localhost/deqd:again
+    if [ "$(layers localhost/deqd:test)" = "$(layers localhost/deqd:again)" ]; then
+        echo "docker: built again: the same bytes, $(layers localhost/deqd:test)"
+    else
+        echo "FAIL docker: built again, the image's layer differs: $(layers localhost/deqd:test) and $(layers localhost/deqd:again)"
+        bad=1
+    fi
+    rm -rf "$here/again"
+fi
+python3 tests/docker/smoke.py "$@" || bad=1
+exit "$bad"
