@@ -88,12 +88,13 @@ class Podman:
             f.write('[containers]\ndefault_ulimits = ["nofile=%d:%d", "nproc=4096:4096"]\n' % (NOFILE, NOFILE))
         os.environ["CONTAINERS_CONF"] = conf
 
-    def start(self, *args, env=(), user=None, binds=(), program=None, network="host", memory="512m"):
+    def start(self, *args, env=(), user=None, binds=(), program=None, network="host", memory="512m", cpus=None):
         name = "deqd-test-%d-%d" % (os.getpid(), len(self.made))
         self.made.append(name)
         cmd = self.base + ["run", "--rm", "--name", name, "--network", network, "--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL",
                            "--security-opt", "no-new-privileges", "--memory", memory, "--memory-swap", memory, "--pids-limit", "128", "--log-driver", "none"]
         cmd += ["--user", user] if user else []
+        cmd += ["--cpus", str(cpus)] if cpus else []
         for e in env:
             cmd += ["--env", e]
         for source, target in binds:
@@ -353,6 +354,22 @@ def test_confinement():
     opened = [os.readlink("/proc/%d/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%d/fd" % pid)]
     check(not [p for p in opened if p.startswith("/") and not p.startswith("/dev/")], "no file stays open: %s" % opened)
     equal(s.stop()[0], 0, "exit code")
+
+
+def test_share_of_processors():
+    """Compute threads by the container's quota, not by the machine: threads at a barrier would spend the quota on waiting."""
+    if not runner.memory_limit:
+        return skip("confine.py sets no quota")
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        return skip("one processor only")
+    for cpus in (None, 1, 1.5):
+        s = Served(env=QUICK, cpus=cpus)
+        pid = runner.pid(s.c)
+        names = [open("/proc/%d/task/%s/comm" % (pid, t)).read().strip() for t in os.listdir("/proc/%d/task" % pid)]
+        # the engine's own thread computes too
+        equal(names.count("pool") + 1, 1 if cpus else cores, "compute threads with --cpus %s: %s" % (cpus, names))
+        equal(s.stop()[0], 0, "exit code")
 
 
 def test_term_under_a_stream():
