@@ -100,7 +100,9 @@ class Podman:
         for source, target in binds:
             cmd += ["--volume", "%s:%s:ro" % (source, target)]
         cmd += ["--entrypoint", program] if program else []
-        c = Container(subprocess.Popen(cmd + [IMAGE, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), name)
+        # in tmp, because conmon leaves a file named oom in its directory when the kernel kills
+        c = Container(subprocess.Popen(cmd + [IMAGE, *args], cwd=tmp, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True),
+                      name)
         c.kill = lambda: call(*self.base, "kill", "--signal", "KILL", name)
         c.term = lambda: subprocess.Popen(self.base + ["stop", "--time", "60", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return c
