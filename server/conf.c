@@ -36,7 +36,7 @@ static const struct deq_opt options[] = {
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
     STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
-    U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core."),
+    U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core, and no more than the container's share of processors."),
     U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue."),
     U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together; 0 is 8 for each sequence."),
     U32("engine.max_positions", max_positions, 2, 16777216, "2048", "Prompt and generated tokens of one request; may exceed the attention window, which slides."),

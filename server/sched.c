@@ -6,9 +6,9 @@
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/cores.h"
 #include "core/base/mem.h"
 #include "server/log.h"
 
@@ -517,8 +517,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     struct sched *s = DEQ_NEW(struct sched);
     if (!s)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the scheduler");
-    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    const struct deq_engine_opts o = {.threads = c->threads ? c->threads : (uint32_t)DEQ_MAX(cores, 1l),
+    const struct deq_engine_opts o = {.threads = c->threads ? c->threads : deq_cores(),
                                       .max_sequences = c->max_sequences,
                                       .max_rows = c->max_rows,
                                       .max_positions = c->max_positions,

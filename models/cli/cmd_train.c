@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/cores.h"
 #include "core/base/io.h"
 #include "core/train/train.h"
 #include "models/cli/cli.h"
@@ -132,7 +133,7 @@ int cmd_train(int argc, char **argv)
         deq_opt_dump(&deq_recipe_table, &recipe, true, stdout);
         return CLI_OK;
     }
-    double t = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    double t = deq_cores();
     if (threads && !cli_number("--threads", threads, 1, 256, &t))
         return CLI_USAGE;
     if (!out) {

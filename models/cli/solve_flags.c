@@ -1,12 +1,13 @@
 #include "models/cli/solve_flags.h"
 
 #include <stdio.h>
-#include <unistd.h>
+
+#include "core/base/cores.h"
 
 bool solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p, unsigned *ret_threads)
 {
     double x;
-    *ret_threads = (unsigned)sysconf(_SC_NPROCESSORS_ONLN);
+    *ret_threads = deq_cores();
     if (f->tol) {
         if (!cli_number("--tol", f->tol, 1e-7, 10, &x))
             return false;
