@@ -95,13 +95,10 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
 test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
 	sh tests/clients/run.sh
-<<<<<<< HEAD
 test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
 	sh tests/observe/run.sh
-=======
 test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)
 	sh tests/docker/run.sh
->>>>>>> wt-docker
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh
 test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
