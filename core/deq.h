@@ -111,6 +111,12 @@ struct deq_engine_opts { /* 0 means the default */
 };
 enum deq_rc deq_engine_new(const struct deq_model *model, const struct deq_engine_opts *opts, struct deq_engine **ret_engine,
                            struct deq_err *err);
+/* Checks all that deq_model_load and deq_engine_new would check of a directory, but for the weights' values, and says what they would reserve. Reads
+ * configuration, tokenizer and headers only. */
+struct deq_memory {
+    uint64_t weight_bytes, engine_bytes;
+};
+enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err);
 void deq_engine_free(struct deq_engine *engine); /* ends what is active, without events */
 
 struct deq_logit_bias {

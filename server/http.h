@@ -9,6 +9,7 @@
 #include "server/auth.h"
 #include "server/channel.h"
 #include "server/conf.h"
+#include "server/listen.h"
 #include "server/metrics.h"
 #include "server/tls.h"
 
@@ -46,10 +47,10 @@ struct http_handler {
 
 struct http;
 
-/* Listens on server.listen and, where given, server.admin_listen. tls may be NULL; it serves server.listen only. The addresses in use (port 0
- * resolved) go to ret_address and ret_admin [160]. */
-enum deq_rc http_start(const struct conf *c, struct metrics *m, struct tls *tls, const struct http_handler *handler, struct http **ret,
-                       char *ret_address, char *ret_admin, struct deq_err *err);
+/* Listens on server.listen and, where given, server.admin_listen, or on the sockets that were inherited in their place, which are its own then. tls may be
+ * NULL; it serves the main one only. The addresses in use (port 0 resolved) go to ret_address and ret_admin [160]. */
+enum deq_rc http_start(const struct conf *c, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
+                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err);
 /* Every answer from now on ends its connection. */
 void http_close_connections(struct http *h);
 /* New connections are refused; open ones go on. */

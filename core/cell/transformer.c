@@ -8,6 +8,16 @@
 
 /* --- Weights --- */
 
+static size_t rel_zero(const struct deq_arch *a)
+{
+    return a->attn_window - 1 + 15;
+}
+
+static size_t rel_stride(const struct deq_arch *a)
+{
+    return DEQ_ROUND_UP(rel_zero(a) + 16, (size_t)16);
+}
+
 /* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked) */
 static enum deq_rc make_rel(struct deq_transformer *t, unsigned l, struct deq_err *err)
 {
@@ -50,8 +60,8 @@ enum deq_rc deq_transformer_new(struct deq_weights *w, bool bf16, struct deq_tra
         return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
     t->arch = *a;
     t->vectors = w;
-    t->rel_zero = a->attn_window - 1 + 15;
-    t->rel_stride = DEQ_ROUND_UP(t->rel_zero + 16, (size_t)16);
+    t->rel_zero = rel_zero(a);
+    t->rel_stride = rel_stride(a);
     enum deq_rc rc = pack(t, w->embed, a->vocab_size, D, bf16, &t->head, err);
     for (unsigned l = 0; l < a->n_block && !rc; l++) {
         const struct deq_block_weights *b = &w->block[l];
@@ -96,6 +106,19 @@ void deq_transformer_free(struct deq_transformer *t)
     }
     deq_weights_free(t->vectors);
     deq_free(t);
+}
+
+uint64_t deq_transformer_packed_bytes(const struct deq_arch *a, bool bf16)
+{
+    const uint64_t D = a->d_model, HD = (uint64_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
+    const struct {
+        uint64_t n, k, count;
+    } matrices[] = {{a->vocab_size, D, 1}, {deq_inject_dim(a), D, a->n_block}, {3 * HD, D, a->n_block}, {D, HD, a->n_block}, {F, D, a->n_block},
+                    {D, F, a->n_block},    {Hp, D, 2},                         {D, Hp, 1}};
+    uint64_t bytes = a->n_block * HD * rel_stride(a) * sizeof(float);
+    for (size_t i = 0; i < DEQ_COUNT(matrices); i++)
+        bytes += matrices[i].count * deq_packed_bytes(&(struct deq_packed){.n = matrices[i].n, .k = matrices[i].k, .bf16 = bf16});
+    return bytes;
 }
 
 /* --- The cell: scratch and the evaluation, cut into stages with a barrier after each --- */
@@ -484,33 +507,51 @@ static const struct deq_cell_ops ops = {
 static const struct deq_cell_ops ops_without_predictor = {
     .name = "transformer", .inject = cell_inject, .step = cell_step, .readout = cell_readout, .free = cell_free};
 
+enum { PARTS = 7 };
+
+/* Columns of the scratch: x, n, qkv, av, s, act, y. */
+static void scratch_cols(const struct deq_arch *a, size_t ret_cols[PARTS])
+{
+    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
+    const size_t cols[PARTS] = {wide, wide, deq_inject_dim(a), HD, D, a->d_inner, D};
+    memcpy(ret_cols, cols, sizeof cols);
+}
+
+struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows)
+{
+    struct deq_cell c = {.state_dim = a->d_model,
+                         .inject_dim = deq_inject_dim(a) * a->n_block,
+                         .vocab_size = a->vocab_size,
+                         .max_rows = max_rows};
+    size_t cols[PARTS];
+    scratch_cols(a, cols);
+    for (size_t i = 0; i < PARTS; i++)
+        c.scratch_bytes += max_rows * cols[i] * sizeof(float);
+    return c;
+}
+
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err)
 {
     const struct deq_arch *a = &t->arch;
-    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden), R = max_rows;
+    const size_t R = max_rows;
     const unsigned threads = deq_pool_threads(pool);
     struct cell *c = DEQ_NEW(struct cell);
     if (!c)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
-    c->base = (struct deq_cell){.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
-                                .state_dim = D,
-                                .inject_dim = deq_inject_dim(a) * a->n_block,
-                                .vocab_size = a->vocab_size,
-                                .max_rows = R,
-                                .pool = pool};
+    c->base = deq_transformer_shape(a, R);
+    c->base.ops = a->predictor_hidden ? &ops : &ops_without_predictor;
+    c->base.pool = pool;
     c->t = t;
     c->kern = deq_kern();
     c->pages_max = a->attn_window / DEQ_KV_PAGE_TOK + 2;
-    struct {
-        float **slot;
-        size_t cols;
-    } const parts[] = {{&c->x, wide}, {&c->n, wide}, {&c->qkv, deq_inject_dim(a)}, {&c->av, HD}, {&c->s, D}, {&c->act, a->d_inner}, {&c->y, D}};
+    float **const parts[PARTS] = {&c->x, &c->n, &c->qkv, &c->av, &c->s, &c->act, &c->y};
+    size_t cols[PARTS];
+    scratch_cols(a, cols);
     bool ok = true;
-    for (size_t i = 0; i < DEQ_COUNT(parts); i++) {
-        *parts[i].slot = deq_alloc_array(R, parts[i].cols * sizeof(float));
-        ok = ok && *parts[i].slot;
-        c->base.scratch_bytes += R * parts[i].cols * sizeof(float);
+    for (size_t i = 0; i < PARTS; i++) {
+        *parts[i] = deq_alloc_array(R, cols[i] * sizeof(float));
+        ok = ok && *parts[i];
     }
     c->scores = DEQ_NEW_ARRAY(float *, threads);
     c->qr = DEQ_NEW_ARRAY(float *, threads);

@@ -31,4 +31,8 @@ void deq_transformer_free(struct deq_transformer *t);
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err);
 
+/* Sizes from the architecture alone: of packed weights (deq_transformer.packed_bytes), and the dimensions and scratch of a cell. */
+uint64_t deq_transformer_packed_bytes(const struct deq_arch *a, bool bf16);
+struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows);
+
 #endif

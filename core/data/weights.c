@@ -31,7 +31,7 @@ static void put(struct walk *k, float **slot, size_t rows, size_t cols, const ch
         p->cols = cols;
         p->offset = k->n;
         p->count = count;
-        *slot = k->w->data + k->n;
+        *slot = k->w->data ? k->w->data + k->n : NULL;
     }
     k->n_params++;
     k->n += DEQ_ROUND_UP(count, (size_t)16); /* every tensor starts at a cache line */
@@ -83,7 +83,8 @@ static void walk(struct walk *k)
     }
 }
 
-enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+/* with_data false: the table of parameters only */
+static enum deq_rc lay_out(const struct deq_arch *arch, bool with_data, struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_weights *w = DEQ_NEW(struct deq_weights);
     if (!w)
@@ -97,15 +98,20 @@ enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **re
     }
     w->n = k.n;
     w->n_params = k.n_params;
-    w->data = DEQ_NEW_ARRAY(float, k.n);
+    w->data = with_data ? DEQ_NEW_ARRAY(float, k.n) : NULL;
     w->params = DEQ_NEW_ARRAY(struct deq_param, k.n_params);
-    if (!w->data || !w->params) {
+    if ((with_data && !w->data) || !w->params) {
         deq_weights_free(w);
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu parameters", k.n);
     }
     walk(&k);
     *ret = w;
     return DEQ_OK;
+}
+
+enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
+{
+    return lay_out(arch, true, ret, err);
 }
 
 void deq_weights_free(struct deq_weights *w)
@@ -117,22 +123,15 @@ void deq_weights_free(struct deq_weights *w)
     deq_free(w);
 }
 
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+/* Every parameter has its tensor, of that shape, and every tensor its parameter. */
+static enum deq_rc match(const char *path, const struct deq_safetensors *f, const struct deq_weights *w, bool *ret_bf16, struct deq_err *err)
 {
-    struct deq_safetensors *f = NULL;
-    struct deq_weights *w = NULL;
     bool all_bf16 = true;
-    enum deq_rc rc = deq_safetensors_open(path, &f, err);
-    if (!rc)
-        rc = deq_weights_new(arch, &w, err);
-    for (size_t i = 0; !rc && i < w->n_params; i++) {
+    for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
         const struct deq_tensor *t = deq_safetensors_find(f, p->name);
-        if (!t) {
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape [%zu%s%zu]", path, p->name, p->rows,
-                          p->rows ? ", " : "", p->cols);
-            break;
-        }
+        if (!t)
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape [%zu%s%zu]", path, p->name, p->rows, p->rows ? ", " : "", p->cols);
         bool fits = p->rows ? t->n_dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols
                             : t->n_dims == 1 && t->shape[0] == p->cols;
         if (!fits) {
@@ -143,20 +142,50 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, stru
                 snprintf(want, sizeof want, "[%zu]", p->cols);
             snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims, (unsigned long long)(t->n_dims ? t->shape[0] : 0),
                      (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
-            break;
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
         }
         all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
-        rc = deq_tensor_to_f32(f, t, w->data + p->offset, err);
     }
-    for (size_t i = 0; !rc && i < deq_safetensors_count(f); i++) {
+    for (size_t i = 0; i < deq_safetensors_count(f); i++) {
         const char *name = deq_safetensors_at(f, i)->name;
         bool known = false;
         for (size_t j = 0; j < w->n_params && !known; j++)
             known = !strcmp(name, w->params[j].name);
         if (!known)
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not part of a model with this config.json", path, name);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not part of a model with this config.json", path, name);
     }
+    *ret_bf16 = all_bf16;
+    return DEQ_OK;
+}
+
+enum deq_rc deq_weights_check(const char *path, const struct deq_arch *arch, size_t *ret_floats, bool *ret_bf16, struct deq_err *err)
+{
+    struct deq_safetensors *f = NULL;
+    struct deq_weights *w = NULL;
+    enum deq_rc rc = deq_safetensors_open(path, &f, err);
+    if (!rc)
+        rc = lay_out(arch, false, &w, err);
+    if (!rc)
+        rc = match(path, f, w, ret_bf16, err);
+    if (!rc)
+        *ret_floats = w->n;
+    deq_safetensors_close(f);
+    deq_weights_free(w);
+    return rc;
+}
+
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+{
+    struct deq_safetensors *f = NULL;
+    struct deq_weights *w = NULL;
+    bool bf16 = false;
+    enum deq_rc rc = deq_safetensors_open(path, &f, err);
+    if (!rc)
+        rc = deq_weights_new(arch, &w, err);
+    if (!rc)
+        rc = match(path, f, w, &bf16, err);
+    for (size_t i = 0; !rc && i < w->n_params; i++)
+        rc = deq_tensor_to_f32(f, deq_safetensors_find(f, w->params[i].name), w->data + w->params[i].offset, err);
     deq_safetensors_close(f);
     if (rc) {
         deq_weights_free(w);
@@ -164,7 +193,7 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, stru
     }
     *ret = w;
     if (ret_bf16)
-        *ret_bf16 = all_bf16;
+        *ret_bf16 = bf16;
     return DEQ_OK;
 }
 

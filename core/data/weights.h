@@ -57,6 +57,8 @@ enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **re
 void deq_weights_free(struct deq_weights *w);
 /* Every tensor of the file must be here and the other way round, with equal shapes. */
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err);
+/* The same checks but for the values: only headers are read. *ret_floats: what deq_weights_load would hold. */
+enum deq_rc deq_weights_check(const char *path, const struct deq_arch *arch, size_t *ret_floats, bool *ret_bf16, struct deq_err *err);
 /* bf16: rounded to nearest even. */
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err);
 /* Sinusoid of relative distance d (Vaswani et al. 2017; order of Transformer-XL: sines, then cosines): out [D]. */

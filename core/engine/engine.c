@@ -50,6 +50,20 @@ static size_t solver_floats(const struct deq_arch *a, size_t dim)
     return DEQ_MAX(anderson, deq_solver_floats(&o, dim));
 }
 
+static size_t row_floats(const struct deq_arch *a, size_t state_dim, size_t inject_dim)
+{
+    return DEQ_ROUND_UP(3 * state_dim + inject_dim + solver_floats(a, state_dim), (size_t)16);
+}
+
+uint64_t deq_engine_memory_bytes(const struct deq_arch *a, const struct deq_engine_opts *o, const struct deq_cell *shape)
+{
+    const uint64_t D = shape->state_dim, V = shape->vocab_size, page_bytes = deq_kv_page_bytes(a), pages = o->cache_bytes / page_bytes;
+    return o->max_rows * (row_floats(a, D, shape->inject_dim) + V) * sizeof(float) + shape->scratch_bytes + pages * page_bytes +
+           o->max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
+           o->threads * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
+           deq_prefix_memory_bytes((uint32_t)DEQ_MIN(pages, UINT32_MAX), o->prefill_block, a->attn_window, D);
+}
+
 /* the number of threads comes from outside: a failed opening leaves the pool with the caller */
 static void free_scratch(struct deq_engine *e, unsigned threads)
 {
@@ -79,8 +93,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
         deq_engine_free(e);
         return rc;
     }
-    const size_t R = e->opts.max_rows, D = cell->state_dim, U = cell->inject_dim, V = cell->vocab_size, S = solver_floats(arch, D);
-    const size_t per_row = DEQ_ROUND_UP(3 * D + U + S, (size_t)16);
+    const size_t R = e->opts.max_rows, D = cell->state_dim, U = cell->inject_dim, V = cell->vocab_size, per_row = row_floats(arch, D, U);
     e->arch = *arch;
     e->next_id = 1;
     e->rows = DEQ_NEW_ARRAY(struct row, R);
@@ -130,17 +143,14 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->n_free_rows = (uint32_t)R;
     for (size_t i = 0; i < e->opts.max_sequences; i++)
         e->seqs[i].state = e->seq_state + i * D;
+    e->opts.threads = deq_pool_threads(pool);
     e->cell = cell; /* taken only now: a failure leaves them with the caller */
     e->pool = pool;
     e->stats = (struct deq_engine_stats){.max_rows = e->opts.max_rows,
                                          .max_positions = e->opts.max_positions,
                                          .max_sequences = e->opts.max_sequences,
                                          .pages = e->kv->n_pages,
-                                         .memory_bytes = R * (per_row + V) * sizeof(float) + cell->scratch_bytes +
-                                                         (uint64_t)e->kv->n_pages * e->kv->page_floats * sizeof(float) +
-                                                         e->opts.max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
-                                                         deq_pool_threads(pool) * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
-                                                         deq_prefix_memory_bytes(e->prefix)};
+                                         .memory_bytes = deq_engine_memory_bytes(arch, &e->opts, cell)};
     *ret = e;
     return DEQ_OK;
 }
