@@ -45,6 +45,7 @@ struct listener {
 struct http {
     const struct conf *conf;
     struct metrics *metrics;
+    struct tls *tls; /* or NULL */
     struct http_handler handler;
     struct watch *watch;
     struct listener main, admin;
@@ -642,22 +643,23 @@ static void on_error(void *cls, const char *fmt, va_list ap)
 
 /* --- Start and stop --- */
 
-static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin, int given, struct tls *tls, char *ret_address, struct deq_err *err)
+static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address, struct deq_err *err)
 {
-    const struct conf *c = h->conf;
-    const char *option = admin ? "server.admin_listen" : "server.listen", *text = admin ? c->admin_listen : c->listen;
     l->http = h;
     l->admin = admin;
-    l->tls = tls != NULL;
     l->inherited = given >= 0;
     l->fd = given;
-    enum deq_rc rc = DEQ_OK;
-    if (l->inherited)
-        listen_name(given, ret_address);
-    else
-        rc = listen_open(option, text, &l->fd, ret_address, err);
-    if (rc)
-        return rc;
+    if (!l->inherited)
+        return listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
+    listen_name(given, ret_address);
+    return DEQ_OK;
+}
+
+static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls *tls, struct deq_err *err)
+{
+    const struct conf *c = h->conf;
+    const bool admin = l->admin;
+    l->tls = tls != NULL;
     struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_retrieve_function()},
                                        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities()},
                                        {MHD_OPTION_END, 0, NULL}};
@@ -673,7 +675,7 @@ static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin
         admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1), /* watch.c keeps the exact ones */
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
-    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start on %s", option, ret_address);
+    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");
 }
 
 enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
@@ -684,6 +686,7 @@ enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *g
         return deq_fail(err, DEQ_ENOMEM, "no memory for the server");
     h->conf = conf;
     h->metrics = m;
+    h->tls = tls;
     h->handler = *handler;
     h->main.fd = h->admin.fd = -1;
     h->run_id = deq_now_ns() ^ deq_mix64((uint64_t)getpid() ^ deq_wall_ms());
@@ -700,15 +703,34 @@ enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *g
     if (h->worker_started)
         (void)pthread_setname_np(h->worker, "bodies");
     if (!rc)
-        rc = start_listener(h, &h->main, false, given->main, tls, ret_address, err);
+        rc = open_listener(h, &h->main, false, given->main, ret_address, err);
+    if (!rc && !h->main.inherited)
+        rc = serve_listener(h, &h->main, tls, err);
     if (!rc && (conf->admin_listen[0] || given->admin >= 0))
-        rc = start_listener(h, &h->admin, true, given->admin, NULL, ret_admin, err);
+        rc = open_listener(h, &h->admin, true, given->admin, ret_admin, err);
+    if (!rc && h->admin.fd >= 0)
+        rc = serve_listener(h, &h->admin, NULL, err);
     if (rc) {
         http_stop(h);
         return rc;
     }
     *ret = h;
     return DEQ_OK;
+}
+
+enum deq_rc http_serve(struct http *h, struct deq_err *err)
+{
+    return h->main.daemon ? DEQ_OK : serve_listener(h, &h->main, h->tls, err);
+}
+
+bool http_inherited(const struct http *h)
+{
+    return h->main.inherited;
+}
+
+size_t http_connections(const struct http *h)
+{
+    return atomic_load(&h->connections);
 }
 
 void http_close_connections(struct http *h)
@@ -718,6 +740,8 @@ void http_close_connections(struct http *h)
 
 void http_stop_accepting(struct http *h)
 {
+    if (h->main.forsaken)
+        return;
     (void)MHD_quiesce_daemon(h->main.daemon);
     if (!h->main.inherited) {
         (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */

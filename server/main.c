@@ -20,7 +20,10 @@
 #include "server/route.h"
 #include <jansson.h>
 
-enum { STOP_SLACK_MS = 10000 }; /* what ending takes beyond the drain: readers that are slow to leave */
+enum {
+    STOP_SLACK_MS = 10000, /* what ending takes beyond the drain: readers that are slow to leave */
+    HANDOVER_MS = 1000,    /* clients that connected to an inherited socket just before it was left have so long to ask */
+};
 
 /* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
 static enum deq_rc descriptors_fit(const struct conf *c, struct deq_err *err)
@@ -60,6 +63,11 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
     bool now = delay_ms && wait_signal(signals, delay_ms);
+    if (http_inherited(http)) { /* new clients wait for the daemon that comes next; whoever is here already may still ask */
+        http_stop_accepting(http);
+        for (int i = 0; i < HANDOVER_MS / 10 && !now && http_connections(http); i++)
+            now = wait_signal(signals, 10) != 0;
+    }
     store_drain(s->store);
     const uint64_t until = deq_now_ns() + c->shutdown_timeout_ms * 1000000ull;
     while (!now && store_pending(s->store) && deq_now_ns() < until)
@@ -225,11 +233,14 @@ int main(int argc, char **argv)
                  conf.model_path);
         rc = store_load(service.store, &err);
     }
+    if (!rc) {
+        atomic_store(&service.state, SERVER_READY);
+        rc = http_serve(http, &err);
+    }
     if (rc) {
         code = cannot_start(&err);
         goto out;
     }
-    atomic_store(&service.state, SERVER_READY);
     struct served *m = store_acquire(service.store);
     log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
              admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
