@@ -84,6 +84,8 @@ static void help(void)
            "Keys (environment: DEQD_SERVER_LISTEN for server.listen; flags win over the environment, that over the file):\n\n");
     for (size_t i = 0; i < conf_table.n; i++)
         printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
+    printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
+           "and end, and, with WATCHDOG_USEC, that the engine makes progress.\n");
     printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, another try will not help).\n");
 }
 

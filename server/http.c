@@ -632,7 +632,7 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
     return strlen(s);
 }
 
-static void on_error(void *cls, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_error(void *cls, const char *fmt, va_list ap)
 {
     char text[512];
     (void)cls;

@@ -775,3 +775,48 @@ def test_install_and_units():
             left = sorted(os.path.join(a, x)[len(dest):] for a, _, files in os.walk(dest) for x in files)
             equal((p.returncode, left), (0, ["/etc/deqd/deqd.yaml"]), "what make uninstall leaves")
             shutil.rmtree(dest)
+
+
+def test_under_systemd():
+    """The units as they are installed, under a real manager of systemd in namespaces of its own: start, keys, reload, the watchdog, a wrong configuration, the
+    socket, a restart."""
+    if SANITIZED:
+        skip("systemd: the unit's sandbox forbids what sanitizers need")
+        return
+    if os.geteuid() or not shutil.which("unshare") or not os.path.exists("/lib/systemd/systemd") or not os.path.exists("/usr/lib/systemd/user/basic.target"):
+        skip("systemd: needs root, unshare and the package systemd")
+        return
+    with place() as tmp:
+        dest, home = os.path.join(tmp, "dest"), os.path.join(tmp, "home")
+        os.mkdir(home)
+        env = clean_env()
+        for k in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "SAN"):
+            env.pop(k, None)
+        subprocess.run(["make", "-s", "install", "DESTDIR=" + dest, "PREFIX=/usr"], cwd=ROOT, env=env, capture_output=True, check=True)
+        with open(dest + "/etc/deqd/credentials/keys", "w") as f:  # printf %s secret | sha256sum
+            f.write("ops 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b admin\n")
+        os.chmod(dest + "/etc/deqd/credentials/keys", 0o600)
+        wrap = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--cgroup", "--net"]
+        p = subprocess.run(wrap + ["sh", "-c", "mount -t overlay o -o lowerdir=%s/usr:/usr /usr && umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup" % dest],
+                           capture_output=True, env=env)
+        if p.returncode:
+            skip("systemd: this machine gives no namespaces, overlay or cgroups of one's own: %s" % p.stderr.decode().strip()[-200:])
+            return
+        here = os.path.dirname(os.path.abspath(__file__))
+        p = subprocess.run(wrap + [PYTHON, os.path.join(here, "supervise_inner.py"), dest, home], capture_output=True, env=env, timeout=180)
+        if not check(p.returncode == 0, "the session under systemd: %s" % p.stderr.decode()[-1500:]):
+            return
+        o = json.loads(p.stdout.decode().strip().split("\n")[-1])
+        if not o["manager"]:
+            skip("systemd: its manager does not start here")
+            return
+        equal((o["start"], o["started"]), (0, {"ActiveState": "active", "StatusText": "serving stories at 127.0.0.1:8080", "NRestarts": "0"}), "systemctl start")
+        check(o["process"]["Uid"] != "0", "a user of its own: %s" % o["process"])
+        equal({k: v for k, v in o["process"].items() if k != "Uid"}, {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}, "what it may")
+        equal(o["answers"], [200, 401, 200], "with a key of the credentials, without one, the probe")
+        equal((o["reload"], o["reloaded"]), (0, True), "systemctl reload")
+        equal((o["stop"], o["stopped"]), (0, {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}), "systemctl stop")
+        equal((o["watched"], o["hung"], o["after"]), ("0", True, 200), "the watchdog leaves a healthy one alone, and starts a hung one again")
+        equal((o["wrong"] != 0, o["refused"]), (True, {"ActiveState": "failed", "ExecMainStatus": "2", "NRestarts": "0"}), "a wrong configuration is tried once")
+        equal((o["socket"], o["asleep"], o["woken"]), (0, "inactive", 200), "the first connection starts it")
+        check(o["restart"][0] == 0 and o["restart"][1] > 3 and not o["restart"][2], "a restart behind the socket: exit %s, %s requests, failures %s" % tuple(o["restart"]))
