@@ -12,7 +12,7 @@ OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
-LIBS    := -lopenblas -ljansson -lyaml -lm -lpthread
+LIBS    := -ljansson -lyaml -lm -lpthread
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
@@ -40,13 +40,13 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	ar rcs $@ $^
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lopenblas $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@
 # the links follow the configuration that was built last
 .PHONY: link
 link: $(OBJ)/deq $(OBJ)/deqd

@@ -159,7 +159,7 @@ static int check_config(const struct conf *c)
 
 static pthread_t main_thread;
 
-/* Libraries start threads before main can block signals (OpenBLAS does), and the system may give them a signal of the process. It is sent on. */
+/* A library may start threads before main can block signals, and the system may give them a signal of the process. It is sent on. */
 static void forward(int sig)
 {
     if (!pthread_equal(pthread_self(), main_thread))
