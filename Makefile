@@ -12,7 +12,7 @@ OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
-LIBS    := -lopenblas -ljansson -lyaml -lzip -lm -lpthread
+LIBS    := -ljansson -lyaml -lzip -lm -lpthread
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
@@ -41,13 +41,13 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	ar rcs $@ $^
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lopenblas $(LIBS) -o $@
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
+	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
 	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
@@ -109,6 +109,28 @@ bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the mach
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
+# Where things go: make install PREFIX=/usr DESTDIR=/tmp/package. A configuration that is there stays.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+STATEDIR   ?= /var/lib
+SHARED     := $(PREFIX)/share/deqd
+UNITS      := $(PREFIX)/lib/systemd/system
+INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
+.PHONY: install uninstall
+install: all ## binaries, configuration, units and the shipped model; PREFIX=/usr/local, DESTDIR=
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
+	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
+	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
+	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json README.md) $(DESTDIR)$(SHARED)/models/stories
+	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
+	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(OUT)/installed.yaml
+	install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SHARED)/deqd.yaml
+	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
+	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
+	    > $(OUT)/installed.unit && install -m 0644 $(OUT)/installed.unit $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
+uninstall: ## what install put there, but for the configuration and models of one's own
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
+	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 clean:
 	rm -rf $(OUT)
 help: ## this list

@@ -17,30 +17,33 @@ struct deq_model {
     char fingerprint[17];
 };
 
-enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_err *err)
+/* Configuration and tokenizer of a model directory, and where its weights are [4096]. The tokenizer is the caller's, also on failure (or NULL). */
+static enum deq_rc open_dir(const char *dir, struct deq_arch *ret_arch, struct deq_tokenizer **ret_tok, char *ret_weights_path, struct deq_err *err)
 {
     char path[4096];
+    if (!deq_io_is_dir(dir))
+        return deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", dir);
+    if (!deq_io_join(ret_weights_path, sizeof path, dir, "model.safetensors"))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */
+    enum deq_rc rc = deq_config_load(path, ret_arch, err);
+    if (!rc)
+        rc = deq_tokenizer_load(dir, ret_tok, err);
+    if (!rc && deq_tokenizer_vocab_size(*ret_tok) > ret_arch->vocab_size)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
+                      deq_tokenizer_vocab_size(*ret_tok) - 1, ret_arch->vocab_size);
+    return rc;
+}
+
+enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_err *err)
+{
+    char weights_path[4096];
     struct deq_model *m = DEQ_NEW(struct deq_model);
-    enum deq_rc rc = DEQ_OK;
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
-    if (!deq_io_is_dir(dir))
-        rc = deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", dir);
-    else if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
-        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
-    if (!rc) {
-        deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */
-        rc = deq_config_load(path, &m->arch, err);
-    }
+    enum deq_rc rc = open_dir(dir, &m->arch, &m->tok, weights_path, err);
     if (!rc)
-        rc = deq_tokenizer_load(dir, &m->tok, err);
-    if (!rc && deq_tokenizer_vocab_size(m->tok) > m->arch.vocab_size)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
-                      deq_tokenizer_vocab_size(m->tok) - 1, m->arch.vocab_size);
-    if (!rc) {
-        deq_io_join(path, sizeof path, dir, "model.safetensors");
-        rc = deq_transformer_load(path, &m->arch, &m->cell, err);
-    }
+        rc = deq_transformer_load(weights_path, &m->arch, &m->cell, err);
     if (!rc)
         snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)m->cell->fingerprint);
     if (rc) {
@@ -119,6 +122,26 @@ struct deq_request deq_request_defaults(const struct deq_model *m)
                                           .max_iter = a->solver.max_iter,
                                           .min_iter = a->solver.min_iter,
                                           .window = a->row_window}};
+}
+
+enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err)
+{
+    char weights_path[4096];
+    struct deq_arch arch;
+    struct deq_tokenizer *tok = NULL;
+    struct deq_engine_opts o;
+    uint64_t bytes = 0;
+    enum deq_rc rc = open_dir(dir, &arch, &tok, weights_path, err);
+    if (!rc)
+        rc = deq_transformer_check(weights_path, &arch, &bytes, err);
+    if (!rc)
+        rc = deq_engine_opts_fill(&arch, opts, &o, err);
+    if (!rc) {
+        const struct deq_cell shape = deq_transformer_shape(&arch, o.max_rows);
+        *ret = (struct deq_memory){.weight_bytes = bytes, .engine_bytes = deq_engine_memory_bytes(&arch, &o, &shape)};
+    }
+    deq_tokenizer_free(tok);
+    return rc;
 }
 
 enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err)

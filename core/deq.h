@@ -114,6 +114,12 @@ struct deq_engine_opts { /* 0 means the default */
 };
 enum deq_rc deq_engine_new(const struct deq_model *model, const struct deq_engine_opts *opts, struct deq_engine **ret_engine,
                            struct deq_err *err);
+/* Checks all that deq_model_load and deq_engine_new would check of a directory, but for the weights' values, and says what they would reserve. Reads
+ * configuration, tokenizer and headers only. */
+struct deq_memory {
+    uint64_t weight_bytes, engine_bytes;
+};
+enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err);
 void deq_engine_free(struct deq_engine *engine); /* ends what is active, without events */
 
 struct deq_logit_bias {
@@ -140,7 +146,7 @@ struct deq_sampling {
 struct deq_solve_params {
     enum deq_solver_method solver;
     enum deq_warm warm_start;
-    float tol;         /* relative residual ||f(z)-z|| / ||f(z)|| */
+    float tol;         /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
     uint32_t max_iter; /* evaluations of a row once all before it are final; then its best iterate counts */
     uint32_t min_iter;
     uint32_t window;   /* rows solved behind the committed prefix, 1..64 */
@@ -162,7 +168,7 @@ struct deq_event {
     const float *logits;   /* [V] at `position`; NULL unless want_prompt or want_logits */
     uint32_t evaluations;  /* of this row */
     float residual;
-    bool converged;        /* residual < tol */
+    bool converged;        /* residual < tol, or tol 0 */
     enum deq_warm start;   /* where its iterates began */
     bool start_cached;     /* the state that it began from came from the prefix cache */
     /* END */

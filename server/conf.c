@@ -76,15 +76,17 @@ static void help(void)
            "  --model DIR         model.path\n"
            "  --listen ADDR:PORT  server.listen\n"
            "  --set KEY=VALUE     any key\n"
-           "  --check-config      read the configuration, say what is wrong, stop (exit 2 when something is)\n"
+           "  --check-config      check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)\n"
            "  --print-fields      print every field of every request's body, and --print-routes every path, and stop\n"
-           "  --print-config      print the whole configuration as YAML and stop\n"
+           "  --print-config      print the whole configuration as YAML and stop; checks values, reads no other file\n"
            "  --health-probe      ask the daemon at server.listen whether it is ready: exit 0 or 1\n"
            "  --version, --help\n\n"
            "Keys (environment: DEQD_SERVER_LISTEN for server.listen; flags win over the environment, that over the file):\n\n");
     for (size_t i = 0; i < conf_table.n; i++)
         printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
-    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration.\n");
+    printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
+           "and end, and, with WATCHDOG_USEC, that the engine makes progress.\n");
+    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, another try will not help).\n");
 }
 
 /* GET /health/ready of the configured address (the admin one, where there is one: it has no TLS); for containers without a shell. */
@@ -231,13 +233,11 @@ enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_cod
     *ret_code = 0;
     if (print)
         deq_opt_dump(&conf_table, &c, true, stdout);
-    else if (check)
-        printf("configuration ok\n");
     else if (ask)
         *ret_code = probe(&c);
     unescape(c.chat_message);
     unescape(c.chat_reply);
     unescape(c.chat_stop);
     *ret = c;
-    return print || check || ask ? CONF_EXIT : CONF_RUN;
+    return print || ask ? CONF_EXIT : check ? CONF_CHECK : CONF_RUN;
 }

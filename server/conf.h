@@ -36,9 +36,9 @@ struct conf {
 
 extern const struct deq_opt_table conf_table;
 
-enum conf_action { CONF_RUN, CONF_EXIT };
+enum conf_action { CONF_RUN, CONF_CHECK, CONF_EXIT };
 
-/* Reads everything. CONF_EXIT: help, version, a check or an error was printed; *ret_code is the exit code (0, or 2 for a wrong configuration). */
+/* Reads everything. CONF_CHECK: what the configuration names is to be checked, and nothing else. CONF_EXIT: help, version or an error was printed; *ret_code is the exit code (0, or 2 for a wrong configuration). */
 enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code);
 
 #endif

@@ -13,7 +13,6 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "server/listen.h"
 #include "server/log.h"
 #include "server/reply.h"
 #include "server/watch.h"
@@ -39,12 +38,14 @@ struct listener {
     struct MHD_Daemon *daemon;
     int fd;
     bool admin, tls;
-    bool forsaken; /* nobody can connect any more */
+    bool inherited; /* the supervisor has it too */
+    bool forsaken;  /* nobody can connect any more */
 };
 
 struct http {
     const struct conf *conf;
     struct metrics *metrics;
+    struct tls *tls; /* or NULL */
     struct http_handler handler;
     struct watch *watch;
     struct listener main, admin;
@@ -631,7 +632,7 @@ static size_t keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
     return strlen(s);
 }
 
-static void on_error(void *cls, const char *fmt, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_error(void *cls, const char *fmt, va_list ap)
 {
     char text[512];
     (void)cls;
@@ -642,16 +643,23 @@ static void on_error(void *cls, const char *fmt, va_list ap)
 
 /* --- Start and stop --- */
 
-static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin, struct tls *tls, char *ret_address, struct deq_err *err)
+static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address, struct deq_err *err)
 {
-    const struct conf *c = h->conf;
-    const char *option = admin ? "server.admin_listen" : "server.listen", *text = admin ? c->admin_listen : c->listen;
     l->http = h;
     l->admin = admin;
+    l->inherited = given >= 0;
+    l->fd = given;
+    if (!l->inherited)
+        return listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
+    listen_name(given, ret_address);
+    return DEQ_OK;
+}
+
+static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls *tls, struct deq_err *err)
+{
+    const struct conf *c = h->conf;
+    const bool admin = l->admin;
     l->tls = tls != NULL;
-    const enum deq_rc rc = listen_open(option, text, &l->fd, ret_address, err);
-    if (rc)
-        return rc;
     struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_retrieve_function()},
                                        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities()},
                                        {MHD_OPTION_END, 0, NULL}};
@@ -667,17 +675,18 @@ static enum deq_rc start_listener(struct http *h, struct listener *l, bool admin
         admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1), /* watch.c keeps the exact ones */
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
-    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start on %s", option, text);
+    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");
 }
 
-enum deq_rc http_start(const struct conf *conf, struct metrics *m, struct tls *tls, const struct http_handler *handler, struct http **ret,
-                       char *ret_address, char *ret_admin, struct deq_err *err)
+enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
+                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err)
 {
     struct http *h = DEQ_NEW(struct http);
     if (!h)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the server");
     h->conf = conf;
     h->metrics = m;
+    h->tls = tls;
     h->handler = *handler;
     h->main.fd = h->admin.fd = -1;
     h->run_id = deq_now_ns() ^ deq_mix64((uint64_t)getpid() ^ deq_wall_ms());
@@ -694,15 +703,34 @@ enum deq_rc http_start(const struct conf *conf, struct metrics *m, struct tls *t
     if (h->worker_started)
         (void)pthread_setname_np(h->worker, "bodies");
     if (!rc)
-        rc = start_listener(h, &h->main, false, tls, ret_address, err);
-    if (!rc && conf->admin_listen[0])
-        rc = start_listener(h, &h->admin, true, NULL, ret_admin, err);
+        rc = open_listener(h, &h->main, false, given->main, ret_address, err);
+    if (!rc && !h->main.inherited)
+        rc = serve_listener(h, &h->main, tls, err);
+    if (!rc && (conf->admin_listen[0] || given->admin >= 0))
+        rc = open_listener(h, &h->admin, true, given->admin, ret_admin, err);
+    if (!rc && h->admin.fd >= 0)
+        rc = serve_listener(h, &h->admin, NULL, err);
     if (rc) {
         http_stop(h);
         return rc;
     }
     *ret = h;
     return DEQ_OK;
+}
+
+enum deq_rc http_serve(struct http *h, struct deq_err *err)
+{
+    return h->main.daemon ? DEQ_OK : serve_listener(h, &h->main, h->tls, err);
+}
+
+bool http_inherited(const struct http *h)
+{
+    return h->main.inherited;
+}
+
+size_t http_connections(const struct http *h)
+{
+    return atomic_load(&h->connections);
 }
 
 void http_close_connections(struct http *h)
@@ -712,9 +740,13 @@ void http_close_connections(struct http *h)
 
 void http_stop_accepting(struct http *h)
 {
+    if (h->main.forsaken)
+        return;
     (void)MHD_quiesce_daemon(h->main.daemon);
-    (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */
-    listen_cleanup(h->conf->listen);       /* now, not later: another daemon may take the path meanwhile */
+    if (!h->main.inherited) {
+        (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */
+        listen_cleanup(h->conf->listen);       /* now, not later: another daemon may take the path meanwhile */
+    }
     h->main.forsaken = true;
 }
 
@@ -725,11 +757,14 @@ size_t http_open_exchanges(const struct http *h)
 
 static void stop_listener(struct listener *l, const char *address)
 {
-    if (l->daemon)
+    if (l->daemon) {
+        if (!l->forsaken)
+            (void)MHD_quiesce_daemon(l->daemon); /* or it would close the socket, which is ours to close */
         MHD_stop_daemon(l->daemon);
+    }
     if (l->fd >= 0) {
         close(l->fd);
-        if (!l->forsaken)
+        if (!l->forsaken && !l->inherited)
             listen_cleanup(address);
     }
 }

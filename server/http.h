@@ -9,6 +9,7 @@
 #include "server/auth.h"
 #include "server/channel.h"
 #include "server/conf.h"
+#include "server/listen.h"
 #include "server/metrics.h"
 #include "server/tls.h"
 
@@ -47,14 +48,21 @@ struct http_handler {
 
 struct http;
 
-/* Listens on server.listen and, where given, server.admin_listen. tls may be NULL; it serves server.listen only. The addresses in use (port 0
- * resolved) go to ret_address and ret_admin [160]. */
-enum deq_rc http_start(const struct conf *c, struct metrics *m, struct tls *tls, const struct http_handler *handler, struct http **ret,
-                       char *ret_address, char *ret_admin, struct deq_err *err);
+/* Listens on server.listen and, where given, server.admin_listen, or on the sockets that were inherited in their place, which are its own then. tls may be
+ * NULL; it serves the main one only. The addresses in use (port 0 resolved) go to ret_address and ret_admin [160].
+ *
+ * An inherited main socket is left alone until http_serve: clients wait in it, also for a model that is being loaded; whoever passed it needs no
+ * probes. Otherwise http_serve does nothing. */
+enum deq_rc http_start(const struct conf *c, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
+                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err);
+enum deq_rc http_serve(struct http *h, struct deq_err *err);
 /* Every answer from now on ends its connection. */
 void http_close_connections(struct http *h);
-/* New connections are refused; open ones go on. */
+/* New connections are refused, or wait in an inherited socket for the daemon that comes next; open ones go on. Once. */
 void http_stop_accepting(struct http *h);
+bool http_inherited(const struct http *h);
+/* Connections to the main listener. */
+size_t http_connections(const struct http *h);
 size_t http_open_exchanges(const struct http *h);
 /* Ends everything that is still open. */
 void http_stop(struct http *h);

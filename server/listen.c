@@ -1,7 +1,10 @@
+#define _GNU_SOURCE
 #include "server/listen.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,4 +119,85 @@ void listen_cleanup(const char *text)
     struct listen_address a;
     if (!strncmp(text, "unix:", 5) && !listen_parse("", text, &a, NULL))
         (void)unlink(((struct sockaddr_un *)&a.addr)->sun_path);
+}
+
+/* --- Inherited sockets --- */
+
+enum { FIRST_FD = 3, NAMES_MAX_BYTES = 256 };
+
+/* DEQ_EINVAL unless fd is a stream socket that listens. It does not survive exec and does not block from now on. */
+static enum deq_rc adopt(int fd, struct deq_err *err)
+{
+    int type = 0, listens = 0, domain = 0;
+    socklen_t len = sizeof(int);
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: descriptor %d is not open", fd);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+        return deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: descriptor %d is not a socket", fd);
+    (void)getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len);
+    (void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
+    if (type != SOCK_STREAM || !listens || (domain != AF_INET && domain != AF_INET6 && domain != AF_UNIX))
+        return deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: descriptor %d is not a listening stream socket (ListenStream=, Accept=no)", fd);
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return deq_fail(err, DEQ_EIO, "LISTEN_FDS: descriptor %d: %s", fd, strerror(errno));
+    return DEQ_OK;
+}
+
+static bool number(const char *text, long max, long *ret)
+{
+    char *end = NULL;
+    errno = 0;
+    *ret = strtol(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && !*end && !errno && *ret <= max;
+}
+
+enum deq_rc listen_inherit(struct listen_inherited *ret, struct deq_err *err)
+{
+    const char *pid_text = getenv("LISTEN_PID"), *fds_text = getenv("LISTEN_FDS"), *names_text = getenv("LISTEN_FDNAMES");
+    struct listen_inherited given = {-1, -1};
+    char names[NAMES_MAX_BYTES] = "", *rest = names;
+    long pid, n = 0;
+    enum deq_rc rc = DEQ_OK;
+    if (!pid_text || !fds_text) {
+        *ret = given;
+        return DEQ_OK;
+    }
+    if (!number(pid_text, INT_MAX, &pid))
+        return deq_fail(err, DEQ_EINVAL, "LISTEN_PID: \"%s\" is not a process id", pid_text);
+    if (pid == (long)getpid() && !number(fds_text, INT_MAX - FIRST_FD, &n))
+        return deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: \"%s\" is not a number of descriptors", fds_text);
+    if (names_text)
+        snprintf(names, sizeof names, "%s", names_text);
+    for (int i = 0; i < n && !rc; i++) {
+        const char *name = names_text ? strsep(&rest, ":") : NULL;
+        const bool admin = name ? !strcmp(name, "admin") : !names_text && i == 1;
+        int *slot = admin ? &given.admin : &given.main;
+        rc = adopt(FIRST_FD + i, err);
+        if (!rc && *slot >= 0)
+            rc = deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: %ld sockets, LISTEN_FDNAMES \"%s\": expected at most one named admin and one other", n,
+                          names_text ? names_text : "");
+        *slot = FIRST_FD + i;
+    }
+    if (rc)
+        return rc;
+    (void)unsetenv("LISTEN_PID");
+    (void)unsetenv("LISTEN_FDS");
+    (void)unsetenv("LISTEN_FDNAMES");
+    *ret = given;
+    return DEQ_OK;
+}
+
+void listen_name(int fd, char ret_text[160])
+{
+    struct listen_address a = {.len = sizeof a.addr};
+    char path[sizeof(struct sockaddr_un) + 8] = "unix:";
+    const struct sockaddr_un *u = (const struct sockaddr_un *)&a.addr;
+    if (getsockname(fd, (struct sockaddr *)&a.addr, &a.len) == 0 && a.addr.ss_family == AF_UNIX) {
+        const size_t head = offsetof(struct sockaddr_un, sun_path), n = a.len > head ? a.len - head : 0;
+        memcpy(path + 5, u->sun_path, n); /* not always closed by a zero; an abstract one begins with it */
+        if (n && !path[5])
+            path[5] = '@';
+    }
+    address_text(&a, path, ret_text);
 }

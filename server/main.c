@@ -1,5 +1,5 @@
 /* deqd: reads the configuration, loads the model, serves, drains. Exit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong
- * usage or configuration. */
+ * usage or configuration. What is wrong with usage or values is a plain line on standard error; whatever comes after that is a line of the log. */
 #include <errno.h>
 #include <malloc.h>
 #include <signal.h>
@@ -11,30 +11,36 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "server/conf.h"
 #include "server/http.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/notify.h"
 #include "server/route.h"
 #include <jansson.h>
 
+enum {
+    STOP_SLACK_MS = 10000, /* what ending takes beyond the drain: readers that are slow to leave */
+    HANDOVER_MS = 1000,    /* clients that connected to an inherited socket just before it was left have so long to ask */
+};
+
 /* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
-static bool descriptors_fit(const struct conf *c)
+static enum deq_rc descriptors_fit(const struct conf *c, struct deq_err *err)
 {
     struct rlimit r;
     const rlim_t need = (rlim_t)c->max_connections + 64 + 128;
     if (getrlimit(RLIMIT_NOFILE, &r))
-        return true;
+        return DEQ_OK;
     if (r.rlim_cur < need && (r.rlim_max == RLIM_INFINITY || r.rlim_max >= need)) {
         r.rlim_cur = need;
         (void)setrlimit(RLIMIT_NOFILE, &r);
         (void)getrlimit(RLIMIT_NOFILE, &r);
     }
     if (r.rlim_cur >= need)
-        return true;
-    fprintf(stderr, "deqd: server.max_connections: %u connections need %llu descriptors, the limit is %llu\n", c->max_connections,
-            (unsigned long long)need, (unsigned long long)r.rlim_cur);
-    return false;
+        return DEQ_OK;
+    return deq_fail(err, DEQ_EIO, "server.max_connections: %u connections need %llu descriptors, the limit is %llu", c->max_connections,
+                    (unsigned long long)need, (unsigned long long)r.rlim_cur);
 }
 
 /* Waits for one of the signals in `set`, at most ms. Returns it, or 0. */
@@ -52,10 +58,16 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     const struct conf *c = s->conf;
     const uint32_t delay_ms = sig == SIGINT ? 0 : c->drain_delay_ms;
     atomic_store(&s->state, SERVER_DRAINING);
+    notify_stopping((uint64_t)delay_ms + c->shutdown_timeout_ms + STOP_SLACK_MS);
     http_close_connections(http);
     log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
     bool now = delay_ms && wait_signal(signals, delay_ms);
+    if (http_inherited(http)) { /* new clients wait for the daemon that comes next; whoever is here already may still ask */
+        http_stop_accepting(http);
+        for (int i = 0; i < HANDOVER_MS / 10 && !now && http_connections(http); i++)
+            now = wait_signal(signals, 10) != 0;
+    }
     store_drain(s->store);
     const uint64_t until = deq_now_ns() + c->shutdown_timeout_ms * 1000000ull;
     while (!now && store_pending(s->store) && deq_now_ns() < until)
@@ -67,98 +79,185 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
         now = wait_signal(signals, 20) != 0;
 }
 
+/* --- What the supervisor is told --- */
+
+static char address[160], admin_address[160]; /* in use */
+static _Atomic bool secrets_stale;            /* keys or certificate could not be read again */
+
+static bool alive(void *ctx)
+{
+    const struct service *s = ctx;
+    return store_alive(s->store, s->conf->stall_ms);
+}
+
+/* After loading, and on a reload's thread: the state in one line for people. failed: why the last reload did nothing, or NULL. */
+static const char *status_line(const struct service *s, const char *failed, char ret[NOTIFY_STATUS_MAX_BYTES])
+{
+    struct served *m = store_acquire(s->store);
+    snprintf(ret, NOTIFY_STATUS_MAX_BYTES, "serving %s at %s%s%s%s", m->name, address, failed ? "; the last reload failed: " : "", failed ? failed : "",
+             atomic_load(&secrets_stale) ? "; keys or certificate are the old ones, see the log" : "");
+    store_release(m);
+    return ret;
+}
+
+static void reloaded(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint)
+{
+    char status[NOTIFY_STATUS_MAX_BYTES];
+    (void)fingerprint;
+    notify_reloaded(status_line(ctx, rc ? err->text : NULL, status));
+}
+
+static void reload(struct service *s)
+{
+    struct deq_err err;
+    notify_reloading();
+    atomic_store(&secrets_stale, service_reload_secrets(s, &err) != DEQ_OK); /* logged there */
+    if (!store_reload(s->store, reloaded, s)) {
+        log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work", NULL);
+        (void)deq_fail(&err, DEQ_EFULL, "one was under way");
+        reloaded(s, err.code, &err, "");
+    }
+}
+
+/* The one line about why there is no daemon. The exit code 2 says that trying again as it is will not help. */
+static int cannot_start(const struct deq_err *err)
+{
+    const int code = err->code == DEQ_EINVAL ? 2 : 1;
+    char reason[sizeof err->text];
+    snprintf(reason, sizeof reason, "%s", err->text);
+    if (!deq_utf8_valid(reason, strlen(reason))) /* a path may be any bytes, a line of the log may not */
+        for (char *c = reason; *c; c++)
+            *c = (unsigned char)*c < 0x80 ? *c : '?';
+    log_line(LOG_ERROR, "cannot start", "{s:s, s:i}", "reason", reason, "exit_code", code);
+    notify_failed(reason);
+    return code;
+}
+
+/* --check-config: what else a start would refuse. */
+static int check_config(const struct conf *c)
+{
+    struct auth *auth = NULL;
+    struct tls *tls = NULL;
+    struct deq_err err;
+    enum deq_rc rc = auth_new(c->keys_file, &auth, &err);
+    if (!rc && c->tls_cert[0])
+        rc = tls_new(c->tls_cert, c->tls_key, &tls, &err);
+    if (!rc)
+        rc = descriptors_fit(c, &err);
+    if (!rc)
+        rc = store_check(c, &err);
+    auth_free(auth);
+    tls_free(tls);
+    if (rc)
+        fprintf(stderr, "deqd: %s\n", err.text);
+    else
+        printf("configuration ok\n");
+    return rc ? 2 : 0;
+}
+
+/* --- Signals --- */
+
 static pthread_t main_thread;
 
-/* Libraries start threads before main can block signals (OpenBLAS does), and the system may give them a signal of the process. It is sent on. */
+/* A library may start threads before main can block signals, and the system may give them a signal of the process. It is sent on. */
 static void forward(int sig)
 {
     if (!pthread_equal(pthread_self(), main_thread))
         (void)pthread_kill(main_thread, sig);
 }
 
+/* Signals are taken by this thread alone, by waiting for them; threads of ours inherit the block. all: those; ending: without SIGHUP. */
+static void take_signals(sigset_t *all, sigset_t *ending)
+{
+    static const int taken[] = {SIGTERM, SIGINT, SIGHUP};
+    const struct sigaction on_signal = {.sa_handler = forward, .sa_flags = SA_RESTART};
+    sigemptyset(all);
+    sigemptyset(ending);
+    main_thread = pthread_self();
+    for (size_t i = 0; i < DEQ_COUNT(taken); i++) {
+        sigaddset(all, taken[i]);
+        if (taken[i] != SIGHUP)
+            sigaddset(ending, taken[i]);
+        (void)sigaction(taken[i], &on_signal, NULL);
+    }
+    pthread_sigmask(SIG_BLOCK, all, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
+}
+
 int main(int argc, char **argv)
 {
     struct conf conf;
-    int code;
-    if (conf_read(argc, argv, &conf, &code) == CONF_EXIT)
-        return code;
-    log_init(conf.log_level);
-
-    /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */
-    (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
-    /* signals are taken by this thread alone, by waiting for them; threads of ours inherit the block */
-    static const int taken[] = {SIGTERM, SIGINT, SIGHUP};
-    const struct sigaction on_signal = {.sa_handler = forward, .sa_flags = SA_RESTART};
-    sigset_t signals, ending;
-    sigemptyset(&signals);
-    sigemptyset(&ending);
-    main_thread = pthread_self();
-    for (size_t i = 0; i < DEQ_COUNT(taken); i++) {
-        sigaddset(&signals, taken[i]);
-        if (taken[i] != SIGHUP)
-            sigaddset(&ending, taken[i]);
-        (void)sigaction(taken[i], &on_signal, NULL);
-    }
-    pthread_sigmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
-    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
-
-    const char *level = getenv("DEQ_CPU");
+    struct listen_inherited given = {-1, -1};
     struct deq_err err;
-    char address[160], admin_address[160];
     struct http *http = NULL;
     static struct metrics metrics;
     static struct service service;
-    code = 1;
-    if (level && !deq_kern_force(level)) {
-        fprintf(stderr, "deqd: DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)\n", level);
-        return 2;
-    }
-    if (!descriptors_fit(&conf))
-        return 1;
+    sigset_t signals, ending;
+    char status[NOTIFY_STATUS_MAX_BYTES];
+    int sig = 0, code;
+    const enum conf_action action = conf_read(argc, argv, &conf, &code);
+    if (action != CONF_RUN)
+        return action == CONF_CHECK ? check_config(&conf) : code;
+    log_init(conf.log_level);
+    take_signals(&signals, &ending);
+    /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */
+    (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
+    (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
+
     const uint64_t t0 = deq_now_ns();
+    const char *level = getenv("DEQ_CPU");
     metrics_init(&metrics);
     service = (struct service){.conf = &conf, .metrics = &metrics, .started_ms = deq_wall_ms()};
     const struct http_handler handler = {route_check, route_handle, &service};
-    int sig = 0;
-    enum deq_rc rc = auth_new(conf.keys_file, &service.auth, &err);
+    enum deq_rc rc = DEQ_OK;
+    if (level && !deq_kern_force(level))
+        rc = deq_fail(&err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
+    snprintf(status, sizeof status, "loading %s", conf.model_path);
+    if (!rc)
+        rc = notify_start(status, &err);
+    if (!rc)
+        rc = listen_inherit(&given, &err);
+    if (!rc)
+        rc = descriptors_fit(&conf, &err);
+    if (!rc)
+        rc = auth_new(conf.keys_file, &service.auth, &err);
     if (!rc && conf.tls_cert[0])
         rc = tls_new(conf.tls_cert, conf.tls_key, &service.tls, &err);
     if (!rc)
         rc = store_new(&conf, &metrics, &service.store, &err);
     /* the door opens before the model is there, so that probes can be told */
     if (!rc)
-        rc = http_start(&conf, &metrics, service.tls, &handler, &http, address, admin_address, &err);
+        rc = http_start(&conf, &given, &metrics, service.tls, &handler, &http, address, admin_address, &err);
     if (!rc) {
         log_line(LOG_DEBUG, "loading", "{s:s, s:s*, s:s}", "address", address, "admin_address", admin_address[0] ? admin_address : NULL, "model",
                  conf.model_path);
         rc = store_load(service.store, &err);
     }
+    if (!rc) {
+        atomic_store(&service.state, SERVER_READY);
+        rc = http_serve(http, &err);
+    }
     if (rc) {
-        fprintf(stderr, "deqd: %s\n", err.text);
-        code = rc == DEQ_EINVAL ? 2 : 1;
+        code = cannot_start(&err);
         goto out;
     }
-    atomic_store(&service.state, SERVER_READY);
     struct served *m = store_acquire(service.store);
     log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
              admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
              (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
     store_release(m);
-    for (;;) {
+    notify_ready(status_line(&service, NULL, status), alive, &service);
+    while (sig != SIGTERM && sig != SIGINT) {
         sig = sigwaitinfo(&signals, NULL);
         if (sig == SIGHUP)
-            (void)service_reload_secrets(&service, &err); /* logged there */
-        if (sig == SIGHUP && !store_reload(service.store, NULL, NULL))
-            log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work", NULL);
-        else if (sig == SIGTERM || sig == SIGINT)
-            break;
+            reload(&service);
     }
     drain(&service, http, &ending, sig);
     code = 0;
 out:
     http_stop(http);
+    notify_stop(); /* the watchdog asks the store */
     store_free(service.store);
     auth_free(service.auth);
     tls_free(service.tls);

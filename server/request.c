@@ -80,7 +80,7 @@ const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
 float request_preset_tol(const struct conf *c, float model_tol, int preset)
 {
     static const float times[PRESETS] = {10, 1, 0.01f};
-    return fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max);
+    return model_tol > 0 ? fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max) : 0; /* a fixed number of steps stays one */
 }
 
 struct solve_fields {
@@ -88,9 +88,17 @@ struct solve_fields {
     int64_t max_iter, min_iter, window;
 };
 
+/* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not fit that is an error. */
+static bool fixed_steps(const struct object *o)
+{
+    return !(deq_model_info(o->context->model).tol > 0);
+}
+
 static bool take_tol(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     const struct conf *c = o->context->conf;
+    if (fixed_steps(o))
+        return fields_bad_value(o, f->name, "this model takes a fixed number of steps (max_iter)");
     /* the bounds are floats, and so are bounds as somebody writes them once they are read */
     if (!json_is_number(v))
         return fields_bad_type(o, f->name, "a number");
@@ -114,7 +122,7 @@ static bool take_min_iter(const struct object *o, const struct field *f, const j
 
 static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, o->context->conf->max_window, &((struct solve_fields *)request)->window);
+    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &((struct solve_fields *)request)->window);
 }
 
 static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -134,6 +142,8 @@ static bool take_warm(const struct object *o, const struct field *f, const json_
         return fields_bad_value(o, f->name, "must be zero, previous or predictor");
     if (s->p->warm_start == DEQ_WARM_PREDICTOR && !deq_model_info(o->context->model).has_predictor)
         return fields_bad_value(o, f->name, "this model has no predictor");
+    if (s->p->warm_start != DEQ_WARM_ZERO && fixed_steps(o))
+        return fields_bad_value(o, f->name, "this model takes a fixed number of steps from zero");
     return true;
 }
 

@@ -512,16 +512,21 @@ static void *engine_main(void *arg)
 
 /* --- From other threads --- */
 
+struct deq_engine_opts sched_engine_opts(const struct conf *c)
+{
+    return (struct deq_engine_opts){.threads = c->threads ? c->threads : deq_cores(),
+                                    .max_sequences = c->max_sequences,
+                                    .max_rows = c->max_rows,
+                                    .max_positions = c->max_positions,
+                                    .cache_bytes = c->cache_bytes};
+}
+
 enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m, struct sched **ret, struct deq_err *err)
 {
     struct sched *s = DEQ_NEW(struct sched);
     if (!s)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the scheduler");
-    const struct deq_engine_opts o = {.threads = c->threads ? c->threads : deq_cores(),
-                                      .max_sequences = c->max_sequences,
-                                      .max_rows = c->max_rows,
-                                      .max_positions = c->max_positions,
-                                      .cache_bytes = c->cache_bytes};
+    const struct deq_engine_opts o = sched_engine_opts(c);
     enum deq_rc rc = deq_engine_new(model, &o, &s->engine, err);
     if (rc) {
         deq_free(s);

@@ -62,6 +62,8 @@ struct place {
 
 struct sched;
 
+/* What the configuration says of the engine. */
+struct deq_engine_opts sched_engine_opts(const struct conf *c);
 enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m, struct sched **ret, struct deq_err *err);
 /* tokens: an estimate from the body's size. */
 enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct place *ret);

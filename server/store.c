@@ -10,6 +10,7 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/log.h"
+#include "server/memory.h"
 
 enum { OLD_MAX = 4, CHECK_TOKENS = 8, POLL_MS = 10 };
 
@@ -96,16 +97,28 @@ static void served_free(struct served *m)
     deq_free(m);
 }
 
+static enum deq_rc check(const struct conf *c, char ret_name[65], struct deq_err *err)
+{
+    const struct deq_engine_opts opts = sched_engine_opts(c);
+    if (!name_of(c->model_name[0] ? c->model_name : c->model_path, ret_name))
+        return deq_fail(err, DEQ_EINVAL, "%s: a model's name must be 1 to 64 of A-Z a-z 0-9 . _ -: %s", c->model_name[0] ? "model.name" : "model.path",
+                        c->model_name[0] ? c->model_name : c->model_path);
+    return memory_check(c, &opts, err);
+}
+
+enum deq_rc store_check(const struct conf *c, struct deq_err *err)
+{
+    char name[65];
+    return check(c, name, err);
+}
+
 static enum deq_rc load(const struct store *s, struct served **ret, struct deq_err *err)
 {
     const struct conf *c = s->conf;
     struct served *m = DEQ_NEW(struct served);
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
-    enum deq_rc rc = DEQ_OK;
-    if (!name_of(c->model_name[0] ? c->model_name : c->model_path, m->name))
-        rc = deq_fail(err, DEQ_EINVAL, "%s: a model's name must be 1 to 64 of A-Z a-z 0-9 . _ -: %s", c->model_name[0] ? "model.name" : "model.path",
-                      c->model_name[0] ? c->model_name : c->model_path);
+    enum deq_rc rc = check(c, m->name, err);
     if (!rc)
         rc = deq_model_load(c->model_path, &m->model, err);
     if (!rc)
@@ -138,7 +151,7 @@ enum deq_rc store_new(const struct conf *c, struct metrics *m, struct store **re
 
 enum deq_rc store_load(struct store *s, struct deq_err *err)
 {
-    struct served *m;
+    struct served *m = NULL;
     const enum deq_rc rc = load(s, &m, err);
     if (rc)
         return rc;

@@ -21,6 +21,8 @@ struct served {
 struct store;
 
 enum deq_rc store_new(const struct conf *c, struct metrics *m, struct store **ret, struct deq_err *err);
+/* Whether the model could be loaded and has room: its files' headers, its name, the limits of memory. Loads nothing. */
+enum deq_rc store_check(const struct conf *c, struct deq_err *err);
 /* Loads the first model. */
 enum deq_rc store_load(struct store *s, struct deq_err *err);
 /* The model at hand, or NULL while none is loaded; give it back with store_release. Any thread. */

@@ -8,6 +8,16 @@
 
 /* --- Weights --- */
 
+static size_t rel_zero(const struct deq_arch *a)
+{
+    return a->attn_window - 1 + 15;
+}
+
+static size_t rel_stride(const struct deq_arch *a)
+{
+    return DEQ_ROUND_UP(rel_zero(a) + 16, (size_t)16);
+}
+
 /* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked). rel_w [H*Dh, D] */
 static enum deq_rc make_rel(struct deq_transformer *t, const float *rel_w, float **ret, struct deq_err *err)
 {
@@ -26,16 +36,12 @@ static enum deq_rc make_rel(struct deq_transformer *t, const float *rel_w, float
     }
     deq_free(p);
     *ret = out;
-    t->bytes += HD * t->rel_stride * sizeof(float);
     return DEQ_OK;
 }
 
 static enum deq_rc pack(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
 {
-    enum deq_rc rc = deq_pack(x, p->rows, p->cols, t->bf16, ret, err);
-    if (!rc)
-        t->bytes += deq_packed_bytes(ret);
-    return rc;
+    return deq_pack(x, p->rows, p->cols, t->bf16, ret, err);
 }
 
 static enum deq_rc pack_transposed(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
@@ -94,7 +100,38 @@ static enum deq_rc place(struct deq_transformer *t, const struct deq_param *p, c
         return pack(t, p, x, &t->pred_tok, err);
     if (p->slot == &w->pred_state_w)
         return pack(t, p, x, &t->pred_state, err);
-    return p->slot == &w->pred_out_w ? pack(t, p, x, &t->pred_out, err) : pack(t, p, x, &v->tails, err);
+    if (p->slot == &w->pred_out_w)
+        return pack(t, p, x, &t->pred_out, err);
+    if (p->slot == &w->tails_w)
+        return pack(t, p, x, &v->tails, err);
+    return deq_fail(err, DEQ_EINVAL, "tensor %s has no place in the cell", p->name);
+}
+
+/* What `place` makes of all matrices, and the vectors as they are. */
+static uint64_t held_bytes(const struct deq_weights *w, bool bf16)
+{
+    const struct deq_arch *a = &w->arch;
+    uint64_t bytes = w->n * sizeof(float);
+    for (size_t i = 0; i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16}, turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
+        bool rel = false, plain = !p->rows, head_proj = false, tied = false;
+        for (unsigned l = 0; l < a->n_block; l++) {
+            rel = rel || p->slot == &w->block[l].rel_w;
+            plain = plain || p->slot == &w->block[l].r_w || p->slot == &w->block[l].r_r;
+        }
+        for (unsigned c = 0; c < deq_clusters(a); c++) {
+            tied = tied || (p->slot == &w->embed_proj[c] && !a->proj_untied[c]);
+            head_proj = head_proj || p->slot == &w->head_proj[c];
+        }
+        if (rel)
+            bytes += p->rows * rel_stride(a) * sizeof(float);
+        else if (plain)
+            bytes += p->rows ? p->count * sizeof(float) : 0;
+        else
+            bytes += (head_proj ? 0 : deq_packed_bytes(&as_is)) + (head_proj || tied ? deq_packed_bytes(&turned) : 0);
+    }
+    return bytes;
 }
 
 /* FNV-1a's step on whole words */
@@ -121,9 +158,9 @@ static enum deq_rc build(const struct deq_arch *a, const struct source *from, bo
     enum deq_rc rc = DEQ_OK;
     t->vocabulary.vectors = t->vectors;
     t->bf16 = bf16;
-    t->rel_zero = a->attn_window - 1 + 15;
-    t->rel_stride = DEQ_ROUND_UP(t->rel_zero + 16, (size_t)16);
-    t->bytes = t->vectors->n * sizeof(float);
+    t->rel_zero = rel_zero(a);
+    t->rel_stride = rel_stride(a);
+    t->bytes = held_bytes(t->vectors, bf16);
     t->fingerprint = 0xcbf29ce484222325u;
     for (size_t i = 0; i < t->vectors->n_params && !rc; i++) {
         const struct deq_param *p = &t->vectors->params[i];
@@ -186,6 +223,23 @@ enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, str
         deq_transformer_free(t);
     else
         *ret = t;
+    return rc;
+}
+
+enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, struct deq_err *err)
+{
+    struct deq_safetensors *file = NULL;
+    struct deq_weights *w = NULL;
+    bool bf16;
+    enum deq_rc rc = deq_safetensors_open(path, &file, err);
+    if (!rc)
+        rc = deq_weights_new_vectors(a, &w, err);
+    if (!rc)
+        rc = deq_weights_check(w, file, path, &bf16, err);
+    if (!rc)
+        *ret_bytes = held_bytes(w, bf16);
+    deq_safetensors_close(file);
+    deq_weights_free(w);
     return rc;
 }
 
@@ -618,34 +672,53 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .readout_tail = cell_readout_tail,
                                                           .free = cell_free};
 
+enum { PARTS = 7 };
+
+/* Columns of the scratch: x, n, qkv, av, s, act, y. */
+static void scratch_cols(const struct deq_arch *a, size_t ret_cols[PARTS])
+{
+    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
+    const size_t cols[PARTS] = {wide, wide, deq_inject_dim(a), HD, D, a->d_inner, D};
+    memcpy(ret_cols, cols, sizeof cols);
+}
+
+struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows)
+{
+    struct deq_cell c = {.state_dim = a->d_model,
+                         .inject_dim = deq_inject_dim(a) * a->n_block,
+                         .vocab_size = a->vocab_size,
+                         .max_rows = max_rows,
+                         .n_tails = a->n_cutoffs,
+                         .scratch_bytes = max_rows * deq_cluster_embed(a, 0) * sizeof(float)}; /* of the readout */
+    size_t cols[PARTS];
+    scratch_cols(a, cols);
+    for (size_t i = 0; i < PARTS; i++)
+        c.scratch_bytes += max_rows * cols[i] * sizeof(float);
+    return c;
+}
+
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err)
 {
     const struct deq_arch *a = &t->arch;
-    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden), R = max_rows;
+    const size_t R = max_rows;
     const unsigned threads = deq_pool_threads(pool);
     struct cell *c = DEQ_NEW(struct cell);
     if (!c)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
-    c->base = (struct deq_cell){.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
-                                .state_dim = D,
-                                .inject_dim = deq_inject_dim(a) * a->n_block,
-                                .vocab_size = a->vocab_size,
-                                .max_rows = R,
-                                .n_tails = a->n_cutoffs,
-                                .pool = pool};
+    c->base = deq_transformer_shape(a, R);
+    c->base.ops = a->predictor_hidden ? &ops : &ops_without_predictor;
+    c->base.pool = pool;
     c->t = t;
     c->kern = deq_kern();
     c->pages_max = a->attn_window / DEQ_KV_PAGE_TOK + 2;
-    struct {
-        float **slot;
-        size_t cols;
-    } const parts[] = {{&c->x, wide}, {&c->n, wide}, {&c->qkv, deq_inject_dim(a)}, {&c->av, HD}, {&c->s, D}, {&c->act, a->d_inner}, {&c->y, D}};
+    float **const parts[PARTS] = {&c->x, &c->n, &c->qkv, &c->av, &c->s, &c->act, &c->y};
+    size_t cols[PARTS];
+    scratch_cols(a, cols);
     bool ok = true;
-    for (size_t i = 0; i < DEQ_COUNT(parts); i++) {
-        *parts[i].slot = deq_alloc_array(R, parts[i].cols * sizeof(float));
-        ok = ok && *parts[i].slot;
-        c->base.scratch_bytes += R * parts[i].cols * sizeof(float);
+    for (size_t i = 0; i < PARTS; i++) {
+        *parts[i] = deq_alloc_array(R, cols[i] * sizeof(float));
+        ok = ok && *parts[i];
     }
     c->scores = DEQ_NEW_ARRAY(float *, threads);
     c->emb = DEQ_NEW_ARRAY(float *, threads);

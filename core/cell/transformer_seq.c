@@ -71,6 +71,7 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
     cut(c, &s->w_td, 64 * (size_t)a->d_head);
     cut(c, &s->tails, s->loss_rows * a->n_cutoffs);
     cut(c, &s->gather, s->loss_rows * a->d_model);
+    cut(c, &s->hidden, s->loss_rows * deq_cluster_embed(a, 0));
     cut(c, &s->logits, s->loss_rows * (size_t)a->vocab_size);
 }
 

@@ -57,7 +57,7 @@ struct deq_seq {
     /* work */
     float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh] [N,3HDh] [64,R] [64,R] [64,Dh] */
     float *logits; /* [loss_rows, V] */
-    float *tails, *gather; /* [loss_rows, n_cutoffs], [loss_rows, D] */
+    float *tails, *gather, *hidden; /* [loss_rows, n_cutoffs], [loss_rows, D], [loss_rows, E_0] */
     size_t loss_rows;
     float *mem;       /* the one block all of these live in */
 };

@@ -20,7 +20,7 @@ void deq_seq_embed(const struct deq_weights *w, uint32_t token, float *e)
             e[d] = k->dot(w->embed_proj[c] + d * E, row, E);
 }
 
-/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with c = 0. hidden: scratch [n, D] */
+/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with c = 0. hidden: scratch [n, E_c] */
 static void words(const struct deq_weights *w, unsigned c, const float *x, size_t n, float *hidden, float *y, size_t ldy, float *tails)
 {
     const struct deq_kern *k = deq_kern();
@@ -100,9 +100,9 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float 
                     double sum = 0;
                     for (size_t d = 0; d < D; d++)
                         sum += (double)proj[d * E + e] * (double)x[d];
-                    s->w_nd2[e] = (float)sum;
+                    s->hidden[e] = (float)sum;
                 }
-                h = s->w_nd2;
+                h = s->hidden;
             }
             for (size_t i = 0; i < m; i++)
                 y[begin + i] = dot(words + i * E, h, E) + (w->head_bias ? (double)w->head_bias[begin + i] : 0);
@@ -126,7 +126,7 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, siz
     const float *x = normed(s, z, n);
     for (size_t r = 0; r < n; r += s->loss_rows) {
         const size_t rows = DEQ_MIN(s->loss_rows, n - r);
-        words(w, 0, x + r * D, rows, s->w_nd2, s->logits, V0, s->tails);
+        words(w, 0, x + r * D, rows, s->hidden, s->logits, V0, s->tails);
         for (size_t i = 0; i < rows; i++) {
             const unsigned c = deq_cluster_of(a, targets[r + i]);
             const float *y = s->logits + i * V0, *t = s->tails + i * C;
@@ -139,7 +139,7 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, siz
                 if (deq_cluster_of(a, targets[r + i]) == c)
                     memcpy(s->gather + m++ * D, x + (r + i) * D, D * sizeof(float));
             if (m)
-                words(w, c, s->gather, m, s->w_nd2, s->logits, V, NULL);
+                words(w, c, s->gather, m, s->hidden, s->logits, V, NULL);
             for (size_t i = 0; i < rows; i++)
                 if (deq_cluster_of(a, targets[r + i]) == c) {
                     const float *y = s->logits + at++ * V;

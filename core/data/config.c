@@ -201,6 +201,8 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
     if (a->eos_id >= (int64_t)a->vocab_size)
         return deq_fail(err, DEQ_EFORMAT, "%s: eos_token_id: %lld is outside the vocabulary of %u", where, (long long)a->eos_id,
                         a->vocab_size);
+    if (!(a->solver.tol > 0) && (a->row_window != 1 || a->warm != DEQ_WARM_ZERO))
+        return deq_fail(err, DEQ_EFORMAT, "%s: deq.window, deq.warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with window 1", where);
     if (a->warm == DEQ_WARM_PREDICTOR && !a->predictor_hidden)
         return deq_fail(err, DEQ_EFORMAT, "%s: deq.warm_start: predictor, but the model has none (predictor_hidden_size is 0)", where);
     enum deq_rc rc = deq_solver_check(&a->solver, err);
@@ -312,7 +314,7 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
     }
     if (a->eos_id >= 0)
         json_object_set_new(root, "eos_token_id", json_integer(a->eos_id));
-    if (a->segment_len) {
+    if (a->segment_len || a->segment_memory) {
         json_object_set_new(root, "segment_length", json_integer(a->segment_len));
         json_object_set_new(root, "segment_memory", json_integer(a->segment_memory));
     }

@@ -147,8 +147,8 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
     for (i = 0; i < DEQ_COUNT(sources) && type && strcmp(type, sources[i]); i++)
         ;
     if (!a.rc && (!type || i == DEQ_COUNT(sources)))
-        a.rc = deq_fail(err, DEQ_EFORMAT, "%s: model_type: %s%s%s, expected %s, %s or %s", path, type ? "\"" : "", type ? type : "missing", type ? "\"" : "",
-                        sources[0], sources[1], sources[2]);
+        a.rc = deq_fail(err, DEQ_EFORMAT, "%s: model_type: %s, expected \"%s\", \"%s\" or \"%s\"", path,
+                        type ? type : json_object_get(root, "model_type") ? "not a string" : "missing", sources[0], sources[1], sources[2]);
     how->source = a.rc ? LOCUSLAB : (enum source)i;
     const bool lm = how->source == TORCHDEQ_LM, pre = arg_bool(&a, "pre_lnorm", false);
     struct deq_arch r = {.n_block = 1, .norm_eps = 1e-5f, .eos_id = -1, .head_bias = true, .solver = deq_solver_defaults(), .warm = DEQ_WARM_ZERO};
@@ -184,12 +184,17 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
     r.norm_affine = lm;
     r.row_window = lm ? 1 : 8;
     if (lm) /* trained with a fixed number of steps from zero, and served so: its state need not have an equilibrium */
-        r.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 1, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1};
+        r.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1, .reg = 1e-4f};
     else
         r.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1, .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
     if (!lm && (size_t)r.n_head * r.d_head != r.d_model)
         return deq_fail(err, DEQ_EFORMAT, "%s: n_head: %u heads of d_head %u are not d_model %u, which this model's injection needs", path, r.n_head,
                         r.d_head, r.d_model);
+    for (i = 1; i < r.n_cutoffs; i++)
+        if (r.cutoffs[i] <= r.cutoffs[i - 1])
+            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u does not rise above the %u before it", path, r.cutoffs[i], r.cutoffs[i - 1]);
+    if (!deq_cluster_embed(&r, r.n_cutoffs))
+        return deq_fail(err, DEQ_EFORMAT, "%s: div_val: d_embed %u divided %u times by %u leaves nothing", path, r.d_embed, r.n_cutoffs, r.div_val);
     rc = deq_arch_check(&r, path, err);
     if (!rc)
         *ret = r;
@@ -287,9 +292,9 @@ static enum deq_rc matrix(struct import *m, const char *name, size_t rows, size_
         for (size_t k = 0; k < cols; k++)
             sum += (double)out[r * cols + k] * (double)out[r * cols + k];
         double factor = (m->how.no_scale ? m->how.target_norm : (double)g[r]) / sqrt(sum);
-        if (m->how.clip)
-            factor = fmin(factor, m->how.clip_value);
-        if (!isfinite(factor))
+        if (m->how.clip && factor > m->how.clip_value)
+            factor = m->how.clip_value;
+        if (!isfinite(factor) || sum <= 0)
             return deq_fail(m->err, DEQ_EFORMAT, "%s: entry %s%s.weight_v: row %zu is zero, its weight norm has no direction", m->o->checkpoint, m->prefix,
                             name, r);
         for (size_t k = 0; k < cols; k++)
@@ -578,15 +583,13 @@ static const char *variant(const struct import *m)
     return m->how.source == TORCHDEQ_LM ? "torchdeq deq-lm" : names[m->arch.norm != DEQ_NORM_POST][m->how.source];
 }
 
-/* The largest matrix, twice: what comparing, slicing and rearranging need. */
+/* The file's largest tensor, twice: what comparing, slicing and rearranging need. Nothing is read before its shape was checked, so a shape that only the
+ * configuration claims reserves nothing. */
 static size_t scratch_floats(const struct import *m)
 {
-    const struct deq_arch *a = &m->arch;
-    size_t n = DEQ_MAX((size_t)a->d_inner, 3 * (size_t)a->n_head * a->d_head) * a->d_model;
-    for (unsigned c = 0; c < deq_clusters(a); c++) {
-        n = DEQ_MAX(n, source_rows(a, c) * deq_cluster_embed(a, c));
-        n = DEQ_MAX(n, a->d_model * deq_cluster_embed(a, c));
-    }
+    size_t n = 0;
+    for (size_t i = 0; i < deq_torchfile_count(m->file); i++)
+        n = DEQ_MAX(n, (size_t)deq_torchfile_at(m->file, i)->count);
     return 2 * n;
 }
 

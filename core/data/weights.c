@@ -205,9 +205,14 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, stru
     bool bf16;
     enum deq_rc rc = deq_safetensors_open(path, &f, err);
     if (!rc)
-        rc = deq_weights_new(arch, &w, err);
+        rc = deq_weights_new_vectors(arch, &w, err);
     if (!rc)
         rc = deq_weights_check(w, f, path, &bf16, err);
+    if (!rc) { /* only now is it known that the file holds what the configuration claims */
+        deq_weights_free(w);
+        w = NULL;
+        rc = deq_weights_new(arch, &w, err);
+    }
     for (size_t i = 0; !rc && i < w->n_params; i++)
         rc = deq_tensor_to_f32(f, deq_safetensors_find(f, w->params[i].name), w->data + w->params[i].offset, err);
     deq_safetensors_close(f);

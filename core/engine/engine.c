@@ -50,6 +50,20 @@ static size_t solver_floats(const struct deq_arch *a, size_t dim)
     return DEQ_MAX(anderson, deq_solver_floats(&o, dim));
 }
 
+static size_t row_floats(const struct deq_arch *a, size_t state_dim, size_t inject_dim)
+{
+    return DEQ_ROUND_UP(3 * state_dim + inject_dim + solver_floats(a, state_dim), (size_t)16);
+}
+
+uint64_t deq_engine_memory_bytes(const struct deq_arch *a, const struct deq_engine_opts *o, const struct deq_cell *shape)
+{
+    const uint64_t D = shape->state_dim, V = shape->vocab_size, page_bytes = deq_kv_page_bytes(a), pages = o->cache_bytes / page_bytes;
+    return o->max_rows * (row_floats(a, D, shape->inject_dim) + V + shape->n_tails) * sizeof(float) + shape->scratch_bytes + pages * page_bytes +
+           o->max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
+           o->threads * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
+           deq_prefix_memory_bytes((uint32_t)DEQ_MIN(pages, UINT32_MAX), o->prefill_block, a->attn_window, D);
+}
+
 /* the number of threads comes from outside: a failed opening leaves the pool with the caller */
 static void free_scratch(struct deq_engine *e, unsigned threads)
 {
@@ -79,8 +93,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
         deq_engine_free(e);
         return rc;
     }
-    const size_t R = e->opts.max_rows, D = cell->state_dim, U = cell->inject_dim, V = cell->vocab_size, S = solver_floats(arch, D);
-    const size_t per_row = DEQ_ROUND_UP(3 * D + U + S, (size_t)16);
+    const size_t R = e->opts.max_rows, D = cell->state_dim, U = cell->inject_dim, V = cell->vocab_size, per_row = row_floats(arch, D, U);
     e->arch = *arch;
     e->next_id = 1;
     e->rows = DEQ_NEW_ARRAY(struct row, R);
@@ -102,7 +115,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->head = DEQ_NEW_ARRAY(struct row *, R);
     e->head_seq = DEQ_NEW_ARRAY(struct sequence *, R);
     e->logits = deq_alloc_array(R, V * sizeof(float));
-    e->tails = deq_alloc_array(R, DEQ_MAX(cell->n_tails, 1u) * sizeof(float));
+    e->tails = deq_alloc_array(R, DEQ_MAX(cell->n_tails, 1u) * sizeof(float)); /* not nothing, which would be no memory */
     e->logits_of = DEQ_NEW_ARRAY(float *, R);
     e->tails_of = DEQ_NEW_ARRAY(float *, R);
     e->scratch = DEQ_NEW_ARRAY(struct deq_sample_scratch, deq_pool_threads(pool));
@@ -133,17 +146,14 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->n_free_rows = (uint32_t)R;
     for (size_t i = 0; i < e->opts.max_sequences; i++)
         e->seqs[i].state = e->seq_state + i * D;
+    e->opts.threads = deq_pool_threads(pool);
     e->cell = cell; /* taken only now: a failure leaves them with the caller */
     e->pool = pool;
     e->stats = (struct deq_engine_stats){.max_rows = e->opts.max_rows,
                                          .max_positions = e->opts.max_positions,
                                          .max_sequences = e->opts.max_sequences,
                                          .pages = e->kv->n_pages,
-                                         .memory_bytes = R * (per_row + V) * sizeof(float) + cell->scratch_bytes +
-                                                         (uint64_t)e->kv->n_pages * e->kv->page_floats * sizeof(float) +
-                                                         e->opts.max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
-                                                         deq_pool_threads(pool) * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
-                                                         deq_prefix_memory_bytes(e->prefix)};
+                                         .memory_bytes = deq_engine_memory_bytes(arch, &e->opts, cell)};
     *ret = e;
     return DEQ_OK;
 }
@@ -381,7 +391,8 @@ static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
     return n;
 }
 
-/* Logits and picks of the head rows. Of a vocabulary in clusters, only those are computed that somebody sees or a pick depends on. */
+/* Logits and picks of the head rows. Of a vocabulary in clusters, only those are computed that a pick depends on, and all for a
+ * request that wants to see distributions. */
 static void read_out(struct deq_engine *e)
 {
     const size_t work = e->n_head * e->cell->vocab_size;
@@ -443,11 +454,12 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         if (!r->finite || !(r->converged || (k == 0 && must_commit(s, r))))
             break;
         const size_t p = r->position;
+        const bool done = r->converged || !(s->solver.tol > 0); /* a fixed number of steps was taken, that was all that was asked */
         struct deq_event ev = {.id = s->id,
                                .position = p,
                                .evaluations = r->evaluations,
                                .residual = r->residual,
-                               .converged = r->converged,
+                               .converged = done,
                                .start = s->req.solve.warm_start,
                                .start_cached = r->start_cached};
         k++;
@@ -458,7 +470,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
             s->prompt_residual_max = fmaxf(s->prompt_residual_max, r->residual);
         }
         e->stats.positions++;
-        e->stats.nonconverged += !r->converged;
+        e->stats.nonconverged += !done;
         const bool picks = p + 1 == s->n_known && s->req.max_tokens;
         if (!picks) {
             ev.kind = DEQ_EVENT_PROMPT;

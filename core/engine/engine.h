@@ -34,5 +34,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
 /* Defaults and bounds of options for an architecture. */
 enum deq_rc deq_engine_opts_fill(const struct deq_arch *arch, const struct deq_engine_opts *in, struct deq_engine_opts *ret,
                                  struct deq_err *err);
+/* What an engine with these (filled) options reserves over a cell of that shape: its dimensions and scratch_bytes count. */
+uint64_t deq_engine_memory_bytes(const struct deq_arch *arch, const struct deq_engine_opts *opts, const struct deq_cell *shape);
 
 #endif

@@ -20,6 +20,16 @@ struct deq_prefix {
     uint64_t n_pages, evictions;
 };
 
+static void shape(struct deq_prefix *c, uint32_t n_pages, uint32_t block, uint32_t attn_window)
+{
+    c->pages_max = block / DEQ_KV_PAGE_TOK;
+    /* entries mostly hold the pages that attention still reaches; forks share some, so twice as many entries are room enough */
+    c->cap = DEQ_MAX(2 * n_pages / DEQ_MAX(DEQ_MIN(block, attn_window) / DEQ_KV_PAGE_TOK, 1u), 1u);
+    c->n_buckets = 1;
+    while (c->n_buckets < c->cap)
+        c->n_buckets *= 2;
+}
+
 enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, uint32_t attn_window, size_t state_dim, struct deq_prefix **ret, struct deq_err *err)
 {
     struct deq_prefix *c = DEQ_NEW(struct deq_prefix);
@@ -27,12 +37,7 @@ enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, uint32_t attn
         return deq_fail(err, DEQ_ENOMEM, "no memory for the prefix cache");
     c->kv = kv;
     c->state_dim = state_dim;
-    c->pages_max = block / DEQ_KV_PAGE_TOK;
-    /* entries mostly hold the pages that attention still reaches; forks share some, so twice as many entries are room enough */
-    c->cap = DEQ_MAX(2 * kv->n_pages / DEQ_MAX(DEQ_MIN(block, attn_window) / DEQ_KV_PAGE_TOK, 1u), 1u);
-    c->n_buckets = 1;
-    while (c->n_buckets < c->cap)
-        c->n_buckets *= 2;
+    shape(c, kv->n_pages, block, attn_window);
     c->entries = DEQ_NEW_ARRAY(struct deq_prefix_entry, c->cap);
     c->pages = deq_alloc_array(c->cap, c->pages_max * sizeof *c->pages);
     c->states = deq_alloc_array(c->cap, state_dim * sizeof(float));
@@ -190,7 +195,9 @@ struct deq_prefix_stats deq_prefix_stats(const struct deq_prefix *c)
                                      .bytes = (c->n_pages * c->kv->page_floats + c->n * c->state_dim) * sizeof(float)};
 }
 
-uint64_t deq_prefix_memory_bytes(const struct deq_prefix *c)
+uint64_t deq_prefix_memory_bytes(uint32_t n_pages, uint32_t block, uint32_t attn_window, size_t state_dim)
 {
-    return c->cap * (sizeof *c->entries + c->pages_max * sizeof *c->pages + c->state_dim * sizeof(float)) + c->n_buckets * sizeof *c->bucket;
+    struct deq_prefix c;
+    shape(&c, n_pages, block, attn_window);
+    return c.cap * (sizeof *c.entries + c.pages_max * sizeof *c.pages + state_dim * sizeof(float)) + c.n_buckets * sizeof *c.bucket;
 }

@@ -46,6 +46,7 @@ bool deq_prefix_evict(struct deq_prefix *c);
 /* Lets go of every entry that holds a page. */
 void deq_prefix_forget(struct deq_prefix *c, uint32_t page);
 struct deq_prefix_stats deq_prefix_stats(const struct deq_prefix *c);
-uint64_t deq_prefix_memory_bytes(const struct deq_prefix *c); /* beside the pool */
+/* What a cache of that shape takes beside its pool of n_pages. */
+uint64_t deq_prefix_memory_bytes(uint32_t n_pages, uint32_t block, uint32_t attn_window, size_t state_dim);
 
 #endif

@@ -212,6 +212,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         o.memory = BROYDEN_MEMORY;
     if (!rc)
         rc = deq_solver_check(&o, err);
+    if (!rc && !(o.tol > 0) && (q->solve.window != 1 || q->solve.warm_start != DEQ_WARM_ZERO))
+        rc = deq_fail(err, DEQ_EINVAL, "window, warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with window 1");
     if (!rc && (uint64_t)n * q->solve.window > e->opts.max_rows)
         rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n, q->solve.window, e->opts.max_rows);
     if (rc)

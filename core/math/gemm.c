@@ -1,7 +1,5 @@
 #include "core/math/gemm.h"
 
-#include <cblas.h>
-
 #include "core/base/mem.h"
 #include "core/math/half.h"
 #include "core/math/kern.h"
@@ -79,35 +77,6 @@ void deq_packed_row(const struct deq_packed *w, size_t row, float *out)
     const size_t base = row / DEQ_PANEL * DEQ_PANEL * w->k + row % DEQ_PANEL;
     for (size_t i = 0; i < w->k; i++)
         out[i] = w->bf16 ? deq_bf16_to_f32(((const uint16_t *)w->data)[base + i * DEQ_PANEL]) : ((const float *)w->data)[base + i * DEQ_PANEL];
-}
-
-/* Threads of ours run whole sequences side by side, so OpenBLAS must not start its own. */
-static void one_thread(void)
-{
-    static _Thread_local bool done;
-    if (!done) {
-        openblas_set_num_threads(1);
-        done = true;
-    }
-}
-
-void deq_gemm_xwt(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta, float *y, size_t ldy)
-{
-    one_thread();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, 1.0f, x, (int)ldx, w, (int)ldw, beta, y, (int)ldy);
-}
-
-void deq_gemm_dyw(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw, float beta, float *dx,
-                  size_t lddx)
-{
-    one_thread();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)k, (int)n, 1.0f, dy, (int)lddy, w, (int)ldw, beta, dx, (int)lddx);
-}
-
-void deq_gemm_dytx(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *x, size_t ldx, float *dw, size_t lddw)
-{
-    one_thread();
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)k, (int)m, 1.0f, dy, (int)lddy, x, (int)ldx, 1.0f, dw, (int)lddw);
 }
 
 static double start(float beta, const float *y)

@@ -15,8 +15,6 @@
 #include "core/data/safetensors.h"
 #include "models/cli/cli.h"
 
-enum { SEGMENTS_MAX = 4096 };
-
 struct check {
     const char *golden;
     struct deq_arch arch;
@@ -85,8 +83,10 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     *ret_t = 0;
     if (rc || (!z && !p))
         return rc;
-    const size_t t = (z ? z : p)->shape[1], rows = c->B * t;
-    if ((z && p && p->shape[1] != t) || at + t > c->T || t > c->segment->t_max)
+    if (!z || !p)
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor segment%zu.%s: missing", c->golden, n, z ? "logprobs" : "equilibrium");
+    const size_t t = z->shape[1], rows = c->B * t;
+    if (p->shape[1] != t || at + t > c->T || t > c->segment->t_max)
         return deq_fail(err, DEQ_EFORMAT, "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length", c->golden, n, t, c->T);
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows);
     float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, (size_t)c->arch.d_model)), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
@@ -95,19 +95,21 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     for (size_t b = 0; b < c->B && !rc; b++)
         memcpy(tokens + b * t, c->tokens + b * c->T + at, t * sizeof *tokens);
     struct deq_solve_report r;
+    if (!rc && (rc = deq_segment_solve(c->segment, tokens, t, &r, err))) {
+        char where[32];
+        snprintf(where, sizeof where, "segment%zu", n);
+        deq_fail_prefix(err, rc, where);
+    }
     if (!rc)
-        rc = deq_segment_solve(c->segment, tokens, t, &r, err);
-    if (!rc && z) {
         rc = deq_tensor_to_f32(c->file, z, expected, err);
-        c->z_error = rc ? 0 : worst(c->z_error, expected, c->segment->z, rows * c->arch.d_model);
-    }
-    if (!rc && p) {
-        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
-        if (!rc)
-            rc = deq_tensor_to_f32(c->file, p, expected, err);
-        c->logprob_error = rc ? 0 : worst(c->logprob_error, expected, logprobs, rows * V);
-    }
     if (!rc) {
+        c->z_error = worst(c->z_error, expected, c->segment->z, rows * c->arch.d_model);
+        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
+    }
+    if (!rc)
+        rc = deq_tensor_to_f32(c->file, p, expected, err);
+    if (!rc) {
+        c->logprob_error = worst(c->logprob_error, expected, logprobs, rows * V);
         c->evaluations = DEQ_MAX(c->evaluations, r.evaluations);
         c->evaluations_all += r.evaluations;
         c->residual_max = DEQ_MAX(c->residual_max, r.residual_max);
@@ -132,13 +134,22 @@ static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, c
                              &c->segment, err);
     if (!rc)
         deq_seq_wide(c->segment->seq);
-    for (size_t at = 0, t = 1; !rc && t && c->segments < SEGMENTS_MAX; at += t) {
+    for (size_t at = 0, t = 1; !rc && t; at += t) {
         rc = check_segment(c, c->segments, at, &t, err);
         c->segments += !rc && t;
         if (t)
             cli_progress("segment %zu: equilibrium %.2e, log-probabilities %.2e", c->segments, c->z_error, c->logprob_error);
     }
     cli_progress_end();
+    if (!rc && deq_safetensors_count(c->file) > 1 + 2 * c->segments) /* targets may stand there; a segment that was not read may not */
+        for (size_t i = 0; i < deq_safetensors_count(c->file) && !rc; i++) {
+            const char *name = deq_safetensors_at(c->file, i)->name;
+            size_t n;
+            int end = 0;
+            if (!strncmp(name, "segment", 7) && (sscanf(name, "segment%zu.%n", &n, &end) != 1 || n >= c->segments ||
+                                                 (strcmp(name + end, "equilibrium") && strcmp(name + end, "logprobs"))))
+                rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not read, %zu segments are numbered from 0 without a gap", c->golden, name, c->segments);
+        }
     return rc;
 }
 
@@ -151,7 +162,7 @@ int cmd_check(int argc, char **argv)
         {.name = "--solver", .value = "NAME", .help = "picard, anderson or broyden (default: the model's)", .text = &solver},
         {.name = "--tol", .value = "X", .help = "relative residual of a sequence at which it stops; 0: take all N steps (default: 1e-7, or the model's 0)", .text = &tol},
         {.name = "--max-iter", .value = "N", .help = "evaluations of a segment at most (default: 5000, or the model's steps)", .text = &max_iter},
-        {.name = "--mem-len", .value = "N", .help = "positions of memory (default: the model's segment_memory)", .text = &mem_len},
+        {.name = "--mem-len", .value = "N", .help = "positions of memory (default: the model's segment_memory, or without it the first segment's length)", .text = &mem_len},
         {.name = "--atol", .value = "X", .help = "largest absolute difference allowed (default: 1e-4 for equilibria, 2e-4 for log-probabilities)", .text = &atol},
         {.name = "--json", .help = "print one JSON object", .on = &json}};
     const struct cli_command cmd = {.usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",

@@ -136,12 +136,14 @@ int cmd_eval(int argc, char **argv)
     const struct deq_engine_stats st = deq_engine_stats(engine);
     const double nll = s.nats / (double)s.scored, bits = s.nats / log(2.0) / (double)bytes;
     const double evals = (double)st.rows / (double)st.positions, steps = (double)st.steps / (double)st.positions;
+    char perplexity[32];
+    snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : "null", exp(nll));
     if (json)
-        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %.6f, \"bits_per_byte\": %.6f, "
+        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, \"bits_per_byte\": %.6f, "
                "\"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, \"residual_max\": %.6g, \"not_converged\": %zu, "
                "\"seconds\": %.3f, \"tokens_per_second\": %.1f, \"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, "
                "\"warm_start\": \"%s\"}\n",
-               s.scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s.residual_max, s.not_converged, seconds,
+               s.scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s.residual_max, s.not_converged, seconds,
                (double)s.scored / seconds, (double)q.solve.tol, q.solve.max_iter, deq_solver_name(q.solve.solver), q.solve.window,
                deq_warm_name(q.solve.warm_start));
     else

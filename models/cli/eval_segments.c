@@ -21,6 +21,7 @@ struct work {
     const struct deq_tokens *tokens;
     struct deq_segment **segments; /* [threads] one stream each */
     double **nll;                  /* [threads] -> [T] */
+    double *nats_of;               /* [streams] summed in order, so that the result does not depend on which thread was quicker */
     size_t streams, length, T;     /* length: tokens of a stream */
     pthread_mutex_t lock;
     /* under the lock */
@@ -33,16 +34,19 @@ struct work {
 };
 
 /* One segment's results; false when somebody failed. */
-static bool add(struct work *w, enum deq_rc rc, const struct deq_err *err, const struct deq_solve_report *r, const double *nll, size_t t)
+static bool add(struct work *w, size_t stream, enum deq_rc rc, const struct deq_err *err, const struct deq_solve_report *r, const double *nll, size_t t)
 {
     pthread_mutex_lock(&w->lock);
     if (rc && !w->rc) {
         w->rc = rc;
         w->err = *err;
     }
-    for (size_t i = 0; i < t && !rc; i++)
-        w->nats += nll[i];
     if (!rc) {
+        double nats = 0;
+        for (size_t i = 0; i < t; i++)
+            nats += nll[i];
+        w->nats_of[stream] += nats;
+        w->nats += nats;
         w->scored += t;
         w->solved++;
         w->converged += r->converged;
@@ -70,9 +74,13 @@ static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
             struct deq_solve_report r;
             struct deq_err err;
             enum deq_rc rc = deq_segment_solve(s, x + at, t, &r, &err);
-            if (!rc)
+            if (rc) {
+                char where[64];
+                snprintf(where, sizeof where, "stream %zu, position %zu", b, at);
+                deq_fail_prefix(&err, rc, where);
+            } else
                 deq_seq_nll(s->seq, s->z, x + at + 1, t, w->nll[thread]);
-            if (!add(w, rc, &err, &r, w->nll[thread], t))
+            if (!add(w, b, rc, &err, &r, w->nll[thread], t))
                 return;
         }
     }
@@ -80,17 +88,24 @@ static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
 
 static void print(const struct work *w, size_t memory, const struct deq_solver_opts *o, bool json)
 {
-    const double nll = w->nats / (double)w->scored, seconds = deq_now_s() - w->started, evals = (double)w->evaluations / (double)w->solved;
+    double nats = 0;
+    for (size_t b = 0; b < w->streams; b++)
+        nats += w->nats_of[b];
+    const double nll = nats / (double)w->scored, seconds = deq_now_s() - w->started, evals = (double)w->evaluations / (double)w->solved;
+    char perplexity[32], convergence[64] = "fixed steps";
+    snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : json ? "null" : "too large", exp(nll));
+    if (o->tol > 0)
+        snprintf(convergence, sizeof convergence, "%zu of %zu segments converged", w->converged, w->solved);
     if (json)
-        printf("{\"tokens\": %zu, \"nll_per_token\": %.6f, \"perplexity\": %.6f, \"tgt_len\": %zu, \"mem_len\": %zu, \"streams\": %zu, "
+        printf("{\"tokens\": %zu, \"nll_per_token\": %.6f, \"perplexity\": %s, \"tgt_len\": %zu, \"mem_len\": %zu, \"streams\": %zu, "
                "\"evaluations_per_segment\": %.3f, \"segments\": %zu, \"converged\": %zu, \"residual_max\": %.6g, \"seconds\": %.3f, "
                "\"tokens_per_second\": %.1f, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u}\n",
-               w->scored, nll, exp(nll), w->T, memory, w->streams, evals, w->solved, w->converged, (double)w->residual_max, seconds,
+               w->scored, nll, perplexity, w->T, memory, w->streams, evals, w->solved, w->converged, (double)w->residual_max, seconds,
                (double)w->scored / seconds, deq_solver_name(o->method), (double)o->tol, o->max_iter);
     else
-        printf("tokens             %zu in %zu streams, segments of %zu with memory of %zu\nnats a token       %.4f\nperplexity         %.3f\n"
-               "evaluations        %.2f a segment; %zu of %zu segments converged, largest residual %.2e\nseconds            %.1f (%.0f tokens/s)\n",
-               w->scored, w->streams, w->T, memory, nll, exp(nll), evals, w->converged, w->solved, (double)w->residual_max, seconds,
+        printf("tokens             %zu in %zu streams, segments of %zu with memory of %zu\nnats a token       %.4f\nperplexity         %s\n"
+               "evaluations        %.2f a segment; %s, largest residual %.2e\nseconds            %.1f (%.0f tokens/s)\n",
+               w->scored, w->streams, w->T, memory, nll, perplexity, evals, convergence, (double)w->residual_max, seconds,
                (double)w->scored / seconds);
 }
 
@@ -174,7 +189,8 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
     threads = (unsigned)DEQ_MIN((size_t)threads, w.streams);
     w.segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
     w.nll = DEQ_NEW_ARRAY(double *, threads);
-    enum deq_rc rc = w.segments && w.nll ? deq_pool_new(threads, &pool, &err) : deq_fail(&err, DEQ_ENOMEM, "no memory for %u threads", threads);
+    w.nats_of = DEQ_NEW_ARRAY(double, w.streams);
+    enum deq_rc rc = w.segments && w.nll && w.nats_of ? deq_pool_new(threads, &pool, &err) : deq_fail(&err, DEQ_ENOMEM, "no memory for %u threads", threads);
     for (unsigned i = 0; i < threads && !rc; i++) {
         w.nll[i] = DEQ_NEW_ARRAY(double, w.T);
         rc = w.nll[i] ? deq_segment_new(weights, 1, DEQ_MIN(w.T, w.length - 1), memory, &o, &w.segments[i], &err)
@@ -203,6 +219,7 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
 out:
     deq_free(w.segments);
     deq_free(w.nll);
+    deq_free(w.nats_of);
     deq_tokens_free(&tokens);
     deq_weights_free(weights);
     return code;

@@ -9,7 +9,7 @@ bool solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p, 
     double x;
     *ret_threads = deq_cores();
     if (f->tol) {
-        if (!cli_number("--tol", f->tol, 1e-7, 10, &x))
+        if (!cli_number("--tol", f->tol, 0, 10, &x))
             return false;
         p->tol = (float)x;
     }

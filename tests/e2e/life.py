@@ -316,13 +316,18 @@ def test_idle_stop_is_quick():
 
 
 def fails(args, want_code, *words, env=None, lines=1, timeout=20):
-    """The daemon must not start: exit code, one line that holds the words."""
+    """The daemon must not start: exit code, one line that holds the words. Usage and values (and --check-config) are answered in plain words, what comes
+    after is a line of the log."""
     try:
         p = subprocess.run([DEQD] + args, env=clean_env(env), capture_output=True, timeout=timeout * SLOW, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return check(False, "deqd %s: started" % " ".join(args))
     err = p.stderr.decode("utf-8", "replace")
-    return check(p.returncode == want_code and err.count("\n") == lines and err.startswith("deqd: ") and all(w in err for w in words) and not p.stdout,
+    text = err
+    if err.startswith("{"):
+        line = json.loads(err.split("\n")[0])
+        text = line["reason"] if (line["level"], line["message"], line["exit_code"]) == ("error", "cannot start", p.returncode) else ""
+    return check(p.returncode == want_code and err.count("\n") == lines and (err[:1] == "{" or err.startswith("deqd: ")) and all(w in text for w in words) and not p.stdout,
                  "deqd %s: exit %d, %r; expected exit %d, one line with %s" % (" ".join(args)[-200:], p.returncode, err[-600:], want_code, list(words)))
 
 

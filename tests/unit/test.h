@@ -31,6 +31,12 @@ extern int test_passed, test_failed, test_skipped;
         }                                                                    \
     } while (0)
 
+/* The larger of a largest error so far and the next; NaN is the largest of all. */
+static inline double worse(double so_far, double error)
+{
+    return error <= so_far ? so_far : isnan(error) ? INFINITY : error;
+}
+
 #define SKIP(...)                                                            \
     do {                                                                     \
         test_skipped++;                                                      \

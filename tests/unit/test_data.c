@@ -411,11 +411,18 @@ TEST(config_keys)
                 {"head_dim", "1"}, {"intermediate_size", "262144"}, {"num_blocks", "16"}, {"attention_window", "65536"},
                 {"attention_window", "1"}, {"predictor_hidden_size", "65536"}, {"eos_token_id", "0"}, {"norm_eps", "1e-12"}, {"norm_eps", "0.1"},
                 {"norm", "\"post\""}, {"norm", "\"pre_sub\""}, {"deq.max_iter", "100000"}, {"deq.max_iter", "1"}, {"deq.min_iter", "0"},
-                {"deq.memory", "16"}, {"deq.memory", "1"}, {"deq.window", "64"}, {"deq.window", "1"}, {"deq.tol", "10"}, {"deq.tol", "0"},
+                {"deq.memory", "16"}, {"deq.memory", "1"}, {"deq.window", "64"}, {"deq.window", "1"}, {"deq.tol", "10"},
                 {"deq.beta", "0.001"}, {"deq.reg", "0"}, {"deq.reg", "1"}, {"deq.solver", "\"picard\""}, {"deq.solver", "\"broyden\""},
                 {"deq.stop_mode", "\"abs\""}, {"deq.warm_start", "\"previous\""}, {"deq", "{}"}};
     for (size_t i = 0; i < DEQ_COUNT(edge); i++)
         CHECK_MSG(!parse_with(edge[i].key, edge[i].value, &a, &e), "%s = %s: %s", edge[i].key, edge[i].value, e.text);
+    /* a fixed number of steps is taken from zero, one row at a time */
+    CHECK(parse_with("deq.tol", "0", &a, &e) == DEQ_EFORMAT && strstr(e.text, "deq.window"));
+    a.solver.tol = 0;
+    a.row_window = 1;
+    CHECK(deq_arch_check(&a, "c", &e) == DEQ_OK);
+    a.warm = DEQ_WARM_PREVIOUS;
+    CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT);
 }
 
 TEST(config_structure)

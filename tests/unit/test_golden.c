@@ -78,10 +78,8 @@ static float *expected(const struct golden *g, size_t segment, const char *what,
 static double worst(const float *x, const float *y, size_t n)
 {
     double w = 0;
-    for (size_t i = 0; i < n; i++) {
-        const double d = fabs((double)x[i] - (double)y[i]);
-        w = d <= w ? w : isnan(d) ? INFINITY : d;
-    }
+    for (size_t i = 0; i < n; i++)
+        w = worse(w, fabs((double)x[i] - (double)y[i]));
     return w;
 }
 
@@ -108,10 +106,10 @@ static void check_segments(const struct golden *g, const struct deq_solver_opts 
         CHECK(deq_seq_logprobs(s->seq, s->z, B * T, logprobs, NULL) == DEQ_OK);
         deq_seq_nll(s->seq, s->z, targets, B * T, nll);
         float *z = expected(g, k, "equilibrium", D), *p = expected(g, k, "logprobs", V);
-        z_error = fmax(z_error, worst(z, s->z, B * T * D));
-        p_error = fmax(p_error, worst(p, logprobs, B * T * V));
+        z_error = worse(z_error, worst(z, s->z, B * T * D));
+        p_error = worse(p_error, worst(p, logprobs, B * T * V));
         for (size_t i = 0; i < B * T; i++)
-            nll_error = fmax(nll_error, fabs(nll[i] + (double)logprobs[i * V + targets[i]]));
+            nll_error = worse(nll_error, fabs(nll[i] + (double)logprobs[i * V + targets[i]]));
         deq_free(z);
         deq_free(p);
     }
@@ -173,7 +171,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         return DEQ_CONTINUE;
     const float *p = r->p[e->position / T] + (r->b * T + e->position % T) * r->V;
     for (uint32_t v = 0; v < r->V; v++)
-        r->worst = fmax(r->worst, fabs((double)p[v] - (double)deq_logprob(e->logits, (uint32_t)r->V, v)));
+        r->worst = worse(r->worst, fabs((double)p[v] - (double)deq_logprob(e->logits, (uint32_t)r->V, v)));
     r->residual = fmax(r->residual, (double)e->residual);
     r->seen++;
     return DEQ_CONTINUE;

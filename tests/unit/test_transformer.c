@@ -65,7 +65,7 @@ static void check_variant(struct deq_arch a)
     cell->ops->step(cell, &(struct deq_rows){.n = T, .z = zp, .fz = fp, .u = up, .position = position, .seq = seqs, .kv = kv});
     double worst = 0;
     for (size_t i = 0; i < T * D; i++)
-        worst = fmax(worst, fabs((double)fz[i] - (double)expected[i]));
+        worst = worse(worst, fabs((double)fz[i] - (double)expected[i]));
     /* two orders of summation over at most 40 terms of size 1, through at most three blocks: about 1e-5 */
     CHECK_MSG(worst < 1e-4, "norm %s, %u blocks: f differs by %g", deq_norm_name(a.norm), a.n_block, worst);
     /* readout: the shortlist (or all there is), then every further cluster, against the head on sequences */
@@ -83,7 +83,7 @@ static void check_variant(struct deq_arch a)
             mass += exp((double)to[i][v]);
         for (unsigned c = 0; c < a.n_cutoffs; c++)
             mass += exp((double)tails[i][c]);
-        mass_error = fmax(mass_error, fabs(mass - 1));
+        mass_error = worse(mass_error, fabs(mass - 1));
     }
     CHECK(mass_error < 1e-5); /* 31 exponentials in float */
     for (unsigned c = 1; c <= a.n_cutoffs; c++)
@@ -94,7 +94,7 @@ static void check_variant(struct deq_arch a)
         const double norm = a.n_cutoffs ? 0 : (double)logprobs[i * V] - (double)to[i][0]; /* of one cluster the logits are raw */
         worst = 0;
         for (size_t v = 0; v < V; v++)
-            worst = fmax(worst, fabs((double)to[i][v] + norm - (double)logprobs[i * V + v]));
+            worst = worse(worst, fabs((double)to[i][v] + norm - (double)logprobs[i * V + v]));
         CHECK_MSG(worst < 1e-4 && fabs(targets_nll[i] + (double)logprobs[i * V + tokens[i]]) < 1e-4, "%u clusters: log-probabilities differ by %g",
                   deq_clusters(&a), worst);
     }
@@ -158,6 +158,11 @@ TEST(rows_adaptive_of_one_width)
                                     .cutoffs = {1, 2, 30}, .head_untied = true});
 }
 TEST(rows_projected) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .d_embed = 10}); }
+TEST(rows_projected_down) /* embeddings wider than the model */
+{
+    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .d_embed = 512, .n_cutoffs = 2,
+                                    .cutoffs = {7, 19}, .div_val = 2});
+}
 TEST(rows_untied) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .head_untied = true, .head_bias = true}); }
 TEST(rows_pre_sub_three)
 {
