@@ -103,6 +103,12 @@ class Proxy:
         rows = csv.DictReader(text.decode().lstrip("# ").strip().split("\n"))
         return {r["svname"]: r for r in rows if r["pxname"] == "deqd"}
 
+    def idle(self):
+        """Until nothing is under way. HAProxy counts a request for a moment longer than its client does, and the bounded load goes by that count."""
+        until = time.monotonic() + 5 * SLOW
+        while int(self.servers()["BACKEND"]["scur"]) and time.monotonic() < until:
+            time.sleep(0.002)
+
     def wait_status(self, server, status, seconds):
         """Seconds until the server is UP or DOWN, or None."""
         begin = time.monotonic()
