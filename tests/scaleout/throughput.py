@@ -2,8 +2,9 @@
 
     make bench-scaleout, or sh tests/scaleout/run.sh throughput [repetitions, default 5]
 
-Nothing is gained by replicas on one machine: the cores are the same, weights and caches are there three times, and each batch is a third as large. The figures say
-how much it costs. Repetitions are interleaved, so that whatever else the machine does meets all of them alike; ratios are taken within a repetition."""
+The cores are the same, so little can be gained: what threads of one engine lose by waiting for each other, against weights and caches that are there three times and
+batches a third as large. Repetitions are interleaved, so that whatever else the machine does meets all of them alike; ratios are taken within a repetition.
+"Others" is what the machine's cores were busy with besides, stolen time included."""
 import json
 import os
 import statistics
@@ -59,7 +60,7 @@ def main():
                     own = sum(cpu_s(x) for x in daemons) + sum(os.times()[:4])
                     got[k].append(bench("http://127.0.0.1:%d" % at.port, c, r + 1))
                     own = sum(cpu_s(x) for x in daemons) + sum(os.times()[:4]) - own
-                    foreign.append((machine_busy_s() - busy - own) / (time.monotonic() - begin))
+                    foreign.append(max(0, machine_busy_s() - busy - own) / (time.monotonic() - begin))
             print("\n%d open requests, medians of %d repetitions; others took %.2f cores meanwhile (%.2f to %.2f)" %
                   (c, repeat, statistics.median(foreign), min(foreign), max(foreign)))
             print("| | tokens/s (least, most) | of the first | TTFT median, p99 | ITL p99 |\n|---|---|---|---|---|")
