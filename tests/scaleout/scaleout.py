@@ -143,7 +143,7 @@ def test_bound():
 
 
 def cache_figures(edits):
-    """Twelve heads of three blocks, five requests each in random order, four at a time, on fresh replicas: (tokens found, looked up, seconds of prefill)."""
+    """Twelve heads of three blocks, five requests each in random order, two at a time, on fresh replicas: (tokens found, looked up, seconds of prefill)."""
     text = open(os.path.join(STORIES, "README.md"), encoding="utf-8").read()
     heads = ["%d. %s" % (i * 31, text[i * 90:i * 90 + 1700]) for i in range(12)]
     order = [(h, i) for h in range(12) for i in range(5)]
@@ -161,7 +161,7 @@ def cache_figures(edits):
                 if s != 200:
                     failed.append(s)
 
-        threads = [threading.Thread(target=run) for _ in range(4)]
+        threads = [threading.Thread(target=run) for _ in range(2)]
         for t in threads:
             t.start()
         for t in threads:
