@@ -63,6 +63,8 @@ def main():
                     foreign.append(max(0, machine_busy_s() - busy - own) / (time.monotonic() - begin))
             print("\n%d open requests, medians of %d repetitions; others took %.2f cores meanwhile (%.2f to %.2f)" %
                   (c, repeat, statistics.median(foreign), min(foreign), max(foreign)))
+            if statistics.median(foreign) > 0.1:
+                print("The machine was not quiet: these ratios say as much about its other work (one core taken away stops every thread of an engine that has two).")
             print("| | tokens/s (least, most) | of the first | TTFT median, p99 | ITL p99 |\n|---|---|---|---|---|")
             for k, (name, _) in enumerate(setups):
                 def median(key, k=k):
