@@ -61,7 +61,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker clean help
+.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
@@ -105,6 +105,10 @@ test-k8s: all ## the Helm chart and the manifests against the schemas of Kuberne
 	sh tests/k8s/run.sh
 k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
 	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
+test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, one killed, all rolled, under load
+	sh tests/scaleout/run.sh scaleout
+bench-scaleout: all ## what three replicas bring on this machine's cores against one
+	sh tests/scaleout/run.sh throughput
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
