@@ -5,7 +5,10 @@
 
 #include "core/base/mem.h"
 
-enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
+enum {
+    GUESS_EVALUATIONS = 2, /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
+    HEAD_FLOATS = 1 << 24, /* logits that exist at a time, where that is fewer rows than there are: the paper's vocabulary takes 1 MB a row */
+};
 
 /* --- Opening --- */
 
@@ -101,7 +104,8 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->prev = DEQ_NEW_ARRAY(const float *, R);
     e->head = DEQ_NEW_ARRAY(struct row *, R);
     e->head_seq = DEQ_NEW_ARRAY(struct sequence *, R);
-    e->logits = deq_alloc_array(R, V * sizeof(float));
+    e->head_max = (uint32_t)DEQ_MIN(R, DEQ_MAX(HEAD_FLOATS / V, (size_t)DEQ_ROW_WINDOW_MAX));
+    e->logits = deq_alloc_array(e->head_max, V * sizeof(float));
     e->tails = deq_alloc_array(R, DEQ_MAX(cell->n_tails, 1u) * sizeof(float));
     e->logits_of = DEQ_NEW_ARRAY(float *, R);
     e->tails_of = DEQ_NEW_ARRAY(float *, R);
@@ -139,7 +143,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
                                          .max_positions = e->opts.max_positions,
                                          .max_sequences = e->opts.max_sequences,
                                          .pages = e->kv->n_pages,
-                                         .memory_bytes = R * (per_row + V) * sizeof(float) + cell->scratch_bytes +
+                                         .memory_bytes = (R * per_row + e->head_max * V) * sizeof(float) + cell->scratch_bytes +
                                                          (uint64_t)e->kv->n_pages * e->kv->page_floats * sizeof(float) +
                                                          e->opts.max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
                                                          deq_pool_threads(pool) * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
@@ -304,14 +308,18 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose guess is due. */
-static void choose_head(struct deq_engine *e)
+/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose guess is due. Of the sequences
+ * from `from` on, as many as there is room for; returns the one behind them. */
+static uint32_t choose_head(struct deq_engine *e, uint32_t from)
 {
+    uint32_t i = from;
     e->n_head = 0;
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
+    for (; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (!in_step(s))
             continue;
+        if (e->n_head + s->n_rows > e->head_max)
+            break;
         bool leading = true;
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
@@ -332,6 +340,7 @@ static void choose_head(struct deq_engine *e)
             }
         }
     }
+    return i;
 }
 
 static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
@@ -566,14 +575,16 @@ void deq_step(struct deq_engine *e)
     e->stats.steps++;
     e->stats.rows += e->n_batch;
     run(e, stage_residual, 2 * e->n_batch * e->cell->state_dim);
-    choose_head(e);
-    if (e->n_head)
-        read_out(e);
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
-        struct sequence *s = &e->seqs[i];
-        /* a choice that began in this step has no row in it yet */
-        if (in_step(s) && s->n_rows && commit(e, s))
-            (void)prune(e, s);
+    for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
+        to = choose_head(e, from);
+        if (e->n_head)
+            read_out(e);
+        for (uint32_t i = from; i < to; i++) {
+            struct sequence *s = &e->seqs[i];
+            /* a choice that began in this step has no row in it yet */
+            if (in_step(s) && s->n_rows && commit(e, s))
+                (void)prune(e, s);
+        }
     }
     /* only rows that are still open are stepped */
     gather(e);
