@@ -3,7 +3,7 @@ torchdeq deq-zoo/deq-seq and deq-lm; their adaptive_embedding.py and proj_adapti
 not have come from here; imports.py first shows that this file agrees with those.
 
     entries = checkpoint(path)                      name -> (shape, numbers)
-    golden(config, entries, tokens)                 what golden.safetensors holds
+    golden(config, entries, tokens, steps=None)     what golden.safetensors holds: equilibria, or states after that many Picard steps
     random_checkpoint(config, seed)                 a state dict of the constructor's shapes, as torchzip.Tensor
 
 One sequence at a time; a vector is a list."""
@@ -110,10 +110,11 @@ def log_softmax(x):
 
 
 class Model:
-    def __init__(self, config, entries):
+    def __init__(self, config, entries, steps=None):
         self.c, self.e = config, entries
         self.kind = config["model_type"]
         self.lm = self.kind == "torchdeq-lm"
+        self.steps = steps or (PICARD_STEPS if self.lm else None)
         self.pre = bool(config.get("pre_lnorm"))
         self.D, self.H, self.Dh = config["d_model"], config["n_head"], config["d_head"]
         self.div, self.cutoffs = config.get("div_val", 1), list(config.get("cutoffs", []))
@@ -218,15 +219,17 @@ class Model:
         return z
 
     def solve(self, u, memory):
-        """(state, whether it is an equilibrium). By Picard, which the random cells here contract under."""
+        """By Picard, which the random cells here contract under."""
         z = [[0.0] * self.D for _ in u]
-        for _ in range(PICARD_STEPS if self.lm else 3000):
+        for _ in range(self.steps or 3000):
             y = self.cell(z, u, memory)
             apart = max(abs(a - b) for p, q in zip(y, z) for a, b in zip(p, q))
             z = y
-            if not self.lm and apart < 1e-10:
-                return z, True
-        return z, self.lm
+            if not self.steps and apart < 1e-10:
+                return z
+        if not self.steps:
+            raise ValueError("no equilibrium: choose another seed")
+        return z
 
     def logprobs(self, z):
         words, biases = [], []
@@ -260,17 +263,15 @@ class Model:
         for at in range(0, len(tokens), T):
             u = [linear(self.inject, self.embed(t), self.inject_b) for t in tokens[at:at + T]]
             memory = [[self.qkv(b, z, w)[1:] for z, w in zip(z_old, u_old)] for b in self.blocks]
-            z, converged = self.solve(u, memory)
-            if not converged:
-                raise ValueError("no equilibrium: choose another seed")
+            z = self.solve(u, memory)
             out.append((z, [self.logprobs(x) for x in z]))
             z_old, u_old = (z_old + z)[-M:] if M else [], (u_old + u)[-M:] if M else []
         return out
 
 
-def golden(config, entries, tokens):
+def golden(config, entries, tokens, steps=None):
     """tokens: one list a sequence, of the same length"""
-    m = Model(config, entries)
+    m = Model(config, entries, steps)
     by_sequence = [m.segments(t) for t in tokens]
     out = {"tokens": ("I64", [len(tokens), len(tokens[0])], [t for s in tokens for t in s])}
     for n in range(len(by_sequence[0])):

@@ -4,12 +4,14 @@
     make_paper_checkpoint.py OUT_DIR [--text FILE]... [--n-token N] [--d-inner N] ...    -> OUT_DIR/checkpoint.pth, config.json, vocab.txt
 
 The vocabulary is <eos>, the words of the texts by count, and made-up words up to n_token. Weights are uniform, scaled so that embeddings, queries,
-keys and values are about 1 and the cell's own part is small beside them: its equilibrium is reached in a dozen evaluations, and the perplexity is about the
-vocabulary's size. The same arguments write the same bytes. Needs Python alone; 400 MB in a few seconds."""
+keys and values are about 1 and the cell's own part is small beside them: its equilibrium is reached in a dozen evaluations. The clusters have shares of the
+probability as in a text, and within them words are about equally probable: perplexity is that of guessing. The same arguments write the same bytes. Needs
+Python alone; 400 MB in a few seconds."""
 import argparse
 import array
 import collections
 import json
+import math
 import os
 import random
 import sys
@@ -20,6 +22,7 @@ sys.dont_write_bytecode = True
 import torchzip
 from torchzip import Tensor, floats, shared
 
+SHARES = (0.8, 0.1, 0.07, 0.03)  # of the clusters, as far as there are so many
 POOL = 1 << 20  # floats drawn once; every row of a matrix is a stretch of them that begins at a random place
 
 
@@ -82,8 +85,10 @@ def state_dict(a, seed):
     normed(ff + "ff1_net", F, D, 0.5)
     normed(ff + "ff2_net", D, F, 0.5)
     C = len(a.cutoffs)
-    if C:
-        out["crit.cluster_weight"], out["crit.cluster_bias"] = r.matrix(C, a.d_embed, D ** -0.5), r.vector(C, 0.1)
+    if C:  # the last row is the first cluster's; exp of a logit of size 1 is e^0.5 in the mean
+        shares = [SHARES[min(c, len(SHARES) - 1)] for c in range(C, 0, -1)]
+        out["crit.cluster_weight"] = r.matrix(C, a.d_embed, 0.3 * D ** -0.5)
+        out["crit.cluster_bias"] = Tensor([C], [floats(math.log(ends[1] * x / SHARES[0]) + 0.5 for x in shares)])
     for i in range(len(widths)):
         out["crit.out_layers.%d.weight" % i] = shared(out["word_emb.emb_layers.%d.weight" % i])
         out["crit.out_layers.%d.bias" % i] = r.vector(ends[i + 1] - ends[i], 0.1)
