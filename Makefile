@@ -61,7 +61,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay clean help
+.PHONY: run test unit e2e check lint test-clients test-tokenizer test-paper bench fuzz replay clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
@@ -97,6 +97,9 @@ test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promto
 	sh tests/clients/run.sh
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh
+TEXT    ?= README.md
+test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
+	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
