@@ -283,7 +283,7 @@ def golden(config, entries, tokens, steps=None):
 
 # --- Making checkpoints ---
 
-def random_checkpoint(config, seed, tied_projections=True):
+def random_checkpoint(config, seed):
     """name -> (shape, numbers), with the sizes that let the equilibrium be found: what z adds is small beside what the token gives."""
     rng = random.Random(seed)
     c = config
@@ -342,7 +342,7 @@ def random_checkpoint(config, seed, tied_projections=True):
     for i in range(len(ends) - 1 if div != 1 or E != D else 0):
         cols = E // div ** i if div != 1 else E
         out["crit.out_projs.%d.weight" % i] = out["word_emb.emb_projs.%d.weight" % (i if div != 1 else 0)]
-        if not (i and tied_projections):
+        if not c["tie_projs"][i]:
             put("crit.out_projs.%d.weight" % i, [D, cols], cols ** -0.5)
     return out
 

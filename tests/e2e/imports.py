@@ -11,12 +11,11 @@ import shutil
 import struct
 import sys
 import tempfile
-import time
 import zipfile
 
 import authors
 import torchzip
-from lib import DEQ, ROOT, SANITIZED, Daemon, check, close, equal, events_text, run, short, skip
+from lib import DEQ, ROOT, Daemon, check, close, equal, events_text, run, short
 from torchzip import Tensor, floats
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "authors")
@@ -659,7 +658,6 @@ def test_paper_in_small():
     with place() as p:
         text = " ".join("the game was released in %d , and sold w%d copies" % (1900 + i % 90, i) for i in range(60)).replace(" and", "\n and")
         p.write("text.txt", text + "\n")
-        t = time.monotonic()
         code, _, err = run([sys.executable, os.path.join(ROOT, "tests", "tools", "make_paper_checkpoint.py"), p.path("made"), "--text", p.path("text.txt"), "--d-model", "64",
                             "--n-head", "4", "--d-head", "16", "--d-inner", "256", "--tgt-len", "16", "--mem-len", "16"])
         equal(code, 0, err)
