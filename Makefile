@@ -61,7 +61,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout clean help
+.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
 run: all ## start the daemon on the shipped model, with a line to try
 	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
@@ -109,6 +109,9 @@ test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, 
 	sh tests/scaleout/run.sh scaleout
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
 	sh tests/scaleout/run.sh throughput
+TEXT    ?= README.md
+test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
+	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)

@@ -5,7 +5,10 @@
 
 #include "core/base/mem.h"
 
-enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
+enum {
+    GUESS_EVALUATIONS = 2, /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
+    HEAD_FLOATS = 1 << 24, /* logits that exist at a time, where that is fewer rows than there are: the paper's vocabulary takes 1 MB a row */
+};
 
 /* --- Opening --- */
 
@@ -55,10 +58,16 @@ static size_t row_floats(const struct deq_arch *a, size_t state_dim, size_t inje
     return DEQ_ROUND_UP(3 * state_dim + inject_dim + solver_floats(a, state_dim), (size_t)16);
 }
 
+/* Rows whose logits exist at a time. */
+static uint32_t head_max(size_t max_rows, size_t vocab_size)
+{
+    return (uint32_t)DEQ_MIN(max_rows, DEQ_MAX(HEAD_FLOATS / vocab_size, (size_t)DEQ_ROW_WINDOW_MAX));
+}
+
 uint64_t deq_engine_memory_bytes(const struct deq_arch *a, const struct deq_engine_opts *o, const struct deq_cell *shape)
 {
     const uint64_t D = shape->state_dim, V = shape->vocab_size, page_bytes = deq_kv_page_bytes(a), pages = o->cache_bytes / page_bytes;
-    return o->max_rows * (row_floats(a, D, shape->inject_dim) + V + shape->n_tails) * sizeof(float) + shape->scratch_bytes + pages * page_bytes +
+    return (o->max_rows * (row_floats(a, D, shape->inject_dim) + shape->n_tails) + head_max(o->max_rows, V) * V) * sizeof(float) + shape->scratch_bytes + pages * page_bytes +
            o->max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
            o->threads * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
            deq_prefix_memory_bytes((uint32_t)DEQ_MIN(pages, UINT32_MAX), o->prefill_block, a->attn_window, D);
@@ -114,7 +123,8 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
     e->prev = DEQ_NEW_ARRAY(const float *, R);
     e->head = DEQ_NEW_ARRAY(struct row *, R);
     e->head_seq = DEQ_NEW_ARRAY(struct sequence *, R);
-    e->logits = deq_alloc_array(R, V * sizeof(float));
+    e->head_max = head_max(R, V);
+    e->logits = deq_alloc_array(e->head_max, V * sizeof(float));
     e->tails = deq_alloc_array(R, DEQ_MAX(cell->n_tails, 1u) * sizeof(float)); /* not nothing, which would be no memory */
     e->logits_of = DEQ_NEW_ARRAY(float *, R);
     e->tails_of = DEQ_NEW_ARRAY(float *, R);
@@ -314,14 +324,18 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose guess is due. */
-static void choose_head(struct deq_engine *e)
+/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose guess is due. Of the sequences
+ * from `from` on, as many as there is room for; returns the one behind them. */
+static uint32_t choose_head(struct deq_engine *e, uint32_t from)
 {
+    uint32_t i = from;
     e->n_head = 0;
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
+    for (; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (!in_step(s))
             continue;
+        if (e->n_head + s->n_rows > e->head_max)
+            break;
         bool leading = true;
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
@@ -342,6 +356,7 @@ static void choose_head(struct deq_engine *e)
             }
         }
     }
+    return i;
 }
 
 static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
@@ -578,14 +593,16 @@ void deq_step(struct deq_engine *e)
     e->stats.steps++;
     e->stats.rows += e->n_batch;
     run(e, stage_residual, 2 * e->n_batch * e->cell->state_dim);
-    choose_head(e);
-    if (e->n_head)
-        read_out(e);
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
-        struct sequence *s = &e->seqs[i];
-        /* a choice that began in this step has no row in it yet */
-        if (in_step(s) && s->n_rows && commit(e, s))
-            (void)prune(e, s);
+    for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
+        to = choose_head(e, from);
+        if (e->n_head)
+            read_out(e);
+        for (uint32_t i = from; i < to; i++) {
+            struct sequence *s = &e->seqs[i];
+            /* a choice that began in this step has no row in it yet */
+            if (in_step(s) && s->n_rows && commit(e, s))
+                (void)prune(e, s);
+        }
     }
     /* only rows that are still open are stepped */
     gather(e);

@@ -76,10 +76,11 @@ struct deq_engine {
     uint32_t *new_tokens;
     struct row **new_rows;
     const float **prev;
-    struct row **head;        /* rows that need logits */
+    struct row **head;        /* rows that need logits: [n_head], at most head_max at a time */
     struct sequence **head_seq;
     size_t n_head;
-    float *logits, *tails;    /* [max_rows, V], [max_rows, n_tails] */
+    uint32_t head_max;
+    float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
     float **logits_of, **tails_of;
     struct deq_sample_scratch *scratch; /* [threads] */
     struct deq_engine_stats stats;

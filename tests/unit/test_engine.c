@@ -804,6 +804,66 @@ TEST(sampler_adjusts_as_documented)
     CHECK(!deq_sample_adjusts(&(struct deq_sampling){.repetition_penalty = 1}) && deq_sample_adjusts(&(struct deq_sampling){.min_tokens = 1}));
 }
 
+/* Of a vocabulary in clusters: what is drawn has the distribution p^(1/T), and does not depend on which clusters were known before. Greedy: the argmax. */
+TEST(sampler_clusters_are_the_whole_distribution)
+{
+    enum { V = 60, DRAWS = 40000 };
+    const struct deq_arch a = {.vocab_size = V, .n_cutoffs = 3, .cutoffs = {6, 16, 40}};
+    const uint32_t all = 14;
+    for (unsigned round = 0; round < 8; round++) {
+        float logits[V], tail[3];
+        double sum = 0, by[4] = {0};
+        for (uint32_t i = 0; i < V; i++) { /* log-probabilities, in rounds that differ in where the mass lies */
+            const unsigned c = deq_cluster_of(&a, i);
+            logits[i] = 3 * (float)deq_rng_uniform(round, 9, i) + (c == round % 4 ? 2.0f : 0.0f);
+            sum += exp((double)logits[i]);
+        }
+        for (uint32_t i = 0; i < V; i++) {
+            logits[i] -= (float)log(sum);
+            by[deq_cluster_of(&a, i)] += exp((double)logits[i]);
+        }
+        for (int c = 0; c < 3; c++)
+            tail[c] = (float)log(by[c + 1]);
+        const struct deq_tails whole = {.arch = &a, .logprob = tail, .known = all};
+        for (int k = 0; k < 4; k++) {
+            const struct deq_sampling s = {.temperature = (float[]){0, 0.5f, 1, 2}[k], .top_p = 1, .seed = round};
+            const uint32_t n = s.temperature > 0 ? DRAWS : 1;
+            uint32_t count[V] = {0}, differ = 0, need = 0;
+            for (uint32_t at = 0; at < n; at++) {
+                const uint32_t token = deq_sample_clusters(&s, &whole, logits, 0, at, &need);
+                struct deq_tails t = {.arch = &a, .logprob = tail};
+                float seen[V]; /* what is not known stands there as something else */
+                for (uint32_t i = 0; i < V; i++)
+                    seen[i] = i < 6 ? logits[i] : 50;
+                uint32_t lazy = deq_sample_clusters(&s, &t, seen, 0, at, &need);
+                for (int guard = 0; lazy == UINT32_MAX && guard < 4; guard++) {
+                    differ += need < 1 || need > 3 || t.known >> need & 1;
+                    for (uint32_t i = deq_cluster_begin(&a, need); i < deq_cluster_begin(&a, need + 1); i++)
+                        seen[i] = logits[i];
+                    t.known |= 1u << need;
+                    lazy = deq_sample_clusters(&s, &t, seen, 0, at, &need);
+                }
+                differ += lazy != token;
+                count[token < V ? token : 0]++;
+            }
+            CHECK_MSG(!differ, "round %u, temperature %g: %u picks depend on what is known", round, (double)s.temperature, differ);
+            if (s.temperature <= 0) {
+                CHECK(count[deq_argmax(logits, V)] == 1);
+                continue;
+            }
+            double total = 0, chi2 = 0;
+            for (uint32_t i = 0; i < V; i++)
+                total += exp((double)logits[i] / (double)s.temperature);
+            for (uint32_t i = 0; i < V; i++) {
+                const double expected = n * exp((double)logits[i] / (double)s.temperature) / total;
+                chi2 += (count[i] - expected) * (count[i] - expected) / expected;
+            }
+            /* 59 degrees of freedom: 110 is passed once in 15,000 times, and the draws are fixed by their seed */
+            CHECK_MSG(chi2 < 110, "round %u, temperature %g: chi-squared %g", round, (double)s.temperature, chi2);
+        }
+    }
+}
+
 TEST(engine_pause_and_deadline)
 {
     struct deq_model *m = tiny();
