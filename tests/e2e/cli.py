@@ -75,7 +75,7 @@ def test_eval():
             if content == "\n" and code == 0:
                 continue  # a line end is a text of one byte
             check(code == 1 and out == "" and words in err and err.count("\n") == 1, "eval of %r: %d %r" % (content, code, err))
-        for flags in (["--tol", "0"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "0"], ["--nothing"], ["a", "b"]):
+        for flags in (["--tol", "-1"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "0"], ["--nothing"], ["a", "b"]):
             code, out, err = run([DEQ, "eval", TINY, path] + flags)
             check(code == 2 and flags[0].lstrip("-")[:4] in err + "a b", "eval %s: %d %r" % (flags, code, err))
 
