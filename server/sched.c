@@ -691,7 +691,8 @@ uint64_t sched_last_step_ns(const struct sched *s)
 
 bool sched_alive(const struct sched *s, uint64_t stall_ms)
 {
-    return deq_now_ns() - atomic_load(&s->beat_ns) <= stall_ms * 1000000ull;
+    /* a sum: the engine may beat between the two reads, and a difference would then lie below zero */
+    return deq_now_ns() <= atomic_load(&s->beat_ns) + stall_ms * 1000000ull;
 }
 
 size_t sched_pending(struct sched *s)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, equal, parse_metrics, parse_sse, raw_request, read_response, run, skip,
+from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, closed_within, equal, parse_metrics, parse_sse, raw_request, read_response, run, skip,
                  slow_model)
 
 LONG = {"prompt": "A", "max_tokens": 190000, "temperature": 0, "ignore_eos": True, "stream": True}
@@ -71,6 +71,31 @@ def test_drain():
     equal((done, events[-1]["choices"][0]["finish_reason"]), (True, "length"), "the stream that ran comes to its end")
     s.close()
     d.stop()
+
+
+def test_probes_while_busy():
+    """A sign of life between a probe's two looks at the clock once counted as one from the future: not alive, once in a few thousand probes."""
+    with Daemon("engine.max_positions=200000", "engine.threads=1") as d:
+        s, _ = start_stream(d, 150000)
+        reader = threading.Thread(target=lambda: closed_within(s, 60 * SLOW))  # an unread stream would be paused
+        reader.start()
+        bad, asked, until = [], 0, time.monotonic() + 3
+        probe = d.http()
+        while time.monotonic() < until:
+            for path in ("/health/live", "/health/ready"):
+                if asked % 500 == 499:  # deqd ends a connection after 1,000 requests
+                    probe.close()
+                probe.request("GET", path)
+                r = probe.getresponse()
+                body = r.read()
+                asked += 1
+                if r.status != 200:
+                    bad.append((path, r.status, body))
+        probe.close()
+        check(asked > 1000 / SLOW and not bad, "%d probes of a busy daemon, %d said no: %s" % (asked, len(bad), bad[:2]))
+        s.shutdown(socket.SHUT_RDWR)
+        reader.join()
+        s.close()
 
 
 def test_shutdown_timeout():

@@ -339,7 +339,7 @@ def test_killed():
             answer, failures = got[k]
             equal((answer == known_long[k], len(failures)), (True, n), "the long %s: as the direct one, and tries that failed %s" % (name, failures))
         check(sum(retried.values()) > 0, "HAProxy sent something again")
-        equal(down, [0, 1, 0], "replicas taken out")
+        equal((down, fails[0], fails[2]), ([0, 1, 0], 0, 0), "replicas taken out, and probes that the others failed")
 
 
 def test_rolled():
