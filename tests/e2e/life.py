@@ -473,7 +473,7 @@ def test_damaged_models():
                                   ("format_version", 99, ["format_version"]), ("eos_token_id", 384, ["eos_token_id"]),
                                   ("deq", 1, ["config.json", "deq"]), ("deq__solver", "newton", ["deq.solver"]), ("deq__tol", -1, ["deq.tol"]),
                                   ("deq__window", 0, ["deq.window"]), ("deq__x", 1, ["deq.x"]), ("attention_window", 0, ["attention_window"]),
-                                  ("num_blocks", 1.5, ["num_blocks"]), ("tie_word_embeddings", False, ["head.weight"]), ("tie_word_embeddings", 0, ["tie_word_embeddings"])):
+                                  ("num_blocks", 1.5, ["num_blocks"]), ("tie_word_embeddings", 0, ["tie_word_embeddings"])):
             damaged("config %s = %r" % (key, value), *(words if weights in words or not words else ["config.json"] + words))(edit_config(**{key: value}))
         damaged("config cut", "config.json", "line")(text("config.json", lambda s: s[:len(s) // 2]))
         damaged("config empty", "config.json")(text("config.json", lambda s: ""))
