@@ -60,7 +60,7 @@ def main():
             run = c.replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
             for name, path in theirs.items():
                 run = run.replace(name, path)
-            if run.startswith("build/deqd --model"):
+            if c == "build/deqd --model models/mine":
                 served = subprocess.Popen(run.split() + ["--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
                 check('"listening"' in served.stderr.readline(), c)
                 served.send_signal(signal.SIGINT)
