@@ -1,6 +1,5 @@
 #include "server/memory.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,71 +7,36 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include "core/base/cgroup.h"
+
 enum {
     DAEMON_BYTES = 4 << 20,   /* threads, HTTP, the log, what the allocator rounds up */
     STACK_BYTES = 8 << 20,    /* address space of a thread, where no limit says otherwise */
 };
 
-static bool read_number(const char *path, uint64_t *ret)
-{
-    char text[64] = "";
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return false;
-    const bool any = fgets(text, sizeof text, f) != NULL;
-    fclose(f);
-    *ret = strtoull(text, NULL, 10);
-    return any && text[0] >= '0' && text[0] <= '9'; /* or "max" */
-}
+struct limit {
+    uint64_t least;
+    const char *file;
+};
 
-/* The least of `file` in the cgroup `path` and those above it. In a container the path may be the host's, of which only the top is to be seen. */
-static uint64_t lowest(const char *mount, const char *path, const char *file)
+static void least_limit(void *ctx, const char *dir, bool v1)
 {
-    char at[PATH_MAX], name[2 * PATH_MAX + 32];
-    uint64_t least = UINT64_MAX, n;
-    snprintf(at, sizeof at, "%s", path);
-    for (;;) {
-        snprintf(name, sizeof name, "%s%s/%s", mount, at, file);
-        if (read_number(name, &n))
-            least = DEQ_MIN(least, n);
-        char *const slash = strrchr(at, '/');
-        if (!slash)
-            return least;
-        *slash = 0;
-    }
+    struct limit *l = ctx;
+    const char *const file = v1 ? "memory.limit_in_bytes" : "memory.max";
+    char text[64];
+    if (!deq_cgroup_read(dir, file, text, sizeof text) || text[0] < '0' || text[0] > '9') /* or "max" */
+        return;
+    const uint64_t n = strtoull(text, NULL, 10);
+    if (n < l->least)
+        *l = (struct limit){n, file};
 }
 
 uint64_t memory_cgroup_limit(const char *root, const char **ret_file)
 {
-    static const char *const v2 = "memory.max", *const v1 = "memory.limit_in_bytes";
-    char line[PATH_MAX + 64], mount[PATH_MAX];
-    uint64_t least = UINT64_MAX;
-    snprintf(mount, sizeof mount, "%s/proc/self/cgroup", root);
-    FILE *f = fopen(mount, "re");
-    while (f && fgets(line, sizeof line, f)) { /* "0::/path", or "4:memory:/path" with a list of controllers */
-        char *const controllers = strchr(line, ':'), *const path = controllers ? strchr(controllers + 1, ':') : NULL;
-        if (!path)
-            continue;
-        *path = 0;
-        char *const where = path + 1;
-        where[strcspn(where, "\n")] = 0;
-        bool memory = false, any = false;
-        for (char *save = NULL, *c = strtok_r(controllers + 1, ",", &save); c; c = strtok_r(NULL, ",", &save)) {
-            any = true;
-            memory = memory || !strcmp(c, "memory");
-        }
-        if (any && !memory)
-            continue;
-        snprintf(mount, sizeof mount, "%s/sys/fs/cgroup%s", root, any ? "/memory" : "");
-        const uint64_t n = lowest(mount, strcmp(where, "/") ? where : "", any ? v1 : v2);
-        if (n < least) {
-            least = n;
-            *ret_file = any ? v1 : v2;
-        }
-    }
-    if (f)
-        fclose(f);
-    return least;
+    struct limit l = {UINT64_MAX, *ret_file};
+    deq_cgroup_each(root, "memory", least_limit, &l);
+    *ret_file = l.file;
+    return l.least;
 }
 
 /* Address space and private resident memory of this process. */
