@@ -215,6 +215,7 @@ static void *worker_main(void *arg)
         pthread_mutex_unlock(&c->lock);
         if (!gone) /* else nobody waits for it; also when the server ends and hung up on everybody */
             h->handler.handle(h->handler.ctx, &s->x);
+        watch_understood(h->watch, s->client);
         pthread_mutex_lock(&c->lock);
         pthread_mutex_lock(&h->work_lock);
         s->working = false; /* from here on s may go */
@@ -283,6 +284,7 @@ static enum MHD_Result dispatch(struct request_state *s)
     if (s->x.body.len > LARGE_BODY_BYTES)
         return hand_to_worker(s);
     h->handler.handle(h->handler.ctx, &s->x);
+    watch_understood(h->watch, s->client);
     return answer(s);
 }
 

@@ -16,7 +16,8 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 
-enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000 };
+/* UNDERSTOOD_MS: within that, what libmicrohttpd has read has reached its handler, also on a busy machine */
+enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, UNDERSTOOD_MS = 300 };
 
 struct client {
     struct client *next, *prev;
@@ -27,7 +28,8 @@ struct client {
     uint64_t received_bytes; /* on this socket when it became idle */
     struct channel *channel; /* of the exchange in work */
     bool hangup;             /* the other side will send nothing more */
-    bool look_again;         /* it half-closed before its request was understood: at the next tick it is known whether it streams */
+    bool understood;         /* the handler has the request in work: it is known whether it streams */
+    uint64_t short_since_ns; /* it half-closed, and since then nothing lies unread and no request is there; 0: not so */
     bool refused, tls;
     char request_id[132];    /* of the exchange whose body is due */
 };
@@ -171,14 +173,26 @@ void watch_channel(struct watch *w, struct client *cl, struct channel *c)
         return;
     pthread_mutex_lock(&w->lock);
     cl->channel = c;
+    cl->understood = false;
     if (c) {
         struct pollfd p = {.fd = cl->fd, .events = POLLRDHUP};
         if (poll(&p, 1, 0) > 0) { /* it left while its request was read: epoll has told already */
-            cl->look_again = !(p.revents & (POLLHUP | POLLERR));
-            if (!cl->look_again)
+            cl->hangup = true;
+            if (p.revents & (POLLHUP | POLLERR))
                 left(cl, true);
         }
     }
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_understood(struct watch *w, struct client *cl)
+{
+    if (!cl)
+        return;
+    pthread_mutex_lock(&w->lock);
+    cl->understood = true;
+    if (cl->hangup)
+        left(cl, false);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -230,16 +244,19 @@ static void tick(struct watch *w)
             set_deadline(cl, WATCH_HEADERS, w->conf->header_timeout_ms);
         /* who half-closed in the middle of a request never ends it; libmicrohttpd may have read all there is and not have seen the end behind it */
         int unread = 0;
-        const bool cut_short = cl->hangup && (cl->phase == WATCH_HEADERS || cl->phase == WATCH_BODY) && ioctl(cl->fd, FIONREAD, &unread) == 0 && !unread;
+        const bool is_short = cl->hangup && (cl->phase == WATCH_HEADERS || cl->phase == WATCH_BODY) && ioctl(cl->fd, FIONREAD, &unread) == 0 && !unread;
+        if (!is_short)
+            cl->short_since_ns = 0;
+        else if (!cl->short_since_ns)
+            cl->short_since_ns = now;
+        /* not at once: what is read may be a whole request that libmicrohttpd is about to hand over */
+        const bool cut_short = is_short && now - cl->short_since_ns > UNDERSTOOD_MS * 1000000ull;
         if (cut_short || (cl->deadline_ns && now > cl->deadline_ns)) {
             if (!cut_short && cl->phase == WATCH_BODY && !cl->tls)
                 say_timeout(cl);
             (void)shutdown(cl->fd, SHUT_RDWR);
             cl->deadline_ns = 0;
         }
-        if (cl->look_again && cl->channel)
-            left(cl, false);
-        cl->look_again = false;
         if (cl->channel)
             look_after(w, cl->channel);
     }
@@ -261,7 +278,7 @@ static void *watch_main(void *arg)
             if (!cl || cl->generation != (uint32_t)(ev[i].data.u64 >> 32))
                 continue; /* of a socket that is gone */
             const bool reset = ev[i].events & (EPOLLHUP | EPOLLERR);
-            if (reset || !cl->hangup)
+            if (reset || (!cl->hangup && cl->understood))
                 left(cl, reset);
             cl->hangup = true;
         }

@@ -31,6 +31,8 @@ void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase);
 void watch_body(struct watch *w, struct client *cl, const char *request_id);
 /* The channel of the exchange in work, or NULL. */
 void watch_channel(struct watch *w, struct client *cl, struct channel *c);
+/* The handler has the request in work: whether it streams is known, so what it means that the client half-closed is known too. */
+void watch_understood(struct watch *w, struct client *client);
 /* Hangs up on every channel. */
 void watch_hang_up_all(struct watch *w);
 
