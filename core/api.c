@@ -130,15 +130,15 @@ enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struc
     struct deq_arch arch;
     struct deq_tokenizer *tok = NULL;
     struct deq_engine_opts o;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, load = 0;
     enum deq_rc rc = open_dir(dir, &arch, &tok, weights_path, err);
     if (!rc)
-        rc = deq_transformer_check(weights_path, &arch, &bytes, err);
+        rc = deq_transformer_check(weights_path, &arch, &bytes, &load, err);
     if (!rc)
         rc = deq_engine_opts_fill(&arch, opts, &o, err);
     if (!rc) {
         const struct deq_cell shape = deq_transformer_shape(&arch, o.max_rows);
-        *ret = (struct deq_memory){.weight_bytes = bytes, .engine_bytes = deq_engine_memory_bytes(&arch, &o, &shape)};
+        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch, &o, &shape)};
     }
     deq_tokenizer_free(tok);
     return rc;

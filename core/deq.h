@@ -118,6 +118,7 @@ enum deq_rc deq_engine_new(const struct deq_model *model, const struct deq_engin
  * configuration, tokenizer and headers only. */
 struct deq_memory {
     uint64_t weight_bytes, engine_bytes;
+    uint64_t load_bytes; /* while loading, beside the weights: given back before the engine takes its own */
 };
 enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err);
 void deq_engine_free(struct deq_engine *engine); /* ends what is active, without events */

@@ -247,6 +247,12 @@ int main(int argc, char **argv)
              admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
              (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
     store_release(m);
+    /* who was told to stop while it loaded has promised nothing to anybody yet */
+    sig = wait_signal(&ending, 0);
+    if (sig) {
+        code = 0;
+        goto out;
+    }
     notify_ready(status_line(&service, NULL, status), alive, &service);
     while (sig != SIGTERM && sig != SIGINT) {
         sig = sigwaitinfo(&signals, NULL);

@@ -70,7 +70,7 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     if (rc)
         return rc;
     used_now(&space_now, &resident_now);
-    const uint64_t model = m.weight_bytes + m.engine_bytes, resident = resident_now + model + DAEMON_BYTES;
+    const uint64_t model = m.weight_bytes + DEQ_MAX(m.engine_bytes, m.load_bytes), resident = resident_now + model + DAEMON_BYTES;
     const uint64_t cgroup = memory_cgroup_limit("", &file);
     uint64_t need = resident, allowed = UINT64_MAX;
     if (!sysinfo(&machine)) {
@@ -90,7 +90,7 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     if (need <= allowed)
         return DEQ_OK;
     return deq_fail(err, DEQ_EINVAL,
-                    "memory: %.1f MiB are needed (weights %.1f, engine %.1f, the process itself %.1f), %s %.1f MiB: raise that, or lower engine.max_sequences, "
+                    "memory: %.1f MiB are needed (weights %.1f, %s %.1f, the process itself %.1f), %s %.1f MiB: raise that, or lower engine.max_sequences, "
                     "engine.max_rows, engine.max_positions or engine.cache_bytes",
-                    mb(need), mb(m.weight_bytes), mb(m.engine_bytes), mb(need - model), whose, mb(allowed));
+                    mb(need), mb(m.weight_bytes), m.load_bytes > m.engine_bytes ? "reading them" : "engine", mb(model - m.weight_bytes), mb(need - model), whose, mb(allowed));
 }

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Atomic uint64_t calls;
+static _Atomic uint64_t calls, bytes_asked;
 static _Atomic uint64_t fault_at; /* call number that fails; 0 = none */
 static _Atomic bool fault_for_ever;
 
@@ -20,9 +20,10 @@ void *deq_alloc(size_t bytes)
         return NULL;
     size_t rounded = DEQ_ROUND_UP(bytes ? bytes : 1, 64);
     void *p = aligned_alloc(64, rounded);
-    if (p)
-        memset(p, 0, rounded);
-    return p;
+    if (!p)
+        return NULL;
+    atomic_fetch_add(&bytes_asked, bytes);
+    return memset(p, 0, rounded);
 }
 
 void *deq_alloc_array(size_t n, size_t size_bytes)
@@ -59,6 +60,11 @@ char *deq_strdup(const char *s)
 uint64_t deq_mem_calls(void)
 {
     return atomic_load(&calls);
+}
+
+uint64_t deq_mem_bytes(void)
+{
+    return atomic_load(&bytes_asked);
 }
 
 void deq_mem_fault(uint64_t nth, bool for_ever)

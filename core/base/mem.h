@@ -14,6 +14,7 @@ void deq_free(void *p); /* takes NULL */
 char *deq_strdup(const char *s);
 
 uint64_t deq_mem_calls(void);                    /* allocations so far */
+uint64_t deq_mem_bytes(void);                    /* and what they asked for together, freed or not */
 void deq_mem_fault(uint64_t nth, bool for_ever); /* nth allocation from now fails (1 = the next); 0 = off */
 
 #define DEQ_NEW(type) ((type *)deq_alloc(sizeof(type)))

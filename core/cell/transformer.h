@@ -36,8 +36,9 @@ void deq_transformer_free(struct deq_transformer *t);
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err);
 
-/* What deq_transformer_load would check, but for the values, and the bytes that it would hold: only headers are read. */
-enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *arch, uint64_t *ret_bytes, struct deq_err *err);
+/* What deq_transformer_load would check, but for the values, the bytes that it would hold, and those it needs
+ * besides on the way: only headers are read. */
+enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *arch, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err);
 /* Dimensions and scratch of a cell, from the architecture alone. */
 struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows);
 

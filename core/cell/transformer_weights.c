@@ -192,6 +192,15 @@ enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct d
     return rc;
 }
 
+/* Numbers of the largest tensor: the scratch of loading. */
+static size_t largest(const struct deq_weights *w)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_params; i++)
+        n = DEQ_MAX(n, w->params[i].count);
+    return n;
+}
+
 enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, struct deq_transformer **ret, struct deq_err *err)
 {
     struct source from = {0};
@@ -207,11 +216,8 @@ enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, str
     if (!rc)
         rc = deq_weights_check(t->vectors, file, path, &bf16, err);
     if (!rc) {
-        size_t largest = 0;
-        for (size_t i = 0; i < t->vectors->n_params; i++)
-            largest = DEQ_MAX(largest, t->vectors->params[i].count);
         from.file = file;
-        from.scratch = DEQ_NEW_ARRAY(float, largest);
+        from.scratch = DEQ_NEW_ARRAY(float, largest(t->vectors));
         rc = from.scratch ? build(a, &from, bf16, t, err) : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
     }
     deq_free(from.scratch);
@@ -223,7 +229,7 @@ enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, str
     return rc;
 }
 
-enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, struct deq_err *err)
+enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
     struct deq_weights *w = NULL;
@@ -233,8 +239,10 @@ enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *a, ui
         rc = deq_weights_new_vectors(a, &w, err);
     if (!rc)
         rc = deq_weights_check(w, file, path, &bf16, err);
-    if (!rc)
+    if (!rc) {
         *ret_bytes = held_bytes(w, bf16);
+        *ret_load_bytes = largest(w) * sizeof(float);
+    }
     deq_safetensors_close(file);
     deq_weights_free(w);
     return rc;

@@ -27,6 +27,7 @@ struct constructor {
     enum source source;
     bool clip, no_scale; /* torchdeq's weight norm: min(g / ||v||, clip_value); target_norm instead of g */
     double clip_value, target_norm;
+    bool tie_weights, tie_projs[DEQ_CUTOFFS_MAX + 1]; /* as configured; what is tied, the numbers tell */
     uint32_t steps;      /* evaluations that the model was trained with; 0: not said */
 };
 
@@ -41,19 +42,25 @@ struct import {
     struct deq_weights *w;
     float *scratch; /* a tensor while it is rearranged or compared */
     size_t scratch_n;
+    struct deq_buf notes; /* lines, each with its zero */
     struct deq_err *err;
 };
 
-static void __attribute__((format(printf, 2, 3))) note(const struct import *m, const char *fmt, ...)
+/* Told when all went well: what fails says one thing only. */
+static void __attribute__((format(printf, 2, 3))) note(struct import *m, const char *fmt, ...)
 {
     char line[512];
     va_list ap;
-    if (!m->o->note)
-        return;
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
-    m->o->note(m->o->ctx, line);
+    deq_buf_add(&m->notes, line, strlen(line) + 1);
+}
+
+static void tell_notes(const struct import *m)
+{
+    for (size_t at = 0; m->o->note && at < m->notes.len; at += strlen(m->notes.data + at) + 1)
+        m->o->note(m->o->ctx, m->notes.data + at);
 }
 
 /* --- The constructor's arguments --- */
@@ -176,6 +183,12 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
         else
             r.cutoffs[r.n_cutoffs++] = (uint32_t)json_integer_value(c);
     }
+    how->tie_weights = arg_bool(&a, "tie_weights", true);
+    const json_t *ties = arg(&a, "tie_projs", false);
+    if (ties && !json_is_array(ties))
+        a.rc = deq_fail(err, DEQ_EFORMAT, "%s: tie_projs: expected an array of booleans", path);
+    for (i = 0; !a.rc && ties && i < json_array_size(ties) && i <= DEQ_CUTOFFS_MAX; i++)
+        how->tie_projs[i] = json_is_true(json_array_get(ties, i));
     rc = read_norm(&a, how);
     json_decref(root);
     if (rc)
@@ -345,6 +358,8 @@ static enum deq_rc find_ties(struct import *m)
         snprintf(y, sizeof y, "crit.out_layers.%u.weight", c);
         rc = same(m, x, y, source_rows(a, c), deq_cluster_embed(a, c), &equal);
         a->head_untied = a->head_untied || !equal;
+        if (!rc && !equal && m->how.tie_weights)
+            note(m, "%s differs from %s, though tie_weights says they are one: both are kept", y, x);
     }
     for (unsigned c = 0; c < deq_clusters(a) && !rc && deq_projects(a); c++) {
         bool equal = true;
@@ -352,6 +367,8 @@ static enum deq_rc find_ties(struct import *m)
         snprintf(y, sizeof y, "crit.out_projs.%u.weight", c);
         rc = same(m, x, y, a->d_model, deq_cluster_embed(a, c), &equal);
         a->proj_untied[c] = !equal;
+        if (!rc && !equal && m->how.tie_projs[c])
+            note(m, "%s differs from %s, though tie_projs says they are one: both are kept", y, x);
     }
     return rc;
 }
@@ -596,6 +613,7 @@ static size_t scratch_floats(const struct import *m)
 enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report *ret, struct deq_err *err)
 {
     struct import m = {.o = o, .err = err};
+    deq_buf_init(&m.notes, 1 << 16);
     enum deq_rc rc = deq_io_exists(o->out_dir) ? deq_fail(err, DEQ_EINVAL, "%s: exists already; an import writes a new directory", o->out_dir) : DEQ_OK;
     if (!rc)
         rc = read_constructor(o->config, &m.how, &m.arch, err);
@@ -626,9 +644,12 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
             r.parameters += m.w->params[i].count;
         rc = write_dir(&m, &r);
         r.arch = m.arch;
-        if (!rc)
+        if (!rc) {
+            tell_notes(&m);
             *ret = r;
+        }
     }
+    deq_buf_free(&m.notes);
     deq_weights_free(m.w);
     deq_torchfile_close(m.file);
     deq_free(m.used);

@@ -33,7 +33,7 @@ enum deq_rc deq_engine_opts_fill(const struct deq_arch *a, const struct deq_engi
     if (o.max_sequences > 65536 || o.max_rows > 65536)
         return deq_fail(err, DEQ_EINVAL, "max_sequences %u and max_rows %u must be at most 65536", o.max_sequences, o.max_rows);
     if (o.max_rows < DEQ_ROW_WINDOW_MAX)
-        return deq_fail(err, DEQ_EINVAL, "max_rows %u: one window may take %d", o.max_rows, DEQ_ROW_WINDOW_MAX);
+        return deq_fail(err, DEQ_EINVAL, "max_rows %u: must be at least %d, which one window may take", o.max_rows, DEQ_ROW_WINDOW_MAX);
     if (o.max_positions > (1u << 24))
         return deq_fail(err, DEQ_EINVAL, "max_positions %u exceeds %u", o.max_positions, 1u << 24);
     if (o.cache_bytes < page * full)
@@ -67,7 +67,9 @@ static uint32_t head_max(size_t max_rows, size_t vocab_size)
 uint64_t deq_engine_memory_bytes(const struct deq_arch *a, const struct deq_engine_opts *o, const struct deq_cell *shape)
 {
     const uint64_t D = shape->state_dim, V = shape->vocab_size, page_bytes = deq_kv_page_bytes(a), pages = o->cache_bytes / page_bytes;
-    return (o->max_rows * (row_floats(a, D, shape->inject_dim) + shape->n_tails) + head_max(o->max_rows, V) * V) * sizeof(float) + shape->scratch_bytes + pages * page_bytes +
+    enum { LISTS = 13 }; /* of the step, a pointer or number for each row */
+    return (o->max_rows * (row_floats(a, D, shape->inject_dim) + shape->n_tails) + head_max(o->max_rows, V) * V) * sizeof(float) +
+           o->max_rows * (sizeof(struct row) + LISTS * sizeof(void *)) + shape->scratch_bytes + pages * page_bytes +
            o->max_sequences * (D * sizeof(float) + sizeof(struct sequence)) +
            o->threads * V * (sizeof(struct deq_candidate) + sizeof(float) + sizeof(uint32_t)) +
            deq_prefix_memory_bytes((uint32_t)DEQ_MIN(pages, UINT32_MAX), o->prefill_block, a->attn_window, D);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/mem.h"
 #include "core/cell/transformer.h"
 #include "tests/unit/test.h"
 
@@ -23,13 +24,31 @@ TEST(memory_is_what_was_said)
             struct deq_engine *e = NULL;
             struct deq_memory said;
             CHECK_MSG(deq_check(dirs[d], &opts[i], &said, &err) == DEQ_OK, "%s", err.text);
+            const uint64_t before = deq_mem_bytes();
             CHECK_MSG(deq_engine_new(m, &opts[i], &e, &err) == DEQ_OK, "%s", err.text);
             if (!e)
                 continue;
+            const uint64_t took = deq_mem_bytes() - before;
+            /* not said: a few structs, and the lists of pages of sequences */
+            CHECK_MSG(took >= said.engine_bytes && took < said.engine_bytes + said.engine_bytes / 100 + (64 << 10), "%s, options %zu: said %llu, asked for %llu",
+                      dirs[d], i, (unsigned long long)said.engine_bytes, (unsigned long long)took);
             const struct deq_engine_stats st = deq_engine_stats(e);
             CHECK_MSG(said.engine_bytes == st.memory_bytes, "%s, options %zu: said %llu, took %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
                       (unsigned long long)st.memory_bytes);
             CHECK(said.weight_bytes == deq_model_info(m).weight_bytes);
+            struct deq_transformer *t = NULL;
+            struct deq_arch arch;
+            char path[64];
+            snprintf(path, sizeof path, "%s/config.json", dirs[d]);
+            CHECK(deq_config_load(path, &arch, &err) == DEQ_OK);
+            snprintf(path, sizeof path, "%s/model.safetensors", dirs[d]);
+            const uint64_t unloaded = deq_mem_bytes();
+            CHECK(deq_transformer_load(path, &arch, &t, &err) == DEQ_OK);
+            const uint64_t loaded = deq_mem_bytes() - unloaded, weights = said.weight_bytes + said.load_bytes;
+            /* not said: tables of tensors, the file's JSON */
+            CHECK_MSG(loaded >= weights && loaded < weights + weights / 100 + (64 << 10), "%s: said %llu, asked for %llu", dirs[d], (unsigned long long)weights,
+                      (unsigned long long)loaded);
+            deq_transformer_free(t);
             deq_engine_free(e);
         }
         deq_model_free(m);
