@@ -1,4 +1,4 @@
-/* The transformer cell on rows: the engine's form of DESIGN section 2, over packed weights and a paged cache, exact path only.
+/* The transformer cell on rows: the engine's form of the equations in models/README.md, over packed weights and a paged cache, exact path only.
  * (transformer_seq.h is the form on whole sequences that training uses; tests/unit/test_transformer.c compares the two.) */
 #ifndef DEQ_CELL_TRANSFORMER_H
 #define DEQ_CELL_TRANSFORMER_H

@@ -1,7 +1,7 @@
 /* The transformer cell on whole sequences [B, T], with its vector-Jacobian product: what training needs.
  * (The engine's form of the same equations, on single rows over a cache, is transformer.h; tests compare the two.)
  *
- *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )         equations: DESIGN section 2
+ *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )         equations: models/README.md
  *
  * A *tape* keeps what the VJP of one evaluation needs; its size does not depend on how many evaluations the solver makes, since
  * solving uses one tape over and over. Memory is allocated once, in deq_seq_new. One thread a struct deq_seq.
@@ -87,7 +87,7 @@ void deq_seq_remember(struct deq_seq *s, const float *z);
 /* Nothing lies before the next sequence. */
 void deq_seq_forget(struct deq_seq *s);
 
-/* vocabulary_seq.c: what any vocabulary and head of DESIGN section 2 say of states z [n, D] (vocabulary.h has the equations).
+/* vocabulary_seq.c: what any vocabulary and head say of states z [n, D] (vocabulary.h has the equations).
  * The whole distribution, log-probabilities out [n, V], summed in double (for goldens, not for speed); or the negative log-probability (nats) of one
  * target each, for which only the shortlist and the target's own cluster are computed. */
 enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float *out, struct deq_err *err);

@@ -7,7 +7,7 @@
 #include "core/base/err.h"
 #include "core/solve/solver.h"
 
-/* Where LayerNorm stands (DESIGN: n1 before attention, n2 after it, n3 after the FFN, n4 before it):
+/* Where LayerNorm stands (n1 before attention, n2 after it, n3 after the FFN, n4 before it):
  *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))                        locuslab/deq
  *   PRE      h = z + attn(n1(z));  x = n4(h);  f = x + ffn(x)                locuslab/deq pre_lnorm: the FFN's residual is normed
  *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm

@@ -6,7 +6,7 @@
 #include "core/base/mem.h"
 
 enum {
-    GUESS_EVALUATIONS = 2, /* a row's guess is renewed at its first evaluations and when it converges (DESIGN section 3) */
+    GUESS_EVALUATIONS = 2, /* a row's guess is renewed at its first evaluations and when it converges */
     HEAD_FLOATS = 1 << 24, /* logits that exist at a time, where that is fewer rows than there are: the paper's vocabulary takes 1 MB a row */
 };
 
