@@ -95,9 +95,9 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, siz
 /* e [D] of a token, not scaled */
 void deq_seq_embed(const struct deq_weights *w, uint32_t token, float *e);
 
-/* For training, which knows the plain tied head alone. Mean cross entropy (nats) of targets [N] at states z [N, D] through the final norm and the tied head; UINT32_MAX targets are
- * left out, `count` is the number of those that are in over the whole batch (all shards). d_z [N, D] and grads are written or added to when not NULL;
- * ret_nll (may be NULL) [N] receives each position's nats. Returns the sum of nats / count. */
+/* For training, which knows the plain tied head alone. Mean cross entropy (nats) of targets [N] at states z [N, D] through the final norm and the tied
+ * head; UINT32_MAX targets are left out, `count` is the number of those that are in over the whole batch (all shards). d_z [N, D] and grads are written
+ * or added to when not NULL; ret_nll (may be NULL) [N] receives each position's nats. Returns the sum of nats / count. */
 double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *grads,
                     float *ret_nll);
 
