@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -110,6 +111,35 @@ static bool write_all(int fd, const char *p, size_t n)
         n -= (size_t)k;
     }
     return true;
+}
+
+enum deq_rc deq_io_map(const char *path, size_t min_bytes, void **ret_map, size_t *ret_len, struct deq_err *err)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe's other end is not waited for */
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        enum deq_rc rc = deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot open: %s", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    if (!S_ISREG(st.st_mode) || (size_t)st.st_size < min_bytes) {
+        close(fd);
+        return deq_fail(err, DEQ_EFORMAT, "%s: not a regular file of at least %zu byte%s", path, min_bytes, min_bytes == 1 ? "" : "s");
+    }
+    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    if (map == MAP_FAILED)
+        return deq_fail(err, DEQ_EIO, "%s: cannot map: %s", path, strerror(errno));
+    *ret_map = map;
+    *ret_len = (size_t)st.st_size;
+    return DEQ_OK;
+}
+
+void deq_io_unmap(void *map, size_t len)
+{
+    if (map)
+        munmap(map, len);
 }
 
 enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err)

@@ -12,6 +12,10 @@ enum deq_rc deq_io_read(const char *path, size_t max_bytes, char **ret_data, siz
 /* Reads from an open stream until its end (a pipe, standard input). */
 enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err);
 
+/* Maps a regular file of at least min_bytes (1 or more) to be read. Give it back with deq_io_unmap. */
+enum deq_rc deq_io_map(const char *path, size_t min_bytes, void **ret_map, size_t *ret_len, struct deq_err *err);
+void deq_io_unmap(void *map, size_t len); /* takes NULL */
+
 struct deq_part {
     const void *data;
     size_t len;

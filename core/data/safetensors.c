@@ -1,15 +1,10 @@
 #define _GNU_SOURCE
 #include "core/data/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/io.h"
@@ -180,29 +175,18 @@ out:
 
 enum deq_rc deq_safetensors_open(const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        enum deq_rc rc = deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot open: %s", path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
+    void *map;
+    size_t len;
+    enum deq_rc rc = deq_io_map(path, 8, &map, &len, err);
+    if (rc)
         return rc;
-    }
-    if (!S_ISREG(st.st_mode) || st.st_size < 8) {
-        close(fd);
-        return deq_fail(err, DEQ_EFORMAT, "%s: not a regular file of at least 8 bytes", path);
-    }
-    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (map == MAP_FAILED)
-        return deq_fail(err, DEQ_EIO, "%s: cannot map: %s", path, strerror(errno));
-    enum deq_rc rc = deq_safetensors_parse(map, (size_t)st.st_size, path, ret_file, err);
+    rc = deq_safetensors_parse(map, len, path, ret_file, err);
     if (rc) {
-        munmap(map, (size_t)st.st_size);
+        deq_io_unmap(map, len);
         return rc;
     }
     (*ret_file)->map = map;
-    (*ret_file)->map_len = (size_t)st.st_size;
+    (*ret_file)->map_len = len;
     return DEQ_OK;
 }
 
@@ -210,8 +194,7 @@ void deq_safetensors_close(struct deq_safetensors *f)
 {
     if (!f)
         return;
-    if (f->map)
-        munmap(f->map, f->map_len);
+    deq_io_unmap(f->map, f->map_len);
     json_decref(f->header);
     deq_free(f->tensors);
     deq_free(f->path);

@@ -1,17 +1,13 @@
 #define _GNU_SOURCE
 #include "core/data/torchfile.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <zip.h>
 
+#include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/data/pickle.h"
 #include "core/math/half.h"
@@ -254,30 +250,18 @@ out:
 
 enum deq_rc deq_torchfile_open(const char *path, struct deq_torchfile **ret_file, struct deq_err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        enum deq_rc rc = deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot open: %s", path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
+    void *map;
+    size_t len;
+    enum deq_rc rc = deq_io_map(path, 1, &map, &len, err);
+    if (rc)
         return rc;
-    }
-    if (!S_ISREG(st.st_mode) || !st.st_size) {
-        close(fd);
-        return deq_fail(err, DEQ_EFORMAT, "%s: not a regular file, or empty", path);
-    }
-    const size_t n = (size_t)st.st_size;
-    void *map = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (map == MAP_FAILED)
-        return deq_fail(err, DEQ_EIO, "%s: cannot map: %s", path, strerror(errno));
-    enum deq_rc rc = deq_torchfile_open_memory(map, n, path, ret_file, err);
+    rc = deq_torchfile_open_memory(map, len, path, ret_file, err);
     if (rc) {
-        munmap(map, n);
+        deq_io_unmap(map, len);
         return rc;
     }
     (*ret_file)->map = map;
-    (*ret_file)->map_len = n;
+    (*ret_file)->map_len = len;
     return DEQ_OK;
 }
 
@@ -287,8 +271,7 @@ void deq_torchfile_close(struct deq_torchfile *f)
         return;
     if (f->zip)
         zip_discard(f->zip);
-    if (f->map)
-        munmap(f->map, f->map_len);
+    deq_io_unmap(f->map, f->map_len);
     deq_torch_state_free(&f->state);
     deq_free(f->cache);
     deq_free(f->entries);
