@@ -7,15 +7,17 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import zipfile
 
 import authors
 import torchzip
-from lib import DEQ, ROOT, Daemon, check, close, equal, events_text, run, short
+from lib import DEQ, ROOT, SANITIZED, Daemon, check, close, equal, events_text, note, run, short
 from torchzip import Tensor, floats
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "authors")
@@ -144,6 +146,8 @@ VARIANTS = {
     "post-norm, memory longer than a segment": dict(BASE, mem_len=7),
     "post-norm, window inside the segment": dict(BASE, local_size=2),
     "post-norm, window into the memory": dict(BASE, local_size=5, mem_len=6),
+    "post-norm, clusters of one word, embedding much wider than the model": dict(BASE, d_model=2, n_head=1, d_head=2, d_inner=3, d_embed=128,
+                                                                                  cutoffs=list(range(1, 8)), tie_projs=[False] * 8),
     "pre_lnorm": dict(BASE, pre_lnorm=True, wnorm=True),
     "pre_lnorm, window and long memory": dict(BASE, pre_lnorm=True, local_size=6, mem_len=7),
     "pre_lnorm, one head, adaptive": dict(BASE, pre_lnorm=True, n_head=1, d_head=8, div_val=2, **CUT),
@@ -580,6 +584,18 @@ def test_bad_configs():
         refused(p, ["config.json"], config="[]")
         refused(p, ["config.json", "n_token"], config=json.dumps(good)[:-1] + ', "n_token": 160}')
         refused(p, ["config.json"], config="")
+
+
+def test_a_claim_reserves_nothing():
+    """A configuration that speaks of gigabytes beside a small checkpoint: refused by the entry's shape, in little memory."""
+    if SANITIZED:
+        note("skipped", "RLIMIT_AS: sanitizers take terabytes of addresses")
+        return
+    with rewritten() as p:
+        p.config(dict(config_of(ADAPTIVE), n_token=1 << 21, d_embed=512))
+        r = subprocess.run([DEQ, "import", p.path("checkpoint.pth"), "--config", p.path("config.json"), "--out", p.path("model")], capture_output=True, text=True,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)), env=dict(os.environ, OPENBLAS_NUM_THREADS="1"))
+        check(r.returncode == 1 and "has shape" in r.stderr, "refused by shape: %s" % short(r.stderr))
 
 
 def test_bad_vocabularies():
