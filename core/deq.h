@@ -95,6 +95,8 @@ const char *deq_token_text(const struct deq_model *model, int64_t prev, uint32_t
 struct deq_text;
 enum deq_rc deq_text_new(const char *const *stops, const size_t *stop_lens, size_t n_stops, struct deq_text **ret_text, struct deq_err *err);
 void deq_text_free(struct deq_text *t);
+/* Before the first bytes: the beginning of a character that the text may go on with. It is shown with the text, and no stop string looks at it. */
+void deq_text_begin(struct deq_text *t, const char *bytes, size_t n);
 /* Adds bytes and appends to out what may be shown now. Returns the index of the stop string that was met, or -1. */
 int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_buf *out);
 /* The end: appends what was held back; an unfinished character becomes U+FFFD. */

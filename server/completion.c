@@ -98,9 +98,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
             fail(c, 500, "solver_diverged", e->message);
         if (c->failed)
             return DEQ_CONTINUE;
-        choice_begin(ch);
-        if (ch->stopped < 0)
-            deq_text_end(ch->text, &ch->shown);
+        choice_end(ch);
         if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) { /* those wait: if nobody has anything, it is an error */
             if (ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len)
                 (void)choice_send(ch, NULL);
@@ -184,8 +182,11 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     case JOB_CANCELED: c->cancelled = true; break;
     case JOB_QUEUE_TIMEOUT: fail(c, 503, "queue_timeout", "the request waited too long for a place"); break;
     case JOB_DEADLINE: /* the choices have nothing; other prompts' may */
-        for (size_t i = 0; i < (size_t)c->req.best_of; i++)
-            c->choices[((struct prompt *)j)->index * (size_t)c->req.best_of + i].finish = DEQ_FINISH_DEADLINE;
+        for (size_t i = 0; i < (size_t)c->req.best_of; i++) {
+            struct choice *ch = &c->choices[((struct prompt *)j)->index * (size_t)c->req.best_of + i];
+            ch->finish = DEQ_FINISH_DEADLINE;
+            choice_end(ch);
+        }
         break;
     case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
     case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
@@ -194,10 +195,8 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         return;
     channel_listen(c->channel, (struct channel_events){0});
     for (size_t i = 0; c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c) && i < n_choices(c); i++)
-        if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens) {
-            choice_begin(&c->choices[i]);
+        if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens)
             (void)choice_send(&c->choices[i], finish_word(DEQ_FINISH_DEADLINE));
-        }
     if (late_without_anything(c))
         fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
     if (c->failed)
@@ -304,7 +303,12 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
         deq_buf_add(&bytes, b, n);
         p->prev = p->job.prompt.ids[k];
     }
-    deq_utf8_sanitize(&p->echo, bytes.data, bytes.len); /* ids may cut a character; JSON holds only whole ones */
+    /* ids may cut a character; JSON holds only whole ones */
+    const size_t whole = deq_utf8_complete(bytes.data, bytes.len);
+    p->n_cut = bytes.len - whole;
+    deq_utf8_sanitize(&p->echo, bytes.data, whole);
+    if (p->n_cut)
+        memcpy(p->cut, bytes.data + whole, p->n_cut);
     deq_buf_free(&bytes);
     p->prev = -1; /* again from the front, token by token, for the logprobs */
     prompt_add(p, p->job.prompt.ids[0], NULL);

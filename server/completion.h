@@ -3,6 +3,7 @@
 #ifndef DEQ_SERVER_COMPLETION_H
 #define DEQ_SERVER_COMPLETION_H
 
+#include "core/base/utf8.h"
 #include "server/route.h"
 
 struct completion;
@@ -16,7 +17,7 @@ struct choice {
     struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* JSON, comma after each; since the last chunk, or all */
     struct deq_buf ids;      /* token ids, the same */
     struct deq_buf iters, residuals, starts; /* telemetry, the same */
-    size_t code_points;      /* of its text so far: text_offset */
+    struct deq_utf8_place place; /* where its text has got to: text_offset */
     int64_t prev;            /* the token that its text ends with */
     uint32_t tokens;
     bool begun;              /* has its prompt's text, with echo */
@@ -38,8 +39,10 @@ struct prompt {
     struct completion *c;
     size_t index;
     struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* of the prompt's tokens, with echo */
-    struct deq_buf echo;     /* its text */
-    size_t code_points;
+    struct deq_buf echo;     /* its text, but for: */
+    char cut[4];             /* [n_cut] the beginning of a character that an answer may go on with */
+    size_t n_cut;
+    struct deq_utf8_place place; /* where the tokens seen so far have got to */
     int64_t prev;            /* the token before, -1: none */
 };
 
@@ -71,6 +74,8 @@ void choice_add(struct choice *ch, const struct deq_event *e);
 void prompt_add(struct prompt *p, uint32_t token, const float *logits);
 /* Gives the choice its prompt's text, with echo; once. */
 void choice_begin(struct choice *ch);
+/* Its text ends: what was held back is shown, but for what begins with a stop string. */
+void choice_end(struct choice *ch);
 /* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */
 bool choice_send(struct choice *ch, const char *finish);
 const char *finish_word(enum deq_finish f);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "server/completion.h"
 #include "server/reply.h"
 
@@ -146,11 +145,14 @@ void choice_add(struct choice *ch, const struct deq_event *e)
     ch->converged = ch->converged && e->converged;
     if (special && !c->req.ignore_eos && (int64_t)e->token == c->served->info.eos_id)
         return; /* the end of the text is not part of it */
+    size_t n = 0;
+    const char *bytes = deq_token_text(c->served->model, ch->prev, e->token, &n);
+    const size_t offset = deq_utf8_pass(&ch->place, bytes, n);
     ch->tokens++;
     if (e->logits)
         ch->logprob_sum += (double)deq_logprob(e->logits, c->served->info.vocab_size, e->token);
     if (c->req.logprobs >= 0)
-        add_entry(c, (struct lists){&ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets}, e->token, e->logits, ch->code_points);
+        add_entry(c, (struct lists){&ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets}, e->token, e->logits, offset);
     if (c->req.token_ids)
         deq_buf_fmt(&ch->ids, "%u,", e->token);
     if (c->req.telemetry) {
@@ -159,11 +161,8 @@ void choice_add(struct choice *ch, const struct deq_event *e)
         deq_buf_str(&ch->residuals, ",");
         deq_buf_fmt(&ch->starts, "\"%s\",", e->start_cached ? "prefix" : deq_warm_name(e->start));
     }
-    size_t n = 0;
-    const char *bytes = deq_token_text(c->served->model, ch->prev, e->token, &n);
     if (bytes) {
         ch->prev = e->token;
-        ch->code_points += deq_utf8_count(bytes, n);
         ch->stopped = deq_text_push(ch->text, bytes, n, &ch->shown);
     }
 }
@@ -173,12 +172,11 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits)
     struct completion *c = p->c;
     size_t n = 0;
     const char *bytes = deq_token_text(c->served->model, p->prev, token, &n);
+    const size_t offset = deq_utf8_pass(&p->place, bytes, n);
     if (c->req.logprobs >= 0)
-        add_entry(c, (struct lists){&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets}, token, logits, p->code_points);
-    if (bytes) {
+        add_entry(c, (struct lists){&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets}, token, logits, offset);
+    if (bytes)
         p->prev = token;
-        p->code_points += deq_utf8_count(bytes, n);
-    }
 }
 
 static void prepend(struct deq_buf *to, const struct deq_buf *what)
@@ -202,7 +200,14 @@ void choice_begin(struct choice *ch)
     prepend(&ch->lp_values, &p->lp_values);
     prepend(&ch->lp_top, &p->lp_top);
     prepend(&ch->lp_offsets, &p->lp_offsets);
-    ch->code_points = p->code_points;
+    deq_text_begin(ch->text, p->cut, p->n_cut);
+    ch->place = p->place;
+}
+
+void choice_end(struct choice *ch)
+{
+    choice_begin(ch);
+    deq_text_end(ch->text, &ch->shown);
 }
 
 /* --- JSON --- */

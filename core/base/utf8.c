@@ -72,12 +72,27 @@ size_t deq_utf8_complete(const char *s, size_t n)
     return n;
 }
 
-size_t deq_utf8_count(const char *s, size_t n)
+size_t deq_utf8_pass(struct deq_utf8_place *p, const char *s, size_t n)
 {
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return count;
+    size_t begin = p->chars;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t cp;
+        p->open[p->n_open++] = s[i];
+        int k = deq_utf8_decode(p->open, p->n_open, &cp);
+        if (k < 0 && p->n_open > 1) { /* what was open will never be a character: one replacement, and this byte starts anew */
+            p->chars++;
+            p->open[0] = s[i];
+            p->n_open = 1;
+            k = deq_utf8_decode(p->open, 1, &cp);
+        }
+        if (i == 0)
+            begin = p->chars;
+        if (k) {
+            p->chars++;
+            p->n_open = 0;
+        }
+    }
+    return begin;
 }
 
 bool deq_utf8_sanitize(struct deq_buf *out, const char *s, size_t n)

@@ -12,7 +12,15 @@ int deq_utf8_encode(uint32_t cp, char out[4]);
 bool deq_utf8_valid(const char *s, size_t n);
 /* Length of the longest prefix of s that does not end inside an unfinished code point. Invalid bytes count as finished. */
 size_t deq_utf8_complete(const char *s, size_t n);
-size_t deq_utf8_count(const char *s, size_t n); /* code points of valid text */
+
+/* Counts the characters of a text that comes in pieces, each byte that is in none as deq_utf8_sanitize shows it. Starts as zeros. */
+struct deq_utf8_place {
+    size_t chars;  /* that are complete */
+    char open[4];  /* the bytes of the next one so far */
+    size_t n_open;
+};
+/* Goes past a piece. Returns the number of the character that it begins in or with (a piece without bytes: that would come next). */
+size_t deq_utf8_pass(struct deq_utf8_place *p, const char *s, size_t n);
 
 struct deq_buf;
 /* Appends s with every invalid sequence replaced by U+FFFD (maximal subparts, as the Unicode standard recommends). */

@@ -13,6 +13,7 @@
 
 struct deq_text {
     struct deq_buf pending;
+    size_t given; /* of the pending bytes, those of deq_text_begin: not the text's own */
     size_t n_stops;
     char **stops;
     size_t *lens;
@@ -61,12 +62,14 @@ void deq_text_free(struct deq_text *t)
 /* First place in the pending bytes where a stop string stands. */
 static bool find_stop(const struct deq_text *t, size_t *ret_at, int *ret_which)
 {
-    const char *s = t->pending.data;
+    const char *own = t->pending.data + t->given;
+    const size_t n = t->pending.len - t->given;
     bool found = false;
     for (size_t i = 0; i < t->n_stops; i++) {
-        const char *p = t->pending.len >= t->lens[i] ? memmem(s, t->pending.len, t->stops[i], t->lens[i]) : NULL;
-        if (p && (!found || (size_t)(p - s) < *ret_at)) {
-            *ret_at = (size_t)(p - s);
+        const char *p = n >= t->lens[i] ? memmem(own, n, t->stops[i], t->lens[i]) : NULL;
+        const size_t at = p ? (size_t)(p - t->pending.data) : 0;
+        if (p && (!found || at < *ret_at)) {
+            *ret_at = at;
             *ret_which = (int)i;
             found = true;
         }
@@ -74,17 +77,23 @@ static bool find_stop(const struct deq_text *t, size_t *ret_at, int *ret_which)
     return found;
 }
 
-/* Length of the longest end of the pending bytes that begins a stop string. */
+/* Length of the longest end of the pending bytes of the text itself that begins a stop string. */
 static size_t held_for_stop(const struct deq_text *t)
 {
     size_t most = 0;
     for (size_t i = 0; i < t->n_stops; i++)
-        for (size_t k = DEQ_MIN(t->lens[i] - 1, t->pending.len); k > most; k--)
+        for (size_t k = DEQ_MIN(t->lens[i] - 1, t->pending.len - t->given); k > most; k--)
             if (!memcmp(t->pending.data + t->pending.len - k, t->stops[i], k)) {
                 most = k;
                 break;
             }
     return most;
+}
+
+void deq_text_begin(struct deq_text *t, const char *bytes, size_t n)
+{
+    deq_buf_add(&t->pending, bytes, n);
+    t->given = t->pending.len;
 }
 
 int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_buf *out)
@@ -104,6 +113,7 @@ int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_bu
     show = deq_utf8_complete(t->pending.data, show);
     deq_utf8_sanitize(out, t->pending.data, show);
     deq_buf_drop_front(&t->pending, show);
+    t->given -= DEQ_MIN(t->given, show);
     return -1;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "core/deq.h"
 #include "models/cli/solve_flags.h"
 
@@ -86,7 +87,9 @@ int cmd_generate(int argc, char **argv)
     double x;
     unsigned threads;
     code = CLI_FAIL;
+    struct deq_buf prompt; /* as it is shown */
     deq_buf_init(&o.shown, (size_t)64 << 20);
+    deq_buf_init(&prompt, (size_t)64 << 20);
     if (deq_model_load(args[0], &model, &err)) {
         cli_fail("generate", err.text);
         goto out;
@@ -138,8 +141,12 @@ int cmd_generate(int argc, char **argv)
         cli_fail("generate", err.text);
         goto out;
     }
+    /* an argument may be any bytes, and end within a character that the text goes on with */
+    const size_t len = strlen(args[1]), whole = json ? len : deq_utf8_complete(args[1], len);
+    deq_utf8_sanitize(&prompt, args[1], whole);
+    deq_text_begin(o.text, args[1] + whole, len - whole);
     if (!json)
-        fputs(args[1], stdout);
+        fwrite(prompt.data, 1, prompt.len, stdout);
     o.started = deq_now_s();
     while (deq_active(engine))
         deq_step(engine);
@@ -150,8 +157,8 @@ int cmd_generate(int argc, char **argv)
     const struct deq_engine_stats st = deq_engine_stats(engine);
     const double per = o.tokens ? (double)o.tokens : 1;
     if (json) {
-        json_t *r = json_pack("{s:s, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "prompt", args[1], "text",
-                              o.shown.data ? o.shown.data : "", o.shown.len, "finish_reason", finish_name(o.finish), "prompt_tokens",
+        json_t *r = json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "prompt", prompt.data ? prompt.data : "",
+                              prompt.len, "text", o.shown.data ? o.shown.data : "", o.shown.len, "finish_reason", finish_name(o.finish), "prompt_tokens",
                               (int)q.n_prompt, "completion_tokens", (int)o.tokens, "evaluations_per_token", o.evaluations / per,
                               "steps_per_token", (double)st.steps / (double)st.positions, "residual_max", o.residual_max, "converged",
                               o.converged == o.tokens, "seconds", seconds, "time_to_first_token_seconds", o.first_token_s,
@@ -173,6 +180,7 @@ out:
     deq_engine_free(engine);
     deq_text_free(o.text);
     deq_buf_free(&o.shown);
+    deq_buf_free(&prompt);
     deq_tokens_free(&tokens);
     deq_model_free(model);
     return code;

@@ -160,7 +160,7 @@ TEST(utf8_decode_agrees_with_the_definition)
     CHECK(deq_utf8_decode("x", 0, &cp) == 0);
 }
 
-TEST(utf8_valid_complete_count)
+TEST(utf8_valid_complete)
 {
     CHECK(deq_utf8_valid("", 0));
     CHECK(deq_utf8_valid("a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 10));
@@ -168,7 +168,6 @@ TEST(utf8_valid_complete_count)
     CHECK(!deq_utf8_valid("a\xc3", 2));
     CHECK(!deq_utf8_valid("\xed\xa0\x80", 3));
     CHECK(!deq_utf8_valid("\xc0\x80", 2));
-    CHECK(deq_utf8_count("a\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80", 10) == 4);
 
     static const struct {
         const char *s;
@@ -208,6 +207,39 @@ TEST(utf8_sanitize_replaces_maximal_subparts)
     deq_buf_init(&b, 2);
     CHECK(!deq_utf8_sanitize(&b, "\xff", 1)); /* three bytes do not fit into two */
     deq_buf_free(&b);
+}
+
+static size_t shown_characters(const char *s, size_t n)
+{
+    struct deq_buf b;
+    size_t count = 0;
+    deq_buf_init(&b, 3 * n);
+    CHECK(deq_utf8_sanitize(&b, s, n));
+    for (size_t i = 0; i < b.len; i++)
+        count += ((unsigned char)b.data[i] & 0xc0) != 0x80;
+    deq_buf_free(&b);
+    return count;
+}
+
+/* Whatever the bytes and however they are cut: a piece begins in the last character that is shown of the bytes up to its first one. */
+TEST(utf8_pass_counts_what_is_shown)
+{
+    static const char bytes[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xed\xa0\xc0\xff\xf4\x90";
+    for (uint64_t round = 0, draw = 0; round < 2000; round++) {
+        struct deq_utf8_place place = {0};
+        char s[24];
+        const size_t n = 1 + deq_rng_below(7, 1, draw++, sizeof s);
+        for (size_t i = 0; i < n; i++)
+            s[i] = bytes[deq_rng_below(7, 1, draw++, sizeof bytes - 1)];
+        for (size_t at = 0; at < n;) {
+            const size_t piece = 1 + deq_rng_below(7, 1, draw++, DEQ_MIN(n - at, (size_t)5)), want = shown_characters(s, at + 1) - 1,
+                         got = deq_utf8_pass(&place, s + at, piece);
+            CHECK_MSG(got == want, "round %d: %zu at byte %zu, expected %zu", (int)round, got, at, want);
+            at += piece;
+        }
+        CHECK(place.chars + (place.n_open > 0) == shown_characters(s, n));
+        CHECK(deq_utf8_pass(&place, NULL, 0) == place.chars);
+    }
 }
 
 /* --- err --- */

@@ -1,0 +1,52 @@
+/* Bytes of tokens become text: stop strings, whole characters, and a character that was begun before the text. */
+#include <string.h>
+
+#include "core/base/buf.h"
+#include "core/deq.h"
+#include "tests/unit/test.h"
+
+/* However the bytes are cut into two pieces, the same text comes out, and the same stop string was met. */
+static void check_text(const char *given, const char *bytes, const char *stop, const char *want, bool stopped)
+{
+    const size_t n = strlen(bytes), stop_len = stop ? strlen(stop) : 0;
+    for (size_t cut = 0; cut <= n; cut++) {
+        struct deq_text *t;
+        struct deq_buf out;
+        deq_buf_init(&out, 1000);
+        CHECK(deq_text_new(&stop, &stop_len, stop != NULL, &t, NULL) == DEQ_OK);
+        deq_text_begin(t, given, strlen(given));
+        deq_text_push(t, bytes, cut, &out);
+        const int met = deq_text_push(t, bytes + cut, n - cut, &out);
+        deq_text_end(t, &out);
+        CHECK_MSG(met == (stopped ? 0 : -1), "%s | %s, cut at %zu: %d", given, bytes, cut, met);
+        CHECK_MSG(out.len == strlen(want) && !memcmp(out.len ? out.data : "", want, out.len), "%s | %s, cut at %zu: \"%.*s\"", given, bytes, cut,
+                  (int)out.len, out.data);
+        deq_buf_free(&out);
+        deq_text_free(t);
+    }
+}
+
+#define R "\xef\xbf\xbd"
+
+TEST(text_is_whole_characters)
+{
+    check_text("", "caf\xc3\xa9 \xf0\x9f\x98\x80!", NULL, "caf\xc3\xa9 \xf0\x9f\x98\x80!", false);
+    check_text("", "a\xff\xe2\x82" "b\xe2\x82", NULL, "a" R R "b" R, false);
+    check_text("", "one. Two", ". T", "one", true);
+    check_text("", "one\xc3. Two", ". T", "one" R, true);
+    check_text("", "one. ", ". T", "one. ", false);
+}
+
+TEST(text_goes_on_with_a_character)
+{
+    check_text("\xc3", "\xa9t\xc3\xa9", NULL, "\xc3\xa9t\xc3\xa9", false);
+    check_text("\xf0\x9f", "\x98\x80", NULL, "\xf0\x9f\x98\x80", false);
+    check_text("\xf0\x9f", "\x98", NULL, R, false);
+    check_text("\xf0\x9f", "b", NULL, R "b", false);
+    check_text("\xc3", "", NULL, R, false);
+    check_text("\xc3", "\xa9", "\xc3\xa9", "\xc3\xa9", false); /* begun before the text: the text does not hold the stop string */
+    check_text("\xc3", "END", "END", R, true);
+    check_text("\xc3", "\xa9" "END", "END", "\xc3\xa9", true);
+    check_text("\xe2\x82", "\xac\xe2\x82\xac.", "\xe2\x82\xac", "\xe2\x82\xac", true); /* the second one */
+    check_text("\xc3", "EN", "END", R "EN", false);
+}
