@@ -38,7 +38,7 @@ static int hex_digit(char c)
 /* One line, cut at blanks. The key itself never stands in a message. */
 static enum deq_rc parse_line(const char *path, unsigned line, char *text, struct key *ret, bool *ret_any, struct deq_err *err)
 {
-    char *words[5], *save = NULL; /* one more than a line may have */
+    char *words[6], *save = NULL; /* one more than a line may have */
     size_t n = 0;
     text[strcspn(text, "#\r")] = 0;
     for (char *w = strtok_r(text, " \t", &save); w && n < DEQ_COUNT(words); w = strtok_r(NULL, " \t", &save))
@@ -47,7 +47,7 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
     if (!n)
         return DEQ_OK;
     if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES || strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
-        return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [weight=N]", path, line);
+        return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N]", path, line);
     *ret = (struct key){.caller = {.id = id_of(words[0], strlen(words[0])), .weight = 1, .known = true}};
     for (size_t i = 0; i < HASH_BYTES; i++)
         ret->hash[i] = (unsigned char)(hex_digit(words[1][2 * i]) * 16 + hex_digit(words[1][2 * i + 1]));
@@ -57,10 +57,12 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
         const unsigned long weight = digits ? strtoul(words[i] + 7, &end, 10) : 0;
         if (!strcmp(words[i], "admin"))
             ret->caller.admin = true;
+        else if (!strcmp(words[i], "priority"))
+            ret->caller.priority = true;
         else if (end && !*end && weight >= 1 && weight <= AUTH_WEIGHT_MAX)
             ret->caller.weight = (uint32_t)weight;
         else
-            return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: word %zu: expected admin or weight=1..%d", path, line, i + 1, AUTH_WEIGHT_MAX);
+            return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: word %zu: expected admin, priority or weight=1..%d", path, line, i + 1, AUTH_WEIGHT_MAX);
     }
     return DEQ_OK;
 }

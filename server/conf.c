@@ -34,7 +34,7 @@ static const struct deq_opt options[] = {
     STR("model.name", model_name, "", NULL, "Name it is served under; empty: the directory's."),
     STR("tls.cert", tls_cert, "", NULL, "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read again on SIGHUP."),
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
-    STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
+    STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core, and no more than the container's share of processors."),
     U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue."),

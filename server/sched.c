@@ -2,7 +2,6 @@
 #include "server/sched.h"
 
 #include <errno.h>
-#include <math.h>
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
@@ -10,26 +9,12 @@
 #include "core/base/clock.h"
 #include "core/base/cores.h"
 #include "core/base/mem.h"
+#include "server/fair.h"
 #include "server/log.h"
 
 enum {
     IDLE_BEAT_MS = 200,  /* an idle engine shows that it lives so often */
     SCAN_MS = 10,        /* the queue is searched for expired jobs so often */
-    ACCOUNTS = 2048,     /* callers that are told apart at once; power of two */
-    PROBES = 16,
-    CALLERS_MAX = 64,    /* running at once and told apart in the sharing of steps; further ones share the last place */
-};
-
-/* What a caller had and has. */
-struct account {
-    uint64_t id;
-    uint32_t in_flight; /* requests reserved, waiting and running */
-    double had;         /* virtual time: tokens / weight, where its last job began */
-};
-
-/* What a step costs: seconds = fixed + each * rows, by least squares over the last few hundred steps. The engine's thread alone. */
-struct step_cost {
-    double w, x, y, xx, xy;
 };
 
 struct sched {
@@ -44,6 +29,7 @@ struct sched {
     struct step_cost cost;     /* the thread's */
     uint64_t turn;             /* number of the step; the thread's */
     bool sharing;              /* some job waits its turn; the thread's */
+    struct fair_seat *seats;   /* [max_sequences] of a step's sharing; the thread's */
     bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
     uint32_t max_positions, max_sequences;
     pthread_t thread;
@@ -56,31 +42,10 @@ struct sched {
     bool stop, draining, end_all;
     bool attention;            /* some job's cancel or pause was set */
     bool arrivals;             /* jobs came since the last look at the queue */
-    struct account account[ACCOUNTS];
-    double virtual_now;        /* where the last job that was admitted began */
+    struct fair fair;
     double service_s;          /* moving average of a job's time in the engine */
     _Atomic uint64_t beat_ns;  /* last sign of life */
 };
-
-/* --- Callers --- */
-
-/* with the lock. Whoever has a request under way keeps his account; of the others the one that had least is forgotten for a new caller. Where all places are
- * busy the last one is shared: then two callers count as one. */
-static struct account *account_of(struct sched *s, uint64_t id)
-{
-    struct account *a = NULL;
-    for (size_t i = 0; i < PROBES; i++) {
-        struct account *b = &s->account[(id + i) & (ACCOUNTS - 1)];
-        if (b->id == id)
-            return b;
-        if (!b->in_flight && (!a || b->had < a->had))
-            a = b;
-    }
-    if (!a)
-        return &s->account[(id + PROBES - 1) & (ACCOUNTS - 1)];
-    *a = (struct account){.id = id};
-    return a;
-}
 
 static uint32_t choices(const struct job *j)
 {
@@ -92,46 +57,29 @@ static double cost(const struct job *j)
     return ((double)j->prompt.n + (double)choices(j) * j->request.max_tokens) / DEQ_MAX(j->caller.weight, 1u);
 }
 
+static struct fair_job in_line(const struct job *j)
+{
+    return (struct fair_job){j->account, j->priority, j->caller.priority, j->arrived_ns};
+}
+
 /* with the lock. The link that points to the job that comes next. */
 static struct job **next_in_line(struct sched *s, uint64_t now)
 {
     struct job **best = NULL;
-    int best_level = 0;
-    double best_tag = 0;
+    struct fair_job first;
+    for (int round = 0; round < 2; round++)
+        for (const struct job *j = s->queue; j; j = j->next) {
+            const struct fair_job f = in_line(j);
+            round ? fair_see(&f) : fair_forget(&f);
+        }
     for (struct job **p = &s->queue; *p; p = &(*p)->next) {
-        const struct job *j = *p;
-        const int level = j->priority - (int)((now - DEQ_MIN(j->arrived_ns, now)) / 1000000000u);
-        const double tag = fmax(j->account->had, s->virtual_now);
-        if (!best || level < best_level || (level == best_level && tag < best_tag)) {
+        const struct fair_job f = in_line(*p);
+        if (!best || fair_before(&s->fair, &f, &first, now)) {
             best = p;
-            best_level = level;
-            best_tag = tag;
+            first = f;
         }
     }
     return best;
-}
-
-/* --- Sharing a step --- */
-
-static void step_cost_add(struct step_cost *c, double rows, double seconds)
-{
-    const double keep = 0.995;
-    c->w = keep * c->w + 1;
-    c->x = keep * c->x + rows;
-    c->y = keep * c->y + seconds;
-    c->xx = keep * c->xx + rows * rows;
-    c->xy = keep * c->xy + rows * seconds;
-}
-
-/* Rows that cost as much as the fixed part: so many more of them at most double a step that has none. Where weights are streamed from memory
- * that is many, and nobody has to wait a turn. */
-static double step_cost_free_rows(const struct step_cost *c)
-{
-    const double det = c->w * c->xx - c->x * c->x;
-    if (det <= 1e-9 * c->w * c->xx) /* steps of one size only: nothing is known */
-        return 0;
-    const double each = (c->w * c->xy - c->x * c->y) / det, fixed = (c->y - each * c->x) / c->w;
-    return each > 0 && fixed > 0 ? DEQ_MIN(fixed / each, 65536.0) : 0;
 }
 
 /* --- Jobs that end --- */
@@ -140,6 +88,18 @@ static double step_cost_free_rows(const struct step_cost *c)
 static void leave(const struct job *j)
 {
     j->account->in_flight--;
+}
+
+/* with the lock. j, which *link points to, waits no more. */
+static void unlink_waiting(struct sched *s, struct job **link)
+{
+    struct job *j = *link;
+    *link = j->next;
+    if (!*link)
+        s->queue_end = link;
+    s->queued--;
+    s->queued_tokens -= j->prompt.n;
+    j->account->waiting--;
 }
 
 static void unlink_running(struct sched *s, struct job *j)
@@ -221,9 +181,7 @@ static struct job *take_dead(struct sched *s, uint64_t now)
         struct job *j = *p;
         if (atomic_load(&j->cancel) || s->end_all || (j->deadline_ns && now > j->deadline_ns) ||
             (now > j->arrived_ns && now - j->arrived_ns > s->conf->queue_timeout_ms * 1000000ull)) {
-            *p = j->next;
-            s->queued--;
-            s->queued_tokens -= j->prompt.n;
+            unlink_waiting(s, p);
             leave(j);
             j->next = dead;
             dead = j;
@@ -231,7 +189,6 @@ static struct job *take_dead(struct sched *s, uint64_t now)
             p = &j->next;
         }
     }
-    s->queue_end = p;
     return dead;
 }
 
@@ -279,14 +236,9 @@ static void admit(struct sched *s)
         pthread_mutex_lock(&s->lock);
         for (link = &s->queue; *link != j;) /* others may have come meanwhile */
             link = &(*link)->next;
-        *link = j->next;
-        if (!*link)
-            s->queue_end = link;
-        s->queued--;
-        s->queued_tokens -= j->prompt.n;
+        unlink_waiting(s, link);
         if (!rc) {
-            s->virtual_now = fmax(j->account->had, s->virtual_now);
-            j->account->had = s->virtual_now + cost(j);
+            fair_charge(&s->fair, j->account, cost(j));
             s->n_running++;
             s->running_sequences += choices(j);
         } else {
@@ -330,54 +282,23 @@ static void set_pause(struct sched *s, struct job *j)
     (void)deq_pause(s->engine, j->admission.id, pause);
 }
 
-/* Decides who takes part in the next step. Each caller may have as many rows (by weight) as the one with the least, and those that cost next to
- * nothing; of his jobs those come first that waited longest. */
+/* Decides who takes part in the next step. */
 static void share_step(struct sched *s)
 {
-    struct {
-        uint64_t id;
-        double rows, weight, budget;
-    } caller[CALLERS_MAX];
     size_t n = 0;
-    double least = INFINITY;
     s->turn++;
-    for (struct job *j = s->running; j; j = j->next) {
-        size_t i = 0;
-        while (i < n && caller[i].id != j->caller.id && i < CALLERS_MAX - 1)
-            i++;
-        if (i == n) {
-            caller[n].id = j->caller.id;
-            caller[n].weight = DEQ_MAX(j->caller.weight, 1u);
-            caller[n++].rows = 0;
-        }
-        j->seat = i;
-        j->held = false;
-        caller[i].rows += atomic_load(&j->pause) ? 0 : rows_of(j);
-    }
-    for (size_t i = 0; i < n; i++)
-        if (caller[i].rows > 0)
-            least = fmin(least, caller[i].rows / caller[i].weight);
-    const double free_rows = n > 1 ? step_cost_free_rows(&s->cost) : 0;
+    for (const struct job *j = s->running; j; j = j->next)
+        s->seats[n++] = (struct fair_seat){.caller = j->caller.id,
+                                           .weight = DEQ_MAX(j->caller.weight, 1u),
+                                           .rows = rows_of(j),
+                                           .last_turn = j->last_turn,
+                                           .idle = atomic_load(&j->pause),
+                                           .must = j->expired};
+    fair_share(s->seats, n, step_cost_free_rows(&s->cost));
     s->sharing = false;
-    for (size_t i = 0; i < n; i++)
-        caller[i].budget = least * caller[i].weight + free_rows;
-    for (size_t i = 0; i < n; i++) {
-        const bool all = n == 1 || caller[i].rows <= caller[i].budget;
-        bool first = true;
-        for (struct job *j = s->running; j && !all; j = j->next)
-            j->held = j->held || (j->seat == i && !j->expired);
-        while (!all) { /* at least one of them, then what fits */
-            struct job *next = NULL;
-            for (struct job *j = s->running; j; j = j->next)
-                if (j->seat == i && j->held && !atomic_load(&j->pause) && (!next || j->last_turn < next->last_turn))
-                    next = j;
-            if (!next || (!first && rows_of(next) > caller[i].budget))
-                break;
-            caller[i].budget -= rows_of(next);
-            next->held = first = false;
-        }
-    }
+    n = 0;
     for (struct job *j = s->running; j; j = j->next) {
+        j->held = s->seats[n++].held;
         set_pause(s, j);
         s->sharing = s->sharing || j->held;
         if (!j->paused)
@@ -533,6 +454,12 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
         return rc;
     }
     const struct deq_engine_stats st = deq_engine_stats(s->engine);
+    s->seats = DEQ_NEW_ARRAY(struct fair_seat, st.max_sequences);
+    if (!s->seats) {
+        deq_engine_free(s->engine);
+        deq_free(s);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the scheduler");
+    }
     pthread_condattr_t attr;
     s->conf = c;
     s->metrics = m;
@@ -557,12 +484,11 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     return DEQ_OK;
 }
 
-/* with the lock. How many more may wait: the queue's places, and those that the engine has free. */
-static size_t room(const struct sched *s)
+/* with the lock. Whether n more of that caller may wait: in the queue's places, and those that the engine has free. */
+static bool room(const struct sched *s, const struct account *a, size_t n)
 {
     const size_t idle = s->running_sequences < s->max_sequences ? s->max_sequences - s->running_sequences : 0;
-    const size_t places = s->conf->queue_requests + idle, taken = s->queued + s->reserved;
-    return places > taken ? places - taken : 0;
+    return s->queued + s->reserved + n <= idle + fair_places(a, s->conf->queue_requests);
 }
 
 static enum submit refuse(struct sched *s, enum submit verdict)
@@ -580,11 +506,11 @@ enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t
 {
     enum submit verdict = SUBMIT_OK;
     pthread_mutex_lock(&s->lock);
-    struct account *a = account_of(s, caller->id);
+    struct account *a = fair_account(&s->fair, caller->id);
     const size_t waiting = s->queued_tokens + s->reserved_tokens;
     if (s->draining || s->stop)
         verdict = SUBMIT_DRAINING;
-    else if (!room(s))
+    else if (!room(s, a, 1))
         verdict = SUBMIT_QUEUE_FULL;
     else if (waiting && waiting + tokens > s->conf->queue_tokens)
         verdict = SUBMIT_TOKENS_FULL;
@@ -594,6 +520,7 @@ enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t
         s->reserved++;
         s->reserved_tokens += tokens;
         a->in_flight++;
+        a->waiting++;
         *ret = (struct place){s, tokens, a};
     }
     pthread_mutex_unlock(&s->lock);
@@ -607,6 +534,7 @@ static void give_back(struct place *p)
     s->reserved--;
     s->reserved_tokens -= p->tokens;
     p->account->in_flight--;
+    p->account->waiting--;
     p->sched = NULL;
 }
 
@@ -628,15 +556,15 @@ enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jo
         tokens += jobs[i]->prompt.n;
     pthread_mutex_lock(&s->lock);
     give_back(p);
+    struct account *a = fair_account(&s->fair, jobs[0]->caller.id);
     const size_t waiting = s->queued_tokens + s->reserved_tokens;
     if (s->draining || s->stop)
         verdict = SUBMIT_DRAINING;
-    else if (room(s) < n)
+    else if (!room(s, a, n))
         verdict = SUBMIT_QUEUE_FULL;
     else if (waiting && waiting + tokens > s->conf->queue_tokens)
         verdict = SUBMIT_TOKENS_FULL;
-    else if (jobs[0]->caller.known && s->conf->max_requests_per_key &&
-             account_of(s, jobs[0]->caller.id)->in_flight + n > s->conf->max_requests_per_key)
+    else if (jobs[0]->caller.known && s->conf->max_requests_per_key && a->in_flight + n > s->conf->max_requests_per_key)
         verdict = SUBMIT_KEY_LIMIT;
     for (size_t i = 0; i < n && verdict == SUBMIT_OK; i++) {
         struct job *j = jobs[i];
@@ -644,8 +572,9 @@ enum submit sched_submit(struct sched *s, struct place *p, struct job *const *jo
         j->next = NULL;
         *s->queue_end = j;
         s->queue_end = &j->next;
-        j->account = account_of(s, j->caller.id);
-        j->account->in_flight++;
+        j->account = a;
+        a->in_flight++;
+        a->waiting++;
     }
     if (verdict == SUBMIT_OK) {
         s->queued += n;
@@ -745,6 +674,7 @@ void sched_free(struct sched *s)
                                           .prefix_approximate_tok = s->seen.prefix_approximate_tok, .prefix_evictions = s->seen.prefix_evictions};
     metrics_engine(s->metrics, &s->seen, &none); /* its gauges go with it */
     deq_engine_free(s->engine);
+    deq_free(s->seats);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);
     deq_free(s);

@@ -1,9 +1,8 @@
 /* The scheduler: a bounded queue in front of the engine, and the one thread that runs it.
  *
  * HTTP threads reserve a place, submit jobs, and cancel or pause them; the engine thread admits jobs as sequences, rows and cache pages are free, makes
- * steps while there is work, and calls back. Who comes next: the lower priority number, where every second of waiting counts as one level; then
- * the caller who had the least of the engine so far (start-time fair queueing over prompt + max_tokens, by weight); then who came first. The one
- * at the head waits until it fits; nobody overtakes it.
+ * steps while there is work, and calls back. Who comes next is fair.h's: the caller who had the least of the engine so far (prompt + max_tokens, by
+ * weight), and of his jobs the one with the lowest priority number. The one at the head waits until it fits; nobody overtakes it.
  *
  * Among running jobs of several callers the rows of a step are shared too: whoever has more of them than the one with the least takes turns with
  * himself, so that a flood of one caller does not make everybody's steps long. A sequence that waits a turn is paused, which changes no bit of it.
@@ -48,7 +47,6 @@ struct job {
     bool touched; /* had a TOKEN that was not handed over */
     uint64_t handed_ns; /* when that was last done */
     uint32_t open_choices, tokens, first_choice_tokens;
-    size_t seat;       /* of its caller, in the sharing of a step */
 };
 
 enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT, SUBMIT_DRAINING };

@@ -32,10 +32,10 @@ TEST(auth_knows_its_keys)
     struct auth *a = NULL;
     struct deq_err err;
     struct caller who, other;
-    write_keys("# comment\n\nalice " SECRET " weight=3 # trailing\r\n  ops\t" OTHER "\tadmin\n");
+    write_keys("# comment\n\nalice " SECRET " weight=3 # trailing\r\n  ops\t" OTHER "\tadmin priority weight=2\n");
     CHECK_MSG(auth_new(path, &a, &err) == DEQ_OK, "%s", err.text);
-    CHECK(auth_has_keys(a) && check(a, "secret", &who) && who.known && !who.admin && who.weight == 3);
-    CHECK(check(a, "other", &other) && other.admin && other.weight == 1 && other.id != who.id);
+    CHECK(auth_has_keys(a) && check(a, "secret", &who) && who.known && !who.admin && !who.priority && who.weight == 3);
+    CHECK(check(a, "other", &other) && other.admin && other.priority && other.weight == 2 && other.id != who.id);
     static const char *const wrong[] = {"", "s", "secre", "secrets", "Secret", " secret", "secret ", SECRET, "Bearer secret"};
     for (size_t i = 0; i < DEQ_COUNT(wrong); i++)
         CHECK_MSG(!check(a, wrong[i], &who), "\"%s\" is no key", wrong[i]);

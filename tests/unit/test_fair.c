@@ -1,0 +1,146 @@
+/* Fairness between callers, without an engine: the order of a queue, its places, the sharing of a step. */
+#include "server/fair.h"
+
+#include "tests/unit/test.h"
+
+enum { SECOND = 1000000000 };
+
+static struct fair fair;
+
+/* Index of the job that comes next. */
+static size_t next(const struct fair_job *jobs, size_t n, uint64_t now_ns)
+{
+    size_t best = 0;
+    for (size_t i = 0; i < n; i++)
+        fair_forget(&jobs[i]);
+    for (size_t i = 0; i < n; i++)
+        fair_see(&jobs[i]);
+    for (size_t i = 1; i < n; i++)
+        best = fair_before(&fair, &jobs[i], &jobs[best], now_ns) ? i : best;
+    return best;
+}
+
+TEST(fair_order_within_a_caller)
+{
+    fair = (struct fair){0};
+    struct account *a = fair_account(&fair, 7);
+    struct fair_job jobs[] = {{a, 0, false, 10}, {a, 20, false, 5}, {a, -20, false, 30}, {a, 0, false, 9}};
+    CHECK(next(jobs, 4, 30) == 2);      /* the lower number */
+    jobs[2].priority = 0;
+    CHECK(next(jobs, 4, 30) == 3);      /* then who came first */
+    jobs[1].priority = 1;
+    CHECK(next(jobs, 4, 3ull * SECOND + 4) == 3);
+    CHECK(next(jobs, 4, 3ull * SECOND + 7) == 1); /* it waits three whole seconds, the others two */
+    for (size_t i = 0; i < 4; i++)
+        CHECK(!fair_before(&fair, &jobs[i], &jobs[i], 40));
+}
+
+/* Neither a lower number nor age sets one caller before another who had less. */
+TEST(fair_order_between_callers)
+{
+    fair = (struct fair){0};
+    struct account *flood = fair_account(&fair, 1), *mine = fair_account(&fair, 2);
+    fair_charge(&fair, flood, 1000);
+    struct fair_job jobs[] = {{flood, -20, false, 0}, {flood, 0, false, 0}, {mine, 0, false, 59ull * SECOND}, {mine, 20, false, 59ull * SECOND}};
+    CHECK(next(jobs, 4, 60ull * SECOND) == 2);
+    jobs[0].across = true; /* a key that may */
+    CHECK(next(jobs, 4, 60ull * SECOND) == 0);
+    jobs[0].priority = 20;
+    CHECK(next(jobs, 4, 60ull * SECOND) == 2);
+    jobs[0] = jobs[1];
+    /* callers that had as much: whose wait is the longest, and then his first */
+    struct account *other = fair_account(&fair, 3);
+    struct fair_job even[] = {{mine, 0, false, 50}, {other, 0, false, 40}, {mine, -1, false, 60}, {mine, 0, false, 30}};
+    CHECK(next(even, 4, 100) == 2);
+}
+
+/* Two floods beside each other, one of twice the weight: served tokens stay in proportion, whatever the sizes of their jobs. */
+TEST(fair_order_is_in_proportion)
+{
+    fair = (struct fair){0};
+    struct account *a = fair_account(&fair, 1), *b = fair_account(&fair, 2);
+    double had[2] = {0};
+    for (unsigned i = 0; i < 3000; i++) {
+        const struct fair_job jobs[] = {{a, (int)(i % 41) - 20, false, 0}, {b, 0, false, i}};
+        const size_t k = next(jobs, 2, 3000);
+        const double tokens = k ? 60 : 17;
+        fair_charge(&fair, jobs[k].account, tokens / (k ? 2 : 1));
+        had[k] += tokens;
+        CHECK(fabs(had[1] - 2 * had[0]) <= 60 + 2 * 17); /* a job of each */
+    }
+    /* who was away does not save up */
+    struct account *late = fair_account(&fair, 3);
+    fair_charge(&fair, late, 1);
+    CHECK(late->had > had[0] - 100);
+}
+
+TEST(fair_accounts_are_bounded)
+{
+    fair = (struct fair){0};
+    struct account *busy = fair_account(&fair, 5);
+    busy->in_flight = 1;
+    busy->had = 9;
+    for (uint64_t id = 0; id < 100000; id++)
+        CHECK(fair_account(&fair, id * FAIR_ACCOUNTS + 5)->id == id * FAIR_ACCOUNTS + 5);
+    CHECK(fair_account(&fair, 5) == busy && busy->had == 9);
+}
+
+TEST(fair_places_of_a_queue)
+{
+    struct account a = {0};
+    CHECK(fair_places(&a, 256) == 256 && fair_places(&a, 0) == 0);
+    a.waiting = 1;
+    CHECK(fair_places(&a, 256) == 224 && fair_places(&a, 7) == 7 && fair_places(&a, 0) == 0);
+}
+
+TEST(fair_shares_of_a_step)
+{
+    enum { N = 33 };
+    struct fair_seat seat[N];
+    unsigned turns[N] = {0};
+    /* 32 of one caller beside one: each step has one of his, in turn; with free rows more */
+    for (unsigned step = 1; step <= 64; step++) {
+        for (size_t i = 0; i < N; i++)
+            seat[i] = (struct fair_seat){.caller = i < N - 1 ? 1 : 2, .weight = 1, .rows = 8, .last_turn = turns[i]};
+        fair_share(seat, N, 0);
+        size_t in = 0;
+        for (size_t i = 0; i < N; i++) {
+            in += !seat[i].held;
+            turns[i] = seat[i].held ? turns[i] : step;
+        }
+        CHECK(in == 2 && !seat[N - 1].held);
+    }
+    for (size_t i = 0; i < N; i++)
+        CHECK(turns[i] > 32);
+    fair_share(seat, N, 17);
+    size_t in = 0;
+    for (size_t i = 0; i < N; i++)
+        in += !seat[i].held;
+    CHECK(in == 1 + 3); /* 8 as the other, and two of 8 in 17 */
+    /* alone nobody waits; a slow reader counts for nothing; what must, does; weight doubles */
+    fair_share(seat, N - 1, 0);
+    for (size_t i = 0; i < N - 1; i++)
+        CHECK(!seat[i].held);
+    struct fair_seat few[] = {{.caller = 1, .weight = 2, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8},
+                              {.caller = 2, .weight = 1, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8, .idle = true},
+                              {.caller = 1, .weight = 2, .rows = 8, .must = true}};
+    fair_share(few, DEQ_COUNT(few), 0);
+    CHECK(!few[0].held && !few[1].held && few[2].held && !few[3].held && !few[5].held);
+    /* a job wider than its caller's share takes its turn too */
+    struct fair_seat wide[] = {{.caller = 1, .weight = 1, .rows = 256}, {.caller = 2, .weight = 1, .rows = 8}};
+    fair_share(wide, 2, 0);
+    CHECK(!wide[0].held && !wide[1].held);
+}
+
+TEST(fair_cost_of_a_step)
+{
+    struct step_cost c = {0};
+    CHECK(step_cost_free_rows(&c) == 0);
+    for (unsigned i = 0; i < 300; i++)
+        step_cost_add(&c, 8, 1);
+    CHECK(step_cost_free_rows(&c) == 0); /* of one size only */
+    c = (struct step_cost){0};
+    for (unsigned i = 0; i < 1000; i++)
+        step_cost_add(&c, 1 + i % 100, 1e-4 + 1e-5 * (1 + i % 100));
+    CHECK_MSG(fabs(step_cost_free_rows(&c) - 10) < 1e-3, "%g", step_cost_free_rows(&c));
+}
