@@ -57,6 +57,7 @@ static void fail(struct completion *c, int status, const char *code, const char 
     c->status = status;
     c->code = code;
     snprintf(c->message, sizeof c->message, "%s", message);
+    deq_utf8_line(c->message);
     for (size_t i = 0; i < c->req.n_prompts; i++) /* the others have nobody to answer to */
         sched_cancel(&c->prompts[i].job);
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "server/log.h"
 
 enum {
@@ -75,13 +76,11 @@ __attribute__((format(printf, 1, 2))) static bool say(const char *format, ...)
     return n < 0 || sendto(fd, text, DEQ_MIN((size_t)n, sizeof text - 1), MSG_NOSIGNAL, (const struct sockaddr *)&address, address_len) >= 0;
 }
 
-/* A status is one line: what follows a line's end would be another variable. */
+/* A status is one line: what follows a line's end would be another variable. Paths in it may be any bytes, and it may have been cut. */
 static const char *one_line(const char *status, char ret[NOTIFY_STATUS_MAX_BYTES])
 {
     snprintf(ret, NOTIFY_STATUS_MAX_BYTES, "%s", status);
-    for (char *c = ret; *c; c++)
-        if ((unsigned char)*c < ' ')
-            *c = '?';
+    deq_utf8_line(ret);
     return ret;
 }
 

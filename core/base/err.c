@@ -4,12 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void no_controls(char *s)
-{
-    for (; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            *s = '?';
-}
+#include "core/base/utf8.h"
 
 enum deq_rc deq_fail(struct deq_err *err, enum deq_rc code, const char *fmt, ...)
 {
@@ -19,7 +14,7 @@ enum deq_rc deq_fail(struct deq_err *err, enum deq_rc code, const char *fmt, ...
         va_start(ap, fmt);
         vsnprintf(err->text, sizeof err->text, fmt, ap);
         va_end(ap);
-        no_controls(err->text);
+        deq_utf8_line(err->text);
     }
     return code;
 }
@@ -31,7 +26,7 @@ enum deq_rc deq_fail_prefix(struct deq_err *err, enum deq_rc code, const char *p
         memcpy(old, err->text, sizeof old);
         err->code = code;
         snprintf(err->text, sizeof err->text, "%s: %.*s", prefix, (int)sizeof old / 2 + 160, old);
-        no_controls(err->text);
+        deq_utf8_line(err->text);
     }
     return code;
 }

@@ -20,11 +20,11 @@ enum deq_rc {
 
 struct deq_err {
     enum deq_rc code;
-    char text[480]; /* one line, no newline */
+    char text[480]; /* one line of UTF-8, no newline */
 };
 
 /* Fills err (when not NULL) and returns code, so that `return deq_fail(err, DEQ_EFORMAT, "...")` is one statement. Text from
- * outside that lands in the message has its control characters replaced by '?'. */
+ * outside may land in the message: control characters and what is not UTF-8 become '?', and what is too long is cut at a whole character. */
 enum deq_rc deq_fail(struct deq_err *err, enum deq_rc code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "prefix: " before the text that stands in err. */

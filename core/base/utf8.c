@@ -1,5 +1,7 @@
 #include "core/base/utf8.h"
 
+#include <string.h>
+
 #include "core/base/buf.h"
 
 int deq_utf8_decode(const char *s, size_t n, uint32_t *ret_cp)
@@ -57,6 +59,23 @@ bool deq_utf8_valid(const char *s, size_t n)
         i += (size_t)k;
     }
     return true;
+}
+
+void deq_utf8_line(char *s)
+{
+    uint32_t cp;
+    for (size_t n = strlen(s); n;) {
+        const int k = deq_utf8_decode(s, n, &cp);
+        if (k == 0) {
+            *s = 0;
+            return;
+        }
+        if (k < 0 || cp < 0x20 || cp == 0x7f)
+            *s = '?';
+        const size_t step = k < 0 ? 1 : (size_t)k;
+        s += step;
+        n -= step;
+    }
 }
 
 size_t deq_utf8_complete(const char *s, size_t n)

@@ -22,6 +22,9 @@ struct deq_utf8_place {
 /* Goes past a piece. Returns the number of the character that it begins in or with (a piece without bytes: that would come next). */
 size_t deq_utf8_pass(struct deq_utf8_place *p, const char *s, size_t n);
 
+/* Makes one line of UTF-8 of any bytes, in place: control characters and what is no character become '?', and a character that is cut at the end goes. */
+void deq_utf8_line(char *s);
+
 struct deq_buf;
 /* Appends s with every invalid sequence replaced by U+FFFD (maximal subparts, as the Unicode standard recommends). */
 bool deq_utf8_sanitize(struct deq_buf *out, const char *s, size_t n);

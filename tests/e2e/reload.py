@@ -91,6 +91,11 @@ def reloads(d):
     return m['deqd_reloads_total{result="done"}'], m['deqd_reloads_total{result="failed"}']
 
 
+def told(d):
+    """The log's lines about reloads that ended."""
+    return [x for x in d.lines() if x["message"] == "reloaded" or x["message"].startswith("reload failed")]
+
+
 def post_reload(d, patience=5):
     """(status, headers, body) of a reload that nobody else is in the way of. One that has just answered may still be putting its old model away."""
     until = time.monotonic() + patience * SLOW
@@ -103,8 +108,10 @@ def post_reload(d, patience=5):
 
 def hang_up(d):
     """SIGHUP, until it has been acted upon: the log's line."""
-    before = len(d.lines())
     until = time.monotonic() + 10 * SLOW
+    while len(told(d)) < sum(reloads(d)) and time.monotonic() < until:
+        time.sleep(0.005)
+    before = len(d.lines())
     d.p.send_signal(signal.SIGHUP)
     while time.monotonic() < until:
         for line in d.lines()[before:]:
@@ -254,6 +261,9 @@ def test_damaged_models_are_refused():
                 ("no weights", lambda m: os.unlink(os.path.join(m, WEIGHTS)), WEIGHTS),
                 ("a config that is cut", lambda m: os.truncate(m + "/config.json", 100), "config.json"),
                 ("another width", config(hidden_size=64), "model"), ("a model of another kind", config(model_type="llama"), "config.json", "model_type"),
+                # a reason that is cut inside a character, for one of the two
+                ("a long name of letters of two bytes", config(**{"\u00e9" * 400: 1}), "config.json", "\u00e9" * 100),
+                ("a long name, one byte longer", config(**{"x" + "\u00e9" * 400: 1}), "config.json", "\u00e9" * 100),
                 ("no tokenizer", lambda m: os.unlink(m + "/tokenizer.json"), "tokenizer.json"),
                 ("NaN", number("blocks.0.ffn.up.weight", float("nan")), "blocks.0.ffn.up.weight", "finite"),
                 ("infinity", number("embed.weight", float("inf")), "embed.weight", "finite"),
@@ -269,7 +279,10 @@ def test_damaged_models_are_refused():
             if check_error(s, b, 500, "reload_failed", None, what):
                 message = json.loads(b)["error"]["message"]
                 check(all(w in message for w in words), "%s: the message names it: %r" % (what, message))
-            line = [x for x in d.lines() if x["message"].startswith("reload failed")][-1:]
+            until = time.monotonic() + 5 * SLOW
+            while len(told(d)) < failed and time.monotonic() < until:
+                time.sleep(0.005)
+            line = told(d)[-1:]
             check(line and line[0]["level"] == "error" and all(w in line[0]["reason"] for w in words), "%s: a line in the log: %s" % (what, line))
             equal(reloads(d), (done, failed), what + ": deqd_reloads_total")
             equal((fingerprint(d), d.complete(**SHORT)["choices"][0]["text"], status_of(d)), (before, want, 200), what + ": the model that served goes on")

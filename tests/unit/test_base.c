@@ -264,6 +264,23 @@ TEST(err_text)
     deq_fail_prefix(&e, DEQ_EIO, big);
     CHECK(strlen(e.text) == sizeof e.text - 1);
 
+    /* any bytes make a line of UTF-8, cut at a whole character */
+    deq_fail(&e, DEQ_EIO, "%s", "\xff\xc3\xa9\xed\xa0\x80\xf0\x9f\x98\x80");
+    CHECK(!strcmp(e.text, "?\xc3\xa9???\xf0\x9f\x98\x80"));
+    deq_fail(&e, DEQ_EIO, "x\xf0\x9f\x98");
+    CHECK(!strcmp(e.text, "x"));
+    for (size_t shift = 0; shift < 4; shift++) {
+        memset(big, 'x', shift);
+        for (size_t i = shift; i + 4 < sizeof big; i += 4)
+            memcpy(big + i, "\xf0\x9f\x98\x80", 4);
+        for (int prefixed = 0; prefixed < 2; prefixed++) {
+            deq_fail(&e, DEQ_EIO, "%s", big);
+            if (prefixed)
+                deq_fail_prefix(&e, DEQ_EIO, "front");
+            CHECK(deq_utf8_valid(e.text, strlen(e.text)) && !strchr(e.text, '?') && strlen(e.text) > 390);
+        }
+    }
+
     for (int a = DEQ_ENOTFOUND; a <= DEQ_OK; a++) {
         CHECK(strcmp(deq_rc_name((enum deq_rc)a), "unknown"));
         for (int b = DEQ_ENOTFOUND; b < a; b++)
