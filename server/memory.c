@@ -1,5 +1,8 @@
+#define _GNU_SOURCE
 #include "server/memory.h"
 
+#include <malloc.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +13,8 @@
 #include "core/base/cgroup.h"
 
 enum {
-    DAEMON_BYTES = 4 << 20,   /* threads, HTTP, the log, what the allocator rounds up */
-    STACK_BYTES = 8 << 20,    /* address space of a thread, where no limit says otherwise */
+    DAEMON_BYTES = 4 << 20, /* threads, HTTP, the log, what the allocator rounds up */
+    OWN_THREADS = 6,        /* the log's, the watcher's, the one for large bodies, the supervisor's, the admin listener's, a reload's */
 };
 
 struct limit {
@@ -39,6 +42,38 @@ uint64_t memory_cgroup_limit(const char *root, const char **ret_file)
     return l.least;
 }
 
+static bool space_limit(struct rlimit *ret)
+{
+    return !getrlimit(RLIMIT_AS, ret) && ret->rlim_cur != RLIM_INFINITY;
+}
+
+void memory_begin(void)
+{
+    struct rlimit space;
+    if (space_limit(&space))
+        (void)mallopt(M_ARENA_MAX, 1);
+}
+
+/* Addresses for the stacks of threads that are yet to come: of an engine, and of the daemon's own that do not run already. */
+static uint64_t stacks_to_come(const struct conf *c, const struct deq_engine_opts *opts)
+{
+    pthread_attr_t attr;
+    size_t stack = 0;
+    unsigned running = 1;
+    char line[128];
+    const unsigned own = OWN_THREADS + DEQ_MAX(c->http_threads, 2u);
+    if (!pthread_getattr_default_np(&attr)) {
+        (void)pthread_attr_getstacksize(&attr, &stack);
+        pthread_attr_destroy(&attr);
+    }
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f) && sscanf(line, "Threads: %u", &running) != 1)
+        ;
+    if (f)
+        fclose(f);
+    return ((uint64_t)opts->threads + 1 + own - DEQ_MIN(own, running - 1)) * stack;
+}
+
 /* Address space and private resident memory of this process. */
 static void used_now(uint64_t *ret_space, uint64_t *ret_resident)
 {
@@ -61,7 +96,7 @@ static double mb(uint64_t bytes)
 enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opts, struct deq_err *err)
 {
     struct deq_memory m;
-    struct rlimit space, stack;
+    struct rlimit space;
     struct sysinfo machine;
     const char *file = NULL;
     char whose[64];
@@ -81,10 +116,9 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
         allowed = cgroup;
         snprintf(whose, sizeof whose, "the cgroup's %s is", file);
     }
-    if (need <= allowed && !getrlimit(RLIMIT_AS, &space) && space.rlim_cur != RLIM_INFINITY) {
-        const bool known = !getrlimit(RLIMIT_STACK, &stack) && stack.rlim_cur != RLIM_INFINITY;
+    if (need <= allowed && space_limit(&space)) {
         allowed = space.rlim_cur;
-        need = space_now + model + DAEMON_BYTES + (opts->threads + 1) * (known ? stack.rlim_cur : STACK_BYTES);
+        need = space_now + model + DAEMON_BYTES + stacks_to_come(c, opts);
         snprintf(whose, sizeof whose, "RLIMIT_AS is");
     }
     if (need <= allowed)

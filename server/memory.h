@@ -9,6 +9,9 @@
 #include "core/deq.h"
 #include "server/conf.h"
 
+/* Before any thread is there: where addresses are limited, threads share one arena of the allocator. Each further one would reserve 64 MiB of them,
+ * which a start needs as little as --check-config does. */
+void memory_begin(void);
 /* DEQ_EINVAL when it does not fit: the message names both sizes, whose limit it is, and the options that lower the need; and whatever is wrong with the
  * model's files (deq_check). What the process holds already counts too. */
 enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opts, struct deq_err *err);

@@ -630,6 +630,18 @@ def test_limits_of_memory():
             # so low that a library which wants memory of its own before main() would not let the process end
             refused(2, "memory:", "RLIMIT_AS is 60.0 MiB", settings=LARGE, limits={"RLIMIT_AS": 60 << 20})
             refused(2, "memory:", "are needed", "RLIMIT_AS is 512.0 MiB", "engine.cache_bytes", settings=LARGE, limits={"RLIMIT_AS": 512 << 20})
+            # a start and --check-config mean the same: arenas of the allocator, which grow with threads, are no part of the need
+            argv = [DEQD, "--model", TINY, "--listen", "127.0.0.1:0"]
+            needs = []
+            for more in ((), ("--check-config",)):
+                p = launch(argv + list(more), limits={"RLIMIT_AS": 64 << 20})
+                needs.append(float(re.search(r"memory: ([\d.]+) MiB are needed", p.communicate(timeout=20 * SLOW)[1].decode()).group(1)))
+            # what the process took meanwhile: a few pages, and the libraries' own
+            check(abs(needs[0] - needs[1]) < 2, "MiB that a start and --check-config need: %s" % needs)
+            enough = {"RLIMIT_AS": int(max(needs) + 2) << 20}
+            equal(launch(argv + ["--check-config"], limits=enough).wait(20 * SLOW), 0, "--check-config with what is needed")
+            with Supervised(limits=enough).ready() as d:
+                d.alive("with what is needed")
             with Supervised(*LARGE, limits={"RLIMIT_AS": 2 << 30}).ready() as d:
                 d.alive("within a limit that fits")
                 # a reload takes both models at once: it must not happen rather than end the daemon
