@@ -11,18 +11,20 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
-#include "core/base/utf8.h"
 #include "server/conf.h"
 #include "server/http.h"
 #include "server/log.h"
+#include "server/memory.h"
 #include "server/metrics.h"
 #include "server/notify.h"
 #include "server/route.h"
 #include <jansson.h>
 
 enum {
-    STOP_SLACK_MS = 10000, /* what ending takes beyond the drain: readers that are slow to leave */
-    HANDOVER_MS = 1000,    /* clients that connected to an inherited socket just before it was left have so long to ask */
+    HANDOVER_MS = 2000, /* clients that connected to an inherited socket just before it was left have so long to ask */
+    READERS_MS = 2000,  /* then answers that are written have so long to be read */
+    END_MS = 5000,      /* then threads have so long to end, whatever step or request they are in */
+    STOP_SLACK_MS = HANDOVER_MS + READERS_MS + END_MS + 1000, /* all of it, beyond the drain */
 };
 
 /* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
@@ -75,8 +77,24 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     store_end_all(s->store);
     http_stop_accepting(http);
     /* answers that are written but not yet read get a moment */
-    for (int i = 0; i < 100 && !now && http_open_exchanges(http); i++)
+    for (int i = 0; i < READERS_MS / 20 && !now && http_open_exchanges(http); i++)
         now = wait_signal(signals, 20) != 0;
+}
+
+/* A step of the engine or a request's reading can take longer than anybody waits for an end. Nobody is owed anything by then. */
+static void *end_anyway(void *exit_code)
+{
+    nanosleep(&(struct timespec){.tv_sec = END_MS / 1000}, NULL);
+    log_line(LOG_WARN, "ended with threads still at work", NULL);
+    log_stop();
+    _exit(*(const int *)exit_code);
+}
+
+static void end_within_limit(int *exit_code)
+{
+    pthread_t thread;
+    if (!pthread_create(&thread, NULL, end_anyway, exit_code))
+        (void)pthread_detach(thread);
 }
 
 /* --- What the supervisor is told --- */
@@ -123,13 +141,8 @@ static void reload(struct service *s)
 static int cannot_start(const struct deq_err *err)
 {
     const int code = err->code == DEQ_EINVAL ? 2 : 1;
-    char reason[sizeof err->text];
-    snprintf(reason, sizeof reason, "%s", err->text);
-    if (!deq_utf8_valid(reason, strlen(reason))) /* a path may be any bytes, a line of the log may not */
-        for (char *c = reason; *c; c++)
-            *c = (unsigned char)*c < 0x80 ? *c : '?';
-    log_line(LOG_ERROR, "cannot start", "{s:s, s:i}", "reason", reason, "exit_code", code);
-    notify_failed(reason);
+    log_line(LOG_ERROR, "cannot start", "{s:s, s:i}", "reason", err->text, "exit_code", code);
+    notify_failed(err->text);
     return code;
 }
 
@@ -139,6 +152,7 @@ static int check_config(const struct conf *c)
     struct auth *auth = NULL;
     struct tls *tls = NULL;
     struct deq_err err;
+    memory_begin();
     enum deq_rc rc = auth_new(c->keys_file, &auth, &err);
     if (!rc && c->tls_cert[0])
         rc = tls_new(c->tls_cert, c->tls_key, &tls, &err);
@@ -181,7 +195,6 @@ static void take_signals(sigset_t *all, sigset_t *ending)
         (void)sigaction(taken[i], &on_signal, NULL);
     }
     pthread_sigmask(SIG_BLOCK, all, NULL);
-    signal(SIGPIPE, SIG_IGN);
     signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
 }
 
@@ -196,6 +209,8 @@ int main(int argc, char **argv)
     sigset_t signals, ending;
     char status[NOTIFY_STATUS_MAX_BYTES];
     int sig = 0, code;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a log file that may grow no more is one that cannot be written */
     const enum conf_action action = conf_read(argc, argv, &conf, &code);
     if (action != CONF_RUN)
         return action == CONF_CHECK ? check_config(&conf) : code;
@@ -210,8 +225,9 @@ int main(int argc, char **argv)
     metrics_init(&metrics);
     service = (struct service){.conf = &conf, .metrics = &metrics, .started_ms = deq_wall_ms()};
     const struct http_handler handler = {route_check, route_handle, &service};
-    enum deq_rc rc = DEQ_OK;
-    if (level && !deq_kern_force(level))
+    memory_begin();
+    enum deq_rc rc = log_start(&err);
+    if (!rc && level && !deq_kern_force(level))
         rc = deq_fail(&err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
     snprintf(status, sizeof status, "loading %s", conf.model_path);
     if (!rc)
@@ -262,6 +278,7 @@ int main(int argc, char **argv)
     drain(&service, http, &ending, sig);
     code = 0;
 out:
+    end_within_limit(&code);
     http_stop(http);
     notify_stop(); /* the watchdog asks the store */
     store_free(service.store);
@@ -269,5 +286,6 @@ out:
     tls_free(service.tls);
     if (!code)
         log_line(LOG_INFO, "stopped", NULL);
+    log_stop();
     return code;
 }

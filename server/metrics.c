@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "core/base/clock.h"
+#include "server/log.h"
 
 static const double seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1, 2.5, 5, 10, 20, 40, 80, 160, 640};
 static const double small_seconds[] = {0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10};
@@ -289,6 +290,7 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     head(b, "deqd_reloads_total", "counter", "Reloads of the model.");
     deq_buf_fmt(b, "deqd_reloads_total{result=\"failed\"} %llu\ndeqd_reloads_total{result=\"done\"} %llu\n",
                 (unsigned long long)atomic_load(&m->reloads[0]), (unsigned long long)atomic_load(&m->reloads[1]));
+    one(b, "deqd_log_lines_dropped_total", "counter", "Lines of the log that could not be written, or found no room to wait.", (double)log_dropped());
     one(b, "deqd_sequences", "gauge", "Choices in the engine.", (double)atomic_load(&m->sequences));
     one(b, "deqd_max_sequences", "gauge", "Their limit; further requests wait.", (double)atomic_load(&m->max_sequences));
     one(b, "deqd_rows_open", "gauge", "Rows being solved.", (double)atomic_load(&m->rows_open));

@@ -1,9 +1,11 @@
 """Start, stop, configuration, damaged models."""
 import contextlib
+import fcntl
 import http.client
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -614,10 +616,61 @@ def test_log_levels():
         check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", x["time"]) and x["level"] in ("error", "warn", "info", "debug") for x in lines), "time and level")
 
 
+def test_log_that_nobody_reads():
+    """A pipe that is full holds neither requests nor the end."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
+    with open(out, "rb") as log:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        p = subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:%d" % port, "--set", "server.drain_delay_ms=0"], stderr=into, env=clean_env())
+        os.close(into)
+        try:
+            until, answered = time.monotonic() + 20 * SLOW, 0
+            while answered < 50 and time.monotonic() < until:  # some 16 KB
+                try:
+                    c = http.client.HTTPConnection("127.0.0.1", port, timeout=5 * SLOW)
+                    c.request("GET", "/v1/models")
+                    answered += c.getresponse().status == 200
+                except ConnectionRefusedError:
+                    time.sleep(0.01)
+                finally:
+                    c.close()
+            equal(answered, 50, "answers while nobody reads the log")
+            p.send_signal(signal.SIGTERM)
+            equal(p.wait(10 * SLOW), 0, "exit code after SIGTERM")
+            check(len(log.read()) <= 4096, "the pipe was full")
+        finally:
+            p.kill()
+            p.wait()
+
+
+def test_log_file_that_may_grow_no_more():
+    """RLIMIT_FSIZE: lines are lost and counted, and told of when there is room again."""
+    d = Daemon()
+    try:
+        size = len(d.stderr())
+        resource.prlimit(d.p.pid, resource.RLIMIT_FSIZE, (size + 500, resource.RLIM_INFINITY))
+        for _ in range(10):
+            equal(d.request("GET", "/v1/models")[0], 200, "while the log may not grow")
+        ok, m = d.wait_metric(lambda m: m["deqd_log_lines_dropped_total"] >= 5, 5)
+        check(ok, "deqd_log_lines_dropped_total: %s" % m["deqd_log_lines_dropped_total"])
+        resource.prlimit(d.p.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        equal(d.request("GET", "/v1/models")[0], 200, "with room again")
+        until, told = time.monotonic() + 5 * SLOW, []
+        while not told and time.monotonic() < until:
+            told = re.findall(r'^{.*"message":"log lines dropped","lines":(\d+)}$', d.stderr(), re.M)
+            time.sleep(0.01)
+        equal([int(x) for x in told], [int(d.metrics()["deqd_log_lines_dropped_total"])], "lines dropped, as the log tells them")
+    finally:
+        d.p.terminate()
+        equal(d.p.wait(20 * SLOW), 0, "exit code after SIGTERM")
+
+
 def test_no_descriptors():
     """Connections that cannot be are refused at the start, not later."""
     def limit():
-        import resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
     p = subprocess.run([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "server.max_connections=1000"], env=clean_env(), capture_output=True,
                        timeout=20 * SLOW, preexec_fn=limit)

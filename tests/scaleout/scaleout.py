@@ -77,7 +77,9 @@ def test_affinity():
         count = collections.Counter(before.values())
         # 40 +- 5.2 for even shares
         check(set(count) == set(NAMES) and all(15 <= n <= 65 for n in count.values()), "120 keys over three replicas: %s" % count)
-        logged = {x["request_id"]: n for n, d in zip(NAMES, rep) for x in d.lines() if str(x.get("request_id", "")).startswith("a-")}
+        logged, until = {}, time.monotonic() + 5
+        while len(logged) < len(keys) and time.monotonic() < until:
+            logged = {x["request_id"]: n for n, d in zip(NAMES, rep) for x in d.lines() if str(x.get("request_id", "")).startswith("a-")}
         equal(logged, {"a-%d" % n: before[k] for n, k in enumerate(keys)}, "the replicas' logs say the same, under the same ids")
 
         # without the header: by the head of the prompt, in whatever shape it comes

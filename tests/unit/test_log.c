@@ -1,0 +1,66 @@
+/* Whoever reads the log may stop: nobody waits for it, what is lost is counted, and told when it goes on. */
+#include "server/log.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "core/base/base.h"
+#include "tests/unit/test.h"
+
+enum { LINES = 100, PADDING = 3500 }; /* more than the ring and a pipe hold, as many as a second may have */
+
+static unsigned count(const char *text, const char *word)
+{
+    unsigned n = 0;
+    for (const char *s = text; (s = strstr(s, word)); s++)
+        n++;
+    return n;
+}
+
+static char text[1 << 20];
+static size_t got;
+
+static void read_until(int fd, const char *word)
+{
+    while (!strstr(text, word) && got < sizeof text - 1 && poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 10000) == 1) {
+        const ssize_t n = read(fd, text + got, sizeof text - 1 - got);
+        got += n > 0 ? (size_t)n : 0;
+    }
+}
+
+TEST(log_full_pipe)
+{
+    char pad[PADDING + 1];
+    struct deq_err err;
+    int ends[2];
+    const int usual = dup(STDERR_FILENO);
+    const uint64_t before = log_dropped();
+    CHECK(pipe(ends) == 0 && usual >= 0);
+    CHECK(dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
+    close(ends[1]);
+    CHECK(log_start(&err) == DEQ_OK);
+    memset(pad, 'x', PADDING);
+    pad[PADDING] = 0;
+    for (int i = 0; i < LINES; i++)
+        log_line(LOG_ERROR, "full", "{s:i, s:s}", "i", i, "pad", pad);
+    const uint64_t lost = log_dropped() - before;
+    CHECK_MSG(lost > 0 && lost < LINES, "lost: %llu", (unsigned long long)lost);
+    /* read: whole lines in order, and then how many there were not */
+    read_until(ends[0], "log lines dropped");
+    log_line(LOG_ERROR, "after", NULL);
+    read_until(ends[0], "after");
+    log_stop();
+    log_line(LOG_ERROR, "late", NULL);
+    CHECK(log_dropped() - before == lost + 1);
+    CHECK(dup2(usual, STDERR_FILENO) == STDERR_FILENO);
+    close(usual);
+    CHECK(read(ends[0], pad, 1) == 0); /* nothing behind it */
+    close(ends[0]);
+    CHECK(count(text, "\"message\":\"full\"") + lost == LINES);
+    CHECK(count(text, "\n") == LINES - lost + 2 && count(text, "\"after\"") == 1 && count(text, "\"late\"") == 0);
+    char want[64];
+    snprintf(want, sizeof want, "\"message\":\"log lines dropped\",\"lines\":%llu}\n", (unsigned long long)lost);
+    CHECK_MSG(count(text, want) == 1, "%s", want);
+}
