@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/stdio.h"
 #include "server/conf.h"
 #include "server/http.h"
 #include "server/log.h"
@@ -198,6 +199,16 @@ static void take_signals(sigset_t *all, sigset_t *ending)
     signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
 }
 
+/* What was asked for on standard output must have arrived there. */
+static int printed(int code)
+{
+    struct deq_err err;
+    if (!deq_stdio_close(&err))
+        return code;
+    fprintf(stderr, "deqd: %s\n", err.text);
+    return code ? code : 1;
+}
+
 int main(int argc, char **argv)
 {
     struct conf conf;
@@ -209,11 +220,10 @@ int main(int argc, char **argv)
     sigset_t signals, ending;
     char status[NOTIFY_STATUS_MAX_BYTES];
     int sig = 0, code;
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a log file that may grow no more is one that cannot be written */
+    deq_stdio_init();
     const enum conf_action action = conf_read(argc, argv, &conf, &code);
     if (action != CONF_RUN)
-        return action == CONF_CHECK ? check_config(&conf) : code;
+        return printed(action == CONF_CHECK ? check_config(&conf) : code);
     log_init(conf.log_level);
     take_signals(&signals, &ending);
     /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */

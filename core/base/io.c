@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -52,138 +51,84 @@ enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **re
     return DEQ_OK;
 }
 
-enum deq_rc deq_io_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err)
+enum deq_rc deq_file_open(const char *path, struct deq_file *ret, struct deq_err *err)
 {
     /* O_NONBLOCK: opening a FIFO without a writer must not hang; it is refused below */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return sys_fail(err, path, "open");
-    enum deq_rc rc = DEQ_OK;
     struct stat st;
-    char *data = NULL;
-    size_t len = 0;
-    if (fstat(fd, &st) < 0) {
+    enum deq_rc rc = DEQ_OK;
+    if (fstat(fd, &st) < 0)
         rc = sys_fail(err, path, "stat");
-        goto out;
-    }
-    if (!S_ISREG(st.st_mode)) {
+    else if (!S_ISREG(st.st_mode))
         rc = deq_fail(err, DEQ_EIO, "%s: not a regular file", path);
-        goto out;
+    if (rc) {
+        close(fd);
+        return rc;
     }
-    if ((uint64_t)st.st_size > max_bytes) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: %lld bytes, the limit is %zu", path, (long long)st.st_size, max_bytes);
-        goto out;
-    }
-    data = deq_alloc((size_t)st.st_size + 1);
-    if (!data) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for %lld bytes", path, (long long)st.st_size);
-        goto out;
-    }
-    while (len < (size_t)st.st_size) {
-        ssize_t n = read(fd, data + len, (size_t)st.st_size - len);
-        if (n < 0 && errno == EINTR)
+    *ret = (struct deq_file){.fd = fd, .path = path, .bytes = (uint64_t)st.st_size, .changed = st.st_mtim};
+    return DEQ_OK;
+}
+
+void deq_file_close(struct deq_file *f)
+{
+    close(f->fd);
+}
+
+enum deq_rc deq_file_unchanged(const struct deq_file *f, const char *what, struct deq_err *err)
+{
+    struct stat st;
+    if (fstat(f->fd, &st) < 0)
+        return sys_fail(err, f->path, "stat");
+    if ((uint64_t)st.st_size == f->bytes && st.st_mtim.tv_sec == f->changed.tv_sec && st.st_mtim.tv_nsec == f->changed.tv_nsec)
+        return DEQ_OK;
+    return deq_fail(err, DEQ_EIO, "%s: %s%sthe file changed while it was read (%llu bytes, now %lld)", f->path, what, *what ? ": " : "",
+                    (unsigned long long)f->bytes, (long long)st.st_size);
+}
+
+enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size_t n, const char *what, struct deq_err *err)
+{
+    char *p = out;
+    while (n) {
+        const ssize_t k = pread(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
+        if (k < 0 && errno == EINTR)
             continue;
-        if (n <= 0) {
-            rc = n < 0 ? sys_fail(err, path, "read") : deq_fail(err, DEQ_EIO, "%s: became shorter while it was read", path);
-            goto out;
-        }
-        len += (size_t)n;
+        if (k < 0)
+            return sys_fail(err, f->path, "read");
+        if (k == 0)
+            break; /* shorter than it was */
+        p += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
     }
-    data[len] = 0;
-    *ret_data = data;
-    *ret_len = len;
-    data = NULL;
-out:
-    deq_free(data);
-    close(fd);
+    enum deq_rc rc = deq_file_unchanged(f, what, err);
+    if (!rc && n)
+        rc = deq_fail(err, DEQ_EIO, "%s: %s%sthe file ends before byte %llu", f->path, what, *what ? ": " : "", (unsigned long long)(at + n));
     return rc;
 }
 
-static bool write_all(int fd, const char *p, size_t n)
+enum deq_rc deq_io_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err)
 {
-    while (n) {
-        ssize_t k = write(fd, p, DEQ_MIN(n, (size_t)1 << 30));
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return false;
-        p += k;
-        n -= (size_t)k;
-    }
-    return true;
-}
-
-enum deq_rc deq_io_map(const char *path, size_t min_bytes, void **ret_map, size_t *ret_len, struct deq_err *err)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe's other end is not waited for */
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        enum deq_rc rc = deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot open: %s", path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
+    struct deq_file f = {.fd = -1};
+    enum deq_rc rc = deq_file_open(path, &f, err);
+    if (rc)
         return rc;
-    }
-    if (!S_ISREG(st.st_mode) || (size_t)st.st_size < min_bytes) {
-        close(fd);
-        return deq_fail(err, DEQ_EFORMAT, "%s: not a regular file of at least %zu byte%s", path, min_bytes, min_bytes == 1 ? "" : "s");
-    }
-    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (map == MAP_FAILED)
-        return deq_fail(err, DEQ_EIO, "%s: cannot map: %s", path, strerror(errno));
-    *ret_map = map;
-    *ret_len = (size_t)st.st_size;
-    return DEQ_OK;
-}
-
-void deq_io_unmap(void *map, size_t len)
-{
-    if (map)
-        munmap(map, len);
-}
-
-enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err)
-{
-    char tmp[4096], dir[4096];
-    int n = snprintf(tmp, sizeof tmp, "%s.tmp", path);
-    if (n < 0 || (size_t)n >= sizeof tmp)
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", path);
-    const char *slash = strrchr(path, '/');
-    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path + (slash == path)) : 1, slash ? path : ".");
-
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return sys_fail(err, tmp, "create");
-    enum deq_rc rc = DEQ_OK;
-    for (size_t i = 0; i < n_parts && !rc; i++)
-        if (!write_all(fd, parts[i].data, parts[i].len))
-            rc = sys_fail(err, tmp, "write");
-    if (!rc && fsync(fd) < 0)
-        rc = sys_fail(err, tmp, "sync");
-    if (close(fd) < 0 && !rc)
-        rc = sys_fail(err, tmp, "close");
-    if (!rc && rename(tmp, path) < 0)
-        rc = sys_fail(err, path, "replace");
+    char *data = NULL;
+    if (f.bytes > max_bytes)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes, the limit is %zu", path, (unsigned long long)f.bytes, max_bytes);
+    else if (!(data = deq_alloc((size_t)f.bytes + 1)))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for %llu bytes", path, (unsigned long long)f.bytes);
+    else
+        rc = deq_file_read(&f, 0, data, (size_t)f.bytes, "", err);
     if (rc) {
-        unlink(tmp);
-        return rc;
+        deq_free(data);
+    } else {
+        data[f.bytes] = 0;
+        *ret_data = data;
+        *ret_len = (size_t)f.bytes;
     }
-    int dfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dfd >= 0) {
-        (void)fsync(dfd); /* the rename is done; without this sync a crash may bring the old file back, which is whole too */
-        close(dfd);
-    }
-    return DEQ_OK;
-}
-
-enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return sys_fail(err, path, "open");
-    bool ok = write_all(fd, line, strlen(line)) && write_all(fd, "\n", 1);
-    enum deq_rc rc = ok ? DEQ_OK : sys_fail(err, path, "append");
-    close(fd);
+    deq_file_close(&f);
     return rc;
 }
 

@@ -3,6 +3,7 @@
 
 #include <jansson.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +14,8 @@
 
 struct deq_safetensors {
     char *path;
-    void *map; /* NULL for parsed memory */
-    size_t map_len;
+    const char *bytes;    /* the caller's, or NULL: `file` is read */
+    struct deq_file file;
     json_t *header; /* names and metadata strings live here */
     struct deq_tensor *tensors; /* in the order of their data */
     size_t n;
@@ -44,8 +45,9 @@ static bool uint_of(const json_t *v, uint64_t *ret)
     return true;
 }
 
-static enum deq_rc parse_entry(const char *path, const char *name, const json_t *v, uint64_t data_len, const char *data,
-                               struct deq_tensor *t, struct deq_err *err)
+/* The data begin at byte data_at of the file and are data_len long. */
+static enum deq_rc parse_entry(const char *path, const char *name, const json_t *v, uint64_t data_at, uint64_t data_len, struct deq_tensor *t,
+                               struct deq_err *err)
 {
     if (!json_is_object(v) || json_object_size(v) != 3)
         return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: expected an object with dtype, shape, data_offsets", path, name);
@@ -76,7 +78,7 @@ static enum deq_rc parse_entry(const char *path, const char *name, const json_t 
     t->name = name;
     t->dtype = (enum deq_dtype)d;
     t->count = count;
-    t->data = data + begin;
+    t->offset = data_at + begin;
     t->bytes = bytes;
     return DEQ_OK;
 }
@@ -84,117 +86,138 @@ static enum deq_rc parse_entry(const char *path, const char *name, const json_t 
 static int by_data(const void *a, const void *b)
 {
     const struct deq_tensor *x = a, *y = b;
-    if (x->data != y->data)
-        return (const char *)x->data < (const char *)y->data ? -1 : 1;
+    if (x->offset != y->offset)
+        return x->offset < y->offset ? -1 : 1;
     return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty tensors before the one that starts there */
+}
+
+static enum deq_rc check_metadata(const char *path, json_t *meta, struct deq_err *err)
+{
+    const char *key;
+    json_t *v;
+    if (!json_is_object(meta))
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__ is not an object", path);
+    json_object_foreach(meta, key, v) {
+        if (!json_is_string(v))
+            return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s is not a string", path, key);
+    }
+    return DEQ_OK;
+}
+
+/* Every byte from `at` to the end belongs to one tensor. */
+static enum deq_rc check_tiling(const struct deq_safetensors *f, uint64_t at, uint64_t end, struct deq_err *err)
+{
+    for (size_t i = 0; i < f->n; i++) {
+        const struct deq_tensor *t = &f->tensors[i];
+        if (t->offset != at)
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: its data %s", f->path, t->name,
+                            t->offset < at ? "overlap another tensor's" : "leave a hole before them");
+        at += t->bytes;
+    }
+    return at == end ? DEQ_OK
+                     : deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes follow the last tensor", f->path, (unsigned long long)(end - at));
+}
+
+/* The header's n bytes of a file of len. */
+static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, size_t n, uint64_t len, struct deq_err *err)
+{
+    json_error_t je;
+    const char *key;
+    json_t *v;
+    f->header = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
+    if (!json_is_object(f->header))
+        return deq_fail(err, DEQ_EFORMAT, "%s: the header is not JSON: %s", f->path, f->header ? "not an object" : je.text);
+    if (json_object_size(f->header) > DEQ_ST_TENSORS_MAX)
+        return deq_fail(err, DEQ_EFORMAT, "%s: more than %d tensors", f->path, DEQ_ST_TENSORS_MAX);
+    f->tensors = DEQ_NEW_ARRAY(struct deq_tensor, json_object_size(f->header) + 1);
+    if (!f->tensors)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", f->path);
+    json_object_foreach(f->header, key, v) {
+        enum deq_rc rc;
+        if (!strcmp(key, "__metadata__"))
+            rc = check_metadata(f->path, v, err);
+        else if (strlen(key) > DEQ_ST_NAME_MAX)
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: a tensor's name is longer than %d bytes", f->path, DEQ_ST_NAME_MAX);
+        else
+            rc = parse_entry(f->path, key, v, 8 + n, len - 8 - n, &f->tensors[f->n++], err);
+        if (rc)
+            return rc;
+    }
+    qsort(f->tensors, f->n, sizeof *f->tensors, by_data);
+    return check_tiling(f, 8 + n, len, err);
+}
+
+static enum deq_rc read_bytes(const struct deq_safetensors *f, uint64_t at, void *out, size_t n, const char *what, struct deq_err *err)
+{
+    if (!f->bytes)
+        return deq_file_read(&f->file, at, out, n, what, err);
+    memcpy(out, f->bytes + at, n);
+    return DEQ_OK;
+}
+
+/* Everything before the data, of a file of len bytes. */
+static enum deq_rc read_header(struct deq_safetensors *f, uint64_t len, struct deq_err *err)
+{
+    unsigned char size[9] = {0};
+    uint64_t n = 0;
+    if (len < 8)
+        return deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes are too few for a safetensors file", f->path, (unsigned long long)len);
+    enum deq_rc rc = read_bytes(f, 0, size, (size_t)DEQ_MIN(len, sizeof size), "header", err);
+    if (rc)
+        return rc;
+    for (int i = 7; i >= 0; i--)
+        n = n << 8 | size[i];
+    if (n > DEQ_ST_HEADER_MAX || n > len - 8)
+        return deq_fail(err, DEQ_EFORMAT, "%s: header length %llu is more than the file or the limit of %d bytes", f->path,
+                        (unsigned long long)n, DEQ_ST_HEADER_MAX);
+    if (!n || size[8] != '{')
+        return deq_fail(err, DEQ_EFORMAT, "%s: the header does not start with '{'", f->path);
+    char *text = deq_alloc((size_t)n);
+    if (!text)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", f->path);
+    rc = read_bytes(f, 8, text, (size_t)n, "header", err);
+    if (!rc)
+        rc = parse_header(f, text, (size_t)n, len, err);
+    deq_free(text);
+    return rc;
+}
+
+/* bytes NULL: the file called path is opened. */
+static enum deq_rc open_source(const char *bytes, uint64_t len, const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
+{
+    struct deq_safetensors *f = DEQ_NEW(struct deq_safetensors);
+    if (!f || !(f->path = deq_strdup(path))) {
+        deq_free(f);
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", path);
+    }
+    f->bytes = bytes;
+    f->file.fd = -1;
+    enum deq_rc rc = bytes ? DEQ_OK : deq_file_open(f->path, &f->file, err);
+    if (!rc)
+        rc = read_header(f, bytes ? len : f->file.bytes, err);
+    if (rc)
+        deq_safetensors_close(f);
+    else
+        *ret_file = f;
+    return rc;
 }
 
 enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
 {
-    const unsigned char *p = bytes;
-    uint64_t n = 0;
-    if (len < 8)
-        return deq_fail(err, DEQ_EFORMAT, "%s: %zu bytes are too few for a safetensors file", path, len);
-    for (int i = 7; i >= 0; i--)
-        n = n << 8 | p[i];
-    if (n > DEQ_ST_HEADER_MAX || n > len - 8)
-        return deq_fail(err, DEQ_EFORMAT, "%s: header length %llu is more than the file or the limit of %d bytes", path,
-                        (unsigned long long)n, DEQ_ST_HEADER_MAX);
-    if (!n || p[8] != '{')
-        return deq_fail(err, DEQ_EFORMAT, "%s: the header does not start with '{'", path);
-
-    enum deq_rc rc = DEQ_OK;
-    struct deq_safetensors *f = DEQ_NEW(struct deq_safetensors);
-    json_error_t je;
-    const char *data = (const char *)p + 8 + n, *key;
-    json_t *v;
-    if (!f || !(f->path = deq_strdup(path))) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory", path);
-        goto out;
-    }
-    f->header = json_loadb((const char *)p + 8, n, JSON_REJECT_DUPLICATES, &je);
-    if (!json_is_object(f->header)) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: the header is not JSON: %s", path, f->header ? "not an object" : je.text);
-        goto out;
-    }
-    if (json_object_size(f->header) > DEQ_ST_TENSORS_MAX) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: more than %d tensors", path, DEQ_ST_TENSORS_MAX);
-        goto out;
-    }
-    f->tensors = DEQ_NEW_ARRAY(struct deq_tensor, json_object_size(f->header) + 1);
-    if (!f->tensors) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory", path);
-        goto out;
-    }
-    json_object_foreach(f->header, key, v) {
-        if (!strcmp(key, "__metadata__")) {
-            const char *mk;
-            json_t *mv;
-            if (!json_is_object(v)) {
-                rc = deq_fail(err, DEQ_EFORMAT, "%s: __metadata__ is not an object", path);
-                goto out;
-            }
-            json_object_foreach(v, mk, mv) {
-                if (!json_is_string(mv)) {
-                    rc = deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s is not a string", path, mk);
-                    goto out;
-                }
-            }
-            continue;
-        }
-        if (strlen(key) > DEQ_ST_NAME_MAX) {
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: a tensor's name is longer than %d bytes", path, DEQ_ST_NAME_MAX);
-            goto out;
-        }
-        rc = parse_entry(path, key, v, len - 8 - n, data, &f->tensors[f->n], err);
-        if (rc)
-            goto out;
-        f->n++;
-    }
-    qsort(f->tensors, f->n, sizeof *f->tensors, by_data);
-    const char *at = data;
-    for (size_t i = 0; i < f->n; i++) {
-        const struct deq_tensor *t = &f->tensors[i];
-        if ((const char *)t->data != at) {
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: its data %s", path, t->name,
-                          (const char *)t->data < at ? "overlap another tensor's" : "leave a hole before them");
-            goto out;
-        }
-        at += t->bytes;
-    }
-    if (at != (const char *)bytes + len) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: %zu bytes follow the last tensor", path, (size_t)((const char *)bytes + len - at));
-        goto out;
-    }
-    *ret_file = f;
-    f = NULL;
-out:
-    deq_safetensors_close(f);
-    return rc;
+    return open_source(bytes, len, path, ret_file, err);
 }
 
 enum deq_rc deq_safetensors_open(const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
 {
-    void *map;
-    size_t len;
-    enum deq_rc rc = deq_io_map(path, 8, &map, &len, err);
-    if (rc)
-        return rc;
-    rc = deq_safetensors_parse(map, len, path, ret_file, err);
-    if (rc) {
-        deq_io_unmap(map, len);
-        return rc;
-    }
-    (*ret_file)->map = map;
-    (*ret_file)->map_len = len;
-    return DEQ_OK;
+    return open_source(NULL, 0, path, ret_file, err);
 }
 
 void deq_safetensors_close(struct deq_safetensors *f)
 {
     if (!f)
         return;
-    deq_io_unmap(f->map, f->map_len);
+    if (f->file.fd >= 0)
+        deq_file_close(&f->file);
     json_decref(f->header);
     deq_free(f->tensors);
     deq_free(f->path);
@@ -238,39 +261,53 @@ static uint64_t first_not_finite(const float *x, uint64_t n)
     return i;
 }
 
-enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out, struct deq_err *err)
+enum deq_rc deq_tensor_read(const struct deq_safetensors *f, const struct deq_tensor *t, uint64_t first, size_t n, void *out, struct deq_err *err)
 {
-    const unsigned char *p = t->data;
+    const size_t size = deq_dtype_bytes(t->dtype);
+    char what[DEQ_ST_NAME_MAX + 16];
+    snprintf(what, sizeof what, "tensor %s", t->name);
+    return read_bytes(f, t->offset + first * size, out, n * size, what, err);
+}
+
+static void widen(enum deq_dtype dtype, const unsigned char *p, size_t n, float *out)
+{
     uint16_t h;
     double d;
-    switch (t->dtype) {
-    case DEQ_F32:
-        memcpy(out, p, t->count * sizeof *out);
-        break;
-    case DEQ_BF16:
-        for (uint64_t i = 0; i < t->count; i++) {
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = deq_bf16_to_f32(h);
-        }
-        break;
-    case DEQ_F16:
-        for (uint64_t i = 0; i < t->count; i++) {
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = deq_f16_to_f32(h);
-        }
-        break;
-    case DEQ_F64:
-        for (uint64_t i = 0; i < t->count; i++) {
+    for (size_t i = 0; i < n; i++) {
+        if (dtype == DEQ_F64) {
             memcpy(&d, p + 8 * i, 8);
             out[i] = (float)d;
+        } else {
+            memcpy(&h, p + 2 * i, 2);
+            out[i] = dtype == DEQ_BF16 ? deq_bf16_to_f32(h) : deq_f16_to_f32(h);
+        }
+    }
+}
+
+enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out, struct deq_err *err)
+{
+    enum { PIECE = 4096 }; /* elements: small enough for the stack, large enough that reading is all it costs */
+    unsigned char piece[PIECE * sizeof(double)];
+    enum deq_rc rc = DEQ_OK;
+    switch (t->dtype) {
+    case DEQ_F32: rc = deq_tensor_read(f, t, 0, t->count, out, err); break;
+    case DEQ_BF16:
+    case DEQ_F16:
+    case DEQ_F64:
+        for (uint64_t i = 0, n; !rc && i < t->count; i += n) {
+            n = DEQ_MIN((uint64_t)PIECE, t->count - i);
+            rc = deq_tensor_read(f, t, i, n, piece, err);
+            if (!rc)
+                widen(t->dtype, piece, n, out + i);
         }
         break;
     default:
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name, deq_dtype_name(t->dtype));
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name, deq_dtype_name(t->dtype));
     }
-    const uint64_t bad = first_not_finite(out, t->count);
-    return bad == t->count ? DEQ_OK
-                           : deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu is not finite", f->path, t->name, (unsigned long long)bad);
+    const uint64_t bad = rc ? t->count : first_not_finite(out, t->count);
+    if (bad < t->count)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu is not finite", f->path, t->name, (unsigned long long)bad);
+    return rc;
 }
 
 enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n, const char *const *meta,

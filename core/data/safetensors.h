@@ -1,11 +1,12 @@
-/* The safetensors container: a checked reader over a mapped file, and an atomic writer.
+/* The safetensors container: a checked reader in pieces, and an atomic writer.
  *
  *   8 bytes   N, little endian
  *   N bytes   JSON  {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"k": "v"}}
  *   rest      the tensors' bytes, little endian, row-major; offsets count from here
  *
  * The reader trusts nothing: sizes, ranges, overlaps, holes, duplicates, shape x dtype = bytes. Errors name the file and the
- * tensor. An open file is immutable and may be read by any thread; tensors point into the mapping and die with it. */
+ * tensor. Opening reads the header alone; a tensor's numbers are read when they are asked for, and a file that changed meanwhile is an error. Any
+ * thread may read an open file. */
 #ifndef DEQ_DATA_SAFETENSORS_H
 #define DEQ_DATA_SAFETENSORS_H
 
@@ -22,7 +23,7 @@ struct deq_tensor {
     unsigned n_dims;
     uint64_t shape[DEQ_ST_DIMS_MAX];
     uint64_t count;    /* elements */
-    const void *data;  /* in the mapping, no alignment promised */
+    uint64_t offset;   /* of its bytes, in the file */
     uint64_t bytes;
 };
 
@@ -37,6 +38,8 @@ const struct deq_tensor *deq_safetensors_at(const struct deq_safetensors *file, 
 const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *file, const char *name); /* NULL when absent */
 const char *deq_safetensors_meta(const struct deq_safetensors *file, const char *key);               /* NULL when absent */
 
+/* Elements [first, first + n) as they stand in the file. */
+enum deq_rc deq_tensor_read(const struct deq_safetensors *file, const struct deq_tensor *t, uint64_t first, size_t n, void *out, struct deq_err *err);
 /* Widens F32/F16/BF16/F64 to out [count]; DEQ_EFORMAT for another dtype or (naming the place) a value that is not finite. */
 enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out, struct deq_err *err);
 

@@ -1,10 +1,13 @@
 #define _GNU_SOURCE
 #include "core/data/torchfile.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zip.h>
 
 #include "core/base/io.h"
@@ -22,8 +25,7 @@ struct zip_entry {
 
 struct deq_torchfile {
     char *path;
-    void *map; /* NULL for a caller's memory */
-    size_t map_len;
+    struct deq_file file; /* fd -1: a caller's memory */
     zip_t *zip;
     struct zip_entry *entries; /* by name */
     size_t n_entries;
@@ -49,11 +51,26 @@ static enum deq_rc check_beginning(const char *path, const unsigned char *p, siz
     return deq_fail(err, DEQ_EFORMAT, "%s: not a PyTorch checkpoint: it does not begin like a zip container", path);
 }
 
+/* libzip reads through a stream of its own on the same open file. */
+static zip_source_t *file_source(const struct deq_file *file, zip_error_t *ze)
+{
+    const int fd = fcntl(file->fd, F_DUPFD_CLOEXEC, 0);
+    FILE *stream = fd < 0 ? NULL : fdopen(fd, "rb");
+    zip_source_t *source = stream ? zip_source_filep_create(stream, 0, -1, ze) : NULL;
+    if (!stream)
+        zip_error_set(ze, ZIP_ER_OPEN, errno);
+    if (!source && stream)
+        fclose(stream);
+    else if (!source && fd >= 0)
+        close(fd);
+    return source;
+}
+
 static enum deq_rc open_zip(struct deq_torchfile *f, const void *bytes, size_t n, struct deq_err *err)
 {
     zip_error_t ze;
     zip_error_init(&ze);
-    zip_source_t *source = zip_source_buffer_create(bytes, n, 0, &ze);
+    zip_source_t *source = bytes ? zip_source_buffer_create(bytes, n, 0, &ze) : file_source(&f->file, &ze);
     if (source)
         f->zip = zip_open_from_source(source, ZIP_RDONLY, &ze);
     enum deq_rc rc = DEQ_OK;
@@ -126,7 +143,7 @@ static const struct zip_entry *find_entry(const struct deq_torchfile *f, const c
 }
 
 /* All bytes of an entry into a new block; its checksum is compared. */
-static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret, struct deq_err *err)
+static enum deq_rc read_plain(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret, struct deq_err *err)
 {
     if (!e->plain)
         return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is compressed or encrypted, which torch.save does not do: write the file again "
@@ -164,6 +181,21 @@ out:
     if (z)
         zip_fclose(z);
     deq_free(bytes);
+    return rc;
+}
+
+static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret, struct deq_err *err)
+{
+    unsigned char *bytes = NULL;
+    char what[512];
+    snprintf(what, sizeof what, "zip entry %s", e->name);
+    enum deq_rc rc = read_plain(f, e, max, &bytes, err);
+    if (f->file.fd >= 0 && deq_file_unchanged(&f->file, what, err)) /* the better reason, if there is another one too */
+        rc = DEQ_EIO;
+    if (rc)
+        deq_free(bytes);
+    else
+        *ret = bytes;
     return rc;
 }
 
@@ -228,41 +260,39 @@ static enum deq_rc read_pickle(struct deq_torchfile *f, struct deq_err *err)
     return rc;
 }
 
+/* bytes NULL: the file called path is opened. */
+static enum deq_rc open_source(const void *bytes, size_t n, const char *path, struct deq_torchfile **ret_file, struct deq_err *err)
+{
+    unsigned char beginning[512];
+    enum deq_rc rc = DEQ_OK;
+    struct deq_torchfile *f = DEQ_NEW(struct deq_torchfile);
+    if (f)
+        f->file.fd = -1;
+    if (!f || !(f->path = deq_strdup(path)))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory", path);
+    if (!rc && !bytes && !(rc = deq_file_open(f->path, &f->file, err))) {
+        n = (size_t)f->file.bytes;
+        rc = deq_file_read(&f->file, 0, beginning, DEQ_MIN(n, sizeof beginning), "", err);
+    }
+    if (!rc)
+        rc = check_beginning(path, bytes ? bytes : beginning, bytes ? n : DEQ_MIN(n, sizeof beginning), err);
+    if (!rc && !(rc = open_zip(f, bytes, n, err)) && !(rc = list_entries(f, n, err)) && !(rc = find_pickle(f, err)) && !(rc = check_records(f, err)))
+        rc = read_pickle(f, err);
+    if (rc)
+        deq_torchfile_close(f);
+    else
+        *ret_file = f;
+    return rc;
+}
+
 enum deq_rc deq_torchfile_open_memory(const void *bytes, size_t n, const char *name, struct deq_torchfile **ret_file, struct deq_err *err)
 {
-    enum deq_rc rc = check_beginning(name, bytes, n, err);
-    if (rc)
-        return rc;
-    struct deq_torchfile *f = DEQ_NEW(struct deq_torchfile);
-    if (!f || !(f->path = deq_strdup(name))) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory", name);
-        goto out;
-    }
-    if ((rc = open_zip(f, bytes, n, err)) || (rc = list_entries(f, n, err)) || (rc = find_pickle(f, err)) || (rc = check_records(f, err)) ||
-        (rc = read_pickle(f, err)))
-        goto out;
-    *ret_file = f;
-    f = NULL;
-out:
-    deq_torchfile_close(f);
-    return rc;
+    return open_source(bytes, n, name, ret_file, err);
 }
 
 enum deq_rc deq_torchfile_open(const char *path, struct deq_torchfile **ret_file, struct deq_err *err)
 {
-    void *map;
-    size_t len;
-    enum deq_rc rc = deq_io_map(path, 1, &map, &len, err);
-    if (rc)
-        return rc;
-    rc = deq_torchfile_open_memory(map, len, path, ret_file, err);
-    if (rc) {
-        deq_io_unmap(map, len);
-        return rc;
-    }
-    (*ret_file)->map = map;
-    (*ret_file)->map_len = len;
-    return DEQ_OK;
+    return open_source(NULL, 0, path, ret_file, err);
 }
 
 void deq_torchfile_close(struct deq_torchfile *f)
@@ -271,7 +301,8 @@ void deq_torchfile_close(struct deq_torchfile *f)
         return;
     if (f->zip)
         zip_discard(f->zip);
-    deq_io_unmap(f->map, f->map_len);
+    if (f->file.fd >= 0)
+        deq_file_close(&f->file);
     deq_torch_state_free(&f->state);
     deq_free(f->cache);
     deq_free(f->entries);

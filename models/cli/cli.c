@@ -1,5 +1,6 @@
 #include "models/cli/cli.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -87,6 +88,17 @@ int cli_fail(const char *command, const char *message)
     cli_progress_end();
     fprintf(stderr, "deq %s: %s\n", command, message);
     return CLI_FAIL;
+}
+
+int cli_print_json(const char *command, json_t *r, size_t flags)
+{
+    char *text = r ? json_dumps(r, flags) : NULL;
+    json_decref(r);
+    if (!text)
+        return cli_fail(command, "--json: out of memory, or a text that is not UTF-8");
+    puts(text); /* main looks whether it arrived */
+    free(text); /* jansson's */
+    return CLI_OK;
 }
 
 bool cli_number(const char *flag, const char *text, double lo, double hi, double *ret)

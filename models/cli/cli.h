@@ -29,6 +29,9 @@ struct cli_command {
 int cli_parse(const struct cli_command *c, int argc, char **argv, const char **args, size_t *ret_n);
 /* Prints "deq NAME: message" and returns CLI_FAIL. */
 int cli_fail(const char *command, const char *message);
+/* Prints r, which is given away, as one JSON text; flags: jansson's. CLI_FAIL, with a message, when r could not be made. */
+struct json_t;
+int cli_print_json(const char *command, struct json_t *r, size_t flags);
 /* A number within [lo, hi], or an error that names the flag. */
 bool cli_number(const char *flag, const char *text, double lo, double hi, double *ret);
 /* One line that replaces the last one on a terminal; nothing elsewhere. */

@@ -52,7 +52,9 @@ static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory for its tokens", c->golden);
     for (size_t i = 0; i < t->count; i++) {
         int64_t id;
-        memcpy(&id, (const char *)t->data + 8 * i, 8);
+        const enum deq_rc rc = deq_tensor_read(c->file, t, i, 1, &id, err);
+        if (rc)
+            return rc;
         if (id < 0 || id >= (int64_t)c->arch.vocab_size)
             return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u", c->golden, i, (long long)id,
                             c->arch.vocab_size);

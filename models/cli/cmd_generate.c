@@ -47,7 +47,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
         fflush(stdout);
     }
-    return o->stopped ? DEQ_STOP : DEQ_CONTINUE;
+    return o->stopped || ferror(stdout) ? DEQ_STOP : DEQ_CONTINUE; /* nobody gets more of it; main says so */
 }
 
 static const char *finish_name(enum deq_finish f)
@@ -163,9 +163,8 @@ int cmd_generate(int argc, char **argv)
                               "steps_per_token", (double)st.steps / (double)st.positions, "residual_max", o.residual_max, "converged",
                               o.converged == o.tokens, "seconds", seconds, "time_to_first_token_seconds", o.first_token_s,
                               "tokens_per_second", per / seconds);
-        json_dumpf(r, stdout, JSON_REAL_PRECISION(9));
-        putchar('\n');
-        json_decref(r);
+        if (cli_print_json("generate", r, JSON_REAL_PRECISION(9)))
+            goto out;
     } else {
         fwrite(o.shown.data + before, 1, o.shown.len - before, stdout);
         putchar('\n');

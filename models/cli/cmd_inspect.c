@@ -31,8 +31,9 @@ int cmd_inspect(int argc, char **argv)
         deq_model_free(model);
         return cli_fail("inspect", err.text);
     }
+    code = CLI_OK;
     const struct deq_model_info i = deq_model_info(model);
-    json_t *r = json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
+    json_t *r = !json ? NULL : json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
                           "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                           "hidden_size", (int)i.d_model, "num_attention_heads", (int)i.n_head, "head_dim", (int)i.d_head,
                           "intermediate_size", (int)i.d_inner, "num_blocks", (int)i.n_block, "attention_window", (int)i.attn_window, "norm",
@@ -52,8 +53,7 @@ int cmd_inspect(int argc, char **argv)
         if (tensors)
             json_object_set(r, "tensors", list);
         json_decref(list);
-        json_dumpf(r, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
-        putchar('\n');
+        code = cli_print_json("inspect", r, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     } else {
         printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype, (unsigned long long)i.parameters, i.fingerprint);
         printf("state            D %u, %u heads of %u, inner %u, %u block%s, norm %s\n", i.d_model, i.n_head, i.d_head, i.d_inner, i.n_block,
@@ -71,8 +71,7 @@ int cmd_inspect(int argc, char **argv)
             printf("]\n");
         }
     }
-    json_decref(r);
     deq_safetensors_close(file);
     deq_model_free(model);
-    return CLI_OK;
+    return code;
 }

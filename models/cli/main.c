@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/stdio.h"
 #include "core/math/kern.h"
 #include "models/cli/cli.h"
 
@@ -28,7 +29,7 @@ static void usage(FILE *out)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     const char *level = getenv("DEQ_CPU");
     if (level && !deq_kern_force(level)) {
@@ -53,4 +54,15 @@ int main(int argc, char **argv)
     fprintf(stderr, "deq: unknown command \"%s\"\n", argv[1]);
     usage(stderr);
     return CLI_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    struct deq_err err;
+    deq_stdio_init();
+    const int code = run(argc, argv);
+    if (!deq_stdio_close(&err))
+        return code;
+    fprintf(stderr, "deq: %s\n", err.text);
+    return code ? code : CLI_FAIL;
 }

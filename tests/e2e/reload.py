@@ -480,6 +480,33 @@ def test_metrics_while_both_have_work():
         check(ok, "then one is left: %s" % after["deqd_engine_memory_bytes"])
 
 
+def test_weights_cut_while_a_reload_reads_them():
+    """In place, as cp over the old file does it: that reload fails and says why, and the model that is there serves on."""
+    with Models() as models:
+        models.swap(slow_model(os.path.join(models.tmp.name, "slow")))
+        weights = os.path.join(models.path, WEIGHTS)
+        size = os.path.getsize(weights)
+        with models.daemon() as d:
+            seen = 0
+            for i in range(20):
+                answer = []
+                t = threading.Thread(target=lambda: answer.append(post_reload(d)))
+                t.start()
+                time.sleep(0.01 + 0.01 * (i % 5))
+                os.truncate(weights, 65536)
+                t.join()
+                s, _, b = answer[0]
+                check(s in (200, 500), "an answer about the reload: %d %s" % (s, short(b)))
+                if s == 500:
+                    check(WEIGHTS.encode() in b, "which file: %s" % short(b))
+                    seen += b"changed while it was read" in b and b"tensor " in b
+                os.truncate(weights, size) # what was cut were zeros
+                if seen == 3:
+                    break
+            equal(seen, 3, "reloads that were cut in the midst of a tensor")
+            equal(d.complete(**SHORT)["usage"]["completion_tokens"], 40, "and the model serves")
+
+
 def test_end_during_a_reload():
     with Models() as models:
         slow = slow_model(os.path.join(models.tmp.name, "slow"))

@@ -1,13 +1,19 @@
 /* The ground floor: buffers, UTF-8, errors, random numbers, memory and its fault points, threads, files, YAML, option tables. */
 #define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <unistd.h>
-#include <fcntl.h>
 
 #include "core/base/buf.h"
 #include "core/base/err.h"
@@ -559,6 +565,167 @@ TEST(io_read)
     rmdir(dir);
 }
 
+/* Entries of dir besides . and .. */
+static unsigned entries(void)
+{
+    unsigned n = 0;
+    DIR *d = opendir(dir);
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n - 2;
+}
+
+TEST(io_replace_touches_no_other_file)
+{
+    if (!make_dir())
+        return;
+    struct deq_err e;
+    struct stat st;
+    const struct deq_part new = {"new", 3};
+    static const char *const others[] = {"f.tmp", ".f.tmp", ".f.0123456789abcdeg.tmp", ".g.0123456789abcdef.tmp", ".f.0123456789abcdef.tmp.old", "ff"};
+    for (size_t i = 0; i < DEQ_COUNT(others); i++)
+        put_file(in_dir(others[i]), "mine");
+    CHECK(!symlink("ff", in_dir("f.part")));
+    /* what a killed writer left goes away, what one that is still at work holds stays */
+    put_file(in_dir(".f.0123456789abcdef.tmp"), "left");
+    put_file(in_dir(".f.fedcba9876543210.tmp"), "held");
+    const int held = open(in_dir(".f.fedcba9876543210.tmp"), O_RDONLY);
+    CHECK(held >= 0 && !flock(held, LOCK_EX));
+    CHECK(!deq_io_replace(in_dir("f"), &new, 1, &e) && file_is(in_dir("f"), "new"));
+    CHECK(!deq_io_exists(in_dir(".f.0123456789abcdef.tmp")) && file_is(in_dir(".f.fedcba9876543210.tmp"), "held"));
+    for (size_t i = 0; i < DEQ_COUNT(others); i++)
+        CHECK_MSG(file_is(in_dir(others[i]), "mine"), "%s", others[i]);
+    CHECK(entries() == DEQ_COUNT(others) + 3);
+    close(held);
+
+    /* mode: as the umask says for a new one, as it was for an old one; another hard link keeps what it has */
+    const mode_t mask = umask(027);
+    unlink(in_dir("f"));
+    CHECK(!deq_io_replace(in_dir("f"), &new, 1, &e) && !stat(in_dir("f"), &st) && (st.st_mode & 07777) == 0640);
+    umask(mask);
+    CHECK(!chmod(in_dir("f"), 0604) && !link(in_dir("f"), in_dir("ff.link")));
+    CHECK(!deq_io_replace(in_dir("f"), &(struct deq_part){"newer", 5}, 1, &e) && !stat(in_dir("f"), &st) && (st.st_mode & 07777) == 0604);
+    CHECK(file_is(in_dir("f"), "newer") && file_is(in_dir("ff.link"), "new"));
+    unlink(in_dir("f"));
+    unlink(in_dir("f.part"));
+    unlink(in_dir("ff.link"));
+    for (size_t i = 0; i < DEQ_COUNT(others); i++)
+        unlink(in_dir(others[i]));
+    CHECK(!rmdir(dir));
+}
+
+TEST(io_replace_goes_through_links)
+{
+    if (!make_dir())
+        return;
+    struct deq_err e;
+    struct stat st;
+    const struct deq_part new = {"new", 3};
+    CHECK(!deq_io_mkdir(in_dir("sub"), &e));
+    put_file(in_dir("sub/real"), "old");
+    /* a chain of relative links, one through a directory, and one to what is not there yet */
+    CHECK(!symlink("sub/second", in_dir("first")) && !symlink("real", in_dir("sub/second")) && !symlink("sub/later", in_dir("dangling")));
+    CHECK(!symlink(in_dir("sub/real"), in_dir("absolute")) && !symlink("loop", in_dir("loop")));
+    CHECK(!deq_io_replace(in_dir("first"), &new, 1, &e) && file_is(in_dir("sub/real"), "new"));
+    CHECK(!deq_io_replace(in_dir("absolute"), &(struct deq_part){"newer", 5}, 1, &e) && file_is(in_dir("sub/real"), "newer"));
+    CHECK(!deq_io_replace(in_dir("dangling"), &new, 1, &e) && file_is(in_dir("sub/later"), "new"));
+    static const char *const links[] = {"first", "sub/second", "absolute", "dangling"};
+    for (size_t i = 0; i < DEQ_COUNT(links); i++)
+        CHECK_MSG(!lstat(in_dir(links[i]), &st) && S_ISLNK(st.st_mode), "%s", links[i]);
+    CHECK(deq_io_replace(in_dir("loop"), &new, 1, &e) == DEQ_EIO && strstr(e.text, "loop"));
+    for (size_t i = 0; i < DEQ_COUNT(links); i++)
+        unlink(in_dir(links[i]));
+    unlink(in_dir("loop"));
+    unlink(in_dir("sub/real"));
+    unlink(in_dir("sub/later"));
+    CHECK(!rmdir(in_dir("sub")));
+    CHECK(!rmdir(dir));
+}
+
+TEST(io_replace_writes_through_what_is_no_file)
+{
+    if (!make_dir())
+        return;
+    struct deq_err e;
+    struct stat st;
+    const struct deq_part parts[2] = {{"through", 7}, {"\n", 1}};
+    char got[16] = "", path[64];
+    CHECK(!mkfifo(in_dir("fifo"), 0600) && !symlink("fifo", in_dir("link")));
+    const int reader = open(in_dir("fifo"), O_RDONLY | O_NONBLOCK);
+    CHECK(!deq_io_replace(in_dir("link"), parts, 2, &e) && read(reader, got, sizeof got) == 8 && !strcmp(got, "through\n"));
+    CHECK(!lstat(in_dir("fifo"), &st) && S_ISFIFO(st.st_mode) && !lstat(in_dir("link"), &st) && S_ISLNK(st.st_mode));
+    close(reader);
+    CHECK(!deq_io_replace("/dev/null", parts, 2, &e) && !stat("/dev/null", &st) && S_ISCHR(st.st_mode));
+
+    const int s = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", in_dir("s"));
+    if (strlen(in_dir("s")) < sizeof a.sun_path && !bind(s, (struct sockaddr *)&a, sizeof a))
+        CHECK(deq_io_replace(in_dir("s"), parts, 2, &e) == DEQ_EIO && strstr(e.text, "socket") && !lstat(in_dir("s"), &st) && S_ISSOCK(st.st_mode));
+    close(s);
+
+    /* descriptors of ours by name: at their place in the file, as `>> file` wants it; and where they are not open for writing */
+    put_file(in_dir("f"), "before ");
+    const int fd = open(in_dir("f"), O_WRONLY | O_APPEND), ro = open(in_dir("f"), O_RDONLY);
+    snprintf(path, sizeof path, "/dev/fd/%d", fd);
+    CHECK(!deq_io_replace(path, parts, 2, &e) && file_is(in_dir("f"), "before through\n"));
+    snprintf(path, sizeof path, "/proc/self/fd/%d", ro);
+    CHECK(deq_io_replace(path, parts, 2, &e) == DEQ_EIO && file_is(in_dir("f"), "before through\n"));
+    close(fd);
+    close(ro);
+    /* as a full disk answers; a node of our own, where we may make one */
+    if (!mknod(in_dir("full"), S_IFCHR | 0600, makedev(1, 7))) {
+        CHECK(deq_io_replace(in_dir("full"), parts, 2, &e) == DEQ_EIO && strstr(e.text, strerror(ENOSPC)));
+        CHECK(!lstat(in_dir("full"), &st) && S_ISCHR(st.st_mode));
+    }
+    unlink(in_dir("full"));
+    unlink(in_dir("f"));
+    unlink(in_dir("s"));
+    unlink(in_dir("link"));
+    unlink(in_dir("fifo"));
+    CHECK(!rmdir(dir)); /* and nothing beside them */
+}
+
+TEST(io_read_of_a_file_that_changes)
+{
+    if (!make_dir())
+        return;
+    struct deq_err e;
+    struct deq_file f;
+    char got[8];
+    put_file(in_dir("f"), "12345678");
+    static const struct {
+        off_t size;
+        const char *says;
+    } cut[] = {{4, "now 4"}, {0, "now 0"}, {9, "now 9"}};
+    for (size_t i = 0; i < DEQ_COUNT(cut); i++) {
+        put_file(in_dir("f"), "12345678");
+        CHECK(!deq_file_open(in_dir("f"), &f, &e) && f.bytes == 8 && !deq_file_read(&f, 4, got, 4, "part", &e) && !memcmp(got, "5678", 4));
+        CHECK(!truncate(in_dir("f"), cut[i].size));
+        CHECK(deq_file_read(&f, 4, got, 4, "part", &e) == DEQ_EIO && strstr(e.text, "/f: part: the file changed") && strstr(e.text, cut[i].says));
+        deq_file_close(&f);
+    }
+    /* other contents of the same size */
+    put_file(in_dir("f"), "12345678");
+    CHECK(!deq_file_open(in_dir("f"), &f, &e));
+    const int fd = open(in_dir("f"), O_WRONLY);
+    const struct timespec t[2] = {{.tv_sec = 1}, {.tv_sec = 1}}; /* a clock's tick may be longer than this test */
+    CHECK(write(fd, "x", 1) == 1 && !futimens(fd, t));
+    close(fd);
+    CHECK(deq_file_read(&f, 4, got, 4, "part", &e) == DEQ_EIO);
+    deq_file_close(&f);
+    /* a name that leads to another file since is no change of this one */
+    CHECK(!deq_file_open(in_dir("f"), &f, &e));
+    put_file(in_dir("f"), "replaced");
+    CHECK(!deq_file_read(&f, 0, got, 8, "part", &e) && !memcmp(got, "x2345678", 8));
+    CHECK(deq_file_read(&f, 4, got, 5, "part", &e) == DEQ_EIO && strstr(e.text, "ends before byte 9"));
+    deq_file_close(&f);
+    unlink(in_dir("f"));
+    CHECK(!rmdir(dir));
+}
+
 TEST(io_replace_is_all_or_nothing)
 {
     if (!make_dir())
@@ -568,18 +735,12 @@ TEST(io_replace_is_all_or_nothing)
     struct deq_part parts[3] = {{"ab", 2}, {NULL, 0}, {"c\n", 2}};
     CHECK(!deq_io_replace(f, parts, 3, &e) && file_is(f, "abc\n"));
     CHECK(!deq_io_replace(f, parts, 1, &e) && file_is(f, "ab")); /* shorter: nothing of the old file remains */
-    CHECK(!deq_io_exists(in_dir("f.tmp")));
     CHECK(!deq_io_replace(f, NULL, 0, &e) && file_is(f, ""));
     put_file(f, "old");
 
-    /* the temporary name is taken by a directory */
-    CHECK(!deq_io_mkdir(in_dir("f.tmp"), &e));
-    CHECK(deq_io_replace(f, parts, 3, &e) == DEQ_EIO && file_is(f, "old"));
-    rmdir(in_dir("f.tmp"));
-    /* the target is a directory: the rename fails and the temporary file goes away */
     CHECK(!deq_io_mkdir(in_dir("d"), &e) && !deq_io_mkdir(in_dir("d"), &e));
-    CHECK(deq_io_replace(in_dir("d"), parts, 3, &e) == DEQ_EIO);
-    CHECK(deq_io_is_dir(in_dir("d")) && !deq_io_exists(in_dir("d.tmp")));
+    CHECK(deq_io_replace(in_dir("d"), parts, 3, &e) == DEQ_EIO && strstr(e.text, "is a directory") && deq_io_is_dir(in_dir("d")));
+    CHECK(deq_io_replace(in_dir("new/"), parts, 3, &e) == DEQ_EINVAL);
     CHECK(deq_io_replace(in_dir("none/x"), parts, 3, &e) == DEQ_ENOTFOUND);
     /* the disk takes only a part: a limit on file size stands in for a full one */
     struct rlimit old, small;
@@ -589,9 +750,13 @@ TEST(io_replace_is_all_or_nothing)
         small = (struct rlimit){.rlim_cur = 4096, .rlim_max = old.rlim_max};
         setrlimit(RLIMIT_FSIZE, &small);
         enum deq_rc rc = deq_io_replace(f, &big, 1, &e);
+        CHECK(rc == DEQ_EIO && file_is(f, "old") && strstr(e.text, strerror(EFBIG)));
+        char *line = calloc(1, 5000);
+        memset(line, 'x', 4999);
+        CHECK(deq_io_append_line(f, line, &e) == DEQ_EIO && file_is(f, "old")); /* and no part of it is there */
+        free(line);
         setrlimit(RLIMIT_FSIZE, &old);
         signal(SIGXFSZ, handler);
-        CHECK(rc == DEQ_EIO && file_is(f, "old") && !deq_io_exists(in_dir("f.tmp")));
         free((void *)(uintptr_t)big.data);
     }
     char *longest = calloc(1, 5000);

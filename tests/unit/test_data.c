@@ -206,8 +206,7 @@ TEST(safetensors_values)
             CHECK_MSG(!rc && !memcmp(out, want[i], sizeof out), "%s", names[i]);
             /* the second element: F64 too large for F32, F32 NaN, BF16 infinity, F16 NaN */
             static const uint64_t bad[] = {0x7fe0000000000000, 0x7fc00000, 0xff80, 0x7e00};
-            memcpy(p + len - sizeof data + ((const unsigned char *)t->data - (p + len - sizeof data)) + t->bytes / 2, &bad[i],
-                   deq_dtype_bytes(t->dtype));
+            memcpy(p + t->offset + t->bytes / 2, &bad[i], deq_dtype_bytes(t->dtype));
             e.text[0] = 0;
             CHECK_MSG(deq_tensor_to_f32(f, t, out, &e) == DEQ_EFORMAT && strstr(e.text, "values.st: tensor ") && strstr(e.text, names[i]) &&
                           strstr(e.text, "element 1 "), "%s: %s", names[i], e.text);
@@ -253,15 +252,16 @@ TEST(safetensors_round_trip)
                 bytes *= t[i].shape[d];
             }
             CHECK(r->bytes == bytes && r->count == bytes / deq_dtype_bytes(t[i].dtype));
-            CHECK(!bytes || !memcmp(r->data, t[i].data, bytes));
+            char raw[64];
+            CHECK(bytes <= sizeof raw && !deq_tensor_read(f, r, 0, r->count, raw, &e) && (!bytes || !memcmp(raw, t[i].data, bytes)));
         }
-        const char *at = NULL; /* in the order of their data */
+        uint64_t at = 0; /* in the order of their data */
         for (size_t i = 0; i < deq_safetensors_count(f); i++) {
             const struct deq_tensor *r = deq_safetensors_at(f, i);
-            CHECK(!at || r->data == (const void *)at);
-            at = (const char *)r->data + r->bytes;
+            CHECK(!at || r->offset == at);
+            at = r->offset + r->bytes;
         }
-        CHECK((uintptr_t)deq_safetensors_at(f, 0)->data % 8 == 0);
+        CHECK(deq_safetensors_at(f, 0)->offset % 8 == 0);
     }
     deq_safetensors_close(f);
     f = NULL;
@@ -270,7 +270,7 @@ TEST(safetensors_round_trip)
     deq_safetensors_close(f);
     f = NULL;
     CHECK(deq_safetensors_open(in_dir("none"), &f, &e) == DEQ_ENOTFOUND && !f && strstr(e.text, "/none"));
-    CHECK(deq_safetensors_open(dir, &f, &e) == DEQ_EFORMAT && !f);
+    CHECK(deq_safetensors_open(dir, &f, &e) == DEQ_EIO && !f);
     CHECK(!deq_io_replace(in_dir("t"), &(struct deq_part){"short", 5}, 1, NULL));
     CHECK(deq_safetensors_open(in_dir("t"), &f, &e) == DEQ_EFORMAT && !f && strstr(e.text, "/t: "));
     unsigned n = 1;

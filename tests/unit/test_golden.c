@@ -50,8 +50,8 @@ static bool open_golden(const char *name, struct golden *g)
     const struct deq_tensor *t = g->file ? deq_safetensors_find(g->file, "tokens") : NULL;
     CHECK(t && t->count == B * SEGMENTS * T);
     for (size_t i = 0; t && i < B * SEGMENTS * T; i++) {
-        int64_t id;
-        memcpy(&id, (const char *)t->data + 8 * i, 8);
+        int64_t id = -1;
+        CHECK(!deq_tensor_read(g->file, t, i, 1, &id, &err));
         g->tokens[i / (SEGMENTS * T)][i % (SEGMENTS * T)] = (uint32_t)id;
     }
     return g->w && t;

@@ -205,7 +205,7 @@ TEST(torchfile_refused_golden)
     struct deq_torchfile *f = NULL;
     struct deq_err err = {0};
     CHECK(deq_torchfile_open(GOLDEN "make.py", &f, &err) == DEQ_EFORMAT && strstr(err.text, "does not begin like a zip"));
-    CHECK(deq_torchfile_open(GOLDEN, &f, &err) == DEQ_EFORMAT && strstr(err.text, "not a regular file"));
+    CHECK(deq_torchfile_open(GOLDEN, &f, &err) == DEQ_EIO && strstr(err.text, "not a regular file"));
 }
 
 /* --- crafted files --- */

@@ -1,0 +1,252 @@
+/* Writing files: see deq_io_replace in io.h.
+ *
+ * The new file is called .NAME.<16 hex digits>.tmp until it is whole. Its writer holds a lock on it, so what a crash left behind has no lock, and whoever
+ * writes NAME next removes it. */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+
+enum { PATH_BYTES = 4096, LINKS_MAX = 40, NAMES_MAX = 100, DIGITS = 16, BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */ };
+enum { READER_WAIT_MS = 3000, READER_POLL_MS = 20 };
+
+struct place {
+    char path[PATH_BYTES], dir[PATH_BYTES];
+    const char *base; /* the name within dir, in path */
+};
+
+static enum deq_rc sys_fail(struct deq_err *err, const char *path, const char *what)
+{
+    return deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+static bool write_all(int fd, const char *p, size_t n)
+{
+    while (n) {
+        const ssize_t k = write(fd, p, DEQ_MIN(n, (size_t)1 << 30));
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return false;
+        p += k;
+        n -= (size_t)k;
+    }
+    return true;
+}
+
+static enum deq_rc write_parts(int fd, const char *path, const struct deq_part *parts, size_t n, struct deq_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!write_all(fd, parts[i].data, parts[i].len))
+            return sys_fail(err, path, "write");
+    return DEQ_OK;
+}
+
+static bool set_place(struct place *p, const char *path)
+{
+    const int n = snprintf(p->path, sizeof p->path, "%s", path);
+    if (n < 0 || (size_t)n >= sizeof p->path)
+        return false;
+    const char *slash = strrchr(p->path, '/');
+    p->base = slash ? slash + 1 : p->path;
+    snprintf(p->dir, sizeof p->dir, "%.*s", slash ? (int)(slash - p->path + (slash == p->path)) : 1, slash ? p->path : ".");
+    return true;
+}
+
+/* The descriptor of this process that a path like /dev/fd/1 stands for, or -1. Opened by name it would begin at the front of its file again. */
+static int own_descriptor(const struct place *p)
+{
+    char own[64], real[PATH_MAX], *end;
+    snprintf(own, sizeof own, "/proc/%d/fd", (int)getpid());
+    if (*p->base < '0' || *p->base > '9' || !realpath(p->dir, real) || strcmp(real, own))
+        return -1;
+    const unsigned long fd = strtoul(p->base, &end, 10);
+    return *end || fd > INT_MAX ? -1 : (int)fd;
+}
+
+/* Follows symbolic links, also to what is not there yet. *ret_fd: where they end in a descriptor of this process, else -1. */
+static enum deq_rc follow(const char *path, struct place *p, int *ret_fd, struct deq_err *err)
+{
+    char link[PATH_BYTES], next[2 * PATH_BYTES];
+    if (!set_place(p, path))
+        return deq_fail(err, DEQ_EINVAL, "%.100s...: path too long", path);
+    for (unsigned i = 0; i <= LINKS_MAX; i++) {
+        if ((*ret_fd = own_descriptor(p)) >= 0)
+            return DEQ_OK;
+        const ssize_t n = readlink(p->path, link, sizeof link - 1);
+        if (n < 0)
+            return DEQ_OK; /* no link; what else is wrong with it, opening it will say */
+        link[n] = 0;
+        snprintf(next, sizeof next, "%s%s%s", link[0] == '/' ? "" : p->dir, link[0] == '/' ? "" : "/", link);
+        if (!set_place(p, next))
+            return deq_fail(err, DEQ_EINVAL, "%s: leads to a path that is too long", path);
+    }
+    errno = ELOOP;
+    return sys_fail(err, path, "follow the links");
+}
+
+/* Is this a name that `create` may have made for base? */
+static bool is_temporary(const char *name, const char *base)
+{
+    const size_t n = strnlen(base, BASE_MAX);
+    return name[0] == '.' && !strncmp(name + 1, base, n) && name[n + 1] == '.' && strspn(name + n + 2, "0123456789abcdef") == DIGITS &&
+           !strcmp(name + n + 2 + DIGITS, ".tmp");
+}
+
+/* Removes what writers of the same file that are no more have left. */
+static void sweep(const struct place *p)
+{
+    DIR *d = opendir(p->dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        struct stat st;
+        if (!is_temporary(e->d_name, p->base))
+            continue;
+        const int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        if (!fstat(fd, &st) && S_ISREG(st.st_mode) && !flock(fd, LOCK_EX | LOCK_NB))
+            (void)unlinkat(dirfd(d), e->d_name, 0);
+        close(fd);
+    }
+    if (d)
+        closedir(d);
+}
+
+/* A new, locked file beside p. */
+static enum deq_rc create(const struct place *p, mode_t mode, char tmp[2 * PATH_BYTES], int *ret_fd, struct deq_err *err)
+{
+    for (unsigned i = 0; i < NAMES_MAX; i++) {
+        uint64_t r;
+        struct stat st;
+        if (getrandom(&r, sizeof r, 0) != (ssize_t)sizeof r)
+            return sys_fail(err, p->path, "find an unused name beside it");
+        snprintf(tmp, 2 * PATH_BYTES, "%s/.%.*s.%0*llx.tmp", p->dir, BASE_MAX, p->base, DIGITS, (unsigned long long)r);
+        const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        if (fd < 0 && errno == EEXIST)
+            continue;
+        if (fd < 0)
+            return sys_fail(err, p->path, "create a file beside it");
+        /* where there are no locks, nobody sweeps either */
+        if ((flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) || fstat(fd, &st) < 0 || !st.st_nlink) {
+            close(fd); /* it was swept before it was locked */
+            continue;
+        }
+        *ret_fd = fd;
+        return DEQ_OK;
+    }
+    errno = EEXIST;
+    return sys_fail(err, p->path, "find an unused name beside it");
+}
+
+/* old: what is replaced, or NULL. */
+static enum deq_rc replace(const struct place *p, const struct stat *old, const struct deq_part *parts, size_t n, struct deq_err *err)
+{
+    char tmp[2 * PATH_BYTES];
+    int fd = -1;
+    sweep(p);
+    enum deq_rc rc = create(p, old ? 0600 : 0666, tmp, &fd, err);
+    if (rc)
+        return rc;
+    rc = write_parts(fd, p->path, parts, n, err);
+    if (!rc && old) {
+        (void)!fchown(fd, old->st_uid, old->st_gid); /* only root gives files away; else it is ours from now on */
+        if (fchmod(fd, old->st_mode & 0777) < 0)
+            rc = sys_fail(err, p->path, "set the mode of a file beside it");
+    }
+    if (!rc && fsync(fd) < 0)
+        rc = sys_fail(err, p->path, "sync");
+    if (!rc && rename(tmp, p->path) < 0)
+        rc = sys_fail(err, p->path, "replace");
+    if (rc)
+        unlink(tmp);
+    if (close(fd) < 0 && !rc)
+        rc = sys_fail(err, p->path, "close");
+    const int dfd = rc ? -1 : open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dfd >= 0) {
+        (void)fsync(dfd); /* the rename is done; without this sync a crash may bring the old file back, which is whole too */
+        close(dfd);
+    }
+    return rc;
+}
+
+/* A device or a pipe, to be written to. A FIFO's reader may come a moment later than we; for one that never comes nobody waits for ever. */
+static int open_through(const char *path)
+{
+    const struct timespec pause = {.tv_nsec = READER_POLL_MS * 1000000};
+    for (unsigned ms = 0;; ms += READER_POLL_MS) {
+        const int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        if (fd >= 0 && fcntl(fd, F_SETFL, 0) < 0) { /* from here on it may wait */
+            close(fd);
+            return -1;
+        }
+        if (fd >= 0 || errno != ENXIO || ms >= READER_WAIT_MS)
+            return fd;
+        nanosleep(&pause, NULL);
+    }
+}
+
+static enum deq_rc write_through(const char *path, const struct deq_part *parts, size_t n, struct deq_err *err)
+{
+    struct stat st;
+    const int fd = open_through(path);
+    if (fd < 0 && errno == ENXIO)
+        return deq_fail(err, DEQ_EIO, "%s: nobody reads from this pipe", path);
+    if (fd < 0)
+        return sys_fail(err, path, "open");
+    enum deq_rc rc = !fstat(fd, &st) && (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))
+                         ? write_parts(fd, path, parts, n, err)
+                         : deq_fail(err, DEQ_EIO, "%s: became another file while it was opened", path);
+    if (close(fd) < 0 && !rc)
+        rc = sys_fail(err, path, "close");
+    return rc;
+}
+
+enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err)
+{
+    struct place p;
+    struct stat st;
+    int own;
+    enum deq_rc rc = follow(path, &p, &own, err);
+    if (rc)
+        return rc;
+    if (own >= 0)
+        return write_parts(own, path, parts, n_parts, err);
+    if (!*p.base)
+        return deq_fail(err, DEQ_EINVAL, "%s: the name of a directory, expected a file", path);
+    const bool old = !lstat(p.path, &st);
+    if (!old && errno != ENOENT)
+        return sys_fail(err, path, "write");
+    if (!old || S_ISREG(st.st_mode))
+        return replace(&p, old ? &st : NULL, parts, n_parts, err);
+    if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))
+        return write_through(p.path, parts, n_parts, err);
+    return deq_fail(err, DEQ_EIO, "%s: is a %s, expected a file", path,
+                    S_ISDIR(st.st_mode) ? "directory" : S_ISBLK(st.st_mode) ? "block device" : "socket");
+}
+
+enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err)
+{
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0666);
+    struct stat st;
+    if (fd < 0)
+        return sys_fail(err, path, "open");
+    const bool regular = !fstat(fd, &st) && S_ISREG(st.st_mode);
+    const struct deq_part parts[] = {{line, strlen(line)}, {"\n", 1}};
+    enum deq_rc rc = write_parts(fd, path, parts, DEQ_COUNT(parts), err);
+    if (rc && regular && ftruncate(fd, st.st_size) < 0)
+        rc = sys_fail(err, path, "take back a part of a line");
+    if (close(fd) < 0 && !rc)
+        rc = sys_fail(err, path, "close");
+    return rc;
+}
