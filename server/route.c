@@ -8,6 +8,8 @@
 #include "server/log.h"
 #include "server/reply.h"
 
+enum { LOGGED_PATH_MAX_BYTES = 256 };
+
 enum route_flags {
     NEEDS_MODEL = 1, /* 503 model_loading until one is there */
     OPEN = 2,        /* asks for no key */
@@ -152,13 +154,48 @@ static const char *known_method(const char *method)
     return "-";
 }
 
+/* The path of a route; what else was asked for as it came, without the query, what is not printable ASCII as %XX, cut. Another form of a target may
+ * hold credentials: "-". */
+static void loggable_path(const struct exchange *x, char out[LOGGED_PATH_MAX_BYTES + 1])
+{
+    const char *path = x->route ? ((const struct route *)x->route)->path : x->path && (x->path[0] == '/' || !strcmp(x->path, "*")) ? x->path : "-";
+    size_t n = 0;
+    for (const unsigned char *s = (const unsigned char *)path; *s && *s != '?'; s++) {
+        const bool plain = *s > 0x20 && *s < 0x7f;
+        if (n + (plain ? 1 : 3) > LOGGED_PATH_MAX_BYTES)
+            break;
+        n += (size_t)snprintf(out + n, LOGGED_PATH_MAX_BYTES + 1 - n, plain ? "%c" : "%%%02X", *s);
+    }
+    out[n] = 0;
+}
+
 static void log_exchange(const struct exchange *x)
 {
-    if (log_on(LOG_INFO) && !x->probe)
-        log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path",
-                 x->route ? ((const struct route *)x->route)->path : "-", /* of no route of ours: not for the log */
-                 "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
+    char path[LOGGED_PATH_MAX_BYTES + 1];
+    if (!log_on(LOG_INFO) || x->probe)
+        return;
+    loggable_path(x, path);
+    log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path", path, "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
                  "parent_id", x->trace_id[0] ? x->parent_id : NULL);
+}
+
+/* 404 that says what there is, at this address. */
+static void unknown_path(struct exchange *x)
+{
+    struct deq_buf text;
+    const char *before = "there is nothing at this path; there is";
+    deq_buf_init(&text, 4096);
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        const char *path = table[i].path;
+        if (x->admin_listener && !(table[i].flags & ON_ADMIN))
+            continue;
+        deq_buf_fmt(&text, "%s %s%s", before, path, path[strlen(path) - 1] == '/' ? "{id}" : "");
+        before = ",";
+    }
+    if (!x->admin_listener)
+        deq_buf_str(&text, "; /openapi.json describes them");
+    exchange_error(x, 404, "unknown_path", NULL, text.failed ? "there is nothing at this path" : text.data);
+    deq_buf_free(&text);
 }
 
 void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
@@ -176,7 +213,7 @@ void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
     else if (!r && x->allow)
         exchange_error(x, 405, "method_not_allowed", NULL, "this path takes another method; see the Allow header");
     else if (!r)
-        exchange_error(x, 404, "unknown_path", NULL, "there is nothing at this path");
+        unknown_path(x);
     else if (!strcmp(r->method, "POST") && !takes_json(x->content_type))
         exchange_error(x, 415, "unsupported_media_type", NULL, "the body must be application/json");
     if (x->status) {

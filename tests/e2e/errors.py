@@ -1,7 +1,8 @@
 """Bad requests: a status, one shape, the field's name; and a good request after each."""
 import json
+import re
 
-from lib import (MARK, check, check_error, equal, raw_request, read_response, shared, usual)
+from lib import (DEQD, MARK, check, check_error, equal, raw_request, read_response, run, shared, usual)
 
 T, V, U, N = "invalid_type", "invalid_value", "unknown_parameter", "unsupported_parameter"
 
@@ -167,11 +168,15 @@ def test_large_bodies():
 
 def test_paths_and_methods():
     d = usual()
-    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "/v1/models/a/b", "//v1/models", "/V1/models", "/" + MARK, "/metrics/x",
+    routes = [(r.split()[0], r.split()[1] + "{id}" * r.split()[1].endswith("/")) for r in run([DEQD, "--print-routes"])[1].splitlines()]
+    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "/v1/models/a/b", "//v1/models", "/V1/models", "/metrics/x",
                  "/v1/completions/../models"):
         for method in ("GET", "POST"):
             s, h, b = d.request(method, path, b"{}" if method == "POST" else None)
             check_error(s, b, 404, "unknown_path", None, "%s %s" % (method, path))
+            if method == "GET":
+                named = re.findall(r" (/[^ ,;]+)", json.loads(b)["error"]["message"])
+                equal(set(named), {p for _, p in routes}, "%s: what there is" % path)
     for path, allow, methods in (("/v1/completions", "POST", ("GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW")),
                                  ("/v1/logits", "POST", ("GET",)), ("/tokenize", "POST", ("GET",)), ("/detokenize", "POST", ("DELETE",)),
                                  ("/v1/models", "GET", ("POST", "PUT", "DELETE")), ("/metrics", "GET", ("POST",)),

@@ -600,19 +600,21 @@ def test_health_probe():
 def test_log_levels():
     with Daemon("log.level=debug") as d:
         d.complete(MARK, max_tokens=2)
-        d.request("GET", "/" + MARK)
+        d.request("GET", "/v1/embeddings")
+        d.request("DELETE", "/v1/models")
         d.request("GET", "/v1/models")
         d.request("GET", "/health")
         d.request("POST", "/v1/completions", '{"prompt": "%s' % MARK)
         until = time.monotonic() + 2 * SLOW
-        while sum(x["message"] in ("request", "completion") for x in d.lines()) < 4 and time.monotonic() < until:
+        while sum(x["message"] in ("request", "completion") for x in d.lines()) < 5 and time.monotonic() < until:
             time.sleep(0.01)
         lines = d.lines()
         done = [x for x in lines if x["message"] == "completion"]
         equal(len(done), 1, "one line for a completion")
         equal((done[0]["status"], done[0]["completion_tokens"], done[0]["finish"], done[0]["stream"]), (200, 2, "length", False), "its fields")
         requests = [(x["method"], x["path"], x["status"]) for x in lines if x["message"] == "request"]
-        equal(requests, [("GET", "-", 404), ("GET", "/v1/models", 200), ("POST", "/v1/completions", 400)], "one line a request; probes and paths of nothing are not shown")
+        equal(requests, [("GET", "/v1/embeddings", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/models", 200), ("POST", "/v1/completions", 400)],
+              "one line a request; probes are not shown")
         check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", x["time"]) and x["level"] in ("error", "warn", "info", "debug") for x in lines), "time and level")
 
 
@@ -666,6 +668,22 @@ def test_log_file_that_may_grow_no_more():
     finally:
         d.p.terminate()
         equal(d.p.wait(20 * SLOW), 0, "exit code after SIGTERM")
+
+
+def test_log_of_paths():
+    """What a client asks for in vain is logged: printable, at most 256 bytes, without its query, and never as another line."""
+    cases = [("/nothing?key=secret", "/nothing"), ('/"},{\\n', '/"},{\\n'), ("/%0a{}", "/%0a{}"), ("/" + "a" * 300, "/" + "a" * 255), ("/\xe9", "/%E9"),
+             ("/" + "a" * 253 + "\xe9b", "/" + "a" * 253), ("*", "*"), ("/v1/models/?x", "/v1/models/"), ("/v1/models/" + "x" * 300, "/v1/models/")]
+    with Daemon() as d:
+        for target, _ in cases:
+            with d.connect() as s:
+                s.sendall(("GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % target).encode("latin-1"))
+                s.recv(65536)
+        until = time.monotonic() + 2 * SLOW
+        while sum(x["message"] == "request" for x in d.lines()) < len(cases) and time.monotonic() < until:
+            time.sleep(0.01)
+        equal([x["path"] for x in d.lines() if x["message"] == "request"], [path for _, path in cases], "paths of the log")
+        check(all("secret" not in json.dumps(x) for x in d.lines()), "no query in the log")
 
 
 def test_no_descriptors():
