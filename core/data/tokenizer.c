@@ -28,42 +28,7 @@ void deq_tokens_free(struct deq_tokens *t)
 
 /* ---- added tokens ---- */
 
-/* The longest added token that s[0..n) begins with, or NULL. One binary search per byte, over the contents that still agree. */
-const struct added *deq_added_longest(const struct added_set *set, const char *s, size_t n)
-{
-    const struct added *found = NULL;
-    if (!n || !set->begins[(uint8_t)s[0]])
-        return NULL;
-    size_t lo = 0, hi = set->n;
-    for (size_t depth = 0; lo < hi; depth++) {
-        if (set->item[lo]->len == depth)
-            found = set->item[lo++];
-        if (depth == n)
-            break;
-        uint8_t c = (uint8_t)s[depth];
-        size_t a = lo, b = hi;
-        while (a < b) {
-            size_t mid = a + (b - a) / 2;
-            if ((uint8_t)set->item[mid]->content[depth] < c)
-                a = mid + 1;
-            else
-                b = mid;
-        }
-        lo = a;
-        b = hi;
-        while (a < b) {
-            size_t mid = a + (b - a) / 2;
-            if ((uint8_t)set->item[mid]->content[depth] <= c)
-                a = mid + 1;
-            else
-                b = mid;
-        }
-        hi = a;
-    }
-    return found;
-}
-
-const struct added *deq_added_by_id(const struct deq_tokenizer *tok, uint32_t id)
+const struct deq_added *deq_added_by_id(const struct deq_tokenizer *tok, uint32_t id)
 {
     size_t lo = 0, hi = tok->n_added;
     while (lo < hi) {
@@ -76,11 +41,11 @@ const struct added *deq_added_by_id(const struct deq_tokenizer *tok, uint32_t id
     return lo < tok->n_added && tok->added[lo].id == id ? &tok->added[lo] : NULL;
 }
 
-static const struct added *added_by_content(const struct deq_tokenizer *tok, const char *content, size_t n)
+const struct deq_added *deq_added_by_content(const struct deq_tokenizer *tok, const char *content, size_t n)
 {
     for (size_t i = 0; i < DEQ_COUNT(tok->set); i++) {
-        const struct added *a = deq_added_longest(&tok->set[i], content, n);
-        if (a && a->len == n)
+        const struct deq_added *a = deq_added_find(&tok->set[i], content, n);
+        if (a)
             return a;
     }
     return NULL;
@@ -93,7 +58,7 @@ void deq_tokenizer_free(struct deq_tokenizer *tok)
     deq_bpe_free(&tok->bpe);
     deq_wordlevel_free(&tok->words);
     for (size_t k = 0; k < DEQ_COUNT(tok->set); k++)
-        deq_free(tok->set[k].item);
+        deq_added_free(&tok->set[k]);
     deq_free(tok->added);
     deq_free(tok->before);
     deq_free(tok->after);
@@ -111,13 +76,13 @@ uint32_t deq_tokenizer_vocab_size(const struct deq_tokenizer *tok)
 
 int64_t deq_tokenizer_id(const struct deq_tokenizer *tok, const char *content)
 {
-    const struct added *a = added_by_content(tok, content, strlen(content));
+    const struct deq_added *a = deq_added_by_content(tok, content, strlen(content));
     return a ? (int64_t)a->id : -1;
 }
 
 bool deq_tokenizer_is_special(const struct deq_tokenizer *tok, uint32_t id)
 {
-    const struct added *a = deq_added_by_id(tok, id);
+    const struct deq_added *a = deq_added_by_id(tok, id);
     return a && a->special;
 }
 
@@ -162,6 +127,7 @@ struct encoder {
     const struct deq_tokenizer *tok;
     bool parse_special;
     struct deq_bpe_work work;
+    struct deq_added_hits hits[2]; /* of each level */
     struct deq_tokens *out;
     struct deq_err *err;
 };
@@ -241,23 +207,26 @@ static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, 
 {
     if (level == DEQ_COUNT(e->tok->set))
         return encode_plain(e, s, n);
-    const struct added_set *set = &e->tok->set[level];
-    size_t done = 0; /* encoded up to here */
+    struct deq_added_hits *hits = &e->hits[level];
+    size_t done = 0;       /* encoded up to here */
+    size_t at = 0;         /* searched up to here */
+    size_t blanks_end = 0; /* where the blanks end that an rstrip took last: more of them may be tokens themselves */
     enum deq_rc rc;
-    for (size_t at = 0; set->n && at < n;) {
-        const struct added *a = deq_added_longest(set, s + at, n - at);
-        if (!a) {
-            at++;
+    if (!deq_added_scan(&e->tok->set[level], s, n, hits))
+        return deq_fail(e->err, DEQ_ENOMEM, "no memory for the added tokens in a text");
+    while (hits->n) {
+        const struct deq_added_hit hit = hits->hit[--hits->n];
+        const struct deq_added *a = hit.token;
+        size_t begin = hit.at, end = begin + a->len;
+        if (begin < at)
             continue;
-        }
-        size_t begin = at, end = at + a->len;
         at = end;
         if (a->special && !e->parse_special)
             continue;
         if (a->lstrip && begin > done)
             begin = blanks_before(s, done, begin);
         if (a->rstrip)
-            end = blanks_after(s, n, end);
+            end = blanks_end = DEQ_MAX(blanks_end, blanks_after(s, n, DEQ_MAX(end, blanks_end)));
         /* begin < done: this token is made of blanks that an rstrip before it swallowed. The reference emits it all the same. */
         if (begin > done && (rc = encode_level(e, level + 1, s + done, begin - done)))
             return rc;
@@ -275,6 +244,8 @@ enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *te
     size_t n_before = out->n;
     enum deq_rc rc = encode_level(&e, 0, text, len);
     deq_bpe_work_free(&e.work);
+    for (size_t i = 0; i < DEQ_COUNT(e.hits); i++)
+        deq_added_hits_free(&e.hits[i]);
     if (rc)
         out->n = n_before;
     return rc;

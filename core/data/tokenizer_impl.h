@@ -1,5 +1,5 @@
-/* Inside of the tokenizer module: what tokenizer.c (encode, decode), tokenizer_load.c (tokenizer.json) and the readers of the
- * models (tokenizer_bpe.c, tokenizer_wordlevel.c) share. Nobody else includes it.
+/* Inside of the tokenizer module: what tokenizer.c (encode, decode), tokenizer_load.c (tokenizer.json), tokenizer_tokens.c and
+ * the readers of the models (tokenizer_bpe.c, tokenizer_wordlevel.c) share. Nobody else includes it.
  *
  * A new model type adds a value to enum model, its tables to struct deq_tokenizer, a reader that read_model() in tokenizer_load.c
  * calls, and its case to encode_plain() and deq_tokenizer_text() in tokenizer.c. */
@@ -8,25 +8,13 @@
 
 #include <jansson.h>
 
+#include "core/data/added.h"
 #include "core/data/bpe.h"
 #include "core/data/pretok.h"
 #include "core/data/tokenizer.h"
 #include "core/data/wordset.h"
 
 enum model { MODEL_BPE, MODEL_WORDLEVEL };
-
-struct added {
-    const char *content; /* in the blob, NUL-terminated */
-    uint32_t len, id;
-    bool special, lstrip, rstrip, normalized;
-};
-
-/* Added tokens that are searched for together, sorted by content. */
-struct added_set {
-    const struct added **item; /* [n] */
-    size_t n;
-    bool begins[256]; /* some content begins with this byte */
-};
 
 /* What the decoder of a word-level file says about one word: its text, and on which sides no blank separates it. */
 struct joint {
@@ -51,9 +39,9 @@ struct deq_tokenizer {
     char *blob;        /* [blob_len] bytes of all tokens */
     size_t blob_len;
 
-    struct added *added; /* [n_added] sorted by id */
+    struct deq_added *added; /* [n_added] sorted by id */
     size_t n_added;
-    struct added_set set[2]; /* [0] not normalized, found first; [1] normalized, found in what is left: the reference's order */
+    struct deq_added_set set[2]; /* [0] not normalized, found first; [1] normalized, found in what is left: the reference's order */
 
     bool prefix_space; /* a blank before text that does not begin with one */
     enum deq_pretok pretok;
@@ -76,11 +64,14 @@ struct loader {
 /* tokenizer_load.c: small readers; they fail with a message that names the place */
 enum deq_rc deq_load_no_memory(struct loader *l);
 int deq_load_shown(const char *s, size_t n); /* how many bytes of text from the file to print with %.*s */
+int deq_load_shown_z(const char *s);
 const char *deq_load_type(const json_t *v);  /* "an array", "nothing", ... */
 bool deq_load_absent(const json_t *v);       /* missing or null */
 const char *deq_load_component(struct loader *l, const json_t *o, const char *where); /* its "type"; NULL (and an error) when there is none */
 enum deq_rc deq_load_bool(struct loader *l, const json_t *o, const char *where, const char *key, bool otherwise, bool *ret);
 enum deq_rc deq_load_id(struct loader *l, const json_t *v, const char *where, const char *what, uint32_t *ret);
+/* tokenizer_tokens.c. The list "added_tokens"; their contents are the tree's until deq_load_tokens has copied them. */
+enum deq_rc deq_load_added(struct loader *l, const json_t *list);
 /* Sizes the tables by the vocabulary and the added tokens and fills in every token's bytes; with want_words also bpe.word. */
 enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words);
 
@@ -97,8 +88,8 @@ enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s,
 const char *deq_wordlevel_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool *ret_joint, size_t *ret_len);
 void deq_wordlevel_free(struct wordlevel *w);
 
-/* tokenizer.c */
-const struct added *deq_added_longest(const struct added_set *set, const char *s, size_t n);
-const struct added *deq_added_by_id(const struct deq_tokenizer *tok, uint32_t id);
+/* tokenizer.c: an added token, or NULL */
+const struct deq_added *deq_added_by_id(const struct deq_tokenizer *tok, uint32_t id);
+const struct deq_added *deq_added_by_content(const struct deq_tokenizer *tok, const char *content, size_t n);
 
 #endif

@@ -144,9 +144,9 @@ static enum deq_rc read_rule(struct loader *l, const json_t *rule, size_t index,
     if (!n || !(j.before || j.after) || !(deq_is_word(content, n) || (n == 1 && *content == '\n')))
         return BAD(l, "decoder.decoders[%zu].content: expected \"\\tT\", \" T\\t\" or \"\\tT\\t\", T a word or a line end", index);
     int64_t id = deq_wordset_find(&w->set, words_of(tok), scratch, n_word);
-    for (size_t i = 0; i < tok->n_added && id < 0; i++)
-        if (tok->added[i].len == n_word && !memcmp(tok->added[i].content, scratch, n_word))
-            id = tok->added[i].id;
+    const struct deq_added *added = id < 0 ? deq_added_by_content(tok, scratch, n_word) : NULL;
+    if (added)
+        id = added->id;
     if (id < 0)
         return DEQ_OK; /* no token is that word */
     j.id = (uint32_t)id;
