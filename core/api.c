@@ -66,6 +66,7 @@ void deq_model_free(struct deq_model *m)
 struct deq_model_info deq_model_info(const struct deq_model *m)
 {
     const struct deq_arch *a = &m->arch;
+    const struct deq_cell shape = deq_transformer_shape(a, 0, 0, 1);
     return (struct deq_model_info){.vocab_size = a->vocab_size,
                                    .d_model = a->d_model,
                                    .n_head = a->n_head,
@@ -75,7 +76,7 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .attn_window = a->attn_window,
                                    .parameters = m->cell->parameters,
                                    .weight_bytes = m->cell->bytes,
-                                   .cache_bytes_per_token = deq_kv_page_bytes(a) / DEQ_KV_PAGE_TOK,
+                                   .cache_bytes_per_token = shape.page_bytes / shape.page_tok,
                                    .eos_id = a->eos_id,
                                    .norm = deq_norm_name(a->norm),
                                    .dtype = m->cell->bf16 ? "bf16" : "f32",
@@ -134,10 +135,13 @@ enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struc
     enum deq_rc rc = open_dir(dir, &arch, &tok, weights_path, err);
     if (!rc)
         rc = deq_transformer_check(weights_path, &arch, &bytes, &load, err);
-    if (!rc)
-        rc = deq_engine_opts_fill(&arch, opts, &o, err);
+    struct deq_cell shape = {0};
     if (!rc) {
-        const struct deq_cell shape = deq_transformer_shape(&arch, o.max_rows);
+        shape = deq_transformer_shape(&arch, 0, 0, 1);
+        rc = deq_engine_opts_fill(&shape, opts, &o, err);
+    }
+    if (!rc) {
+        shape = deq_transformer_shape(&arch, o.max_rows, deq_engine_pages(&shape, &o), o.threads);
         *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch, &o, &shape)};
     }
     deq_tokenizer_free(tok);
@@ -149,12 +153,13 @@ enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_op
     struct deq_engine_opts o;
     struct deq_pool *pool;
     struct deq_cell *cell;
-    enum deq_rc rc = deq_engine_opts_fill(&m->arch, opts, &o, err);
+    const struct deq_cell shape = deq_transformer_shape(&m->arch, 0, 0, 1);
+    enum deq_rc rc = deq_engine_opts_fill(&shape, opts, &o, err);
     if (!rc)
         rc = deq_pool_new(o.threads, &pool, err);
     if (rc)
         return rc;
-    rc = deq_transformer_open(m->cell, o.max_rows, pool, &cell, err);
+    rc = deq_transformer_open(m->cell, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, err);
     if (!rc && (rc = deq_engine_open(cell, &m->arch, pool, &o, ret, err)))
         cell->ops->free(cell);
     if (rc)

@@ -107,6 +107,11 @@ enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct 
     return DEQ_OK;
 }
 
+uint64_t deq_pool_bytes(unsigned n_threads)
+{
+    return sizeof(struct deq_pool) + (uint64_t)n_threads * sizeof(struct worker);
+}
+
 void deq_pool_free(struct deq_pool *p)
 {
     if (!p)

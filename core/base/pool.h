@@ -5,12 +5,15 @@
 #ifndef DEQ_BASE_POOL_H
 #define DEQ_BASE_POOL_H
 
+#include <stdint.h>
+
 #include "core/base/err.h"
 
 struct deq_pool;
 typedef void (*deq_pool_fn)(void *ctx, unsigned thread, unsigned n_threads);
 
 enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct deq_err *err); /* 1..256 */
+uint64_t deq_pool_bytes(unsigned n_threads); /* what such a pool asks the allocator for */
 void deq_pool_free(struct deq_pool *pool);
 unsigned deq_pool_threads(const struct deq_pool *pool);
 void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);

@@ -2,16 +2,21 @@
  *
  *     f(z)_t = rho z_t + (1 - rho) (u_t + c z_{t-1}),   u_t = one-hot of the token       =>   z*_t = u_t + c z*_{t-1}
  *
- * The spectral radius is rho (in 0..1: converges). Logits are z itself, D = V. z_{t-1} is read from the cache, where position t keeps its state as its
- * "value" (D <= H*Dh of the cache's shape). */
+ * The spectral radius is rho (in 0..1: converges). Logits are z itself, D = V. A page has four positions of one state each; the look-back is one. */
 #ifndef DEQ_CELL_TOY_H
 #define DEQ_CELL_TOY_H
 
-#include "core/solve/cell.h"
+#include "core/cell/cell.h"
 
-enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
+enum { DEQ_TOY_PAGE_TOK = 4 };
+
+/* Dimensions of a cell, as deq_toy_open would make it. */
+struct deq_cell deq_toy_shape(size_t dim, size_t max_rows, uint32_t n_pages);
+enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
                          struct deq_err *err);
 /* From now on the evaluation of `token` gives NaN (UINT32_MAX: never): what a neighbour's broken row looks like. */
 void deq_toy_poison(struct deq_cell *c, uint32_t token);
+/* Positions that were told to be final, so far. */
+uint64_t deq_toy_commits(const struct deq_cell *c);
 
 #endif

@@ -3,7 +3,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/layout.h"
 #include "core/base/mem.h"
+#include "core/cell/kv_layout.h"
 #include "core/math/kern.h"
 
 /* --- Scratch and the evaluation, cut into stages with a barrier after each --- */
@@ -12,6 +14,9 @@ struct cell {
     struct deq_cell base;
     const struct deq_transformer *t;
     const struct deq_kern *kern;
+    struct deq_kv_layout kv;
+    void *block_of_memory; /* all that follows lies in it */
+    float *pages; /* [n_pages, page_floats] keys and values */
     /* [max_rows, ...] each */
     float *x;   /* [R, max(D, Hp)] block input / embeddings / predictor hidden */
     float *n;   /* [R, max(D, Hp)] normed input of the next product */
@@ -20,13 +25,12 @@ struct cell {
     float *s;   /* [R, D] */
     float *act; /* [R, F] */
     float *y;   /* [R, D] product that lands here before its bias and residual are added */
-    size_t x_cols;
-    /* per thread */
-    float **scores;        /* [threads] -> [positions of a row's pages] */
-    float **emb;           /* [threads] -> [E_0] a token's embedding before its projection */
-    float **qr;            /* [threads] -> [3, Dv]: q + r_w, q + r_r, head output */
-    const float ***pages;  /* [threads] -> [2, pages of a row] */
-    size_t pages_max;
+    struct thread_scratch {
+        float *scores;        /* [positions of a row's pages] */
+        float *emb;           /* [E_0] a token's embedding before its projection */
+        float *qr;            /* [3, Dv]: q + r_w, q + r_r, head output */
+        const float **k, **v; /* [pages of a row] */
+    } *thread;                /* [threads] */
     struct deq_readout readout;
     /* the call under way */
     const struct deq_rows *rows;
@@ -72,22 +76,27 @@ static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
     deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->block[c->block].qkv, c->qkv, HD3, thread, n_threads);
 }
 
+static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t logical)
+{
+    return c->pages + deq_page_of(ring, logical) * c->kv.page_floats;
+}
+
 /* qkv + u; keys and values go to the cache before anyone reads them */
 static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const struct deq_arch *a = &c->t->arch;
-    const struct deq_kv_pool *kv = c->rows->kv;
     const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, P = DEQ_KV_PAGE_TOK;
     for ROWS_OF (thread, n_threads, c->m) {
         float *q = c->qkv + r * 3 * HD;
-        const size_t pos = c->rows->position[r], page = pos / P, lane = pos % P;
+        const size_t pos = c->rows->position[r], lane = pos % P;
+        float *page = page_at(c, c->rows->ring[r], pos / P);
         c->kern->add(q, q, c->rows->u[r] + c->block * deq_inject_dim(a), 3 * HD);
         for (unsigned h = 0; h < H; h++) {
-            float *k = deq_kv_k(kv, c->rows->seq[r], page, c->block, h), *v = deq_kv_v(kv, c->rows->seq[r], page, c->block, h);
+            float *k = deq_kv_k(&c->kv, page, c->block, h), *v = deq_kv_v(&c->kv, page, c->block, h);
             for (size_t d = 0; d < Dh; d++)
                 k[d * P + lane] = q[HD + h * Dh + d];
-            memcpy(v + lane * kv->v_stride, q + 2 * HD + h * Dh, Dh * sizeof(float));
+            memcpy(v + lane * c->kv.v_stride, q + 2 * HD + h * Dh, Dh * sizeof(float));
         }
     }
 }
@@ -97,32 +106,32 @@ static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_transformer *t = c->t;
     const struct deq_arch *a = &t->arch;
-    const struct deq_kv_pool *kv = c->rows->kv;
-    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, items = c->m * H;
-    float *qc = c->qr[thread], *qr = qc + kv->v_stride, *out = qr + kv->v_stride;
-    const float **kp = c->pages[thread], **vp = kp + c->pages_max;
+    const struct thread_scratch *own = &c->thread[thread];
+    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, Dv = c->kv.v_stride, items = c->m * H;
+    float *qc = own->qr, *qr = qc + Dv, *out = qr + Dv;
     for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
         const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
         const float *q = c->qkv + r * 3 * HD + h * Dh;
         c->kern->add(qc, q, t->block[c->block].r_w + h * Dh, Dh);
         c->kern->add(qr, q, t->block[c->block].r_r + h * Dh, Dh);
         for (size_t p = lo / P; p <= pos / P; p++) {
-            kp[p - lo / P] = deq_kv_k(kv, c->rows->seq[r], p, c->block, (unsigned)h);
-            vp[p - lo / P] = deq_kv_v(kv, c->rows->seq[r], p, c->block, (unsigned)h);
+            float *page = page_at(c, c->rows->ring[r], p);
+            own->k[p - lo / P] = deq_kv_k(&c->kv, page, c->block, h);
+            own->v[p - lo / P] = deq_kv_v(&c->kv, page, c->block, h);
         }
         const struct deq_attn_args args = {.qc = qc,
                                            .qr = qr,
                                            .d_head = Dh,
-                                           .v_stride = kv->v_stride,
+                                           .v_stride = Dv,
                                            .t = pos,
                                            .lo = lo,
-                                           .k = kp,
-                                           .v = vp,
+                                           .k = own->k,
+                                           .v = own->v,
                                            .rel = t->block[c->block].rel + h * Dh * t->rel_stride,
                                            .rel_stride = t->rel_stride,
                                            .rel_zero = t->rel_zero,
                                            .scale = 1.0f / sqrtf((float)Dh),
-                                           .scores = c->scores[thread],
+                                           .scores = own->scores,
                                            .out = out};
         c->kern->attn(&args);
         memcpy(c->av + r * HD + h * Dh, out, Dh * sizeof(float));
@@ -243,7 +252,7 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
     const size_t D = c->t->arch.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->emb[thread], c->x + r * D);
+        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->x + r * D);
         c->kern->scale(c->x + r * D, root, D);
     }
 }
@@ -262,9 +271,10 @@ static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
         c->kern->add(c->out[r] + c->block * U, c->qkv + r * U, vectors(c)->inject_b, U);
 }
 
-static void cell_inject(struct deq_cell *base, size_t n, const uint32_t *tokens, float *const *u)
+static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, const uint32_t *tokens, float *const *u)
 {
     struct cell *c = (struct cell *)base;
+    const size_t n = rows->n;
     c->m = n;
     c->tokens = tokens;
     c->out = u;
@@ -283,7 +293,7 @@ static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
     const size_t D = c->t->arch.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->emb[thread], c->s + r * D);
+        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->s + r * D);
         c->kern->scale(c->s + r * D, root, D);
         memcpy(c->y + r * D, c->in[r], D * sizeof(float));
     }
@@ -349,52 +359,39 @@ static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
 }
 
 /* n = the states as the head wants them */
-static void final_norm(struct cell *c, size_t n, const float *const *z)
+static void final_norm(struct cell *c, const struct deq_rows *rows)
 {
-    c->m = n;
-    c->in = z;
-    run(c, stage_final_norm, n * c->t->arch.d_model);
+    c->m = rows->n;
+    c->in = rows->z;
+    run(c, stage_final_norm, rows->n * c->t->arch.d_model);
 }
 
-static void cell_readout(struct deq_cell *base, size_t n, const float *const *z, float *const *logits, float *const *tails)
+static void cell_readout(struct deq_cell *base, const struct deq_rows *rows, float *const *logits, float *const *tails)
 {
     struct cell *c = (struct cell *)base;
-    final_norm(c, n, z);
-    deq_vocabulary_head(&c->readout, n, c->n, logits, tails);
+    final_norm(c, rows);
+    deq_vocabulary_head(&c->readout, rows->n, c->n, logits, tails);
 }
 
-static void cell_readout_tail(struct deq_cell *base, unsigned cluster, size_t n, const float *const *z, float *const *logits,
-                              const float *const *tails)
+static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const struct deq_rows *rows, float *const *logits, const float *const *tails)
 {
     struct cell *c = (struct cell *)base;
-    final_norm(c, n, z);
-    deq_vocabulary_tail(&c->readout, cluster, n, c->n, logits, tails);
+    final_norm(c, rows);
+    deq_vocabulary_tail(&c->readout, cluster, rows->n, c->n, logits, tails);
 }
+
+static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
+{
+    const struct cell *c = (const struct cell *)base;
+    memcpy(c->pages + to * c->kv.page_floats, c->pages + from * c->kv.page_floats, base->page_bytes);
+}
+
+/* --- Opening --- */
 
 static void cell_free(struct deq_cell *base)
 {
     struct cell *c = (struct cell *)base;
-    if (!c)
-        return;
-    const unsigned threads = deq_pool_threads(base->pool);
-    float *const blocks[] = {c->x, c->n, c->qkv, c->av, c->s, c->act, c->y};
-    for (size_t i = 0; i < DEQ_COUNT(blocks); i++)
-        deq_free(blocks[i]);
-    for (unsigned i = 0; i < threads; i++) {
-        if (c->scores)
-            deq_free(c->scores[i]);
-        if (c->emb)
-            deq_free(c->emb[i]);
-        if (c->qr)
-            deq_free(c->qr[i]);
-        if (c->pages)
-            deq_free(c->pages[i]);
-    }
-    deq_readout_free(&c->readout);
-    deq_free(c->scores);
-    deq_free(c->emb);
-    deq_free(c->qr);
-    deq_free(c->pages);
+    deq_free(c->block_of_memory);
     deq_free(c);
 }
 
@@ -404,78 +401,79 @@ static const struct deq_cell_ops ops = {.name = "transformer",
                                         .step = cell_step,
                                         .readout = cell_readout,
                                         .readout_tail = cell_readout_tail,
+                                        .page_copy = cell_page_copy,
                                         .free = cell_free};
 static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .inject = cell_inject,
                                                           .step = cell_step,
                                                           .readout = cell_readout,
                                                           .readout_tail = cell_readout_tail,
+                                                          .page_copy = cell_page_copy,
                                                           .free = cell_free};
 
-enum { PARTS = 7 };
-
-/* Columns of the scratch: x, n, qkv, av, s, act, y. */
-static void scratch_cols(const struct deq_arch *a, size_t ret_cols[PARTS])
+static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, struct deq_layout *l)
 {
-    const size_t D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
-    const size_t cols[PARTS] = {wide, wide, deq_inject_dim(a), HD, D, a->d_inner, D};
-    memcpy(ret_cols, cols, sizeof cols);
+    const size_t R = c->base.max_rows, D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
+    const size_t row_pages = a->attn_window / DEQ_KV_PAGE_TOK + 2;
+    DEQ_PART(l, c->pages, c->base.n_pages * c->kv.page_floats);
+    DEQ_PART(l, c->x, R * wide);
+    DEQ_PART(l, c->n, R * wide);
+    DEQ_PART(l, c->qkv, R * deq_inject_dim(a));
+    DEQ_PART(l, c->av, R * HD);
+    DEQ_PART(l, c->s, R * D);
+    DEQ_PART(l, c->act, R * a->d_inner);
+    DEQ_PART(l, c->y, R * D);
+    DEQ_PART(l, c->thread, threads);
+    for (unsigned i = 0; i < threads; i++) {
+        struct thread_scratch counted, *own = l->base ? &c->thread[i] : &counted;
+        DEQ_PART(l, own->scores, (row_pages + 1) * DEQ_KV_PAGE_TOK);
+        DEQ_PART(l, own->emb, deq_cluster_embed(a, 0));
+        DEQ_PART(l, own->qr, 3 * c->kv.v_stride);
+        DEQ_PART(l, own->k, row_pages);
+        DEQ_PART(l, own->v, row_pages);
+    }
+    deq_readout_lay_out(&c->readout, a, R, l);
 }
 
-struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows)
+struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads)
 {
-    struct deq_cell c = {.state_dim = a->d_model,
-                         .inject_dim = deq_inject_dim(a) * a->n_block,
-                         .vocab_size = a->vocab_size,
-                         .max_rows = max_rows,
-                         .n_tails = a->n_cutoffs,
-                         .scratch_bytes = max_rows * deq_cluster_embed(a, 0) * sizeof(float)}; /* of the readout */
-    size_t cols[PARTS];
-    scratch_cols(a, cols);
-    for (size_t i = 0; i < PARTS; i++)
-        c.scratch_bytes += max_rows * cols[i] * sizeof(float);
-    return c;
+    struct cell c = {.base = {.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
+                              .state_dim = a->d_model,
+                              .inject_dim = deq_inject_dim(a) * a->n_block,
+                              .vocab_size = a->vocab_size,
+                              .max_rows = max_rows,
+                              .n_tails = a->n_cutoffs,
+                              .lookback = DEQ_MAX(a->attn_window - 1, 1u),
+                              .page_tok = DEQ_KV_PAGE_TOK,
+                              .n_pages = n_pages},
+                     .kv = deq_kv_layout(a->n_head, a->d_head, a->n_block)};
+    struct deq_layout l = {0};
+    lay_out(&c, a, threads, &l);
+    c.base.page_bytes = c.kv.page_floats * sizeof(float);
+    c.base.bytes = sizeof c + l.bytes;
+    return c.base;
 }
 
-enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
+enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err)
 {
     const struct deq_arch *a = &t->arch;
-    const size_t R = max_rows;
     const unsigned threads = deq_pool_threads(pool);
     struct cell *c = DEQ_NEW(struct cell);
     if (!c)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
-    c->base = deq_transformer_shape(a, R);
-    c->base.ops = a->predictor_hidden ? &ops : &ops_without_predictor;
+    c->base = deq_transformer_shape(a, max_rows, n_pages, threads);
     c->base.pool = pool;
     c->t = t;
     c->kern = deq_kern();
-    c->pages_max = a->attn_window / DEQ_KV_PAGE_TOK + 2;
-    float **const parts[PARTS] = {&c->x, &c->n, &c->qkv, &c->av, &c->s, &c->act, &c->y};
-    size_t cols[PARTS];
-    scratch_cols(a, cols);
-    bool ok = true;
-    for (size_t i = 0; i < PARTS; i++) {
-        *parts[i] = deq_alloc_array(R, cols[i] * sizeof(float));
-        ok = ok && *parts[i];
-    }
-    c->scores = DEQ_NEW_ARRAY(float *, threads);
-    c->emb = DEQ_NEW_ARRAY(float *, threads);
-    c->qr = DEQ_NEW_ARRAY(float *, threads);
-    c->pages = DEQ_NEW_ARRAY(const float **, threads);
-    for (unsigned i = 0; ok && c->scores && c->emb && c->qr && c->pages && i < threads; i++) {
-        c->scores[i] = DEQ_NEW_ARRAY(float, (c->pages_max + 1) * DEQ_KV_PAGE_TOK);
-        c->qr[i] = DEQ_NEW_ARRAY(float, 3 * DEQ_ROUND_UP((size_t)a->d_head, 16));
-        c->pages[i] = DEQ_NEW_ARRAY(const float *, 2 * c->pages_max);
-        c->emb[i] = DEQ_NEW_ARRAY(float, deq_cluster_embed(a, 0));
-        ok = c->scores[i] && c->emb[i] && c->qr[i] && c->pages[i];
-    }
-    ok = ok && deq_readout_new(&t->vocabulary, R, pool, &c->readout, NULL) == DEQ_OK;
-    if (!ok || !c->scores || !c->emb || !c->qr || !c->pages) {
+    c->kv = deq_kv_layout(a->n_head, a->d_head, a->n_block);
+    struct deq_layout l = {.base = c->block_of_memory = deq_alloc(c->base.bytes - sizeof *c)};
+    if (!l.base) {
         cell_free(&c->base);
-        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows", R);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows and %u cache pages", max_rows, n_pages);
     }
+    lay_out(c, a, threads, &l);
+    deq_readout_init(&c->readout, &t->vocabulary, pool);
     *ret = &c->base;
     return DEQ_OK;
 }

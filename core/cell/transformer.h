@@ -3,8 +3,8 @@
 #ifndef DEQ_CELL_TRANSFORMER_H
 #define DEQ_CELL_TRANSFORMER_H
 
+#include "core/cell/cell.h"
 #include "core/cell/vocabulary.h"
-#include "core/solve/cell.h"
 
 struct deq_packed_block {
     struct deq_packed inject, qkv, out, up, down;
@@ -32,14 +32,14 @@ enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct d
 enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *arch, struct deq_transformer **ret, struct deq_err *err);
 void deq_transformer_free(struct deq_transformer *t);
 
-/* A cell over t for one engine: scratch for max_rows rows. Borrows t and pool. */
-enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, struct deq_pool *pool, struct deq_cell **ret,
+/* A cell over t for one engine: scratch for max_rows rows, n_pages cache pages. Borrows t and pool. */
+enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err);
 
 /* What deq_transformer_load would check, but for the values, the bytes that it would hold, and those it needs
  * besides on the way: only headers are read. */
 enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *arch, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err);
-/* Dimensions and scratch of a cell, from the architecture alone. */
-struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows);
+/* Dimensions of a cell and what it takes, from the architecture alone. */
+struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads);
 
 #endif

@@ -16,24 +16,16 @@ void deq_vocabulary_free(struct deq_vocabulary *v)
     deq_packed_free(&v->tails);
 }
 
-enum deq_rc deq_readout_new(const struct deq_vocabulary *v, size_t rows, struct deq_pool *pool, struct deq_readout *ret, struct deq_err *err)
+void deq_readout_lay_out(struct deq_readout *r, const struct deq_arch *a, size_t rows, struct deq_layout *l)
 {
-    struct deq_readout r = {.v = v, .pool = pool};
-    r.hidden = deq_alloc_array(rows, deq_cluster_embed(&v->vectors->arch, 0) * sizeof(float));
-    r.to = DEQ_NEW_ARRAY(float *, rows);
-    if (!r.hidden || !r.to) {
-        deq_readout_free(&r);
-        return deq_fail(err, DEQ_ENOMEM, "no memory to read out %zu rows", rows);
-    }
-    *ret = r;
-    return DEQ_OK;
+    DEQ_PART(l, r->hidden, rows * deq_cluster_embed(a, 0));
+    DEQ_PART(l, r->to, rows);
 }
 
-void deq_readout_free(struct deq_readout *r)
+void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, struct deq_pool *pool)
 {
-    deq_free(r->hidden);
-    deq_free(r->to);
-    *r = (struct deq_readout){0};
+    r->v = v;
+    r->pool = pool;
 }
 
 void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e)

@@ -12,6 +12,7 @@
 #ifndef DEQ_CELL_VOCABULARY_H
 #define DEQ_CELL_VOCABULARY_H
 
+#include "core/base/layout.h"
 #include "core/base/pool.h"
 #include "core/data/weights.h"
 #include "core/math/gemm.h"
@@ -27,7 +28,7 @@ struct deq_vocabulary {
 
 void deq_vocabulary_free(struct deq_vocabulary *v);
 
-/* Scratch of one caller for at most `rows` rows. */
+/* Scratch of one caller for at most `rows` rows, in a block of the caller's. */
 struct deq_readout {
     const struct deq_vocabulary *v;
     struct deq_pool *pool; /* borrowed */
@@ -42,8 +43,9 @@ struct deq_readout {
     unsigned cluster;
 };
 
-enum deq_rc deq_readout_new(const struct deq_vocabulary *v, size_t rows, struct deq_pool *pool, struct deq_readout *ret, struct deq_err *err);
-void deq_readout_free(struct deq_readout *r);
+/* Counts or cuts the scratch (core/base/layout.h); then deq_readout_init. */
+void deq_readout_lay_out(struct deq_readout *r, const struct deq_arch *a, size_t rows, struct deq_layout *l);
+void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, struct deq_pool *pool);
 
 /* e [D] = the token's embedding, not scaled. work [max E_c]. */
 void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e);

@@ -24,17 +24,19 @@
 #ifndef DEQ_ENGINE_ENGINE_H
 #define DEQ_ENGINE_ENGINE_H
 
-#include "core/deq.h"
+#include "core/cell/cell.h"
 #include "core/data/config.h"
-#include "core/solve/cell.h"
+#include "core/deq.h"
 
-/* An engine over any cell (the toy cell in tests). Takes the cell and its pool (on failure they stay the caller's); arch gives window, cache shape and defaults. */
+/* An engine over any cell (the toy cell in tests), opened with as many pages as deq_engine_pages says. Takes the cell and its pool (on failure they stay
+ * the caller's); arch gives the defaults. */
 enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, struct deq_pool *pool, const struct deq_engine_opts *opts,
                             struct deq_engine **ret, struct deq_err *err);
-/* Defaults and bounds of options for an architecture. */
-enum deq_rc deq_engine_opts_fill(const struct deq_arch *arch, const struct deq_engine_opts *in, struct deq_engine_opts *ret,
-                                 struct deq_err *err);
-/* What an engine with these (filled) options reserves over a cell of that shape: its dimensions and scratch_bytes count. */
+/* Defaults and bounds of options over a cell of that shape. */
+enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in, struct deq_engine_opts *ret, struct deq_err *err);
+/* Pages that (filled) options ask for. */
+uint32_t deq_engine_pages(const struct deq_cell *shape, const struct deq_engine_opts *opts);
+/* What an engine with these (filled) options takes, with its cell and pool, to the byte. */
 uint64_t deq_engine_memory_bytes(const struct deq_arch *arch, const struct deq_engine_opts *opts, const struct deq_cell *shape);
 
 #endif

@@ -1,8 +1,9 @@
-/* What engine.c (the step) and sequence.c (the life of a sequence) share. */
+/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), readout.c. */
 #ifndef DEQ_ENGINE_IMPL_H
 #define DEQ_ENGINE_IMPL_H
 
 #include "core/engine/engine.h"
+#include "core/engine/pages.h"
 #include "core/engine/prefix.h"
 #include "core/engine/sampler.h"
 #include "core/solve/solver.h"
@@ -22,6 +23,7 @@ struct row {
     bool last;            /* the next evaluation is the last: commit whatever comes */
     bool restarted;       /* went back to zero after NaN once */
     bool start_cached;    /* began from a state of the prefix cache */
+    bool guess_due;       /* at this step */
     float *logits;        /* [V] of this step, or NULL */
     float *tails;         /* [n_tails] of this step */
     uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one that its pick waits for, or 0 */
@@ -36,7 +38,7 @@ struct sequence {
     bool from_cache; /* the next row starts from a cached state */
     struct deq_request req;
     struct deq_solver_opts solver;
-    struct deq_kv_seq kv;
+    struct deq_ring ring;
     uint32_t *tokens; /* [n_prompt + max_tokens] */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
     size_t n_known, n_committed, last_position;
@@ -53,9 +55,10 @@ struct deq_engine {
     struct deq_arch arch;
     struct deq_pool *pool;
     struct deq_engine_opts opts;
-    struct deq_kv_pool *kv;
-    struct deq_prefix *prefix;
+    struct deq_pages pages;
+    struct deq_prefix prefix;
     struct deq_hash secret;   /* names in the prefix cache cannot be forged without it */
+    void *memory;             /* one block; every array below lies in it */
     struct row *rows;         /* [max_rows] */
     float *row_mem;
     uint32_t *free_rows;
@@ -72,7 +75,7 @@ struct deq_engine {
     const float **z, **u_in;
     float **fz, **u_out;
     size_t *position;
-    const struct deq_kv_seq **kv_seq;
+    const struct deq_ring **ring;
     uint32_t *new_tokens;
     struct row **new_rows;
     const float **prev;
@@ -85,6 +88,28 @@ struct deq_engine {
     struct deq_sample_scratch *scratch; /* [threads] */
     struct deq_engine_stats stats;
 };
+
+/* Takes part in steps. */
+static inline bool deq_seq_in_step(const struct sequence *s)
+{
+    return s->id && !s->waiting && !s->paused;
+}
+
+/* As the front of s, r commits at this evaluation whatever the residual. */
+static inline bool deq_row_must_commit(const struct sequence *s, const struct row *r)
+{
+    return r->last || s->expired;
+}
+
+/* engine.c: a stage on all threads, or on this one when there is little to do. */
+void deq_engine_run(struct deq_engine *e, deq_pool_fn stage, size_t work);
+
+/* readout.c */
+
+/* Which rows need logits: of the sequences from `from` on, as many as there is room for. Returns the one behind them. */
+uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from);
+/* Their logits, and what each picks: row.guess. */
+void deq_readout_run(struct deq_engine *e);
 
 /* sequence.c */
 

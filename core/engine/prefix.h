@@ -11,7 +11,7 @@
 #define DEQ_ENGINE_PREFIX_H
 
 #include "core/base/hash.h"
-#include "core/data/kv.h"
+#include "core/engine/pages.h"
 
 struct deq_prefix_entry {
     struct deq_hash key;
@@ -23,7 +23,19 @@ struct deq_prefix_entry {
     uint32_t chain;      /* next with the same bucket */
 };
 
-struct deq_prefix;
+struct deq_prefix {
+    struct deq_pages *pool;
+    size_t page_bytes, state_dim;
+    struct deq_prefix_entry *entries; /* [cap] */
+    uint32_t *pages;                  /* [cap, pages_max] */
+    float *states;                    /* [cap, D] */
+    uint32_t *bucket;                 /* [n_buckets] first entry, or none */
+    uint32_t cap, n_buckets, pages_max;
+    uint32_t unused;                  /* list of entries without content, by next */
+    uint32_t newest, oldest;
+    uint32_t n;
+    uint64_t n_pages, evictions;
+};
 
 struct deq_prefix_stats {
     uint32_t entries;
@@ -31,22 +43,21 @@ struct deq_prefix_stats {
     uint64_t bytes; /* of the pages and states of entries */
 };
 
-/* Borrows the pool. block: positions of a block; attn_window: how many of its last ones matter; state_dim: D. */
-enum deq_rc deq_prefix_new(struct deq_kv_pool *kv, uint32_t block, uint32_t attn_window, size_t state_dim, struct deq_prefix **ret, struct deq_err *err);
-void deq_prefix_free(struct deq_prefix *c); /* before the pool */
+/* Counts or cuts (core/base/layout.h) a cache beside n_pages pages of that cell, whose last `lookback` positions of a block matter; then
+ * deq_prefix_init. Borrows the pages. */
+void deq_prefix_lay_out(struct deq_prefix *c, uint32_t n_pages, uint32_t block, const struct deq_cell *cell, struct deq_layout *l);
+void deq_prefix_init(struct deq_prefix *c, struct deq_pages *pages, const struct deq_cell *cell);
 /* The entry of a key, or NULL. It stays until the next insert or evict. */
 const struct deq_prefix_entry *deq_prefix_find(const struct deq_prefix *c, const struct deq_hash *key);
 /* The entry was used. */
 void deq_prefix_touch(struct deq_prefix *c, const struct deq_prefix_entry *e);
 /* Logical pages first_page..first_page+n_pages-1 of s, final, and the state behind them. Nothing happens when the key is there already. */
-void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_kv_seq *s, size_t first_page, uint32_t n_pages,
+void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page, uint32_t n_pages,
                        const float *state);
 /* Lets go of the least recently used entry that frees a page, or brings one nearer to being free; false when none does. */
 bool deq_prefix_evict(struct deq_prefix *c);
 /* Lets go of every entry that holds a page. */
-void deq_prefix_forget(struct deq_prefix *c, uint32_t page);
+void deq_prefix_invalidate(struct deq_prefix *c, uint32_t page);
 struct deq_prefix_stats deq_prefix_stats(const struct deq_prefix *c);
-/* What a cache of that shape takes beside its pool of n_pages. */
-uint64_t deq_prefix_memory_bytes(uint32_t n_pages, uint32_t block, uint32_t attn_window, size_t state_dim);
 
 #endif

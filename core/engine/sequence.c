@@ -8,9 +8,12 @@
 
 void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position)
 {
-    while (!deq_kv_claim(e->kv, &s->kv, position))
-        if (!deq_prefix_evict(e->prefix)) /* then every page is held by a sequence, and the one to be written over is in the cache */
-            deq_prefix_forget(e->prefix, s->kv.ring[position / DEQ_KV_PAGE_TOK % s->kv.n]);
+    uint32_t from;
+    while (!deq_ring_claim(&e->pages, &s->ring, position, &from))
+        if (!deq_prefix_evict(&e->prefix)) /* then every page is held by a sequence, and the one to be written over is in the cache */
+            deq_prefix_invalidate(&e->prefix, deq_page_of(&s->ring, position / e->cell->page_tok));
+    if (from != DEQ_PAGE_NONE)
+        e->cell->ops->page_copy(e->cell, deq_page_of(&s->ring, position / e->cell->page_tok), from);
 }
 
 /* The name of the empty text: all that the bits of a state depend on beside the tokens, and who may share it. */
@@ -44,8 +47,8 @@ static void name_block(const struct deq_engine *e, struct deq_hash *name, const 
 /* First logical page that position `end` can still see, within the block that ends there. */
 static size_t first_page_seen(const struct deq_engine *e, size_t begin, size_t end)
 {
-    const size_t W = e->arch.attn_window, lo = end + 1 > W ? end + 1 - W : 0;
-    return DEQ_MAX(begin, lo) / DEQ_KV_PAGE_TOK;
+    const size_t back = e->cell->lookback, lo = end > back ? end - back : 0;
+    return DEQ_MAX(begin, lo) / e->cell->page_tok;
 }
 
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state)
@@ -58,9 +61,8 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position
     name_block(e, &s->exact, s->tokens + end - B);
     name_block(e, &s->approximate, s->tokens + end - B);
     const bool canonical = end <= s->req.n_prompt && !s->tainted;
-    const size_t first = first_page_seen(e, end - B, end);
-    if (first < end / DEQ_KV_PAGE_TOK)
-        deq_prefix_insert(e->prefix, canonical ? &s->exact : &s->approximate, &s->kv, first, (uint32_t)(end / DEQ_KV_PAGE_TOK - first), state);
+    const size_t first = first_page_seen(e, end - B, end), behind = end / e->cell->page_tok;
+    deq_prefix_insert(&e->prefix, canonical ? &s->exact : &s->approximate, &s->ring, first, (uint32_t)(behind - first), state);
 }
 
 struct found {
@@ -70,9 +72,9 @@ struct found {
 
 static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash names[2])
 {
-    struct found f = {deq_prefix_find(e->prefix, &names[0]), false};
+    struct found f = {deq_prefix_find(&e->prefix, &names[0]), false};
     if (!f.entry && s->req.cache == DEQ_CACHE_APPROXIMATE)
-        f = (struct found){deq_prefix_find(e->prefix, &names[1]), true};
+        f = (struct found){deq_prefix_find(&e->prefix, &names[1]), true};
     return f;
 }
 
@@ -80,7 +82,7 @@ static struct found find(const struct deq_engine *e, const struct sequence *s, c
  * logits are wanted. */
 static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct deq_admission *ret)
 {
-    const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, W = e->arch.attn_window;
+    const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, back = e->cell->lookback;
     name_begin(e, s, &s->exact, &s->approximate);
     if (!blocks || s->req.want_prompt || s->req.cache == DEQ_CACHE_OFF)
         return DEQ_OK;
@@ -96,7 +98,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
     e->stats.prefix_queries_tok += s->req.n_prompt;
     size_t hit = blocks, from = 0;
     for (; hit > 0; hit--) {
-        from = hit * B + 1 > W ? (hit * B + 1 - W) / B : 0;
+        from = hit * B > back ? (hit * B - back) / B : 0;
         from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where attention is not */
         size_t b = hit;
         while (b > from && find(e, s, names[b - 1]).entry)
@@ -108,12 +110,12 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
         const struct found f = find(e, s, names[b]);
         const size_t lo = DEQ_MAX(f.entry->first_page, first_page_seen(e, b * B, hit * B));
         for (size_t page = lo; page < f.entry->first_page + f.entry->n_pages; page++)
-            deq_kv_share(e->kv, &s->kv, page, f.entry->page[page - f.entry->first_page]);
+            deq_ring_share(&e->pages, &s->ring, page, f.entry->page[page - f.entry->first_page]);
         s->tainted = s->tainted || f.approximate;
         e->stats.prefix_approximate_tok += f.approximate ? B : 0;
         if (b + 1 == hit)
             memcpy(s->state, f.entry->state, e->cell->state_dim * sizeof(float));
-        deq_prefix_touch(e->prefix, f.entry);
+        deq_prefix_touch(&e->prefix, f.entry);
     }
     if (hit) {
         s->exact = names[hit - 1][0];
@@ -162,7 +164,7 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
 /* Gives back what a sequence that never began has taken. */
 static void undo(struct deq_engine *e, struct sequence *s)
 {
-    deq_kv_close(e->kv, &s->kv);
+    deq_ring_close(&e->pages, &s->ring);
     deq_free(s->tokens);
     s->tokens = NULL;
     s->id = 0;
@@ -172,10 +174,10 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                          struct deq_err *err)
 {
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
-    struct deq_kv_seq kv;
+    struct deq_ring ring;
     if (!tokens)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    const enum deq_rc rc = deq_kv_open(e->kv, deq_kv_pages_needed(&e->arch, q->n_prompt + q->max_tokens, q->solve.window), &kv, err);
+    const enum deq_rc rc = deq_ring_open(&e->pages, deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window), &ring, err);
     if (rc) {
         deq_free(tokens);
         return rc;
@@ -186,7 +188,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .waiting = choice > 0,
                            .req = *q,
                            .solver = *o,
-                           .kv = kv,
+                           .ring = ring,
                            .tokens = tokens,
                            .state = s->state,
                            .n_known = q->n_prompt,
@@ -218,14 +220,14 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n, q->solve.window, e->opts.max_rows);
     if (rc)
         return rc;
-    const uint64_t pages = (uint64_t)n * deq_kv_pages_needed(&e->arch, q->n_prompt + q->max_tokens, q->solve.window);
-    if (pages > e->kv->n_pages)
-        return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n, (unsigned long long)pages, e->kv->n_pages);
+    const uint64_t pages = (uint64_t)n * deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window);
+    if (pages > e->pages.n_pages)
+        return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n, (unsigned long long)pages, e->pages.n_pages);
     if (n > e->opts.max_sequences - e->n_active)
         return deq_fail(err, DEQ_EFULL, "%u sequences are needed, %zu of %u are taken", n, e->n_active, e->opts.max_sequences);
-    if (pages > e->kv->n_pages - e->kv->n_reserved)
+    if (pages > e->pages.n_pages - e->pages.n_reserved)
         return deq_fail(err, DEQ_EFULL, "%llu cache pages are needed, %u of %u are not reserved", (unsigned long long)pages,
-                        e->kv->n_pages - e->kv->n_reserved, e->kv->n_pages);
+                        e->pages.n_pages - e->pages.n_reserved, e->pages.n_pages);
     if (n * q->solve.window > e->opts.max_rows - e->rows_reserved)
         return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window, e->opts.max_rows - e->rows_reserved,
                         e->opts.max_rows);
@@ -256,13 +258,13 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
 
 void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
 {
-    const size_t P = DEQ_KV_PAGE_TOK, W = e->arch.attn_window, end = from->n_committed, lo = end + 1 > W ? end + 1 - W : 0;
+    const size_t P = e->cell->page_tok, back = e->cell->lookback, end = from->n_committed, lo = end > back ? end - back : 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (s->id != from->id || !s->waiting)
             continue;
         for (size_t page = lo / P; page * P < end; page++)
-            deq_kv_share(e->kv, &s->kv, page, from->kv.ring[page % from->kv.n]);
+            deq_ring_share(&e->pages, &s->ring, page, deq_page_of(&from->ring, page));
         memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
         s->n_committed = end;
         s->tainted = from->tainted;
@@ -340,7 +342,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_residual_max = s->prompt_residual_max};
     const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0);
-    deq_kv_close(e->kv, &s->kv);
+    deq_ring_close(&e->pages, &s->ring);
     deq_free(s->tokens);
     s->tokens = NULL;
     s->id = 0;

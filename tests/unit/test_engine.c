@@ -67,14 +67,17 @@ static void run_all(struct deq_engine *e)
 
 static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
 {
-    const struct deq_arch a = {.vocab_size = 24, .d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 1, .n_block = 1, .attn_window = 40,
-                               .eos_id = -1, .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
+    const struct deq_arch a = {.vocab_size = 24, .eos_id = -1, .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
                                .row_window = 4};
     struct deq_pool *pool;
     struct deq_cell *cell = NULL;
     struct deq_engine *e = NULL;
-    CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_toy_open(24, rho, coupling, 64, pool, &cell, NULL) == DEQ_OK);
-    CHECK(deq_engine_open(cell, &a, pool, &(struct deq_engine_opts){.max_sequences = 4, .max_positions = 400}, &e, NULL) == DEQ_OK);
+    const struct deq_cell shape = deq_toy_shape(24, 0, 0);
+    const struct deq_engine_opts asked = {.max_sequences = 4, .max_positions = 400};
+    struct deq_engine_opts opts;
+    CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_engine_opts_fill(&shape, &asked, &opts, NULL) == DEQ_OK &&
+          deq_toy_open(24, rho, coupling, 64, deq_engine_pages(&shape, &opts), pool, &cell, NULL) == DEQ_OK);
+    CHECK(deq_engine_open(cell, &a, pool, &opts, &e, NULL) == DEQ_OK);
     if (ret_cell)
         *ret_cell = cell;
     return e;
@@ -116,6 +119,30 @@ TEST(engine_toy_equilibrium)
             deq_free(a.all_logits);
             deq_engine_free(e);
         }
+}
+
+/* A cell learns of every position that becomes final, once: prompts with and without cached blocks, choices, guesses that fail, ends in the midst. */
+TEST(engine_tells_the_cell_what_is_final)
+{
+    uint32_t prompt[300];
+    struct answer a[6] = {{0}};
+    struct deq_cell *cell;
+    struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, &cell);
+    for (size_t i = 0; i < 300; i++)
+        prompt[i] = (uint32_t)deq_rng_below(3, 0, i, 24);
+    for (size_t i = 0; i < 6; i++) {
+        struct deq_request q = toy_request(prompt, 40 + 50 * i, i == 4 ? 0 : 20, &a[i]);
+        q.sampling.temperature = i % 2;
+        q.sampling.seed = i;
+        a[i].stop_after = i == 3 ? 5 : 0;
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        const uint64_t positions = deq_engine_stats(e).positions, told = deq_toy_commits(cell);
+        /* an end in the midst may leave rows behind it that would have been final */
+        CHECK_MSG(i >= 3 ? told >= positions && told < positions + 4 : told == positions, "request %zu: %llu told, %llu committed", i,
+                  (unsigned long long)told, (unsigned long long)positions);
+    }
+    deq_engine_free(e);
 }
 
 TEST(engine_budget_and_best)

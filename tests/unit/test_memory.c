@@ -29,9 +29,8 @@ TEST(memory_is_what_was_said)
             if (!e)
                 continue;
             const uint64_t took = deq_mem_bytes() - before;
-            /* not said: a few structs, and the lists of pages of sequences */
-            CHECK_MSG(took >= said.engine_bytes && took < said.engine_bytes + said.engine_bytes / 100 + (64 << 10), "%s, options %zu: said %llu, asked for %llu",
-                      dirs[d], i, (unsigned long long)said.engine_bytes, (unsigned long long)took);
+            CHECK_MSG(took == said.engine_bytes, "%s, options %zu: said %llu, asked for %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
+                      (unsigned long long)took);
             const struct deq_engine_stats st = deq_engine_stats(e);
             CHECK_MSG(said.engine_bytes == st.memory_bytes, "%s, options %zu: said %llu, took %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
                       (unsigned long long)st.memory_bytes);

@@ -15,8 +15,8 @@ static void check_variant(struct deq_arch a)
     struct deq_cell *cell = NULL;
     struct deq_pool *pool = NULL;
     struct deq_seq *s = NULL;
-    struct deq_kv_pool *kv = NULL;
-    struct deq_kv_seq pages;
+    uint32_t pages[(T + 15) / 16] = {1, 0}; /* any order */
+    const struct deq_ring ring = {pages, DEQ_COUNT(pages)};
     a.vocab_size = 31;
     a.attn_window = T;
     a.final_norm = true;
@@ -43,14 +43,11 @@ static void check_variant(struct deq_arch a)
     deq_seq_forward(s, 0, z, expected);
 
     CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_transformer_new(w, false, &tf, NULL) == DEQ_OK &&
-          deq_transformer_open(tf, T, pool, &cell, NULL) == DEQ_OK);
-    CHECK(deq_kv_pool_new(&a, 1 << 20, &kv, NULL) == DEQ_OK && deq_kv_open(kv, deq_kv_pages_needed(&a, T, T), &pages, NULL) == DEQ_OK);
-    for (size_t t = 0; t < T; t++)
-        CHECK(deq_kv_claim(kv, &pages, t));
+          deq_transformer_open(tf, T, DEQ_COUNT(pages), pool, &cell, NULL) == DEQ_OK);
     const float *zp[T], *up[T], *fp_const[T];
     float *fp[T], *uo[T];
     size_t position[T];
-    const struct deq_kv_seq *seqs[T];
+    const struct deq_ring *rings[T];
     for (size_t i = 0; i < T; i++) {
         const size_t p = (i * 8) % T; /* any order of rows: 8 and 21 share no factor */
         zp[i] = z + p * D;
@@ -58,11 +55,13 @@ static void check_variant(struct deq_arch a)
         fp_const[i] = fz + i * D;
         uo[i] = u + i * U;
         position[i] = p;
-        seqs[i] = &pages;
+        rings[i] = &ring;
         up[i] = u + p * U;
     }
-    cell->ops->inject(cell, T, tokens, uo);
-    cell->ops->step(cell, &(struct deq_rows){.n = T, .z = zp, .fz = fp, .u = up, .position = position, .seq = seqs, .kv = kv});
+    const struct deq_rows rows = {.n = T, .z = zp, .fz = fp, .u = up, .position = position, .ring = rings};
+    const struct deq_rows states = {.n = T, .z = fp_const, .position = position, .ring = rings};
+    cell->ops->inject(cell, &rows, tokens, uo);
+    cell->ops->step(cell, &rows);
     double worst = 0;
     for (size_t i = 0; i < T * D; i++)
         worst = worse(worst, fabs((double)fz[i] - (double)expected[i]));
@@ -76,7 +75,7 @@ static void check_variant(struct deq_arch a)
         to[i] = logits + (i * 8) % T * V; /* any order */
         tails[i] = tail_mem + i * DEQ_CUTOFFS_MAX;
     }
-    cell->ops->readout(cell, T, fp_const, to, tails);
+    cell->ops->readout(cell, &states, to, tails);
     for (size_t i = 0; i < T && a.n_cutoffs; i++) {
         double mass = 0;
         for (size_t v = 0; v < deq_cluster_size(&a, 0); v++)
@@ -87,7 +86,7 @@ static void check_variant(struct deq_arch a)
     }
     CHECK(mass_error < 1e-5); /* 31 exponentials in float */
     for (unsigned c = 1; c <= a.n_cutoffs; c++)
-        cell->ops->readout_tail(cell, c, T, fp_const, to, (const float *const *)tails);
+        cell->ops->readout_tail(cell, c, &states, to, (const float *const *)tails);
     CHECK(deq_seq_logprobs(s, fz, T, logprobs, NULL) == DEQ_OK);
     deq_seq_nll(s, fz, tokens, T, targets_nll);
     for (size_t i = 0; i < T; i++) {
@@ -122,8 +121,6 @@ static void check_variant(struct deq_arch a)
         CHECK(fabs(sum - (double)z0[d]) < 1e-4);
     }
     deq_free(z0);
-    deq_kv_close(kv, &pages);
-    deq_kv_pool_free(kv);
     cell->ops->free(cell);
     deq_pool_free(pool);
     deq_transformer_free(tf);
