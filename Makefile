@@ -1,5 +1,9 @@
-# deqd: `make help` lists what there is.
+# deqd: `make help` lists what there is. V=1 shows the commands themselves.
 CC      ?= cc
+# as many jobs as cores, unless the caller or a make above said how many
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
 SAN     ?=
 comma   := ,
 CONFIG  := $(if $(SAN),san-$(subst $(comma),-,$(SAN)),release)
@@ -13,6 +17,9 @@ HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
 LIBS    := -ljansson -lyaml -lzip -lm -lpthread
+# What must be there to build: a header and the Debian package that has it (libmicrohttpd's brings GnuTLS's). README and docker/Dockerfile install the same (lint).
+NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
+           cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
@@ -21,37 +28,58 @@ UNIT    := $(wildcard tests/unit/*.c) models/cli/bench_stats.c
 BENCH   := $(wildcard tests/bench/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
+# $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time
+quietly  = $(if $(filter-out 0,$(V)),$(3),@said=$$($(3) 2>&1); code=$$?; [ -z "$$said" ] || exec >&2; \
+	printf "  %-4s %s\n$${said:+%s\n}" '$(1)' '$(2)' $${said:+"$$said"}; exit $$code)
 
 .DEFAULT_GOAL := all
+# what is cleaned is not built at the same time
+ifneq ($(filter clean,$(MAKECMDGOALS)),)
+.NOTPARALLEL:
+endif
+##@ Build and run
 .PHONY: all
-all: link
+all: link ## build/deqd and build/deq; CC=, CFLAGS=, SAN=address,undefined|thread
 
 $(OBJ)/core/math/kern_avx2.o:   ARCH := -mavx2 -mfma
 $(OBJ)/core/math/kern_avx512.o: ARCH := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
-$(OBJ)/%.o: %.c
+$(OBJ)/%.o: %.c | needed
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_) $(CFLAGS) $(ARCH) -c $< -o $@
+	$(call quietly,CC,$<,$(CC) $(CFLAGS_) $(CFLAGS) $(ARCH) -c $< -o $@)
+
+# One try with all headers; only when it fails, one after the other.
+.PHONY: needed
+needed:
+	@finds() { for n; do echo "#include <$${n%%:*}>"; done | $(CC) $(CFLAGS) -fsyntax-only -x c - 2>/dev/null; }; \
+	finds $(NEEDED) && exit 0; \
+	finds stddef.h || { echo 'deqd cannot be built: the C compiler "$(CC)" does not work. On Debian or Ubuntu, as root:' >&2; \
+	    echo '    apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >&2; exit 1; }; \
+	packages=; headers=; \
+	for n in $(NEEDED); do finds $$n && continue; headers="$$headers $${n%%:*}"; \
+	    case " $$packages " in *" $${n##*:} "*) ;; *) packages="$$packages $${n##*:}" ;; esac; done; \
+	echo "deqd cannot be built: missing$$headers. On Debian or Ubuntu, as root:" >&2; \
+	echo "    apt-get update && apt-get install -y --no-install-recommends$$packages" >&2; exit 1
 
 $(OBJ)/server/ep_models.o: server/openapi.json
 
 $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@
-	ar rcs $@ $^
+	$(call quietly,AR,$@,ar rcs $@ $^)
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
 $(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lopenblas $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lopenblas $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@)
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
-	$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@)
 .PRECIOUS: $(OBJ)/tests/fuzz/%.o
 # the links follow the configuration that was built last
 .PHONY: link
@@ -61,21 +89,26 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
-run: all ## start the daemon on the shipped model, with a line to try
-	@echo "try:  curl -N http://$(LISTEN)/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}'"
+.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
+run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
+clean: ## what was built
+	rm -rf $(OUT)
+help: ## this list
+	@awk '/^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { name = $$1; sub(":", "", name); sub(/.*## /, ""); printf "  %-16s %s\n", name, $$0 }' Makefile
 
-test: lint unit replay e2e ## everything that is quick
+##@ Tests that need nothing but Python
+test: lint unit replay e2e readme ## everything that is quick
 unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
-	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
+	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
 e2e: all ## the daemon and the command line over real sockets and files
-	DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-	python3 tests/e2e/readme.py
+	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
+readme: all ## the README's commands as they stand there
+	@python3 tests/e2e/readme.py
 lint: ## floors, banned calls, configuration table = etc/deqd.yaml
-	sh tests/lint/lint.sh
+	@sh tests/lint/lint.sh
 check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan with concurrent clients
 	$(MAKE) SAN=address,undefined sanitized
 	$(MAKE) SAN=thread sanitized-threads
@@ -85,6 +118,23 @@ sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
+
+##@ Tests that fetch or need other programs
+test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
+	sh tests/clients/run.sh
+test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
+	sh tests/golden/tokenizer/run.sh
+test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
+	sh tests/observe/run.sh
+test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, one killed, all rolled, under load
+	sh tests/scaleout/run.sh scaleout
+test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)
+	sh tests/docker/run.sh
+test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
+	sh tests/k8s/run.sh
+TEXT    ?= README.md
+test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
+	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
 RUNS    ?= 1000000
 fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=torchfile [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
@@ -93,29 +143,18 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 $(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
 	    $(addprefix -dict=,$(wildcard tests/fuzz/$(T).dict)) -artifact_prefix=$(OUT)/fuzz/ $(FUZZ_ARGS) \
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
-test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
-	sh tests/clients/run.sh
-test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
-	sh tests/observe/run.sh
-test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)
-	sh tests/docker/run.sh
-test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
-	sh tests/golden/tokenizer/run.sh
-test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
-	sh tests/k8s/run.sh
-k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
-	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
-test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, one killed, all rolled, under load
-	sh tests/scaleout/run.sh scaleout
-bench-scaleout: all ## what three replicas bring on this machine's cores against one
-	sh tests/scaleout/run.sh throughput
-TEXT    ?= README.md
-test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
-	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
+
+##@ Figures
 bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
 	$(OBJ)/bench $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
+bench-scaleout: all ## what three replicas bring on this machine's cores against one
+	sh tests/scaleout/run.sh throughput
+
+##@ Install and deploy
+k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
+	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/package. A configuration that is there stays.
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
@@ -138,9 +177,5 @@ install: all ## binaries, configuration, units and the shipped model; PREFIX=/us
 uninstall: ## what install put there, but for the configuration and models of one's own
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
-clean:
-	rm -rf $(OUT)
-help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 
 -include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(BENCH) $(wildcard tests/fuzz/*.c)))

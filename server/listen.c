@@ -42,7 +42,7 @@ enum deq_rc listen_parse(const char *option, const char *text, struct listen_add
     char *end = NULL;
     const unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
     if (!colon || !colon[1] || *end || strspn(colon + 1, "0123456789") != strlen(colon + 1) || port > 65535)
-        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT or unix:/PATH", option, text);
+        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT (127.0.0.1:8080) or unix:/PATH", option, text);
     size_t n = (size_t)(colon - text);
     const bool v6 = n >= 2 && text[0] == '[' && text[n - 1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(v6 ? n - 2 : n), v6 ? text + 1 : text);
@@ -104,7 +104,8 @@ enum deq_rc listen_open(const char *option, const char *text, int *ret_fd, char 
     if (fd < 0 || bind(fd, (struct sockaddr *)&a.addr, a.len) < 0 ||
         (is_unix && chmod(((struct sockaddr_un *)&a.addr)->sun_path, a.mode) < 0) || listen(fd, BACKLOG) < 0 ||
         getsockname(fd, (struct sockaddr *)&a.addr, &len) < 0) {
-        rc = deq_fail(err, DEQ_EIO, "%s: cannot listen on %s: %s", option, text, strerror(errno));
+        rc = deq_fail(err, DEQ_EIO, "%s: cannot listen on %s: %s%s", option, text, strerror(errno),
+                      errno == EADDRINUSE ? "; choose another with --listen ADDRESS:PORT (make run LISTEN=ADDRESS:PORT)" : "");
         if (fd >= 0)
             close(fd);
         return rc;

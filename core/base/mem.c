@@ -1,10 +1,12 @@
 #include "core/base/mem.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 static _Atomic uint64_t calls, bytes_asked;
+static _Atomic uint64_t live_bytes, peak_bytes; /* by malloc_usable_size: what free() can still ask for */
 static _Atomic uint64_t fault_at; /* call number that fails; 0 = none */
 static _Atomic bool fault_for_ever;
 
@@ -12,6 +14,15 @@ static bool fault_now(void)
 {
     uint64_t n = atomic_fetch_add(&calls, 1) + 1, at = atomic_load(&fault_at);
     return at && (n == at || (n > at && atomic_load(&fault_for_ever)));
+}
+
+static void count(const void *p)
+{
+    const uint64_t n = malloc_usable_size((void *)p), live = atomic_fetch_add(&live_bytes, n) + n;
+    uint64_t peak = atomic_load(&peak_bytes);
+    while (live > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, live)) {
+        ;
+    }
 }
 
 void *deq_alloc(size_t bytes)
@@ -23,6 +34,7 @@ void *deq_alloc(size_t bytes)
     if (!p)
         return NULL;
     atomic_fetch_add(&bytes_asked, bytes);
+    count(p);
     return memset(p, 0, rounded);
 }
 
@@ -39,12 +51,13 @@ void *deq_realloc(void *p, size_t old_bytes, size_t new_bytes)
         return NULL;
     if (p)
         memcpy(q, p, DEQ_MIN(old_bytes, new_bytes));
-    free(p);
+    deq_free(p);
     return q;
 }
 
 void deq_free(void *p)
 {
+    atomic_fetch_sub(&live_bytes, malloc_usable_size(p)); /* 0 of NULL */
     free(p);
 }
 
@@ -65,6 +78,21 @@ uint64_t deq_mem_calls(void)
 uint64_t deq_mem_bytes(void)
 {
     return atomic_load(&bytes_asked);
+}
+
+uint64_t deq_mem_live(void)
+{
+    return atomic_load(&live_bytes);
+}
+
+uint64_t deq_mem_peak(void)
+{
+    return atomic_load(&peak_bytes);
+}
+
+void deq_mem_peak_restart(void)
+{
+    atomic_store(&peak_bytes, atomic_load(&live_bytes));
 }
 
 void deq_mem_fault(uint64_t nth, bool for_ever)

@@ -15,6 +15,9 @@ char *deq_strdup(const char *s);
 
 uint64_t deq_mem_calls(void);                    /* allocations so far */
 uint64_t deq_mem_bytes(void);                    /* and what they asked for together, freed or not */
+uint64_t deq_mem_live(void);                     /* bytes of the blocks that are held now; libraries' own (OpenBLAS's buffers, jansson) are not among them */
+uint64_t deq_mem_peak(void);                     /* the most that deq_mem_live() was since the last deq_mem_peak_restart() */
+void deq_mem_peak_restart(void);
 void deq_mem_fault(uint64_t nth, bool for_ever); /* nth allocation from now fails (1 = the next); 0 = off */
 
 #define DEQ_NEW(type) ((type *)deq_alloc(sizeof(type)))

@@ -39,6 +39,16 @@ complain "unfinished work" "$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -r core serve
 lines=$(wc -l < core/deq.h)
 [ "$lines" -le 300 ] || complain "core/deq.h has $lines lines, at most 300" x
 
+# What is needed to build stands in the Makefile; whoever installs it installs all of it, and nothing else.
+needed=$(sed -n '/^NEEDED/,/[^\\]$/p' Makefile | grep -oE ':[a-z0-9-]+-dev' | tr -d : | sort -u)
+installs() { # file, line that installs
+    there=$(sed -n "$2" "$1" | grep -oE '[a-z0-9-]+-dev' | sort -u)
+    [ "$there" = "$needed" ] || complain "$1 installs other packages than the Makefile's NEEDED" "$(printf 'it installs: %s\nNEEDED:      %s' "$(echo $there)" "$(echo $needed)")"
+}
+installs README.md '/^    apt-get.*make run$/p'
+installs README.md '/^    apt-get.*make test$/p'
+installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
+
 # etc/deqd.yaml is the table's own print.
 if [ -x build/deqd ]; then
     build/deqd --print-config > build/print-config.yaml 2>&1

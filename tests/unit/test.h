@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -37,6 +38,19 @@ static inline double worse(double so_far, double error)
     return error <= so_far ? so_far : isnan(error) ? INFINITY : error;
 }
 
+/* How many times as much of this thread's processor time work(ctx, 8 n) takes as work(ctx, n), the best of some tries: other load only ever adds.
+ * Linear is 8 times, with a logarithm a little more, quadratic 64; the bound of 24 leaves room for caches that no longer hold everything. */
+enum { TEST_GROWTH_BOUND = 24 };
+double test_growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n);
+
+#define CHECK_LINEAR(work, ctx, n, ...)                                      \
+    do {                                                                     \
+        const double ratio = test_growth(work, ctx, n);                      \
+        CHECK_MSG(ratio <= TEST_GROWTH_BOUND, __VA_ARGS__);                  \
+        if (ratio > TEST_GROWTH_BOUND)                                       \
+            printf("  eight times the size: %.1f times the time\n", ratio);  \
+    } while (0)
+
 #define SKIP(...)                                                            \
     do {                                                                     \
         test_skipped++;                                                      \
@@ -47,7 +61,7 @@ static inline double worse(double so_far, double error)
 
 /* One test file defines tests as TEST(name) { ... }; they register themselves and run in order of registration. */
 struct test_case {
-    const char *name;
+    const char *name, *file;
     void (*fn)(void);
     struct test_case *next;
 };
@@ -57,7 +71,7 @@ void test_register(struct test_case *t);
     static void test_##id(void);                                             \
     __attribute__((constructor)) static void register_##id(void)             \
     {                                                                        \
-        static struct test_case t = {#id, test_##id, NULL};                  \
+        static struct test_case t = {#id, __FILE__, test_##id, NULL};                  \
         test_register(&t);                                                   \
     }                                                                        \
     static void test_##id(void)

@@ -361,6 +361,23 @@ TEST(mem_blocks)
     deq_free(q);
 }
 
+TEST(mem_counts_what_is_held)
+{
+    const uint64_t before = deq_mem_live();
+    deq_mem_peak_restart();
+    char *a = deq_alloc(1 << 20), *b = deq_alloc(1000);
+    const uint64_t both = deq_mem_live() - before;
+    CHECK(a && b && both >= (1 << 20) + 1000 && both < (1 << 20) + 8192); /* malloc rounds up, large blocks to a page */
+    deq_free(a);
+    b = deq_realloc(b, 1000, 5000);
+    CHECK(b && deq_mem_live() - before >= 5000 && deq_mem_live() - before < 6000);
+    CHECK(deq_mem_peak() - before == both);
+    deq_free(b);
+    CHECK(deq_mem_live() == before);
+    deq_mem_peak_restart();
+    CHECK(deq_mem_peak() == before);
+}
+
 TEST(mem_fault_points)
 {
     uint64_t before = deq_mem_calls();

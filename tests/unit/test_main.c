@@ -1,5 +1,11 @@
-/* Runs every registered test, or those whose name contains argv[1]. */
+/* Runs every registered test, or those whose name contains argv[1]; a line a file, and one more at least every few seconds. DEQ_TIMES=1 prints
+ * how long each test took. */
 #include "tests/unit/test.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { TICK_S = 5 };
 
 int test_passed, test_failed, test_skipped;
 static struct test_case *first, **last = &first;
@@ -10,17 +16,64 @@ void test_register(struct test_case *t)
     last = &t->next;
 }
 
+static double seconds(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+double test_growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n)
+{
+    double least[2] = {INFINITY, INFINITY}, ratio = INFINITY;
+    for (int tries = 0; tries < 6 && ratio > TEST_GROWTH_BOUND; tries++) {
+        for (int big = 0; big < 2; big++) {
+            const double begin = seconds(CLOCK_THREAD_CPUTIME_ID);
+            work(ctx, big ? 8 * n : n);
+            least[big] = fmin(least[big], seconds(CLOCK_THREAD_CPUTIME_ID) - begin);
+        }
+        ratio = least[1] / (least[0] + 1e-5);
+    }
+    return ratio;
+}
+
+/* What was run since the line before. */
+static struct {
+    const char *file;
+    unsigned tests;
+    double since;
+} part;
+
+static void close_part(const char *next_file)
+{
+    const double now = seconds(CLOCK_MONOTONIC);
+    if (part.tests)
+        printf("%-36s %3u tests %6.1f s\n", part.file, part.tests, now - part.since);
+    fflush(stdout);
+    part.file = next_file;
+    part.tests = 0;
+    part.since = now;
+}
+
 int main(int argc, char **argv)
 {
+    const bool times = getenv("DEQ_TIMES") != NULL;
     for (struct test_case *t = first; t; t = t->next) {
         if (argc > 1 && !strstr(t->name, argv[1]))
             continue;
-        int before = test_failed;
+        const double begin = seconds(CLOCK_MONOTONIC);
+        if (!part.file || strcmp(part.file, t->file) || begin - part.since > TICK_S)
+            close_part(t->file);
+        const int before = test_failed;
         t->fn();
+        part.tests++;
+        if (times)
+            printf("%7.2f s  %s\n", seconds(CLOCK_MONOTONIC) - begin, t->name);
         if (test_failed != before || argc > 1)
             printf("%s: %s\n", t->name, test_failed != before ? "FAILED" : "ok");
         fflush(stdout);
     }
+    close_part(NULL);
     printf("%d passed, %d failed, %d skipped\n", test_passed, test_failed, test_skipped);
     return test_failed != 0;
 }

@@ -1,48 +1,13 @@
-/* Tokenizer files and texts made to cost a product of two sizes: eight times as much of them must cost about eight times as much CPU time.
- * Quadratic is 64 times. The bound of 24 leaves room for caches that no longer hold everything; only this thread's CPU time counts, and the
- * best of some tries, so that other load does not. */
+/* Tokenizer files and texts made to cost a product of two sizes. */
 #include "core/data/tokenizer.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/data/added.h"
 #include "core/data/pretok.h"
 #include "tests/unit/test.h"
-
-enum { TIMES = 8, BOUND = 24, TRIES = 6 };
-
-static double cpu_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-/* How much more work(ctx, 8 n) takes than work(ctx, n). */
-static double growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n)
-{
-    double least[2] = {1e9, 1e9}, ratio = 1e9;
-    for (int k = 0; k < TRIES && ratio > BOUND; k++) {
-        for (int big = 0; big < 2; big++) {
-            const double begin = cpu_now();
-            work(ctx, big ? n * TIMES : n);
-            least[big] = DEQ_MIN(least[big], cpu_now() - begin);
-        }
-        ratio = least[1] / (least[0] + 1e-5);
-    }
-    return ratio;
-}
-
-#define LINEAR(work, ctx, n, ...)                                     \
-    do {                                                              \
-        const double ratio = growth(work, ctx, n);                    \
-        CHECK_MSG(ratio <= BOUND, __VA_ARGS__);                       \
-        if (ratio > BOUND)                                            \
-            printf("  %d times the size: %.1f times the time\n", TIMES, ratio); \
-    } while (0)
 
 /* ---- text ---- */
 
@@ -111,9 +76,9 @@ TEST(tokenizer_text_is_linear)
     CHECK_MSG(!deq_tokenizer_load("tests/golden/tokenizer/gpt2", &gpt2, &err), "%s", err.text);
     for (size_t u = 0; gpt2 && u < DEQ_COUNT(units); u++) {
         struct text t = {.tok = gpt2, .unit = units[u]};
-        LINEAR(encode, &t, 20000, "unit %zu", u);
+        CHECK_LINEAR(encode, &t, 20000, "unit %zu", u);
         for (t.kind = DEQ_PRETOK_GPT2; t.kind <= DEQ_PRETOK_QWEN2; t.kind++)
-            LINEAR(cut, &t, 20000, "unit %zu, splitter %d", u, (int)t.kind);
+            CHECK_LINEAR(cut, &t, 20000, "unit %zu, splitter %d", u, (int)t.kind);
     }
     deq_tokenizer_free(gpt2);
 }
@@ -133,7 +98,7 @@ TEST(added_tokens_in_text_are_linear)
         struct deq_tokenizer *tok = with_added(cases[i].added);
         struct text t = {.tok = tok, .unit = cases[i].unit};
         if (tok)
-            LINEAR(encode, &t, 4096, "%s", cases[i].what);
+            CHECK_LINEAR(encode, &t, 4096, "%s", cases[i].what);
         deq_tokenizer_free(tok);
     }
 }
@@ -183,8 +148,8 @@ static void common_beginnings(void *ctx, size_t n)
 
 TEST(long_added_tokens_are_linear)
 {
-    LINEAR(long_token, NULL, 8192, "one token as long as the text");
-    LINEAR(common_beginnings, NULL, 8192, "tokens that begin alike");
+    CHECK_LINEAR(long_token, NULL, 8192, "one token as long as the text");
+    CHECK_LINEAR(common_beginnings, NULL, 8192, "tokens that begin alike");
 }
 
 /* The search against the plain definition, over an alphabet of two letters, where everything overlaps. */
@@ -270,6 +235,6 @@ static void load_bpe(void *ctx, size_t n)
 
 TEST(tokenizer_files_are_linear)
 {
-    LINEAR(load_words, NULL, 700, "word level: rules, added tokens, words");
-    LINEAR(load_bpe, NULL, 1000, "BPE: tokens and merges");
+    CHECK_LINEAR(load_words, NULL, 700, "word level: rules, added tokens, words");
+    CHECK_LINEAR(load_bpe, NULL, 1000, "BPE: tokens and merges");
 }
