@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "core/base/hash.h"
-#include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 
 enum { HASH_BYTES = 32, FILE_MAX_BYTES = 1 << 20, KEY_MAX_BYTES = 4096 };
 
@@ -40,7 +40,7 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
 {
     char *words[6], *save = NULL; /* one more than a line may have */
     size_t n = 0;
-    text[strcspn(text, "#\r")] = 0;
+    text[strcspn(text, "#")] = 0;
     for (char *w = strtok_r(text, " \t", &save); w && n < DEQ_COUNT(words); w = strtok_r(NULL, " \t", &save))
         words[n++] = w;
     *ret_any = n > 0;
@@ -72,7 +72,7 @@ static enum deq_rc load(const char *path, struct key **ret, size_t *ret_n, struc
     char *text = NULL;
     size_t len, n = 0;
     struct key *keys = DEQ_NEW_ARRAY(struct key, AUTH_KEYS_MAX);
-    enum deq_rc rc = keys ? deq_io_read(path, FILE_MAX_BYTES, &text, &len, err) : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
+    enum deq_rc rc = keys ? deq_text_read(path, FILE_MAX_BYTES, &text, &len, err) : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
     if (rc && keys)
         deq_fail_prefix(err, rc, "auth.keys_file");
     if (!rc && strlen(text) != len)

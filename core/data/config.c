@@ -7,6 +7,7 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
@@ -284,7 +285,7 @@ enum deq_rc deq_config_load(const char *path, struct deq_arch *ret, struct deq_e
 {
     char *text;
     size_t len;
-    enum deq_rc rc = deq_io_read(path, CONFIG_MAX_BYTES, &text, &len, err);
+    enum deq_rc rc = deq_text_read(path, CONFIG_MAX_BYTES, &text, &len, err);
     if (rc)
         return rc;
     rc = deq_config_parse(text, len, path, ret, err);

@@ -1,4 +1,4 @@
-/* Text files as documents: a line that is exactly <|endoftext|> separates two documents; it and the line ends beside it belong to
+/* Text files (core/base/text.h) as documents: a line that is exactly <|endoftext|> separates two documents; it and the line ends beside it belong to
  * neither. A file without that line is one document. */
 #ifndef DEQ_DATA_CORPUS_H
 #define DEQ_DATA_CORPUS_H

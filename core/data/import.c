@@ -13,6 +13,7 @@
 #include "core/base/buf.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/data/torchfile.h"
 #include "core/data/weights.h"
 #include "core/data/wordlevel.h"
@@ -132,7 +133,7 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
     char *text;
     size_t len, i;
     json_error_t je;
-    enum deq_rc rc = deq_io_read(path, CONFIG_MAX_BYTES, &text, &len, err);
+    enum deq_rc rc = deq_text_read(path, CONFIG_MAX_BYTES, &text, &len, err);
     if (rc)
         return rc;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);

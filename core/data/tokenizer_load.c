@@ -5,6 +5,7 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/base/utf8.h"
 #include "core/data/tokenizer_impl.h"
 
@@ -306,7 +307,7 @@ static enum deq_rc load_json(const char *path, struct deq_tokenizer **ret_tok, s
 {
     char *data;
     size_t len;
-    enum deq_rc rc = deq_io_read(path, DEQ_TOKENIZER_MAX_FILE_BYTES, &data, &len, err);
+    enum deq_rc rc = deq_text_read(path, DEQ_TOKENIZER_MAX_FILE_BYTES, &data, &len, err);
     if (rc)
         return rc;
     rc = deq_tokenizer_parse(data, len, path, ret_tok, err);
@@ -325,8 +326,8 @@ static enum deq_rc load_gpt2(const char *vocab_path, const char *merges_path, st
     enum deq_rc rc;
     if (!l.tok)
         return deq_load_no_memory(&l);
-    if ((rc = deq_io_read(vocab_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &vocab_text, &vocab_len, err)) ||
-        (rc = deq_io_read(merges_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &merges_text, &merges_len, err)))
+    if ((rc = deq_text_read(vocab_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &vocab_text, &vocab_len, err)) ||
+        (rc = deq_text_read(merges_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &merges_text, &merges_len, err)))
         goto out;
     rc = DEQ_EFORMAT;
     if (!(vocab = parse_json(&l, vocab_text, vocab_len)))

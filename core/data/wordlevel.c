@@ -5,6 +5,7 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/base/utf8.h"
 #include "core/data/pretok.h"
 #include "core/data/tokenizer.h"
@@ -208,15 +209,11 @@ enum deq_rc deq_wordlevel_from_vocab(const char *vocab_path, uint32_t expected, 
     struct deq_span *span = NULL;
     char *data = NULL;
     size_t len, lines = 1, again = 0;
-    enum deq_rc rc = deq_io_read(vocab_path, MAX_VOCAB_BYTES, &data, &len, err);
+    enum deq_rc rc = deq_text_read(vocab_path, MAX_VOCAB_BYTES, &data, &len, err);
     if (rc)
         return rc;
     for (size_t i = 0; i < len; i++)
         lines += data[i] == '\n' || data[i] == '\r';
-    if (len >= 3 && !memcmp(data, "\xef\xbb\xbf", 3)) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: line 1: a byte order mark stands before the first symbol, and would be part of it", vocab_path);
-        goto out;
-    }
     if (!(span = DEQ_NEW_ARRAY(struct deq_span, DEQ_MIN(lines, (size_t)DEQ_WORDLEVEL_MAX_WORDS)))) {
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for its symbols", vocab_path);
         goto out;

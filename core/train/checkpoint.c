@@ -7,7 +7,10 @@
 #include "core/base/mem.h"
 #include "core/data/safetensors.h"
 
-enum { KINDS = 3, NAME = DEQ_PARAM_NAME + 16 };
+enum { KINDS = 3, SQUARES = 2, NAME = DEQ_PARAM_NAME + 16 };
+#define FORMAT "deq_checkpoint"
+#define COUNT_MAX ((uint64_t)1 << 53)
+#define SECONDS_MAX 1e10 /* three centuries */
 static const char *const prefix[KINDS] = {"", "adam.m.", "adam.v."};
 
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
@@ -37,7 +40,7 @@ enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, c
     snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)p->tokens);
     snprintf(seconds, sizeof seconds, "%.3f", p->seconds);
     snprintf(skipped, sizeof skipped, "%llu", (unsigned long long)p->skipped);
-    const char *const meta[] = {"format", "deq_checkpoint", "step", step, "tokens", tokens, "seconds", seconds, "skipped", skipped, NULL};
+    const char *const meta[] = {"format", FORMAT, "step", step, "tokens", tokens, "seconds", seconds, "skipped", skipped, NULL};
     rc = deq_safetensors_write(path, out, KINDS * n, meta, err);
 out:
     deq_free(out);
@@ -45,37 +48,81 @@ out:
     return rc;
 }
 
+/* A number of the metadata: text in, at most max, nothing else. */
+static enum deq_rc meta_number(const struct deq_safetensors *f, const char *path, const char *key, double max, double *ret, struct deq_err *err)
+{
+    const char *text = deq_safetensors_meta(f, key);
+    char *end = NULL;
+    if (!text)
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: missing; not a training checkpoint", path, key);
+    const double x = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+    if (!end || *end || !(x >= 0 && x <= max)) /* also nan */
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: \"%.40s\" is not a number in 0..%.17g", path, key, text, max);
+    *ret = x;
+    return DEQ_OK;
+}
+
+static enum deq_rc meta_count(const struct deq_safetensors *f, const char *path, const char *key, uint64_t max, uint64_t *ret, struct deq_err *err)
+{
+    double x = 0;
+    enum deq_rc rc = meta_number(f, path, key, (double)max, &x, err);
+    if (rc)
+        return rc;
+    const char *text = deq_safetensors_meta(f, key);
+    if (text[strspn(text, "0123456789")])
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: \"%.40s\" is not a whole number", path, key, text);
+    *ret = (uint64_t)x;
+    return DEQ_OK;
+}
+
+static enum deq_rc read_progress(const struct deq_safetensors *f, const char *path, struct deq_progress *p, struct deq_err *err)
+{
+    const char *format = deq_safetensors_meta(f, "format");
+    if (!format || strcmp(format, FORMAT))
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.format: expected \"" FORMAT "\"; not a training checkpoint", path);
+    enum deq_rc rc = meta_count(f, path, "step", UINT32_MAX, &p->step, err); /* a recipe's steps are fewer */
+    if (!rc)
+        rc = meta_count(f, path, "tokens", COUNT_MAX, &p->tokens, err);
+    if (!rc)
+        rc = meta_count(f, path, "skipped", p->step, &p->skipped, err);
+    return rc ? rc : meta_number(f, path, "seconds", SECONDS_MAX, &p->seconds, err);
+}
+
+/* Second moments are means of squares. */
+static enum deq_rc check_squares(const char *path, const char *name, const float *v, size_t n, struct deq_err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (v[i] < 0)
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %zu is %g, expected no negative number", path, name, i, (double)v[i]);
+    return DEQ_OK;
+}
+
 enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret, struct deq_err *err)
 {
     struct deq_safetensors *f;
+    struct deq_progress p = {0};
     enum deq_rc rc = deq_safetensors_open(path, &f, err);
     if (rc)
         return rc;
     float *const data[KINDS] = {w->data, m, v};
-    const char *meta[4];
-    static const char *const keys[4] = {"step", "tokens", "seconds", "skipped"};
-    for (size_t i = 0; i < 4 && !rc; i++)
-        if (!(meta[i] = deq_safetensors_meta(f, keys[i])))
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: missing; not a training checkpoint", path, keys[i]);
+    rc = read_progress(f, path, &p, err);
     if (!rc && deq_safetensors_count(f) != KINDS * w->n_params)
         rc = deq_fail(err, DEQ_EFORMAT, "%s: %zu tensors, the recipe's model has %zu", path, deq_safetensors_count(f), KINDS * w->n_params);
     for (size_t k = 0; k < KINDS && !rc; k++)
         for (size_t i = 0; i < w->n_params && !rc; i++) {
-            const struct deq_param *p = &w->params[i];
+            const struct deq_param *q = &w->params[i];
             char name[NAME];
-            snprintf(name, sizeof name, "%s%s", prefix[k], p->name);
+            snprintf(name, sizeof name, "%s%s", prefix[k], q->name);
             const struct deq_tensor *t = deq_safetensors_find(f, name);
-            if (!t || t->dtype != DEQ_F32 || t->n_dims != (p->rows ? 2u : 1u) || t->shape[0] != (p->rows ? p->rows : p->cols) ||
-                t->count != p->count)
-                rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing or not the shape that the recipe gives", path, name);
-            else
-                rc = deq_tensor_to_f32(f, t, data[k] + p->offset, err);
+            const bool fits = t && t->dtype == DEQ_F32 && t->n_dims == (q->rows ? 2u : 1u) && t->shape[0] == (q->rows ? q->rows : q->cols) &&
+                              t->count == q->count;
+            rc = fits ? deq_tensor_to_f32(f, t, data[k] + q->offset, err)
+                      : deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing or not the shape that the recipe gives", path, name);
+            if (!rc && k == SQUARES)
+                rc = check_squares(path, name, v + q->offset, q->count, err);
         }
     if (!rc)
-        *ret = (struct deq_progress){.step = strtoull(meta[0], NULL, 10),
-                                     .tokens = strtoull(meta[1], NULL, 10),
-                                     .seconds = strtod(meta[2], NULL),
-                                     .skipped = strtoull(meta[3], NULL, 10)};
+        *ret = p;
     deq_safetensors_close(f);
     return rc;
 }

@@ -5,17 +5,18 @@
 
 #include "core/data/weights.h"
 
+/* Counts stay below 2^53, so that every reader of JSON has them exactly. */
 struct deq_progress {
     uint64_t step;      /* optimiser steps done */
     uint64_t tokens;    /* tokens trained on */
     double seconds;     /* machine time of training so far */
-    uint64_t skipped;   /* steps skipped because something was not finite */
+    uint64_t skipped;   /* of the steps, those left out because something was not finite */
 };
 
 /* w, m, v: the same layout. */
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
                                 const struct deq_progress *p, struct deq_err *err);
-/* Fills w, m, v; every tensor must fit. */
+/* Fills w, m, v; every tensor must fit, and every number of the metadata be one that a run can have written. */
 enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret, struct deq_err *err);
 
 #endif

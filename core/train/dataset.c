@@ -6,11 +6,10 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/base/text.h"
 #include "core/data/corpus.h"
 
 enum { STREAM_OFFSET = 101, STREAM_ORDER = 102 }; /* streams of the generator, by use */
-
-static const size_t TEXT_MAX_BYTES = (size_t)4 << 30;
 
 static void shuffle(struct deq_dataset *d, uint64_t epoch)
 {
@@ -25,6 +24,30 @@ static void shuffle(struct deq_dataset *d, uint64_t epoch)
     }
 }
 
+enum deq_rc deq_dataset_path(const char *dir, const char **files, char ret_path[4096], struct deq_err *err)
+{
+    const char *name = *files;
+    const size_t n = strcspn(name, "\n");
+    *files += n + (name[n] == '\n');
+    const int len = snprintf(ret_path, 4096, "%s/%.*s", dir, (int)n, name);
+    return len >= 0 && len < 4096 ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "%.*s: path too long", (int)n, name);
+}
+
+enum deq_rc deq_dataset_check(const char *dir, const char *files, struct deq_err *err)
+{
+    char path[4096];
+    struct deq_file f = {.fd = -1};
+    enum deq_rc rc = DEQ_OK;
+    while (*files && !rc) {
+        if ((rc = deq_dataset_path(dir, &files, path, err)) || (rc = deq_file_open(path, &f, err)))
+            break;
+        if (!f.bytes)
+            rc = deq_fail(err, DEQ_EINVAL, "%s: no text in it", path);
+        deq_file_close(&f);
+    }
+    return rc;
+}
+
 enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files, size_t seq_len,
                              uint64_t seed, struct deq_dataset **ret, struct deq_err *err)
 {
@@ -36,17 +59,10 @@ enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const
     if (eos >= 0 && !deq_tokens_push(&d->tokens, (uint32_t)eos))
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for the data set");
     for (const char *f = files; *f && !rc;) {
-        char name[1024], path[4096], *text;
-        size_t n = strcspn(f, "\n"), len, before = d->tokens.n;
-        uint64_t bytes;
-        snprintf(name, sizeof name, "%.*s", (int)n, f);
-        f += n + (f[n] == '\n');
-        if (!deq_io_join(path, sizeof path, dir, name)) {
-            rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", name);
-            break;
-        }
-        rc = deq_io_read(path, TEXT_MAX_BYTES, &text, &len, err);
-        if (rc)
+        char path[4096], *text;
+        size_t len, before = d->tokens.n;
+        uint64_t bytes = 0;
+        if ((rc = deq_dataset_path(dir, &f, path, err)) || (rc = deq_text_read(path, DEQ_DATASET_TEXT_MAX, &text, &len, err)))
             break;
         rc = deq_corpus_encode(tok, eos, text, len, &d->tokens, &bytes, err);
         deq_free(text);

@@ -8,6 +8,8 @@
 
 #include "core/data/tokenizer.h"
 
+#define DEQ_DATASET_TEXT_MAX ((size_t)4 << 30) /* bytes of one text file */
+
 struct deq_dataset {
     struct deq_tokens tokens; /* owned */
     uint64_t text_bytes;      /* bytes of the documents */
@@ -16,6 +18,10 @@ struct deq_dataset {
     uint32_t *order;          /* [n_seq] of `epoch` */
 };
 
+/* The first of the '\n'-separated names, below dir; *files moves past it. */
+enum deq_rc deq_dataset_path(const char *dir, const char **files, char ret_path[4096], struct deq_err *err);
+/* The files are there, regular, not empty, and may be read. */
+enum deq_rc deq_dataset_check(const char *dir, const char *files, struct deq_err *err);
 /* Reads and encodes the files ('\n'-separated names below dir). Empty text is an error that names the file. */
 enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files, size_t seq_len,
                              uint64_t seed, struct deq_dataset **ret, struct deq_err *err);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
@@ -10,7 +11,7 @@
 #include "core/base/mem.h"
 #include "core/base/pool.h"
 #include "core/base/rng.h"
-#include "core/data/bpe_train.h"
+#include "core/base/text.h"
 #include "core/data/corpus.h"
 #include "core/math/kern.h"
 #include "core/train/adamw.h"
@@ -18,6 +19,7 @@
 #include "core/train/implicit.h"
 #include "core/train/muon.h"
 #include "core/train/predictor.h"
+#include "core/train/tokenizer.h"
 
 enum { BAD_STEPS_MAX = 20 }; /* steps in a row that were not finite */
 
@@ -95,54 +97,39 @@ float deq_train_lr(const struct deq_recipe *r, uint64_t step)
 
 /* --- Setting up --- */
 
-static enum deq_rc prepare_tokenizer(struct run *r, struct deq_err *err)
+static void note(void *ctx, const char *text)
+{
+    emit(ctx, (struct deq_train_event){.kind = DEQ_TRAIN_NOTE, .note = text});
+}
+
+/* What can be seen to be wrong before anything costs time or is written. */
+static enum deq_rc look_at_files(const struct run *r, struct deq_err *err)
 {
     char path[4096];
-    if (!deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json"))
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
-    if (!deq_io_exists(path)) {
-        struct deq_buf text, json;
-        deq_buf_init(&text, (size_t)4 << 30);
-        deq_buf_init(&json, (size_t)64 << 20);
-        enum deq_rc rc = DEQ_OK;
-        for (const char *f = r->recipe->train_files; *f && !rc;) {
-            char name[1024], file[4096], *data;
-            size_t n = strcspn(f, "\n"), len;
-            snprintf(name, sizeof name, "%.*s", (int)n, f);
-            f += n + (f[n] == '\n');
-            if (!deq_io_join(file, sizeof file, r->opts->data_dir, name))
-                rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", name);
-            else
-                rc = deq_io_read(file, (size_t)4 << 30, &data, &len, err);
-            if (rc)
-                break;
-            if (!len)
-                rc = deq_fail(err, DEQ_EINVAL, "%s: no text in it", file);
-            else if (!deq_buf_add(&text, data, len) || !deq_buf_str(&text, "\n" DEQ_DOCUMENT_END "\n"))
-                rc = deq_fail(err, DEQ_ENOMEM, "no memory for the training text");
-            deq_free(data);
-        }
-        struct deq_bpe_train_opts opts = {.vocab_size = r->recipe->vocab_size};
-        emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_NOTE, .note = "training the tokenizer"});
-        if (!rc)
-            rc = deq_bpe_train(text.data, text.len, &opts, &json, err);
-        if (!rc)
-            rc = deq_io_replace(path, &(struct deq_part){json.data, json.len}, 1, err);
-        deq_buf_free(&text);
-        deq_buf_free(&json);
-        if (rc)
-            return rc;
-    }
-    return deq_tokenizer_load(path, &r->tok, err);
+    enum deq_rc rc = deq_dataset_check(r->opts->data_dir, r->recipe->train_files, err);
+    if (!rc)
+        rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err);
+    if (!rc && !deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
+        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
+    if (!rc && r->opts->resume && !deq_io_exists(path))
+        rc = deq_fail(err, DEQ_ENOTFOUND, "%s: missing; there is nothing to go on from", path);
+    return rc;
+}
+
+/* Once everything that a run begins with is known to be good. */
+static enum deq_rc save_tokenizer(const struct run *r, const struct deq_buf *json, struct deq_err *err)
+{
+    char path[4096];
+    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json"); /* look_at_files has shown that names fit */
+    return json->len ? deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err) : DEQ_OK;
 }
 
 static enum deq_rc load_valid(struct run *r, struct deq_err *err)
 {
     char path[4096], *text;
     size_t len;
-    if (!deq_io_join(path, sizeof path, r->opts->data_dir, r->recipe->valid_file))
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->recipe->valid_file);
-    enum deq_rc rc = deq_io_read(path, (size_t)1 << 30, &text, &len, err);
+    deq_io_join(path, sizeof path, r->opts->data_dir, r->recipe->valid_file); /* look_at_files has shown that it fits */
+    enum deq_rc rc = deq_text_read(path, (size_t)1 << 30, &text, &len, err);
     if (rc)
         return rc;
     if (!deq_tokens_push(&r->valid, (uint32_t)r->arch.eos_id))
@@ -504,34 +491,51 @@ static void run_free(struct run *r)
     deq_pool_free(r->pool);
 }
 
+/* Everything a run begins with. Files are written when all of it is there, so that a failed start leaves nothing for the next one to find. */
+static enum deq_rc prepare(struct run *r, struct deq_err *err)
+{
+    struct deq_buf new_tokenizer;
+    const bool made = !deq_io_exists(r->opts->out_dir);
+    deq_buf_init(&new_tokenizer, DEQ_TOKENIZER_MAX_FILE_BYTES);
+    enum deq_rc rc = deq_recipe_check(r->recipe, err);
+    if (!rc)
+        rc = look_at_files(r, err);
+    if (!rc)
+        rc = deq_io_mkdir(r->opts->out_dir, err);
+    if (!rc)
+        rc = deq_train_tokenizer(r->recipe, r->opts, note, r, &r->tok, &new_tokenizer, err);
+    if (!rc)
+        rc = deq_recipe_arch(r->recipe, deq_tokenizer_vocab_size(r->tok), &r->arch, err);
+    if (!rc) {
+        note(r, "reading and encoding the text");
+        rc = deq_dataset_load(r->tok, r->arch.eos_id, r->opts->data_dir, r->recipe->train_files, r->recipe->seq_len, r->recipe->seed, &r->train, err);
+    }
+    if (!rc)
+        rc = load_valid(r, err);
+    if (!rc)
+        rc = prepare_memory(r, err);
+    if (!rc)
+        rc = start_state(r, err);
+    if (!rc)
+        rc = save_tokenizer(r, &new_tokenizer, err);
+    if (rc && made)
+        (void)rmdir(r->opts->out_dir); /* only if it is empty */
+    deq_buf_free(&new_tokenizer);
+    return rc;
+}
+
 enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_train_opts *o, const struct deq_train_hooks *hooks,
                           struct deq_err *err)
 {
     struct run r = {.recipe = recipe, .opts = o, .hooks = hooks};
     bool stopped = false;
-    enum deq_rc rc = deq_recipe_check(recipe, err);
-    if (!rc)
-        rc = deq_io_mkdir(o->out_dir, err);
-    if (!rc)
-        rc = prepare_tokenizer(&r, err);
-    if (!rc)
-        rc = deq_recipe_arch(recipe, deq_tokenizer_vocab_size(r.tok), &r.arch, err);
-    if (!rc) {
-        emit(&r, (struct deq_train_event){.kind = DEQ_TRAIN_NOTE, .note = "reading and encoding the text"});
-        rc = deq_dataset_load(r.tok, r.arch.eos_id, o->data_dir, recipe->train_files, recipe->seq_len, recipe->seed, &r.train, err);
-    }
-    if (!rc)
-        rc = load_valid(&r, err);
-    if (!rc)
-        rc = prepare_memory(&r, err);
-    if (!rc)
-        rc = start_state(&r, err);
+    enum deq_rc rc = prepare(&r, err);
     if (rc)
         goto out;
-    char note[160];
-    snprintf(note, sizeof note, "%zu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u", r.w->n, r.train->tokens.n,
+    char line[160];
+    snprintf(line, sizeof line, "%zu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u", r.w->n, r.train->tokens.n,
              (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step, recipe->steps);
-    emit(&r, (struct deq_train_event){.kind = DEQ_TRAIN_NOTE, .note = note});
+    note(&r, line);
     rc = train_loop(&r, &stopped, err);
     if (rc || stopped)
         goto out;

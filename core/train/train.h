@@ -1,8 +1,9 @@
 /* The training run: recipe + data directory -> model directory.
  *
- * The output directory receives tokenizer.json (kept when it is there), checkpoint.safetensors (atomically, every checkpoint_every steps, at
- * the end and when asked to stop) and, at the end of a run, config.json and model.safetensors. A step's batch is cut into shards of micro_batch sequences, each with its own
- * gradient buffer; buffers are added in order, so the result does not depend on the number of threads.
+ * Everything that a run begins with is read and checked before the output directory receives anything: tokenizer.json (unless it is there, see
+ * tokenizer.h), checkpoint.safetensors (atomically, every checkpoint_every steps, at the end and when asked to stop) and, at the end of a run,
+ * config.json and model.safetensors. A step's batch is cut into shards of micro_batch sequences, each with its own gradient buffer; buffers are added
+ * in order, so the result does not depend on the number of threads.
  * The caller's thread runs it; hooks are called on that thread. */
 #ifndef DEQ_TRAIN_TRAIN_H
 #define DEQ_TRAIN_TRAIN_H

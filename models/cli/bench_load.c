@@ -14,10 +14,10 @@
 #include <jansson.h>
 
 #include "core/base/clock.h"
-#include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/base/terms.h"
+#include "core/base/text.h"
 #include "models/cli/cli.h"
 
 enum {
@@ -391,7 +391,7 @@ static bool read_text(struct bench *b, const char *path, struct deq_tokens *ret)
     size_t len = 0;
     struct deq_buf body;
     deq_buf_init(&body, 8 * TEXT_SENT_BYTES);
-    if (deq_io_read(path, TEXT_MAX_BYTES, &text, &len, &b->err))
+    if (deq_text_read(path, TEXT_MAX_BYTES, &text, &len, &b->err))
         return false;
     len = DEQ_MIN(len, (size_t)TEXT_SENT_BYTES);
     while (len && ((unsigned char)text[len] & 0xc0) == 0x80)

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "core/base/clock.h"
-#include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/data/corpus.h"
 #include "core/deq.h"
 #include "models/cli/eval_segments.h"
@@ -75,7 +75,7 @@ int cmd_eval(int argc, char **argv)
     size_t len;
     unsigned threads;
     code = CLI_FAIL;
-    if (deq_model_load(args[0], &model, &err) || deq_io_read(args[1], (size_t)1 << 30, &text, &len, &err)) {
+    if (deq_model_load(args[0], &model, &err) || deq_text_read(args[1], (size_t)1 << 30, &text, &len, &err)) {
         cli_fail("eval", err.text);
         goto out;
     }

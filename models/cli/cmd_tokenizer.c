@@ -11,6 +11,7 @@
 #include "core/base/err.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/base/utf8.h"
 #include "core/data/bpe_train.h"
 #include "core/data/tokenizer.h"
@@ -42,7 +43,8 @@ static const char help_train[] =
 static const char help_encode[] =
     "usage: deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]\n"
     "\n"
-    "Prints the token ids of a text: the argument, a file, or standard input.\n"
+    "Prints the token ids of a text: the argument, a file, or standard input. Files and input are read as a model's texts are: a line end of\n"
+    "CR LF is LF, and a byte order mark is none of the text.\n"
     "\n"
     "  --file FILE   read the text from FILE\n"
     "  --special     recognise special tokens such as <|endoftext|> in the text\n"
@@ -166,7 +168,7 @@ static int train(int argc, char **argv)
     for (int i = 0; i < n_files; i++) {
         char *data;
         size_t len;
-        if (deq_io_read(argv[i], MAX_TEXT_BYTES, &data, &len, &err)) {
+        if (deq_text_read(argv[i], MAX_TEXT_BYTES, &data, &len, &err)) {
             report(&err);
             goto out;
         }
@@ -273,6 +275,14 @@ static void print_encoded_json(struct deq_buf *out, const struct deq_tokenizer *
     deq_buf_fmt(out, "], \"n_tokens\": %zu, \"n_bytes\": %zu}\n", t->n, text_len);
 }
 
+/* Standard input, as a text file. */
+static enum deq_rc read_input(char **ret_text, size_t *ret_len, struct deq_err *err)
+{
+    static const char name[] = "standard input";
+    enum deq_rc rc = deq_io_read_fd(STDIN_FILENO, name, MAX_TEXT_BYTES, ret_text, ret_len, err);
+    return rc ? rc : deq_text_clean(name, *ret_text, ret_len, err);
+}
+
 static int encode(int argc, char **argv)
 {
     const char *model = NULL, *text = NULL, *path = NULL;
@@ -322,8 +332,7 @@ static int encode(int argc, char **argv)
         len = strlen(text);
         failed = (data = deq_strdup(text)) ? DEQ_OK : deq_fail(&err, DEQ_ENOMEM, "no memory for the text");
     } else {
-        failed = path ? deq_io_read(path, MAX_TEXT_BYTES, &data, &len, &err)
-                      : deq_io_read_fd(STDIN_FILENO, "standard input", MAX_TEXT_BYTES, &data, &len, &err);
+        failed = path ? deq_text_read(path, MAX_TEXT_BYTES, &data, &len, &err) : read_input(&data, &len, &err);
     }
     if (failed)
         goto out;
@@ -440,7 +449,7 @@ static int decode(int argc, char **argv)
         goto out;
     }
     if (deq_tokenizer_load(model, &tok, &err) ||
-        (!ids.len && deq_io_read_fd(STDIN_FILENO, "standard input", MAX_TEXT_BYTES, &data, &len, &err)) ||
+        (!ids.len && read_input(&data, &len, &err)) ||
         !decode_lines(tok, ids.len ? ids.data : data, ids.len ? ids.len : len, skip, hex, &out, &err))
         rc = report(&err);
     else

@@ -3,8 +3,8 @@
 
 #include "core/base/base.h"
 #include "core/base/err.h"
-#include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/text.h"
 #include "core/data/wordlevel.h"
 #include "models/cli/cli.h"
 
@@ -20,7 +20,7 @@ static enum deq_rc count(const char *const *paths, size_t n, const char *out, co
         char *text;
         size_t len;
         cli_progress("%s", paths[i]);
-        if ((rc = deq_io_read(paths[i], MAX_TEXT_BYTES, &text, &len, err)))
+        if ((rc = deq_text_read(paths[i], MAX_TEXT_BYTES, &text, &len, err)))
             break;
         rc = deq_wordcount_add(&c, paths[i], text, len, err);
         deq_free(text);

@@ -14,6 +14,7 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/pool.h"
+#include "core/base/text.h"
 #include "core/cell/segment.h"
 #include "core/data/corpus.h"
 
@@ -133,7 +134,7 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
     if (!rc)
         rc = deq_tokenizer_load(dir, &tok, err);
     if (!rc)
-        rc = deq_io_read(text_path, (size_t)1 << 30, &text, &len, err);
+        rc = deq_text_read(text_path, (size_t)1 << 30, &text, &len, err);
     if (!rc)
         rc = deq_corpus_encode(tok, a->eos_id, text, len, tokens, &bytes, err);
     for (size_t i = 0; i < tokens->n && !rc; i++)

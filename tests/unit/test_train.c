@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/base/buf.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
@@ -333,6 +334,165 @@ TEST(train_resume_is_exact)
     char cmd[128];
     snprintf(cmd, sizeof cmd, "rm -rf %s %s", a, b);
     CHECK(system(cmd) == 0);
+}
+
+static bool is_there(const char *dir, const char *name)
+{
+    char path[512];
+    return deq_io_join(path, sizeof path, dir, name) && deq_io_exists(path);
+}
+
+static void remove_tree(const char *dir)
+{
+    char cmd[128];
+    snprintf(cmd, sizeof cmd, "rm -rf %s", dir);
+    CHECK(system(cmd) == 0);
+}
+
+/* What a run wrote or left is never taken for what another one asks for. */
+TEST(train_start_takes_nothing_stale)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", out[64], from[64], text[512];
+    CHECK(mkdtemp(base) != NULL);
+    snprintf(out, sizeof out, "%s/out", base);
+    snprintf(from, sizeof from, "%s/from", base);
+    struct deq_recipe r = run_recipe(4), other = r;
+    struct deq_err err;
+    const struct deq_train_hooks none = {0};
+    struct deq_train_opts o = {.data_dir = "tests/golden/tokenizer", .out_dir = out, .threads = 1};
+    r.predictor_hidden = r.predictor_steps = 0;
+    snprintf(r.serve_warm, sizeof r.serve_warm, "previous");
+    other = r;
+
+    /* a start that fails, early or late, leaves nothing */
+    snprintf(other.valid_file, sizeof other.valid_file, "missing.txt");
+    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "missing.txt") && !deq_io_exists(out));
+    other = r;
+    other.seq_len = other.attention_window = 65536;
+    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "too few") && !deq_io_exists(out));
+    o.resume = true;
+    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "checkpoint.safetensors") && !deq_io_exists(out));
+    o.resume = false;
+
+    /* a tokenizer of another size is refused with both numbers; of the same size it is used */
+    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+    other = r;
+    other.vocab_size = 280;
+    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "has 300 tokens") && strstr(err.text, "is 280"));
+    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+
+    /* weights to start from bring their tokenizer, and no other goes with them */
+    CHECK(!rename(out, from));
+    o.init = from;
+    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+    size_t n, m;
+    char *here = slurp(out, "tokenizer.json", &n), *there = slurp(from, "tokenizer.json", &m);
+    CHECK(n == m && !memcmp(here, there, n));
+    const struct deq_part longer[2] = {{here, n}, {" \n", 2}}; /* the same to a reader, but nobody can know */
+    deq_io_join(text, sizeof text, out, "tokenizer.json");
+    CHECK(!deq_io_replace(text, longer, 2, &err));
+    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "/out/tokenizer.json is not ") && strstr(err.text, "/from/tokenizer.json"));
+    deq_free(here);
+    deq_free(there);
+
+    /* a run goes on with its own */
+    o.init = NULL;
+    o.resume = true;
+    unlink(text);
+    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "tokenizer.json: missing") && is_there(out, "checkpoint.safetensors"));
+    remove_tree(base);
+}
+
+/* A file whose lines end in CR LF, with a byte order mark, is the text it was: the same model comes of it. */
+TEST(train_takes_line_ends_as_they_come)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", path[512], out[2][64];
+    CHECK(mkdtemp(base) != NULL);
+    struct deq_recipe r = run_recipe(4);
+    struct deq_err err;
+    const struct deq_train_hooks none = {0};
+    r.predictor_hidden = r.predictor_steps = 0;
+    snprintf(r.serve_warm, sizeof r.serve_warm, "previous");
+    size_t n, sizes[2];
+    char *text = slurp("tests/golden/tokenizer", "sample.txt", &n), *models[2];
+    struct deq_buf b[2]; /* with LF and with CR LF; every tenth line is followed by the end of a document */
+    const char *const ends[2] = {"\n", "\r\n"};
+    for (int crlf = 0; crlf < 2; crlf++) {
+        deq_buf_init(&b[crlf], 1 << 24);
+        deq_buf_str(&b[crlf], crlf ? "\xef\xbb\xbf" : "");
+        for (size_t i = 0, line = 0; i < n; i++) {
+            if (text[i] != '\n')
+                deq_buf_add(&b[crlf], text + i, 1);
+            else if (++line % 10)
+                deq_buf_str(&b[crlf], ends[crlf]);
+            else
+                deq_buf_fmt(&b[crlf], "%s<|endoftext|>%s", ends[crlf], ends[crlf]);
+        }
+        CHECK(!b[crlf].failed);
+    }
+    for (int crlf = 0; crlf < 2; crlf++) {
+        snprintf(out[crlf], sizeof out[crlf], "%s/out%d", base, crlf);
+        deq_io_join(path, sizeof path, base, "sample.txt");
+        CHECK(!deq_io_replace(path, &(struct deq_part){b[crlf].data, b[crlf].len}, 1, &err));
+        const struct deq_train_opts o = {.data_dir = base, .out_dir = out[crlf], .threads = 1};
+        CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+        models[crlf] = slurp(out[crlf], "model.safetensors", &sizes[crlf]);
+    }
+    CHECK(sizes[0] == sizes[1] && !memcmp(models[0], models[1], sizes[0]));
+    deq_free(models[0]);
+    deq_free(models[1]);
+    deq_free(text);
+    deq_buf_free(&b[0]);
+    deq_buf_free(&b[1]);
+    remove_tree(base);
+}
+
+TEST(train_checkpoint_metadata)
+{
+    static const char *const good[] = {"format", "deq_checkpoint", "step", "5", "tokens", "640", "seconds", "1.5", "skipped", "1", NULL};
+    static const struct {
+        unsigned at;
+        const char *value, *says;
+    } bad[] = {
+        {0, NULL, "format"}, {0, "pt", "format"}, {1, NULL, "step: missing"}, {1, "x", "step: \"x\""}, {1, "", "step"}, {1, "-1", "step"}, {1, "5x", "step"},
+        {1, " 5", "step"}, {1, "5.5", "step: \"5.5\" is not a whole number"}, {1, "5e0", "whole"}, {1, "4294967296", "step"},
+        {1, "18446744073709551615", "step"}, {1, "99999999999999999999999", "step"}, {2, "1e400", "tokens"}, {2, "9007199254740993000", "tokens"},
+        {3, "nan", "seconds"}, {3, "-1", "seconds"}, {3, "inf", "seconds"}, {3, "1e300", "seconds"}, {3, "0x", "seconds"}, {4, "6", "skipped"}, {4, "nan", "skipped"},
+    };
+    char dir[] = "/tmp/deq-test-XXXXXX", path[64];
+    CHECK(mkdtemp(dir) != NULL);
+    snprintf(path, sizeof path, "%s/c", dir);
+    struct deq_arch a;
+    struct deq_recipe r = run_recipe(12);
+    struct deq_weights *w;
+    struct deq_progress p = {0};
+    struct deq_err err;
+    CHECK(!deq_recipe_arch(&r, 300, &a, &err) && !deq_weights_new(&a, &w, &err));
+    float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
+    CHECK(!deq_checkpoint_save(path, w, m, v, &(struct deq_progress){.step = 7, .tokens = 3, .seconds = 1.25, .skipped = 2}, &err));
+    CHECK(!deq_checkpoint_load(path, w, m, v, &p, &err) && p.step == 7 && p.tokens == 3 && p.seconds == 1.25 && p.skipped == 2);
+    const struct deq_progress before = p;
+    for (size_t i = 0; i < DEQ_COUNT(bad); i++) {
+        const char *meta[DEQ_COUNT(good)] = {NULL};
+        size_t n = 0;
+        for (unsigned k = 0; k < 5; k++) {
+            if (k == bad[i].at && !bad[i].value)
+                continue;
+            meta[n++] = good[2 * k];
+            meta[n++] = k == bad[i].at ? bad[i].value : good[2 * k + 1];
+        }
+        CHECK(!deq_safetensors_write(path, NULL, 0, meta, &err));
+        CHECK_MSG(deq_checkpoint_load(path, w, m, v, &p, &err) == DEQ_EFORMAT && strstr(err.text, "__metadata__.") && strstr(err.text, bad[i].says) &&
+                      strstr(err.text, path), "%u = %s: %s", bad[i].at, bad[i].value ? bad[i].value : "(none)", err.text);
+    }
+    v[w->params[2].offset + 1] = -1e-9f;
+    CHECK(!deq_checkpoint_save(path, w, m, v, &before, &err));
+    CHECK(deq_checkpoint_load(path, w, m, v, &p, &err) == DEQ_EFORMAT && strstr(err.text, "tensor adam.v.") && strstr(err.text, "element 1 is"));
+    CHECK(!memcmp(&p, &before, sizeof p));
+    deq_free(m);
+    deq_free(v);
+    deq_weights_free(w);
+    remove_tree(dir);
 }
 
 /* Bytes that implicit steps with `iterations` forward and adjoint evaluations hold at their peak, beyond weights and gradient. */
