@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "server/listen.h"
+#include "server/origin.h"
 #include "server/route.h"
 
 #define AT(field) offsetof(struct conf, field)
@@ -17,10 +18,13 @@
 #define BYTES(name, field, lo, hi, def, help) {name, DEQ_OPT_BYTES, AT(field), lo, hi, def, NULL, help}
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 0, def, NULL, help}
 #define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
+#define LIST(name, field, help) {name, DEQ_OPT_LIST, AT(field), 0, sizeof(((struct conf *)0)->field), "", NULL, help}
 
 static const struct deq_opt options[] = {
     STR("server.listen", listen, "127.0.0.1:8080", NULL, "Address to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080, unix:/run/deqd.sock,mode=0660. Port 0 takes a free one."),
     STR("server.admin_listen", admin_listen, "", NULL, "A second address, without TLS, for probes, metrics and administration only; empty: none."),
+    LIST("server.cors_origins", cors_origins, "Sites whose pages may use this server from a browser: [\"https://app.example.com\"], exactly as the browser says; \"*\" for all. Pages of others get 403."),
+    LIST("server.hosts", hosts, "Names, without a port, under which it is asked for, beside addresses, localhost and names without a dot. Others get 421 when it listens on loopback, and everywhere once the list is not empty; \"*\" for all."),
     U32("server.http_threads", http_threads, 1, 64, "2", "Threads that read and write connections."),
     U32("server.max_connections", max_connections, 8, 100000, "1024", "Connections open at once; further ones get 503."),
     U32("server.max_connections_per_address", max_connections_per_address, 0, 100000, "0", "Connections of one address; 0 is no limit."),
@@ -135,6 +139,16 @@ static void unescape(char *s)
     *to = 0;
 }
 
+/* A flag or a variable holds a list with commas. */
+static void split_commas(char *list)
+{
+    char *to = list;
+    for (const char *s = list; *s; s++)
+        if (*s != ' ')
+            *to++ = *s == ',' ? '\n' : *s;
+    *to = 0;
+}
+
 /* What one option's range cannot say. */
 static enum deq_rc check_together(struct conf *c, struct deq_err *err)
 {
@@ -145,7 +159,13 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
     if (c->chat_message[0] && (!strstr(c->chat_message, "{content}") || !strstr(c->chat_message, "{role}")))
         return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {role} and {content}");
-    enum deq_rc rc = listen_parse("server.listen", c->listen, &a, err);
+    split_commas(c->cors_origins);
+    split_commas(c->hosts);
+    enum deq_rc rc = origin_check_origins("server.cors_origins", c->cors_origins, err);
+    if (!rc)
+        rc = origin_check_hosts("server.hosts", c->hosts, err);
+    if (!rc)
+        rc = listen_parse("server.listen", c->listen, &a, err);
     if (!rc && c->admin_listen[0])
         rc = listen_parse("server.admin_listen", c->admin_listen, &a, err);
     return rc;

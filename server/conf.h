@@ -8,6 +8,7 @@
 struct conf {
     /* server */
     char listen[256], admin_listen[256];
+    char cors_origins[2048], hosts[2048]; /* lists */
     uint32_t http_threads, max_connections, max_connections_per_address;
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms;
     uint32_t drain_delay_ms, shutdown_timeout_ms;

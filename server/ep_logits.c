@@ -146,8 +146,7 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     }
     const uint32_t V = m->info.vocab_size;
     const size_t positions = r.all_positions ? r.prompt.n : 1;
-    const char *octets = x->accept ? strstr(x->accept, "application/octet-stream") : NULL;
-    const bool raw = octets && strncmp(octets + strlen("application/octet-stream"), ";q=0", 4);
+    const bool raw = x->wants_octets;
     if (!raw && (uint64_t)positions * V > JSON_FLOATS_MAX) { /* the engine's thread would print for longer than others may wait */
         sched_release(&place);
         store_release(m);

@@ -78,9 +78,30 @@ struct reply_headers {
     unsigned retry_after_ms;
 };
 
+/* For a page of another site: it may read the answer. Never with credentials: a page that has a key sends it itself. */
+static void add_origin(const struct exchange *x, struct MHD_Response *r)
+{
+    if (x->origin) {
+        MHD_add_response_header(r, "Access-Control-Allow-Origin", x->origin);
+        MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, retry-after-ms");
+    }
+    if (!x->preflight)
+        return;
+    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, HEAD, POST");
+    if (x->ask_headers && x->ask_headers[0])
+        MHD_add_response_header(r, "Access-Control-Allow-Headers", x->ask_headers);
+    if (x->ask_private)
+        MHD_add_response_header(r, "Access-Control-Allow-Private-Network", "true");
+    MHD_add_response_header(r, "Access-Control-Max-Age", "600");
+}
+
 static void add_headers(const struct request_state *s, struct MHD_Response *r, const struct reply_headers *f)
 {
-    MHD_add_response_header(r, "Content-Type", f->content_type ? f->content_type : "application/json");
+    if (!s->x.preflight)
+        MHD_add_response_header(r, "Content-Type", f->content_type ? f->content_type : "application/json");
+    if (s->http->conf->cors_origins[0])
+        MHD_add_response_header(r, "Vary", s->x.preflight ? "Origin, Access-Control-Request-Method, Access-Control-Request-Headers" : "Origin");
+    add_origin(&s->x, r);
     MHD_add_response_header(r, "X-Request-Id", s->x.request_id);
     if (f->retry_after_ms) {
         char text[24];
@@ -91,6 +112,8 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
     }
     if (f->allow)
         MHD_add_response_header(r, "Allow", f->allow);
+    if (s->x.accept_encoding)
+        MHD_add_response_header(r, "Accept-Encoding", s->x.accept_encoding);
     if (f->authenticate)
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (f->no_retry)
@@ -312,7 +335,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         s->x.arrived_ns = deq_now_ns();
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
-        http_check_head(s, socket_state, version);
+        http_check_head(s, l, socket_state, version);
         watch_body(h->watch, s->client, s->x.request_id);
         if (!s->x.status)
             return MHD_YES;
@@ -394,10 +417,13 @@ static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin,
     l->admin = admin;
     l->inherited = given >= 0;
     l->fd = given;
-    if (!l->inherited)
-        return listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
-    listen_name(given, ret_address);
-    return DEQ_OK;
+    enum deq_rc rc = DEQ_OK;
+    if (l->inherited)
+        listen_name(given, ret_address);
+    else
+        rc = listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
+    l->loopback = !rc && listen_is_loopback(l->fd);
+    return rc;
 }
 
 static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls *tls, struct deq_err *err)

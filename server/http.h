@@ -11,18 +11,27 @@
 #include "server/conf.h"
 #include "server/listen.h"
 #include "server/metrics.h"
+#include "server/origin.h"
 #include "server/tls.h"
 
 struct exchange {
     /* from the headers */
     const char *method, *path;
-    const char *accept;             /* or NULL */
     const char *content_type;       /* or NULL */
+    bool is_encoded;                /* Content-Encoding is another than identity */
+    bool wants_octets;              /* Accept: application/octet-stream rather than JSON */
     char request_id[132];
     char trace_id[33], parent_id[17]; /* of a valid W3C traceparent, or "" */
     uint32_t timeout_ms;            /* X-Request-Timeout-Ms, or 0 */
     struct caller caller;
     bool admin_listener;
+    bool wrong_host;                /* a name that server.hosts does not allow */
+    bool browser;                   /* a page's request: Origin or Sec-Fetch-... is there */
+    enum origin_verdict page;
+    const char *origin;             /* page is ORIGIN_ALLOWED: what Access-Control-Allow-Origin says */
+    bool preflight;                 /* OPTIONS that asks for another request's sake; answered 204 */
+    const char *ask_headers;        /* of it: Access-Control-Request-Headers, or NULL */
+    bool ask_private;               /* of it: Access-Control-Request-Private-Network */
     bool overfull;                  /* all connections are taken: only probes are answered */
     uint64_t arrived_ns;
     const void *route;              /* the router's */
@@ -35,13 +44,20 @@ struct exchange {
     const char *reply_type;         /* literal; NULL: application/json */
     struct deq_buf reply;
     const char *allow;              /* of 405 */
+    const char *accept_encoding;    /* of 415 */
     bool authenticate;              /* of 401 */
     unsigned retry_after_ms;        /* 0: none */
 };
 
+struct credential {
+    const char *key; /* [n] */
+    size_t n;
+};
+
 struct http_handler {
-    /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without reading the body. key [n]: the credential, or NULL; NULL with n 1: several. */
-    void (*check)(void *ctx, struct exchange *x, const char *key, size_t n);
+    /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without reading the body. keys [n]: what the
+     * client shows; one that is right is enough. */
+    void (*check)(void *ctx, struct exchange *x, const struct credential *keys, size_t n);
     void (*handle)(void *ctx, struct exchange *x);
     void *ctx;
 };

@@ -2,11 +2,13 @@
  * smuggling), and what no honest client sends. libmicrohttpd shows headers after it has cut them; what it does not show is read off its buffer. */
 #define _GNU_SOURCE
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/rng.h"
+#include "server/header.h"
 #include "server/http_impl.h"
 #include "server/reply.h"
 
@@ -15,17 +17,39 @@ enum {
     HEADERS_MAX = 100,
     TARGET_MAX_BYTES = 8 << 10,
     TIMEOUT_MAX_MS = 86400000,
+    HOST_MAX_BYTES = 512,
 };
 
-/* Refuses what could mean one thing to us and another to a proxy in front (request smuggling), and headers that no honest client sends. */
+/* What is kept of a request's headers, and what there is to say against them. */
 struct header_check {
-    unsigned content_length, transfer_encoding, host, keys, count;
+    unsigned content_length, transfer_encoding, host, authorization, api_key, origins, count;
     size_t bytes;
     uint64_t length;
     const char *problem;
-    const char *key; /* of the Authorization or x-api-key header */
-    size_t key_len;
     const char *end; /* of the value before, in libmicrohttpd's buffer */
+    struct credential bearer, key; /* of Authorization, of x-api-key */
+    struct header_weight octets, json;
+    bool is_encoded, browser;
+    /* the first value of each, without the blanks round it; or NULL */
+    const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method, *ask_headers, *ask_private;
+};
+
+static const struct {
+    const char *name;
+    size_t offset;
+} kept[] = {
+    {"Host", offsetof(struct header_check, host_value)},
+    {"Origin", offsetof(struct header_check, origin)},
+    {"Sec-Fetch-Site", offsetof(struct header_check, site)},
+    {"Sec-Fetch-Mode", offsetof(struct header_check, mode)},
+    {"Content-Type", offsetof(struct header_check, content_type)},
+    {"Expect", offsetof(struct header_check, expect)},
+    {"X-Request-Id", offsetof(struct header_check, id)},
+    {"traceparent", offsetof(struct header_check, traceparent)},
+    {"X-Request-Timeout-Ms", offsetof(struct header_check, timeout)},
+    {"Access-Control-Request-Method", offsetof(struct header_check, ask_method)},
+    {"Access-Control-Request-Headers", offsetof(struct header_check, ask_headers)},
+    {"Access-Control-Request-Private-Network", offsetof(struct header_check, ask_private)},
 };
 
 /* RFC 9110: a name is a token. */
@@ -40,6 +64,46 @@ static bool is_token(const char *s, size_t n)
 static bool is_name(const char *key, size_t n, const char *name)
 {
     return n == strlen(name) && !strcasecmp(key, name);
+}
+
+/* The value lies in libmicrohttpd's buffer, which is ours to change until the request is done. */
+static const char *end_at(const char *value, size_t n)
+{
+    ((char *)(uintptr_t)value)[n] = 0;
+    return value;
+}
+
+/* What says where the request ends. */
+static void take_framing(struct header_check *c, const char *key, size_t key_len, const char *value, size_t n)
+{
+    c->host += is_name(key, key_len, "Host");
+    if (is_name(key, key_len, "Content-Length")) {
+        c->content_length++;
+        if (!n || n > 18 || strspn(value, "0123456789") < n)
+            c->problem = "Content-Length is not a number";
+        else
+            c->length = strtoull(value, NULL, 10);
+    }
+    if (is_name(key, key_len, "Transfer-Encoding")) {
+        c->transfer_encoding++;
+        /* what stands behind it was not seen by libmicrohttpd as it is here */
+        if (!is_name(value, n, "chunked") || value[n])
+            c->problem = "Transfer-Encoding other than chunked";
+    }
+}
+
+static void take_credential(struct header_check *c, const char *key, size_t key_len, const char *value, size_t n)
+{
+    if (is_name(key, key_len, "Authorization")) {
+        const bool bearer = n > 7 && !strncasecmp(value, "Bearer ", 7);
+        const size_t blanks = bearer ? 7 + strspn(value + 7, " \t") : 0;
+        c->authorization++;
+        c->bearer = bearer ? (struct credential){value + blanks, n - blanks} : (struct credential){NULL, 0};
+    }
+    if (is_name(key, key_len, "x-api-key")) {
+        c->api_key++;
+        c->key = (struct credential){value, n};
+    }
 }
 
 static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, const char *value, size_t value_len)
@@ -63,31 +127,49 @@ static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const ch
             c->problem = "a header holds a control character";
     if (!is_token(key, key_len))
         c->problem = "a header's name holds what no name may hold";
-    c->host += is_name(key, key_len, "Host");
-    if (is_name(key, key_len, "Content-Length")) {
-        c->content_length++;
-        if (!value_len || value_len > 18 || strspn(value, "0123456789") != value_len)
-            c->problem = "Content-Length is not a number";
-        else
-            c->length = strtoull(value, NULL, 10);
+    /* blanks behind a value are no part of it; libmicrohttpd leaves them on */
+    while (value_len && (value[value_len - 1] == ' ' || value[value_len - 1] == '\t'))
+        value_len--;
+    take_framing(c, key, key_len, value, value_len);
+    take_credential(c, key, key_len, value, value_len);
+    for (size_t i = 0; i < DEQ_COUNT(kept); i++) {
+        const char **const slot = (const char **)((char *)c + kept[i].offset);
+        if (is_name(key, key_len, kept[i].name) && !*slot)
+            *slot = end_at(value, value_len);
     }
-    if (is_name(key, key_len, "Authorization")) {
-        const bool bearer = value_len > 7 && !strncasecmp(value, "Bearer ", 7);
-        c->keys++;
-        c->key = bearer ? value + 7 : "";
-        c->key_len = bearer ? value_len - 7 : 0;
+    if (is_name(key, key_len, "Accept")) {
+        header_accept(end_at(value, value_len), "application/octet-stream", &c->octets);
+        header_accept(value, "application/json", &c->json);
     }
-    if (is_name(key, key_len, "x-api-key")) {
-        c->keys++;
-        c->key = value;
-        c->key_len = value_len;
-    }
-    if (is_name(key, key_len, "Transfer-Encoding")) {
-        c->transfer_encoding++;
-        if (!is_name(value, value_len, "chunked"))
-            c->problem = "Transfer-Encoding other than chunked";
-    }
+    c->is_encoded = c->is_encoded || (is_name(key, key_len, "Content-Encoding") && !header_is_identity(end_at(value, value_len)));
+    c->origins += is_name(key, key_len, "Origin");
+    c->browser = c->browser || is_name(key, key_len, "Origin") || (key_len > 10 && !strncasecmp(key, "Sec-Fetch-", 10));
     return MHD_YES;
+}
+
+/* libmicrohttpd reads Content-Length and Transfer-Encoding before it shows them, with the blanks behind them. Blanks may stand before a value as well: they
+ * are moved there, in the lines that have come along with the request's first. Behind what has come the buffer is zero; nothing past this page is
+ * looked at, since the buffer may end there. */
+static void move_blanks(char *line)
+{
+    enum { PAGE_BYTES = 4096 };
+    const char *const stop = line + (PAGE_BYTES - (uintptr_t)line % PAGE_BYTES);
+    for (;;) {
+        char *end = line;
+        while (end < stop && *end && *end != '\n')
+            end++;
+        if (end == stop || !*end || end - line < 2 || end[-1] != '\r')
+            return; /* not all there, or the empty line */
+        char *const from = memchr(line, ':', (size_t)(end - line)), *value_end = end - 1;
+        while (from && value_end > from + 1 && (value_end[-1] == ' ' || value_end[-1] == '\t'))
+            value_end--;
+        if (from && value_end > from + 1 && *line != ' ' && *line != '\t') {
+            const size_t blanks = (size_t)(end - 1 - value_end);
+            memmove(from + 1 + blanks, from + 1, (size_t)(value_end - from - 1));
+            memset(from + 1, ' ', blanks);
+        }
+        line = end + 1;
+    }
 }
 
 /* The request's target as it came, before libmicrohttpd cuts it: a zero byte in it, or controls, or more of it than anybody needs. */
@@ -104,6 +186,9 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
         s->bad_target = s->bad_target || (unsigned char)uri[k] <= 0x20 || uri[k] == 0x7f;
     s->long_target = n > TARGET_MAX_BYTES;
     s->target_end = uri + n + 1;
+    char *const version = (char *)(uintptr_t)uri + n + 1;
+    if (!s->bad_target && !strncmp(version, "HTTP/1.", 7) && strlen(version) == 8 && !version[9]) /* CRLF: two zeros now */
+        move_blanks(version + 10);
     /* No path of ours takes a query. Behind the '?' it would be cut into pieces that fill libmicrohttpd's memory; it is ended here. */
     char *query = strchr((char *)(uintptr_t)uri, '?');
     if (query && query[1])
@@ -159,54 +244,105 @@ static struct caller anonymous(struct MHD_Connection *conn)
     return auth_anonymous("", 0);
 }
 
+/* RFC 9112 3.2.2: the path behind http://HOST, and the host, which counts instead of the header's. Other targets stay as they are. */
+static const char *path_of_target(const char *target, const char **host, char ret_host[HOST_MAX_BYTES])
+{
+    const size_t scheme = !strncasecmp(target, "http://", 7) ? 7 : !strncasecmp(target, "https://", 8) ? 8 : 0;
+    const size_t n = scheme ? strcspn(target + scheme, "/?#") : 0;
+    if (!n || n >= HOST_MAX_BYTES || memchr(target + scheme, '@', n))
+        return target;
+    memcpy(ret_host, target + scheme, n);
+    ret_host[n] = 0;
+    *host = ret_host;
+    return target[scheme + n] ? target + scheme + n : "/";
+}
+
+/* Who asks, and in whose name. */
+static void take_page(struct request_state *s, const struct listener *l, struct header_check *c)
+{
+    struct exchange *x = &s->x;
+    const struct conf *conf = s->http->conf;
+    char host[HOST_MAX_BYTES];
+    x->path = path_of_target(x->path, &c->host_value, host);
+    const struct origin_head h = {x->method, c->host_value, c->origin, c->origins, c->site, c->mode};
+    x->wrong_host = (l->loopback || conf->hosts[0]) && !origin_host_allowed(conf->hosts, c->host_value);
+    x->browser = c->browser;
+    x->page = origin_judge(conf->cors_origins, &h);
+    x->origin = x->page == ORIGIN_ALLOWED ? c->origin : NULL;
+    x->preflight = !strcmp(x->method, "OPTIONS") && c->origin && c->ask_method && x->page != ORIGIN_FOREIGN;
+    x->ask_headers = c->ask_headers;
+    x->ask_private = c->ask_private && !strcasecmp(c->ask_private, "true");
+}
+
+/* Against the head as a whole, what single headers do not tell. */
+static const char *problem_of(struct request_state *s, const struct header_check *c, const struct socket_state *from, const char *version)
+{
+    const struct exchange *x = &s->x;
+    const union MHD_ConnectionInfo *size = MHD_get_connection_info(s->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (c->content_length > 1 || c->transfer_encoding > 1 || (c->content_length && c->transfer_encoding))
+        return "Content-Length or Transfer-Encoding given twice or together";
+    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path || from->target_end != version || !is_token(x->method, strlen(x->method))))
+        return "the request line holds a zero byte, a control character or further blanks";
+    if (c->transfer_encoding && strcmp(version, "HTTP/1.1"))
+        return "Transfer-Encoding in a request that is not HTTP/1.1";
+    if (c->host > 1)
+        return "Host given twice";
+    /* behind the last header stands the empty line, and there the head ends: else the last header went on, or a line began with ':' or a zero byte, which
+     * libmicrohttpd takes for the end */
+    if (c->end && (!size || c->end + 4 != x->method + size->header_size))
+        return "the last header line is folded, holds a zero byte or does not end in CRLF, or another has no name";
+    return c->problem;
+}
+
+/* 0: not a number in its range. */
+static uint32_t timeout_of(const char *text)
+{
+    const size_t n = strlen(text);
+    const unsigned long ms = n && n < 9 && strspn(text, "0123456789") == n ? strtoul(text, NULL, 10) : 0;
+    return ms <= TIMEOUT_MAX_MS ? (uint32_t)ms : 0;
+}
+
 /* What the headers decide: an answer, or that the body is wanted. */
-void http_check_head(struct request_state *s, const struct socket_state *from, const char *version)
+void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from, const char *version)
 {
     struct http *h = s->http;
     struct exchange *x = &s->x;
     struct header_check c = {0};
+    struct credential keys[2];
+    size_t n_keys = 0;
     MHD_get_connection_values_n(s->conn, MHD_HEADER_KIND, check_header, &c);
-    const char *id = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "X-Request-Id");
-    if (id && printable_id(id))
-        snprintf(x->request_id, sizeof x->request_id, "%s", id);
+    if (c.id && printable_id(c.id))
+        snprintf(x->request_id, sizeof x->request_id, "%s", c.id);
     else
         snprintf(x->request_id, sizeof x->request_id, "%016llx",
                  (unsigned long long)deq_rng_u64(h->run_id, 0, atomic_fetch_add(&h->next_request, 1)));
-    x->accept = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Accept");
-    x->content_type = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Content-Type");
-    take_traceparent(x, MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "traceparent"));
-    /* behind the last header stands the empty line, and there the head ends: else the last header went on, or a line began with ':' or a zero byte, which
-     * libmicrohttpd takes for the end */
-    const union MHD_ConnectionInfo *size = MHD_get_connection_info(s->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    if (c.end && (!size || c.end + 4 != x->method + size->header_size))
-        c.problem = "the last header line is folded, holds a zero byte or does not end in CRLF, or another has no name";
-    if (c.host > 1)
-        c.problem = "Host given twice";
-    if (c.transfer_encoding && strcmp(version, "HTTP/1.1"))
-        c.problem = "Transfer-Encoding in a request that is not HTTP/1.1";
-    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path || from->target_end != version || !is_token(x->method, strlen(x->method))))
-        c.problem = "the request line holds a zero byte, a control character or further blanks";
-    if (c.content_length > 1 || c.transfer_encoding > 1 || (c.content_length && c.transfer_encoding))
-        c.problem = "Content-Length or Transfer-Encoding given twice or together";
-    const char *timeout = MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "X-Request-Timeout-Ms");
-    if (timeout) {
-        const size_t n = strlen(timeout);
-        x->timeout_ms = n && n < 9 && strspn(timeout, "0123456789") == n ? (uint32_t)strtoul(timeout, NULL, 10) : 0;
-        if (!x->timeout_ms || x->timeout_ms > TIMEOUT_MAX_MS)
-            c.problem = "X-Request-Timeout-Ms is not a number from 1 to 86400000";
-    }
+    x->content_type = c.content_type;
+    x->is_encoded = c.is_encoded;
+    /* what is named goes before what is covered by an asterisk */
+    x->wants_octets = c.octets.q && (c.octets.q > c.json.q || (c.octets.q == c.json.q && c.octets.specific == 3));
+    take_traceparent(x, c.traceparent);
     if (from && from->long_target)
         http_refuse(x, 414, "uri_too_long", "the request's target exceeds 8192 bytes");
-    if (c.problem)
-        http_refuse(x, 400, "invalid_header", c.problem);
+    const char *problem = problem_of(s, &c, from, version);
+    if (problem)
+        http_refuse(x, 400, "invalid_header", problem);
+    x->timeout_ms = c.timeout ? timeout_of(c.timeout) : 0;
+    if (c.timeout && !x->timeout_ms)
+        http_refuse(x, 400, "invalid_header", "X-Request-Timeout-Ms is not a number from 1 to 86400000");
     if (c.count > HEADERS_MAX || c.bytes > HEADER_MAX_BYTES)
         http_refuse(x, 431, "headers_too_large", "the headers are too many or too large");
+    take_page(s, l, &c);
     x->caller = anonymous(s->conn);
     s->last_word = x->status != 0;
     s->body_bytes = c.transfer_encoding ? DISCARD_MAX_BYTES + 1 : c.length;
-    h->handler.check(h->handler.ctx, x, c.keys == 1 ? c.key : NULL, c.keys > 1 ? 1 : c.keys ? c.key_len : 0);
+    /* the same header twice: a proxy in front may have looked at the other one */
+    if (c.authorization == 1 && c.bearer.n)
+        keys[n_keys++] = c.bearer;
+    if (c.api_key == 1 && c.key.n && c.authorization < 2)
+        keys[n_keys++] = c.key;
+    h->handler.check(h->handler.ctx, x, keys, c.api_key > 1 ? 0 : n_keys);
     /* whoever asks first whether to send the body is told now, and then does not send it */
-    s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || MHD_lookup_connection_value(s->conn, MHD_HEADER_KIND, "Expect");
+    s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || c.expect;
     if (c.length > h->conf->max_body_bytes)
         http_refuse(x, 413, "body_too_large", "the body exceeds server.max_body_bytes");
 }

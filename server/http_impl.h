@@ -19,6 +19,7 @@ struct listener {
     struct MHD_Daemon *daemon;
     int fd;
     bool admin, tls;
+    bool loopback;  /* pages of any site reach it under names that their owner chose: see origin.h */
     bool inherited; /* the supervisor has it too */
     bool forsaken;  /* nobody can connect any more */
 };
@@ -70,7 +71,7 @@ struct socket_state { /* libmicrohttpd's socket context */
 /* MHD_OPTION_URI_LOG_CALLBACK: the target as it came, before libmicrohttpd cuts it. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn);
 /* What the head decides: an answer, or that the body is wanted. */
-void http_check_head(struct request_state *s, const struct socket_state *from, const char *version);
+void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from, const char *version);
 /* The answer is an error; the first reason counts. */
 void http_refuse(struct exchange *x, int status, const char *code, const char *message);
 

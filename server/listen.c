@@ -202,3 +202,15 @@ void listen_name(int fd, char ret_text[160])
     }
     address_text(&a, path, ret_text);
 }
+
+bool listen_is_loopback(int fd)
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof a;
+    if (getsockname(fd, (struct sockaddr *)&a, &len))
+        return false;
+    const struct in6_addr *a6 = &((const struct sockaddr_in6 *)&a)->sin6_addr;
+    if (a.ss_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(a6) || (IN6_IS_ADDR_V4MAPPED(a6) && a6->s6_addr[12] == 127);
+    return a.ss_family == AF_INET && ntohl(((const struct sockaddr_in *)&a)->sin_addr.s_addr) >> 24 == 127;
+}

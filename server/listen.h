@@ -33,4 +33,7 @@ enum deq_rc listen_inherit(struct listen_inherited *ret, struct deq_err *err);
 /* The address of an inherited socket, "unix:/PATH" too. */
 void listen_name(int fd, char ret_text[160]);
 
+/* Whether only this machine reaches the socket, by an address that every browser on it can name. */
+bool listen_is_loopback(int fd);
+
 #endif

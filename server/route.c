@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "core/base/clock.h"
+#include "server/header.h"
 #include "server/log.h"
 #include "server/reply.h"
 
@@ -111,12 +112,13 @@ static const struct route *find(struct exchange *x)
 }
 
 /* Deny by default: a path without a flag that opens it asks for a key, also one that does not exist. */
-static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const char *key, size_t n)
+static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const struct credential *keys, size_t n)
 {
     const bool open = r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
     struct caller caller;
-    if (key && auth_check(s->auth, key, n, &caller))
-        x->caller = caller;
+    for (size_t i = 0; i < n && !x->caller.known; i++)
+        if (auth_check(s->auth, keys[i].key, keys[i].n, &caller))
+            x->caller = caller;
     if (open)
         return true;
     if (auth_has_keys(s->auth) && !x->caller.known) {
@@ -131,17 +133,30 @@ static bool allowed(const struct service *s, struct exchange *x, const struct ro
     return true;
 }
 
-/* Bodies are JSON. Absent, and what curl -d sends, is taken for it. */
-static bool takes_json(const char *type)
+/* Bodies are JSON, in the clear. Absent, and what curl -d sends, is taken for it; but not from a browser, whose forms send that to any site. */
+static bool takes_body(struct exchange *x)
 {
-    static const char *const good[] = {"application/json", "application/x-www-form-urlencoded"};
-    if (!type)
-        return true;
-    const size_t n = strcspn(type, "; \t");
-    for (size_t i = 0; i < DEQ_COUNT(good); i++)
-        if (n == strlen(good[i]) && !strncasecmp(type, good[i], n))
-            return true;
-    return false;
+    const char *type = x->content_type;
+    const bool form = type && header_type_is(type, "application/x-www-form-urlencoded");
+    if (x->is_encoded) {
+        x->accept_encoding = "identity";
+        exchange_error(x, 415, "unsupported_content_encoding", NULL, "Content-Encoding: the body must be sent as it is (identity)");
+    } else if (form && x->browser) {
+        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: application/x-www-form-urlencoded is not taken from a browser; send application/json");
+    } else if (type && !form && !header_type_is(type, "application/json")) {
+        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: the body must be application/json");
+    }
+    return !x->status;
+}
+
+/* Refuses what a page of another site sends, and names that somebody else's pages may have here, before anything else is looked at. */
+static bool welcome(struct exchange *x, const struct route *r)
+{
+    if (x->wrong_host && !(r && (r->flags & OPEN)))
+        exchange_error(x, 421, "host_not_allowed", NULL, "Host: this name is not one of this server's; server.hosts lists those beside addresses and localhost");
+    else if (x->page == ORIGIN_FOREIGN)
+        exchange_error(x, 403, "origin_not_allowed", NULL, "Origin: pages of this site may not use this server; server.cors_origins lists those that may");
+    return !x->status;
 }
 
 /* For the log: what a client makes up does not belong there. */
@@ -198,7 +213,7 @@ static void unknown_path(struct exchange *x)
     deq_buf_free(&text);
 }
 
-void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
+void route_check(void *ctx, struct exchange *x, const struct credential *keys, size_t n)
 {
     struct service *s = ctx;
     const struct route *r = x->status ? NULL : find(x);
@@ -208,14 +223,18 @@ void route_check(void *ctx, struct exchange *x, const char *key, size_t n)
         ;
     else if (x->overfull && !(r && (r->flags & PROBE)))
         exchange_error(x, 503, "too_many_connections", NULL, "all connections are taken");
-    else if (!allowed(s, x, r, key, n))
+    else if (!welcome(x, r))
+        ;
+    else if (x->preflight)
+        x->status = 204;
+    else if (!allowed(s, x, r, keys, n))
         ;
     else if (!r && x->allow)
         exchange_error(x, 405, "method_not_allowed", NULL, "this path takes another method; see the Allow header");
     else if (!r)
         unknown_path(x);
-    else if (!strcmp(r->method, "POST") && !takes_json(x->content_type))
-        exchange_error(x, 415, "unsupported_media_type", NULL, "the body must be application/json");
+    else if (!strcmp(r->method, "POST"))
+        (void)takes_body(x);
     if (x->status) {
         if (x->status != 405)
             x->allow = NULL;

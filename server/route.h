@@ -21,7 +21,7 @@ struct service {
 };
 
 /* The two halves of struct http_handler; ctx is the service. */
-void route_check(void *ctx, struct exchange *x, const char *key, size_t n);
+void route_check(void *ctx, struct exchange *x, const struct credential *keys, size_t n);
 void route_handle(void *ctx, struct exchange *x);
 /* Prints method and path of every route, a line each. */
 void route_print(void);

@@ -42,6 +42,13 @@ def test_logits_forms():
           "last is the default, and a second run has the same digits")
     # JSON floats of a token array's prompt: the same
     ids = d.post("/tokenize", {"prompt": TEXT})[2]["tokens"]
+    octets, json_ = "application/octet-stream", "application/json"
+    for accept, want in ((None, json_), ("*/*", json_), ("application/*", json_), (octets + ";q=0", json_), (octets + " ; q=0.000", json_), ("text/html", json_),
+                         ("application/json, application/octet-stream;q=0.5", json_), ("application/octet-stream;q=0.5, application/json;q=0.4", octets),
+                         ("application/octet-stream, */*", octets), ("text/html, Application/Octet-Stream ; q=1.0", octets), ("*/*;q=0.8, application/json;q=0.1", octets),
+                         ("application/octet-stream, application/json", octets), ("application/octet-stream-x", json_), ('x/y;a="application/octet-stream"', json_)):
+        s, h, _ = d.request("POST", "/v1/logits", {"prompt": ids}, {"Accept": accept} if accept else None)
+        equal((s, h["content-type"]), (200, want), "Accept: %s" % accept)
     _, _, raw = d.request("POST", "/v1/logits", {"prompt": ids, "positions": "all"}, {"Accept": "application/octet-stream"})
     equal(struct.unpack("<%df" % V, raw[-4 * V:]) == rows["all"][-1], True, "prompt as tokens")
     return rows["all"], ids

@@ -532,7 +532,7 @@ def read_response(sock, buffered=b"", head_only=False):
             at += n + 2
             if n == 0:
                 return status, headers, b"".join(parts), data[at:]
-    n = int(headers["content-length"])
+    n = 0 if status == 204 else int(headers["content-length"])
     while len(data) < n:
         more()
     return status, headers, data[:n], data[n:]

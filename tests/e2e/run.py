@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 
 import lib
 
-MODULES = ("completions", "contract", "streams", "borders", "endpoints", "openapi", "errors", "raw", "corpus", "wordlevel", "imports", "build", "load", "security", "reload", "life", "supervise", "cli", "bench_serve")
+MODULES = ("completions", "contract", "streams", "borders", "endpoints", "openapi", "errors", "raw", "corpus", "wordlevel", "imports", "build", "load", "security", "origins", "reload", "life", "supervise", "cli", "bench_serve")
 
 if __name__ == "__main__":
     sys.exit(lib.run_tests([importlib.import_module(m) for m in MODULES], sys.argv[1:]))

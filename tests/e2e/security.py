@@ -102,8 +102,9 @@ def test_keys_that_are_none():
                 ("Bearer:", "Authorization: Bearer: %s\r\n" % ALICE),
                 ("the same twice", bearer(ALICE) * 2), ("a good and a bad one", bearer(ALICE) + bearer(OTHER)),
                 ("a bad and a good one", bearer(OTHER) + bearer(ALICE)),
-                ("both headers, the same", bearer(ALICE) + "x-api-key: %s\r\n" % ALICE),
-                ("both headers, the second good", bearer(OTHER) + "x-api-key: %s\r\n" % ALICE),
+                ("both headers, both bad", bearer(OTHER) + "x-api-key: %s\r\n" % OTHER),
+                ("a good one of each, and one again", bearer(ALICE) + "x-api-key: %s\r\n" % ALICE * 2),
+                ("Authorization twice, and a good x-api-key", bearer(OTHER) * 2 + "x-api-key: %s\r\n" % ALICE),
                 ("x-api-key twice", "x-api-key: %s\r\n" % ALICE * 2), ("x-api-key, empty", "x-api-key:\r\n"), ("x-api-key, other", "x-api-key: %s\r\n" % OTHER),
                 ("x-api-key with Bearer", "x-api-key: Bearer %s\r\n" % ALICE), ("Proxy-Authorization", "Proxy-Authorization: Bearer %s\r\n" % ALICE),
                 ("a cookie", "Cookie: api_key=%s\r\n" % ALICE), ("x-api-key with a path behind", "x-api-key: %s/../%s\r\n" % (ALICE, ALICE)),
@@ -114,6 +115,15 @@ def test_keys_that_are_none():
                 equal(h.get("www-authenticate"), "Bearer", "WWW-Authenticate, %s" % what)
                 bodies.add(b)
         equal(len(bodies), 1, "bodies of 401: all the same")
+        # a client's own header beside the one that a proxy or a library adds; blanks round a value are no part of it
+        for what, extra in (("both headers, the same", bearer(ALICE) + "x-api-key: %s\r\n" % ALICE),
+                            ("both headers, the second good", bearer(OTHER) + "x-api-key: %s\r\n" % ALICE),
+                            ("both headers, the first good", "x-api-key: %s\r\n" % OTHER + bearer(ALICE)),
+                            ("Basic, and a good x-api-key", "Authorization: Basic eA==\r\nx-api-key: %s\r\n" % ALICE),
+                            ("an empty one, and a good x-api-key", "Authorization:\r\nx-api-key: %s\r\n" % ALICE),
+                            ("blanks behind the key", "Authorization: Bearer %s \t\r\n" % ALICE), ("blanks before it", "Authorization: \tBearer  \t%s\r\n" % ALICE),
+                            ("in other letters", "AUTHORIZATION: bEARER %s\r\n" % ALICE), ("blanks round x-api-key", "x-api-key:\t %s \t \r\n" % ALICE)):
+            equal(ask(d, "GET", "/v1/models", extra)[0], 200, what)
         check(not any(k in b for b in bodies for k in (b"alice", b"bob", b"root")), "the refusal names nobody")
         equal(ask(d, "GET", "/v1/models?api_key=" + ALICE)[0], 401, "a key in the query")
         for what, extra in (("Bearer", bearer(ALICE)), ("bearer", "authorization: bearer %s\r\n" % BOB), ("BEARER", "AUTHORIZATION: BEARER %s\r\n" % BOB),
