@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "core/base/mem.h"
+#include "core/math/elementary.h"
 #include "core/math/kern.h"
 
 void deq_vocabulary_free(struct deq_vocabulary *v)
@@ -101,7 +102,7 @@ static void stage_normalise_head(void *ctx, unsigned thread, unsigned n_threads)
         float *t = o->tails[r];
         k->add(t, t, w->tails_b, C);
         const float top = fmaxf(k->max(y, n), k->max(t, C));
-        const float by = -(top + logf(k->exp_sum(NULL, y, top, n) + k->exp_sum(NULL, t, top, C)));
+        const float by = -(top + (float)deq_log((double)(k->exp_sum(NULL, y, top, n) + k->exp_sum(NULL, t, top, C))));
         shift(y, by, n);
         shift(t, by, C);
     }
@@ -118,7 +119,7 @@ static void stage_normalise_tail(void *ctx, unsigned thread, unsigned n_threads)
         if (w->head_bias)
             k->add(y, y, w->head_bias + begin, n);
         const float top = k->max(y, n);
-        shift(y, o->known_tails[r][o->cluster - 1] - top - logf(k->exp_sum(NULL, y, top, n)), n);
+        shift(y, o->known_tails[r][o->cluster - 1] - top - (float)deq_log((double)k->exp_sum(NULL, y, top, n)), n);
     }
 }
 

@@ -1,11 +1,11 @@
 #include "core/data/weights.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/base/mem.h"
 #include "core/data/safetensors.h"
+#include "core/math/elementary.h"
 #include "core/math/half.h"
 
 /* One walk defines the layout: the first pass (data NULL) counts, the second sets pointers. */
@@ -253,12 +253,15 @@ out:
     return rc;
 }
 
+static const double LN_10000 = 9.210340371976184;
+
 void deq_sinusoid(uint32_t d, uint32_t d_model, float *out)
 {
     uint32_t half = d_model / 2;
     for (uint32_t i = 0; i < half; i++) {
-        double angle = d / pow(10000.0, 2.0 * i / d_model);
-        out[i] = (float)sin(angle);
-        out[half + i] = (float)cos(angle);
+        double sine, cosine;
+        deq_sincos(d * deq_exp(-2.0 * i / d_model * LN_10000), &sine, &cosine);
+        out[i] = (float)sine;
+        out[half + i] = (float)cosine;
     }
 }

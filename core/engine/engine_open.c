@@ -93,6 +93,7 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
         struct deq_sample_scratch counted, *s = l->base ? &e->scratch[i] : &counted;
         DEQ_PART(l, s->candidates, V);
         DEQ_PART(l, s->adjusted, V);
+        DEQ_PART(l, s->weights, V);
         DEQ_PART(l, s->counts, V);
     }
     deq_pages_lay_out(&e->pages, n_pages, l);

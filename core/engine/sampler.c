@@ -6,6 +6,7 @@
 
 #include "core/base/base.h"
 #include "core/base/rng.h"
+#include "core/math/elementary.h"
 #include "core/math/kern.h"
 
 enum { STREAM_SAMPLE = 1 }; /* choice k draws from stream 1 + k */
@@ -33,26 +34,32 @@ static int by_rank(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
+/* w = exp((logits - top) / T), a word's weight beside the most probable one's; what is not finite weighs 0. */
+static void weigh(const float *logits, uint32_t n, float top, float inv_temp, float *w)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const float x = (logits[i] - top) * inv_temp;
+        w[i] = x < 80 ? x : -INFINITY; /* a word of a cluster may be above the cluster by a rounding; NaN is not below */
+    }
+    (void)deq_kern()->exp_sum(w, w, 0, n);
+}
+
 /* Collects and sorts the candidates with p >= floor until at least `mass` (of probability) and `count` of them are there; returns how many. All
  * with p >= floor are in, so what was left out is less probable than anything that is in. */
-static uint32_t ranked(const float *logits, uint32_t V, float top, float inv_temp, double mass, uint32_t count, struct deq_candidate *out,
-                       double *ret_total)
+static uint32_t ranked(const float *w, uint32_t V, double mass, uint32_t count, struct deq_candidate *out, double *ret_total)
 {
     double total = 0;
-    for (uint32_t i = 0; i < V; i++) {
-        const float e = expf((logits[i] - top) * inv_temp);
-        total += e > 0 ? e : 0; /* NaN and -inf are impossible */
-    }
+    for (uint32_t i = 0; i < V; i++)
+        total += w[i];
     for (float floor = 0.02f;; floor *= 0.02f) {
         uint32_t n = 0;
         double sum = 0;
         if (floor < 1e-30f)
             floor = 0;
         for (uint32_t i = 0; i < V; i++) {
-            const float e = expf((logits[i] - top) * inv_temp);
-            if (e > 0 && e >= floor) {
-                out[n++] = (struct deq_candidate){e, i};
-                sum += e;
+            if (w[i] > 0 && w[i] >= floor) {
+                out[n++] = (struct deq_candidate){w[i], i};
+                sum += w[i];
             }
         }
         if (floor == 0 || (sum >= mass * total && n >= count)) {
@@ -130,8 +137,9 @@ void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_his
     }
 }
 
-uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position, struct deq_candidate *c)
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position, struct deq_sample_scratch *scratch)
 {
+    struct deq_candidate *c = scratch->candidates;
     const uint32_t best = deq_argmax(logits, V);
     const float top = logits[best];
     if (s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(top))
@@ -143,8 +151,9 @@ uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t 
     const bool rank = s->top_k || s->top_p < 1;
     double total = 0;
     uint32_t n = 0;
+    weigh(logits, V, top, inv_temp, scratch->weights);
     if (rank) {
-        n = ranked(logits, V, top, inv_temp, s->top_p, s->top_k, c, &total);
+        n = ranked(scratch->weights, V, s->top_p, s->top_k, c, &total);
         if (s->top_k && s->top_k < n)
             n = s->top_k;
         if (s->top_p < 1) { /* of what top_k left, the shortest beginning that holds top_p */
@@ -158,11 +167,9 @@ uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t 
             n = DEQ_MAX(m, 1u);
         }
     } else { /* order of ids: no sort is needed */
-        for (uint32_t i = 0; i < V; i++) {
-            const float e = expf((logits[i] - top) * inv_temp);
-            if (e > 0)
-                c[n++] = (struct deq_candidate){e, i};
-        }
+        for (uint32_t i = 0; i < V; i++)
+            if (scratch->weights[i] > 0)
+                c[n++] = (struct deq_candidate){scratch->weights[i], i};
     }
     const float floor = s->min_p > 0 ? s->min_p : 0; /* relative to the top, whose p is 1 here */
     double sum = 0, at = 0;
@@ -205,7 +212,7 @@ static uint32_t greedy_clusters(const struct deq_tails *t, const float *logits, 
 }
 
 uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits, uint32_t choice, size_t position,
-                             uint32_t *ret_need)
+                             struct deq_sample_scratch *scratch, uint32_t *ret_need)
 {
     if (greedy(s))
         return greedy_clusters(t, logits, ret_need);
@@ -215,12 +222,14 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
     float top = logits[deq_argmax(logits, n0)];
     for (unsigned c = 1; c < C; c++)
         top = fmaxf(top, t->logprob[c - 1]);
+    float *w = scratch->weights;
     double mass[DEQ_CUTOFFS_MAX + 1] = {0}, total = 0;
+    weigh(logits, n0, top, inv_temp, w);
     for (uint32_t i = 0; i < n0; i++)
-        mass[0] += expf((logits[i] - top) * inv_temp);
+        mass[0] += w[i];
     for (unsigned c = 1; c < C; c++) /* a little more than the most, so that rounding never cuts a word off */
-        mass[c] = 1.0001 * exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
-                  pow(deq_cluster_size(t->arch, c), fmax(0, 1 - (double)inv_temp));
+        mass[c] = 1.0001 * deq_exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
+                  deq_exp(deq_log(deq_cluster_size(t->arch, c)) * fmax(0, 1 - (double)inv_temp));
     for (uint64_t attempt = 0; attempt <= C; attempt++) { /* every rejection makes one mass exact */
         total = 0;
         for (unsigned c = 0; c < C; c++)
@@ -235,8 +244,9 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
         }
         const uint32_t begin = deq_cluster_begin(t->arch, c), end = begin + deq_cluster_size(t->arch, c);
         double at = 0;
+        weigh(logits + begin, end - begin, top, inv_temp, w + begin);
         for (uint32_t i = begin; i < end; i++) {
-            at += expf((logits[i] - top) * inv_temp);
+            at += w[i];
             if (x < at)
                 return i;
         }
@@ -249,14 +259,14 @@ float deq_logprob(const float *logits, uint32_t V, uint32_t token)
 {
     const struct deq_kern *k = deq_kern();
     const float top = k->max(logits, V);
-    return (float)((double)(logits[token] - top) - log((double)k->exp_sum(NULL, logits, top, V)));
+    return (float)((double)(logits[token] - top) - deq_log((double)k->exp_sum(NULL, logits, top, V)));
 }
 
 void deq_top_logprobs(const float *logits, uint32_t V, uint32_t n, uint32_t *ids, float *logprobs)
 {
     const struct deq_kern *k = deq_kern();
     const float top = k->max(logits, V);
-    const double norm = log((double)k->exp_sum(NULL, logits, top, V));
+    const double norm = deq_log((double)k->exp_sum(NULL, logits, top, V));
     uint32_t have = 0;
     n = DEQ_MIN(n, V);
     for (uint32_t i = 0; i < V; i++) {

@@ -23,7 +23,7 @@ struct deq_sample_history {
 /* Scratch of one thread, [V] each. counts is all zeros between calls. */
 struct deq_sample_scratch {
     struct deq_candidate *candidates;
-    float *adjusted;
+    float *adjusted, *weights;
     uint32_t *counts;
 };
 
@@ -48,11 +48,11 @@ bool deq_sample_whole(const struct deq_sampling *s);
  *   temperature   rejection from an envelope: the shortlist's exact masses, and for a cluster the most that its words can have together, p^(1/T) n^(1-1/T)
  *                 (n^0 for T < 1). A draw that falls in a cluster asks for it; one that falls outside its true mass is drawn again with that mass. */
 uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits, uint32_t choice, size_t position,
-                             uint32_t *ret_need);
+                             struct deq_sample_scratch *scratch, uint32_t *ret_need);
 
-/* The token after `position` of a choice. scratch: [V]. Logits that are not finite count as impossible; all of them impossible: the lowest id. */
+/* The token after `position` of a choice; logits may be scratch->adjusted. Logits that are not finite count as impossible; all of them impossible: the lowest id. */
 uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t vocab_size, uint32_t choice, size_t position,
-                    struct deq_candidate *scratch);
+                    struct deq_sample_scratch *scratch);
 uint32_t deq_argmax(const float *logits, uint32_t vocab_size);
 
 #endif

@@ -284,7 +284,7 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
     const float *logits = r->logits;
     if (e->cell->n_tails && !deq_sample_whole(&s->req.sampling)) {
         const struct deq_tails t = {.arch = &e->arch, .logprob = r->tails, .known = r->known};
-        return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, ret_need);
+        return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, scratch, ret_need);
     }
     if (deq_sample_adjusts(&s->req.sampling)) {
         uint32_t guessed[DEQ_ROW_WINDOW_MAX];
@@ -302,7 +302,7 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
         deq_sample_adjust(&s->req.sampling, &h, logits, V, scratch);
         logits = scratch->adjusted;
     }
-    return deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch->candidates);
+    return deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch);
 }
 
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from)

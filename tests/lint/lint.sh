@@ -32,6 +32,9 @@ only jansson.h 'core/data/|server/|models/cli/'
 
 complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
     -r core server models --include='*.[ch]')"
+# What ends in an answer's bits may not depend on which version of a function the C library picks for this CPU.
+complain "libm in the path of bits (core/math/elementary.h, kern.h)" "$(grep -nE '\b(exp|log|pow|sin|cos|tan|tanh|exp2|log2|log10|log1p|expm1|cbrt|hypot)f?\(' \
+    -r core/engine core/solve core/cell core/data/weights.c core/math/kern_body.h core/math/gemm.c --include='*.[ch]' | grep -vE '^core/cell/[a-z_]*_seq\.c|^[^:]*:[0-9]*:( \*|/\*)')"
 complain "malloc outside core/base/mem.c" "$(grep -nE '\b(malloc|calloc|realloc|aligned_alloc)\(' -r core server models --include='*.[ch]' | grep -v '^core/base/mem.c:')"
 complain "the library prints or exits" "$(grep -nE '\b(printf|puts|exit|abort)\(' -r core --include='*.[ch]' | grep -vE 'core/base/options.c:|_exit|\*')"
 complain "fast-math" "$(grep -nE -- '-ffast-math|-Ofast' Makefile)"

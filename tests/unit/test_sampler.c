@@ -26,6 +26,9 @@ static void draw(uint64_t seed, double scale, float *logits, float *tails)
     }
 }
 
+static float weights[V];
+static struct deq_sample_scratch scratch = {.weights = weights};
+
 /* As the engine does it: a cluster's logits appear only when they were asked for. */
 static uint32_t ask(const struct deq_sampling *s, const float *all, const float *tails, uint32_t choice, size_t position, unsigned *ret_asked)
 {
@@ -35,7 +38,7 @@ static uint32_t ask(const struct deq_sampling *s, const float *all, const float 
         seen[i] = i < deq_cluster_size(&arch, 0) ? all[i] : NAN;
     for (unsigned asked = 0;; asked++) {
         uint32_t need = 0;
-        const uint32_t id = deq_sample_clusters(s, &t, seen, choice, position, &need);
+        const uint32_t id = deq_sample_clusters(s, &t, seen, choice, position, &scratch, &need);
         if (id != UINT32_MAX) {
             *ret_asked = asked;
             return id;
@@ -84,7 +87,7 @@ TEST(sampler_clusters_distribution)
                 struct deq_tails t = all;
                 t.logprob = tails;
                 const uint32_t id = ask(&s, logits, tails, 3, i, &asked);
-                differ += id != deq_sample_clusters(&s, &t, logits, 3, i, &need);
+                differ += id != deq_sample_clusters(&s, &t, logits, 3, i, &scratch, &need);
                 without += !asked;
                 count[DEQ_MIN(id, (uint32_t)V - 1)]++;
             }
