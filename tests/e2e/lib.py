@@ -2,9 +2,11 @@
 
 Environment: DEQ_BUILD, the directory of the binaries (default build); DEQ_SLOW, a factor on every time limit (default 1, or 8 when
 the directory's name says that it is a sanitizer's)."""
+import concurrent.futures
 import contextlib
 import copy
 import http.client
+import importlib
 import json
 import math
 import os
@@ -68,32 +70,55 @@ def short(x):
     return s if len(s) <= 400 else s[:250] + " ... " + s[-140:]
 
 
-def run_tests(modules, filters):
-    """Runs every test_* function of the modules (those whose module.name contains one of the filters), in order."""
-    begin = time.monotonic()
-    for module in modules:
-        for name, fn in list(vars(module).items()):
-            if not name.startswith("test_") or not callable(fn):
-                continue
-            full = "%s.%s" % (module.__name__, name)
-            if filters and not any(f in full for f in filters):
-                continue
-            _now[0] = full
-            t = time.monotonic()
-            try:
-                fn()
-            except Exception:
-                note("failed", "exception\n" + traceback.format_exc())
-            if os.environ.get("DEQ_TIMES"):
-                print("%7.2f s  %s" % (time.monotonic() - t, full), flush=True)
-    _now[0] = "shared daemon"
+TICK_S = 5
+
+
+def _tick(over, begin):
+    """A line now and then about the test under way, so that nobody takes a long one for a hang."""
+    while not over.wait(TICK_S):
+        print("  %-52s %4.0f s" % (_now[0] + " ...", time.monotonic() - begin), flush=True)
+
+
+def run_module(name, filters=()):
+    """Runs the test_* functions of a module (those whose module.name contains one of the filters), in order; returns its counts."""
+    begin, ran, over = time.monotonic(), 0, threading.Event()
+    for k in counts:
+        counts[k] = 0
+    ticker = threading.Thread(target=_tick, args=(over, begin))
+    ticker.start()
+    module = importlib.import_module(name)
+    for test, fn in list(vars(module).items()):
+        full = "%s.%s" % (name, test)
+        if not test.startswith("test_") or not callable(fn) or filters and not any(f in full for f in filters):
+            continue
+        _now[0], t = full, time.monotonic()
+        try:
+            fn()
+        except Exception:
+            note("failed", "exception\n" + traceback.format_exc())
+        ran += 1
+        if os.environ.get("DEQ_TIMES"):
+            print("%7.2f s  %s" % (time.monotonic() - t, full), flush=True)
+    _now[0] = name + ", its shared daemon"
     for d in list(_shared.values()):
         d.stop()
-    if os.environ.get("DEQ_TIMES"):
-        print("%7.2f s in all" % (time.monotonic() - begin))
-    tail = ", %d skipped" % counts["skipped"] if counts["skipped"] else ""
-    print("%d passed, %d failed%s" % (counts["passed"], counts["failed"], tail), flush=True)
-    return 1 if counts["failed"] or not counts["passed"] else 0
+    over.set()
+    ticker.join()
+    if ran:
+        print("%-36s %3d tests %6.1f s" % (os.path.relpath(module.__file__, ROOT), ran, time.monotonic() - begin), flush=True)
+    return dict(counts)
+
+
+def run_tests(modules, filters):
+    """Runs the modules, two at a time on two cores or more: no test knows of another. With filters one after the other."""
+    begin, total = time.monotonic(), dict.fromkeys(counts, 0)
+    with concurrent.futures.ProcessPoolExecutor(1 if filters else min(2, len(os.sched_getaffinity(0)))) as pool:
+        for done in concurrent.futures.as_completed([pool.submit(run_module, m, filters) for m in modules]):
+            for k, n in done.result().items():
+                total[k] += n
+    tail = ", %d skipped" % total["skipped"] if total["skipped"] else ""
+    print("%d passed, %d failed%s (e2e, %.0f s)" % (total["passed"], total["failed"], tail, time.monotonic() - begin), flush=True)
+    return 1 if total["failed"] or not total["passed"] else 0
 
 
 # --- Processes ---

@@ -524,4 +524,4 @@ def test_grace():
 if __name__ == "__main__":
     os.chdir(ROOT)
     print(f"helm {helm('version', '--template', '{{.Version}}')[1]}, Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} of kubernetes-validate {kubernetes_validate.__version__}")
-    sys.exit(run_tests([sys.modules["__main__"]], sys.argv[1:]))
+    sys.exit(run_tests(["__main__"], sys.argv[1:]))

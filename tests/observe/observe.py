@@ -328,7 +328,7 @@ def main():
     if args[:1] == ["--picture"]:
         PICTURE.append(args[1])
         args = args[2:]
-    return lib.run_tests([sys.modules["__main__"]], args)
+    return lib.run_tests(["__main__"], args)
 
 
 if __name__ == "__main__":

@@ -414,4 +414,4 @@ def test_rolled_without_delay():
 
 
 if __name__ == "__main__":
-    sys.exit(lib.run_tests([sys.modules["__main__"]], sys.argv[1:]))
+    sys.exit(lib.run_tests(["__main__"], sys.argv[1:]))

@@ -306,16 +306,29 @@ static char *slurp(const char *dir, const char *name, size_t *len)
     return data;
 }
 
+/* A directory with a data set that is validated in no time: the head of the sample. */
+static void small_data(char dir[32])
+{
+    char path[64], *text;
+    size_t len;
+    snprintf(dir, 32, "/tmp/deq-test-XXXXXX");
+    CHECK(mkdtemp(dir) && deq_io_join(path, sizeof path, dir, "sample.txt"));
+    CHECK(!deq_io_read("tests/golden/tokenizer/sample.txt", 1 << 20, &text, &len, NULL) && len > 16000);
+    CHECK(!deq_io_replace(path, &(struct deq_part){text, 16000}, 1, NULL));
+    deq_free(text);
+}
+
 /* 12 steps in one go with two threads; 5 steps, stop, resume with one thread: the same bytes. */
 TEST(train_resume_is_exact)
 {
-    char a[] = "/tmp/deq-test-XXXXXX", b[] = "/tmp/deq-test-XXXXXX";
+    char a[] = "/tmp/deq-test-XXXXXX", b[] = "/tmp/deq-test-XXXXXX", data[32];
     CHECK(mkdtemp(a) && mkdtemp(b));
+    small_data(data);
     struct deq_recipe r = run_recipe(12);
     struct deq_err err;
     struct stopper s = {.at = 5};
     const struct deq_train_hooks none = {0}, stopping = {NULL, stop_at, &s};
-    struct deq_train_opts oa = {.data_dir = "tests/golden/tokenizer", .out_dir = a, .threads = 2}, ob = oa;
+    struct deq_train_opts oa = {.data_dir = data, .out_dir = a, .threads = 2}, ob = oa;
     ob.out_dir = b;
     ob.threads = 1;
     CHECK_MSG(deq_train_run(&r, &oa, &none, &err) == DEQ_OK, "%s", err.text);
@@ -332,7 +345,7 @@ TEST(train_resume_is_exact)
     other.inner_size = 64;
     CHECK(deq_train_run(&other, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
     char cmd[128];
-    snprintf(cmd, sizeof cmd, "rm -rf %s %s", a, b);
+    snprintf(cmd, sizeof cmd, "rm -rf %s %s %s", a, b, data);
     CHECK(system(cmd) == 0);
 }
 
