@@ -155,9 +155,10 @@ static void log_completion(const struct completion *c)
     char caller[20], user[20];
     snprintf(caller, sizeof caller, "%016llx", (unsigned long long)c->prompts[0].job.caller.id);
     snprintf(user, sizeof user, "%016llx", (unsigned long long)c->req.user_hash);
-    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}", "request_id", c->request_id, "status",
+    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}", "request_id", c->request_id, "status",
              c->failed ? c->status : c->cancelled ? 499 : 200, "finish", finish, "prompt_tokens", (json_int_t)prompt_tokens, "cached_tokens",
-             (json_int_t)cached, "completion_tokens", (json_int_t)tokens, "ms", (double)(deq_now_ns() - c->arrived_ns) * 1e-6, "queue_ms",
+             (json_int_t)cached, "completion_tokens", (json_int_t)tokens, "seed", (json_int_t)c->req.seed, "ms",
+             (double)(deq_now_ns() - c->arrived_ns) * 1e-6, "queue_ms",
              admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0, "iters_mean", tokens ? iters / (double)tokens : 0.0,
              "stream", (int)c->req.stream, "caller", caller, "user", c->req.user_hash ? user : NULL, "trace_id", c->trace_id[0] ? c->trace_id : NULL,
              "parent_id", c->trace_id[0] ? c->parent_id : NULL);

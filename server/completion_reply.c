@@ -343,7 +343,8 @@ static void add_deq(const struct completion *c, const struct choice *ch, size_t 
                 (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window, tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_number(out, residual_max);
-    deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\"%s}", converged && !deadline ? "true" : "false", approximate ? "approximate" : cached ? "exact" : "none",
+    deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s}", converged && !deadline ? "true" : "false",
+                approximate ? "approximate" : cached ? "exact" : "none", (long long)c->req.seed,
                 deadline ? ",\"deadline_exceeded\":true" : "");
 }
 

@@ -60,6 +60,11 @@ static const struct deq_opt options[] = {
     FLT("limits.tol_min", tol_min, 1e-7, 10, "1e-5", "Smallest tolerance that a request may ask for."),
     FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
     U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
+    STR("limits.unknown_fields", unknown_fields, "refuse", "refuse|ignore",
+        "A field that no API here knows: refuse names it in a 400, ignore goes on without it."),
+    STR("sampling.seed", sampling_seed, "random", NULL,
+        "Seed of requests that have none: random, one for each, which the answer tells (deq.seed); "
+        "or a whole number, the same for all."),
     U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before its sequence pauses."),
     U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10", "Tokens of a stream that come faster are sent together; 0 sends after every step of the engine."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
@@ -149,6 +154,21 @@ static void split_commas(char *list)
     *to = 0;
 }
 
+bool conf_seed(const struct conf *c, int64_t *ret)
+{
+    const char *s = c->sampling_seed;
+    if (!strcmp(s, "random"))
+        return false;
+    *ret = strtoll(s, NULL, 10);
+    return true;
+}
+
+static bool is_seed(const char *s)
+{
+    const size_t n = strlen(s);
+    return !strcmp(s, "random") || (n && n < 16 && strspn(s, "0123456789") == n);
+}
+
 /* What one option's range cannot say. */
 static enum deq_rc check_together(struct conf *c, struct deq_err *err)
 {
@@ -159,6 +179,9 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
     if (c->chat_message[0] && (!strstr(c->chat_message, "{content}") || !strstr(c->chat_message, "{role}")))
         return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {role} and {content}");
+    if (!is_seed(c->sampling_seed))
+        return deq_fail(err, DEQ_EINVAL, "sampling.seed: \"%s\" is neither random nor a whole number of at most 15 digits",
+                        c->sampling_seed);
     split_commas(c->cors_origins);
     split_commas(c->hosts);
     enum deq_rc rc = origin_check_origins("server.cors_origins", c->cors_origins, err);

@@ -28,6 +28,7 @@ struct conf {
     uint64_t max_logits_bytes;
     float tol_min, tol_max;
     uint32_t max_iter_max;
+    char unknown_fields[8], sampling_seed[24];
     uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_flush_ms;
     uint32_t stall_ms;
     /* chat */
@@ -39,6 +40,8 @@ extern const struct deq_opt_table conf_table;
 
 enum conf_action { CONF_RUN, CONF_CHECK, CONF_EXIT };
 
+/* sampling.seed; false: random, every request without one draws its own. */
+bool conf_seed(const struct conf *c, int64_t *ret);
 /* Reads everything. CONF_CHECK: what the configuration names is to be checked, and nothing else. CONF_EXIT: help, version or an error was printed; *ret_code is the exit code (0, or 2 for a wrong configuration). */
 enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code);
 

@@ -1,9 +1,14 @@
 #include "server/fields.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "core/base/mem.h"
 
 /* --- Errors and JSON --- */
 
@@ -50,9 +55,87 @@ static bool shallow(const char *s, size_t n)
     return true;
 }
 
+/* Length of the JSON number at s, 0 when there is none. */
+static size_t number_length(const char *s, bool *ret_real)
+{
+    const char *at = s + (*s == '-');
+    if (!isdigit((unsigned char)*at) || (*at == '0' && isdigit((unsigned char)at[1])))
+        return 0;
+    at += strspn(at, "0123456789");
+    const char *const whole = at;
+    if (*at == '.' && isdigit((unsigned char)at[1]))
+        at += 1 + strspn(at + 1, "0123456789");
+    const char *const e = *at == 'e' || *at == 'E' ? at + 1 + (at[1] == '-' || at[1] == '+') : at;
+    if (e > at && isdigit((unsigned char)*e))
+        at = e + strspn(e, "0123456789");
+    *ret_real = at > whole;
+    return (size_t)(at - s);
+}
+
+/* Whether neither a double nor, without a point or exponent, an int64_t holds it. */
+static bool overflows(const char *s, bool real)
+{
+    errno = 0;
+    if (real)
+        return isinf(strtod(s, NULL));
+    (void)strtoll(s, NULL, 10);
+    return errno == ERANGE;
+}
+
+/* jansson stops at a number that no type holds, and cannot say whose it is. 1e308 stands for it, and the field's own
+ * range is what it exceeds. */
+static json_t *parse_clamped(const char *body, size_t len, json_error_t *je, struct request_error *err)
+{
+    char *copy = deq_alloc(len + 1); /* ends with 0, where numbers end too */
+    bool in_string = false, real;
+    if (!copy) {
+        fields_fail(err, 500, "internal_error", NULL, "out of memory");
+        return NULL;
+    }
+    memcpy(copy, body, len);
+    copy[len] = 0;
+    for (size_t i = 0, n; i < len; i += n) {
+        n = in_string && copy[i] == '\\' ? 2 : 1;
+        if (copy[i] == '"')
+            in_string = !in_string;
+        const size_t number = in_string ? 0 : number_length(copy + i, &real);
+        if (!number)
+            continue;
+        n = number;
+        if (!overflows(copy + i, real))
+            continue;
+        const char *const big = copy[i] == '-' ? "-1e308" : "1e308"; /* what overflows is at least as long: 9e308 */
+        memset(copy + i, ' ', n);
+        memcpy(copy + i, big, strlen(big));
+    }
+    json_t *root = json_loadb(copy, len, JSON_REJECT_DUPLICATES, je);
+    deq_free(copy);
+    return root;
+}
+
+/* A key that is null is absent. */
+static void drop_nulls(json_t *v)
+{
+    const char *key;
+    json_t *x;
+    void *next;
+    size_t i;
+    if (json_is_object(v)) {
+        json_object_foreach_safe(v, next, key, x) {
+            if (json_is_null(x))
+                json_object_del(v, key);
+            else
+                drop_nulls(x);
+        }
+    } else if (json_is_array(v)) {
+        json_array_foreach(v, i, x)
+            drop_nulls(x);
+    }
+}
+
 json_t *fields_parse(const char *body, size_t len, struct request_error *err)
 {
-    json_error_t je;
+    json_error_t je = {0};
     if (!len) {
         fields_fail(err, 400, "invalid_json", NULL, "the body is empty; expected a JSON object");
         return NULL;
@@ -62,10 +145,15 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
         return NULL;
     }
     json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &je);
+    if (!root && json_error_code(&je) == json_error_numeric_overflow)
+        root = parse_clamped(body, len, &je, err);
+    if (!root && json_error_code(&je) == json_error_out_of_memory)
+        fields_fail(err, 500, "internal_error", NULL, "out of memory");
     if (!root) {
         fields_fail(err, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", je.line, je.column, je.text);
         return NULL;
     }
+    drop_nulls(root);
     if (!json_is_object(root) || json_object_size(root) > JSON_KEYS_MAX) {
         json_decref(root);
         fields_fail(err, 400, "invalid_json", NULL, "expected a JSON object of at most %d keys", JSON_KEYS_MAX);
@@ -74,7 +162,7 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
     return root;
 }
 
-/* --- Fields. null counts as absent everywhere, as OpenAI's specification has it --- */
+/* --- Fields --- */
 
 static void path_of(const struct object *o, const char *name, char out[64])
 {
@@ -102,18 +190,47 @@ bool fields_bad_value(const struct object *o, const char *name, const char *expe
     return fields_fail(o->err, 400, "invalid_value", path, "%s: %s", path, expected);
 }
 
+bool fields_missing(const struct object *o, const char *name)
+{
+    char path[64];
+    path_of(o, name, path);
+    return fields_fail(o->err, 400, "missing_parameter", path, "%s: missing", path);
+}
+
+bool fields_unsupported(const struct object *o, const char *name, const char *why)
+{
+    char path[64];
+    path_of(o, name, path);
+    return fields_fail(o->err, 400, "unsupported_parameter", path, "%s: not supported by this server: %s", path, why);
+}
+
 bool fields_no_memory(const struct object *o)
 {
     return fields_fail(o->err, 500, "internal_error", NULL, "out of memory");
 }
 
+bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held)
+{
+    const double x = json_number_value(v);
+    if (!json_is_number(v) || x != floor(x))
+        return false;
+    *ret_held = json_is_integer(v) || (x >= -0x1p63 && x < 0x1p63);
+    *ret = json_is_integer(v) ? json_integer_value(v) : *ret_held ? (int64_t)x : x < 0 ? INT64_MIN : INT64_MAX;
+    return true;
+}
+
 bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi, int64_t *ret)
 {
-    if (!json_is_integer(v))
+    int64_t x;
+    bool held;
+    char path[64];
+    if (!fields_whole(v, &x, &held))
         return fields_bad_type(o, name, "an integer");
-    if (json_integer_value(v) < lo || json_integer_value(v) > hi)
-        return fields_bad_range(o, name, (double)lo, (double)hi);
-    *ret = json_integer_value(v);
+    path_of(o, name, path);
+    if (!held || x < lo || x > hi)
+        return fields_fail(o->err, 400, "invalid_value", path, "%s: must be between %lld and %lld", path, (long long)lo,
+                           (long long)hi);
+    *ret = x;
     return true;
 }
 
@@ -128,16 +245,24 @@ bool fields_take_number(const struct object *o, const char *name, const json_t *
     return true;
 }
 
-/* Empty, false; and the words for "as if it were not there" of two fields. */
-static bool is_neutral(const char *name, const json_t *v)
+/* What no row of a table knows. */
+static bool take_the_rest(const struct object *o, const struct field *table, size_t n)
 {
-    const char *text = json_string_value(v), *type = json_string_value(json_object_get(v, "type"));
-    if (!strcmp(name, "tool_choice") && text && (!strcmp(text, "auto") || !strcmp(text, "none")))
-        return true;
-    if (!strcmp(name, "response_format") && type && !strcmp(type, "text") && json_object_size(v) == 1)
-        return true;
-    return json_is_false(v) || (text && !*text) ||
-           (json_is_array(v) && !json_array_size(v)) || (json_is_object(v) && !json_object_size(v));
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)o->json, key, v) {
+        bool known = false;
+        for (size_t i = 0; i < n && !known; i++)
+            known = !strcmp(key, table[i].name);
+        if (!known && !fields_take_neutral(o, key, v, &known))
+            return false;
+        if (!known && strcmp(o->context->conf->unknown_fields, "ignore")) {
+            char path[64];
+            path_of(o, key, path);
+            return fields_fail(o->err, 400, "unknown_parameter", path, "%s: unknown field", path);
+        }
+    }
+    return true;
 }
 
 bool fields_take_fields(const struct object *o, const struct field *table, size_t n, void *request)
@@ -145,9 +270,9 @@ bool fields_take_fields(const struct object *o, const struct field *table, size_
     for (size_t i = 0; i < n; i++) {
         const struct field *f = &table[i];
         const json_t *v = json_object_get(o->json, f->name);
-        char *at = (char *)request + f->at, path[64];
+        char *at = (char *)request + f->at;
         bool ok = true;
-        if (!v || json_is_null(v))
+        if (!v)
             continue;
         switch (f->kind) {
         case BOOL:
@@ -158,27 +283,11 @@ bool fields_take_fields(const struct object *o, const struct field *table, size_
         case INT: ok = fields_take_int(o, f->name, v, (json_int_t)f->lo, f->hi >= 0x1p63 ? INT64_MAX : (json_int_t)f->hi, (int64_t *)(void *)at); break;
         case NUMBER: ok = fields_take_number(o, f->name, v, f->lo, f->hi, (float *)(void *)at); break;
         case OTHER: ok = f->take(o, f, v, request); break;
-        case NEUTRAL:
-            path_of(o, f->name, path);
-            ok = is_neutral(f->name, v) || fields_fail(o->err, 400, "unsupported_parameter", path, "%s: not supported by this server", path);
-            break;
         }
         if (!ok)
             return false;
     }
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)o->json, key, v) {
-        bool known = false;
-        for (size_t i = 0; i < n && !known; i++)
-            known = !strcmp(key, table[i].name);
-        if (!known) {
-            char path[64];
-            path_of(o, key, path);
-            return fields_fail(o->err, 400, "unknown_parameter", path, "%s: unknown field", path);
-        }
-    }
-    return true;
+    return take_the_rest(o, table, n);
 }
 
 void fields_print(const char *where, const struct field *table, size_t n)

@@ -29,11 +29,14 @@ bool request_take_ids(const struct object *o, const char *name, const json_t *v,
     for (size_t i = 0; i < n; i++) {
         const json_t *t = json_array_get(v, i);
         size_t unused;
-        if (!json_is_integer(t))
+        int64_t id;
+        bool held;
+        if (!fields_whole(t, &id, &held))
             return fields_bad_type(o, name, "an array of token ids");
-        const json_int_t id = json_integer_value(t);
-        if (id < 0 || id >= (json_int_t)vocab || !deq_token_bytes(o->context->model, (uint32_t)id, &unused))
-            return fields_fail(o->err, 400, "invalid_token_id", name, "%s: token %lld at %zu is not in the vocabulary of %u", name, (long long)id, i, vocab);
+        if (id < 0 || id >= (int64_t)vocab || !deq_token_bytes(o->context->model, (uint32_t)id, &unused))
+            return fields_fail(o->err, 400, "invalid_token_id", name,
+                               "%s: token %s%lld at %zu is not in the vocabulary of %u", name,
+                               held ? "" : id < 0 ? "below " : "above ", (long long)id, i, vocab);
         if (!deq_tokens_push(out, (uint32_t)id))
             return fields_no_memory(o);
     }
@@ -296,12 +299,12 @@ bool request_tokenize(const struct request_context *c, const char *body, size_t 
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
+    const struct object o = {.json = root, .prefix = "", .body = BODY_TOKENIZE, .context = c, .err = err};
     struct tokenize_request r = {0};
     struct tokenize_fields t = {.parse_special = true}; /* this text becomes ids that the client sees, nothing else */
     bool ok = fields_take_fields(&o, tokenize_fields_table, DEQ_COUNT(tokenize_fields_table), &t);
     if (ok && !t.prompt)
-        ok = fields_fail(err, 400, "missing_parameter", "prompt", "prompt: missing");
+        ok = fields_missing(&o, "prompt");
     ok = ok && request_take_text(&o, t.name, t.prompt, t.parse_special, &r.tokens);
     json_decref(root);
     if (!ok) {
@@ -330,10 +333,9 @@ bool request_detokenize(const struct request_context *c, const char *body, size_
         return false;
     const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
     struct tokenize_request r = {0};
-    const json_t *tokens = json_object_get(root, "tokens");
     bool ok = fields_take_fields(&o, detokenize_fields, DEQ_COUNT(detokenize_fields), &r);
-    if (ok && (!tokens || json_is_null(tokens)))
-        ok = fields_fail(err, 400, "missing_parameter", "tokens", "tokens: missing");
+    if (ok && !json_object_get(root, "tokens"))
+        ok = fields_missing(&o, "tokens");
     json_decref(root);
     if (!ok) {
         deq_tokens_free(&r.tokens);
@@ -350,6 +352,7 @@ void request_print_fields(void)
     request_print_completion_fields();
     fields_print("/v1/logits", logits_fields, DEQ_COUNT(logits_fields));
     fields_print("/tokenize", tokenize_fields_table, DEQ_COUNT(tokenize_fields_table));
+    fields_print_neutral("/tokenize", BODY_TOKENIZE);
     fields_print("/detokenize", detokenize_fields, DEQ_COUNT(detokenize_fields));
     fields_print("deq", deq_fields, DEQ_COUNT(deq_fields));
 }

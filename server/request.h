@@ -6,7 +6,8 @@
 #include "core/deq.h"
 #include "server/conf.h"
 
-enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 64, JSON_ARRAY_MAX = 4096, BIAS_MAX = 1024, SALT_MAX_BYTES = 1024 };
+enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 128, JSON_ARRAY_MAX = 4096 };
+enum { BIAS_MAX = 1024, SALT_MAX_BYTES = 1024 };
 
 struct request_error {
     int status;            /* 0: none */
@@ -30,7 +31,7 @@ struct completion_request {
     struct deq_tokens *prompts; /* [n_prompts], owned */
     size_t n_prompts;
     int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */, top_k, seed;
-    bool max_given;
+    bool max_given, seed_given;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry;
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     struct deq_solve_params solve;

@@ -21,7 +21,7 @@ static bool take_prompt(const struct object *o, const struct field *f, const jso
 {
     struct completion_request *r = request;
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
-    const bool many = first && !json_is_integer(first);
+    const bool many = first && !json_is_number(first);
     const size_t n = many ? json_array_size(v) : 1;
     (void)f;
     if (!json_is_string(v) && !json_is_array(v))
@@ -58,13 +58,15 @@ static bool take_stops(const struct object *o, const struct field *f, const json
         if (!json_is_string(s))
             return fields_bad_type(o, f->name, "a string or an array of strings");
         const size_t len = json_string_length(s);
-        if (!len || len > c->max_stop_bytes)
-            return fields_fail(o->err, 400, "invalid_value", "stop", "stop: a string must have 1 to %u bytes", c->max_stop_bytes);
-        if (!(r->stop[i] = deq_alloc(len)))
+        if (len > c->max_stop_bytes)
+            return fields_fail(o->err, 400, "invalid_value", "stop",
+                               "stop: a string must have at most %u bytes (limits.max_stop_bytes)", c->max_stop_bytes);
+        if (!len) /* asks for nothing */
+            continue;
+        if (!(r->stop[r->n_stops] = deq_alloc(len)))
             return fields_no_memory(o);
-        memcpy(r->stop[i], json_string_value(s), len);
-        r->stop_len[i] = len;
-        r->n_stops = i + 1;
+        memcpy(r->stop[r->n_stops], json_string_value(s), len);
+        r->stop_len[r->n_stops++] = len;
     }
     return true;
 }
@@ -79,10 +81,16 @@ static bool take_stream_options(const struct object *outer, const struct field *
     struct completion_request *r = request;
     if (!json_is_object(v))
         return fields_bad_type(outer, f->name, "an object");
-    if (!r->stream)
+    const struct object o = {.json = v,
+                             .prefix = "stream_options.",
+                             .body = BODY_STREAM_OPTIONS,
+                             .context = outer->context,
+                             .err = outer->err};
+    if (!fields_take_fields(&o, stream_fields, DEQ_COUNT(stream_fields), r))
+        return false;
+    if ((r->include_usage || r->continuous_usage) && !r->stream)
         return fields_bad_value(outer, f->name, "only with stream true");
-    const struct object o = {.json = v, .prefix = "stream_options.", .context = outer->context, .err = outer->err};
-    return fields_take_fields(&o, stream_fields, DEQ_COUNT(stream_fields), r);
+    return true;
 }
 
 static bool take_bias(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -137,9 +145,13 @@ static bool take_chat_logprobs(const struct object *o, const struct field *f, co
 static bool take_top_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct completion_request *r = request;
-    if (r->logprobs < 0)
+    int64_t n;
+    if (!fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &n))
+        return false;
+    if (n && r->logprobs < 0)
         return fields_bad_value(o, f->name, "only with logprobs true");
-    return fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &r->logprobs);
+    r->logprobs = r->logprobs < 0 ? -1 : n;
+    return true;
 }
 
 static bool take_n(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -212,82 +224,23 @@ static bool take_user(const struct object *o, const struct field *f, const json_
     return true;
 }
 
-/* Content is a string, or an array of {"type": "text", "text": ...}. */
-static bool add_content(const struct object *o, const json_t *v, struct deq_buf *out)
-{
-    if (json_is_string(v))
-        return deq_buf_add(out, json_string_value(v), json_string_length(v)) || fields_no_memory(o);
-    if (!json_is_array(v) || json_array_size(v) > JSON_ARRAY_MAX)
-        return fields_bad_type(o, "messages", "messages whose content is a string or an array of text parts");
-    for (size_t i = 0; i < json_array_size(v); i++) {
-        const json_t *part = json_array_get(v, i), *text = json_object_get(part, "text");
-        const char *type = json_string_value(json_object_get(part, "type"));
-        if (!type || strcmp(type, "text") || !json_is_string(text) || json_object_size(part) != 2)
-            return fields_bad_type(o, "messages", "messages whose content is a string or an array of text parts");
-        if (!deq_buf_add(out, json_string_value(text), json_string_length(text)))
-            return fields_no_memory(o);
-    }
-    return true;
-}
-
-/* One message by the template: {role} and {content} filled in. */
-static bool add_message(const struct object *o, const char *template, const json_t *message, struct deq_buf *out)
-{
-    static const char *const roles[] = {"system", "developer", "user", "assistant"};
-    const char *role = json_string_value(json_object_get(message, "role")), *at = template, *key;
-    const json_t *content = json_object_get(message, "content");
-    json_t *v;
-    bool known = false;
-    v = json_object_get(message, "name"); /* OpenAI's; no template of ours shows it */
-    if (!json_is_object(message) || !role || !content || (v && !json_is_string(v)))
-        return fields_bad_type(o, "messages", "an array of objects with role and content");
-    json_object_foreach((json_t *)message, key, v)
-        if (strcmp(key, "role") && strcmp(key, "content") && strcmp(key, "name"))
-            return fields_fail(o->err, 400, "unknown_parameter", "messages", "messages: unknown field \"%.40s\"", key);
-    for (size_t i = 0; i < DEQ_COUNT(roles); i++)
-        known = known || !strcmp(role, roles[i]);
-    if (!known)
-        return fields_bad_value(o, "messages", "role must be system, developer, user or assistant");
-    while (*at) {
-        const bool is_role = !strncmp(at, "{role}", 6), is_content = !strncmp(at, "{content}", 9);
-        bool ok;
-        if (is_role)
-            ok = deq_buf_str(out, role) || fields_no_memory(o);
-        else if (is_content)
-            ok = add_content(o, content, out);
-        else
-            ok = deq_buf_add(out, at, 1) || fields_no_memory(o);
-        if (!ok)
-            return false;
-        at += is_role ? 6 : is_content ? 9 : 1;
-    }
-    return true;
-}
-
-static bool take_messages(const struct object *o, const struct field *f, const json_t *v, void *request)
+static bool take_seed(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct completion_request *r = request;
-    const struct conf *c = o->context->conf;
-    struct deq_buf text;
-    struct deq_err err;
-    if (!c->chat_message[0])
-        return fields_fail(o->err, 400, "chat_template_missing", NULL, "this server has no chat template (chat.message); use /v1/completions");
-    if (!json_is_array(v) || !json_array_size(v) || json_array_size(v) > JSON_ARRAY_MAX)
-        return fields_bad_type(o, f->name, "an array of at least one message");
-    deq_buf_init(&text, c->max_body_bytes + 65536);
-    bool ok = true;
-    for (size_t i = 0; i < json_array_size(v) && ok; i++)
-        ok = add_message(o, c->chat_message, json_array_get(v, i), &text);
-    ok = ok && (deq_buf_str(&text, c->chat_reply) || fields_no_memory(o));
-    if (ok && !(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
-        ok = fields_no_memory(o);
-    if (ok) {
-        r->n_prompts = 1;
-        if (deq_encode(o->context->model, text.data, text.len, false, &r->prompts[0], &err))
-            ok = err.code == DEQ_ENOMEM ? fields_no_memory(o) : fields_fail(o->err, 400, "invalid_value", "messages", "messages: %s", err.text);
-    }
-    deq_buf_free(&text);
-    return ok;
+    r->seed_given = true;
+    return fields_take_int(o, f->name, v, INT64_MIN, INT64_MAX, &r->seed);
+}
+
+/* The configuration's, or one of its own; 53 bits, which every client's JSON holds. */
+static bool draw_seed(const struct object *o, int64_t *ret)
+{
+    struct deq_hash bits;
+    if (conf_seed(o->context->conf, ret))
+        return true;
+    if (!deq_hash_key(&bits))
+        return fields_fail(o->err, 500, "internal_error", NULL, "seed: the system gave no random bits");
+    *ret = (int64_t)(bits.h[0] >> 11);
+    return true;
 }
 
 #define AT(name) offsetof(struct completion_request, name)
@@ -303,7 +256,7 @@ static bool take_messages(const struct object *o, const struct field *f, const j
     {"presence_penalty", NUMBER, -2, 2, AT(presence_penalty), NULL, NULL},                                      \
     {"frequency_penalty", NUMBER, -2, 2, AT(frequency_penalty), NULL, NULL},                                    \
     {"logit_bias", OTHER, 0, 0, 0, take_bias, "object of token ids and numbers"},                               \
-    {"seed", INT, -0x1p63, 0x1p63, AT(seed), NULL, NULL},                                                       \
+    {"seed", OTHER, -0x1p63, 0x1p63, 0, take_seed, "integer"},                                                  \
     {"user", OTHER, 0, 0, 0, take_user, "string"},                                                              \
     {"top_k", INT, -1, INT32_MAX, AT(top_k), NULL, NULL},                                                       \
     {"min_p", NUMBER, 0, 1, AT(min_p), NULL, NULL},                                                             \
@@ -328,7 +281,6 @@ static const struct field completion_fields[] = {
     {"logprobs", OTHER, 0, -1, 0, take_logprobs, "integer"},
     {"best_of", OTHER, 0, -1, AT(best_of), take_best_of, "integer"},
     {"echo", BOOL, 0, 0, AT(echo), NULL, NULL},
-    {"suffix", NEUTRAL, 0, 0, 0, NULL, "string"},
     {"prompt", OTHER, 0, 0, 0, take_prompt, "string, array of strings, of token ids, or of arrays of token ids"},
 };
 
@@ -338,10 +290,7 @@ static const struct field chat_fields[] = {
     {"max_completion_tokens", OTHER, 1, INT32_MAX, 0, take_max_tokens, "integer"},
     {"logprobs", OTHER, 0, 0, 0, take_chat_logprobs, "boolean"},
     {"top_logprobs", OTHER, 0, -1, 0, take_top_logprobs, "integer"},
-    {"tools", NEUTRAL, 0, 0, 0, NULL, "array"},
-    {"tool_choice", NEUTRAL, 0, 0, 0, NULL, "string or object"},
-    {"response_format", NEUTRAL, 0, 0, 0, NULL, "object"},
-    {"messages", OTHER, 0, 0, 0, take_messages, "array of messages"},
+    {"messages", OTHER, 0, 0, 0, request_take_messages, "array of messages"},
 };
 
 /* What one field's range cannot say. */
@@ -349,7 +298,7 @@ static bool check_together(const struct object *o, struct completion_request *r)
 {
     if (!r->n_prompts) { /* absent: the start of a document */
         if (r->chat)
-            return o->context->conf->chat_message[0] ? fields_fail(o->err, 400, "missing_parameter", "messages", "messages: missing")
+            return o->context->conf->chat_message[0] ? fields_missing(o, "messages")
                                                      : fields_fail(o->err, 400, "chat_template_missing", NULL,
                                                             "this server has no chat template (chat.message); use /v1/completions");
         if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
@@ -418,11 +367,12 @@ bool request_completion(const struct request_context *c, bool chat, const char *
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
+    const enum body body_kind = chat ? BODY_CHAT : BODY_COMPLETION;
+    const struct object o = {.json = root, .prefix = "", .body = body_kind, .context = c, .err = err};
     struct completion_request r = {.chat = chat, .n = 1, .logprobs = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
                                    .max_tokens = chat ? (int64_t)c->max_positions : 16, .solve = request_solve_defaults(c)};
     bool ok = chat ? fields_take_fields(&o, chat_fields, DEQ_COUNT(chat_fields), &r) : fields_take_fields(&o, completion_fields, DEQ_COUNT(completion_fields), &r);
-    ok = ok && check_together(&o, &r);
+    ok = ok && check_together(&o, &r) && (r.seed_given || draw_seed(&o, &r.seed));
     if (ok && chat && c->conf->chat_stop[0]) { /* what begins the next message ends this one */
         const size_t n = strlen(c->conf->chat_stop);
         if ((r.stop[r.n_stops] = deq_alloc(n))) {
@@ -446,4 +396,8 @@ void request_print_completion_fields(void)
     fields_print("/v1/completions", completion_fields, DEQ_COUNT(completion_fields));
     fields_print("/v1/chat/completions", chat_fields, DEQ_COUNT(chat_fields));
     fields_print("stream_options", stream_fields, DEQ_COUNT(stream_fields));
+    fields_print_neutral("/v1/completions", BODY_COMPLETION);
+    fields_print_neutral("/v1/chat/completions", BODY_CHAT);
+    fields_print_neutral("stream_options", BODY_STREAM_OPTIONS);
+    request_print_message_fields();
 }

@@ -1,4 +1,4 @@
-/* What the parsers of request.c and request_completion.c share. */
+/* What the parsers of request.c, request_completion.c and request_messages.c share. */
 #ifndef DEQ_SERVER_REQUEST_IMPL_H
 #define DEQ_SERVER_REQUEST_IMPL_H
 
@@ -18,6 +18,9 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
+/* A chat's messages become the prompt of a completion_request. */
+bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);
 void request_print_completion_fields(void);
+void request_print_message_fields(void);
 
 #endif

@@ -43,7 +43,7 @@ def test_shape():
     equal(len(o["choices"]), 1, "choices")
     equal(set(o["choices"][0]), {"index", "text", "logprobs", "finish_reason"}, "keys of a choice without a stop string")
     equal((o["choices"][0]["index"], o["choices"][0]["logprobs"], o["choices"][0]["finish_reason"]), (0, None, "length"), "choice")
-    equal(set(o["deq"]), {"tol", "solver", "warm_start", "window", "iters_mean", "iters_max", "prompt_iters_mean", "residual_max", "converged", "cache"}, "keys of deq")
+    equal(set(o["deq"]), {"tol", "solver", "warm_start", "window", "iters_mean", "iters_max", "prompt_iters_mean", "residual_max", "converged", "cache", "seed"}, "keys of deq")
     a, b = usual().complete("The", max_tokens=1), usual().complete("The", max_tokens=1)
     check(a["id"] != b["id"], "two answers have two ids")
     equal(a["system_fingerprint"], b["system_fingerprint"], "system_fingerprint of two answers")
@@ -340,7 +340,7 @@ def test_deq_bounds():
     for field, value, code, param in (
             ("tol", 1e-6, "invalid_value", "deq.tol"), ("tol", 0.6, "invalid_value", "deq.tol"), ("tol", 0, "invalid_value", "deq.tol"),
             ("tol", -1, "invalid_value", "deq.tol"), ("tol", "x", "invalid_type", "deq.tol"), ("max_iter", 0, "invalid_value", "deq.max_iter"),
-            ("max_iter", 65, "invalid_value", "deq.max_iter"), ("max_iter", 3.0, "invalid_type", "deq.max_iter"),
+            ("max_iter", 65, "invalid_value", "deq.max_iter"), ("max_iter", 3.5, "invalid_type", "deq.max_iter"),
             ("window", 0, "invalid_value", "deq.window"), ("window", 65, "invalid_value", "deq.window"),
             ("min_iter", 33, "invalid_value", "deq.min_iter"), ("solver", "newton", "invalid_value", "deq.solver"),
             ("solver", 1, "invalid_type", "deq.solver"), ("warm_start", "hot", "invalid_value", "deq.warm_start"),

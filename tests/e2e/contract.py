@@ -313,9 +313,9 @@ def test_chat():
     equal([c["index"] for c in o3["choices"]], [0, 1], "n")
     s, _, o4 = d.post("/v1/chat/completions", {"messages": messages, "max_completion_tokens": 3, "temperature": 0})
     equal(o4["usage"]["completion_tokens"], 3, "max_completion_tokens")
-    for bad, code, param in (({"messages": []}, "invalid_type", "messages"), ({}, "missing_parameter", "messages"), ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages"),
-                             ({"messages": [{"role": "user"}]}, "invalid_type", "messages"), ({"messages": [1]}, "invalid_type", "messages"), ({"messages": "x"}, "invalid_type", "messages"),
-                             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_type", "messages"), (dict(body, prompt="x"), "unknown_parameter", "prompt"),
+    for bad, code, param in (({"messages": []}, "invalid_type", "messages"), ({}, "missing_parameter", "messages"), ({"messages": [{"role": "robot", "content": "x"}]}, "invalid_value", "messages[0].role"),
+                             ({"messages": [{"role": "user"}]}, "missing_parameter", "messages[0].content"), ({"messages": [1]}, "invalid_type", "messages"), ({"messages": "x"}, "invalid_type", "messages"),
+                             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_type", "messages[0].content"), (dict(body, prompt="x"), "unknown_parameter", "prompt"),
                              (dict(body, top_logprobs=1), "invalid_value", "top_logprobs"), (dict(body, tools=[{"type": "function"}]), "unsupported_parameter", "tools"),
                              (dict(body, max_tokens=0), "invalid_value", "max_tokens"), (dict(body, logprobs=1), "invalid_type", "logprobs")):
         s, _, o = d.post("/v1/chat/completions", bad)

@@ -125,7 +125,7 @@ def test_tokenize():
             ("/tokenize", {"prompt": "a", "parse_special": 1}, 400, "invalid_type", "parse_special"),
             ("/tokenize", {"prompt": "a", "model": "b"}, 404, "model_not_found", "model"),
             ("/detokenize", {}, 400, "missing_parameter", "tokens"), ("/detokenize", {"tokens": "a"}, 400, "invalid_type", "tokens"),
-            ("/detokenize", {"tokens": ["a"]}, 400, "invalid_type", "tokens"), ("/detokenize", {"tokens": [1.0]}, 400, "invalid_type", "tokens"),
+            ("/detokenize", {"tokens": ["a"]}, 400, "invalid_type", "tokens"), ("/detokenize", {"tokens": [1.5]}, 400, "invalid_type", "tokens"),
             ("/detokenize", {"tokens": [V]}, 400, "invalid_token_id", "tokens"), ("/detokenize", {"tokens": [-1]}, 400, "invalid_token_id", "tokens"),
             ("/detokenize", {"tokens": [2**40]}, 400, "invalid_token_id", "tokens"),
             ("/detokenize", {"tokens": [1], "skip": 1}, 400, "unknown_parameter", "skip")):

@@ -153,10 +153,10 @@ class _Http(http.client.HTTPConnection):
 
 
 class Daemon:
-    """deqd on a free port. Settings are passed as --set key=value. tls: the ssl.SSLContext to connect with; key: sent with every request."""
+    """deqd on a free port; requests without a seed repeat. Settings are passed as --set key=value. tls: the ssl.SSLContext to connect with; key: sent with every request."""
 
     def __init__(self, *settings, model=TINY, args=(), env=None, listen="127.0.0.1:0", tls=None, key=None):
-        argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0"]
+        argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0", "--set", "sampling.seed=0"]
         for s in settings:
             argv += ["--set", s]
         self.log = tempfile.TemporaryFile()

@@ -2,6 +2,8 @@
 #include "server/request.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "core/base/buf.h"
 #include "core/base/mem.h"
@@ -101,6 +103,84 @@ TEST(request_damaged_at_random)
             else
                 CHECK(err.status == 500 || err.status == 400);
         }
+    deq_model_free(m);
+}
+
+static const char *refused_for(const struct request_context *c, bool chat, const char *body, struct request_error *err)
+{
+    struct completion_request r;
+    if (request_completion(c, chat, body, strlen(body), &r, err)) {
+        completion_request_free(&r);
+        return "";
+    }
+    return err->param;
+}
+
+TEST(request_fields_of_other_servers)
+{
+    struct deq_model *m = NULL;
+    struct conf conf;
+    struct deq_err e;
+    struct request_error err;
+    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
+    strcpy(conf.chat_message, "{role}: {content}\n");
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    /* body of a chat without its messages, and the field that it is refused for, "" when it is not */
+    static const char *const cases[][2] = {
+        {"\"store\":null,\"nobody_knows\":null,\"deq\":{\"tol\":null,\"x\":null},\"logit_bias\":{\"5\":null}", ""},
+        {"\"store\":false,\"n\":1.0,\"length_penalty\":1.0,\"stop\":\"\"", ""},
+        {"\"response_format\":{\"type\":\"text\",\"json_schema\":null}", ""},
+        {"\"store\":true", "store"},
+        {"\"metadata\":{\"a\":[1e999]},\"prompt_cache_key\":\"k\"", ""},
+        {"\"metadata\":\"a\"", "metadata"},
+        {"\"max_tokens\":1e30", "max_tokens"},
+        {"\"seed\":-9223372036854775809", "seed"},
+        {"\"deq\":{\"max_iter\":1e999}", "deq.max_iter"},
+        {"\"stop_token_ids\":[1.0,18446744073709551616]", "stop_token_ids"},
+        {"\"nobody_knows\":0", "nobody_knows"},
+    };
+    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
+        char body[400];
+        snprintf(body, sizeof body,
+                 "{%s,\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                 "{\"role\":\"assistant\",\"content\":null,\"refusal\":null}]}",
+                 cases[i][0]);
+        const char *param = refused_for(&c, true, body, &err);
+        CHECK_MSG(!strcmp(param, cases[i][1]), "%s: refused for \"%s\", not \"%s\"", body, param, cases[i][1]);
+    }
+    strcpy(conf.unknown_fields, "ignore");
+    CHECK(!*refused_for(&c, false, "{\"nobody_knows\":0,\"deq\":{\"nor_this\":[]}}", &err));
+    CHECK(!strcmp(refused_for(&c, false, "{\"nobody_knows\":0,\"suffix\":\"x\"}", &err), "suffix"));
+    deq_model_free(m);
+}
+
+TEST(request_without_a_seed_draws_one)
+{
+    struct deq_model *m = NULL;
+    struct conf conf;
+    struct deq_err e;
+    struct request_error err;
+    int64_t seeds[8] = {0};
+    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    for (size_t i = 0; i < DEQ_COUNT(seeds); i++) {
+        struct completion_request r;
+        if (i == 6)
+            strcpy(conf.sampling_seed, "12");
+        const char *body = i % 2 ? "{\"seed\":null}" : i == 4 ? "{\"seed\":-9223372036854775808}" : "{}";
+        const bool ok = request_completion(&c, false, body, strlen(body), &r, &err);
+        CHECK(ok);
+        if (!ok)
+            continue;
+        seeds[i] = r.seed;
+        completion_request_free(&r);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        CHECK(seeds[i] >= 0 && seeds[i] < INT64_C(1) << 53); /* whole in every client's JSON */
+        for (size_t k = 0; k < i; k++)
+            CHECK(seeds[k] != seeds[i]);
+    }
+    CHECK(seeds[4] == INT64_MIN && seeds[6] == 12 && seeds[7] == 12);
     deq_model_free(m);
 }
 

@@ -1,0 +1,170 @@
+/* Fields that OpenAI's or vLLM's clients send and that this server does not serve: each with the values that ask for
+ * what it does anyway, and why any other is refused. Hints that no answer depends on are taken as they are. The same
+ * table stands in openapi.json as x-neutral (a test compares). */
+#include <stdio.h>
+#include <string.h>
+
+#include "server/fields.h"
+
+struct neutral {
+    const char *name;
+    unsigned where;     /* enum body */
+    const char *values; /* a JSON array of them, with ' for "; or the type of a hint: string, object */
+    const char *why;    /* not of hints */
+};
+
+enum { BOTH = BODY_COMPLETION | BODY_CHAT };
+
+static const char NO_TOOLS[] = "no tools are called";
+static const char NO_FORMAT[] = "answers are not constrained to a format";
+static const char TEXT_ONLY[] = "text is all there is";
+static const char NO_BEAMS[] = "there is no beam search";
+static const char PLAIN_TEMPLATE[] = "messages become text by chat.message and chat.reply alone";
+static const char NO_REASONING[] = "models here do not reason apart from their answer";
+static const char NO_BANS[] = "logit_bias bans or forces tokens";
+static const char NO_REPETITIONS[] = "repetitions are not looked for";
+static const char ITS_OWN_CACHE[] = "the prefix cache is in memory and needs no advice; see cache and cache_salt";
+static const char TEXT_OF_TOKENS[] = "the text is all tokens but the special ones; return_token_ids shows those";
+
+static const struct neutral table[] = {
+    /* OpenAI's */
+    {"suffix", BODY_COMPLETION, "['']", "texts are continued at their end"},
+    {"tools", BODY_CHAT, "[[]]", NO_TOOLS},
+    {"tool_choice", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
+    {"parallel_tool_calls", BODY_CHAT, "[true, false]", NO_TOOLS},
+    {"functions", BODY_CHAT, "[[]]", NO_TOOLS},
+    {"function_call", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
+    {"web_search_options", BODY_CHAT, "[]", NO_TOOLS},
+    {"response_format", BOTH, "[{}, {'type': 'text'}]", NO_FORMAT},
+    {"modalities", BODY_CHAT, "[['text']]", TEXT_ONLY},
+    {"audio", BODY_CHAT, "[]", TEXT_ONLY},
+    {"prediction", BODY_CHAT, "[]", "the engine makes its own guesses"},
+    {"reasoning_effort", BODY_CHAT, "['none']", NO_REASONING},
+    {"verbosity", BODY_CHAT, "['medium']", "models here know no verbosity"},
+    {"moderation", BODY_CHAT, "[]", "nothing is moderated"},
+    {"store", BOTH, "[false]", "answers are not kept"},
+    {"service_tier", BOTH, "['auto', 'default']", "there is one tier; see priority"},
+    {"prompt_cache_retention", BOTH, "['in_memory']", ITS_OWN_CACHE},
+    {"prompt_cache_options", BOTH, "[{}, {'mode': 'implicit'}]", ITS_OWN_CACHE},
+    {"prompt_cache_key", BOTH, "string", NULL},
+    {"safety_identifier", BOTH, "string", NULL},
+    {"metadata", BOTH, "object", NULL},
+    {"include_obfuscation", BODY_STREAM_OPTIONS, "[false]", "events are not padded"},
+    /* vLLM's */
+    {"use_beam_search", BOTH, "[false]", NO_BEAMS},
+    {"length_penalty", BOTH, "[1]", NO_BEAMS},
+    {"early_stopping", BOTH, "[false]", NO_BEAMS},
+    {"include_stop_str_in_output", BOTH, "[false]", "stop strings are not part of the answer"},
+    {"skip_special_tokens", BOTH, "[true]", TEXT_OF_TOKENS},
+    {"spaces_between_special_tokens", BOTH, "[true, false]", TEXT_OF_TOKENS},
+    {"detokenize", BOTH, "[true]", "answers are text; return_token_ids adds the tokens"},
+    {"add_special_tokens", BOTH, "[true, false]", "the tokenizers here add none"},
+    {"allowed_token_ids", BOTH, "[[]]", NO_BANS},
+    {"bad_words", BOTH, "[[]]", NO_BANS},
+    {"logits_processors", BOTH, "[[]]", NO_BANS},
+    {"prompt_logprobs", BOTH, "[]", "echo with logprobs scores a prompt (/v1/completions)"},
+    {"flat_logprobs", BOTH, "[false]", "log probabilities have one shape"},
+    {"structured_outputs", BOTH, "[{}]", NO_FORMAT},
+    {"guided_json", BOTH, "[]", NO_FORMAT},
+    {"guided_regex", BOTH, "['']", NO_FORMAT},
+    {"guided_choice", BOTH, "[[]]", NO_FORMAT},
+    {"guided_grammar", BOTH, "['']", NO_FORMAT},
+    {"guided_decoding_backend", BOTH, "string", NULL},
+    {"guided_whitespace_pattern", BOTH, "string", NULL},
+    {"prompt_embeds", BODY_COMPLETION, "[]", "prompts are text or token ids"},
+    {"request_id", BOTH, "[]", "the header X-Request-Id names a request"},
+    {"kv_transfer_params", BOTH, "[{}]", "states are not passed between servers"},
+    {"ec_transfer_params", BOTH, "[{}]", "states are not passed between servers"},
+    {"vllm_xargs", BOTH, "[{}]", "there are no extensions"},
+    {"repetition_detection", BOTH, "[]", NO_REPETITIONS},
+    {"max_repetition_pattern_size", BOTH, "[0]", NO_REPETITIONS},
+    {"min_repetition_pattern_size", BOTH, "[0]", NO_REPETITIONS},
+    {"repetition_min_count", BOTH, "[0]", NO_REPETITIONS},
+    {"return_prompt_text", BOTH, "[false]", "echo shows the prompt (/v1/completions)"},
+    {"return_token_offsets", BOTH, "[false]", "logprobs have text_offset (/v1/completions)"},
+    {"thinking_token_budget", BOTH, "[]", NO_REASONING},
+    {"include_reasoning", BODY_CHAT, "[true, false]", NO_REASONING},
+    {"best_of", BODY_CHAT, "[0, 1]", "chats have n (best_of is of /v1/completions)"},
+    {"echo", BODY_CHAT, "[false]", "chats are not echoed (/v1/completions does)"},
+    {"add_generation_prompt", BODY_CHAT, "[true]", PLAIN_TEMPLATE},
+    {"continue_final_message", BODY_CHAT, "[false]", PLAIN_TEMPLATE},
+    {"chat_template", BODY_CHAT, "[]", PLAIN_TEMPLATE},
+    {"chat_template_kwargs", BODY_CHAT, "[{}]", PLAIN_TEMPLATE},
+    {"documents", BODY_CHAT, "[[]]", PLAIN_TEMPLATE},
+    {"mm_processor_kwargs", BODY_CHAT, "[{}]", TEXT_ONLY},
+    {"media_io_kwargs", BODY_CHAT, "[{}]", TEXT_ONLY},
+    {"return_token_strs", BODY_TOKENIZE, "[false]", "/detokenize shows the text of tokens"},
+    /* of messages, as they come back from an answer */
+    {"name", BODY_MESSAGE, "string", NULL},
+    {"refusal", BODY_MESSAGE, "['']", "messages are text"},
+    {"audio", BODY_MESSAGE, "[]", TEXT_ONLY},
+    {"tool_calls", BODY_MESSAGE, "[[]]", NO_TOOLS},
+    {"tool_call_id", BODY_MESSAGE, "['']", NO_TOOLS},
+    {"function_call", BODY_MESSAGE, "[]", NO_TOOLS},
+    {"annotations", BODY_MESSAGE, "[[]]", "messages are text"},
+    {"reasoning", BODY_MESSAGE, "['']", NO_REASONING},
+    {"reasoning_content", BODY_MESSAGE, "['']", NO_REASONING},
+};
+
+static bool is_hint(const struct neutral *n)
+{
+    return n->values[0] != '[';
+}
+
+static void as_json(const char *values, char out[64])
+{
+    snprintf(out, 64, "%s", values);
+    for (char *s = out; *s; s++)
+        if (*s == '\'')
+            *s = '"';
+}
+
+static bool take_hint(const struct object *o, const struct neutral *n, const json_t *v)
+{
+    if (!strcmp(n->values, "string"))
+        return json_is_string(v) || fields_bad_type(o, n->name, "a string");
+    return json_is_object(v) || fields_bad_type(o, n->name, "an object");
+}
+
+/* 1 and 1.0 are the same number. */
+static bool same(const json_t *a, const json_t *b)
+{
+    return json_is_number(a) && json_is_number(b) ? json_number_value(a) == json_number_value(b) : json_equal(a, b);
+}
+
+static bool take_neutral(const struct object *o, const struct neutral *n, const json_t *v)
+{
+    char text[64];
+    as_json(n->values, text);
+    json_t *values = json_loads(text, 0, NULL), *one;
+    size_t i;
+    bool is_neutral = false;
+    if (!values)
+        return fields_no_memory(o);
+    json_array_foreach(values, i, one)
+        is_neutral = is_neutral || same(v, one);
+    json_decref(values);
+    return is_neutral || fields_unsupported(o, n->name, n->why);
+}
+
+bool fields_take_neutral(const struct object *o, const char *name, const json_t *v, bool *ret_known)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++)
+        if ((table[i].where & o->body) && !strcmp(name, table[i].name)) {
+            *ret_known = true;
+            return is_hint(&table[i]) ? take_hint(o, &table[i], v) : take_neutral(o, &table[i], v);
+        }
+    *ret_known = false;
+    return true;
+}
+
+void fields_print_neutral(const char *where, enum body body)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        char text[64];
+        if (!(table[i].where & body))
+            continue;
+        as_json(table[i].values, text);
+        printf("%s\t%s\t%s%s\t0\t0\n", where, table[i].name, is_hint(&table[i]) ? "hint: " : "neutral: ", text);
+    }
+}
