@@ -18,6 +18,7 @@ MODULES = LONG + (
     "contract",
     "endpoints",
     "errors",
+    "fields",
     "openapi",
     "origins",
     "raw",
