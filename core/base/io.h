@@ -40,6 +40,15 @@ enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_
 
 /* One line at the end of a file that is made if need be; on failure no part of it stays. */
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err);
+/* A new directory that appears at `path` when it is complete: its files are written to `part`, a directory beside it. */
+struct deq_new_dir {
+    char path[4096], part[4352];
+    int lock;
+};
+enum deq_rc deq_io_dir_begin(const char *path, struct deq_new_dir *ret, struct deq_err *err);
+/* rc DEQ_OK: moves it to its place, where nothing may be. Else removes it with its files and returns rc. */
+enum deq_rc deq_io_dir_end(struct deq_new_dir *d, enum deq_rc rc, struct deq_err *err);
+
 bool deq_io_exists(const char *path);
 bool deq_io_is_dir(const char *path);
 enum deq_rc deq_io_mkdir(const char *path, struct deq_err *err); /* no error when it exists */

@@ -1,6 +1,6 @@
-/* Writing files: see deq_io_replace in io.h.
+/* Writing files and whole directories: see deq_io_replace and deq_io_dir_begin in io.h.
  *
- * The new file is called .NAME.<16 hex digits>.tmp until it is whole. Its writer holds a lock on it, so what a crash left behind has no lock, and whoever
+ * What is new is called .NAME.<16 hex digits>.tmp until it is whole. Its writer holds a lock on it, so what a crash left behind has no lock, and whoever
  * writes NAME next removes it. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,8 +18,8 @@
 
 #include "core/base/io.h"
 
-enum { PATH_BYTES = 4096, LINKS_MAX = 40, NAMES_MAX = 100, DIGITS = 16, BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */ };
-enum { READER_WAIT_MS = 3000, READER_POLL_MS = 20 };
+enum { PATH_BYTES = 4096, TMP_BYTES = PATH_BYTES + 256, LINKS_MAX = 40, NAMES_MAX = 100, DIGITS = 16, BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */ };
+enum { READER_WAIT_MS = 1000, READER_POLL_MS = 20 };
 
 struct place {
     char path[PATH_BYTES], dir[PATH_BYTES];
@@ -104,7 +104,21 @@ static bool is_temporary(const char *name, const char *base)
            !strcmp(name + n + 2 + DIGITS, ".tmp");
 }
 
-/* Removes what writers of the same file that are no more have left. */
+/* Removes a directory of files; what is no file in it stays, and it too. */
+static void remove_dir(int parent, const char *name)
+{
+    const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    for (struct dirent *e; d && (e = readdir(d));)
+        (void)unlinkat(fd, e->d_name, 0);
+    if (d)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+    (void)unlinkat(parent, name, AT_REMOVEDIR);
+}
+
+/* Removes what writers of the same name that are no more have left. */
 static void sweep(const struct place *p)
 {
     DIR *d = opendir(p->dir);
@@ -115,7 +129,10 @@ static void sweep(const struct place *p)
         const int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0)
             continue;
-        if (!fstat(fd, &st) && S_ISREG(st.st_mode) && !flock(fd, LOCK_EX | LOCK_NB))
+        const bool ours = !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) && !flock(fd, LOCK_EX | LOCK_NB);
+        if (ours && S_ISDIR(st.st_mode))
+            remove_dir(dirfd(d), e->d_name);
+        else if (ours)
             (void)unlinkat(dirfd(d), e->d_name, 0);
         close(fd);
     }
@@ -123,20 +140,25 @@ static void sweep(const struct place *p)
         closedir(d);
 }
 
-/* A new, locked file beside p. */
-static enum deq_rc create(const struct place *p, mode_t mode, char tmp[2 * PATH_BYTES], int *ret_fd, struct deq_err *err)
+/* A new, locked file or directory beside p. */
+static enum deq_rc create(const struct place *p, mode_t mode, char tmp[TMP_BYTES], int *ret_fd, struct deq_err *err)
 {
+    sweep(p);
     for (unsigned i = 0; i < NAMES_MAX; i++) {
         uint64_t r;
         struct stat st;
+        int fd;
         if (getrandom(&r, sizeof r, 0) != (ssize_t)sizeof r)
             return sys_fail(err, p->path, "find an unused name beside it");
-        snprintf(tmp, 2 * PATH_BYTES, "%s/.%.*s.%0*llx.tmp", p->dir, BASE_MAX, p->base, DIGITS, (unsigned long long)r);
-        const int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        snprintf(tmp, TMP_BYTES, "%s/.%.*s.%0*llx.tmp", p->dir, BASE_MAX, p->base, DIGITS, (unsigned long long)r);
+        if (S_ISDIR(mode))
+            fd = mkdir(tmp, mode & 0777) < 0 ? -1 : open(tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        else
+            fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0777);
         if (fd < 0 && errno == EEXIST)
             continue;
         if (fd < 0)
-            return sys_fail(err, p->path, "create a file beside it");
+            return sys_fail(err, p->path, "create a new one beside it");
         /* where there are no locks, nobody sweeps either */
         if ((flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) || fstat(fd, &st) < 0 || !st.st_nlink) {
             close(fd); /* it was swept before it was locked */
@@ -149,13 +171,22 @@ static enum deq_rc create(const struct place *p, mode_t mode, char tmp[2 * PATH_
     return sys_fail(err, p->path, "find an unused name beside it");
 }
 
+/* A rename is done; without this sync a crash may bring back what was there, which is whole too. */
+static void sync_dir(const char *dir)
+{
+    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)fsync(fd);
+    close(fd);
+}
+
 /* old: what is replaced, or NULL. */
 static enum deq_rc replace(const struct place *p, const struct stat *old, const struct deq_part *parts, size_t n, struct deq_err *err)
 {
-    char tmp[2 * PATH_BYTES];
+    char tmp[TMP_BYTES];
     int fd = -1;
-    sweep(p);
-    enum deq_rc rc = create(p, old ? 0600 : 0666, tmp, &fd, err);
+    enum deq_rc rc = create(p, S_IFREG | (old ? 0600 : 0666), tmp, &fd, err);
     if (rc)
         return rc;
     rc = write_parts(fd, p->path, parts, n, err);
@@ -172,11 +203,8 @@ static enum deq_rc replace(const struct place *p, const struct stat *old, const 
         unlink(tmp);
     if (close(fd) < 0 && !rc)
         rc = sys_fail(err, p->path, "close");
-    const int dfd = rc ? -1 : open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dfd >= 0) {
-        (void)fsync(dfd); /* the rename is done; without this sync a crash may bring the old file back, which is whole too */
-        close(dfd);
-    }
+    if (!rc)
+        sync_dir(p->dir);
     return rc;
 }
 
@@ -248,5 +276,40 @@ enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_er
         rc = sys_fail(err, path, "take back a part of a line");
     if (close(fd) < 0 && !rc)
         rc = sys_fail(err, path, "close");
+    return rc;
+}
+
+enum deq_rc deq_io_dir_begin(const char *path, struct deq_new_dir *ret, struct deq_err *err)
+{
+    struct place p;
+    struct stat st;
+    char trimmed[PATH_BYTES];
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    if (n >= sizeof trimmed)
+        return deq_fail(err, DEQ_EINVAL, "%.100s...: path too long", path);
+    memcpy(trimmed, path, n);
+    trimmed[n] = 0;
+    if (!set_place(&p, trimmed) || !*p.base)
+        return deq_fail(err, DEQ_EINVAL, "\"%s\" is not the name of a new directory", path);
+    if (!lstat(trimmed, &st))
+        return deq_fail(err, DEQ_EINVAL, "%s: exists already, expected the name of a new directory", trimmed);
+    enum deq_rc rc = create(&p, S_IFDIR | 0777, ret->part, &ret->lock, err);
+    if (!rc)
+        memcpy(ret->path, trimmed, n + 1);
+    return rc;
+}
+
+enum deq_rc deq_io_dir_end(struct deq_new_dir *d, enum deq_rc rc, struct deq_err *err)
+{
+    struct place p;
+    if (!rc && rename(d->part, d->path) < 0)
+        rc = sys_fail(err, d->path, "move the new directory there");
+    if (rc)
+        remove_dir(AT_FDCWD, d->part);
+    else if (set_place(&p, d->path))
+        sync_dir(p.dir);
+    close(d->lock);
     return rc;
 }

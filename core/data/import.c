@@ -1,14 +1,11 @@
 #include "core/data/import.h"
 
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/base/buf.h"
 #include "core/base/io.h"
@@ -534,7 +531,7 @@ static enum deq_rc write_card(const struct import *m, const char *path, const st
 
 static enum deq_rc write_files(struct import *m, const char *dir, const struct deq_import_report *r)
 {
-    char path[4096], provenance[1024];
+    char path[4096];
     struct deq_wordlevel_info words = {.eos_id = -1};
     enum deq_rc rc;
     if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
@@ -544,54 +541,17 @@ static enum deq_rc write_files(struct import *m, const char *dir, const struct d
                      : deq_wordlevel_placeholder(m->arch.vocab_size, path, m->err);
     m->arch.eos_id = words.eos_id;
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(m->o->checkpoint), "model_type", sources[m->how.source]);
-    char *text = from ? json_dumps(from, 0) : NULL;
-    snprintf(provenance, sizeof provenance, "%s", text ? text : "{}");
-    free(text); /* jansson's */
+    char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */
     json_decref(from);
     deq_io_join(path, sizeof path, dir, "config.json");
     if (!rc)
         rc = deq_config_save(path, &m->arch, provenance, m->err);
+    free(provenance); /* jansson's */
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     if (!rc)
         rc = deq_weights_save(path, m->w, false, m->err);
     deq_io_join(path, sizeof path, dir, "README.md");
     return rc ? rc : write_card(m, path, r);
-}
-
-static void remove_dir(const char *dir)
-{
-    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "README.md"};
-    char path[4096];
-    for (size_t i = 0; i < DEQ_COUNT(names); i++)
-        if (deq_io_join(path, sizeof path, dir, names[i]))
-            (void)unlink(path);
-    (void)rmdir(dir);
-}
-
-/* Written beside out_dir and moved there when whole. */
-static enum deq_rc write_dir(struct import *m, const struct deq_import_report *r)
-{
-    char out[4000], part[4096];
-    size_t n = strlen(m->o->out_dir);
-    while (n > 1 && m->o->out_dir[n - 1] == '/')
-        n--;
-    if (!n || n >= sizeof out)
-        return deq_fail(m->err, DEQ_EINVAL, "the output directory has %s name", n ? "too long a" : "no");
-    memcpy(out, m->o->out_dir, n);
-    out[n] = 0;
-    if (deq_io_exists(out))
-        return deq_fail(m->err, DEQ_EINVAL, "%s: exists already; an import writes a new directory", out);
-    snprintf(part, sizeof part, "%s.part-XXXXXX", out);
-    if (!mkdtemp(part))
-        return deq_fail(m->err, DEQ_EIO, "%s: cannot make a directory beside it: %s", out, strerror(errno));
-    enum deq_rc rc = write_files(m, part, r);
-    if (!rc && chmod(part, 0755))
-        rc = deq_fail(m->err, DEQ_EIO, "%s: %s", part, strerror(errno));
-    if (!rc && rename(part, out))
-        rc = deq_fail(m->err, DEQ_EIO, "%s: cannot move %s there: %s", out, part, strerror(errno));
-    if (rc)
-        remove_dir(part);
-    return rc;
 }
 
 static const char *variant(const struct import *m)
@@ -643,7 +603,10 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
                                       .ignored = deq_torchfile_count(m.file) - m.n_used + deq_torchfile_ignored_count(m.file)};
         for (size_t i = 0; i < m.w->n_params; i++)
             r.parameters += m.w->params[i].count;
-        rc = write_dir(&m, &r);
+        struct deq_new_dir dir;
+        rc = deq_io_dir_begin(o->out_dir, &dir, err);
+        if (!rc)
+            rc = deq_io_dir_end(&dir, write_files(&m, dir.part, &r), err);
         r.arch = m.arch;
         if (!rc) {
             tell_notes(&m);

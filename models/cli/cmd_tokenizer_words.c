@@ -1,5 +1,6 @@
 /* deq tokenizer words: the tokenizer.json of a word-level model, its vocabulary counted from training texts or read from a file. */
 #include <stdio.h>
+#include <string.h>
 
 #include "core/base/base.h"
 #include "core/base/err.h"
@@ -55,6 +56,10 @@ int cmd_tokenizer_words(int argc, char **argv)
     uint64_t words = 0;
     if (!out || !n == !vocab || (vocab && vocab_out)) {
         fprintf(stderr, "deq tokenizer words: expected --out and either texts or --vocab\n");
+        return CLI_USAGE;
+    }
+    if (vocab_out && !strcmp(out, vocab_out)) {
+        fprintf(stderr, "deq tokenizer words: --out and --vocab-out name one file, %s\n", out);
         return CLI_USAGE;
     }
     if (vocab ? deq_wordlevel_from_vocab(vocab, 0, out, &info, &err) : count(args, n, out, vocab_out, &info, &words, &err))

@@ -21,7 +21,7 @@ static void on_signal(int sig)
 
 struct view {
     char log_path[4096];
-    bool json, log_failed;
+    bool json, log_begun, log_failed;
     uint64_t last_valid_step;
     double last_bits;
 };
@@ -37,8 +37,14 @@ static void log_line(struct view *v, const char *line)
     struct deq_err err;
     if (v->json)
         printf("%s\n", line);
-    if (deq_io_append_line(v->log_path, line, &err) && !v->log_failed) {
+    /* a run that begins anew has no lines of one that came to nothing before it */
+    enum deq_rc rc = v->log_begun || !deq_io_exists(v->log_path) ? DEQ_OK : deq_io_replace(v->log_path, NULL, 0, &err);
+    v->log_begun = true;
+    if (!rc)
+        rc = deq_io_append_line(v->log_path, line, &err);
+    if (rc && !v->log_failed) {
         v->log_failed = true; /* a full disk must not end hours of training; checkpoints report it themselves */
+        cli_progress_end();
         fprintf(stderr, "deq train: log: %s\n", err.text);
     }
 }
@@ -154,6 +160,7 @@ int cmd_train(int argc, char **argv)
             return CLI_FAIL;
         }
     }
+    v.log_begun = o.resume;
     struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
@@ -164,5 +171,7 @@ int cmd_train(int argc, char **argv)
         return cli_fail("train", err.text);
     if (stop_asked)
         fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], data, out);
+    if (v.log_failed)
+        return cli_fail("train", "the log lacks lines that could not be written");
     return CLI_OK;
 }

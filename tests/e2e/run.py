@@ -10,7 +10,7 @@ sys.dont_write_bytecode = True
 import lib
 
 # The long ones first, so that what is left for the end is short.
-LONG = ("imports", "reload", "cli", "life", "corpus", "supervise", "bench_serve", "load", "security")
+LONG = ("imports", "reload", "cli", "files", "life", "corpus", "supervise", "bench_serve", "load", "security")
 MODULES = LONG + (
     "borders",
     "build",

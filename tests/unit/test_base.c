@@ -753,6 +753,41 @@ TEST(io_replace_writes_through_what_is_no_file)
     CHECK(!rmdir(dir)); /* and nothing beside them */
 }
 
+TEST(io_new_directories)
+{
+    if (!make_dir())
+        return;
+    struct deq_err e;
+    struct deq_new_dir d;
+    char path[4400];
+    /* what a killed writer left, with a file that was not complete; what somebody else has called so; what is no file in it is not touched */
+    CHECK(!deq_io_mkdir(in_dir(".m.0123456789abcdef.tmp"), &e) && !deq_io_mkdir(in_dir(".m.part"), &e) && !deq_io_mkdir(in_dir(".m.fedcba9876543210.tmp"), &e));
+    put_file(in_dir(".m.0123456789abcdef.tmp/.config.json.0123456789abcdef.tmp"), "left");
+    CHECK(!deq_io_mkdir(in_dir(".m.fedcba9876543210.tmp/sub"), &e));
+    CHECK(!deq_io_dir_begin(in_dir("m//"), &d, &e));
+    CHECK(!deq_io_exists(in_dir(".m.0123456789abcdef.tmp")) && deq_io_exists(in_dir(".m.part")) && deq_io_exists(in_dir(".m.fedcba9876543210.tmp/sub")));
+    snprintf(path, sizeof path, "%s/f", d.part);
+    put_file(path, "whole");
+    CHECK(!deq_io_exists(in_dir("m")) && !deq_io_dir_end(&d, DEQ_OK, &e) && file_is(in_dir("m/f"), "whole"));
+    CHECK(deq_io_dir_begin(in_dir("m"), &d, &e) == DEQ_EINVAL && strstr(e.text, "exists already"));
+    /* one that failed, and one whose place was taken meanwhile */
+    CHECK(!deq_io_dir_begin(in_dir("n"), &d, &e));
+    snprintf(path, sizeof path, "%s/f", d.part);
+    put_file(path, "part");
+    CHECK(deq_io_dir_end(&d, DEQ_ENUMERIC, &e) == DEQ_ENUMERIC && !deq_io_exists(in_dir("n")) && !deq_io_exists(d.part));
+    CHECK(!deq_io_dir_begin(in_dir("n"), &d, &e));
+    put_file(in_dir("n"), "taken");
+    CHECK(deq_io_dir_end(&d, DEQ_OK, &e) == DEQ_EIO && file_is(in_dir("n"), "taken") && !deq_io_exists(d.part));
+    CHECK(deq_io_dir_begin(in_dir("none/n"), &d, &e) == DEQ_ENOTFOUND && deq_io_dir_begin("", &d, &e) == DEQ_EINVAL && deq_io_dir_begin("/", &d, &e) == DEQ_EINVAL);
+    unlink(in_dir("n"));
+    unlink(in_dir("m/f"));
+    rmdir(in_dir("m"));
+    rmdir(in_dir(".m.part"));
+    rmdir(in_dir(".m.fedcba9876543210.tmp/sub"));
+    rmdir(in_dir(".m.fedcba9876543210.tmp"));
+    CHECK(!rmdir(dir));
+}
+
 TEST(io_read_of_a_file_that_changes)
 {
     if (!make_dir())
