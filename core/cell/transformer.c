@@ -25,6 +25,8 @@ struct cell {
     float *s;   /* [R, D] */
     float *act; /* [R, F] */
     float *y;   /* [R, D] product that lands here before its bias and residual are added */
+    float *rel[DEQ_BLOCKS_MAX]; /* [H, Dh, deq_rel_stride(reach)] */
+    size_t reach;               /* distances that occur */
     struct thread_scratch {
         float *scores;        /* [positions of a row's pages] */
         float *emb;           /* [E_0] a token's embedding before its projection */
@@ -127,9 +129,9 @@ static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
                                            .lo = lo,
                                            .k = own->k,
                                            .v = own->v,
-                                           .rel = t->block[c->block].rel + h * Dh * t->rel_stride,
-                                           .rel_stride = t->rel_stride,
-                                           .rel_zero = t->rel_zero,
+                                           .rel = c->rel[c->block] + h * Dh * deq_rel_stride(c->reach),
+                                           .rel_stride = deq_rel_stride(c->reach),
+                                           .rel_zero = deq_rel_zero(c->reach),
                                            .scale = 1.0f / sqrtf((float)Dh),
                                            .scores = own->scores,
                                            .out = out};
@@ -411,10 +413,15 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .page_copy = cell_page_copy,
                                                           .free = cell_free};
 
+static size_t reach_of(const struct deq_arch *a, uint32_t n_pages)
+{
+    return DEQ_MIN((size_t)a->attn_window, (size_t)n_pages * DEQ_KV_PAGE_TOK);
+}
+
 static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, struct deq_layout *l)
 {
     const size_t R = c->base.max_rows, D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
-    const size_t row_pages = a->attn_window / DEQ_KV_PAGE_TOK + 2;
+    const size_t row_pages = c->reach / DEQ_KV_PAGE_TOK + 2;
     DEQ_PART(l, c->pages, c->base.n_pages * c->kv.page_floats);
     DEQ_PART(l, c->x, R * wide);
     DEQ_PART(l, c->n, R * wide);
@@ -423,6 +430,8 @@ static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, 
     DEQ_PART(l, c->s, R * D);
     DEQ_PART(l, c->act, R * a->d_inner);
     DEQ_PART(l, c->y, R * D);
+    for (unsigned k = 0; k < a->n_block; k++)
+        DEQ_PART(l, c->rel[k], HD * deq_rel_stride(c->reach));
     DEQ_PART(l, c->thread, threads);
     for (unsigned i = 0; i < threads; i++) {
         struct thread_scratch counted, *own = l->base ? &c->thread[i] : &counted;
@@ -446,6 +455,7 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows,
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},
+                     .reach = reach_of(a, n_pages),
                      .kv = deq_kv_layout(a->n_head, a->d_head, a->n_block)};
     struct deq_layout l = {0};
     lay_out(&c, a, threads, &l);
@@ -466,6 +476,7 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
     c->base.pool = pool;
     c->t = t;
     c->kern = deq_kern();
+    c->reach = reach_of(a, n_pages);
     c->kv = deq_kv_layout(a->n_head, a->d_head, a->n_block);
     struct deq_layout l = {.base = c->block_of_memory = deq_alloc(c->base.bytes - sizeof *c)};
     if (!l.base) {
@@ -474,6 +485,12 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
     }
     lay_out(c, a, threads, &l);
     deq_readout_init(&c->readout, &t->vocabulary, pool);
-    *ret = &c->base;
-    return DEQ_OK;
+    enum deq_rc rc = DEQ_OK;
+    for (unsigned k = 0; k < a->n_block && !rc; k++)
+        rc = deq_transformer_relative(t, k, c->reach, c->rel[k], err);
+    if (rc)
+        cell_free(&c->base);
+    else
+        *ret = &c->base;
+    return rc;
 }

@@ -8,7 +8,7 @@
 
 struct deq_packed_block {
     struct deq_packed inject, qkv, out, up, down;
-    float *rel; /* [H, Dh, rel_stride]: W_r p_d for every distance of the window, distance falling with the column */
+    float *rel_w;     /* [H*Dh, D] W_r, of which a cell makes its table of relative positions */
     float *r_w, *r_r; /* [H, Dh] biases of the query: content, position */
 };
 
@@ -19,7 +19,6 @@ struct deq_transformer {
     struct deq_vocabulary vocabulary;
     struct deq_packed_block block[DEQ_BLOCKS_MAX];
     struct deq_packed pred_tok, pred_state, pred_out; /* data NULL when there is no predictor */
-    size_t rel_stride, rel_zero;
     uint64_t bytes;       /* all of the above */
     uint64_t parameters;
     uint64_t fingerprint; /* of the numbers */
@@ -32,7 +31,22 @@ enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct d
 enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *arch, struct deq_transformer **ret, struct deq_err *err);
 void deq_transformer_free(struct deq_transformer *t);
 
-/* A cell over t for one engine: scratch for max_rows rows, n_pages cache pages. Borrows t and pool. */
+/* A cell's table of relative positions, rel [H, Dh, deq_rel_stride(reach)]: W_r p_d for the distances d < reach, each in column
+ * deq_rel_zero(reach) - d; the others stay zero (they are masked). */
+static inline size_t deq_rel_zero(size_t reach)
+{
+    return reach - 1 + 15;
+}
+
+static inline size_t deq_rel_stride(size_t reach)
+{
+    return DEQ_ROUND_UP(deq_rel_zero(reach) + 16, (size_t)16);
+}
+
+enum deq_rc deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *rel, struct deq_err *err);
+
+/* A cell over t for one engine: scratch for max_rows rows, n_pages cache pages, and the relative positions that occur within
+ * so many pages: a window that config.json claims costs nothing by itself. Borrows t and pool. */
 enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err);
 

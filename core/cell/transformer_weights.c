@@ -5,34 +5,19 @@
 #include "core/cell/transformer.h"
 #include "core/math/kern.h"
 
-static size_t rel_zero(const struct deq_arch *a)
+enum deq_rc deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *rel, struct deq_err *err)
 {
-    return a->attn_window - 1 + 15;
-}
-
-static size_t rel_stride(const struct deq_arch *a)
-{
-    return DEQ_ROUND_UP(rel_zero(a) + 16, (size_t)16);
-}
-
-/* rel [H, Dh, stride]: column c holds distance rel_zero - c, zeros where there is no such distance (they are masked). rel_w [H*Dh, D] */
-static enum deq_rc make_rel(struct deq_transformer *t, const float *rel_w, float **ret, struct deq_err *err)
-{
-    const struct deq_arch *a = &t->arch;
-    const size_t W = a->attn_window, D = a->d_model, HD = (size_t)a->n_head * a->d_head;
-    float *out = deq_alloc_array(HD, t->rel_stride * sizeof(float)), *p = DEQ_NEW_ARRAY(float, D);
-    if (!out || !p) {
-        deq_free(p);
-        deq_free(out);
+    const size_t D = t->arch.d_model, HD = (size_t)t->arch.n_head * t->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
+    const float *w = t->block[block].rel_w;
+    float *p = DEQ_NEW_ARRAY(float, D);
+    if (!p)
         return deq_fail(err, DEQ_ENOMEM, "no memory for relative positions");
-    }
-    for (size_t d = 0; d < W; d++) {
+    for (size_t d = 0; d < reach; d++) {
         deq_sinusoid((uint32_t)d, (uint32_t)D, p);
         for (size_t i = 0; i < HD; i++)
-            out[i * t->rel_stride + t->rel_zero - d] = deq_kern()->dot(rel_w + i * D, p, D);
+            rel[i * stride + zero - d] = deq_kern()->dot(w + i * D, p, D);
     }
     deq_free(p);
-    *ret = out;
     return DEQ_OK;
 }
 
@@ -82,14 +67,11 @@ static enum deq_rc place(struct deq_transformer *t, const struct deq_param *p, c
         for (size_t i = 0; i < DEQ_COUNT(of); i++)
             if (p->slot == of[i].slot)
                 return pack(t, p, x, of[i].packed, err);
-        if (p->slot == &b->rel_w)
-            return make_rel(t, x, &to->rel, err);
-        if (p->slot == &b->r_w || p->slot == &b->r_r) { /* [H, Dh], added to queries: used as they are */
-            float *own = DEQ_NEW_ARRAY(float, p->count);
-            if (!own)
+        float **const own = p->slot == &b->rel_w ? &to->rel_w : p->slot == &b->r_w ? &to->r_w : p->slot == &b->r_r ? &to->r_r : NULL;
+        if (own) { /* used as it is */
+            if (!(*own = DEQ_NEW_ARRAY(float, p->count)))
                 return deq_fail(err, DEQ_ENOMEM, "no memory for tensor %s", p->name);
-            memcpy(own, x, p->count * sizeof(float));
-            *(p->slot == &b->r_w ? &to->r_w : &to->r_r) = own;
+            memcpy(*own, x, p->count * sizeof(float));
             return DEQ_OK;
         }
     }
@@ -112,18 +94,14 @@ static uint64_t held_bytes(const struct deq_weights *w, bool bf16)
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
         const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16}, turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
-        bool rel = false, plain = !p->rows, head_proj = false, tied = false;
-        for (unsigned l = 0; l < a->n_block; l++) {
-            rel = rel || p->slot == &w->block[l].rel_w;
-            plain = plain || p->slot == &w->block[l].r_w || p->slot == &w->block[l].r_r;
-        }
+        bool plain = !p->rows, head_proj = false, tied = false;
+        for (unsigned l = 0; l < a->n_block; l++)
+            plain = plain || p->slot == &w->block[l].rel_w || p->slot == &w->block[l].r_w || p->slot == &w->block[l].r_r;
         for (unsigned c = 0; c < deq_clusters(a); c++) {
             tied = tied || (p->slot == &w->embed_proj[c] && !a->proj_untied[c]);
             head_proj = head_proj || p->slot == &w->head_proj[c];
         }
-        if (rel)
-            bytes += p->rows * rel_stride(a) * sizeof(float);
-        else if (plain)
+        if (plain)
             bytes += p->rows ? p->count * sizeof(float) : 0;
         else
             bytes += (head_proj ? 0 : deq_packed_bytes(&as_is)) + (head_proj || tied ? deq_packed_bytes(&turned) : 0);
@@ -150,13 +128,11 @@ struct source {
     float *scratch; /* [largest tensor], for the file */
 };
 
-static enum deq_rc build(const struct deq_arch *a, const struct source *from, bool bf16, struct deq_transformer *t, struct deq_err *err)
+static enum deq_rc build(const struct source *from, bool bf16, struct deq_transformer *t, struct deq_err *err)
 {
     enum deq_rc rc = DEQ_OK;
     t->vocabulary.vectors = t->vectors;
     t->bf16 = bf16;
-    t->rel_zero = rel_zero(a);
-    t->rel_stride = rel_stride(a);
     t->bytes = held_bytes(t->vectors, bf16);
     t->fingerprint = 0xcbf29ce484222325u;
     for (size_t i = 0; i < t->vectors->n_params && !rc; i++) {
@@ -184,7 +160,7 @@ enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct d
     t->arch = w->arch;
     enum deq_rc rc = deq_weights_new_vectors(&t->arch, &t->vectors, err);
     if (!rc)
-        rc = build(&t->arch, &(struct source){.w = w}, bf16, t, err);
+        rc = build(&(struct source){.w = w}, bf16, t, err);
     if (rc)
         deq_transformer_free(t);
     else
@@ -218,7 +194,7 @@ enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, str
     if (!rc) {
         from.file = file;
         from.scratch = DEQ_NEW_ARRAY(float, largest(t->vectors));
-        rc = from.scratch ? build(a, &from, bf16, t, err) : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
+        rc = from.scratch ? build(&from, bf16, t, err) : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
     }
     deq_free(from.scratch);
     deq_safetensors_close(file);
@@ -263,7 +239,7 @@ void deq_transformer_free(struct deq_transformer *t)
         deq_packed_free(&p->out);
         deq_packed_free(&p->up);
         deq_packed_free(&p->down);
-        deq_free(p->rel);
+        deq_free(p->rel_w);
         deq_free(p->r_w);
         deq_free(p->r_r);
     }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/math/kern.h"
 #include "core/cell/transformer.h"
 #include "tests/unit/test.h"
 
@@ -79,7 +80,7 @@ TEST(memory_of_packed_weights)
         for (unsigned l = 0; l < a.n_block; l++) {
             const struct deq_packed_block *p = &t->block[l];
             bytes += deq_packed_bytes(&p->inject) + deq_packed_bytes(&p->qkv) + deq_packed_bytes(&p->out) + deq_packed_bytes(&p->up) +
-                     deq_packed_bytes(&p->down) + (16 * t->rel_stride + 2 * 16) * sizeof(float);
+                     deq_packed_bytes(&p->down) + (16 * a.d_model + 2 * 16) * sizeof(float);
         }
         for (unsigned k = 0; k < deq_clusters(&a); k++)
             bytes += deq_packed_bytes(&t->vocabulary.head[k]) + deq_packed_bytes(&t->vocabulary.head_proj[k]) + deq_packed_bytes(&t->vocabulary.embed[k]) +
@@ -88,6 +89,31 @@ TEST(memory_of_packed_weights)
         deq_transformer_free(t);
         deq_weights_free(w);
     }
+}
+
+/* config.json may say any window; what is reserved is what the pages asked for can see of it. */
+TEST(memory_of_a_claimed_window)
+{
+    enum { PAGES = 6 };
+    struct deq_arch a = {.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab_size = 70, .n_block = 2, .norm = DEQ_NORM_PRE};
+    uint64_t bytes[2] = {0}, said[2] = {0};
+    for (int huge = 0; huge < 2; huge++) {
+        struct deq_weights *w = NULL;
+        struct deq_transformer *t = NULL;
+        struct deq_cell *cell = NULL;
+        struct deq_pool *pool = NULL;
+        a.attn_window = huge ? 1 << 16 : PAGES * DEQ_KV_PAGE_TOK;
+        CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK);
+        const uint64_t before = deq_mem_bytes();
+        CHECK(deq_transformer_new(w, false, &t, NULL) == DEQ_OK && deq_transformer_open(t, 64, PAGES, pool, &cell, NULL) == DEQ_OK);
+        bytes[huge] = deq_mem_bytes() - before;
+        said[huge] = deq_transformer_shape(&a, 64, PAGES, 1).bytes;
+        cell->ops->free(cell);
+        deq_transformer_free(t);
+        deq_pool_free(pool);
+        deq_weights_free(w);
+    }
+    CHECK_MSG(bytes[0] == bytes[1] && said[0] == said[1], "%llu, %llu", (unsigned long long)bytes[0], (unsigned long long)bytes[1]);
 }
 
 static char root[64];
