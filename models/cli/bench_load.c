@@ -64,6 +64,13 @@ static void on_chunk(struct bench_call *c, const json_t *choice)
     }
 }
 
+/* A number of tokens; some servers write 5.0. 0: none, or none that could be. */
+static size_t count_of(const json_t *v)
+{
+    const double x = json_number_value(v);
+    return x >= 1 && x < 1e15 ? (size_t)x : 0;
+}
+
 static void on_event(void *ctx, const char *data, size_t n)
 {
     struct bench_call *c = ctx;
@@ -71,7 +78,7 @@ static void on_event(void *ctx, const char *data, size_t n)
     if (c->done)
         return;
     json_error_t je;
-    json_t *o = json_loadb(data, n, 0, &je);
+    json_t *o = json_loadb(data, n, JSON_ALLOW_NUL, &je);
     if (!json_is_object(o)) {
         fail_call(c, "bad_event", "an event is not a JSON object");
         json_decref(o);
@@ -86,8 +93,8 @@ static void on_event(void *ctx, const char *data, size_t n)
     if (json_array_size(choices))
         on_chunk(c, json_array_get(choices, 0));
     if (json_is_object(usage)) {
-        c->input_tokens = (size_t)json_integer_value(json_object_get(usage, "prompt_tokens"));
-        c->output_tokens = (size_t)json_integer_value(json_object_get(usage, "completion_tokens"));
+        c->input_tokens = count_of(json_object_get(usage, "prompt_tokens"));
+        c->output_tokens = count_of(json_object_get(usage, "completion_tokens"));
     }
     if (json_is_number(json_object_get(deq, "iters_mean"))) {
         c->iters_mean = json_number_value(json_object_get(deq, "iters_mean"));
@@ -103,7 +110,7 @@ static size_t on_bytes(char *bytes, size_t size, size_t n, void *ctx)
     curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
     if (status != 200) {
         (void)deq_buf_add(&c->reply, bytes, DEQ_MIN(size * n, c->reply.max - c->reply.len));
-    } else if (!bench_sse_push(&c->sse, bytes, size * n, on_event, c)) {
+    } else if (!sse_push(&c->sse, bytes, size * n, on_event, c)) {
         fail_call(c, "bad_event", "an event is too long");
         return 0;
     }
@@ -121,7 +128,7 @@ static CURL *new_request(const struct bench *b, const char *path, const char *bo
     bool ok = !curl_easy_setopt(e, CURLOPT_URL, url) && !curl_easy_setopt(e, CURLOPT_HTTPHEADER, b->headers) &&
               !curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, write) && !curl_easy_setopt(e, CURLOPT_WRITEDATA, ctx) &&
               !curl_easy_setopt(e, CURLOPT_PRIVATE, ctx) && !curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) &&
-              !curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, b->set.timeout_ms) && !curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
+              !curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)b->set.timeout_ms) && !curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
               !curl_easy_setopt(e, CURLOPT_PROXY, "") && /* measured is the server, not what the environment puts before it */
               !curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1); /* a connection for each stream */
     if (ok && body)
@@ -137,7 +144,7 @@ static bool send_call(struct bench *b, struct bench_call *c)
 {
     c->start = b->set.concurrency ? now(b) : b->arrival[b->sent];
     c->iters_mean = c->residual_max = NAN;
-    bench_sse_init(&c->sse);
+    sse_init(&c->sse);
     deq_buf_init(&c->reply, 4096);
     c->easy = new_request(b, "/v1/completions", c->body, c->body_len, on_bytes, c);
     if (!c->easy || curl_multi_add_handle(b->multi, c->easy)) {
@@ -170,9 +177,11 @@ static void end_call(struct bench *b, struct bench_call *c, CURLcode rc)
     long status = 0;
     curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
     c->end = now(b);
+    if (!rc && status == 200 && !sse_end(&c->sse, on_event, c))
+        fail_call(c, "bad_event", "an event is too long");
     if (status && status != 200) {
         json_error_t je;
-        json_t *o = c->reply.len ? json_loadb(c->reply.data, c->reply.len, 0, &je) : NULL;
+        json_t *o = c->reply.len ? json_loadb(c->reply.data, c->reply.len, JSON_ALLOW_NUL, &je) : NULL;
         const char *text = json_string_value(json_object_get(json_object_get(o, "error"), "message"));
         c->refused = status == 429;
         snprintf(name, sizeof name, "http_%ld", status);
@@ -203,7 +212,7 @@ static void free_call(struct bench *b, struct bench_call *c)
         curl_multi_remove_handle(b->multi, c->easy);
         curl_easy_cleanup(c->easy);
         c->easy = NULL;
-        bench_sse_free(&c->sse);
+        sse_free(&c->sse);
         deq_buf_free(&c->reply);
     }
     deq_free(c->body);
@@ -350,7 +359,7 @@ static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body
         deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld: give the server's key with --api-key or DEQ_API_KEY", b->url, path, status);
     else if (status != 200)
         deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld, expected 200", b->url, path, status);
-    else if (!(o = json_loadb(reply.data ? reply.data : "", reply.len, 0, &je)))
+    else if (!(o = json_loadb(reply.data ? reply.data : "", reply.len, JSON_ALLOW_NUL, &je)))
         deq_fail(&b->err, DEQ_EFORMAT, "%s%s: the reply is not JSON: %s", b->url, path, je.text);
     curl_easy_cleanup(e);
     deq_buf_free(&reply);

@@ -11,16 +11,16 @@
 
 #include "core/base/err.h"
 #include "models/cli/bench_stats.h"
+#include "models/cli/sse.h"
 
 enum { BENCH_PROMPTS_MAX = 1000000, BENCH_LEN_MAX = 1000000, BENCH_PERCENTILES_MAX = 16, BENCH_KINDS_MAX = 32 };
 
 struct bench_settings {
     const char *model, *api_key, *text; /* each may be NULL */
-    size_t n, concurrency, input_len, output_len; /* concurrency 0: open loop */
+    uint64_t n, concurrency, input_len, output_len; /* concurrency 0: open loop */
     double rate, burstiness, temperature, tol;    /* tol 0: not sent */
-    unsigned window;                              /* 0: not sent */
+    uint32_t window, timeout_ms;                  /* window 0: not sent */
     uint64_t seed;
-    long timeout_ms;
 };
 
 struct bench_call {
@@ -33,7 +33,7 @@ struct bench_call {
     size_t n_chunks, cap_chunks, text_chunks;
     size_t input_tokens, output_tokens; /* 0: the server did not tell */
     double iters_mean, residual_max;    /* NaN: the server did not tell */
-    struct bench_sse sse;
+    struct sse sse;
     struct deq_buf reply; /* of a status other than 200 */
     char problem[256];    /* text of an error event or of this side */
     const char *kind;     /* of failure, or NULL */

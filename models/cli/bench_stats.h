@@ -1,10 +1,8 @@
-/* The arithmetic of `deq bench serve`: arrivals, statistics, peaks, and the framing of server-sent events. No sockets, no clock, no JSON.
- * Pure functions but for the splitter, which its caller owns. Times are seconds since the start of the run. */
+/* The arithmetic of `deq bench serve`: arrivals, statistics, peaks. No sockets, no clock, no JSON: pure functions. Times are seconds since the start of the run. */
 #ifndef DEQ_MODELS_CLI_BENCH_STATS_H
 #define DEQ_MODELS_CLI_BENCH_STATS_H
 
 #include "core/base/base.h"
-#include "core/base/buf.h"
 
 /* --- Arrivals --- */
 
@@ -37,22 +35,5 @@ struct bench_goodput {
 bool bench_goodput_parse(const char *text, struct bench_goodput *ret);
 /* At most max percentiles from "50,90,99.9", each in 0..100, ascending. */
 bool bench_percentiles_parse(const char *text, double *ret, size_t max, size_t *ret_n);
-
-/* --- Server-sent events (WHATWG HTML, 9.2) --- */
-
-enum { BENCH_SSE_EVENT_MAX = 4 << 20 }; /* bytes of one event */
-
-/* Bytes in, events out, however the bytes were cut. Lines end with LF or CRLF; comments and fields other than data are dropped; several data lines make one event with
- * LF between; an event that no blank line closed is none. */
-struct bench_sse {
-    struct deq_buf line, data;
-    bool has_data;
-};
-typedef void (*bench_sse_fn)(void *ctx, const char *data, size_t n); /* data is NUL-terminated past n */
-
-void bench_sse_init(struct bench_sse *s);
-void bench_sse_free(struct bench_sse *s);
-/* False when a line or an event is too long, or memory is out; nothing may be pushed after that. */
-bool bench_sse_push(struct bench_sse *s, const char *bytes, size_t n, bench_sse_fn fn, void *ctx);
 
 #endif

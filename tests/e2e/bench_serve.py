@@ -242,6 +242,28 @@ def test_key_is_sent_and_never_shown():
             check(code == 1 and key not in text + err and "http_401" in err, "never shown: %r %r" % (text, err))
 
 
+# --- Streams as other servers write them ---
+
+def test_every_valid_stream():
+    """Line ends, marks, comments, fields and bytes that the standard allows; all count as completed."""
+    def stream(text, line="\n", head=b"", data="data: ", last=None, usage='{"prompt_tokens": 3, "completion_tokens": 3}'):
+        events = [json.dumps({"choices": [{"index": 0, "text": t, "finish_reason": f}]}) for t, f in (("a", None), (text, None), ("", "length"))]
+        events += ['{"choices": [], "usage": %s}' % usage, "[DONE]"]
+        body = head + "".join(data + e + line + line for e in events).encode()
+        return 200, body[:-len(last)] if last else body
+    cases = (("NUL in a text", stream("\0")), ("CR", stream("b", "\r")), ("CRLF", stream("b", "\r\n")), ("a mark", stream("b", head=b"\xef\xbb\xbf")),
+             ("no blank", stream("b", data="data:")), ("comments, fields", stream("b", head=b": hello\n\nretry: 10\n", data="event: chunk\nid: 7\ndata: ")),
+             ("the end unclosed", stream("b", last="\n\n")), ("multi-byte", stream("\u20ac\U0001f600")), ("whole numbers as reals", stream("b", usage='{"prompt_tokens": 3.0, "completion_tokens": 3.0}')))
+    for name, script in cases:
+        with Scripted([script]) as s:
+            code, o, err = bench(s.url, "--num-prompts", 1)
+            equal((code, o and o["completed"], o and o["total_output_tokens"], err), (0, 1, 3, ""), name)
+    for name, usage in (("negative", '{"prompt_tokens": -3, "completion_tokens": -1}'), ("null", '{"prompt_tokens": null, "completion_tokens": "x"}')):
+        with Scripted([stream("b", usage=usage)]) as s:
+            code, o, err = bench(s.url, "--num-prompts", 1, "--input-len", 5)
+            equal((code, o["total_input_tokens"], o["total_output_tokens"]), (0, 5, 2), "usage that is %s tells nothing: the chunks are counted" % name)
+
+
 # --- Wrong usage ---
 
 def test_nobody_there():

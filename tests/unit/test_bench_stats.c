@@ -1,4 +1,4 @@
-/* The arithmetic of `deq bench serve`: arrivals, statistics against numpy's values, peaks, limits, framing of events however cut. */
+/* The arithmetic of `deq bench serve`: arrivals, statistics against numpy's values, peaks, limits. */
 #include <stdlib.h>
 
 #include "core/base/mem.h"
@@ -102,62 +102,4 @@ TEST(bench_limits)
     static const char *const wrong[] = {"", ",", "50,", "50,,90", "101", "-1", "90,50", "50,50", "x", "1,2,3,4,5", "nan"};
     for (size_t i = 0; i < DEQ_COUNT(wrong); i++)
         CHECK_MSG(!bench_percentiles_parse(wrong[i], p, 4, &n), "\"%s\"", wrong[i]);
-}
-
-struct events {
-    struct deq_buf all;
-    size_t n;
-};
-
-static void on_event(void *ctx, const char *data, size_t n)
-{
-    struct events *e = ctx;
-    CHECK(data[n] == 0);
-    deq_buf_str(&e->all, "<");
-    deq_buf_add(&e->all, data, n);
-    deq_buf_str(&e->all, ">");
-    e->n++;
-}
-
-TEST(bench_sse_does_not_care_how_the_bytes_are_cut)
-{
-    static const char stream[] = ": ping\n\ndata: {\"a\": 1}\n\ndata:{}\r\n\r\nevent: x\nid: 7\ndata:  two\ndata: lines\n\n\n\ndatabase: no\n\ndata\n\ndata: \n\n"
-                                 "data: [DONE]\n\ndata: unfinished\n";
-    static const char want[] = "<{\"a\": 1}><{}>< two\nlines><><><[DONE]>";
-    for (size_t cut = 1; cut <= sizeof stream; cut++) {
-        struct bench_sse s;
-        struct events e = {.n = 0};
-        bool ok = true;
-        bench_sse_init(&s);
-        deq_buf_init(&e.all, 4096);
-        for (size_t i = 0; i < sizeof stream - 1; i += cut)
-            ok = ok && bench_sse_push(&s, stream + i, DEQ_MIN(cut, sizeof stream - 1 - i), on_event, &e);
-        CHECK_MSG(ok && e.n == 6 && !strcmp(e.all.data, want), "cut %zu: %s", cut, e.all.data ? e.all.data : "");
-        bench_sse_free(&s);
-        deq_buf_free(&e.all);
-    }
-}
-
-TEST(bench_sse_has_a_longest_event)
-{
-    enum { PIECE = 1 << 20 };
-    struct bench_sse s;
-    struct events e = {.n = 0};
-    char *piece = deq_alloc(PIECE);
-    memset(piece, 'x', PIECE);
-    bench_sse_init(&s);
-    bool ok = true;
-    size_t pushed = 0;
-    while ((ok = bench_sse_push(&s, piece, PIECE, on_event, &e)) && pushed < 100)
-        pushed++;
-    CHECK(!ok && pushed == BENCH_SSE_EVENT_MAX / PIECE && !e.n);
-    bench_sse_free(&s);
-    bench_sse_init(&s); /* many data lines that are an event too long */
-    memcpy(piece, "data: ", 6);
-    piece[PIECE - 1] = '\n';
-    for (pushed = 0; (ok = bench_sse_push(&s, piece, PIECE, on_event, &e)) && pushed < 100;)
-        pushed++;
-    CHECK(!ok && pushed == BENCH_SSE_EVENT_MAX / PIECE && !e.n);
-    bench_sse_free(&s);
-    deq_free(piece);
 }
