@@ -8,6 +8,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "core/base/flags.h"
 #include "server/listen.h"
 #include "server/origin.h"
 #include "server/route.h"
@@ -35,7 +36,7 @@ static const struct deq_opt options[] = {
     U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000", "Then: running requests may finish for so long before they are ended."),
     BYTES("server.max_body_bytes", max_body_bytes, 1024, 1073741824.0, "1M", "Largest request body."),
     STR("model.path", model_path, "models/stories", NULL, "Model directory."),
-    STR("model.name", model_name, "", NULL, "Name it is served under; empty: the directory's."),
+    STR("model.name", model_name, "", NULL, "Name it is served under, as in stories or org/model; empty: the directory's."),
     STR("tls.cert", tls_cert, "", NULL, "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read again on SIGHUP."),
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
     STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
@@ -77,20 +78,35 @@ static const struct deq_opt options[] = {
 
 const struct deq_opt_table conf_table = {options, DEQ_COUNT(options)};
 
+struct flags {
+    const char *config, *model, *listen;
+    struct deq_args sets;
+    bool check_config, print_fields, print_routes, print_config, health_probe, version;
+};
+
+#define FLAG(field) offsetof(struct flags, field)
+static const struct deq_opt flag_rows[] = {
+    {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below"},
+    {"--model", DEQ_OPT_ARG, FLAG(model), 0, 0, NULL, "DIR", "model.path"},
+    {"--listen", DEQ_OPT_ARG, FLAG(listen), 0, 0, NULL, "ADDR:PORT", "server.listen"},
+    {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b]"},
+    {"--check-config", DEQ_OPT_BOOL, FLAG(check_config), 0, 0, NULL, NULL,
+     "check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)"},
+    {"--print-fields", DEQ_OPT_BOOL, FLAG(print_fields), 0, 0, NULL, NULL, "print every field of every request's body and stop"},
+    {"--print-routes", DEQ_OPT_BOOL, FLAG(print_routes), 0, 0, NULL, NULL, "print every path and stop"},
+    {"--print-config", DEQ_OPT_BOOL, FLAG(print_config), 0, 0, NULL, NULL, "print the whole configuration as YAML and stop; checks values, reads no other file"},
+    {"--health-probe", DEQ_OPT_BOOL, FLAG(health_probe), 0, 0, NULL, NULL, "ask the daemon at server.listen whether it is ready: exit 0 or 1"},
+    {"--version", DEQ_OPT_BOOL, FLAG(version), 0, 0, NULL, NULL, "print the version and stop"},
+};
+
+static const struct deq_command command = {.usage = "deqd [--config FILE] [--model DIR] [--listen ADDR:PORT] [--set KEY=VALUE]...",
+                                           .about = "Serves a deep equilibrium language model over HTTP.",
+                                           .flags = {flag_rows, DEQ_COUNT(flag_rows)}, .min_args = 0, .max_args = 0};
+
 static void help(void)
 {
-    printf("usage: deqd [--config FILE] [--model DIR] [--listen ADDR:PORT] [--set KEY=VALUE]...\n\n"
-           "Serves a deep equilibrium language model over HTTP.\n\n"
-           "  --config FILE       YAML file with any of the keys below\n"
-           "  --model DIR         model.path\n"
-           "  --listen ADDR:PORT  server.listen\n"
-           "  --set KEY=VALUE     any key\n"
-           "  --check-config      check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)\n"
-           "  --print-fields      print every field of every request's body, and --print-routes every path, and stop\n"
-           "  --print-config      print the whole configuration as YAML and stop; checks values, reads no other file\n"
-           "  --health-probe      ask the daemon at server.listen whether it is ready: exit 0 or 1\n"
-           "  --version, --help\n\n"
-           "Keys (environment: DEQD_SERVER_LISTEN for server.listen; flags win over the environment, that over the file):\n\n");
+    deq_flags_help(&command, stdout);
+    printf("\nKeys (environment: DEQD_SERVER_LISTEN for server.listen, an empty one counts as unset; flags win over the environment, that over the file):\n\n");
     for (size_t i = 0; i < conf_table.n; i++)
         printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
     printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
@@ -194,93 +210,86 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
     return rc;
 }
 
+/* Variables that begin with ours and are meant for nobody: Kubernetes and linked containers tell of a service called "deqd" or "deqd-x" by
+ * DEQD_SERVICE_HOST, DEQD_SERVICE_PORT[_NAME], DEQD_PORT and DEQD_PORT_8080_TCP[_ADDR, ...], each with _X after DEQD. DEQD_CONFIG has been read. */
+static bool other_variable(const char *name, const char *value)
+{
+    if (!strcmp(name, "CONFIG"))
+        return true;
+    for (const char *s = name; s; s = strchr(s, '_') ? strchr(s, '_') + 1 : NULL) {
+        const size_t n = strcspn(s, "_");
+        const bool port = n == 4 && !memcmp(s, "PORT", 4);
+        if (!strcmp(s, "SERVICE_HOST") || !strncmp(s, "SERVICE_PORT", 12) || (port && !s[4] && strstr(value, "://")) ||
+            (port && s[4] && s[5] >= '0' && s[5] <= '9'))
+            return true;
+    }
+    return false;
+}
+
+/* Defaults, file, environment, flags: the later wins. */
+static enum deq_rc read_all(const struct flags *f, struct conf *c, struct deq_err *err)
+{
+    const char *file = f->config ? f->config : getenv("DEQD_CONFIG");
+    const struct {
+        const char *key, *value;
+    } shortcuts[] = {{"model.path", f->model}, {"server.listen", f->listen}};
+    enum deq_rc rc = deq_opt_defaults(&conf_table, c, err);
+    if (!rc && file && (*file || f->config))
+        rc = deq_opt_load(&conf_table, c, file, err);
+    if (!rc)
+        rc = deq_opt_env(&conf_table, c, "DEQD_", other_variable, err);
+    for (size_t i = 0; i < f->sets.n && !rc; i++)
+        if ((rc = deq_opt_assign(&conf_table, c, f->sets.item[i], err)))
+            deq_fail_prefix(err, rc, "--set");
+    for (size_t i = 0; i < DEQ_COUNT(shortcuts) && !rc; i++)
+        if (shortcuts[i].value)
+            rc = deq_opt_set(deq_opt_find(&conf_table, shortcuts[i].key), c, shortcuts[i].value, 0, err);
+    return rc ? rc : check_together(c, err);
+}
+
+/* What is printed without a configuration. False: nothing was asked for. */
+static bool print_only(const struct flags *f, bool asked_help)
+{
+    if (asked_help)
+        help();
+    else if (f->version)
+        printf("deqd %s\n", DEQ_VERSION);
+    else if (f->print_fields)
+        request_print_fields();
+    else if (f->print_routes)
+        route_print();
+    else
+        return false;
+    return true;
+}
+
 enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code)
 {
     struct conf c = {0};
+    struct flags f = {0};
     struct deq_err err;
-    const char *file = getenv("DEQD_CONFIG");
-    bool check = false, print = false, ask = false;
-    enum deq_rc rc = deq_opt_defaults(&conf_table, &c, &err);
-    static const struct {
-        const char *flag, *key;
-    } shortcuts[] = {{"--model", "model.path"}, {"--listen", "server.listen"}};
+    size_t n;
+    bool asked_help;
     *ret_code = 2;
-    /* two passes, because the file comes before the flags */
-    for (int pass = 0; pass < 2 && !rc; pass++) {
-        for (int i = 1; i < argc && !rc; i++) {
-            const char *a = argv[i], *value = NULL, *eq = strchr(a, '=');
-            char name[32];
-            snprintf(name, sizeof name, "%.*s", eq ? (int)(eq - a) : 31, a);
-            const bool takes = !strcmp(name, "--config") || !strcmp(name, "--model") || !strcmp(name, "--listen") || !strcmp(name, "--set");
-            if (takes) {
-                value = eq ? eq + 1 : i + 1 < argc ? argv[++i] : NULL;
-                if (!value) {
-                    fprintf(stderr, "deqd: %s needs a value\n", name);
-                    return CONF_EXIT;
-                }
-            }
-            if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
-                help();
-                *ret_code = 0;
-                return CONF_EXIT;
-            }
-            if (!strcmp(a, "--print-fields") || !strcmp(a, "--print-routes")) {
-                strcmp(a, "--print-fields") ? route_print() : request_print_fields();
-                *ret_code = 0;
-                return CONF_EXIT;
-            }
-            if (!strcmp(a, "--version")) {
-                printf("deqd %s\n", DEQ_VERSION);
-                *ret_code = 0;
-                return CONF_EXIT;
-            }
-            if (!strcmp(name, "--config")) {
-                file = value;
-            } else if (!strcmp(name, "--set")) {
-                const char *sep = strchr(value, '=');
-                char key[128];
-                snprintf(key, sizeof key, "%.*s", sep ? (int)(sep - value) : 0, value);
-                const struct deq_opt *o = sep ? deq_opt_find(&conf_table, key) : NULL;
-                if (!o) {
-                    fprintf(stderr, "deqd: --set %s: expected KEY=VALUE with a known key (--help lists them)\n", value);
-                    return CONF_EXIT;
-                }
-                if (pass)
-                    rc = deq_opt_set(o, &c, sep + 1, 0, &err);
-            } else if (takes) {
-                for (size_t k = 0; k < DEQ_COUNT(shortcuts) && pass && !rc; k++)
-                    if (!strcmp(name, shortcuts[k].flag))
-                        rc = deq_opt_set(deq_opt_find(&conf_table, shortcuts[k].key), &c, value, 0, &err);
-            } else if (!strcmp(a, "--check-config")) {
-                check = true;
-            } else if (!strcmp(a, "--print-config")) {
-                print = true;
-            } else if (!strcmp(a, "--health-probe")) {
-                ask = true;
-            } else {
-                fprintf(stderr, "deqd: unknown flag %s (--help lists them)\n", a);
-                return CONF_EXIT;
-            }
-        }
-        if (!pass && !rc && file)
-            rc = deq_opt_load(&conf_table, &c, file, &err);
-        if (!pass && !rc)
-            rc = deq_opt_env(&conf_table, &c, "DEQD_", &err);
+    enum deq_rc rc = deq_flags_parse(&command, argc, argv, &f, NULL, &n, &asked_help, &err);
+    if (!rc && print_only(&f, asked_help)) {
+        *ret_code = 0;
+        return CONF_EXIT;
     }
     if (!rc)
-        rc = check_together(&c, &err);
+        rc = read_all(&f, &c, &err);
     if (rc) {
         fprintf(stderr, "deqd: %s\n", err.text);
         return CONF_EXIT;
     }
     *ret_code = 0;
-    if (print)
+    if (f.print_config)
         deq_opt_dump(&conf_table, &c, true, stdout);
-    else if (ask)
+    else if (f.health_probe)
         *ret_code = probe(&c);
     unescape(c.chat_message);
     unescape(c.chat_reply);
     unescape(c.chat_stop);
     *ret = c;
-    return print || ask ? CONF_EXIT : check ? CONF_CHECK : CONF_RUN;
+    return f.print_config || f.health_probe ? CONF_EXIT : f.check_config ? CONF_CHECK : CONF_RUN;
 }

@@ -55,9 +55,21 @@ const char *deq_opt_nearest(const struct deq_opt_table *t, const char *name)
     return best;
 }
 
-static bool parse_number(const char *text, double *ret)
+/* " (did you mean NAME?)", or nothing */
+static const char *did_you_mean(const struct deq_opt_table *t, const char *name, char ret[160])
+{
+    const char *near = deq_opt_nearest(t, name);
+    snprintf(ret, 160, near ? " (did you mean %s?)" : "%s", near ? near : "");
+    return ret;
+}
+
+static bool parse_number(const char *text, double max, double *ret)
 {
     char *end;
+    if (isinf(max) && !strcmp(text, "inf")) {
+        *ret = INFINITY;
+        return true;
+    }
     /* strtod would take hexadecimal, "inf", "nan" and leading blanks; the programs run in the C locale */
     if (!*text || strspn(text, "0123456789+-.eE") != strlen(text))
         return false;
@@ -90,16 +102,18 @@ static bool parse_bytes(const char *text, uint64_t *ret)
     return shift < 99 && parse_u64(digits, ret) && !__builtin_mul_overflow(*ret, (uint64_t)1 << shift, ret);
 }
 
-static bool is_choice(const char *choices, const char *text)
+/* The place of text in "a|b|c", or -1. */
+static int choice(const char *choices, const char *text)
 {
-    size_t n = strlen(text);
-    for (const char *c = choices; *c;) {
+    const size_t n = strlen(text);
+    int i = 0;
+    for (const char *c = choices; *c; i++) {
         size_t len = strcspn(c, "|");
         if (len == n && !memcmp(c, text, n))
-            return true;
+            return i;
         c += len + (c[len] == '|');
     }
-    return false;
+    return -1;
 }
 
 enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text, int item, struct deq_err *err)
@@ -107,6 +121,7 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
     void *p = (char *)values + o->offset;
     double d;
     uint64_t u = 0;
+    int k;
     switch (o->type) {
     case DEQ_OPT_BOOL:
         if (strcmp(text, "true") && strcmp(text, "false"))
@@ -128,12 +143,27 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
         *(uint64_t *)p = u;
         return DEQ_OK;
     case DEQ_OPT_FLOAT:
-        if (!parse_number(text, &d) || d < o->min || d > o->max)
+    case DEQ_OPT_DOUBLE:
+        if (!parse_number(text, o->max, &d) || d < o->min || d > o->max)
             return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a number in %g..%g", o->name, text, o->min, o->max);
-        *(float *)p = (float)d;
+        if (o->type == DEQ_OPT_FLOAT)
+            *(float *)p = (float)d;
+        else
+            *(double *)p = d;
+        return DEQ_OK;
+    case DEQ_OPT_ENUM:
+        if ((k = choice(o->choices, text)) < 0)
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not one of %s", o->name, text, o->choices);
+        *(int *)p = k;
+        return DEQ_OK;
+    case DEQ_OPT_ARG: *(const char **)p = text; return DEQ_OK;
+    case DEQ_OPT_ARGS:
+        if (((struct deq_args *)p)->n >= (size_t)o->max)
+            return deq_fail(err, DEQ_EINVAL, "%s: given more than %.0f times", o->name, o->max);
+        ((struct deq_args *)p)->item[((struct deq_args *)p)->n++] = text;
         return DEQ_OK;
     case DEQ_OPT_STR:
-        if (o->choices && !is_choice(o->choices, text))
+        if (o->choices && choice(o->choices, text) < 0)
             return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not one of %s", o->name, text, o->choices);
         if (strlen(text) + 1 > (size_t)o->max)
             return deq_fail(err, DEQ_EINVAL, "%s: longer than %.0f bytes", o->name, o->max - 1);
@@ -170,23 +200,40 @@ struct load {
     const char *name;
 };
 
+static bool is_section(const struct deq_opt_table *t, const char *key)
+{
+    const size_t n = strlen(key);
+    for (size_t i = 0; i < t->n; i++)
+        if (!strncmp(t->opt[i].name, key, n) && t->opt[i].name[n] == '.')
+            return true;
+    return false;
+}
+
 static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct deq_err *err)
 {
     struct load *l = ctx;
     const struct deq_opt *o = deq_opt_find(l->t, item->key);
-    if (!o) {
-        const char *near = deq_opt_nearest(l->t, item->key);
-        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: unknown key %s%s%s%s", l->name, item->key_line, item->key_column,
-                        item->key, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
-    }
-    char where[300];
-    if (!item->value && o->type == DEQ_OPT_LIST) { /* a sequence replaces what was there, an empty one too */
+    char where[300], hint[160];
+    const char *wrong = NULL;
+    if (!o && is_section(l->t, item->key)) {
+        if (item->kind == DEQ_YAML_NULL || item->kind == DEQ_YAML_EMPTY_MAPPING)
+            return DEQ_OK;
+        wrong = "is a section and takes keys of its own, not a value";
+    } else if (!o) {
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: unknown key %s%s", l->name, item->key_line, item->key_column, item->key,
+                        did_you_mean(l->t, item->key, hint));
+    } else if (item->kind == DEQ_YAML_NULL && item->index < 0) {
+        return DEQ_OK;
+    } else if (item->kind == DEQ_YAML_SEQUENCE && o->type == DEQ_OPT_LIST) { /* replaces what was there, an empty one too */
         *((char *)l->values + o->offset) = 0;
         return DEQ_OK;
+    } else if (item->kind != DEQ_YAML_SCALAR) {
+        wrong = item->kind == DEQ_YAML_SEQUENCE ? "takes one value, not a sequence"
+                : item->kind == DEQ_YAML_NULL   ? "a null is no item of a list"
+                                                : "takes a value, not a mapping";
     }
-    if (!item->value)
-        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s takes one value, not a sequence", l->name, item->line, item->column,
-                        item->key);
+    if (wrong)
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s %s", l->name, item->line, item->column, item->key, wrong);
     enum deq_rc rc = deq_opt_set(o, l->values, item->value, item->index + 1, err);
     if (!rc)
         return DEQ_OK;
@@ -206,19 +253,75 @@ enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char
     return deq_yaml_walk_file(path, on_item, &l, err);
 }
 
-enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char *prefix, struct deq_err *err)
+/* A value that has no place in a file: of a flag or a variable. */
+static enum deq_rc set_text(const struct deq_opt_table *t, const struct deq_opt *o, void *values, const char *text, struct deq_err *err)
 {
-    for (size_t i = 0; i < t->n; i++) {
-        char name[128];
-        snprintf(name, sizeof name, "%s%s", prefix, t->opt[i].name);
-        for (char *c = name; *c; c++)
-            *c = *c == '.' ? '_' : (char)toupper((unsigned char)*c);
-        const char *text = getenv(name);
-        if (!text)
+    if (o->type != DEQ_OPT_LIST || text[0] != '[')
+        return deq_opt_set(o, values, text, 0, err);
+    char yaml[8192];
+    const int n = snprintf(yaml, sizeof yaml, "%s: %s", o->name, text);
+    if ((size_t)n >= sizeof yaml)
+        return deq_fail(err, DEQ_EINVAL, "%s: the list is longer than %.0f bytes", o->name, o->max);
+    return deq_opt_parse(t, values, yaml, (size_t)n, o->name, err);
+}
+
+enum deq_rc deq_opt_assign(const struct deq_opt_table *t, void *values, const char *text, struct deq_err *err)
+{
+    char key[128], hint[160];
+    const char *eq = strchr(text, '=');
+    if (!eq || eq == text)
+        return deq_fail(err, DEQ_EINVAL, "\"%s\": expected KEY=VALUE", text);
+    snprintf(key, sizeof key, "%.*s", (int)DEQ_MIN(eq - text, (ptrdiff_t)sizeof key - 1), text);
+    const struct deq_opt *o = (size_t)(eq - text) < sizeof key ? deq_opt_find(t, key) : NULL;
+    if (!o && is_section(t, key))
+        return deq_fail(err, DEQ_EINVAL, "%s is a section: expected one of its keys, as in %s.KEY=VALUE", key, key);
+    if (!o)
+        return deq_fail(err, DEQ_EINVAL, "unknown key %s%s", key, did_you_mean(t, key, hint));
+    return set_text(t, o, values, eq + 1, err);
+}
+
+static void env_name(const char *prefix, const char *option, char ret[128])
+{
+    snprintf(ret, 128, "%s%s", prefix, option);
+    for (char *c = ret; *c; c++)
+        *c = *c == '.' ? '_' : (char)toupper((unsigned char)*c);
+}
+
+/* name: of a variable, of which the part after the prefix is no option's */
+static enum deq_rc unknown_variable(const struct deq_opt_table *t, const char *prefix, const char *name, struct deq_err *err)
+{
+    char lower[128], near[128] = "";
+    snprintf(lower, sizeof lower, "%s", name + strlen(prefix));
+    for (char *c = lower; *c; c++)
+        *c = (char)tolower((unsigned char)*c);
+    const char *option = deq_opt_nearest(t, lower);
+    if (option)
+        env_name(prefix, option, near);
+    return deq_fail(err, DEQ_EINVAL, "%s: unknown variable of the environment%s%s%s; it must be unset or empty", name, option ? " (did you mean " : "", near,
+                    option ? "?)" : "");
+}
+
+extern char **environ;
+
+enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char *prefix, deq_opt_others others, struct deq_err *err)
+{
+    const size_t n_prefix = strlen(prefix);
+    for (char **e = environ; e && *e; e++) {
+        const char *value = strchr(*e, '=');
+        char name[128], of[128];
+        if (strncmp(*e, prefix, n_prefix) || !value || !*++value)
             continue;
-        enum deq_rc rc = deq_opt_set(&t->opt[i], values, text, 0, err);
+        snprintf(name, sizeof name, "%.*s", (int)DEQ_MIN(value - 1 - *e, (ptrdiff_t)sizeof name - 1), *e);
+        size_t i = 0;
+        while (i < t->n && (env_name(prefix, t->opt[i].name, of), strcmp(of, name)))
+            i++;
+        enum deq_rc rc = DEQ_OK;
+        if (i < t->n && (rc = set_text(t, &t->opt[i], values, value, err)))
+            deq_fail_prefix(err, rc, name);
+        else if (i == t->n && !(others && others(name + n_prefix, value)))
+            rc = unknown_variable(t, prefix, name, err);
         if (rc)
-            return deq_fail_prefix(err, rc, name);
+            return rc;
     }
     return DEQ_OK;
 }
@@ -253,13 +356,25 @@ static size_t quote(char *out, size_t cap, size_t n, const char *s, size_t len)
     return put(out, cap, n, '"');
 }
 
+/* The fewest digits that are read back as the same number. */
+static void number_text(double x, bool single, char *out, size_t cap)
+{
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(out, cap, "%.*g", digits, x);
+        const double back = strtod(out, NULL);
+        if (single ? (float)back == (float)x : back == x)
+            break;
+    }
+}
+
 void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t cap)
 {
     const void *p = (const char *)values + o->offset;
     switch (o->type) {
     case DEQ_OPT_U32: snprintf(out, cap, "%u", *(const uint32_t *)p); break;
     case DEQ_OPT_U64: snprintf(out, cap, "%llu", (unsigned long long)*(const uint64_t *)p); break;
-    case DEQ_OPT_FLOAT: snprintf(out, cap, "%g", (double)*(const float *)p); break;
+    case DEQ_OPT_FLOAT: number_text((double)*(const float *)p, true, out, cap); break;
+    case DEQ_OPT_DOUBLE: number_text(*(const double *)p, false, out, cap); break;
     case DEQ_OPT_BOOL: snprintf(out, cap, "%s", *(const bool *)p ? "true" : "false"); break;
     case DEQ_OPT_BYTES: {
         uint64_t u = *(const uint64_t *)p;
@@ -267,7 +382,16 @@ void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t
         snprintf(out, cap, "%llu%s", (unsigned long long)(u >> shift), shift == 30 ? "G" : shift == 20 ? "M" : shift == 10 ? "K" : "");
         break;
     }
+    case DEQ_OPT_ENUM: {
+        const char *c = o->choices;
+        for (int i = *(const int *)p; i > 0; i--)
+            c += strcspn(c, "|") + 1;
+        quote(out, cap, 0, c, strcspn(c, "|"));
+        break;
+    }
     case DEQ_OPT_STR: quote(out, cap, 0, p, strlen(p)); break;
+    case DEQ_OPT_ARG:
+    case DEQ_OPT_ARGS: (void)put(out, cap, 0, 0); break; /* flags stand in no file */
     case DEQ_OPT_LIST: {
         size_t n = put(out, cap, 0, '[');
         for (const char *s = p; *s;) {

@@ -11,7 +11,7 @@ enum { KEYS_MAX = 1024 };
 
 struct level {
     size_t key_len; /* length of the path before this mapping's keys */
-    bool in_list;
+    bool in_list, any_key;
     int index;
 };
 
@@ -50,13 +50,56 @@ static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_
     w->n_seen++;
     w->key_line = (unsigned)e->start_mark.line + 1;
     w->key_column = (unsigned)e->start_mark.column + 1;
-    w->want_value = true;
+    w->want_value = w->level[w->depth - 1].any_key = true;
     return DEQ_OK;
+}
+
+/* An unquoted null of YAML 1.2's core schema. */
+static bool is_null(const yaml_event_t *e)
+{
+    static const char *const names[] = {"", "~", "null", "Null", "NULL"};
+    const char *value = (const char *)e->data.scalar.value;
+    bool found = false;
+    for (size_t i = 0; i < DEQ_COUNT(names) && e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE; i++)
+        found = found || (!strcmp(value, names[i]) && e->data.scalar.length == strlen(names[i]));
+    return found;
+}
+
+/* The item that stands at m, of the key that was read last. */
+static struct deq_yaml_item item_at(const struct walker *w, const yaml_mark_t *m, enum deq_yaml_kind kind)
+{
+    return (struct deq_yaml_item){.key = w->path,
+                                  .kind = kind,
+                                  .line = (unsigned)m->line + 1,
+                                  .column = (unsigned)m->column + 1,
+                                  .key_line = w->key_line,
+                                  .key_column = w->key_column,
+                                  .index = -1};
+}
+
+static enum deq_rc on_scalar(struct walker *w, const yaml_event_t *e, deq_yaml_fn fn, void *ctx, struct deq_err *err)
+{
+    struct level *top = w->depth ? &w->level[w->depth - 1] : NULL;
+    const char *value = (const char *)e->data.scalar.value;
+    if (e->data.scalar.anchor || e->data.scalar.tag)
+        return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
+    if (!top)
+        return is_null(e) ? DEQ_OK : at(w, &e->start_mark, err, "expected a mapping of keys", "");
+    if (!top->in_list && !w->want_value)
+        return push_key(w, e, err);
+    if (strlen(value) != e->data.scalar.length)
+        return at(w, &e->start_mark, err, "the value holds a NUL byte", "");
+    struct deq_yaml_item item = item_at(w, &e->start_mark, is_null(e) ? DEQ_YAML_NULL : DEQ_YAML_SCALAR);
+    item.value = item.kind == DEQ_YAML_SCALAR ? value : NULL;
+    item.index = top->in_list ? top->index++ : -1;
+    w->want_value = false;
+    return fn(ctx, &item, err);
 }
 
 static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn fn, void *ctx, struct deq_err *err)
 {
     struct level *top = w->depth ? &w->level[w->depth - 1] : NULL;
+    struct deq_yaml_item item;
     switch (e->type) {
     case YAML_ALIAS_EVENT:
         return at(w, &e->start_mark, err, "aliases are not supported", "");
@@ -72,7 +115,11 @@ static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn
         return DEQ_OK;
     case YAML_MAPPING_END_EVENT:
         w->depth--;
-        return DEQ_OK;
+        if (!w->depth || top->any_key)
+            return DEQ_OK;
+        w->path[top->key_len] = 0; /* nothing came after the section's own key */
+        item = item_at(w, &e->start_mark, DEQ_YAML_EMPTY_MAPPING);
+        return fn(ctx, &item, err);
     case YAML_SEQUENCE_START_EVENT:
         if (e->data.sequence_start.anchor || e->data.sequence_start.tag)
             return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
@@ -80,37 +127,12 @@ static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn
             return at(w, &e->start_mark, err, "a sequence is not expected here", "");
         w->level[w->depth++] = (struct level){.key_len = strlen(w->path), .in_list = true};
         w->want_value = false;
-        return fn(ctx,
-                  &(struct deq_yaml_item){.key = w->path,
-                                          .line = (unsigned)e->start_mark.line + 1,
-                                          .column = (unsigned)e->start_mark.column + 1,
-                                          .key_line = w->key_line,
-                                          .key_column = w->key_column,
-                                          .index = -1},
-                  err);
+        item = item_at(w, &e->start_mark, DEQ_YAML_SEQUENCE);
+        return fn(ctx, &item, err);
     case YAML_SEQUENCE_END_EVENT:
         w->depth--;
         return DEQ_OK;
-    case YAML_SCALAR_EVENT: {
-        if (e->data.scalar.anchor || e->data.scalar.tag)
-            return at(w, &e->start_mark, err, "anchors and tags are not supported", "");
-        if (!top)
-            return at(w, &e->start_mark, err, "expected a mapping of keys", "");
-        if (!top->in_list && !w->want_value)
-            return push_key(w, e, err);
-        const char *value = (const char *)e->data.scalar.value;
-        if (strlen(value) != e->data.scalar.length)
-            return at(w, &e->start_mark, err, "the value holds a NUL byte", "");
-        struct deq_yaml_item item = {.key = w->path,
-                                     .value = value,
-                                     .line = (unsigned)e->start_mark.line + 1,
-                                     .column = (unsigned)e->start_mark.column + 1,
-                                     .key_line = w->key_line,
-                                     .key_column = w->key_column,
-                                     .index = top->in_list ? top->index++ : -1};
-        w->want_value = false;
-        return fn(ctx, &item, err);
-    }
+    case YAML_SCALAR_EVENT: return on_scalar(w, e, fn, ctx, err);
     default: return DEQ_OK;
     }
 }
@@ -129,16 +151,18 @@ enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_ya
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
     enum deq_rc rc = DEQ_OK;
     unsigned documents = 0;
-    for (bool done = false; !done && !rc;) {
+    for (bool done = false; !done && rc != DEQ_ENOMEM;) { /* after an error only to see whether the rest is YAML */
         yaml_event_t e;
         if (!yaml_parser_parse(&parser, &e)) {
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s", name, parser.problem_mark.line + 1,
-                          parser.problem_mark.column + 1, parser.problem ? parser.problem : "not YAML");
+            rc = parser.error == YAML_MEMORY_ERROR
+                     ? deq_fail(err, DEQ_ENOMEM, "%s: no memory", name)
+                     : deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s%s", name, parser.problem_mark.line + 1, parser.problem_mark.column + 1,
+                                parser.context ? parser.context : "", parser.context ? ": " : "", parser.problem ? parser.problem : "not YAML");
             break;
         }
-        if (e.type == YAML_DOCUMENT_START_EVENT && ++documents > 1)
+        if (!rc && e.type == YAML_DOCUMENT_START_EVENT && ++documents > 1)
             rc = at(w, &e.start_mark, err, "a second document is not expected", "");
-        else
+        else if (!rc)
             rc = on_event(w, &e, fn, ctx, err);
         done = e.type == YAML_STREAM_END_EVENT;
         yaml_event_delete(&e);

@@ -189,108 +189,83 @@ static bool set_url(struct bench *b, const char *text)
         n--;
     if (n > 3 && !memcmp(text + n - 3, "/v1", 3))
         n -= 3;
-    if ((strncmp(text, "http://", 7) && strncmp(text, "https://", 8)) || n < 8 || n >= sizeof b->url) {
-        fprintf(stderr, "URL: \"%s\" is not like http://127.0.0.1:8080\n", text);
+    if ((strncmp(text, "http://", 7) && strncmp(text, "https://", 8)) || n < 8 || n >= sizeof b->url)
         return false;
-    }
     snprintf(b->url, sizeof b->url, "%.*s", (int)n, text);
     return true;
 }
 
-static bool positive_or_inf(const char *flag, const char *text, double *ret)
+static bool good_key(const char *key)
 {
-    if (!strcmp(text, "inf"))
-        *ret = INFINITY;
-    return isinf(*ret) || cli_number(flag, text, 1e-6, 1e6, ret);
-}
-
-static bool whole(const char *flag, const char *text, double lo, double hi, size_t *ret)
-{
-    double x;
-    if (!cli_number(flag, text, lo, hi, &x))
-        return false;
-    if (x != floor(x)) {
-        fprintf(stderr, "%s: \"%s\" is not a whole number\n", flag, text);
-        return false;
-    }
-    *ret = (size_t)x;
-    return true;
-}
-
-static bool set_key(struct bench_settings *s, const char *key)
-{
-    s->api_key = key && *key ? key : NULL;
-    for (const char *k = s->api_key; k && *k; k++)
-        if (*k <= ' ' || *k > '~' || k - s->api_key >= 512) {
-            fprintf(stderr, "--api-key: must be at most 512 printable characters without spaces\n");
+    for (const char *k = key; k && *k; k++)
+        if (*k <= ' ' || *k > '~' || k - key >= 512)
             return false;
-        }
     return true;
+}
+
+struct flags {
+    struct bench_settings set;
+    const char *goodput, *percentiles;
+    bool json;
+};
+
+#define AT(field) offsetof(struct flags, field)
+static const struct deq_opt flags[] = {
+    {"--num-prompts", DEQ_OPT_U64, AT(set.n), 1, BENCH_PROMPTS_MAX, "200", NULL, "requests to send"},
+    {"--request-rate", DEQ_OPT_DOUBLE, AT(set.rate), 1e-6, INFINITY, "inf", NULL, "arrivals a second; inf: all at once"},
+    {"--burstiness", DEQ_OPT_DOUBLE, AT(set.burstiness), 1e-6, INFINITY, "1", NULL, "gamma shape of the gaps: 1 is Poisson, less comes in bursts, inf is even"},
+    {"--max-concurrency", DEQ_OPT_U64, AT(set.concurrency), 1, BENCH_PROMPTS_MAX, NULL, NULL, "at most N open; latencies then count from the sending"},
+    {"--input-len", DEQ_OPT_U64, AT(set.input_len), 1, BENCH_LEN_MAX, "32", NULL, "tokens of a prompt"},
+    {"--output-len", DEQ_OPT_U64, AT(set.output_len), 1, BENCH_LEN_MAX, "64", NULL, "max_tokens, with ignore_eos"},
+    {"--text", DEQ_OPT_ARG, AT(set.text), 0, 0, NULL, "FILE", "cut prompts from this text, else they are random token ids"},
+    {"--temperature", DEQ_OPT_DOUBLE, AT(set.temperature), 0, 100, "0", NULL, "0 is greedy"},
+    {"--window", DEQ_OPT_U32, AT(set.window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL, "the request's deq.window"},
+    {"--tol", DEQ_OPT_DOUBLE, AT(set.tol), 1e-7, 10, NULL, NULL, "the request's deq.tol"},
+    {"--api-key", DEQ_OPT_ARG, AT(set.api_key), 0, 0, NULL, "KEY", "bearer token; better in the environment as DEQ_API_KEY"},
+    {"--model", DEQ_OPT_ARG, AT(set.model), 0, 0, NULL, "NAME", "else the first of /v1/models"},
+    {"--seed", DEQ_OPT_U64, AT(set.seed), 0, 9007199254740992.0, "0", NULL, "same seed, same prompts and arrivals"},
+    {"--timeout-ms", DEQ_OPT_U32, AT(set.timeout_ms), 1, 86400000, "600000", NULL, "for one request, whole"},
+    {"--goodput", DEQ_OPT_ARG, AT(goodput), 0, 0, NULL, "LIMITS", "\"ttft:MS tpot:MS e2el:MS\", any of them: requests a second within all"},
+    {"--percentiles", DEQ_OPT_ARG, AT(percentiles), 0, 0, "50,90,95,99", "LIST", "ascending"},
+    {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object, with vLLM's keys"},
+};
+
+static const struct deq_command command = {
+    .usage = "deq bench serve URL [flags]",
+    .about = "Sends completions to a server at a given rate and measures the streams, with the definitions of `vllm bench serve`.\n"
+             "Ctrl-C prints what was measured so far. Exit code 0 when requests succeeded and none failed but by 429.",
+    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+
+/* What the table cannot say. -1 to go on, else the exit code. */
+static int check_flags(const struct flags *f, struct wanted *w)
+{
+    if (!good_key(f->set.api_key))
+        return cli_usage("bench", "--api-key: must be at most 512 printable characters without spaces");
+    if (f->goodput && !bench_goodput_parse(f->goodput, &w->goodput))
+        return cli_usage("bench", "--goodput: \"%s\" is not like \"ttft:200 tpot:20 e2el:5000\" (milliseconds; any of the three)", f->goodput);
+    if (!bench_percentiles_parse(f->percentiles, w->percentiles, BENCH_PERCENTILES_MAX, &w->n_percentiles))
+        return cli_usage("bench", "--percentiles: \"%s\" is not like 50,90,99.9 (ascending, 0 to 100, at most %d)", f->percentiles, BENCH_PERCENTILES_MAX);
+    return -1;
 }
 
 int cmd_bench(int argc, char **argv)
 {
-    const char *args[2], *n = "200", *rate = "inf", *burst = "1", *conc = NULL, *in = "32", *out = "64", *text = NULL, *temp = "0", *window = NULL, *tol = NULL,
-                         *key = getenv("DEQ_API_KEY"), *model = NULL, *seed = "0", *timeout = "600000", *goodput = NULL, *percentiles = "50,90,95,99";
-    bool json = false;
-    size_t n_args, x;
-    const struct cli_flag flags[] = {
-        {.name = "--num-prompts", .value = "N", .help = "requests to send (default: 200)", .text = &n},
-        {.name = "--request-rate", .value = "R", .help = "arrivals a second; inf: all at once (default: inf)", .text = &rate},
-        {.name = "--burstiness", .value = "G", .help = "gamma shape of the gaps: 1 is Poisson, less comes in bursts, inf is even (default: 1)", .text = &burst},
-        {.name = "--max-concurrency", .value = "N", .help = "at most N open; latencies then count from the sending", .text = &conc},
-        {.name = "--input-len", .value = "N", .help = "tokens of a prompt (default: 32)", .text = &in},
-        {.name = "--output-len", .value = "N", .help = "max_tokens, with ignore_eos (default: 64)", .text = &out},
-        {.name = "--text", .value = "FILE", .help = "cut prompts from this text, else they are random token ids", .text = &text},
-        {.name = "--temperature", .value = "X", .help = "0 is greedy (default: 0)", .text = &temp},
-        {.name = "--window", .value = "N", .help = "the request's deq.window", .text = &window},
-        {.name = "--tol", .value = "X", .help = "the request's deq.tol", .text = &tol},
-        {.name = "--api-key", .value = "KEY", .help = "bearer token; better in the environment as DEQ_API_KEY", .text = &key},
-        {.name = "--model", .value = "NAME", .help = "default: the first of /v1/models", .text = &model},
-        {.name = "--seed", .value = "N", .help = "same seed, same prompts and arrivals (default: 0)", .text = &seed},
-        {.name = "--timeout-ms", .value = "N", .help = "for one request, whole (default: 600000)", .text = &timeout},
-        {.name = "--goodput", .value = "LIMITS", .help = "\"ttft:MS tpot:MS e2el:MS\", any of them: requests a second within all", .text = &goodput},
-        {.name = "--percentiles", .value = "LIST", .help = "ascending (default: 50,90,95,99)", .text = &percentiles},
-        {.name = "--json", .help = "print one JSON object, with vLLM's keys", .on = &json},
-    };
-    const struct cli_command c = {.usage = "deq bench serve URL [flags]",
-                                  .about = "Sends completions to a server at a given rate and measures the streams, with the definitions of `vllm bench serve`.\n"
-                                           "Ctrl-C prints what was measured so far. Exit code 0 when requests succeeded and none failed but by 429.",
-                                  .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 2, .max_args = 2};
-    int code = cli_parse(&c, argc, argv, args, &n_args);
+    const char *args[2];
+    size_t n_args;
+    struct flags flag = {.set.api_key = getenv("DEQ_API_KEY")};
+    int code = cli_parse("bench", &command, argc, argv, &flag, args, &n_args);
     if (code >= 0)
         return code;
-    struct bench b = {.epoll = -1};
-    struct bench_settings *s = &b.set;
-    struct wanted w = {.json = json, .has_goodput = goodput, .goodput = {INFINITY, INFINITY, INFINITY}};
-    if (strcmp(args[0], "serve")) {
-        fprintf(stderr, "unknown kind of bench \"%s\"; there is: serve\nusage: %s\n", args[0], c.usage);
-        return CLI_USAGE;
-    }
-    s->model = model;
-    s->text = text;
-    if (!set_url(&b, args[1]) || !whole("--num-prompts", n, 1, BENCH_PROMPTS_MAX, &s->n) || !positive_or_inf("--request-rate", rate, &s->rate) ||
-        !positive_or_inf("--burstiness", burst, &s->burstiness) || (conc && !whole("--max-concurrency", conc, 1, BENCH_PROMPTS_MAX, &s->concurrency)) ||
-        !whole("--input-len", in, 1, BENCH_LEN_MAX, &s->input_len) || !whole("--output-len", out, 1, BENCH_LEN_MAX, &s->output_len) ||
-        !cli_number("--temperature", temp, 0, 100, &s->temperature) || (tol && !cli_number("--tol", tol, 1e-7, 10, &s->tol)) || !set_key(s, key))
-        return CLI_USAGE;
-    if (window && !whole("--window", window, 1, DEQ_ROW_WINDOW_MAX, &x))
-        return CLI_USAGE;
-    s->window = window ? (unsigned)x : 0;
-    if (!whole("--seed", seed, 0, 9007199254740992.0, &x))
-        return CLI_USAGE;
-    s->seed = x;
-    if (!whole("--timeout-ms", timeout, 1, 86400000, &x))
-        return CLI_USAGE;
-    s->timeout_ms = (long)x;
-    if (goodput && !bench_goodput_parse(goodput, &w.goodput)) {
-        fprintf(stderr, "--goodput: \"%s\" is not like \"ttft:200 tpot:20 e2el:5000\" (milliseconds; any of the three)\n", goodput);
-        return CLI_USAGE;
-    }
-    if (!bench_percentiles_parse(percentiles, w.percentiles, BENCH_PERCENTILES_MAX, &w.n_percentiles)) {
-        fprintf(stderr, "--percentiles: \"%s\" is not like 50,90,99.9 (ascending, 0 to 100, at most %d)\n", percentiles, BENCH_PERCENTILES_MAX);
-        return CLI_USAGE;
-    }
+    struct bench b = {.epoll = -1, .set = flag.set};
+    struct wanted w = {.json = flag.json, .has_goodput = flag.goodput, .goodput = {INFINITY, INFINITY, INFINITY}};
+    if (b.set.api_key && !*b.set.api_key)
+        b.set.api_key = NULL;
+    if (strcmp(args[0], "serve"))
+        return cli_usage("bench", "unknown kind of bench \"%s\"; there is: serve", args[0]);
+    if (!set_url(&b, args[1]))
+        return cli_usage("bench", "URL: \"%s\" is not like http://127.0.0.1:8080", args[1]);
+    if ((code = check_flags(&flag, &w)) >= 0)
+        return code;
     struct figures f = {0};
     if (!bench_load_start())
         return cli_fail("bench", "libcurl does not start");

@@ -155,61 +155,79 @@ static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, c
     return rc;
 }
 
+struct flags {
+    float tol;         /* -1: not given */
+    double atol;       /* -1 */
+    uint32_t max_iter; /* 0 */
+    uint32_t mem_len;  /* UINT32_MAX */
+    int solver;        /* -1 */
+    bool json;
+};
+
+#define AT(field) offsetof(struct flags, field)
+static const struct deq_opt flags[] = {
+    {"--solver", DEQ_OPT_ENUM, AT(solver), 0, 0, NULL, DEQ_SOLVER_CHOICES, "root finder; else the model's"},
+    {"--tol", DEQ_OPT_FLOAT, AT(tol), 0, 10, NULL, NULL, "relative residual of a sequence at which it stops; 0: take all N steps; else 1e-7, or the model's 0"},
+    {"--max-iter", DEQ_OPT_U32, AT(max_iter), 1, 100000, NULL, NULL, "evaluations of a segment at most; else 5000, or the model's steps"},
+    {"--mem-len", DEQ_OPT_U32, AT(mem_len), 0, 65536, NULL, NULL,
+     "positions of memory; else the model's segment_memory, or without it the first segment's length"},
+    {"--atol", DEQ_OPT_DOUBLE, AT(atol), 0, 1e9, NULL, NULL,
+     "largest absolute difference allowed; else 1e-4 for equilibria, 2e-4 for log-probabilities"},
+    {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
+};
+
+static const struct deq_command command = {.usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
+                                           .about = "Compares a model with equilibria and log-probabilities that other code computed for the same tokens, segment by\n"
+                                                    "segment with memory. Exit code 1 when they differ by more than --atol.",
+                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+
+static struct deq_solver_opts solver_of(const struct deq_arch *a, const struct flags *f)
+{
+    struct deq_solver_opts o = a->solver;
+    if (o.tol > 0) {
+        o.tol = 1e-7f;
+        o.max_iter = 5000;
+    }
+    if (f->tol >= 0)
+        o.tol = f->tol;
+    if (f->max_iter) {
+        o.max_iter = f->max_iter;
+        o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
+    }
+    if (f->solver >= 0)
+        o.method = (enum deq_solver_method)f->solver;
+    return o;
+}
+
+static void print(const struct check *c, const struct deq_solver_opts *o, double z_max, double logprob_max, bool agree, bool json)
+{
+    if (json)
+        printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, \"evaluations\": %u, \"evaluations_total\": %u, "
+               "\"segments\": %zu, \"sequences\": %zu, \"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
+               c->z_error, c->logprob_error, c->evaluations, c->evaluations_all, c->segments, c->B, (double)c->residual_max, deq_solver_name(o->method),
+               (double)o->tol, o->max_iter, agree ? "true" : "false");
+    else
+        printf("equilibrium        %.2e (at most %g)\nlog-probabilities  %.2e (at most %g)\nevaluations        %u a segment at most, %u over %zu segments; "
+               "%s, residual %.2e\n%s\n",
+               c->z_error, z_max, c->logprob_error, logprob_max, c->evaluations, c->evaluations_all, c->segments, deq_solver_name(o->method),
+               (double)c->residual_max, agree ? "agrees" : "DIFFERS");
+}
+
 int cmd_check(int argc, char **argv)
 {
-    const char *args[2], *solver = NULL, *tol = NULL, *max_iter = NULL, *mem_len = NULL, *atol = NULL;
-    size_t n, memory = 0;
-    bool json = false;
-    const struct cli_flag flags[] = {
-        {.name = "--solver", .value = "NAME", .help = "picard, anderson or broyden (default: the model's)", .text = &solver},
-        {.name = "--tol", .value = "X", .help = "relative residual of a sequence at which it stops; 0: take all N steps (default: 1e-7, or the model's 0)", .text = &tol},
-        {.name = "--max-iter", .value = "N", .help = "evaluations of a segment at most (default: 5000, or the model's steps)", .text = &max_iter},
-        {.name = "--mem-len", .value = "N", .help = "positions of memory (default: the model's segment_memory, or without it the first segment's length)", .text = &mem_len},
-        {.name = "--atol", .value = "X", .help = "largest absolute difference allowed (default: 1e-4 for equilibria, 2e-4 for log-probabilities)", .text = &atol},
-        {.name = "--json", .help = "print one JSON object", .on = &json}};
-    const struct cli_command cmd = {.usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
-                                    .about = "Compares a model with equilibria and log-probabilities that other code computed for the same tokens, segment by\n"
-                                             "segment with memory. Exit code 1 when they differ by more than --atol.",
-                                    .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 2, .max_args = 2};
-    int code = cli_parse(&cmd, argc, argv, args, &n);
+    const char *args[2];
+    size_t n;
+    struct flags f = {.tol = -1, .atol = -1, .mem_len = UINT32_MAX, .solver = -1};
+    int code = cli_parse("check", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
     struct check c = {.golden = args[1]};
     struct deq_err err;
     char path[4096];
-    double x, z_max = 1e-4, logprob_max = 2e-4;
-    if (mem_len) {
-        if (!cli_number("--mem-len", mem_len, 0, 65536, &x))
-            return CLI_USAGE;
-        memory = (size_t)x;
-    }
-    if (atol) {
-        if (!cli_number("--atol", atol, 0, 1e9, &x))
-            return CLI_USAGE;
-        z_max = logprob_max = x;
-    }
+    const size_t memory = f.mem_len;
     enum deq_rc rc = deq_io_join(path, sizeof path, args[0], "config.json") ? deq_config_load(path, &c.arch, &err)
                                                                               : deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
-    struct deq_solver_opts o = c.arch.solver;
-    if (!rc && o.tol > 0) {
-        o.tol = 1e-7f;
-        o.max_iter = 5000;
-    }
-    if (tol) {
-        if (!cli_number("--tol", tol, 0, 10, &x))
-            return CLI_USAGE;
-        o.tol = (float)x;
-    }
-    if (max_iter) {
-        if (!cli_number("--max-iter", max_iter, 1, 100000, &x))
-            return CLI_USAGE;
-        o.max_iter = (unsigned)x;
-        o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
-    }
-    if (solver && !deq_solver_by_name(solver, &o.method)) {
-        fprintf(stderr, "--solver: \"%s\" is not picard, anderson or broyden\n", solver);
-        return CLI_USAGE;
-    }
+    const struct deq_solver_opts o = solver_of(&c.arch, &f);
     if (!rc && !deq_io_join(path, sizeof path, args[0], "model.safetensors"))
         rc = deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
     if (!rc)
@@ -217,20 +235,13 @@ int cmd_check(int argc, char **argv)
     if (!rc)
         rc = deq_safetensors_open(args[1], &c.file, &err);
     if (!rc)
-        rc = check_all(&c, &o, mem_len ? &memory : NULL, &err);
+        rc = check_all(&c, &o, f.mem_len == UINT32_MAX ? NULL : &memory, &err);
+    const double z_max = f.atol >= 0 ? f.atol : 1e-4, logprob_max = f.atol >= 0 ? f.atol : 2e-4;
     const bool agree = !rc && c.z_error <= z_max && c.logprob_error <= logprob_max;
     if (rc)
         cli_fail("check", err.text);
-    else if (json)
-        printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, \"evaluations\": %u, \"evaluations_total\": %u, "
-               "\"segments\": %zu, \"sequences\": %zu, \"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
-               c.z_error, c.logprob_error, c.evaluations, c.evaluations_all, c.segments, c.B, (double)c.residual_max, deq_solver_name(o.method),
-               (double)o.tol, o.max_iter, agree ? "true" : "false");
     else
-        printf("equilibrium        %.2e (at most %g)\nlog-probabilities  %.2e (at most %g)\nevaluations        %u a segment at most, %u over %zu segments; "
-               "%s, residual %.2e\n%s\n",
-               c.z_error, z_max, c.logprob_error, logprob_max, c.evaluations, c.evaluations_all, c.segments, deq_solver_name(o.method),
-               (double)c.residual_max, agree ? "agrees" : "DIFFERS");
+        print(&c, &o, z_max, logprob_max, agree, f.json);
     deq_segment_free(c.segment);
     deq_safetensors_close(c.file);
     deq_weights_free(c.w);

@@ -42,100 +42,68 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     return DEQ_CONTINUE;
 }
 
-int cmd_eval(int argc, char **argv)
+struct flags {
+    struct solve_flags solve;
+    struct segment_flags segments;
+    uint64_t limit;
+    bool json;
+};
+
+#define AT(field) offsetof(struct flags, field)
+static const struct deq_opt flags[] = {
+    SOLVE_FLAGS(AT(solve)),
+    SEGMENT_FLAGS(AT(segments)),
+    {"--limit", DEQ_OPT_U64, AT(limit), 2, 1e12, "1000000000000", NULL, "the first N tokens of the text only"},
+    {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
+};
+
+static const struct deq_command command = {
+    .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
+    .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts as one token, but not\n"
+             "as text: bits_per_byte divides by the documents' bytes.",
+    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+
+/* doc eos doc eos ..., after one eos (token 0 of a model without one would be scored from nothing, so it only starts the stream); at most `limit` tokens.
+ * *ret_bytes: of the text that they stand for. */
+static enum deq_rc read_tokens(const struct deq_model *model, const char *path, uint64_t limit, struct deq_tokens *tokens, uint64_t *ret_bytes,
+                               struct deq_err *err)
 {
-    const char *args[2];
-    size_t n;
-    struct solve_flags sf = {0};
-    struct segment_flags gf = {0};
-    bool json = false;
-    const struct cli_flag flags[] = {SOLVE_FLAGS(sf), SEGMENT_FLAGS(gf), {.name = "--json", .help = "print one JSON object", .on = &json}};
-    const struct cli_command c = {
-        .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
-        .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts as one token, but not\n"
-                 "as text: bits_per_byte divides by the documents' bytes.",
-        .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 2, .max_args = 2};
-    int code = cli_parse(&c, argc, argv, args, &n);
-    if (code >= 0)
-        return code;
-    if (gf.tgt_len)
-        return eval_segments(args[0], args[1], &gf, &sf, json);
-    double limit = 1e12;
-    if (gf.mem_len || gf.streams) {
-        fprintf(stderr, "%s: goes with --tgt-len\n", gf.mem_len ? "--mem-len" : "--streams");
-        return CLI_USAGE;
-    }
-    if (gf.limit && !cli_number("--limit", gf.limit, 2, 1e12, &limit))
-        return CLI_USAGE;
-    struct deq_err err;
-    struct deq_model *model = NULL;
-    struct deq_engine *engine = NULL;
-    struct deq_tokens tokens = {0};
-    char *text = NULL;
-    size_t len;
-    unsigned threads;
-    code = CLI_FAIL;
-    if (deq_model_load(args[0], &model, &err) || deq_text_read(args[1], (size_t)1 << 30, &text, &len, &err)) {
-        cli_fail("eval", err.text);
-        goto out;
-    }
-    const struct deq_model_info info = deq_model_info(model);
-    struct deq_request q = deq_request_defaults(model);
-    if (!solve_flags_apply(&sf, &q.solve, &threads)) {
-        code = CLI_USAGE;
-        goto out;
-    }
-    /* doc eos doc eos ..., after one eos (token 0 of a model without one would be scored from nothing, so it only starts the stream) */
-    uint64_t bytes = 0;
-    size_t at = 0, doc_len;
+    const int64_t eos = deq_model_info(model).eos_id;
+    char *text;
     const char *doc;
-    bool encoded = true, room = info.eos_id < 0 || deq_tokens_push(&tokens, (uint32_t)info.eos_id);
-    while (encoded && room && deq_corpus_next(text, len, &at, &doc, &doc_len)) {
-        encoded = deq_encode(model, doc, doc_len, false, &tokens, &err) == DEQ_OK;
-        room = info.eos_id < 0 || deq_tokens_push(&tokens, (uint32_t)info.eos_id);
+    size_t len, at = 0, doc_len;
+    uint64_t bytes = 0;
+    enum deq_rc rc = deq_text_read(path, (size_t)1 << 30, &text, &len, err);
+    if (rc)
+        return rc;
+    bool room = eos < 0 || deq_tokens_push(tokens, (uint32_t)eos);
+    while (!rc && room && deq_corpus_next(text, len, &at, &doc, &doc_len)) {
+        rc = deq_encode(model, doc, doc_len, false, tokens, err);
+        room = eos < 0 || deq_tokens_push(tokens, (uint32_t)eos);
         bytes += doc_len;
     }
-    if (!encoded || !room) {
-        cli_fail("eval", encoded ? "no memory for the tokens" : err.text);
-        goto out;
-    }
-    if (tokens.n > limit) {
-        tokens.n = (size_t)limit;
+    deq_free(text);
+    if (!rc && !room)
+        rc = deq_fail(err, DEQ_ENOMEM, "no memory for the tokens");
+    if (!rc && tokens->n > limit) {
+        tokens->n = (size_t)limit;
         bytes = 0;
-        for (size_t i = 1; i < tokens.n; i++) {
+        for (size_t i = 1; i < tokens->n; i++) {
             size_t k = 0;
-            if ((int64_t)tokens.ids[i] != info.eos_id && deq_token_bytes(model, tokens.ids[i], &k))
+            if ((int64_t)tokens->ids[i] != eos && deq_token_bytes(model, tokens->ids[i], &k))
                 bytes += k;
         }
     }
-    if (tokens.n < 2 || !bytes) {
-        cli_fail("eval", "the text is empty");
-        goto out;
-    }
-    struct score s = {.tokens = &tokens, .vocab_size = info.vocab_size};
-    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1, .max_positions = (uint32_t)tokens.n};
-    q.prompt = tokens.ids;
-    q.n_prompt = tokens.n - 1; /* the last token is predicted, not read */
-    q.max_tokens = 0;
-    q.want_prompt = true;
-    q.event = on_event;
-    q.ctx = &s;
-    if (deq_engine_new(model, &opts, &engine, &err) || deq_submit(engine, &q, NULL, &err)) {
-        cli_fail("eval", err.text);
-        goto out;
-    }
-    s.started = deq_now_s();
-    while (deq_active(engine))
-        deq_step(engine);
-    const double seconds = deq_now_s() - s.started;
-    cli_progress_end();
-    if (s.failed || s.scored != tokens.n - 1) {
-        cli_fail("eval", "the solver met values that are not finite");
-        goto out;
-    }
-    const struct deq_engine_stats st = deq_engine_stats(engine);
-    const double nll = s.nats / (double)s.scored, bits = s.nats / log(2.0) / (double)bytes;
-    const double evals = (double)st.rows / (double)st.positions, steps = (double)st.steps / (double)st.positions;
+    if (!rc && (tokens->n < 2 || !bytes))
+        rc = deq_fail(err, DEQ_EINVAL, "the text is empty");
+    *ret_bytes = bytes;
+    return rc;
+}
+
+static void print(const struct score *s, const struct deq_engine_stats *st, const struct deq_solve_params *p, uint64_t bytes, double seconds, bool json)
+{
+    const double nll = s->nats / (double)s->scored, bits = s->nats / log(2.0) / (double)bytes;
+    const double evals = (double)st->rows / (double)st->positions, steps = (double)st->steps / (double)st->positions;
     char perplexity[32];
     snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : "null", exp(nll));
     if (json)
@@ -143,19 +111,71 @@ int cmd_eval(int argc, char **argv)
                "\"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, \"residual_max\": %.6g, \"not_converged\": %zu, "
                "\"seconds\": %.3f, \"tokens_per_second\": %.1f, \"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, "
                "\"warm_start\": \"%s\"}\n",
-               s.scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s.residual_max, s.not_converged, seconds,
-               (double)s.scored / seconds, (double)q.solve.tol, q.solve.max_iter, deq_solver_name(q.solve.solver), q.solve.window,
-               deq_warm_name(q.solve.warm_start));
+               s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max, s->not_converged, seconds,
+               (double)s->scored / seconds, (double)p->tol, p->max_iter, deq_solver_name(p->solver), p->window, deq_warm_name(p->warm_start));
     else
         printf("tokens             %zu (%llu bytes)\nnats a token       %.4f\nperplexity         %.3f\nbits a byte        %.4f\n"
                "evaluations a token %.2f (%.2f steps)\nlargest residual   %.2e (%zu above tol)\nseconds            %.1f (%.0f tokens/s)\n",
-               s.scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s.residual_max, s.not_converged, seconds,
-               (double)s.scored / seconds);
-    code = CLI_OK;
-out:
+               s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max, s->not_converged, seconds,
+               (double)s->scored / seconds);
+}
+
+static enum deq_rc run(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens, uint64_t bytes, struct deq_err *err)
+{
+    struct deq_engine *engine;
+    struct score s = {.tokens = tokens, .vocab_size = deq_model_info(model).vocab_size};
+    const struct deq_engine_opts opts = {.threads = solve_flags_threads(&f->solve), .max_sequences = 1, .max_positions = (uint32_t)tokens->n};
+    struct deq_request q = deq_request_defaults(model);
+    solve_flags_apply(&f->solve, &q.solve);
+    q.prompt = tokens->ids;
+    q.n_prompt = tokens->n - 1; /* the last token is predicted, not read */
+    q.max_tokens = 0;
+    q.want_prompt = true;
+    q.event = on_event;
+    q.ctx = &s;
+    enum deq_rc rc = deq_engine_new(model, &opts, &engine, err);
+    if (rc)
+        return rc;
+    rc = deq_submit(engine, &q, NULL, err);
+    if (!rc) {
+        s.started = deq_now_s();
+        while (deq_active(engine))
+            deq_step(engine);
+        const double seconds = deq_now_s() - s.started;
+        const struct deq_engine_stats st = deq_engine_stats(engine);
+        cli_progress_end();
+        if (s.failed || s.scored != tokens->n - 1)
+            rc = deq_fail(err, DEQ_ENUMERIC, "the solver met values that are not finite");
+        else
+            print(&s, &st, &q.solve, bytes, seconds, f->json);
+    }
     deq_engine_free(engine);
+    return rc;
+}
+
+int cmd_eval(int argc, char **argv)
+{
+    const char *args[2];
+    size_t n;
+    struct flags f = {.solve = SOLVE_FLAGS_NONE, .segments = SEGMENT_FLAGS_NONE};
+    int code = cli_parse("eval", &command, argc, argv, &f, args, &n);
+    if (code >= 0)
+        return code;
+    if (f.segments.tgt_len)
+        return eval_segments(args[0], args[1], &f.segments, &f.solve, f.limit, f.json);
+    if (f.segments.mem_len != UINT32_MAX || f.segments.streams)
+        return cli_usage("eval", "%s: goes with --tgt-len", f.segments.mem_len != UINT32_MAX ? "--mem-len" : "--streams");
+    struct deq_err err;
+    struct deq_model *model = NULL;
+    struct deq_tokens tokens = {0};
+    uint64_t bytes;
+    enum deq_rc rc = deq_model_load(args[0], &model, &err);
+    if (!rc)
+        rc = read_tokens(model, args[1], f.limit, &tokens, &bytes, &err);
+    if (!rc)
+        rc = run(model, &f, &tokens, bytes, &err);
+    code = rc ? cli_fail("eval", err.text) : CLI_OK;
     deq_tokens_free(&tokens);
-    deq_free(text);
     deq_model_free(model);
     return code;
 }

@@ -14,7 +14,7 @@
 struct output {
     const struct deq_model *model;
     struct deq_text *text;
-    struct deq_buf shown;
+    struct deq_buf prompt, shown; /* prompt: as it is shown */
     bool json, stopped;
     int64_t prev, end; /* the token that the text ends with; the one that ends it, -1: none does */
     size_t tokens, converged;
@@ -55,131 +55,149 @@ static const char *finish_name(enum deq_finish f)
     return f == DEQ_FINISH_LENGTH ? "length" : f == DEQ_FINISH_NUMERIC ? "numeric_error" : "stop";
 }
 
+struct flags {
+    uint32_t max_tokens, top_k;
+    float temperature, top_p, min_p;
+    uint64_t seed;
+    struct deq_args stops;
+    struct solve_flags solve;
+    bool ignore_eos, json;
+};
+
+#define AT(field) offsetof(struct flags, field)
+static const struct deq_opt flags[] = {
+    {"--max-tokens", DEQ_OPT_U32, AT(max_tokens), 1, 1 << 24, "100", NULL, "tokens to generate"},
+    {"--temperature", DEQ_OPT_FLOAT, AT(temperature), 0, 100, "0", NULL, "0 is greedy"},
+    {"--top-k", DEQ_OPT_U32, AT(top_k), 0, 1 << 24, "0", NULL, "keep the N most probable tokens; 0: all"},
+    {"--top-p", DEQ_OPT_FLOAT, AT(top_p), 0, 1, "1", NULL, "keep the most probable tokens that hold X of the probability"},
+    {"--min-p", DEQ_OPT_FLOAT, AT(min_p), 0, 1, "0", NULL, "keep tokens at least X times as probable as the first"},
+    {"--seed", DEQ_OPT_U64, AT(seed), 0, 9007199254740992.0, "0", NULL, "same seed, same text"},
+    {"--stop", DEQ_OPT_ARGS, AT(stops), 0, 16, NULL, "TEXT", "end before this text (repeatable)"},
+    {"--ignore-eos", DEQ_OPT_BOOL, AT(ignore_eos), 0, 0, NULL, NULL, "go on past the end of a text"},
+    SOLVE_FLAGS(AT(solve)),
+    {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
+};
+
+static const struct deq_command command = {.usage = "deq generate MODEL_DIR \"prompt\" [flags]",
+                                           .about = "Continues a prompt. Statistics go to standard error.",
+                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+
+/* The stop strings as the library takes them: an empty one would end every text before it began. */
+static enum deq_rc new_text(const struct deq_args *stops, struct deq_text **ret, struct deq_err *err)
+{
+    size_t lens[DEQ_ARGS_MAX];
+    for (size_t i = 0; i < stops->n; i++)
+        if (!(lens[i] = strlen(stops->item[i])))
+            return deq_fail(err, DEQ_EINVAL, "--stop: the text is empty");
+    return deq_text_new(stops->item, lens, stops->n, ret, err);
+}
+
+static void ask(const struct flags *f, struct deq_request *q)
+{
+    q->max_tokens = f->max_tokens;
+    q->sampling.temperature = f->temperature;
+    q->sampling.top_k = f->top_k;
+    q->sampling.top_p = f->top_p;
+    q->sampling.min_p = f->min_p;
+    q->sampling.seed = f->seed;
+    q->ignore_eos = f->ignore_eos;
+    solve_flags_apply(&f->solve, &q->solve);
+}
+
+/* An argument may be any bytes, and end within a character that the text goes on with. */
+static void begin(struct output *o, const char *prompt)
+{
+    const size_t len = strlen(prompt), whole = o->json ? len : deq_utf8_complete(prompt, len);
+    deq_utf8_sanitize(&o->prompt, prompt, whole);
+    deq_text_begin(o->text, prompt + whole, len - whole);
+    if (!o->json)
+        fwrite(o->prompt.data, 1, o->prompt.len, stdout);
+}
+
+/* What is left of the text, and the statistics; the exit code. */
+static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats *st, double seconds)
+{
+    const size_t before = o->shown.len;
+    const double per = o->tokens ? (double)o->tokens : 1, steps = (double)st->steps / (double)st->positions;
+    if (!o->stopped)
+        deq_text_end(o->text, &o->shown);
+    if (o->json)
+        return cli_print_json("generate",
+                              json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "prompt", o->prompt.data ? o->prompt.data : "",
+                                        o->prompt.len, "text", o->shown.data ? o->shown.data : "", o->shown.len, "finish_reason", finish_name(o->finish),
+                                        "prompt_tokens", (int)n_prompt, "completion_tokens", (int)o->tokens, "evaluations_per_token", o->evaluations / per,
+                                        "steps_per_token", steps, "residual_max", o->residual_max, "converged", o->converged == o->tokens, "seconds",
+                                        seconds, "time_to_first_token_seconds", o->first_token_s, "tokens_per_second", per / seconds),
+                              JSON_REAL_PRECISION(9));
+    fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
+    putchar('\n');
+    fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n", o->tokens,
+            finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
+    return CLI_OK;
+}
+
+/* Solves q and prints; o receives the events. The exit code. */
+static int run(const struct deq_model *model, struct deq_request *q, const char *prompt, unsigned threads, struct output *o)
+{
+    struct deq_engine *engine = NULL;
+    struct deq_err err;
+    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1, .max_positions = (uint32_t)(q->n_prompt + q->max_tokens)};
+    int code = CLI_FAIL;
+    if (deq_engine_new(model, &opts, &engine, &err) || deq_submit(engine, q, NULL, &err)) {
+        cli_fail("generate", err.text);
+    } else {
+        begin(o, prompt);
+        o->started = deq_now_s();
+        while (deq_active(engine))
+            deq_step(engine);
+        const double seconds = deq_now_s() - o->started;
+        const struct deq_engine_stats st = deq_engine_stats(engine);
+        code = end(o, q->n_prompt, &st, seconds);
+        if (!code && o->finish == DEQ_FINISH_NUMERIC)
+            code = cli_fail("generate", "the solver met values that are not finite");
+    }
+    deq_engine_free(engine);
+    return code;
+}
+
 int cmd_generate(int argc, char **argv)
 {
-    const char *args[2], *max_tokens = "100", *temp = "0", *top_k = "0", *top_p = "1", *min_p = "0", *seed = "0", *stops[16];
-    size_t n, n_stops = 0, stop_lens[16];
-    struct solve_flags sf = {0};
-    bool json = false, ignore_eos = false;
-    const struct cli_flag flags[] = {
-        {.name = "--max-tokens", .value = "N", .help = "tokens to generate (default: 100)", .text = &max_tokens},
-        {.name = "--temperature", .value = "X", .help = "0 is greedy (default: 0)", .text = &temp},
-        {.name = "--top-k", .value = "N", .help = "keep the N most probable tokens; 0: all", .text = &top_k},
-        {.name = "--top-p", .value = "X", .help = "keep the most probable tokens that hold X of the probability", .text = &top_p},
-        {.name = "--min-p", .value = "X", .help = "keep tokens at least X times as probable as the first", .text = &min_p},
-        {.name = "--seed", .value = "N", .help = "same seed, same text (default: 0)", .text = &seed},
-        {.name = "--stop", .value = "TEXT", .help = "end before this text (repeatable)", .list = stops, .list_max = 16, .list_n = &n_stops},
-        {.name = "--ignore-eos", .help = "go on past the end of a text", .on = &ignore_eos},
-        SOLVE_FLAGS(sf),
-        {.name = "--json", .help = "print one JSON object", .on = &json},
-    };
-    const struct cli_command c = {.usage = "deq generate MODEL_DIR \"prompt\" [flags]",
-                                  .about = "Continues a prompt. Statistics go to standard error.",
-                                  .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 2, .max_args = 2};
-    int code = cli_parse(&c, argc, argv, args, &n);
+    const char *args[2];
+    size_t n;
+    struct flags f = {.solve = SOLVE_FLAGS_NONE};
+    int code = cli_parse("generate", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
     struct deq_err err;
     struct deq_model *model = NULL;
-    struct deq_engine *engine = NULL;
     struct deq_tokens tokens = {0};
-    struct output o = {.json = json};
-    double x;
-    unsigned threads;
-    code = CLI_FAIL;
-    struct deq_buf prompt; /* as it is shown */
+    struct output o = {.json = f.json};
     deq_buf_init(&o.shown, (size_t)64 << 20);
-    deq_buf_init(&prompt, (size_t)64 << 20);
-    if (deq_model_load(args[0], &model, &err)) {
-        cli_fail("generate", err.text);
-        goto out;
-    }
-    struct deq_request q = deq_request_defaults(model);
-    code = CLI_USAGE;
-    if (!solve_flags_apply(&sf, &q.solve, &threads))
-        goto out;
-    if (!cli_number("--max-tokens", max_tokens, 1, 1 << 24, &x))
-        goto out;
-    q.max_tokens = (uint32_t)x;
-    if (!cli_number("--temperature", temp, 0, 100, &x))
-        goto out;
-    q.sampling.temperature = (float)x;
-    if (!cli_number("--top-k", top_k, 0, 1 << 24, &x))
-        goto out;
-    q.sampling.top_k = (uint32_t)x;
-    if (!cli_number("--top-p", top_p, 0, 1, &x))
-        goto out;
-    q.sampling.top_p = (float)x;
-    if (!cli_number("--min-p", min_p, 0, 1, &x))
-        goto out;
-    q.sampling.min_p = (float)x;
-    if (!cli_number("--seed", seed, 0, 9007199254740992.0, &x))
-        goto out;
-    q.sampling.seed = (uint64_t)x;
-    code = CLI_FAIL;
-    for (size_t i = 0; i < n_stops; i++)
-        if (!(stop_lens[i] = strlen(stops[i]))) {
-            cli_fail("generate", "--stop: the text is empty");
-            goto out;
-        }
-    const struct deq_model_info info = deq_model_info(model);
-    if (deq_encode(model, args[1], strlen(args[1]), false, &tokens, &err) || deq_text_new(stops, stop_lens, n_stops, &o.text, &err)) {
-        cli_fail("generate", err.text);
-        goto out;
-    }
-    const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0; /* an empty prompt: the start of a document */
-    o.model = model;
-    q.prompt = tokens.n ? tokens.ids : &start;
-    q.n_prompt = tokens.n ? tokens.n : 1;
-    q.ignore_eos = ignore_eos;
-    o.prev = q.prompt[q.n_prompt - 1];
-    o.end = ignore_eos ? -1 : info.eos_id;
-    q.event = on_event;
-    q.ctx = &o;
-    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1, .max_positions = (uint32_t)(q.n_prompt + q.max_tokens)};
-    if (deq_engine_new(model, &opts, &engine, &err) || deq_submit(engine, &q, NULL, &err)) {
-        cli_fail("generate", err.text);
-        goto out;
-    }
-    /* an argument may be any bytes, and end within a character that the text goes on with */
-    const size_t len = strlen(args[1]), whole = json ? len : deq_utf8_complete(args[1], len);
-    deq_utf8_sanitize(&prompt, args[1], whole);
-    deq_text_begin(o.text, args[1] + whole, len - whole);
-    if (!json)
-        fwrite(prompt.data, 1, prompt.len, stdout);
-    o.started = deq_now_s();
-    while (deq_active(engine))
-        deq_step(engine);
-    const double seconds = deq_now_s() - o.started;
-    const size_t before = o.shown.len;
-    if (!o.stopped)
-        deq_text_end(o.text, &o.shown);
-    const struct deq_engine_stats st = deq_engine_stats(engine);
-    const double per = o.tokens ? (double)o.tokens : 1;
-    if (json) {
-        json_t *r = json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "prompt", prompt.data ? prompt.data : "",
-                              prompt.len, "text", o.shown.data ? o.shown.data : "", o.shown.len, "finish_reason", finish_name(o.finish), "prompt_tokens",
-                              (int)q.n_prompt, "completion_tokens", (int)o.tokens, "evaluations_per_token", o.evaluations / per,
-                              "steps_per_token", (double)st.steps / (double)st.positions, "residual_max", o.residual_max, "converged",
-                              o.converged == o.tokens, "seconds", seconds, "time_to_first_token_seconds", o.first_token_s,
-                              "tokens_per_second", per / seconds);
-        if (cli_print_json("generate", r, JSON_REAL_PRECISION(9)))
-            goto out;
+    deq_buf_init(&o.prompt, (size_t)64 << 20);
+    enum deq_rc rc = new_text(&f.stops, &o.text, &err);
+    if (!rc)
+        rc = deq_model_load(args[0], &model, &err);
+    if (!rc)
+        rc = deq_encode(model, args[1], strlen(args[1]), false, &tokens, &err);
+    if (!rc) {
+        const struct deq_model_info info = deq_model_info(model);
+        const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0; /* an empty prompt: the start of a document */
+        struct deq_request q = deq_request_defaults(model);
+        ask(&f, &q);
+        q.prompt = tokens.n ? tokens.ids : &start;
+        q.n_prompt = tokens.n ? tokens.n : 1;
+        q.event = on_event;
+        q.ctx = &o;
+        o.model = model;
+        o.prev = q.prompt[q.n_prompt - 1];
+        o.end = f.ignore_eos ? -1 : info.eos_id;
+        code = run(model, &q, args[1], solve_flags_threads(&f.solve), &o);
     } else {
-        fwrite(o.shown.data + before, 1, o.shown.len - before, stdout);
-        putchar('\n');
-        fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n", o.tokens,
-                finish_name(o.finish), per / seconds, (double)st.steps / (double)st.positions, o.evaluations / per, o.residual_max);
+        code = cli_fail("generate", err.text);
     }
-    if (o.finish == DEQ_FINISH_NUMERIC)
-        cli_fail("generate", "the solver met values that are not finite");
-    else
-        code = CLI_OK;
-out:
-    deq_engine_free(engine);
     deq_text_free(o.text);
     deq_buf_free(&o.shown);
-    deq_buf_free(&prompt);
+    deq_buf_free(&o.prompt);
     deq_tokens_free(&tokens);
     deq_model_free(model);
     return code;

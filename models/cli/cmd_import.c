@@ -25,27 +25,29 @@ static void print_parts(const struct deq_arch *a)
     printf("\n");
 }
 
+static const struct deq_opt flags[] = {
+    {"--config", DEQ_OPT_ARG, offsetof(struct deq_import_opts, config), 0, 0, NULL, "FILE", "JSON: model_type and the constructor's arguments (required)"},
+    {"--vocab", DEQ_OPT_ARG, offsetof(struct deq_import_opts, vocab), 0, 0, NULL, "FILE",
+     "the vocabulary the model was trained with, a word a line in the order of ids"},
+    {"--out", DEQ_OPT_ARG, offsetof(struct deq_import_opts, out_dir), 0, 0, NULL, "MODEL_DIR", "the directory to write; it must not exist (required)"},
+};
+
+static const struct deq_command command = {
+    .usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
+    .about = "Makes a model directory of a state dict that the code of locuslab/deq (DEQ-Sequence) or torchdeq (deq-lm, deq-seq) saved. No\n"
+             "Python is needed and nothing in the file is executed. model_type: locuslab-deq-transformer, torchdeq-seq or torchdeq-lm.",
+    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
+
 int cmd_import(int argc, char **argv)
 {
     const char *args[1];
     size_t n;
     struct deq_import_opts o = {.progress = on_progress, .note = on_note};
-    const struct cli_flag flags[] = {
-        {.name = "--config", .value = "FILE", .help = "JSON: model_type and the constructor's arguments (required)", .text = &o.config},
-        {.name = "--vocab", .value = "FILE", .help = "the vocabulary the model was trained with, a word a line in the order of ids", .text = &o.vocab},
-        {.name = "--out", .value = "MODEL_DIR", .help = "the directory to write; it must not exist (required)", .text = &o.out_dir}};
-    const struct cli_command c = {
-        .usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
-        .about = "Makes a model directory of a state dict that the code of locuslab/deq (DEQ-Sequence) or torchdeq (deq-lm, deq-seq) saved. No\n"
-                 "Python is needed and nothing in the file is executed. model_type: locuslab-deq-transformer, torchdeq-seq or torchdeq-lm.",
-        .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
-    int code = cli_parse(&c, argc, argv, args, &n);
+    int code = cli_parse("import", &command, argc, argv, &o, args, &n);
     if (code >= 0)
         return code;
-    if (!o.config || !o.out_dir) {
-        fprintf(stderr, "deq import: %s is required\n", o.config ? "--out" : "--config");
-        return CLI_USAGE;
-    }
+    if (!o.config || !o.out_dir)
+        return cli_usage("import", "%s is required", o.config ? "--out" : "--config");
     struct deq_err err;
     struct deq_import_report r;
     o.checkpoint = args[0];

@@ -8,17 +8,25 @@
 #include "core/deq.h"
 #include "models/cli/cli.h"
 
+struct flags {
+    bool json, tensors;
+};
+
+static const struct deq_opt flags[] = {
+    {"--tensors", DEQ_OPT_BOOL, offsetof(struct flags, tensors), 0, 0, NULL, NULL, "list the tensors too"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct flags, json), 0, 0, NULL, NULL, "print one JSON object"},
+};
+
+static const struct deq_command command = {.usage = "deq inspect MODEL_DIR [flags]",
+                                           .about = "Loads a model with every check and tells what it is.",
+                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
+
 int cmd_inspect(int argc, char **argv)
 {
     const char *args[1];
     size_t n;
-    bool json = false, tensors = false;
-    const struct cli_flag flags[] = {{.name = "--tensors", .help = "list the tensors too", .on = &tensors},
-                                     {.name = "--json", .help = "print one JSON object", .on = &json}};
-    const struct cli_command c = {.usage = "deq inspect MODEL_DIR [flags]",
-                                  .about = "Loads a model with every check and tells what it is.",
-                                  .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
-    int code = cli_parse(&c, argc, argv, args, &n);
+    struct flags f = {0};
+    int code = cli_parse("inspect", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
     struct deq_err err;
@@ -27,13 +35,13 @@ int cmd_inspect(int argc, char **argv)
     char path[4096];
     if (deq_model_load(args[0], &model, &err))
         return cli_fail("inspect", err.text);
-    if (tensors && (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
+    if (f.tensors && (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
         deq_model_free(model);
         return cli_fail("inspect", err.text);
     }
     code = CLI_OK;
     const struct deq_model_info i = deq_model_info(model);
-    json_t *r = !json ? NULL : json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
+    json_t *r = !f.json ? NULL : json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
                           "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                           "hidden_size", (int)i.d_model, "num_attention_heads", (int)i.n_head, "head_dim", (int)i.d_head,
                           "intermediate_size", (int)i.d_inner, "num_blocks", (int)i.n_block, "attention_window", (int)i.attn_window, "norm",
@@ -41,7 +49,7 @@ int cmd_inspect(int argc, char **argv)
                           "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq", "solver", deq_solver_name(i.solver), "tol",
                           (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window", (int)i.window, "warm_start",
                           deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
-    if (json) {
+    if (f.json) {
         json_t *list = json_array();
         for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {
             const struct deq_tensor *t = deq_safetensors_at(file, k);
@@ -50,7 +58,7 @@ int cmd_inspect(int argc, char **argv)
                 json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
             json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype", deq_dtype_name(t->dtype), "shape", shape));
         }
-        if (tensors)
+        if (f.tensors)
             json_object_set(r, "tensors", list);
         json_decref(list);
         code = cli_print_json("inspect", r, JSON_INDENT(2) | JSON_REAL_PRECISION(7));

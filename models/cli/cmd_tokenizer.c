@@ -3,11 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "core/base/base.h"
 #include "core/base/buf.h"
+#include "core/base/clock.h"
 #include "core/base/err.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
@@ -17,8 +17,7 @@
 #include "core/data/tokenizer.h"
 #include "models/cli/cli.h"
 
-enum { EXIT_USAGE = 2 };
-
+enum { MAX_FILES = 1024 };
 #define MAX_TEXT_BYTES ((size_t)DEQ_BPE_TRAIN_MAX_BYTES)
 
 static const char help_all[] =
@@ -29,41 +28,6 @@ static const char help_all[] =
     "\n"
     "MODEL is a tokenizer.json or a directory with one (or with vocab.json and merges.txt).\n"
     "`deq tokenizer train --help` and so on tell more.\n";
-
-static const char help_train[] =
-    "usage: deq tokenizer train --vocab-size N --out FILE [--json] TEXT_FILE...\n"
-    "\n"
-    "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json.\n"
-    "A line that is exactly <|endoftext|> separates documents and is not trained on.\n"
-    "\n"
-    "  --vocab-size N   tokens, with <|endoftext|> and the 256 bytes (257..1048576)\n"
-    "  --out FILE       where to write; replaced whole or not at all\n"
-    "  --json           print the outcome as one JSON object\n";
-
-static const char help_encode[] =
-    "usage: deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]\n"
-    "\n"
-    "Prints the token ids of a text: the argument, a file, or standard input. Files and input are read as a model's texts are: a line end of\n"
-    "CR LF is LF, and a byte order mark is none of the text.\n"
-    "\n"
-    "  --file FILE   read the text from FILE\n"
-    "  --special     recognise special tokens such as <|endoftext|> in the text\n"
-    "  --json        print ids, pieces, counts as one JSON object\n"
-    "  --hex         many texts: each line of input is one text in hexadecimal, each line of output its ids\n";
-
-static const char help_decode[] =
-    "usage: deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]\n"
-    "\n"
-    "Prints the text of token ids: the arguments, or numbers on standard input.\n"
-    "\n"
-    "  --skip-special   leave special tokens out\n"
-    "  --hex            many lists: each line of input is one list of ids, each line of output its bytes in hexadecimal\n";
-
-static int usage(const char *help, const char *what, const char *which)
-{
-    fprintf(stderr, "deq tokenizer: %s%s%s\n%s", what, which ? ": " : "", which ? which : "", help);
-    return EXIT_USAGE;
-}
 
 static int report(const struct deq_err *err)
 {
@@ -110,111 +74,103 @@ static void json_string(struct deq_buf *out, const char *s, size_t n)
 
 /* ---- train ---- */
 
-static double seconds_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void show_progress(void *ctx, size_t done, size_t total)
 {
     (void)ctx;
     fprintf(stderr, "\r%zu of %zu merges%s", done, total, done == total ? "\n" : "");
 }
 
+struct train_flags {
+    uint32_t vocab_size;
+    const char *out;
+    bool json;
+};
+
+static const struct deq_opt train_flags[] = {
+    {"--vocab-size", DEQ_OPT_U32, offsetof(struct train_flags, vocab_size), DEQ_BPE_TRAIN_MIN_VOCAB, DEQ_BPE_TRAIN_MAX_VOCAB, NULL, NULL,
+     "tokens, with <|endoftext|> and the 256 bytes (required)"},
+    {"--out", DEQ_OPT_ARG, offsetof(struct train_flags, out), 0, 0, NULL, "FILE", "where to write; replaced whole or not at all (required)"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct train_flags, json), 0, 0, NULL, NULL, "print the outcome as one JSON object"},
+};
+
+static const struct deq_command train_command = {.usage = "deq tokenizer train --vocab-size N --out FILE [--json] TEXT_FILE...",
+                                                 .about = "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json.\n"
+                                                          "A line that is exactly <|endoftext|> separates documents and is not trained on.",
+                                                 .flags = {train_flags, DEQ_COUNT(train_flags)}, .min_args = 1, .max_args = MAX_FILES};
+
+/* All texts as one; one file's end is no context for the next one's beginning. */
+static enum deq_rc read_texts(const char *const *paths, size_t n, struct deq_buf *text, struct deq_err *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        char *data;
+        size_t len;
+        enum deq_rc rc = deq_text_read(paths[i], MAX_TEXT_BYTES, &data, &len, err);
+        if (rc)
+            return rc;
+        if (i)
+            deq_buf_str(text, "\n<|endoftext|>\n");
+        deq_buf_add(text, data, len);
+        deq_free(data);
+    }
+    if (text->failed)
+        return deq_fail(err, DEQ_EINVAL, "the texts are too large together: the limit is %zu bytes", MAX_TEXT_BYTES);
+    deq_buf_str(text, ""); /* data is there, for no text too */
+    return text->failed ? deq_fail(err, DEQ_ENOMEM, "no memory for the texts") : DEQ_OK;
+}
+
+static void describe(const struct train_flags *f, const struct deq_buf *text, uint32_t n, size_t n_tokens, double seconds, struct deq_buf *line)
+{
+    const double ratio = n_tokens ? (double)text->len / (double)n_tokens : 0;
+    if (f->json)
+        deq_buf_fmt(line, "{\"vocab_size\": %u, \"merges\": %u, \"bytes\": %zu, \"bytes_per_token\": %.4f, \"seconds\": %.3f}\n", n,
+                    n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len, ratio, seconds);
+    else
+        deq_buf_fmt(line, "%s: %u tokens (%u merges) from %zu bytes in %.1f s, %.2f bytes per token\n", f->out, n, n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len,
+                    seconds, ratio);
+    if (n < f->vocab_size)
+        fprintf(stderr, "deq tokenizer: the text has no more pairs: %u tokens instead of %u\n", n, f->vocab_size);
+}
+
 static int train(int argc, char **argv)
 {
-    uint32_t vocab_size = 0;
-    const char *out_path = NULL;
-    bool json = false, only_files = false;
-    int n_files = 0;
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        if (only_files || a[0] != '-' || !a[1]) {
-            argv[n_files++] = argv[i];
-        } else if (!strcmp(a, "--help")) {
-            fputs(help_train, stdout);
-            return EXIT_SUCCESS;
-        } else if (!strcmp(a, "--")) {
-            only_files = true;
-        } else if (!strcmp(a, "--json")) {
-            json = true;
-        } else if (!strcmp(a, "--vocab-size")) {
-            if (++i == argc || !parse_u32(argv[i], &vocab_size))
-                return usage(help_train, "--vocab-size wants a number", i < argc ? argv[i] : NULL);
-        } else if (!strcmp(a, "--out")) {
-            if (++i == argc)
-                return usage(help_train, "--out wants a file", NULL);
-            out_path = argv[i];
-        } else {
-            return usage(help_train, "unknown option", a);
-        }
-    }
-    if (vocab_size && (vocab_size < DEQ_BPE_TRAIN_MIN_VOCAB || vocab_size > DEQ_BPE_TRAIN_MAX_VOCAB))
-        return usage(help_train, "--vocab-size is outside 257..1048576", NULL);
-    if (!vocab_size || !out_path || !n_files)
-        return usage(help_train, !vocab_size ? "--vocab-size is missing" : !out_path ? "--out is missing" : "no text file", NULL);
-
-    struct deq_err err = {0};
+    const char *args[MAX_FILES];
+    size_t n;
+    struct train_flags f = {0};
+    int code = cli_parse("tokenizer train", &train_command, argc, argv, &f, args, &n);
+    if (code >= 0)
+        return code;
+    if (!f.vocab_size || !f.out)
+        return cli_usage("tokenizer train", "%s is missing", f.vocab_size ? "--out" : "--vocab-size");
+    struct deq_err err;
     struct deq_buf text, file, line;
     struct deq_tokenizer *tok = NULL;
     struct deq_tokens tokens = {0};
-    int rc = EXIT_FAILURE;
-    double begin = seconds_now();
+    const struct deq_bpe_train_opts opts = {.vocab_size = f.vocab_size, .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
+    const double begin = deq_now_s();
     deq_buf_init(&text, MAX_TEXT_BYTES);
     deq_buf_init(&file, DEQ_TOKENIZER_MAX_FILE_BYTES);
-    deq_buf_init(&line, 4096);
-    for (int i = 0; i < n_files; i++) {
-        char *data;
-        size_t len;
-        if (deq_text_read(argv[i], MAX_TEXT_BYTES, &data, &len, &err)) {
-            report(&err);
-            goto out;
-        }
-        if (i)
-            deq_buf_str(&text, "\n<|endoftext|>\n"); /* one file's end is no context for the next one's beginning */
-        deq_buf_add(&text, data, len);
-        deq_free(data);
-    }
-    if (text.failed) {
-        fprintf(stderr, "deq tokenizer: the texts are too large together: the limit is %zu bytes\n", MAX_TEXT_BYTES);
-        goto out;
-    }
-    struct deq_bpe_train_opts opts = {.vocab_size = vocab_size, .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
-    struct deq_part part;
-    if (deq_bpe_train(text.data ? text.data : "", text.len, &opts, &file, &err)) {
-        report(&err);
-        goto out;
-    }
-    double seconds = seconds_now() - begin;
-    part = (struct deq_part){file.data, file.len};
-    /* what was written is read back: the ratio below is that of the file, and a file that cannot be loaded never appears */
-    if (deq_tokenizer_parse(file.data, file.len, out_path, &tok, &err) ||
-        deq_tokenizer_encode(tok, text.data ? text.data : "", text.len, true, &tokens, &err) ||
-        deq_io_replace(out_path, &part, 1, &err)) {
-        report(&err);
-        goto out;
-    }
-    uint32_t n = deq_tokenizer_vocab_size(tok);
-    double ratio = tokens.n ? (double)text.len / (double)tokens.n : 0;
-    if (json)
-        deq_buf_fmt(&line,
-                    "{\"vocab_size\": %u, \"merges\": %u, \"bytes\": %zu, \"bytes_per_token\": %.4f, \"seconds\": %.3f}\n", n,
-                    n - DEQ_BPE_TRAIN_MIN_VOCAB, text.len, ratio, seconds);
-    else
-        deq_buf_fmt(&line, "%s: %u tokens (%u merges) from %zu bytes in %.1f s, %.2f bytes per token\n", out_path, n,
-                    n - DEQ_BPE_TRAIN_MIN_VOCAB, text.len, seconds, ratio);
-    if (n < vocab_size)
-        fprintf(stderr, "deq tokenizer: the text has no more pairs: %u tokens instead of %u\n", n, vocab_size);
-    rc = print_all(&line);
-out:
+    deq_buf_init(&line, 8192);
+    enum deq_rc rc = read_texts(args, n, &text, &err);
+    if (!rc)
+        rc = deq_bpe_train(text.data, text.len, &opts, &file, &err);
+    const double seconds = deq_now_s() - begin;
+    const struct deq_part part = {file.data, file.len};
+    /* what was written is read back: the ratio is that of the file, and a file that cannot be loaded never appears */
+    if (!rc)
+        rc = deq_tokenizer_parse(file.data, file.len, f.out, &tok, &err);
+    if (!rc)
+        rc = deq_tokenizer_encode(tok, text.data, text.len, true, &tokens, &err);
+    if (!rc)
+        rc = deq_io_replace(f.out, &part, 1, &err);
+    if (!rc)
+        describe(&f, &text, deq_tokenizer_vocab_size(tok), tokens.n, seconds, &line);
+    code = rc ? report(&err) : print_all(&line);
     deq_tokens_free(&tokens);
     deq_tokenizer_free(tok);
     deq_buf_free(&text);
     deq_buf_free(&file);
     deq_buf_free(&line);
-    return rc;
+    return code;
 }
 
 /* ---- encode ---- */
@@ -275,6 +231,24 @@ static void print_encoded_json(struct deq_buf *out, const struct deq_tokenizer *
     deq_buf_fmt(out, "], \"n_tokens\": %zu, \"n_bytes\": %zu}\n", t->n, text_len);
 }
 
+struct encode_flags {
+    const char *file;
+    bool special, json, hex;
+};
+
+static const struct deq_opt encode_flags[] = {
+    {"--file", DEQ_OPT_ARG, offsetof(struct encode_flags, file), 0, 0, NULL, "FILE", "read the text from FILE"},
+    {"--special", DEQ_OPT_BOOL, offsetof(struct encode_flags, special), 0, 0, NULL, NULL, "recognise special tokens such as <|endoftext|> in the text"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct encode_flags, json), 0, 0, NULL, NULL, "print ids, pieces, counts as one JSON object"},
+    {"--hex", DEQ_OPT_BOOL, offsetof(struct encode_flags, hex), 0, 0, NULL, NULL,
+     "many texts: each line of input is one text in hexadecimal, each line of output its ids"},
+};
+
+static const struct deq_command encode_command = {.usage = "deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]",
+                                                  .about = "Prints the token ids of a text: the argument, a file, or standard input. Files and input are read as a model's texts are: a\n"
+                                                           "line end of CR LF is LF, and a byte order mark is none of the text.",
+                                                  .flags = {encode_flags, DEQ_COUNT(encode_flags)}, .min_args = 1, .max_args = 2};
+
 /* Standard input, as a text file. */
 static enum deq_rc read_input(char **ret_text, size_t *ret_len, struct deq_err *err)
 {
@@ -283,79 +257,52 @@ static enum deq_rc read_input(char **ret_text, size_t *ret_len, struct deq_err *
     return rc ? rc : deq_text_clean(name, *ret_text, ret_len, err);
 }
 
+/* text, or the file, or standard input */
+static enum deq_rc read_text(const char *text, const char *path, char **ret, size_t *ret_len, struct deq_err *err)
+{
+    if (!text)
+        return path ? deq_text_read(path, MAX_TEXT_BYTES, ret, ret_len, err) : read_input(ret, ret_len, err);
+    *ret_len = strlen(text);
+    return (*ret = deq_strdup(text)) ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for the text");
+}
+
 static int encode(int argc, char **argv)
 {
-    const char *model = NULL, *text = NULL, *path = NULL;
-    bool special = false, json = false, hex = false, only_text = false;
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        if (only_text || a[0] != '-' || !a[1]) {
-            if (model && text)
-                return usage(help_encode, "one text is enough (quote it)", a);
-            *(model ? &text : &model) = a;
-        } else if (!strcmp(a, "--help")) {
-            fputs(help_encode, stdout);
-            return EXIT_SUCCESS;
-        } else if (!strcmp(a, "--")) {
-            only_text = true;
-        } else if (!strcmp(a, "--special")) {
-            special = true;
-        } else if (!strcmp(a, "--json")) {
-            json = true;
-        } else if (!strcmp(a, "--hex")) {
-            hex = true;
-        } else if (!strcmp(a, "--file")) {
-            if (++i == argc)
-                return usage(help_encode, "--file wants a file", NULL);
-            path = argv[i];
-        } else {
-            return usage(help_encode, "unknown option", a);
-        }
-    }
-    if (!model)
-        return usage(help_encode, "MODEL is missing", NULL);
-    if ((text && path) || (json && hex))
-        return usage(help_encode, json ? "--json or --hex, not both" : "TEXT or --file, not both", NULL);
-
-    struct deq_err err = {0};
+    const char *args[2];
+    size_t n;
+    struct encode_flags f = {0};
+    int code = cli_parse("tokenizer encode", &encode_command, argc, argv, &f, args, &n);
+    if (code >= 0)
+        return code;
+    const char *text = n > 1 ? args[1] : NULL;
+    if ((text && f.file) || (f.json && f.hex))
+        return cli_usage("tokenizer encode", "%s", f.json && f.hex ? "--json or --hex, not both" : "TEXT or --file, not both");
+    struct deq_err err;
     struct deq_tokenizer *tok = NULL;
     struct deq_tokens tokens = {0};
     struct deq_buf out;
     char *data = NULL;
     size_t len = 0;
-    int rc = EXIT_FAILURE;
-    enum deq_rc failed;
     deq_buf_init(&out, SIZE_MAX / 4);
-    if ((failed = deq_tokenizer_load(model, &tok, &err)))
-        goto out;
-    if (text) {
-        len = strlen(text);
-        failed = (data = deq_strdup(text)) ? DEQ_OK : deq_fail(&err, DEQ_ENOMEM, "no memory for the text");
-    } else {
-        failed = path ? deq_text_read(path, MAX_TEXT_BYTES, &data, &len, &err) : read_input(&data, &len, &err);
+    enum deq_rc rc = deq_tokenizer_load(args[0], &tok, &err);
+    if (!rc)
+        rc = read_text(text, f.file, &data, &len, &err);
+    if (!rc && f.hex)
+        rc = encode_hex_lines(tok, data, len, f.special, &out, &err);
+    else if (!rc)
+        rc = deq_tokenizer_encode(tok, data, len, f.special, &tokens, &err);
+    if (!rc && f.json) {
+        print_encoded_json(&out, tok, &tokens, len);
+    } else if (!rc && !f.hex) {
+        print_ids(&out, &tokens, " ");
+        deq_buf_str(&out, "\n");
     }
-    if (failed)
-        goto out;
-    if (hex) {
-        failed = encode_hex_lines(tok, data, len, special, &out, &err);
-    } else if (!(failed = deq_tokenizer_encode(tok, data, len, special, &tokens, &err))) {
-        if (json) {
-            print_encoded_json(&out, tok, &tokens, len);
-        } else {
-            print_ids(&out, &tokens, " ");
-            deq_buf_str(&out, "\n");
-        }
-    }
-    if (!failed)
-        rc = print_all(&out);
-out:
-    if (failed)
-        report(&err);
+    code = rc ? report(&err) : print_all(&out);
     deq_free(data);
     deq_buf_free(&out);
     deq_tokens_free(&tokens);
     deq_tokenizer_free(tok);
-    return rc;
+    return code;
 }
 
 /* ---- decode ---- */
@@ -412,54 +359,52 @@ static bool decode_lines(const struct deq_tokenizer *tok, char *data, size_t len
     return ok;
 }
 
+struct decode_flags {
+    bool skip_special, hex;
+};
+
+static const struct deq_opt decode_flags[] = {
+    {"--skip-special", DEQ_OPT_BOOL, offsetof(struct decode_flags, skip_special), 0, 0, NULL, NULL, "leave special tokens out"},
+    {"--hex", DEQ_OPT_BOOL, offsetof(struct decode_flags, hex), 0, 0, NULL, NULL,
+     "many lists: each line of input is one list of ids, each line of output its bytes in hexadecimal"},
+};
+
+static const struct deq_command decode_command = {.usage = "deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]",
+                                                  .about = "Prints the text of token ids: the arguments, or numbers on standard input.",
+                                                  .flags = {decode_flags, DEQ_COUNT(decode_flags)}, .min_args = 1, .max_args = SIZE_MAX};
+
 static int decode(int argc, char **argv)
 {
-    const char *model = NULL;
-    bool skip = false, hex = false;
-    int rc = EXIT_FAILURE;
-    struct deq_err err = {0};
+    const char **args = DEQ_NEW_ARRAY(const char *, (size_t)argc);
+    size_t n, len = 0;
+    struct decode_flags f = {0};
+    struct deq_err err;
+    if (!args)
+        return cli_fail("tokenizer decode", "no memory for the arguments");
+    int code = cli_parse("tokenizer decode", &decode_command, argc, argv, &f, args, &n);
+    if (code >= 0) {
+        deq_free(args);
+        return code;
+    }
     struct deq_tokenizer *tok = NULL;
     struct deq_buf out, ids;
     char *data = NULL;
-    size_t len = 0;
     deq_buf_init(&out, SIZE_MAX / 4);
     deq_buf_init(&ids, MAX_TEXT_BYTES);
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        if (a[0] != '-' || !a[1]) {
-            if (model)
-                deq_buf_fmt(&ids, "%s ", a);
-            else
-                model = a;
-        } else if (!strcmp(a, "--help")) {
-            fputs(help_decode, stdout);
-            rc = EXIT_SUCCESS;
-            goto out;
-        } else if (!strcmp(a, "--skip-special")) {
-            skip = true;
-        } else if (!strcmp(a, "--hex")) {
-            hex = true;
-        } else {
-            rc = usage(help_decode, "unknown option", a);
-            goto out;
-        }
-    }
-    if (!model) {
-        rc = usage(help_decode, "MODEL is missing", NULL);
-        goto out;
-    }
-    if (deq_tokenizer_load(model, &tok, &err) ||
+    for (size_t i = 1; i < n; i++)
+        deq_buf_fmt(&ids, "%s ", args[i]);
+    if (deq_tokenizer_load(args[0], &tok, &err) ||
         (!ids.len && read_input(&data, &len, &err)) ||
-        !decode_lines(tok, ids.len ? ids.data : data, ids.len ? ids.len : len, skip, hex, &out, &err))
-        rc = report(&err);
+        !decode_lines(tok, ids.len ? ids.data : data, ids.len ? ids.len : len, f.skip_special, f.hex, &out, &err))
+        code = report(&err);
     else
-        rc = print_all(&out);
-out:
+        code = print_all(&out);
     deq_tokenizer_free(tok);
     deq_free(data);
     deq_buf_free(&out);
     deq_buf_free(&ids);
-    return rc;
+    deq_free(args);
+    return code;
 }
 
 int cmd_tokenizer(int argc, char **argv)
@@ -469,13 +414,13 @@ int cmd_tokenizer(int argc, char **argv)
         int (*run)(int argc, char **argv);
     } commands[] = {{"train", train}, {"words", cmd_tokenizer_words}, {"encode", encode}, {"decode", decode}};
     if (argc < 2)
-        return usage(help_all, "train, words, encode or decode?", NULL);
-    if (!strcmp(argv[1], "--help")) {
+        return cli_usage("tokenizer", "train, words, encode or decode?\n%s", help_all);
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
         fputs(help_all, stdout);
-        return EXIT_SUCCESS;
+        return CLI_OK;
     }
     for (size_t i = 0; i < DEQ_COUNT(commands); i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);
-    return usage(help_all, "unknown command", argv[1]);
+    return cli_usage("tokenizer", "unknown command \"%s\"\n%s", argv[1], help_all);
 }

@@ -34,40 +34,43 @@ static enum deq_rc count(const char *const *paths, size_t n, const char *out, co
     return rc;
 }
 
+struct flags {
+    const char *out, *vocab, *vocab_out;
+    bool json;
+};
+
+static const struct deq_opt flags[] = {
+    {"--out", DEQ_OPT_ARG, offsetof(struct flags, out), 0, 0, NULL, "FILE", "the tokenizer.json to write; replaced whole or not at all (required)"},
+    {"--vocab", DEQ_OPT_ARG, offsetof(struct flags, vocab), 0, 0, NULL, "FILE", "take the words from FILE, one a line in the order of ids, instead of texts"},
+    {"--vocab-out", DEQ_OPT_ARG, offsetof(struct flags, vocab_out), 0, 0, NULL, "FILE", "also write the counted words in that form"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct flags, json), 0, 0, NULL, NULL, "print one JSON object"},
+};
+
+static const struct deq_command command = {.usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [flags]",
+                                           .about = "Makes a word-level tokenizer.json with the ids of the DEQ authors' code: <eos>, then words by count.",
+                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 0, .max_args = MAX_FILES};
+
 int cmd_tokenizer_words(int argc, char **argv)
 {
-    const char *args[MAX_FILES], *out = NULL, *vocab = NULL, *vocab_out = NULL;
+    const char *args[MAX_FILES];
     size_t n;
-    bool json = false;
-    const struct cli_flag flags[] = {
-        {.name = "--out", .value = "FILE", .help = "the tokenizer.json to write; replaced whole or not at all", .text = &out},
-        {.name = "--vocab", .value = "FILE", .help = "take the words from FILE, one a line in the order of ids, instead of texts", .text = &vocab},
-        {.name = "--vocab-out", .value = "FILE", .help = "also write the counted words in that form", .text = &vocab_out},
-        {.name = "--json", .help = "print one JSON object", .on = &json},
-    };
-    const struct cli_command c = {.usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [flags]",
-                                  .about = "Makes a word-level tokenizer.json with the ids of the DEQ authors' code: <eos>, then words by count.",
-                                  .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 0, .max_args = MAX_FILES};
-    int code = cli_parse(&c, argc, argv, args, &n);
+    struct flags f = {0};
+    int code = cli_parse("tokenizer words", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
     struct deq_err err;
     struct deq_wordlevel_info info;
     uint64_t words = 0;
-    if (!out || !n == !vocab || (vocab && vocab_out)) {
-        fprintf(stderr, "deq tokenizer words: expected --out and either texts or --vocab\n");
-        return CLI_USAGE;
-    }
-    if (vocab_out && !strcmp(out, vocab_out)) {
-        fprintf(stderr, "deq tokenizer words: --out and --vocab-out name one file, %s\n", out);
-        return CLI_USAGE;
-    }
-    if (vocab ? deq_wordlevel_from_vocab(vocab, 0, out, &info, &err) : count(args, n, out, vocab_out, &info, &words, &err))
+    if (!f.out || !n == !f.vocab || (f.vocab && f.vocab_out))
+        return cli_usage("tokenizer words", "expected --out and either texts or --vocab");
+    if (f.vocab_out && !strcmp(f.out, f.vocab_out))
+        return cli_usage("tokenizer words", "--out and --vocab-out name one file, %s", f.out);
+    if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err) : count(args, n, f.out, f.vocab_out, &info, &words, &err))
         return cli_fail("tokenizer words", err.text);
-    if (json)
+    if (f.json)
         printf("{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n", info.n_words, (long long)info.eos_id,
                (long long)info.unk_id, (unsigned long long)words);
     else
-        printf("%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", out, info.n_words, (long long)info.eos_id, (long long)info.unk_id);
+        printf("%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", f.out, info.n_words, (long long)info.eos_id, (long long)info.unk_id);
     return CLI_OK;
 }

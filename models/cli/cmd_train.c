@@ -93,69 +93,62 @@ static void on_event(void *ctx, const struct deq_train_event *e)
     }
 }
 
+struct flags {
+    const char *data, *out, *init;
+    struct deq_args sets;
+    uint32_t threads; /* 0: not given */
+    bool resume, f32, print_recipe, json;
+};
+
+#define AT(field) offsetof(struct flags, field)
+static const struct deq_opt flags[] = {
+    {"--data", DEQ_OPT_ARG, AT(data), 0, 0, ".", "DIR", "where the recipe's text files are"},
+    {"--out", DEQ_OPT_ARG, AT(out), 0, 0, NULL, "MODEL_DIR", "the model directory to write (required)"},
+    {"--resume", DEQ_OPT_BOOL, AT(resume), 0, 0, NULL, NULL, "go on from MODEL_DIR/checkpoint.safetensors, exactly"},
+    {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR", "start from that model's weights, with a fresh optimiser"},
+    {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "override a key of the recipe (repeatable); a list is [a, b]"},
+    {"--threads", DEQ_OPT_U32, AT(threads), 1, 256, NULL, NULL, "worker threads; else all cores"},
+    {"--f32", DEQ_OPT_BOOL, AT(f32), 0, 0, NULL, NULL, "write model.safetensors as F32 instead of BF16"},
+    {"--print-recipe", DEQ_OPT_BOOL, AT(print_recipe), 0, 0, NULL, NULL, "print the whole recipe with every default and stop"},
+    {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print the log's JSON lines on standard output"},
+};
+
+static const struct deq_command command = {
+    .usage = "deq train RECIPE.yaml --data DIR --out MODEL_DIR [flags]",
+    .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop;\n"
+             "--resume goes on as if nothing had happened.",
+    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
+
 int cmd_train(int argc, char **argv)
 {
-    const char *args[1], *data = ".", *out = NULL, *threads = NULL, *init = NULL, *sets[64];
-    size_t n, n_sets = 0;
-    struct deq_train_opts o = {.bf16 = true};
-    bool f32 = false, print = false;
+    const char *args[1];
+    size_t n;
+    struct flags f = {0};
     struct view v = {.last_bits = NAN};
-    const struct cli_flag flags[] = {
-        {.name = "--data", .value = "DIR", .help = "where the recipe's text files are (default: .)", .text = &data},
-        {.name = "--out", .value = "MODEL_DIR", .help = "the model directory to write", .text = &out},
-        {.name = "--resume", .help = "go on from MODEL_DIR/checkpoint.safetensors, exactly", .on = &o.resume},
-        {.name = "--init", .value = "MODEL_DIR", .help = "start from that model's weights, with a fresh optimiser", .text = &init},
-        {.name = "--set", .value = "KEY=VALUE", .help = "override a key of the recipe (repeatable)", .list = sets, .list_max = 64, .list_n = &n_sets},
-        {.name = "--threads", .value = "N", .help = "worker threads (default: all cores)", .text = &threads},
-        {.name = "--f32", .help = "write model.safetensors as F32 instead of BF16", .on = &f32},
-        {.name = "--print-recipe", .help = "print the whole recipe with every default and stop", .on = &print},
-        {.name = "--json", .help = "print the log's JSON lines on standard output", .on = &v.json},
-    };
-    const struct cli_command c = {
-        .usage = "deq train RECIPE.yaml --data DIR --out MODEL_DIR [flags]",
-        .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop;\n"
-                 "--resume goes on as if nothing had happened.",
-        .flags = flags, .n_flags = sizeof flags / sizeof *flags, .min_args = 1, .max_args = 1};
-    int code = cli_parse(&c, argc, argv, args, &n);
+    int code = cli_parse("train", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
     struct deq_recipe recipe;
     struct deq_err err;
     if (deq_recipe_load(args[0], &recipe, &err))
         return cli_fail("train", err.text);
-    for (size_t i = 0; i < n_sets; i++) {
-        char key[128];
-        const char *eq = strchr(sets[i], '=');
-        snprintf(key, sizeof key, "%.*s", eq ? (int)(eq - sets[i]) : 0, sets[i]);
-        const struct deq_opt *opt = eq ? deq_opt_find(&deq_recipe_table, key) : NULL;
-        if (!opt) {
-            fprintf(stderr, "deq train: --set %s: expected KEY=VALUE with a key of the recipe\n", sets[i]);
-            return CLI_USAGE;
-        }
-        if (deq_opt_set(opt, &recipe, eq + 1, 0, &err))
-            return cli_fail("train", err.text);
-    }
-    if (print) {
+    for (size_t i = 0; i < f.sets.n; i++)
+        if (deq_opt_assign(&deq_recipe_table, &recipe, f.sets.item[i], &err))
+            return cli_usage("train", "--set %s", err.text);
+    if (f.print_recipe) {
         deq_opt_dump(&deq_recipe_table, &recipe, true, stdout);
         return CLI_OK;
     }
-    double t = deq_cores();
-    if (threads && !cli_number("--threads", threads, 1, 256, &t))
-        return CLI_USAGE;
-    if (!out) {
-        fprintf(stderr, "deq train: --out MODEL_DIR is needed\n");
-        return CLI_USAGE;
-    }
-    o.data_dir = data;
-    o.out_dir = out;
-    o.threads = (unsigned)t;
-    o.init = init;
-    o.bf16 = !f32;
-    if (!deq_io_join(v.log_path, sizeof v.log_path, out, "train.jsonl"))
+    if (!f.out)
+        return cli_usage("train", "--out MODEL_DIR is needed");
+    const struct deq_train_opts o = {.data_dir = f.data, .out_dir = f.out, .threads = f.threads ? f.threads : deq_cores(), .init = f.init,
+                                     .resume = f.resume, .bf16 = !f.f32};
+    v.json = f.json;
+    if (!deq_io_join(v.log_path, sizeof v.log_path, f.out, "train.jsonl"))
         return cli_fail("train", "--out: path too long");
-    if (!o.resume && deq_io_exists(out)) {
+    if (!o.resume && deq_io_exists(f.out)) {
         char path[4096];
-        if (deq_io_join(path, sizeof path, out, "checkpoint.safetensors") && deq_io_exists(path)) {
+        if (deq_io_join(path, sizeof path, f.out, "checkpoint.safetensors") && deq_io_exists(path)) {
             fprintf(stderr, "deq train: %s exists: give --resume to go on from it, or another --out\n", path);
             return CLI_FAIL;
         }
@@ -170,7 +163,7 @@ int cmd_train(int argc, char **argv)
     if (rc)
         return cli_fail("train", err.text);
     if (stop_asked)
-        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], data, out);
+        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], f.data, f.out);
     if (v.log_failed)
         return cli_fail("train", "the log lacks lines that could not be written");
     return CLI_OK;

@@ -110,17 +110,6 @@ static void print(const struct work *w, size_t memory, const struct deq_solver_o
                (double)w->scored / seconds);
 }
 
-static bool number(const char *flag, const char *text, double lo, double hi, size_t *ret)
-{
-    double x;
-    if (!text)
-        return true;
-    if (!cli_number(flag, text, lo, hi, &x))
-        return false;
-    *ret = (size_t)x;
-    return true;
-}
-
 static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch *a, struct deq_weights **w, struct deq_tokens *tokens, struct deq_err *err)
 {
     char path[4096], *text = NULL;
@@ -148,79 +137,84 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
     return rc;
 }
 
-int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, bool json)
+/* The segments of every thread, and the sums. */
+static enum deq_rc make(struct work *w, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
+                        struct deq_err *err)
+{
+    w->segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
+    w->nll = DEQ_NEW_ARRAY(double *, threads);
+    w->nats_of = DEQ_NEW_ARRAY(double, w->streams);
+    if (!w->segments || !w->nll || !w->nats_of)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for %u threads", threads);
+    enum deq_rc rc = DEQ_OK;
+    for (unsigned i = 0; i < threads && !rc; i++) {
+        w->nll[i] = DEQ_NEW_ARRAY(double, w->T);
+        rc = w->nll[i] ? deq_segment_new(weights, 1, DEQ_MIN(w->T, w->length - 1), memory, o, &w->segments[i], err)
+                       : deq_fail(err, DEQ_ENOMEM, "no memory for segments of %zu", w->T);
+    }
+    return rc;
+}
+
+static void unmake(struct work *w, unsigned threads)
+{
+    for (unsigned i = 0; i < threads; i++) {
+        if (w->segments)
+            deq_segment_free(w->segments[i]);
+        if (w->nll)
+            deq_free(w->nll[i]);
+    }
+    deq_free(w->segments);
+    deq_free(w->nll);
+    deq_free(w->nats_of);
+}
+
+static enum deq_rc run(struct work *w, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
+                       struct deq_err *err)
+{
+    struct deq_pool *pool = NULL;
+    enum deq_rc rc = make(w, weights, memory, o, threads, err);
+    if (!rc)
+        rc = deq_pool_new(threads, &pool, err);
+    if (!rc) {
+        w->started = deq_now_s();
+        deq_pool_run(pool, read_streams, w);
+        cli_progress_end();
+        rc = w->rc;
+        *err = w->err;
+    }
+    deq_pool_free(pool);
+    return rc;
+}
+
+int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, uint64_t limit, bool json)
 {
     struct deq_arch a;
     struct deq_weights *weights = NULL;
     struct deq_tokens tokens = {0};
-    struct deq_pool *pool = NULL;
     struct deq_err err;
-    struct work w = {.streams = 16, .tokens = &tokens, .lock = PTHREAD_MUTEX_INITIALIZER};
-    struct deq_solve_params p = {0};
-    size_t limit = SIZE_MAX, memory = SIZE_MAX;
-    unsigned threads;
-    int code = CLI_FAIL;
-    if (sf->window || sf->warm) {
-        fprintf(stderr, "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero\n", sf->window ? "--window" : "--warm-start");
-        return CLI_USAGE;
-    }
-    if (!number("--tgt-len", f->tgt_len, 1, 65536, &w.T) || !number("--mem-len", f->mem_len, 0, 65536, &memory) ||
-        !number("--streams", f->streams, 1, 4096, &w.streams) || !number("--limit", f->limit, 2, 1e12, &limit))
-        return CLI_USAGE;
-    if (load(dir, text_path, &a, &weights, &tokens, &err)) {
-        cli_fail("eval", err.text);
-        goto out;
-    }
-    p = (struct deq_solve_params){.solver = a.solver.method, .tol = a.solver.tol, .max_iter = a.solver.max_iter};
-    if (!solve_flags_apply(sf, &p, &threads)) {
-        code = CLI_USAGE;
-        goto out;
-    }
-    struct deq_solver_opts o = a.solver;
-    o.method = p.solver;
-    o.tol = p.tol;
-    o.max_iter = p.max_iter;
-    o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
-    memory = memory == SIZE_MAX ? a.segment_memory : memory;
+    struct work w = {.T = f->tgt_len, .streams = f->streams ? f->streams : 16, .tokens = &tokens, .lock = PTHREAD_MUTEX_INITIALIZER};
+    if (sf->window || sf->warm >= 0)
+        return cli_usage("eval", "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero", sf->window ? "--window" : "--warm-start");
+    const unsigned threads = (unsigned)DEQ_MIN((size_t)solve_flags_threads(sf), w.streams);
+    enum deq_rc rc = load(dir, text_path, &a, &weights, &tokens, &err);
     w.length = DEQ_MIN(tokens.n, limit) / w.streams;
-    if (w.length < 2) {
-        fprintf(stderr, "deq eval: %zu tokens are too few for %zu streams (--streams)\n", DEQ_MIN(tokens.n, limit), w.streams);
-        goto out;
-    }
-    threads = (unsigned)DEQ_MIN((size_t)threads, w.streams);
-    w.segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
-    w.nll = DEQ_NEW_ARRAY(double *, threads);
-    w.nats_of = DEQ_NEW_ARRAY(double, w.streams);
-    enum deq_rc rc = w.segments && w.nll && w.nats_of ? deq_pool_new(threads, &pool, &err) : deq_fail(&err, DEQ_ENOMEM, "no memory for %u threads", threads);
-    for (unsigned i = 0; i < threads && !rc; i++) {
-        w.nll[i] = DEQ_NEW_ARRAY(double, w.T);
-        rc = w.nll[i] ? deq_segment_new(weights, 1, DEQ_MIN(w.T, w.length - 1), memory, &o, &w.segments[i], &err)
-                      : deq_fail(&err, DEQ_ENOMEM, "no memory for segments of %zu", w.T);
-    }
+    if (!rc && w.length < 2)
+        rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit), w.streams);
     if (!rc) {
-        w.started = deq_now_s();
-        deq_pool_run(pool, read_streams, &w);
-        cli_progress_end();
-        rc = w.rc;
-        err = w.err;
+        struct deq_solve_params p = {.solver = a.solver.method, .tol = a.solver.tol, .max_iter = a.solver.max_iter};
+        struct deq_solver_opts o = a.solver;
+        solve_flags_apply(sf, &p);
+        o.method = p.solver;
+        o.tol = p.tol;
+        o.max_iter = p.max_iter;
+        o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
+        const size_t memory = f->mem_len == UINT32_MAX ? a.segment_memory : f->mem_len;
+        rc = run(&w, weights, memory, &o, threads, &err);
+        if (!rc)
+            print(&w, memory, &o, json);
     }
-    if (rc)
-        cli_fail("eval", err.text);
-    else {
-        print(&w, memory, &o, json);
-        code = CLI_OK;
-    }
-    deq_pool_free(pool);
-    for (unsigned i = 0; i < threads; i++) {
-        if (w.segments)
-            deq_segment_free(w.segments[i]);
-        if (w.nll)
-            deq_free(w.nll[i]);
-    }
-out:
-    deq_free(w.segments);
-    deq_free(w.nll);
-    deq_free(w.nats_of);
+    const int code = rc ? cli_fail("eval", err.text) : CLI_OK;
+    unmake(&w, threads);
     deq_tokens_free(&tokens);
     deq_weights_free(weights);
     return code;

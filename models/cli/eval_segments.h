@@ -5,16 +5,20 @@
 #include "models/cli/solve_flags.h"
 
 struct segment_flags {
-    const char *tgt_len, *mem_len, *streams, *limit;
+    uint32_t tgt_len, streams; /* 0: not given */
+    uint32_t mem_len;          /* UINT32_MAX: not given */
 };
 
-#define SEGMENT_FLAGS(f)                                                                                                                        \
-    {.name = "--tgt-len", .value = "N", .help = "solve segments of N positions jointly, as the authors' evaluation does (default: off)", .text = &(f).tgt_len}, \
-    {.name = "--mem-len", .value = "N", .help = "positions of memory before a segment (default: the model's segment_memory)", .text = &(f).mem_len},           \
-    {.name = "--streams", .value = "N", .help = "streams the text is cut into, with --tgt-len (default: 16, the authors' evaluation batch)", .text = &(f).streams}, \
-    {.name = "--limit", .value = "N", .help = "the first N tokens of the text only", .text = &(f).limit}
+#define SEGMENT_FLAGS_NONE {.mem_len = UINT32_MAX}
+#define SEGMENT_FLAGS(at)                                                                                                                             \
+    {"--tgt-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, tgt_len), 1, 65536, NULL, NULL,                                                  \
+     "solve segments of N positions jointly, as the authors' evaluation does; else off"},                                                             \
+    {"--mem-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, mem_len), 0, 65536, NULL, NULL,                                                  \
+     "positions of memory before a segment; else the model's segment_memory"},                                                                        \
+    {"--streams", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, streams), 1, 4096, NULL, NULL,                                                   \
+     "streams the text is cut into, with --tgt-len; else 16, the authors' evaluation batch"}
 
-/* Prints the result; the exit code. */
-int eval_segments(const char *model_dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, bool json);
+/* Reads at most `limit` tokens of the text and prints the result; the exit code. */
+int eval_segments(const char *model_dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, uint64_t limit, bool json);
 
 #endif

@@ -25,8 +25,16 @@ static const struct {
 static void usage(FILE *out)
 {
     fprintf(out, "usage: deq COMMAND [arguments]\n\ncommands (deq COMMAND --help tells more):\n");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
+}
+
+static const char *nearest(const char *name)
+{
+    struct deq_opt names[DEQ_COUNT(commands)];
+    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
+        names[i] = (struct deq_opt){.name = commands[i].name};
+    return deq_opt_nearest(&(struct deq_opt_table){names, DEQ_COUNT(commands)}, name);
 }
 
 static int run(int argc, char **argv)
@@ -48,10 +56,11 @@ static int run(int argc, char **argv)
         printf("deq %s\n", DEQ_VERSION);
         return CLI_OK;
     }
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);
-    fprintf(stderr, "deq: unknown command \"%s\"\n", argv[1]);
+    const char *near = nearest(argv[1]);
+    fprintf(stderr, "deq: unknown command \"%s\"%s%s%s\n", argv[1], near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
     usage(stderr);
     return CLI_USAGE;
 }

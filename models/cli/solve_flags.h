@@ -1,4 +1,4 @@
-/* The solver's flags, shared by eval and generate. */
+/* The solver's flags, shared by eval and generate. What is not given stays as the model has it. */
 #ifndef DEQ_MODELS_CLI_SOLVE_FLAGS_H
 #define DEQ_MODELS_CLI_SOLVE_FLAGS_H
 
@@ -6,18 +6,23 @@
 #include "models/cli/cli.h"
 
 struct solve_flags {
-    const char *tol, *max_iter, *solver, *window, *warm, *threads;
+    float tol;                          /* -1: not given */
+    uint32_t max_iter, window, threads; /* 0: not given */
+    int solver, warm;                   /* -1: not given */
 };
 
-#define SOLVE_FLAGS(f)                                                                                                    \
-    {.name = "--tol", .value = "X", .help = "relative residual at which a row stops (default: the model's)", .text = &(f).tol}, \
-    {.name = "--max-iter", .value = "N", .help = "evaluations of a row at most (default: the model's)", .text = &(f).max_iter}, \
-    {.name = "--solver", .value = "NAME", .help = "picard, anderson or broyden (default: the model's)", .text = &(f).solver},   \
-    {.name = "--window", .value = "N", .help = "rows solved behind the committed prefix, 1..64 (default: the model's)", .text = &(f).window}, \
-    {.name = "--warm-start", .value = "NAME", .help = "zero, previous or predictor (default: the model's)", .text = &(f).warm}, \
-    {.name = "--threads", .value = "N", .help = "compute threads (default: all cores)", .text = &(f).threads}
+#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1}
+/* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
+#define SOLVE_FLAGS(at)                                                                                                                               \
+    {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL, "relative residual at which a row stops; else the model's"}, \
+    {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 1, 100000, NULL, NULL, "evaluations of a row at most; else the model's"}, \
+    {"--solver", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, solver), 0, 0, NULL, DEQ_SOLVER_CHOICES, "root finder; else the model's"},                      \
+    {"--window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL,                                         \
+     "rows solved behind the committed prefix; else the model's"},                                                                                    \
+    {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES, "state that a row starts from; else the model's"},  \
+    {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL, "compute threads; else all cores"}
 
-/* Fills p and *ret_threads; prints what is wrong and returns false. */
-bool solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p, unsigned *ret_threads);
+void solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p);
+unsigned solve_flags_threads(const struct solve_flags *f);
 
 #endif

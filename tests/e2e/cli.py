@@ -96,11 +96,42 @@ def test_generate():
     check(code == 1 and "nowhere" in err and err.count("\n") == 1, "no model: %d %r" % (code, err))
     code, _, err = run([DEQ, "nothing"])
     check(code == 2 and "nothing" in err, "unknown command: %d" % code)
+    code, _, err = run([DEQ, "genrate"])
+    check(code == 2 and "did you mean generate?" in err, "a command mistyped: %r" % err)
     code, out, _ = run([DEQ, "--help"])
     check(code == 0 and all(c in out for c in ("generate", "eval", "inspect", "train", "tokenizer")), "deq --help")
     for c in ("generate", "eval", "inspect", "train"):
         code, out, err = run([DEQ, c, "--help"])
         check(code == 0 and out.startswith("usage: deq " + c) and not err, "deq %s --help" % c)
+
+
+def test_numbers_of_flags():
+    """Every number of every command is checked before anything is loaded, and the message says flag, value and range."""
+    flags = {("generate", "m", "x"): {"--max-tokens": "1..16777216", "--top-k": "0..16777216", "--seed": "0..9007199254740992", "--window": "1..64", "--max-iter": "1..100000",
+                                      "--threads": "1..256"},
+             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--threads": "1..256", "--tgt-len": "1..65536", "--mem-len": "0..65536",
+                                  "--streams": "1..4096", "--limit": "2..1000000000000"},
+             ("check", "m", "x"): {"--max-iter": "1..100000", "--mem-len": "0..65536"}, ("train", "r"): {"--threads": "1..256"},
+             ("tokenizer", "train", "x"): {"--vocab-size": "257..1048576"},
+             ("bench", "serve", "http://127.0.0.1:1"): {"--num-prompts": "1..1000000", "--max-concurrency": "1..1000000", "--input-len": "1..1000000",
+                                                        "--output-len": "1..1000000", "--window": "1..64", "--seed": "0..9007199254740992", "--timeout-ms": "1..86400000"}}
+    for command, whole in flags.items():
+        for flag, span in whole.items():
+            for value in ("1.9", "0x10", "-1", "1e3", "", "5x", " 5", "nan", "99999999999999999999"):
+                code, out, err = run([DEQ, *command, flag, value])
+                check(code == 2 and not out and '%s: "%s" is not an integer in %s' % (flag, value, span) in err, "%s %s %r: %d %r" % (command[0], flag, value, code, err))
+    for command, flag in ((("generate", "m", "x"), "--temperature"), (("generate", "m", "x"), "--top-p"), (("generate", "m", "x"), "--min-p"), (("eval", "m", "x"), "--tol"),
+                          (("check", "m", "x"), "--atol"), (("check", "m", "x"), "--tol"), (("bench", "serve", "http://127.0.0.1:1"), "--temperature")):
+        for value in ("nan", "inf", "0x1", "", "1,5", "-1", "1e999", "0.5x"):
+            code, out, err = run([DEQ, *command, flag, value])
+            check(code == 2 and not out and '%s: "%s" is not a number in ' % (flag, value) in err, "%s %s %r: %d %r" % (command[0], flag, value, code, err))
+    for command in (("generate", "m", "x"), ("eval", "m", "x"), ("check", "m", "x")):
+        code, _, err = run([DEQ, *command, "--solver", "anderso"])
+        check(code == 2 and '"anderso" is not one of picard|anderson|broyden' in err, "%s: %r" % (command[0], err))
+    for command, flag, near in ((("generate", "m", "x"), "--max-token", "--max-tokens"), (("import", "m"), "--vocob", "--vocab"), (("inspect", "m"), "--tensor", "--tensors"),
+                                (("tokenizer", "encode", "m"), "--specal", "--special"), (("tokenizer", "words"), "--vocab-ot", "--vocab-out")):
+        code, _, err = run([DEQ, *command, flag])
+        check(code == 2 and "unknown flag %s (did you mean %s?)" % (flag, near) in err, "%s: %r" % (flag, err))
 
 
 def test_inspect():
@@ -152,8 +183,9 @@ def test_train_refusals():
         with open(recipe, "w") as f:
             f.write(good.replace("  steps: 500", "  stepz: 500"))
         check("line %d, column 3" % line in train(out, recipe=recipe)[2], "the line of the unknown key")
-        for sets, words, code in ((["--set", "train.micro_batch=3"], ["train.batch", "train.micro_batch"], 1), (["--set", "train.stepz=1"], ["train.stepz"], 2),
-                                  (["--set", "train.steps=x"], ["train.steps", "x"], 1), (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps"], 1)):
+        for sets, words, code in ((["--set", "train.micro_batch=3"], ["train.batch", "train.micro_batch"], 1), (["--set", "train.stepz=1"], ["train.stepz", "did you mean train.steps?"], 2),
+                                  (["--set", "train.steps=x"], ["train.steps", "x"], 2), (["--set", "train.steps=1.9"], ["train.steps", "1.9"], 2),
+                                  (["--set", "data.train=[nowhere.txt, other.txt]"], ["nowhere.txt:"], 1), (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps"], 1)):
             c, o, err = train(out, *sets)
             check(c == code and all(w in err for w in words), "train %s: %d %r" % (sets, c, err))
         empty = os.path.join(tmp, "data")

@@ -523,6 +523,21 @@ def test_configuration_errors():
                             (["--set", "limits.tol_min=0.4", "--set", "limits.tol_max=0.3"], ["limits.tol_min", "limits.tol_max"])):
             fails(args + ["--check-config"], 2, *words)
         fails(["--check-config"], 2, "DEQD_ENGINE_THREADS", "x", env={"DEQD_ENGINE_THREADS": "x"})
+        fails(["--check-config"], 2, "DEQD_SERVER_LISTN", "did you mean DEQD_SERVER_LISTEN?", env={"DEQD_SERVER_LISTN": "x"})
+        fails(["--check-config", "--set", "server.listn=x"], 2, "did you mean server.listen?")
+        fails(["--check-config", "--set", "server=x"], 2, "server is a section")
+        fails(["--check-confg"], 2, "did you mean --check-config?")
+        fails(["--listen", "8080"], 2, "did you mean 127.0.0.1:8080?")
+        file("server: [\n", "line 2", "flow")
+        for name in ("a/", "/a", "a//b", ".a", "a/.b", "../a", "a b", "caf\u00e9", "x" * 97):
+            fails(["--check-config", "--set", "model.name=" + name], 2, "model.name")
+        # empty is unset, and a Service that is called like the daemon announces itself by such names
+        empty = {"DEQD_CONFIG": "", "DEQD_SERVER_LISTEN": "", "DEQD_ENGINE_THREADS": "", "DEQD_NOTHING": ""}
+        links = {"DEQD_SERVICE_HOST": "10.0.0.1", "DEQD_SERVICE_PORT": "80", "DEQD_SERVICE_PORT_HTTP": "80", "DEQD_PORT": "tcp://10.0.0.1:80", "DEQD_PORT_80_TCP": "tcp://10.0.0.1:80",
+                 "DEQD_PORT_80_TCP_PROTO": "tcp", "DEQD_PORT_80_TCP_PORT": "80", "DEQD_PORT_80_TCP_ADDR": "10.0.0.1", "DEQD_METRICS_SERVICE_HOST": "10.0.0.2", "DEQD_METRICS_PORT_80_TCP": "x"}
+        for env in (empty, links):
+            code, out, err = run([DEQD, "--check-config"], env=env)
+            equal((code, out, err), (0, "configuration ok\n", ""), "variables %s" % sorted(env))
         code, out, _ = run([DEQD, "--check-config"])
         equal((code, out), (0, "configuration ok\n"), "--check-config of the defaults")
 
@@ -562,6 +577,13 @@ def test_precedence_and_print_config():
         equal(printed([], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"], "5", "DEQD_CONFIG")
         equal(printed(["--listen=[::1]:5", "--model", "m"])[1]["server.listen"], '"[::1]:5"', "--listen=, IPv6")
         equal(printed(["--set", "engine.threads=1", "--set", "engine.threads=2"])[1]["engine.threads"], "2", "the last flag wins")
+        # nulls and sections whose keys are commented out are not there; in quotes it is text
+        with open(path, "w") as f:
+            f.write("engine:\n  # threads: 3\nserver:\n  listen: ~\n  admin_listen: null\n  http_threads:\nmodel: {name: Null}\nauth: null\nlog: {}\ntls:\n  cert: ''\n")
+        equal(printed(["--config", path])[1], defaults, "nulls are defaults")
+        with open(path, "w") as f:
+            f.write("model: {name: 'null'}\n")
+        equal(printed(["--config", path])[1]["model.name"], '"null"', "quoted")
         # what is printed can be read again and prints the same
         odd = ["--set", "engine.cache_bytes=12345", "--set", "limits.tol_min=0.00123", "--set", "server.max_body_bytes=3K", "--set", "log.level=warn",
                "--set", 'model.path=a b"c\\d #: {é', "--set", "limits.tol_max=0.1"]

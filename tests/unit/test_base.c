@@ -882,8 +882,12 @@ TEST(io_replace_is_all_or_nothing)
 
 static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *i, struct deq_err *err)
 {
-    if (!i->value) /* a sequence begins */
+    if (i->kind == DEQ_YAML_SEQUENCE)
         return DEQ_OK;
+    if (i->kind != DEQ_YAML_SCALAR) {
+        deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->kind == DEQ_YAML_NULL ? "null" : "{}", i->line, i->column, i->key_line, i->key_column, i->index);
+        return DEQ_OK;
+    }
     if (!strcmp(i->value, "stop"))
         return deq_fail(err, DEQ_ECANCELED, "stopped at %s", i->key);
     deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->value, i->line, i->column, i->key_line, i->key_column, i->index);
@@ -901,7 +905,12 @@ TEST(yaml_items)
         {"a: 1\nb:\n  c: x y\n  d: [p, 'q']\ne: \"\"\n",
          "a=1@1:4/1:1[-1] b.c=x y@3:6/3:3[-1] b.d=p@4:7/4:3[0] b.d=q@4:10/4:3[1] e=@5:4/5:1[-1] "},
         {"a:\n  b:\n    c: 1\n  d: 2\ne: 3\n", "a.b.c=1@3:8/3:5[-1] a.d=2@4:6/4:3[-1] e=3@5:4/5:1[-1] "},
-        {"a: []\nb: {}\nc: ~\n", "c=~@3:4/3:1[-1] "},
+        {"a: []\nb: {}\nc: ~\n", "b={}@2:5/2:1[-1] c=null@3:4/3:1[-1] "},
+        {"a:\nb: null\nc: [Null, NULL]\nd:\n  # e: 1\n", "a=null@1:3/1:1[-1] b=null@2:4/2:1[-1] c=null@3:5/3:1[0] c=null@3:11/3:1[1] d=null@4:3/4:1[-1] "},
+        {"a: \"null\"\nb: '~'\nc: \"\"\nd: nULL\n", "a=null@1:4/1:1[-1] b=~@2:4/2:1[-1] c=@3:4/3:1[-1] d=nULL@4:4/4:1[-1] "},
+        {"a: {b: {}}\nc: 1\n", "a.b={}@1:9/1:5[-1] c=1@2:4/2:1[-1] "},
+        {"~\n", ""},
+        {"---\nnull\n...\n", ""},
         {"l:\n- 1\n- 2\nm: 3\r\n", "l=1@2:3/1:1[0] l=2@3:3/1:1[1] m=3@4:4/4:1[-1] "},
         {"a.b: 1\n", "a.b=1@1:6/1:1[-1] "},
         {"\xc3\xa4: \"\\u20ac\"\n", "\xc3\xa4=\xe2\x82\xac@1:4/1:1[-1] "},
@@ -950,13 +959,15 @@ TEST(yaml_refuses)
         {"a: {b: {c: {d: {e: {f: {g: {h: {i: 1}}}}}}}}\n", "line 1, column 32", "too deeply"},
         /* the header promises that merge keys are refused; without an alias only the key itself can tell */
         {"<<: {a: 1}\n", "line 1, column 1", "merge"},
+        /* what is not YAML is told before what is made of it */
+        {"a: stop\nb: [\n", "line 3", "flow"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         struct deq_buf b;
         struct deq_err e = {0};
         deq_buf_init(&b, 1000);
         enum deq_rc rc = deq_yaml_walk(t[i].text, strlen(t[i].text), "t.yaml", on_item, &b, &e);
-        CHECK_MSG(rc == (strstr(t[i].text, "stop") ? DEQ_ECANCELED : DEQ_EFORMAT), "case %zu %s", i, t[i].text);
+        CHECK_MSG(rc == (strstr(e.text, "stopped") ? DEQ_ECANCELED : DEQ_EFORMAT), "case %zu %s", i, t[i].text);
         CHECK_MSG(strstr(e.text, t[i].place) && strstr(e.text, t[i].what), "case %zu: \"%s\" lacks \"%s\" or \"%s\"", i, e.text,
                   t[i].place, t[i].what);
         deq_buf_free(&b);
@@ -1114,7 +1125,18 @@ TEST(options_from_yaml)
         {"completely_different_thing: 1\n", "line 1, column 1", "unknown key completely_different_thing"},
         {"server:\n  rate: fast\n", "o.yaml: line 2, column 9", "server.rate"},
         {"count: [1, 2]\n", "line 1, column 8", "count takes one value"},
-        {"server: 3\n", "line 1, column 1", "unknown key server"},
+        {"server: 3\n", "line 1, column 9", "server is a section"},
+        {"server: [\n", "line 2", "flow"},
+        {"server: [a]\n", "line 1, column 9", "server is a section"},
+        {"count: {}\n", "line 1", "count takes a value, not a mapping"},
+        {"conut:\n", "line 1, column 1", "unknown key conut (did you mean count?)"},
+        {"conut: {}\n", "line 1, column 1", "unknown key conut"},
+        {"log: {list: [a, ~]}\n", "line 1, column 17", "log.list a null is no item"},
+        {"count: 1.9\n", "line 1, column 8", "count: \"1.9\" is not an integer in 1..100"},
+        {"count: 1_0\n", "line 1, column 8", "count"},
+        {"count: 0x10\n", "line 1, column 8", "count"},
+        {"count: 1e1\n", "line 1, column 8", "count"},
+        {"server: {on: yes}\n", "line 1, column 14", "server.on: \"yes\" is not true or false"},
         {"count: 1\ncount: 2\n", "line 2, column 1", "twice"},
         {"log:\n  list: [aaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbbbb]\n", "line 2, column 29", "log.list"},
     };
@@ -1136,6 +1158,47 @@ TEST(options_empty_sequence_empties_the_list)
     CHECK_MSG(!strcmp(v.list, ""), "the list is still \"%s\"", v.list);
 }
 
+/* YAML's null and a section whose keys are commented out are as if they were not there */
+TEST(options_null_is_absent)
+{
+    static const char *const absent[] = {"count:\n", "count: ~\n", "count: null\nserver:\n  # on: false\n", "server: null\nlog: {name: NULL, list: ~, mode: Null}\n",
+                                         "server: {}\n", "log:\n  list:\n  # - a\n", "~\n", "# nothing\n"};
+    for (size_t i = 0; i < DEQ_COUNT(absent); i++) {
+        struct values v = {0}, before;
+        struct deq_err e = {0};
+        (void)deq_opt_defaults(&table, &v, NULL);
+        memcpy(&before, &v, sizeof v);
+        CHECK_MSG(!deq_opt_parse(&table, &v, absent[i], strlen(absent[i]), "o.yaml", &e), "%s: %s", absent[i], e.text);
+        CHECK_MSG(!memcmp(&before, &v, sizeof v), "%s changed a value", absent[i]);
+    }
+    struct values v = {0};
+    CHECK(!deq_opt_parse(&table, &v, "log: {name: \"null\"}\n", 20, "o.yaml", NULL) && !strcmp(v.name, "null"));
+}
+
+TEST(options_assign)
+{
+    struct values v = {0};
+    struct deq_err e;
+    (void)deq_opt_defaults(&table, &v, NULL);
+    CHECK(!deq_opt_assign(&table, &v, "count=7", &e) && v.count == 7);
+    CHECK(!deq_opt_assign(&table, &v, "log.name=a=b", &e) && !strcmp(v.name, "a=b"));
+    CHECK(!deq_opt_assign(&table, &v, "log.list=one", &e) && !strcmp(v.list, "one"));
+    CHECK(!deq_opt_assign(&table, &v, "log.list=[a.txt, 'b c']", &e) && !strcmp(v.list, "a.txt\nb c"));
+    CHECK(!deq_opt_assign(&table, &v, "log.list=[]", &e) && !v.list[0]);
+    static const struct {
+        const char *text, *says;
+    } bad[] = {{"conut=7", "unknown key conut (did you mean count?)"}, {"count", "expected KEY=VALUE"}, {"=5", "expected KEY=VALUE"}, {"", "expected KEY=VALUE"},
+               {"log=5", "log is a section"}, {"count=1.9", "count: \"1.9\" is not an integer in 1..100"}, {"log.list=[a", "flow sequence"},
+               {"rate=1", "did you mean server.rate?"}};
+    for (size_t i = 0; i < DEQ_COUNT(bad); i++)
+        CHECK_MSG(deq_opt_assign(&table, &v, bad[i].text, &e) < 0 && strstr(e.text, bad[i].says), "%s: %s", bad[i].text, e.text);
+}
+
+static bool of_another(const char *name, const char *value)
+{
+    return !strcmp(name, "OTHER") && !strcmp(value, "x");
+}
+
 TEST(options_from_environment)
 {
     struct values v = {0};
@@ -1143,9 +1206,25 @@ TEST(options_from_environment)
     (void)deq_opt_defaults(&table, &v, NULL);
     setenv("DEQUNIT_SERVER_RATE", "2.5", 1);
     setenv("DEQUNIT_LOG_LIST", "solo", 1);
-    CHECK(!deq_opt_env(&table, &v, "DEQUNIT_", &e) && v.rate == 2.5f && !strcmp(v.list, "solo") && v.count == 5);
+    setenv("DEQUNIT_COUNT", "", 1); /* empty is unset */
+    setenv("DEQUNIT_NOTHING", "", 1);
+    CHECK(!deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) && v.rate == 2.5f && !strcmp(v.list, "solo") && v.count == 5);
     setenv("DEQUNIT_COUNT", "many", 1);
-    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_COUNT") && v.count == 5);
+    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_COUNT") && v.count == 5);
+    unsetenv("DEQUNIT_COUNT");
+    setenv("DEQUNIT_OTHER", "x", 1);
+    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_OTHER"));
+    CHECK(!deq_opt_env(&table, &v, "DEQUNIT_", of_another, &e));
+    setenv("DEQUNIT_OTHER", "y", 1);
+    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", of_another, &e) == DEQ_EINVAL);
+    unsetenv("DEQUNIT_OTHER");
+    setenv("DEQUNIT_LOG_NAEM", "x", 1);
+    CHECK_MSG(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_LOG_NAEM") && strstr(e.text, "(did you mean DEQUNIT_LOG_NAME?)"),
+              "%s", e.text);
+    unsetenv("DEQUNIT_LOG_NAEM");
+    unsetenv("DEQUNIT_NOTHING");
+    setenv("DEQUNIT_LOG_LIST", "[a, b]", 1);
+    CHECK(!deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) && !strcmp(v.list, "a\nb"));
     unsetenv("DEQUNIT_SERVER_RATE");
     unsetenv("DEQUNIT_LOG_LIST");
     unsetenv("DEQUNIT_COUNT");
@@ -1180,7 +1259,7 @@ TEST(options_dump_reads_back)
     (void)deq_opt_defaults(&table, &v, NULL);
     round_trip(&v, true, "defaults");
     round_trip(&v, false, "defaults");
-    v = (struct values){.count = 77, .large = 123456789012345u, .room = 3 * 1024 + 1, .rate = 1e-5f, .name = "a: #b", .mode = "off",
+    v = (struct values){.count = 77, .large = 123456789012345u, .room = 3 * 1024 + 1, .rate = 1.2345678e-5f, /* more digits than %g has */ .name = "a: #b", .mode = "off",
                         .list = "p q\nr, s\n#t"};
     round_trip(&v, true, "other values");
     v.room = 5u << 20;
