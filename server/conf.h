@@ -5,6 +5,8 @@
 
 #include "core/base/options.h"
 
+enum { CONF_NAME_MAX = 96 }; /* bytes of a model's name */
+
 struct conf {
     /* server */
     char listen[256], admin_listen[256];
@@ -14,7 +16,7 @@ struct conf {
     uint32_t drain_delay_ms, shutdown_timeout_ms;
     uint64_t max_body_bytes;
     /* model */
-    char model_path[1024], model_name[65];
+    char model_path[1024], model_name[CONF_NAME_MAX + 1];
     /* tls, auth */
     char tls_cert[1024], tls_key[1024], keys_file[1024];
     bool open_metrics;

@@ -27,9 +27,29 @@ void ep_models(struct service *s, struct served *m, struct exchange *x)
     store_release(m);
 }
 
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Whether the end of a path is this name, percent-encoded or not: clients write org/model either way. */
+static bool path_is(const char *path, const char *name)
+{
+    for (; *path && *name; path++, name++) {
+        char c = *path;
+        if (c == '%' && hex_digit(path[1]) >= 0 && hex_digit(path[2]) >= 0) {
+            c = (char)(hex_digit(path[1]) << 4 | hex_digit(path[2]));
+            path += 2;
+        }
+        if (c != *name)
+            return false;
+    }
+    return *path == *name;
+}
+
 void ep_model(struct service *s, struct served *m, struct exchange *x)
 {
-    if (strcmp(x->path + strlen("/v1/models/"), m->name)) {
+    if (!path_is(x->path + strlen("/v1/models/"), m->name)) {
         exchange_error(x, 404, "model_not_found", NULL, "no such model is served here; GET /v1/models lists what is");
     } else {
         x->status = 200;

@@ -10,6 +10,8 @@
 
 #include "core/base/mem.h"
 
+enum { BODY_FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL }; /* of every body: \u0000 is a character */
+
 /* --- Errors and JSON --- */
 
 bool fields_fail(struct request_error *e, int status, const char *code, const char *param, const char *fmt, ...)
@@ -108,7 +110,7 @@ static json_t *parse_clamped(const char *body, size_t len, json_error_t *je, str
         memset(copy + i, ' ', n);
         memcpy(copy + i, big, strlen(big));
     }
-    json_t *root = json_loadb(copy, len, JSON_REJECT_DUPLICATES, je);
+    json_t *root = json_loadb(copy, len, BODY_FLAGS, je);
     deq_free(copy);
     return root;
 }
@@ -144,7 +146,7 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
         fields_fail(err, 400, "invalid_json", NULL, "the JSON is nested more than %d deep", JSON_DEPTH_MAX);
         return NULL;
     }
-    json_t *root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *root = json_loadb(body, len, BODY_FLAGS, &je);
     if (!root && json_error_code(&je) == json_error_numeric_overflow)
         root = parse_clamped(body, len, &je, err);
     if (!root && json_error_code(&je) == json_error_out_of_memory)

@@ -13,7 +13,7 @@ bool request_take_model(const struct object *o, const struct field *f, const jso
     (void)request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    if (strcmp(json_string_value(v), o->context->model_name))
+    if (strcmp(json_string_value(v), o->context->model_name) || strlen(o->context->model_name) != json_string_length(v))
         return fields_fail(o->err, 404, "model_not_found", "model", "model: \"%.64s\" is not served here; \"%s\" is", json_string_value(v), o->context->model_name);
     return true;
 }

@@ -97,7 +97,7 @@ static const struct route *find(struct exchange *x)
         const struct route *r = &table[i];
         const size_t n = strlen(r->path);
         const bool prefix = r->path[n - 1] == '/';
-        if (prefix ? strncmp(r->path, x->path, n) || !x->path[n] || strchr(x->path + n, '/') : strcmp(r->path, x->path) != 0)
+        if (prefix ? strncmp(r->path, x->path, n) || !x->path[n] : strcmp(r->path, x->path) != 0)
             continue;
         if (x->admin_listener && !(r->flags & ON_ADMIN))
             continue;

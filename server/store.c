@@ -27,8 +27,24 @@ struct store {
     void *ctx;
 };
 
-/* "stories" of "models/stories/"; names are [A-Za-z0-9._-]{1,64} without a leading dot */
-static bool name_of(const char *path, char out[65])
+/* What a name may hold: parts of A-Z a-z 0-9 . _ - without a leading dot, with slashes between, as in org/model. */
+static bool good_name(const char *name)
+{
+    static const char part[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    if (strlen(name) > CONF_NAME_MAX)
+        return false;
+    for (const char *s = name;; s++) {
+        const size_t n = strspn(s, part);
+        if (!n || *s == '.' || (s[n] && s[n] != '/'))
+            return false;
+        s += n;
+        if (!*s)
+            return true;
+    }
+}
+
+/* "stories" of "models/stories/" */
+static bool name_of(const char *path, char out[CONF_NAME_MAX + 1])
 {
     size_t n = strlen(path);
     while (n && path[n - 1] == '/')
@@ -36,13 +52,10 @@ static bool name_of(const char *path, char out[65])
     size_t start = n;
     while (start && path[start - 1] != '/')
         start--;
-    if (n == start || n - start > 64 || path[start] == '.')
+    if (n - start > CONF_NAME_MAX)
         return false;
-    for (size_t i = start; i < n; i++)
-        if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", path[i]))
-            return false;
-    snprintf(out, 65, "%.*s", (int)(n - start), path + start);
-    return true;
+    snprintf(out, CONF_NAME_MAX + 1, "%.*s", (int)(n - start), path + start);
+    return good_name(out);
 }
 
 struct proof {
@@ -97,18 +110,23 @@ static void served_free(struct served *m)
     deq_free(m);
 }
 
-static enum deq_rc check(const struct conf *c, char ret_name[65], struct deq_err *err)
+static enum deq_rc check(const struct conf *c, char ret_name[CONF_NAME_MAX + 1], struct deq_err *err)
 {
     const struct deq_engine_opts opts = sched_engine_opts(c);
-    if (!name_of(c->model_name[0] ? c->model_name : c->model_path, ret_name))
-        return deq_fail(err, DEQ_EINVAL, "%s: a model's name must be 1 to 64 of A-Z a-z 0-9 . _ -: %s", c->model_name[0] ? "model.name" : "model.path",
-                        c->model_name[0] ? c->model_name : c->model_path);
+    if (c->model_name[0]) /* as it stands */
+        snprintf(ret_name, CONF_NAME_MAX + 1, "%s", c->model_name);
+    else if (!name_of(c->model_path, ret_name))
+        return deq_fail(err, DEQ_EINVAL, "model.path: \"%s\": the directory's name cannot be the model's (at most %d of A-Z a-z 0-9 . _ -, no dot first); set model.name",
+                        c->model_path, CONF_NAME_MAX);
+    if (!good_name(ret_name))
+        return deq_fail(err, DEQ_EINVAL, "model.name: \"%s\" is not parts of A-Z a-z 0-9 . _ - with / between them, none with a dot first, as in org/model",
+                        c->model_name);
     return memory_check(c, &opts, err);
 }
 
 enum deq_rc store_check(const struct conf *c, struct deq_err *err)
 {
-    char name[65];
+    char name[CONF_NAME_MAX + 1];
     return check(c, name, err);
 }
 
@@ -189,7 +207,7 @@ static void *reload_main(void *arg)
     struct store *s = arg;
     struct served *fresh = NULL, *old = NULL;
     struct deq_err err = {0};
-    char fingerprint[17] = "", name[65] = ""; /* copies: once swapped in, the model may be swapped out and freed by the next reload */
+    char fingerprint[17] = "", name[CONF_NAME_MAX + 1] = ""; /* copies: once swapped in, the model may be swapped out and freed by the next reload */
     const uint64_t t0 = deq_now_ns();
     enum deq_rc rc = load(s, &fresh, &err);
     void (*const done)(void *, enum deq_rc, const struct deq_err *, const char *) = s->done; /* set before this thread began, until reloading is false */

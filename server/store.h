@@ -13,7 +13,7 @@ struct served {
     struct deq_model *model;
     struct deq_model_info info;
     struct sched *sched;
-    char name[65];
+    char name[CONF_NAME_MAX + 1];
     uint64_t loaded_ms; /* wall time */
     _Atomic int refs;
 };

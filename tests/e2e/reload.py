@@ -577,6 +577,20 @@ def test_many_signals():
         d.p.send_signal(signal.SIGTERM)
 
 
+def test_name_with_a_slash():
+    with Models() as models, models.daemon("model.name=org/model") as d:
+        equal((d.complete(model="org/model", max_tokens=1)["model"], d.get("/v1/models")[2]["data"][0]["id"]), ("org/model",) * 2, "as it stands")
+        for path in ("org/model", "org%2Fmodel", "org%2fmodel", "%6frg/model"):
+            s, _, o = d.get("/v1/models/" + path)
+            equal((s, o.get("id")), (200, "org/model"), path)
+        for path in ("model", "org", "org/", "org/model/", "org%2", "org%252Fmodel", "org//model"):
+            s, _, o = d.get("/v1/models/" + path)
+            equal(s, 404, path)
+        for name in ("model", "org", "org/model/", "org/model\0"):
+            s, _, o = d.post("/v1/completions", {"prompt": "A", "model": name})
+            check_error(s, o, 404, "model_not_found", "model", repr(name))
+
+
 def test_name_of_the_model_stays():
     with Models() as models, models.daemon("model.name=best") as d:
         models.put("b")
