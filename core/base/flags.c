@@ -39,7 +39,7 @@ enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, 
             only_args = true;
         } else if (only_args || a[0] != '-' || !a[1]) {
             if (n == c->max_args)
-                rc = deq_fail(err, DEQ_EINVAL, "unexpected argument \"%s\"", a);
+                rc = deq_fail(err, DEQ_EINVAL, "unexpected argument \"%s\"; usage: %s", a, c->usage);
             else
                 args[n++] = a;
         } else if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
@@ -50,7 +50,7 @@ enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, 
         }
     }
     if (!rc && n < c->min_args)
-        rc = deq_fail(err, DEQ_EINVAL, "%zu of %zu arguments are missing", c->min_args - n, c->min_args);
+        rc = deq_fail(err, DEQ_EINVAL, "%zu of %zu arguments are missing; usage: %s", c->min_args - n, c->min_args, c->usage);
     *ret_n = n;
     return rc;
 }

@@ -10,10 +10,8 @@ int cli_parse(const char *name, const struct deq_command *c, int argc, char **ar
 {
     struct deq_err err;
     bool help;
-    if (deq_flags_parse(c, argc, argv, values, args, ret_n, &help, &err)) {
-        fprintf(stderr, "deq %s: %s\nusage: %s\n", name, err.text, c->usage);
-        return CLI_USAGE;
-    }
+    if (deq_flags_parse(c, argc, argv, values, args, ret_n, &help, &err))
+        return cli_usage(name, "%s", err.text);
     if (help)
         deq_flags_help(c, stdout);
     return help ? CLI_OK : -1;

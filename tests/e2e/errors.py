@@ -51,7 +51,7 @@ TEXTS = [
     ("hex", b'{"prompt":"a","max_tokens":0x1}'), ("1e999 and no object", b"[1e999]"), ("1e999 and a comma", b'{"prompt":"a","seed":1e999,}'),
     ("1e999 and 01e999", b'{"prompt":"a","user":1e999,"seed":01e999}'),
     ("lone high surrogate", b'{"prompt":"\\ud800"}'), ("lone low surrogate", b'{"prompt":"\\udc00"}'), ("surrogate and a letter", b'{"prompt":"\\ud800a"}'),
-    ("high, high", b'{"prompt":"\\ud800\\ud800"}'), ("NUL escape", b'{"prompt":"a\\u0000b"}'), ("NUL byte", b'{"prompt":"a\0b"}'),
+    ("high, high", b'{"prompt":"\\ud800\\ud800"}'), ("NUL byte", b'{"prompt":"a\0b"}'),
     ("NUL in a key", b'{"prompt":"a","x\\u0000":1}'), ("control character", b'{"prompt":"a\nb"}'), ("bad escape", b'{"prompt":"\\x41"}'),
     ("invalid UTF-8", b'{"prompt":"\xff"}'), ("cut UTF-8", b'{"prompt":"\xc3"}'), ("overlong UTF-8", b'{"prompt":"\xc0\xaf"}'),
     ("surrogate as UTF-8", b'{"prompt":"\xed\xa0\x80"}'), ("past U+10FFFF", b'{"prompt":"\xf4\x90\x80\x80"}'), ("UTF-16", '{"prompt":"a"}'.encode("utf-16-le")),
@@ -169,7 +169,7 @@ def test_large_bodies():
 def test_paths_and_methods():
     d = usual()
     routes = [(r.split()[0], r.split()[1] + "{id}" * r.split()[1].endswith("/")) for r in run([DEQD, "--print-routes"])[1].splitlines()]
-    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "/v1/models/a/b", "//v1/models", "/V1/models", "/metrics/x",
+    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "//v1/models", "/V1/models", "/metrics/x",
                  "/v1/completions/../models"):
         for method in ("GET", "POST"):
             s, h, b = d.request(method, path, b"{}" if method == "POST" else None)

@@ -526,7 +526,7 @@ def test_replies():
             (c, {"prompt": "a", "max_tokens": 3000}, 400, "together too long"),
             (h, {"messages": [{"role": "user", "content": "a b" * 3000}]}, 400, "chat too long"), (h, {}, 400, "no messages"),
             (l, {"prompt": [1] * 3000}, 400, "too long"),
-            ("/tokenize", {}, 400, "no prompt"), ("/detokenize", {"tokens": [1.0]}, 200, "1.0"), ("/detokenize", {"tokens": [1.5]}, 400, "1.5"), ("/tokenize", b'{"prompt": "\\u0000"}', 400, "a zero"),
+            ("/tokenize", {}, 400, "no prompt"), ("/detokenize", {"tokens": [1.0]}, 200, "1.0"), ("/detokenize", {"tokens": [1.5]}, 400, "1.5"),
             (c, {"model": "other"}, 404, "another model"), (h, {"messages": messages, "model": "other"}, 404, "another model"),
             (l, {"model": "other"}, 404, "another model"),
             ("/tokenize", {"prompt": "", "model": "other"}, 404, "another model"), ("/admin/reload", b"", 403, "no keys")):
@@ -535,7 +535,7 @@ def test_replies():
         got = conforms_reply("POST", path, s, head, b, text)
         if path in (c, h, l, "/tokenize", "/detokenize"):  # the request's schema says the same of it, where a schema can
             request = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "a zero", "no JSON")
+            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "no JSON")
             if isinstance(body, dict) and text not in beyond:
                 equal(not violations(request, body), s != 400, "%s, %s: the schema of the request agrees" % (path, text))
         if text == "everything in choices":
