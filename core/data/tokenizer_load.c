@@ -276,7 +276,7 @@ static enum deq_rc read_root(struct loader *l, const json_t *root)
 static json_t *parse_json(struct loader *l, const char *json, size_t len)
 {
     json_error_t je;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
     if (!root)
         BAD(l, "line %d, column %d: %s", je.line, je.column, je.text);
     return root;
