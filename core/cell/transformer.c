@@ -485,12 +485,8 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
     }
     lay_out(c, a, threads, &l);
     deq_readout_init(&c->readout, &t->vocabulary, pool);
-    enum deq_rc rc = DEQ_OK;
-    for (unsigned k = 0; k < a->n_block && !rc; k++)
-        rc = deq_transformer_relative(t, k, c->reach, c->rel[k], err);
-    if (rc)
-        cell_free(&c->base);
-    else
-        *ret = &c->base;
-    return rc;
+    for (unsigned k = 0; k < a->n_block; k++)
+        deq_transformer_relative(t, k, c->reach, c->x, c->rel[k]);
+    *ret = &c->base;
+    return DEQ_OK;
 }

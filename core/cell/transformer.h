@@ -43,7 +43,7 @@ static inline size_t deq_rel_stride(size_t reach)
     return DEQ_ROUND_UP(deq_rel_zero(reach) + 16, (size_t)16);
 }
 
-enum deq_rc deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *rel, struct deq_err *err);
+void deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *scratch /* [D] */, float *rel);
 
 /* A cell over t for one engine: scratch for max_rows rows, n_pages cache pages, and the relative positions that occur within
  * so many pages: a window that config.json claims costs nothing by itself. Borrows t and pool. */

@@ -5,20 +5,15 @@
 #include "core/cell/transformer.h"
 #include "core/math/kern.h"
 
-enum deq_rc deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *rel, struct deq_err *err)
+void deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *scratch, float *rel)
 {
     const size_t D = t->arch.d_model, HD = (size_t)t->arch.n_head * t->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
     const float *w = t->block[block].rel_w;
-    float *p = DEQ_NEW_ARRAY(float, D);
-    if (!p)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for relative positions");
     for (size_t d = 0; d < reach; d++) {
-        deq_sinusoid((uint32_t)d, (uint32_t)D, p);
+        deq_sinusoid((uint32_t)d, (uint32_t)D, scratch);
         for (size_t i = 0; i < HD; i++)
-            rel[i * stride + zero - d] = deq_kern()->dot(w + i * D, p, D);
+            rel[i * stride + zero - d] = deq_kern()->dot(w + i * D, scratch, D);
     }
-    deq_free(p);
-    return DEQ_OK;
 }
 
 static enum deq_rc pack(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
