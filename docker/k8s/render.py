@@ -37,6 +37,8 @@ def option_schema(comment, default):
         return text | {"type": "boolean"}
     if default.startswith('"'):
         return text | {"type": "string"}
+    if default.startswith("["):
+        return text | {"type": "array", "items": {"type": "string"}}
     if span:
         low, high = float(span[1]), float(span[2])
         if re.fullmatch("[0-9]+", default):
