@@ -26,6 +26,7 @@ struct channel {
     size_t slack;               /* more bytes that it may write until it has paused */
     unsigned refs;
     bool suspended;             /* the connection sleeps until there is something for it */
+    bool understood;            /* the request has been read, or is in work: may_stream is known */
     bool may_stream;            /* the request wants events: if it waits long, the stream may begin early with a comment */
     bool streaming;             /* headers are out or may go out: bytes flow as they come */
     bool settled;               /* the form of the answer is decided */

@@ -22,6 +22,7 @@ enum {
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     LARGE_BODIES_MAX = 64,
+    STOP_MS = 1000, /* at the end, so that answers under way get out of the hands of libmicrohttpd */
     LARGE_BODY_BYTES = 64 << 10, /* read and tokenised by a thread of its own: hundreds of connections wait for each of libmicrohttpd's */
 };
 
@@ -214,6 +215,25 @@ static void resume(void *conn)
     MHD_resume_connection(conn);
 }
 
+static void state_free(struct request_state *s)
+{
+    channel_unref(s->x.channel);
+    deq_buf_free(&s->x.body);
+    deq_buf_free(&s->x.reply);
+    deq_free(s->words);
+    deq_free(s);
+}
+
+/* The handler, on whichever thread. */
+static void understand(struct request_state *s)
+{
+    struct channel *c = s->x.channel;
+    s->http->handler.handle(s->http->handler.ctx, &s->x);
+    pthread_mutex_lock(&c->lock);
+    c->understood = true;
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* Reads and hands over one large body after the other. */
 static void *worker_main(void *arg)
 {
@@ -237,18 +257,33 @@ static void *worker_main(void *arg)
         const bool gone = c->gone;
         pthread_mutex_unlock(&c->lock);
         if (!gone) /* else nobody waits for it; also when the server ends and hung up on everybody */
-            h->handler.handle(h->handler.ctx, &s->x);
-        watch_understood(h->watch, s->client);
+            understand(s);
         pthread_mutex_lock(&c->lock);
         pthread_mutex_lock(&h->work_lock);
+        const bool orphan = s->orphan;
         s->working = false; /* from here on s may go */
         h->n_work--;
-        pthread_cond_broadcast(&h->work_done);
         pthread_mutex_unlock(&h->work_lock);
         channel_wake(c);
         pthread_mutex_unlock(&c->lock);
         channel_unref(c);
+        if (orphan)
+            state_free(s);
     }
+}
+
+/* The connection's buffer goes with the connection, which does not wait for the worker. */
+static bool keep_words(struct request_state *s)
+{
+    const size_t n_method = strlen(s->x.method) + 1, n_path = strlen(s->x.path) + 1;
+    s->words = deq_alloc(n_method + n_path);
+    if (!s->words)
+        return false;
+    memcpy(s->words, s->x.method, n_method);
+    memcpy(s->words + n_method, s->x.path, n_path);
+    s->x.method = s->words;
+    s->x.path = s->words + n_method;
+    return true;
 }
 
 /* To the worker, asleep until it is done. */
@@ -256,7 +291,13 @@ static enum MHD_Result hand_to_worker(struct request_state *s)
 {
     struct http *h = s->http;
     struct channel *c = s->x.channel;
+    if (!keep_words(s))
+        return send_error(s, 500, "internal_error", "out of memory");
     pthread_mutex_lock(&c->lock);
+    if (c->gone) {
+        pthread_mutex_unlock(&c->lock);
+        return MHD_NO;
+    }
     pthread_mutex_lock(&h->work_lock);
     if (h->n_work >= LARGE_BODIES_MAX) {
         pthread_mutex_unlock(&h->work_lock);
@@ -283,15 +324,15 @@ static enum MHD_Result answer(struct request_state *s)
     struct channel *c = s->x.channel;
     pthread_mutex_lock(&c->lock);
     pthread_mutex_lock(&s->http->work_lock);
-    const bool working = s->working;
+    const bool working = s->working, gone = c->gone;
     pthread_mutex_unlock(&s->http->work_lock);
-    if (working) { /* the channel has something already; the handler is not back yet */
+    if (working && !gone) { /* the channel has something already; the handler is not back yet */
         c->suspended = true;
         MHD_suspend_connection(s->conn);
     }
     pthread_mutex_unlock(&c->lock);
     if (working)
-        return MHD_YES;
+        return gone ? MHD_NO : MHD_YES;
     return s->x.status ? send_reply(s, s->x.overfull) : answer_from_channel(s);
 }
 
@@ -306,8 +347,7 @@ static enum MHD_Result dispatch(struct request_state *s)
     watch_channel(h->watch, s->client, s->x.channel);
     if (s->x.body.len > LARGE_BODY_BYTES)
         return hand_to_worker(s);
-    h->handler.handle(h->handler.ctx, &s->x);
-    watch_understood(h->watch, s->client);
+    understand(s);
     return answer(s);
 }
 
@@ -319,24 +359,24 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     struct request_state *s = *con_cls;
     if (!s) { /* first call: headers only */
         struct socket_state *socket_state = socket_of(conn);
-        s = DEQ_NEW(struct request_state);
-        if (!s)
+        /* no memory for it, or for its watcher, without whom nobody would wake it */
+        if (!socket_state || !socket_state->client || !(s = DEQ_NEW(struct request_state)))
             return MHD_NO;
         *con_cls = s;
         atomic_fetch_add(&h->exchanges, 1);
         s->http = h;
         s->conn = conn;
-        s->client = socket_state ? socket_state->client : NULL;
+        s->client = socket_state->client;
         s->x.method = method;
         s->x.path = url;
         s->x.admin_listener = l->admin;
-        s->x.overfull = socket_state && socket_state->refused;
-        s->last_request = socket_state && ++socket_state->requests >= REQUESTS_PER_CONNECTION;
+        s->x.overfull = socket_state->refused;
+        s->last_request = ++socket_state->requests >= REQUESTS_PER_CONNECTION;
         s->x.arrived_ns = deq_now_ns();
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
         http_check_head(s, l, socket_state, version);
-        watch_body(h->watch, s->client, s->x.request_id);
+        watch_body(h->watch, s->client, s->x.request_id, !strcmp(version, "HTTP/1.1"));
         if (!s->x.status)
             return MHD_YES;
         if (!s->last_word && s->body_bytes <= DISCARD_MAX_BYTES) {
@@ -372,10 +412,6 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     if (!s)
         return;
     struct channel *c = s->x.channel;
-    pthread_mutex_lock(&h->work_lock);
-    while (s->working)
-        pthread_cond_wait(&h->work_done, &h->work_lock);
-    pthread_mutex_unlock(&h->work_lock);
     watch_channel(h->watch, s->client, NULL);
     watch_phase(h->watch, s->client, WATCH_IDLE);
     if (c) {
@@ -383,11 +419,13 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
         pthread_mutex_lock(&c->lock);
         c->conn = NULL;
         pthread_mutex_unlock(&c->lock);
-        channel_unref(c);
     }
-    deq_buf_free(&s->x.body);
-    deq_buf_free(&s->x.reply);
-    deq_free(s);
+    pthread_mutex_lock(&h->work_lock);
+    s->orphan = s->working;
+    const bool orphan = s->orphan;
+    pthread_mutex_unlock(&h->work_lock);
+    if (!orphan)
+        state_free(s);
     *con_cls = NULL;
     atomic_fetch_sub(&h->exchanges, 1);
 }
@@ -464,7 +502,6 @@ enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *g
     ret_admin[0] = 0;
     pthread_mutex_init(&h->work_lock, NULL);
     pthread_cond_init(&h->work_there, NULL);
-    pthread_cond_init(&h->work_done, NULL);
     h->work_end = &h->work;
     enum deq_rc rc = watch_start(conf, &h->watch, err);
     if (!rc) {
@@ -544,12 +581,11 @@ void http_stop(struct http *h)
 {
     if (!h)
         return;
-    /* stopping with a sleeping connection aborts the process: wake them all, then wait for them */
-    for (int tries = 0; tries < 1000 && atomic_load(&h->exchanges); tries++) {
-        const struct timespec nap = {.tv_nsec = 10000000};
+    /* stopping with a sleeping connection aborts the process: none sleeps from now on */
+    if (h->watch)
         watch_hang_up_all(h->watch);
-        nanosleep(&nap, NULL);
-    }
+    for (int tries = 0; tries < STOP_MS / 10 && atomic_load(&h->exchanges); tries++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     stop_listener(&h->main, h->conf->listen);
     stop_listener(&h->admin, h->conf->admin_listen);
     watch_stop(h->watch);
@@ -562,6 +598,5 @@ void http_stop(struct http *h)
     }
     pthread_mutex_destroy(&h->work_lock);
     pthread_cond_destroy(&h->work_there);
-    pthread_cond_destroy(&h->work_done);
     deq_free(h);
 }

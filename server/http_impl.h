@@ -39,7 +39,7 @@ struct http {
     pthread_t worker;
     bool worker_started, worker_stop;
     pthread_mutex_t work_lock;
-    pthread_cond_t work_there, work_done;
+    pthread_cond_t work_there;
     struct request_state *work, **work_end;
     unsigned n_work;
     uint64_t run_id; /* random: request ids of two runs differ */
@@ -52,6 +52,8 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct MHD_Connection *conn;
     bool too_large, dispatched, answered;
     bool working;               /* the worker has it; guarded by http.work_lock, changed with the channel's lock too */
+    bool orphan;                /* its connection is done meanwhile: the worker frees it; guarded by http.work_lock */
+    char *words;                /* method and path, where the worker needs them longer than the connection may live */
     struct request_state *next; /* behind it in the worker's queue */
     bool last_request;   /* of its connection */
     bool last_word;      /* the headers are such that nothing behind them on the connection can be trusted */

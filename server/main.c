@@ -23,9 +23,10 @@
 
 enum {
     HANDOVER_MS = 2000, /* clients that connected to an inherited socket just before it was left have so long to ask */
+    ACCEPT_MS = 100,    /* of which who was just being accepted needs some to be counted */
     READERS_MS = 2000,  /* then answers that are written have so long to be read */
-    END_MS = 5000,      /* then threads have so long to end, whatever step or request they are in */
-    STOP_SLACK_MS = HANDOVER_MS + READERS_MS + END_MS + 1000, /* all of it, beyond the drain */
+    END_MS = 3000,      /* then threads have so long to end, whatever step or request they are in */
+    STOP_SLACK_MS = 10000, /* all of it, beyond the drain, and some */
 };
 
 /* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
@@ -54,6 +55,25 @@ static int wait_signal(const sigset_t *set, uint64_t ms)
     return sig > 0 ? sig : 0;
 }
 
+/* A step of the engine or the reading of a request can take longer than anybody waits for an end, and then nobody is owed anything any more. */
+static void *end_anyway(void *ms)
+{
+    const uint64_t wait_ms = (uintptr_t)ms;
+    const struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
+    nanosleep(&t, NULL);
+    log_line(LOG_WARN, "ended with threads still at work", NULL);
+    log_stop();
+    _exit(0);
+}
+
+/* Whatever happens, the process is gone after so long. */
+static void end_within(uint64_t ms)
+{
+    pthread_t thread;
+    if (!pthread_create(&thread, NULL, end_anyway, (void *)(uintptr_t)ms))
+        (void)pthread_detach(thread);
+}
+
 /* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A second signal ends it now. Who
  * types ^C waits for no load balancer. */
 static void drain(struct service *s, struct http *http, const sigset_t *signals, int sig)
@@ -61,14 +81,16 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     const struct conf *c = s->conf;
     const uint32_t delay_ms = sig == SIGINT ? 0 : c->drain_delay_ms;
     atomic_store(&s->state, SERVER_DRAINING);
-    notify_stopping((uint64_t)delay_ms + c->shutdown_timeout_ms + STOP_SLACK_MS);
+    const uint64_t at_most_ms = (uint64_t)delay_ms + c->shutdown_timeout_ms + STOP_SLACK_MS;
+    end_within(at_most_ms);
+    notify_stopping(at_most_ms);
     http_close_connections(http);
     log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
     bool now = delay_ms && wait_signal(signals, delay_ms);
     if (http_inherited(http)) { /* new clients wait for the daemon that comes next; whoever is here already may still ask */
         http_stop_accepting(http);
-        for (int i = 0; i < HANDOVER_MS / 10 && !now && http_connections(http); i++)
+        for (int ms = 0; ms < HANDOVER_MS && !now && (ms < ACCEPT_MS || http_connections(http)); ms += 10)
             now = wait_signal(signals, 10) != 0;
     }
     store_drain(s->store);
@@ -80,22 +102,6 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     /* answers that are written but not yet read get a moment */
     for (int i = 0; i < READERS_MS / 20 && !now && http_open_exchanges(http); i++)
         now = wait_signal(signals, 20) != 0;
-}
-
-/* A step of the engine or a request's reading can take longer than anybody waits for an end. Nobody is owed anything by then. */
-static void *end_anyway(void *exit_code)
-{
-    nanosleep(&(struct timespec){.tv_sec = END_MS / 1000}, NULL);
-    log_line(LOG_WARN, "ended with threads still at work", NULL);
-    log_stop();
-    _exit(*(const int *)exit_code);
-}
-
-static void end_within_limit(int *exit_code)
-{
-    pthread_t thread;
-    if (!pthread_create(&thread, NULL, end_anyway, exit_code))
-        (void)pthread_detach(thread);
 }
 
 /* --- What the supervisor is told --- */
@@ -262,7 +268,6 @@ int main(int argc, char **argv)
     }
     if (!rc) {
         atomic_store(&service.state, SERVER_READY);
-        rc = http_serve(http, &err);
     }
     if (rc) {
         code = cannot_start(&err);
@@ -273,10 +278,14 @@ int main(int argc, char **argv)
              admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
              (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
     store_release(m);
-    /* who was told to stop while it loaded has promised nothing to anybody yet */
+    /* who was told to stop while it loaded has promised nothing to anybody yet, and takes nobody from an inherited socket */
     sig = wait_signal(&ending, 0);
     if (sig) {
         code = 0;
+        goto out;
+    }
+    if (http_serve(http, &err)) {
+        code = cannot_start(&err);
         goto out;
     }
     notify_ready(status_line(&service, NULL, status), alive, &service);
@@ -288,7 +297,8 @@ int main(int argc, char **argv)
     drain(&service, http, &ending, sig);
     code = 0;
 out:
-    end_within_limit(&code);
+    if (!code)
+        end_within(END_MS);
     http_stop(http);
     notify_stop(); /* the watchdog asks the store */
     store_free(service.store);

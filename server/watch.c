@@ -17,7 +17,7 @@
 #include "core/base/mem.h"
 
 /* UNDERSTOOD_MS: within that, what libmicrohttpd has read has reached its handler, also on a busy machine */
-enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, UNDERSTOOD_MS = 300 };
+enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, UNDERSTOOD_MS = 300, GRACE_MS = 800, PROBE_MS = 5000 };
 
 struct client {
     struct client *next, *prev;
@@ -28,7 +28,9 @@ struct client {
     uint64_t received_bytes; /* on this socket when it became idle */
     struct channel *channel; /* of the exchange in work */
     bool hangup;             /* the other side will send nothing more */
-    bool understood;         /* the handler has the request in work: it is known whether it streams */
+    bool interim;            /* 1xx answers may be written to it */
+    bool local;              /* a unix socket */
+    uint64_t probe_ns;       /* it half-closed: when it is to be found out whether it is there; 0: not yet looked at */
     uint64_t short_since_ns; /* it half-closed, and since then nothing lies unread and no request is there; 0: not so */
     bool refused, tls;
     char request_id[132];    /* of the exchange whose body is due */
@@ -40,6 +42,7 @@ struct watch {
     pthread_t thread;
     bool started;
     _Atomic bool stopping;
+    bool ended;             /* nobody is served any more; guarded by lock */
     pthread_mutex_t lock;   /* the clients and their channels */
     struct client *clients;
     struct client **by_fd;  /* [n_fds] */
@@ -81,8 +84,11 @@ struct client *watch_add(struct watch *w, int fd, bool refused, bool tls)
     const int one = 1;
     const unsigned gone_ms = w->conf->stream_stall_ms;
     const int unread = (int)w->conf->stream_buffer_bytes;
+    int domain = 0;
+    socklen_t len = sizeof domain;
     if (!cl)
         return NULL;
+    cl->local = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &unread, sizeof unread); /* else the system would hold megabytes for every slow reader */
@@ -139,28 +145,47 @@ void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase)
     pthread_mutex_unlock(&w->lock);
 }
 
-void watch_body(struct watch *w, struct client *cl, const char *request_id)
+void watch_body(struct watch *w, struct client *cl, const char *request_id, bool interim)
 {
     if (!cl)
         return;
     pthread_mutex_lock(&w->lock);
     snprintf(cl->request_id, sizeof cl->request_id, "%s", request_id);
+    cl->interim = interim && !cl->tls;
     set_deadline(cl, WATCH_BODY, w->conf->body_timeout_ms);
     pthread_mutex_unlock(&w->lock);
 }
 
-/* The client closed, or half of it: with the lock, on the channel of the exchange in work. */
-static void left(struct client *cl, bool reset)
+/* With the channel's lock, of a connection that sleeps: nobody else writes to the socket, and nothing of this answer is written yet. False: the client left. */
+static bool probe(const struct client *cl)
+{
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    const ssize_t n = send(cl->fd, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return n == (ssize_t)sizeof interim - 1 || (n < 0 && errno == EAGAIN);
+}
+
+/* The client sends nothing more; whether it reads is to be found out. With the lock, now and then until its answer is there. */
+static void half_closed(struct client *cl)
 {
     struct channel *c = cl->channel;
-    if (!c)
-        return;
+    const uint64_t now = deq_now_ns();
+    bool left = false, ping = false;
     pthread_mutex_lock(&c->lock);
-    const bool streaming = c->streaming, will_stream = c->may_stream, done = c->done;
+    if (!c->understood || c->done || c->gone) {
+        ; /* what may be written is not known yet, or nothing is to be found out */
+    } else if (c->streaming || c->may_stream) {
+        ping = !cl->probe_ns; /* once: streams are not silent for long */
+        cl->probe_ns = now;
+    } else if (!cl->probe_ns) {
+        cl->probe_ns = now + GRACE_MS * 1000000ull;
+    } else if (!cl->local && now >= cl->probe_ns && c->suspended) {
+        left = !cl->interim || !probe(cl);
+        cl->probe_ns = now + PROBE_MS * 1000000ull;
+    }
     pthread_mutex_unlock(&c->lock);
-    if (reset || !(streaming || will_stream)) {
+    if (left)
         channel_hang_up(c);
-    } else if (!done) { /* a half-closed client may still read a stream: a comment finds out, a dead peer answers it with a reset */
+    if (ping) {
         channel_start_stream(c);
         if (channel_streaming(c))
             (void)channel_write(c, ": ping\n\n", 8);
@@ -169,36 +194,23 @@ static void left(struct client *cl, bool reset)
 
 void watch_channel(struct watch *w, struct client *cl, struct channel *c)
 {
-    if (!cl)
-        return;
     pthread_mutex_lock(&w->lock);
     cl->channel = c;
-    cl->understood = false;
+    cl->probe_ns = 0;
     if (c) {
         struct pollfd p = {.fd = cl->fd, .events = POLLRDHUP};
-        if (poll(&p, 1, 0) > 0) { /* it left while its request was read: epoll has told already */
-            cl->hangup = true;
-            if (p.revents & (POLLHUP | POLLERR))
-                left(cl, true);
-        }
+        const bool told = poll(&p, 1, 0) > 0; /* it left while its request was read: epoll has told already */
+        cl->hangup = cl->hangup || told;
+        if (w->ended || (told && p.revents & (POLLHUP | POLLERR)))
+            channel_hang_up(c);
     }
-    pthread_mutex_unlock(&w->lock);
-}
-
-void watch_understood(struct watch *w, struct client *cl)
-{
-    if (!cl)
-        return;
-    pthread_mutex_lock(&w->lock);
-    cl->understood = true;
-    if (cl->hangup)
-        left(cl, false);
     pthread_mutex_unlock(&w->lock);
 }
 
 void watch_hang_up_all(struct watch *w)
 {
     pthread_mutex_lock(&w->lock);
+    w->ended = true;
     for (struct client *cl = w->clients; cl; cl = cl->next)
         if (cl->channel)
             channel_hang_up(cl->channel);
@@ -257,6 +269,8 @@ static void tick(struct watch *w)
             (void)shutdown(cl->fd, SHUT_RDWR);
             cl->deadline_ns = 0;
         }
+        if (cl->channel && cl->hangup)
+            half_closed(cl);
         if (cl->channel)
             look_after(w, cl->channel);
     }
@@ -277,10 +291,11 @@ static void *watch_main(void *arg)
             struct client *cl = fd < w->n_fds ? w->by_fd[fd] : NULL;
             if (!cl || cl->generation != (uint32_t)(ev[i].data.u64 >> 32))
                 continue; /* of a socket that is gone */
-            const bool reset = ev[i].events & (EPOLLHUP | EPOLLERR);
-            if (reset || (!cl->hangup && cl->understood))
-                left(cl, reset);
             cl->hangup = true;
+            if (cl->channel && ev[i].events & (EPOLLHUP | EPOLLERR))
+                channel_hang_up(cl->channel);
+            else if (cl->channel)
+                half_closed(cl);
         }
         if (deq_now_ns() >= next_tick) {
             tick(w);

@@ -2,6 +2,7 @@
 import json
 import socket
 import struct
+import tempfile
 import threading
 import time
 
@@ -100,6 +101,71 @@ def test_half_closed_client_still_reads():
             status, _, body, _ = read_response(s, data)
             events, done = parse_sse(body)
             equal((status, done, len(events_text(events)) > 100), (200, True, True), "a stream whose client closed its sending side")
+
+
+def whole(d, version="1.1", **fields):
+    """A connection on which a request for a whole answer was sent, whose sending side is closed."""
+    s, body = d.connect(), json.dumps(dict({"prompt": "A", "temperature": 0, "ignore_eos": True}, **fields)).encode()
+    s.sendall(("POST /v1/completions HTTP/%s\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (version, len(body))).encode() + body)
+    s.shutdown(socket.SHUT_WR)
+    return s
+
+
+def final(s):
+    """Reads to the end: (how many 100 Continue stood before the answer, its status, its body)."""
+    data, interim = b"", b"HTTP/1.1 100 Continue\r\n\r\n"
+    while block := s.recv(65536):
+        data += block
+    n = 0
+    while data.startswith(interim):
+        data, n = data[len(interim):], n + 1
+    return n, int(data.split()[1]) if data else None, data.partition(b"\r\n\r\n")[2]
+
+
+def test_half_closed_client_gets_its_whole_answer():
+    """... whether it is ready at once, or the client waits in the queue and sees the interim answers that tell it from one that closed."""
+    with Daemon("engine.max_sequences=1", "engine.max_positions=200000") as d:
+        with whole(d, max_tokens=2) as s:
+            equal(final(s)[1], 200, "an answer that is ready soon")
+        with d.connect() as busy:
+            busy.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            with whole(d, max_tokens=2) as waits, whole(d, max_tokens=2) as leaves, whole(d, "1.0", max_tokens=2) as old, d.connect() as closes:
+                equal(waits.recv(4, socket.MSG_PEEK), b"HTTP", "it is told while it waits")
+                leave(leaves, False)  # after its interim answer: the next one finds out
+                closes.sendall(raw_request(dict(LONG, stream=False)))
+                closes.close()
+                ok, m = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 1, 8)
+                check(ok, "who closed, and who speaks HTTP/1.0, is taken from the queue: %s wait" % m["deqd_requests_waiting"])
+                equal(final(old)[1], None, "HTTP/1.0 has no interim answers")
+                busy.close()
+                n, status, body = final(waits)
+                equal((n >= 1, status, json.loads(body)["usage"]["completion_tokens"]), (True, 200, 2), "its answer comes after all")
+        # a pipeline that ends so: each answer is whole
+        with d.connect() as s:
+            s.sendall(raw_request({"prompt": "A", "max_tokens": 1}) * 3)
+            s.shutdown(socket.SHUT_WR)
+            data = b""
+            while block := s.recv(65536):
+                data += block
+            equal(data.count(b"HTTP/1.1 200 OK\r\n"), 3, "three requests in one go, half-closed")
+        d.alive()
+
+
+def test_half_closed_on_a_unix_socket():
+    """The system tells who closed: no interim answers."""
+    with tempfile.TemporaryDirectory() as tmp, Daemon("engine.max_sequences=1", "engine.max_positions=200000", listen="unix:%s/s" % tmp) as d:
+        with d.connect() as busy:
+            busy.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            with whole(d, max_tokens=2) as waits, whole(d, max_tokens=2) as leaves:
+                d.wait_metric(lambda m: m["deqd_requests_waiting"] == 2, 5)
+                leaves.close()
+                ok, _ = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 1, 1)
+                check(ok, "who closed is taken from the queue")
+                time.sleep(1)  # longer than the grace
+                busy.close()
+                equal(final(waits)[:2], (0, 200), "who half-closed has its answer, alone")
 
 
 def test_full_queue():

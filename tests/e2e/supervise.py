@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, clean_env, equal, note, run, short, skip, slow_model)
+from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, clean_env, equal, note, raw_request, run, short, skip, slow_model)
 from life import printed
 
 UNITS = os.path.join(ROOT, "etc", "systemd")
@@ -274,6 +274,37 @@ def test_watchdog():
             time.sleep(0.3)
         equal(n.of("WATCHDOG"), [], "the watchdog of another process")
         n.close()
+
+
+def test_end_while_threads_hang():
+    """An engine in a step without end, and the reading of a large body: SIGTERM ends the daemon all the same."""
+    d = Daemon("server.shutdown_timeout_ms=0")
+    try:
+        held = [Held(thread_named(d.p.pid, name)) for name in ("engine", "bodies")]
+    except OSError as e:
+        skip("threads that hang: they cannot be stopped here (ptrace: %s)" % e)
+        d.stop()
+        return
+    with d.connect() as whole, d.connect() as stream, d.connect() as large, d.connect() as left:
+        whole.sendall(raw_request({"prompt": "A"}))
+        stream.sendall(raw_request({"prompt": "A", "stream": True}))
+        for s in (large, left):
+            s.sendall(raw_request({"prompt": " a" * 50000}, path="/tokenize"))
+        ok, m = d.wait_metric(lambda m: m["deqd_http_connections"] >= 5 and m["deqd_requests_waiting"] + m["deqd_requests_running"] == 2, 5)
+        check(ok, "all are there")
+        left.close()
+        equal(d.get("/health/live")[0], 200, "a client that leaves a large body behind holds no thread of HTTP")
+        d.p.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        d.p.send_signal(signal.SIGTERM)  # now
+        until = time.monotonic() + 20 * SLOW
+        while d.p.poll() is None and time.monotonic() < until:
+            for h in held:  # they have ended with the process, once their tracer knows
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(h.tid, 0x40000000 | os.WNOHANG)
+            time.sleep(0.01)
+        equal(d.p.poll(), 0, "exit code")
+        equal(d.lines()[-1]["message"], "ended with threads still at work", "the last line of the log")
 
 
 def test_loading_takes_long():
