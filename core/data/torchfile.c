@@ -184,11 +184,12 @@ out:
     return rc;
 }
 
-static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret, struct deq_err *err)
+/* The same, and an error where the file changed meanwhile. tensor: the one that it is read for, for messages, or NULL. */
+static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, const char *tensor, uint64_t max, unsigned char **ret, struct deq_err *err)
 {
     unsigned char *bytes = NULL;
     char what[512];
-    snprintf(what, sizeof what, "zip entry %s", e->name);
+    snprintf(what, sizeof what, "%s%s%szip entry %s", tensor ? "tensor " : "", tensor ? tensor : "", tensor ? ": " : "", e->name);
     enum deq_rc rc = read_plain(f, e, max, &bytes, err);
     if (f->file.fd >= 0 && deq_file_unchanged(&f->file, what, err)) /* the better reason, if there is another one too */
         rc = DEQ_EIO;
@@ -207,7 +208,7 @@ static enum deq_rc read_record(struct deq_torchfile *f, const char *name, char o
     *out = 0;
     if (!e)
         return DEQ_OK;
-    enum deq_rc rc = read_entry(f, e, RECORD_MAX, &bytes, err);
+    enum deq_rc rc = read_entry(f, e, NULL, RECORD_MAX, &bytes, err);
     if (rc)
         return rc;
     size_t n = e->bytes;
@@ -251,7 +252,7 @@ static enum deq_rc read_pickle(struct deq_torchfile *f, struct deq_err *err)
 {
     char name[512];
     unsigned char *bytes = NULL;
-    enum deq_rc rc = read_entry(f, f->pickle, DEQ_PICKLE_BYTES_MAX, &bytes, err);
+    enum deq_rc rc = read_entry(f, f->pickle, NULL, DEQ_PICKLE_BYTES_MAX, &bytes, err);
     if (rc)
         return rc;
     snprintf(name, sizeof name, "%s: data.pkl", f->path);
@@ -374,7 +375,7 @@ enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfi
         deq_free(f->cache);
         f->cache = NULL;
         f->cached = NULL;
-        enum deq_rc rc = read_entry(f, e, SIZE_MAX, &f->cache, err);
+        enum deq_rc rc = read_entry(f, e, t->name, SIZE_MAX, &f->cache, err);
         if (rc)
             return rc;
         f->cached = e;

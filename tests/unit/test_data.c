@@ -286,6 +286,29 @@ TEST(safetensors_round_trip)
     drop_dir("t", NULL);
 }
 
+/* A file that somebody cuts in place while it is read: an error that names it and the tensor, and no signal. */
+TEST(safetensors_cut_while_it_is_read)
+{
+    if (!make_dir())
+        return;
+    enum { N = 50000, PAGE = 4096 };
+    static float x[N], out[N];
+    struct deq_err e;
+    const struct deq_tensor_out t[] = {{.name = "first", .dtype = DEQ_F32, .n_dims = 1, .shape = {N}, .data = x},
+                                       {.name = "second", .dtype = DEQ_BF16, .n_dims = 1, .shape = {N}, .data = x}};
+    for (off_t left = 0; left <= 6 * N; left += 20 * PAGE) {
+        struct deq_safetensors *f = NULL;
+        CHECK(!deq_safetensors_write(in_dir("t"), t, 2, NULL, &e) && !deq_safetensors_open(in_dir("t"), &f, &e));
+        const struct deq_tensor *first = deq_safetensors_find(f, "first"), *second = deq_safetensors_find(f, "second");
+        CHECK(!deq_tensor_to_f32(f, first, out, &e));
+        CHECK(!truncate(in_dir("t"), left));
+        CHECK_MSG(deq_tensor_to_f32(f, second, out, &e) == DEQ_EIO && strstr(e.text, "/t: tensor second: the file changed"), "%s", e.text);
+        CHECK_MSG(deq_tensor_to_f32(f, first, out, &e) == DEQ_EIO && strstr(e.text, "/t: tensor first: the file changed"), "%s", e.text);
+        deq_safetensors_close(f);
+    }
+    drop_dir("t", NULL);
+}
+
 /* --- config.json --- */
 
 static const struct key {

@@ -1,6 +1,7 @@
 /* Checkpoints of PyTorch: files that torch.save wrote (tests/golden/torchfile), crafted pickles and zip containers, and every refusal. */
 #define _GNU_SOURCE
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
@@ -747,6 +748,33 @@ TEST(torchfile_truncated_and_flipped)
     CHECK(read < 3 * n); /* padding, comments and times do not matter */
     CHECK(!try_file(file, n, &err));
     deq_free(file);
+}
+
+/* A file that somebody cuts or writes to after it was opened: an error that names it and the tensor, and no signal. */
+TEST(torchfile_changes_while_it_is_read)
+{
+    char path[] = "/tmp/deq-torchfile-XXXXXX", *bytes;
+    size_t n;
+    struct deq_err err;
+    const int fd = mkstemp(path);
+    CHECK(fd >= 0 && !deq_io_read(GOLDEN "training.pth", 1 << 24, &bytes, &n, &err));
+    for (size_t left = 0; left < n; left += n / 7) {
+        struct deq_torchfile *f = NULL;
+        CHECK(pwrite(fd, bytes, n, 0) == (ssize_t)n);
+        CHECK_MSG(!deq_torchfile_open(path, &f, &err), "%s", err.text);
+        if (!f)
+            break;
+        const struct deq_torchfile_tensor *t = deq_torchfile_at(f, 0);
+        float *out = DEQ_NEW_ARRAY(float, t->count);
+        CHECK(!ftruncate(fd, (off_t)left));
+        CHECK_MSG(deq_torchfile_read(f, t, out, &err) == DEQ_EIO && strstr(err.text, path) && strstr(err.text, t->name) && strstr(err.text, "changed"),
+                  "%zu bytes left: %s", left, err.text);
+        deq_free(out);
+        deq_torchfile_close(f);
+    }
+    deq_free(bytes);
+    close(fd);
+    unlink(path);
 }
 
 TEST(torchfile_without_memory)
