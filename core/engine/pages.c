@@ -14,6 +14,7 @@ void deq_pages_lay_out(struct deq_pages *p, uint32_t n_pages, struct deq_layout 
 void deq_pages_init(struct deq_pages *p, uint32_t n_pages, uint32_t page_tok)
 {
     p->n_pages = p->n_free = n_pages;
+    p->n_held = p->n_reserved = 0;
     p->page_tok = page_tok;
     for (uint32_t i = 0; i < n_pages; i++)
         p->free[i] = n_pages - 1 - i;
