@@ -171,6 +171,7 @@ install: all ## binaries, configuration, units and the shipped model; PREFIX=/us
 	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
 	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(OUT)/installed.yaml
 	install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SHARED)/deqd.yaml
+	ln -sfn $(SYSCONFDIR)/deqd $(DESTDIR)$(SHARED)/etc
 	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
 	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
 	    > $(OUT)/installed.unit && install -m 0644 $(OUT)/installed.unit $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/base/flags.h"
+#include "core/base/installed.h"
 #include "server/listen.h"
 #include "server/origin.h"
 #include "server/route.h"
@@ -86,7 +87,7 @@ struct flags {
 
 #define FLAG(field) offsetof(struct flags, field)
 static const struct deq_opt flag_rows[] = {
-    {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below"},
+    {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
     {"--model", DEQ_OPT_ARG, FLAG(model), 0, 0, NULL, "DIR", "model.path"},
     {"--listen", DEQ_OPT_ARG, FLAG(listen), 0, 0, NULL, "ADDR:PORT", "server.listen"},
     {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b]"},
@@ -229,11 +230,14 @@ static bool other_variable(const char *name, const char *value)
 /* Defaults, file, environment, flags: the later wins. */
 static enum deq_rc read_all(const struct flags *f, struct conf *c, struct deq_err *err)
 {
+    char installed[4096];
     const char *file = f->config ? f->config : getenv("DEQD_CONFIG");
     const struct {
         const char *key, *value;
     } shortcuts[] = {{"model.path", f->model}, {"server.listen", f->listen}};
     enum deq_rc rc = deq_opt_defaults(&conf_table, c, err);
+    if ((!file || (!*file && !f->config)) && deq_installed("etc/deqd.yaml", installed))
+        file = installed;
     if (!rc && file && (*file || f->config))
         rc = deq_opt_load(&conf_table, c, file, err);
     if (!rc)

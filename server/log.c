@@ -236,6 +236,19 @@ uint64_t log_dropped(void)
     return n;
 }
 
+/* A whole line of n bytes; 0: there was none to be had. */
+static void hand_over(const char *line, size_t n)
+{
+    pthread_mutex_lock(&lock);
+    if (!n || out.state == STOPPED || out.state == STOPPING)
+        out.dropped++;
+    else if (out.state == RUNNING)
+        put(line, n);
+    else
+        out.dropped += !write_line(line, n);
+    pthread_mutex_unlock(&lock);
+}
+
 void log_line(enum log_level level, const char *message, const char *format, ...)
 {
     if (!log_on(level))
@@ -260,13 +273,20 @@ void log_line(enum log_level level, const char *message, const char *format, ...
     if (left_out)
         json_object_set_new(line, "left_out_before", json_integer((json_int_t)left_out));
     char text[LINE_MAX_BYTES + 1];
-    const size_t n = line_end(line, text);
-    pthread_mutex_lock(&lock);
-    if (!n || out.state == STOPPED || out.state == STOPPING)
-        out.dropped++;
-    else if (out.state == RUNNING)
-        put(text, n);
-    else
-        out.dropped += !write_line(text, n);
-    pthread_mutex_unlock(&lock);
+    hand_over(text, line_end(line, text));
+}
+
+void log_plain(const char *format, ...)
+{
+    char text[LINE_MAX_BYTES + 1];
+    if (!isatty(STDERR_FILENO))
+        return;
+    va_list ap;
+    va_start(ap, format);
+    const int n = vsnprintf(text, LINE_MAX_BYTES, format, ap);
+    va_end(ap);
+    if (n < 0 || n >= LINE_MAX_BYTES)
+        return;
+    text[n] = '\n';
+    hand_over(text, (size_t)n + 1);
 }

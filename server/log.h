@@ -21,6 +21,8 @@ void log_stop(void);
 bool log_on(enum log_level level);
 /* log_line(LOG_INFO, "listening", "{s:s}", "address", "127.0.0.1:8080"): the format is jansson's json_pack, NULL for no fields. */
 void log_line(enum log_level level, const char *message, const char *format, ...);
+/* Where standard error is a terminal: a line in plain words for whoever sits there, without its end. */
+__attribute__((format(printf, 1, 2))) void log_plain(const char *format, ...);
 /* Lines that were lost since the start; not those beyond the limit. */
 uint64_t log_dropped(void);
 

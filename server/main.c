@@ -87,6 +87,10 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     http_close_connections(http);
     log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
              "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
+    const size_t running = store_pending(s->store);
+    if (running)
+        log_plain("%zu request%s running; a second Ctrl-C ends %s now, else %s may take %u s", running, running == 1 ? " is" : "s are",
+                  running == 1 ? "it" : "them", running == 1 ? "it" : "they", c->shutdown_timeout_ms / 1000);
     bool now = delay_ms && wait_signal(signals, delay_ms);
     if (http_inherited(http)) { /* new clients wait for the daemon that comes next; whoever is here already may still ask */
         http_stop_accepting(http);
@@ -104,10 +108,27 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
         now = wait_signal(signals, 20) != 0;
 }
 
-/* --- What the supervisor is told --- */
+/* --- What people and the supervisor are told --- */
 
 static char address[160], admin_address[160]; /* in use */
 static _Atomic bool secrets_stale;            /* keys or certificate could not be read again */
+
+/* For a terminal: where it is and what to type. */
+static void greet(const struct conf *c, const struct served *m)
+{
+    char url[256], curl[256];
+    const char *key = c->keys_file[0] ? " -H \"Authorization: Bearer $KEY\"" : "";
+    if (!strncmp(address, "unix:", 5)) {
+        snprintf(url, sizeof url, "%s", address);
+        snprintf(curl, sizeof curl, "--unix-socket %.*s http://localhost", (int)strcspn(address + 5, ","), address + 5);
+    } else {
+        snprintf(url, sizeof url, "%s://%s", c->tls_cert[0] ? "https" : "http", address);
+        snprintf(curl, sizeof curl, "%s", url);
+    }
+    log_plain("deqd %s: model %s on %s (/openapi.json); Ctrl-C stops", DEQ_VERSION, m->name, url);
+    log_plain("try: curl -sN %s/v1/completions%s -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}' | sed -un "
+              "'s/.*\"text\":\"\\(.*\\)\",\"logprobs.*/\\1/p' | stdbuf -o0 tr -d '\\n'", curl, key);
+}
 
 static bool alive(void *ctx)
 {
@@ -142,6 +163,14 @@ static void reload(struct service *s)
         (void)deq_fail(&err, DEQ_EFULL, "one was under way");
         reloaded(s, err.code, &err, "");
     }
+}
+
+/* The default is relative to the source tree: who starts it elsewhere is told what to give. */
+static enum deq_rc model_named(const struct conf *c, struct deq_err *err)
+{
+    if (c->model_path[0] == '/' || access(c->model_path, F_OK) == 0 || errno != ENOENT)
+        return DEQ_OK;
+    return deq_fail(err, DEQ_ENOTFOUND, "model.path: %s: not a directory; give one with config.json, model.safetensors, tokenizer.json as --model DIR", c->model_path);
 }
 
 /* The one line about why there is no daemon. The exit code 2 says that trying again as it is will not help. */
@@ -257,6 +286,8 @@ int main(int argc, char **argv)
     if (!rc && conf.tls_cert[0])
         rc = tls_new(conf.tls_cert, conf.tls_key, &service.tls, &err);
     if (!rc)
+        rc = model_named(&conf, &err);
+    if (!rc)
         rc = store_new(&conf, &metrics, &service.store, &err);
     /* the door opens before the model is there, so that probes can be told */
     if (!rc)
@@ -277,6 +308,7 @@ int main(int argc, char **argv)
     log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
              admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
              (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
+    greet(&conf, m);
     store_release(m);
     /* who was told to stop while it loaded has promised nothing to anybody yet, and takes nobody from an inherited socket */
     sig = wait_signal(&ending, 0);

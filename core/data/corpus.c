@@ -31,6 +31,17 @@ bool deq_corpus_next(const char *text, size_t len, size_t *at, const char **ret_
     return false;
 }
 
+size_t deq_corpus_split(const char *text, size_t len, float share)
+{
+    size_t at = len - (size_t)((double)len * (double)share);
+    const char *eol = at < len ? memchr(text + at, '\n', len - at) : NULL;
+    if (eol && eol + 1 < text + len)
+        return (size_t)(eol + 1 - text);
+    while (at < len && ((unsigned char)text[at] & 0xc0) == 0x80)
+        at++;
+    return at;
+}
+
 enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len, struct deq_tokens *out,
                               uint64_t *ret_text_bytes, struct deq_err *err)
 {

@@ -22,6 +22,7 @@ static const struct deq_opt options[] = {
     FLT("model.norm_eps", norm_eps, 1e-12, 0.1, "1e-5", "LayerNorm's epsilon."),
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
+    FLT("data.valid_share", valid_share, 0, 0.5, "0", "Without data.valid: the share at the end of each training file that is held back for validation."),
     STR("data.valid", valid_file, NULL, NULL, "Validation text file, relative to the data directory."),
     U32("data.vocab_size", vocab_size, 257, 1 << 20, "4096", "Size of the byte-level BPE vocabulary trained on the training text."),
     U32("train.steps", steps, 1, 100000000, "1000", "Optimiser steps in all."),
@@ -79,9 +80,9 @@ const struct deq_opt_table deq_recipe_table = {options, DEQ_COUNT(options)};
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
 {
     if (!r->train_files[0])
-        return deq_fail(err, DEQ_EINVAL, "data.train: missing");
-    if (!r->valid_file[0])
-        return deq_fail(err, DEQ_EINVAL, "data.valid: missing");
+        return deq_fail(err, DEQ_EINVAL, "data.train: missing; one text file can be given as --data FILE");
+    if (!r->valid_file[0] && !(r->valid_share > 0))
+        return deq_fail(err, DEQ_EINVAL, "data.valid: missing, and data.valid_share is 0");
     if (r->batch % r->micro_batch)
         return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch, r->micro_batch);
     if (r->seq_len > r->attention_window)
@@ -99,11 +100,14 @@ enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq
     enum deq_rc rc = deq_opt_defaults(&deq_recipe_table, &r, err);
     if (!rc)
         rc = deq_opt_load(&deq_recipe_table, &r, path, err);
-    if (!rc && (rc = deq_recipe_check(&r, err)))
-        rc = deq_fail_prefix(err, rc, path);
     if (!rc)
         *ret = r;
     return rc;
+}
+
+float deq_recipe_held_back(const struct deq_recipe *r)
+{
+    return r->valid_file[0] ? 0 : r->valid_share;
 }
 
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err)

@@ -14,6 +14,7 @@ struct deq_recipe {
     /* data: paths are relative to the data directory given to deq train */
     char train_files[4096];
     char valid_file[1024];
+    float valid_share;
     uint32_t vocab_size;
     /* train */
     uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll;
@@ -43,9 +44,12 @@ struct deq_recipe {
 
 extern const struct deq_opt_table deq_recipe_table;
 
-/* Defaults, then the file, then checks that span fields. */
+/* Defaults, then the file. */
 enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq_err *err);
+/* What is missing, and what one field's range cannot say. */
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
+/* The share of every training file that is not trained on, because there is no validation file. */
+float deq_recipe_held_back(const struct deq_recipe *r);
 /* The architecture it describes (eos_id 0: our tokenizers put the end of text first). */
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err);
 /* Solvers while training. */

@@ -5,7 +5,6 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
-#include "core/base/text.h"
 #include "core/data/bpe_train.h"
 #include "core/data/corpus.h"
 #include "core/train/dataset.h"
@@ -18,7 +17,7 @@ static enum deq_rc train(const struct deq_recipe *r, const char *data_dir, struc
     char path[4096], *data;
     size_t len;
     for (const char *f = r->train_files; *f && !rc;) {
-        if ((rc = deq_dataset_path(data_dir, &f, path, err)) || (rc = deq_text_read(path, DEQ_DATASET_TEXT_MAX, &data, &len, err)))
+        if ((rc = deq_dataset_path(data_dir, &f, path, err)) || (rc = deq_dataset_read(path, deq_recipe_held_back(r), false, &data, &len, err)))
             break;
         if (!deq_buf_add(&text, data, len) || !deq_buf_str(&text, "\n" DEQ_DOCUMENT_END "\n"))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory for the training text");

@@ -124,21 +124,26 @@ static enum deq_rc save_tokenizer(const struct run *r, const struct deq_buf *jso
     return json->len ? deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err) : DEQ_OK;
 }
 
+/* data.valid, or what is held back of the training files. */
 static enum deq_rc load_valid(struct run *r, struct deq_err *err)
 {
-    char path[4096], *text;
+    const float held_back = deq_recipe_held_back(r->recipe);
+    const char *files = held_back > 0 ? r->recipe->train_files : r->recipe->valid_file;
+    char path[4096] = "", *text;
     size_t len;
-    deq_io_join(path, sizeof path, r->opts->data_dir, r->recipe->valid_file); /* look_at_files has shown that it fits */
-    enum deq_rc rc = deq_text_read(path, (size_t)1 << 30, &text, &len, err);
-    if (rc)
-        return rc;
+    enum deq_rc rc = DEQ_OK;
     if (!deq_tokens_push(&r->valid, (uint32_t)r->arch.eos_id))
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for the validation text");
-    if (!rc)
-        rc = deq_corpus_encode(r->tok, r->arch.eos_id, text, len, &r->valid, &r->valid_bytes, err);
-    deq_free(text);
+    while (!rc && *files) {
+        uint64_t bytes = 0;
+        if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) || (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
+            return rc;
+        rc = deq_corpus_encode(r->tok, r->arch.eos_id, text, len, &r->valid, &bytes, err);
+        r->valid_bytes += bytes;
+        deq_free(text);
+    }
     if (!rc && r->valid.n < r->recipe->seq_len + 1)
-        rc = deq_fail(err, DEQ_EINVAL, "%s: fewer tokens than one sequence of %u", path, r->recipe->seq_len);
+        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens for validation are fewer than one sequence of %u", path, r->valid.n, r->recipe->seq_len);
     return rc;
 }
 
@@ -508,7 +513,8 @@ static enum deq_rc prepare(struct run *r, struct deq_err *err)
         rc = deq_recipe_arch(r->recipe, deq_tokenizer_vocab_size(r->tok), &r->arch, err);
     if (!rc) {
         note(r, "reading and encoding the text");
-        rc = deq_dataset_load(r->tok, r->arch.eos_id, r->opts->data_dir, r->recipe->train_files, r->recipe->seq_len, r->recipe->seed, &r->train, err);
+        rc = deq_dataset_load(r->tok, r->arch.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
+                              r->recipe->seq_len, r->recipe->seed, &r->train, err);
     }
     if (!rc)
         rc = load_valid(r, err);

@@ -1,11 +1,16 @@
 /* deq train RECIPE.yaml: the training run, its log and its progress line. */
+#define _GNU_SOURCE
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/clock.h"
 #include "core/base/cores.h"
 #include "core/base/io.h"
 #include "core/train/train.h"
@@ -19,12 +24,44 @@ static void on_signal(int sig)
     stop_asked = 1;
 }
 
+enum { PLAIN_LINE_S = 30 }; /* without a terminal a line now and then instead of one that is overwritten */
+
 struct view {
     char log_path[4096];
-    bool json, log_begun, log_failed;
-    uint64_t last_valid_step;
-    double last_bits;
+    bool json, log_begun, log_failed, told;
+    double last_bits;     /* of the last validation; NAN: there was none */
+    double began_s, told_s;
 };
+
+/* A number of the log: JSON knows neither nan nor inf. */
+static const char *number(char ret[32], int digits, double x)
+{
+    snprintf(ret, 32, "%.*f", digits, x);
+    return isfinite(x) ? ret : "null";
+}
+
+static const char *bits(const struct view *v, char ret[32])
+{
+    snprintf(ret, 32, "%.3f", v->last_bits);
+    return isfinite(v->last_bits) ? ret : "-";
+}
+
+/* at_once: also without a terminal, and when the last line was just now. */
+__attribute__((format(printf, 3, 4))) static void show(struct view *v, bool at_once, const char *format, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    if (isatty(STDERR_FILENO)) {
+        cli_progress("%s", text);
+    } else if (at_once || !v->told || deq_now_s() - v->told_s >= PLAIN_LINE_S) {
+        fprintf(stderr, "%s\n", text);
+        v->told = true;
+        v->told_s = deq_now_s();
+    }
+}
 
 static bool stop(void *ctx)
 {
@@ -52,7 +89,7 @@ static void log_line(struct view *v, const char *line)
 static void on_event(void *ctx, const struct deq_train_event *e)
 {
     struct view *v = ctx;
-    char line[768];
+    char line[768], n[3][32];
     const unsigned eta = (unsigned)e->eta_seconds;
     switch (e->kind) {
     case DEQ_TRAIN_NOTE:
@@ -71,26 +108,43 @@ static void on_event(void *ctx, const struct deq_train_event *e)
                  (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
                  e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second, e->seconds);
         log_line(v, line);
-        cli_progress("step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %.3f bits/byte  ETA %u:%02u:%02u",
-                     (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second, e->evaluations,
-                     e->residual, v->last_bits, eta / 3600, eta / 60 % 60, eta % 60);
+        show(v, false, "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %s bits/byte  ETA %u:%02u:%02u",
+             (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second, e->evaluations, e->residual,
+             bits(v, n[0]), eta / 3600, eta / 60 % 60, eta % 60);
         break;
     case DEQ_TRAIN_VALID:
         v->last_bits = e->bits_per_byte;
         snprintf(line, sizeof line,
-                 "{\"event\": \"valid\", \"step\": %llu, \"phase\": \"%s\", \"nll_per_token\": %.5f, \"perplexity\": %.3f, "
-                 "\"bits_per_byte\": %.5f, \"tokens\": %llu, \"seconds\": %.1f}",
-                 (unsigned long long)e->step, e->phase, e->loss, e->perplexity, e->bits_per_byte, (unsigned long long)e->tokens, e->seconds);
+                 "{\"event\": \"valid\", \"step\": %llu, \"phase\": \"%s\", \"nll_per_token\": %s, \"perplexity\": %s, "
+                 "\"bits_per_byte\": %s, \"tokens\": %llu, \"seconds\": %.1f}",
+                 (unsigned long long)e->step, e->phase, number(n[0], 5, e->loss), number(n[1], 3, e->perplexity), number(n[2], 5, e->bits_per_byte),
+                 (unsigned long long)e->tokens, e->seconds);
         log_line(v, line);
+        show(v, true, "step %llu: valid %s bits/byte", (unsigned long long)e->step, bits(v, n[0]));
         break;
     case DEQ_TRAIN_PREDICTOR:
         snprintf(line, sizeof line, "{\"event\": \"predictor\", \"step\": %llu, \"relative_error\": %.4f}", (unsigned long long)e->step,
                  e->loss);
         log_line(v, line);
-        cli_progress("predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step, (unsigned long long)e->steps,
-                     e->loss);
+        show(v, false, "predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step, (unsigned long long)e->steps, e->loss);
         break;
     }
+}
+
+/* --data names one text file: it takes the place of data.train. */
+static bool data_is_text(const char *data)
+{
+    struct stat st;
+    return !stat(data, &st) && S_ISREG(st.st_mode);
+}
+
+/* What came of it, and what can be done with it. */
+static void show_result(const struct view *v, const char *out)
+{
+    char n[32];
+    const unsigned s = (unsigned)(deq_now_s() - v->began_s);
+    fprintf(stderr, "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n    %s generate %s \"The\" --max-tokens 100\n    %sd --model %s\n", out,
+            bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
 }
 
 struct flags {
@@ -102,7 +156,7 @@ struct flags {
 
 #define AT(field) offsetof(struct flags, field)
 static const struct deq_opt flags[] = {
-    {"--data", DEQ_OPT_ARG, AT(data), 0, 0, ".", "DIR", "where the recipe's text files are"},
+    {"--data", DEQ_OPT_ARG, AT(data), 0, 0, ".", "DIR|FILE", "where the recipe's text files are, or the one text file to train on"},
     {"--out", DEQ_OPT_ARG, AT(out), 0, 0, NULL, "MODEL_DIR", "the model directory to write (required)"},
     {"--resume", DEQ_OPT_BOOL, AT(resume), 0, 0, NULL, NULL, "go on from MODEL_DIR/checkpoint.safetensors, exactly"},
     {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR", "start from that model's weights, with a fresh optimiser"},
@@ -114,7 +168,7 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq train RECIPE.yaml --data DIR --out MODEL_DIR [flags]",
+    .usage = "deq train RECIPE.yaml --data DIR|FILE --out MODEL_DIR [flags]",
     .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop;\n"
              "--resume goes on as if nothing had happened.",
     .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
@@ -124,7 +178,7 @@ int cmd_train(int argc, char **argv)
     const char *args[1];
     size_t n;
     struct flags f = {0};
-    struct view v = {.last_bits = NAN};
+    struct view v = {.last_bits = NAN, .began_s = deq_now_s()};
     int code = cli_parse("train", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
@@ -135,13 +189,20 @@ int cmd_train(int argc, char **argv)
     for (size_t i = 0; i < f.sets.n; i++)
         if (deq_opt_assign(&deq_recipe_table, &recipe, f.sets.item[i], &err))
             return cli_usage("train", "--set %s", err.text);
+    const bool one_file = data_is_text(f.data);
+    if (one_file && deq_opt_set(deq_opt_find(&deq_recipe_table, "data.train"), &recipe, f.data, 0, &err))
+        return cli_fail("train", err.text);
     if (f.print_recipe) {
         deq_opt_dump(&deq_recipe_table, &recipe, true, stdout);
         return CLI_OK;
     }
     if (!f.out)
         return cli_usage("train", "--out MODEL_DIR is needed");
-    const struct deq_train_opts o = {.data_dir = f.data, .out_dir = f.out, .threads = f.threads ? f.threads : deq_cores(), .init = f.init,
+    if (deq_recipe_check(&recipe, &err)) {
+        (void)deq_fail_prefix(&err, err.code, args[0]);
+        return cli_fail("train", err.text);
+    }
+    const struct deq_train_opts o = {.data_dir = one_file ? "." : f.data, .out_dir = f.out, .threads = f.threads ? f.threads : deq_cores(), .init = f.init,
                                      .resume = f.resume, .bf16 = !f.f32};
     v.json = f.json;
     if (!deq_io_join(v.log_path, sizeof v.log_path, f.out, "train.jsonl"))
@@ -164,6 +225,8 @@ int cmd_train(int argc, char **argv)
         return cli_fail("train", err.text);
     if (stop_asked)
         fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], f.data, f.out);
+    else
+        show_result(&v, f.out);
     if (v.log_failed)
         return cli_fail("train", "the log lacks lines that could not be written");
     return CLI_OK;

@@ -1,8 +1,11 @@
 /* deq: the command line of libdeq. Each command stands in its own file. */
+#define _GNU_SOURCE
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/installed.h"
 #include "core/base/stdio.h"
 #include "core/math/kern.h"
 #include "models/cli/cli.h"
@@ -27,6 +30,10 @@ static void usage(FILE *out)
     fprintf(out, "usage: deq COMMAND [arguments]\n\ncommands (deq COMMAND --help tells more):\n");
     for (size_t i = 0; i < DEQ_COUNT(commands); i++)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
+    char model[4096];
+    if (!deq_installed("models/stories", model))
+        snprintf(model, sizeof model, "models/stories");
+    fprintf(out, "\nfor example, with the model that comes with it:\n  %s generate %s \"Once upon a time\"\n", program_invocation_name, model);
 }
 
 static const char *nearest(const char *name)

@@ -207,7 +207,7 @@ def test_train_refusals():
         equal((c, again == o, err), (0, True, ""), "--print-recipe is loadable and prints the same")
 
 
-def stopped(out, args, at_step, sig, data):
+def stopped(out, args, at_step, sig, data=DATA):
     """Starts a run and sends a signal when its log shows at_step. Returns the exit code and what it wrote to stderr."""
     p = subprocess.Popen([DEQ, "train", RECIPE, "--data", data, "--out", out] + args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=clean_env())
     until = time.monotonic() + 60 * SLOW

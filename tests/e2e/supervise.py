@@ -828,6 +828,35 @@ def test_install_and_units():
             shutil.rmtree(dest)
 
 
+def test_installed_without_arguments():
+    """An installed deqd reads the installed configuration and serves the installed model; one of a build tree knows nothing of them."""
+    if SANITIZED:
+        skip("make install: it installs the release build")
+        return
+    with place() as tmp:
+        prefix, sysconf = os.path.join(tmp, "opt"), os.path.join(tmp, "etc")
+        code, _, err = run(["make", "-s", "-C", ROOT, "install", "PREFIX=" + prefix, "SYSCONFDIR=" + sysconf, "STATEDIR=" + os.path.join(tmp, "var")],
+                           env={"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": ""})
+        equal((code, err), (0, ""), "make install")
+        config = os.path.join(sysconf, "deqd", "deqd.yaml")
+        with open(config) as f:
+            text = f.read()
+        with open(config, "w") as f:
+            f.write(text.replace('listen: "127.0.0.1:8080"', 'listen: "127.0.0.1:0"').replace('name: ""', 'name: "installed"'))
+        p = subprocess.Popen([prefix + "/bin/deqd"], cwd=tmp, env=clean_env(), stderr=subprocess.PIPE)
+        first = json.loads(p.stderr.readline())
+        equal((first["message"], first.get("model"), first.get("parameters")), ("listening", "installed", 3508480), "deqd without arguments")
+        p.send_signal(signal.SIGINT)
+        p.communicate(timeout=60 * SLOW)
+        equal(p.returncode, 0, "its end")
+        code, out, err = run([prefix + "/bin/deq", "--help"])
+        check("generate %s/share/deqd/models/stories " % prefix in out, "deq's help names the installed model: %s" % out[-200:])
+        code, out, _ = run([DEQD, "--print-config"])
+        check(code == 0 and 'path: "models/stories"' in out, "a build tree's deqd reads no installed configuration")
+        code, _, err = run([DEQD], cwd=tmp)
+        check(code == 1 and "model.path: models/stories: not a directory" in err and "--model DIR" in err, "and says what to give: %s" % err)
+
+
 def test_under_systemd():
     """The units as they are installed, under a real manager of systemd in namespaces of its own: start, keys, reload, the watchdog, a wrong configuration, the
     socket, a restart."""
