@@ -2,9 +2,13 @@
 import json
 import os
 import resource
+import shutil
+import socket
 import stat
 import subprocess
 import tempfile
+import time
+import urllib.request
 
 from lib import (DEQ, DEQD, ROOT, SLOW, TINY, check, clean_env, equal, run, skip)
 
@@ -155,6 +159,52 @@ def test_line_ends_and_marks_of_text_files():
         made = os.path.join(tmp, "made.json")
         both([DEQ, "tokenizer", "train", "TEXT", "--vocab-size", "300", "--out", made, "--json"], *speed, made=made)
         both([DEQ, "tokenizer", "words", "TEXT", "--out", made, "--json"], made=made)
+
+
+def test_line_ends_and_marks_of_a_model():
+    """The JSON files of a model, and GPT-2's pair of tokenizer files, edited on another system."""
+    with tempfile.TemporaryDirectory() as tmp:
+        def rewrite(name, text):
+            with open(os.path.join(model, name), "wb") as f:
+                f.write(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+
+        model = os.path.join(tmp, "m")
+        shutil.copytree(TINY, model)
+        want = run([DEQ, "tokenizer", "encode", TINY, "the cat sat"])
+        for name in ("config.json", "tokenizer.json"):
+            with open(os.path.join(TINY, name), encoding="utf-8") as f:
+                rewrite(name, f.read())
+        equal(run([DEQ, "inspect", model])[0], 0, "a model with such files")
+        equal(run([DEQ, "tokenizer", "encode", model, "the cat sat"]), want, "tokenizer.json")
+        with open(os.path.join(TINY, "tokenizer.json"), encoding="utf-8") as f:
+            bpe = json.load(f)["model"]
+        os.unlink(os.path.join(model, "tokenizer.json"))
+        rewrite("vocab.json", json.dumps(bpe["vocab"], indent=1, ensure_ascii=False))
+        rewrite("merges.txt", "#version: 0.2\n" + "".join((m if isinstance(m, str) else " ".join(m)) + "\n" for m in bpe["merges"]))
+        equal(run([DEQ, "tokenizer", "encode", model, "the cat sat"]), want, "vocab.json and merges.txt")
+
+
+def test_a_closed_stream_is_nobody_elses():
+    """What a program opens never gets the number of a stream that its caller closed: lines of the log are no part of an answer."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    p = subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:%d" % port, "--set", "server.drain_delay_ms=0"], env=clean_env(),
+                         preexec_fn=lambda: [os.close(fd) for fd in (0, 1, 2)])
+    try:
+        got, until = None, time.monotonic() + 20 * SLOW
+        while not got and p.poll() is None and time.monotonic() < until:
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:%d/health" % port, timeout=5 * SLOW) as r:
+                    got = r.read()
+            except OSError:
+                time.sleep(0.02)
+        check(got and json.loads(got), "an answer: %r" % got)
+        streams = [os.readlink("/proc/%d/fd/%d" % (p.pid, fd)) for fd in range(3)]
+        equal(streams, ["/dev/null"] * 3, "the three streams")
+    finally:
+        p.terminate()
+    equal(p.wait(30 * SLOW), 0, "and it ends as asked")
 
 
 def test_a_start_that_is_refused_leaves_nothing():

@@ -42,6 +42,8 @@ TEST(auth_knows_its_keys)
     CHECK(!auth_check(a, "secret\0x", 8, &who));
     write_keys("alice " OTHER "\n");
     CHECK(auth_reload(a, &err) == DEQ_OK && !check(a, "secret", &who) && check(a, "other", &who) && !who.admin);
+    write_keys("\xef\xbb\xbf" "alice " SECRET "\r\nbob " OTHER "\r\n"); /* as other systems write text */
+    CHECK(auth_reload(a, &err) == DEQ_OK && check(a, "secret", &who) && check(a, "other", &who));
     write_keys("alice nonsense\n");
     CHECK(auth_reload(a, &err) == DEQ_EFORMAT && strstr(err.text, "line 1") && !strstr(err.text, "nonsense") && check(a, "other", &who));
     unlink(path);
@@ -66,6 +68,8 @@ TEST(auth_refuses_bad_files)
                {"alice " SECRET " weight=2x\n", "word 3"},
                {"alice " SECRET "\nbob " SECRET "\n", "twice"},
                {"alice " SECRET "\nalice " OTHER "\n", "twice"},
+               {"alice " SECRET "\rbob " OTHER "\r", "line 1"}, /* no line end: nobody is left out in silence */
+               {"\xff\xfe" "a", "UTF-16"},
                {"# nobody\n", "no key"},
                {"", "no key"}};
     for (size_t i = 0; i < DEQ_COUNT(bad); i++) {
