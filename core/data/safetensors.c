@@ -18,6 +18,7 @@ struct deq_safetensors {
     struct deq_file file;
     json_t *header; /* names and metadata strings live here */
     struct deq_tensor *tensors; /* in the order of their data */
+    const struct deq_tensor **by_name; /* [n] sorted */
     size_t n;
 };
 
@@ -91,6 +92,16 @@ static int by_data(const void *a, const void *b)
     return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty tensors before the one that starts there */
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const struct deq_tensor *const *)a)->name, (*(const struct deq_tensor *const *)b)->name);
+}
+
+static int name_of(const void *name, const void *b)
+{
+    return strcmp(name, (*(const struct deq_tensor *const *)b)->name);
+}
+
 static enum deq_rc check_metadata(const char *path, json_t *meta, struct deq_err *err)
 {
     const char *key;
@@ -130,7 +141,8 @@ static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, siz
     if (json_object_size(f->header) > DEQ_ST_TENSORS_MAX)
         return deq_fail(err, DEQ_EFORMAT, "%s: more than %d tensors", f->path, DEQ_ST_TENSORS_MAX);
     f->tensors = DEQ_NEW_ARRAY(struct deq_tensor, json_object_size(f->header) + 1);
-    if (!f->tensors)
+    f->by_name = DEQ_NEW_ARRAY(const struct deq_tensor *, json_object_size(f->header) + 1);
+    if (!f->tensors || !f->by_name)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory", f->path);
     json_object_foreach(f->header, key, v) {
         enum deq_rc rc;
@@ -144,6 +156,9 @@ static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, siz
             return rc;
     }
     qsort(f->tensors, f->n, sizeof *f->tensors, by_data);
+    for (size_t i = 0; i < f->n; i++)
+        f->by_name[i] = &f->tensors[i];
+    qsort(f->by_name, f->n, sizeof *f->by_name, by_name);
     return check_tiling(f, 8 + n, len, err);
 }
 
@@ -220,6 +235,7 @@ void deq_safetensors_close(struct deq_safetensors *f)
         deq_file_close(&f->file);
     json_decref(f->header);
     deq_free(f->tensors);
+    deq_free(f->by_name);
     deq_free(f->path);
     deq_free(f);
 }
@@ -236,10 +252,8 @@ const struct deq_tensor *deq_safetensors_at(const struct deq_safetensors *f, siz
 
 const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *f, const char *name)
 {
-    for (size_t i = 0; i < f->n; i++)
-        if (!strcmp(f->tensors[i].name, name))
-            return &f->tensors[i];
-    return NULL;
+    const struct deq_tensor *const *t = bsearch(name, f->by_name, f->n, sizeof *f->by_name, name_of);
+    return t ? *t : NULL;
 }
 
 const char *deq_safetensors_meta(const struct deq_safetensors *f, const char *key)
