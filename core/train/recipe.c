@@ -1,11 +1,10 @@
 #include "core/train/recipe.h"
 
-#include <string.h>
-
 #define AT(field) offsetof(struct deq_recipe, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
 #define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
 #define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct deq_recipe *)0)->field), def, choices, help}
+#define ENUM(name, field, def, choices, help) {name, DEQ_OPT_ENUM, AT(field), 0, 0, def, choices, help} /* choices in the order of the enum */
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 1, def, NULL, help}
 
 static const struct deq_opt options[] = {
@@ -15,7 +14,7 @@ static const struct deq_opt options[] = {
     U32("model.inner_size", inner_size, 1, 262144, "1024", "Inner width F of the feed-forward network."),
     U32("model.blocks", blocks, 1, 16, "1", "Blocks L inside one evaluation of f."),
     U32("model.attention_window", attention_window, 1, 65536, "256", "Positions a token attends to, itself included."),
-    STR("model.norm", norm, "pre", "post|pre|pre_sub", "Where LayerNorm stands; see core/data/config.h."),
+    ENUM("model.norm", norm, "pre", "post|pre|pre_sub", "Where LayerNorm stands; see core/data/config.h."),
     BOOL("model.norm_affine", norm_affine, "true", "LayerNorms have weight and bias."),
     BOOL("model.inject_residual", inject_residual, "true", "The token is injected beside attention too, not only into q, k and v."),
     BOOL("model.final_norm", final_norm, "true", "LayerNorm between the equilibrium and the head."),
@@ -31,14 +30,14 @@ static const struct deq_opt options[] = {
     U32("train.batch", batch, 1, 4096, "8", "Sequences in a step."),
     U32("train.micro_batch", micro_batch, 1, 4096, "4", "Sequences one thread works on at a time; divides batch."),
     U32("train.seq_len", seq_len, 2, 65536, "256", "Positions of a sequence; at most the attention window."),
-    STR("train.grad", grad, "implicit", "implicit|unroll", "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
+    ENUM("train.grad", grad, "implicit", "implicit|unroll", "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
     U32("train.unroll", unroll, 1, 32, "2", "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
     FLT("train.lr", lr, 0, 10, "1e-3", "Peak learning rate."),
     FLT("train.lr_min", lr_min, 0, 10, "0", "Learning rate at the end."),
     U32("train.warmup", warmup, 0, 100000000, "100", "Steps of linear warm-up."),
-    STR("train.schedule", schedule, "cosine", "cosine|wsd", "After the warm-up: cosine to lr_min, or constant with a linear decay at the end."),
+    ENUM("train.schedule", schedule, "cosine", "cosine|wsd", "After the warm-up: cosine to lr_min, or constant with a linear decay at the end."),
     FLT("train.decay_share", decay_share, 0, 1, "0.2", "wsd: share of the steps that the final decay takes."),
-    STR("train.optimizer", optimizer, "adamw", "adamw|muon", "muon: the cell's matrices by Muon, everything else by AdamW."),
+    ENUM("train.optimizer", optimizer, "adamw", "adamw|muon", "muon: the cell's matrices by Muon, everything else by AdamW."),
     FLT("train.muon_lr", muon_lr, 0, 10, "4e-3", "Muon's peak learning rate (on the scale of AdamW's; follows the same schedule)."),
     FLT("train.muon_momentum", muon_momentum, 0, 0.999, "0.95", "Muon's momentum."),
     FLT("train.beta1", beta1, 0, 0.9999, "0.9", "AdamW's first moment."),
@@ -55,7 +54,7 @@ static const struct deq_opt options[] = {
     U32("train.eval_tokens", eval_tokens, 0, 100000000, "16384", "Tokens of a validation during training; 0: all."),
     U32("train.checkpoint_every", checkpoint_every, 0, 100000000, "250", "Steps between checkpoints; 0: only at the end."),
     U32("train.log_every", log_every, 1, 1000000, "10", "Steps between lines of the log."),
-    STR("solver.method", solver, "anderson", "picard|anderson|broyden", "Root finder of the forward and the adjoint equation."),
+    ENUM("solver.method", solver, "anderson", DEQ_SOLVER_CHOICES, "Root finder of the forward and the adjoint equation."),
     FLT("solver.tol", tol, 0, 10, "1e-2", "Relative residual at which the forward solve stops."),
     U32("solver.max_iter", max_iter, 1, 1000, "10", "Evaluations of the forward solve at most."),
     U32("solver.memory", memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Pairs kept by Anderson, updates kept by Broyden."),
@@ -63,12 +62,12 @@ static const struct deq_opt options[] = {
     FLT("solver.reg", reg, 0, 1, "1e-4", "Anderson's regularisation."),
     FLT("solver.adjoint_tol", adjoint_tol, 0, 10, "1e-2", "Relative residual at which the adjoint solve stops."),
     U32("solver.adjoint_max_iter", adjoint_max_iter, 1, 1000, "10", "VJPs of the adjoint solve at most."),
-    STR("serve.solver", serve_solver, "anderson", "picard|anderson|broyden", "Solver that config.json recommends."),
+    ENUM("serve.solver", serve_solver, "anderson", DEQ_SOLVER_CHOICES, "Solver that config.json recommends."),
     FLT("serve.tol", serve_tol, 0, 10, "1e-2", "Tolerance that config.json recommends."),
     U32("serve.max_iter", serve_max_iter, 1, 1000, "32", "Evaluations at most that config.json recommends."),
     U32("serve.memory", serve_memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Solver memory that config.json recommends."),
     U32("serve.window", serve_window, 1, DEQ_ROW_WINDOW_MAX, "8", "Rows solved behind the committed prefix that config.json recommends."),
-    STR("serve.warm_start", serve_warm, "predictor", "zero|previous|predictor", "Warm start that config.json recommends."),
+    ENUM("serve.warm_start", serve_warm, "predictor", DEQ_WARM_CHOICES, "Warm start that config.json recommends."),
     U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512", "Hidden width of the warm-start predictor; 0: none."),
     U32("predictor.steps", predictor_steps, 0, 1000000, "400", "Steps of fitting it, after the model is trained."),
     FLT("predictor.lr", predictor_lr, 0, 1, "2e-3", "Learning rate of fitting it (cosine to 0)."),
@@ -89,7 +88,7 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len, r->attention_window);
     if (r->shallow_steps > r->steps)
         return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
-    if (!strcmp(r->serve_warm, "predictor") && !r->predictor_hidden)
+    if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
         return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
     return DEQ_OK;
 }
@@ -127,10 +126,9 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
                          .predictor_hidden = r->predictor_hidden,
                          .solver = deq_solver_defaults(),
                          .row_window = r->serve_window};
-    /* the table admits only known names */
-    (void)deq_norm_by_name(r->norm, &a.norm);
-    (void)deq_warm_by_name(r->serve_warm, &a.warm);
-    (void)deq_solver_by_name(r->serve_solver, &a.solver.method);
+    a.norm = r->norm;
+    a.warm = r->serve_warm;
+    a.solver.method = r->serve_solver;
     a.solver.tol = r->serve_tol;
     a.solver.max_iter = r->serve_max_iter;
     a.solver.memory = r->serve_memory;
@@ -143,7 +141,7 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r)
 {
     struct deq_solver_opts o = deq_solver_defaults();
-    (void)deq_solver_by_name(r->solver, &o.method);
+    o.method = r->solver;
     o.tol = r->tol;
     o.max_iter = r->max_iter;
     o.memory = r->memory;

@@ -5,10 +5,14 @@
 #include "core/base/options.h"
 #include "core/data/config.h"
 
+enum deq_recipe_grad { DEQ_RECIPE_IMPLICIT, DEQ_RECIPE_UNROLL };
+enum deq_recipe_optimizer { DEQ_RECIPE_ADAMW, DEQ_RECIPE_MUON };
+enum deq_recipe_schedule { DEQ_RECIPE_COSINE, DEQ_RECIPE_WSD };
+
 struct deq_recipe {
     /* model */
     uint32_t hidden_size, heads, head_dim, inner_size, blocks, attention_window, predictor_hidden;
-    char norm[16];
+    enum deq_norm norm;
     bool norm_affine, final_norm, inject_residual;
     float norm_eps;
     /* data: paths are relative to the data directory given to deq train */
@@ -18,23 +22,24 @@ struct deq_recipe {
     uint32_t vocab_size;
     /* train */
     uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll;
-    char grad[16]; /* implicit | unroll */
+    enum deq_recipe_grad grad;
     float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout;
     uint32_t warmup;
-    char optimizer[16]; /* adamw | muon */
+    enum deq_recipe_optimizer optimizer;
     float muon_lr, muon_momentum;
-    char schedule[16]; /* cosine | wsd */
+    enum deq_recipe_schedule schedule;
     float decay_share;
     uint64_t seed;
     float jac_weight, jac_step;
     uint32_t jac_every;
     uint32_t eval_every, eval_tokens, checkpoint_every, log_every;
     /* solver while training, and for the adjoint */
-    char solver[16];
+    enum deq_solver_method solver;
     float tol, beta, reg, adjoint_tol;
     uint32_t max_iter, memory, adjoint_max_iter;
     /* what config.json recommends for serving */
-    char serve_solver[16], serve_warm[16];
+    enum deq_solver_method serve_solver;
+    enum deq_warm serve_warm;
     float serve_tol;
     uint32_t serve_max_iter, serve_memory, serve_window;
     /* predictor */

@@ -87,7 +87,7 @@ float deq_train_lr(const struct deq_recipe *r, uint64_t step)
     const double n = r->steps, s = (double)step;
     if (step < r->warmup)
         return (float)(r->lr * (s + 1) / r->warmup);
-    if (!strcmp(r->schedule, "wsd")) {
+    if (r->schedule == DEQ_RECIPE_WSD) {
         const double decay = fmax(1, n * r->decay_share);
         return (float)(s < n - decay ? r->lr : r->lr_min + (r->lr - r->lr_min) * (n - s) / decay);
     }
@@ -150,7 +150,7 @@ static enum deq_rc load_valid(struct run *r, struct deq_err *err)
 /* Matrices inside the cell; stacked q, k, v are three matrices. The injection is an embedding's image and stays with AdamW. */
 static size_t muon_parts(const struct run *r, const struct deq_param *p)
 {
-    if (strcmp(r->recipe->optimizer, "muon") || !p->rows || strncmp(p->name, "blocks.", 7) || !strstr(p->name, ".weight") ||
+    if (r->recipe->optimizer != DEQ_RECIPE_MUON || !p->rows || strncmp(p->name, "blocks.", 7) || !strstr(p->name, ".weight") ||
         strstr(p->name, ".inject."))
         return 0;
     return p->rows == 3 * (size_t)r->arch.n_head * r->arch.d_head ? 3 : 1;
@@ -159,7 +159,7 @@ static size_t muon_parts(const struct run *r, const struct deq_param *p)
 static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
-    const bool unroll = !strcmp(c->grad, "unroll");
+    const bool unroll = c->grad == DEQ_RECIPE_UNROLL;
     /* tapes: what the recorded evaluations need, and one for the perturbed evaluation of the penalty */
     const unsigned tapes = DEQ_MAX(c->shallow_depth, DEQ_MAX(unroll ? c->unroll : 1u, 1u) + 1);
     struct deq_grad_opts widest = {.forward = deq_recipe_solver(c), .adjoint = deq_recipe_adjoint(c)};
@@ -197,7 +197,7 @@ static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
         r->owner[i] = least;
         load[least] += (double)p->count * (1.0 + (double)small);
     }
-    for (unsigned i = 0; i < r->n_threads && !strcmp(c->optimizer, "muon"); i++)
+    for (unsigned i = 0; i < r->n_threads && c->optimizer == DEQ_RECIPE_MUON; i++)
         if (!(r->muon_scratch[i] = DEQ_NEW_ARRAY(float, largest)))
             return deq_fail(err, DEQ_ENOMEM, "no memory for training");
     for (unsigned i = 0; i < r->n_threads && !rc; i++)
@@ -263,7 +263,7 @@ static bool train_step(struct run *r, struct deq_train_event *e)
     const bool shallow = r->at.step < c->shallow_steps;
     deq_dataset_batch(r->train, r->at.step, c->batch, r->tokens, r->targets);
     r->grad_opts = (struct deq_grad_opts){
-        .mode = shallow ? DEQ_GRAD_SHALLOW : !strcmp(c->grad, "unroll") ? DEQ_GRAD_UNROLL : DEQ_GRAD_IMPLICIT,
+        .mode = shallow ? DEQ_GRAD_SHALLOW : c->grad == DEQ_RECIPE_UNROLL ? DEQ_GRAD_UNROLL : DEQ_GRAD_IMPLICIT,
         .depth = shallow ? c->shallow_depth : c->unroll,
         .forward = deq_recipe_solver(c),
         .adjoint = deq_recipe_adjoint(c),
@@ -381,7 +381,7 @@ static enum deq_rc save_model(struct run *r, struct deq_err *err)
     struct deq_arch arch = r->arch;
     snprintf(training, sizeof training, "{\"steps\": %llu, \"tokens\": %llu, \"seconds\": %.0f, \"seed\": %llu, \"grad\": \"%s\"}",
              (unsigned long long)r->at.step, (unsigned long long)r->at.tokens, r->at.seconds, (unsigned long long)r->recipe->seed,
-             r->recipe->grad);
+             r->recipe->grad == DEQ_RECIPE_UNROLL ? "unroll" : "implicit");
     deq_io_join(path, sizeof path, r->opts->out_dir, "model.safetensors"); /* save_checkpoint has shown that names fit */
     enum deq_rc rc = deq_weights_save(path, r->w, r->opts->bf16, err);
     if (rc)

@@ -234,7 +234,7 @@ TEST(train_schedule)
     r.steps = 110;
     CHECK(fabs((double)deq_train_lr(&r, 0) - 0.1) < 1e-6 && fabs((double)deq_train_lr(&r, 9) - 1) < 1e-6);
     CHECK(fabs((double)deq_train_lr(&r, 60) - 0.55) < 1e-6 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
-    snprintf(r.schedule, sizeof r.schedule, "wsd");
+    r.schedule = DEQ_RECIPE_WSD;
     r.decay_share = 0.5f;
     CHECK((double)deq_train_lr(&r, 54) == 1 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
 }
@@ -289,7 +289,7 @@ static struct deq_recipe run_recipe(uint32_t steps)
     CHECK(deq_opt_defaults(&deq_recipe_table, &r, NULL) == DEQ_OK);
     snprintf(r.train_files, sizeof r.train_files, "sample.txt");
     snprintf(r.valid_file, sizeof r.valid_file, "sample.txt");
-    snprintf(r.optimizer, sizeof r.optimizer, "muon");
+    r.optimizer = DEQ_RECIPE_MUON;
     r.hidden_size = 32;
     r.heads = 2;
     r.head_dim = 16;
@@ -395,7 +395,7 @@ TEST(train_start_takes_nothing_stale)
     const struct deq_train_hooks none = {0};
     struct deq_train_opts o = {.data_dir = "tests/golden/tokenizer", .out_dir = out, .threads = 1};
     r.predictor_hidden = r.predictor_steps = 0;
-    snprintf(r.serve_warm, sizeof r.serve_warm, "previous");
+    r.serve_warm = DEQ_WARM_PREVIOUS;
     other = r;
 
     /* a start that fails, early or late, leaves nothing */
@@ -446,7 +446,7 @@ TEST(train_takes_line_ends_as_they_come)
     struct deq_err err;
     const struct deq_train_hooks none = {0};
     r.predictor_hidden = r.predictor_steps = 0;
-    snprintf(r.serve_warm, sizeof r.serve_warm, "previous");
+    r.serve_warm = DEQ_WARM_PREVIOUS;
     size_t n, sizes[2];
     char *text = slurp("tests/golden/tokenizer", "sample.txt", &n), *models[2];
     struct deq_buf b[2]; /* with LF and with CR LF; every tenth line is followed by the end of a document */
