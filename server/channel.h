@@ -2,7 +2,10 @@
  * to let go frees it. The engine's thread appends, the connection's reader takes.
  *
  * A reader that is slower than the engine fills the channel: past `limit` bytes the producer is asked to pause, and to go on once half of them are
- * read. What it writes until it pauses still fits (SLACK). Whoever reads nothing for too long counts as gone.
+ * read. What it writes until it pauses still fits (SLACK). Whoever reads less than a least rate counts as gone, of streams and of whole answers.
+ *
+ * All bytes of the exchange, its body, what its answer is built from and what is unread of it, count against one allowance of the server's budget, which
+ * the channel has to its end. A producer that finds no memory says so (`starved`) and ends the answer by an error; for that there are `last_words`.
  * Callbacks run with the lock held and must only take note: lock order is channel, then scheduler. */
 #ifndef DEQ_SERVER_CHANNEL_H
 #define DEQ_SERVER_CHANNEL_H
@@ -21,7 +24,10 @@ struct channel {
     pthread_mutex_t lock;
     void *conn;                 /* NULL once the connection is done; guarded by lock, like everything below */
     void (*resume)(void *conn); /* wakes the connection */
-    struct deq_buf bytes;       /* body not yet handed to the socket */
+    struct deq_allowance allowance; /* its own lock */
+    struct deq_buf bytes;       /* of a stream, not yet handed to the socket; of a whole response, all of it */
+    size_t sent;                /* of the bytes, handed to the socket */
+    const char *last_words;     /* a literal behind them, or what is left of it, or NULL: what needs no memory */
     size_t limit;               /* unread bytes of a stream before its producer pauses */
     size_t slack;               /* more bytes that it may write until it has paused */
     unsigned refs;
@@ -33,21 +39,33 @@ struct channel {
     bool paused;                /* the producer was asked to pause */
     bool done;                  /* nothing more will come */
     bool failed;                /* end the connection without a clean end */
+    bool sending;               /* a whole response is on its way, and its reader is watched */
+    bool starved;               /* bytes were lost for want of memory */
     bool gone;                  /* the client left or stalled: producers stop */
     bool no_retry;              /* the same request would fail again */
     int status;                 /* of a response that does not stream */
     const char *content_type;
     unsigned retry_after_ms;    /* 0: no such header */
     uint64_t last_write_ns, last_read_ns;
+    uint64_t window_ns, window_bytes; /* since then something lay unread all the time, and so much of it was taken */
     struct channel_events on;
 };
 
-/* conn and resume: how to wake the reader. max_bytes: of a whole response; a stream is bound by its limit. */
-struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t max_bytes, size_t stream_limit);
+/* conn and resume: how to wake the reader. stream_limit: unread bytes of a stream. budget: what the exchange's memory counts against, or NULL; owner: whose
+ * it is, as the budget tells them apart. */
+struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget, uint64_t owner);
 void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
-/* Appends and wakes the connection. False when nobody reads any more. */
-bool channel_write(struct channel *c, const void *bytes, size_t n);
+/* Appends to a stream and wakes the connection. False when nobody reads any more, or there was no memory: then it is starved. */
+bool channel_write(struct channel *c, const struct deq_buf *bytes);
+/* A comment, which keeps a silent stream open and finds out whether somebody is there. */
+void channel_ping(struct channel *c);
+/* A whole response: takes the buffer's memory. It must not have failed. */
+void channel_give(struct channel *c, struct deq_buf *bytes);
+/* A literal that is sent behind all bytes, whatever memory there is. */
+void channel_last_words(struct channel *c, const char *text);
+bool channel_starved(struct channel *c);
+int channel_status(struct channel *c); /* of an answer that is finished */
 /* Streaming starts: the connection may send its headers now. Nothing happens when it has started, or is done. */
 void channel_start_stream(struct channel *c);
 bool channel_streaming(struct channel *c);
@@ -65,7 +83,11 @@ void channel_finish(struct channel *c, int status, const char *content_type, boo
 void channel_hang_up(struct channel *c);
 /* With the lock: wakes the connection if it sleeps. */
 void channel_wake(struct channel *c);
-/* With the lock: takes up to max bytes for the socket. */
+/* With the lock: takes up to max bytes of a stream for the socket. */
 size_t channel_take(struct channel *c, char *out, size_t max);
+/* With the lock: copies up to max bytes of a whole response from `at` on. */
+size_t channel_read(struct channel *c, size_t at, char *out, size_t max);
+/* With the lock. The reader could have taken something for window_ms, and took nothing, or less than so many bytes a second. */
+bool channel_slow(struct channel *c, uint64_t now_ns, unsigned window_ms, uint64_t bytes_per_s);
 
 #endif

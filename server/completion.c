@@ -10,10 +10,11 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
+#include "server/answer.h"
 #include "server/log.h"
 #include "server/reply.h"
 
-enum { TEXT_MAX_BYTES = 256 << 20, BYTES_PER_TOKEN = 4 };
+enum { TEXT_MAX_BYTES = 256 << 20, BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
 
 static size_t n_choices(const struct completion *c)
 {
@@ -192,6 +193,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         break;
     case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
     case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
+    case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
     }
     if (--c->open_jobs)
         return;
@@ -203,8 +205,8 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
     if (c->failed)
         completion_error(c, c->status, c->code, c->message);
-    else if (c->cancelled) /* nobody is there */
-        channel_finish(c->channel, 500, "application/json", true);
+    else if (c->cancelled || channel_starved(c->channel))
+        answer_cut(c->channel);
     else
         completion_answer(c);
     if (log_on(LOG_INFO))
@@ -235,7 +237,7 @@ static bool set_up_choice(struct completion *c, size_t i)
     struct choice *ch = &c->choices[i];
     struct deq_buf *const bufs[] = {&ch->shown, &ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets, &ch->ids, &ch->iters, &ch->residuals, &ch->starts};
     for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-        deq_buf_init(bufs[k], TEXT_MAX_BYTES);
+        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
     ch->c = c;
     ch->prompt = i / (size_t)c->req.best_of;
     ch->stopped = -1;
@@ -250,7 +252,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     struct prompt *p = &c->prompts[i];
     struct deq_buf *const bufs[] = {&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets, &p->echo};
     for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-        deq_buf_init(bufs[k], TEXT_MAX_BYTES);
+        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
     struct deq_request q = deq_request_defaults(c->served->model);
     const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
     q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* the default was nobody's wish */
@@ -306,6 +308,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
         p->prev = p->job.prompt.ids[k];
     }
     /* ids may cut a character; JSON holds only whole ones */
+    (void)deq_buf_carry(&p->echo, &bytes);
     const size_t whole = deq_utf8_complete(bytes.data, bytes.len);
     p->n_cut = bytes.len - whole;
     deq_utf8_sanitize(&p->echo, bytes.data, whole);
@@ -314,6 +317,16 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     deq_buf_free(&bytes);
     p->prev = -1; /* again from the front, token by token, for the logprobs */
     prompt_add(p, p->job.prompt.ids[0], NULL);
+}
+
+/* What prompt i will hold of an answer: all of it, in parts and in one piece; of a stream what may lie unread, and the prompt's scores. */
+static uint64_t answer_bytes(const struct completion *c, size_t i)
+{
+    const struct completion_request *r = &c->req;
+    const struct job *j = &c->prompts[i].job;
+    const uint64_t echo = r->echo ? j->prompt.n : 0, tokens = r->stream ? echo : echo + j->request.max_tokens;
+    const uint64_t buffer = r->stream && !i ? c->service->conf->stream_buffer_bytes : 0;
+    return buffer + (uint64_t)r->best_of * (CHOICE_BYTES + 2 * tokens * r->token_bytes);
 }
 
 /* Everything the request needs, or NULL: no memory. Takes r, and m when it succeeds. */
@@ -340,8 +353,11 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     c->prompts = DEQ_NEW_ARRAY(struct prompt, r->n_prompts);
     c->choices = DEQ_NEW_ARRAY(struct choice, n_choices(c));
     bool ok = c->prompts && c->choices;
-    for (size_t i = 0; ok && i < r->n_prompts; i++)
+    for (size_t i = 0; ok && i < r->n_prompts; i++) {
         set_up_prompt(c, i, x);
+        c->prompts[i].job.answer = &c->channel->allowance;
+        c->prompts[i].job.answer_bytes = answer_bytes(c, i);
+    }
     for (size_t i = 0; ok && i < n_choices(c); i++)
         ok = set_up_choice(c, i);
     if (!ok) {
@@ -379,14 +395,14 @@ static void complete(struct service *s, struct served *m, struct exchange *x, bo
         if (!c)
             store_release(m);
         completion_free(c);
-        exchange_error(x, 500, "internal_error", NULL, "out of memory");
+        exchange_no_memory(x);
         return;
     }
     for (size_t i = 0; i < c->req.n_prompts; i++)
         jobs[i] = &c->prompts[i].job;
     pthread_mutex_lock(&x->channel->lock);
     x->channel->may_stream = c->req.stream;
-    x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece */
+    x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece, for which the scheduler kept room */
     pthread_mutex_unlock(&x->channel->lock);
     channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
     /* refused below, c is still this thread's; else it belongs to the engine's thread and may be gone already */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "server/answer.h"
 #include "server/completion.h"
 #include "server/reply.h"
 
@@ -40,11 +41,6 @@ static void token_string(const struct completion *c, uint32_t id, struct deq_buf
         deq_buf_fmt(out, "\\x%02x", (unsigned char)b[i]);
 }
 
-static void add_string(struct deq_buf *out, const struct deq_buf *s)
-{
-    reply_string(out, s->data ? s->data : "", s->len);
-}
-
 /* A choice's or a prompt's lists, which take the same entries. */
 struct lists {
     struct deq_buf *tokens, *values, *top, *offsets;
@@ -61,7 +57,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
     deq_buf_init(&name, 1 << 16);
     token_string(c, token, &name);
     if (!logits) { /* the first of a text: nothing predicts it */
-        add_string(l.tokens, &name);
+        reply_buf(l.tokens, &name);
         deq_buf_str(l.tokens, ",");
         deq_buf_str(l.values, "null,");
         deq_buf_str(l.top, "null,");
@@ -89,7 +85,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
             const char *bytes = deq_token_bytes(c->served->model, id, &n_bytes);
             token_string(c, id, &name);
             deq_buf_str(out, "{\"token\":");
-            add_string(out, &name);
+            reply_buf(out, &name);
             deq_buf_str(out, ",\"logprob\":");
             reply_number(out, i ? values[i - 1] : own);
             deq_buf_str(out, ",\"bytes\":[");
@@ -102,7 +98,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
         deq_buf_str(out, "]},");
     } else {
         bool own_in = false;
-        add_string(l.tokens, &name);
+        reply_buf(l.tokens, &name);
         deq_buf_str(l.tokens, ",");
         reply_number(l.values, own);
         deq_buf_str(l.values, ",");
@@ -117,7 +113,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
             token_string(c, ids[i], &name);
             if (l.top->len && l.top->data[l.top->len - 1] != '{')
                 deq_buf_str(l.top, ",");
-            add_string(l.top, &name);
+            reply_buf(l.top, &name);
             deq_buf_str(l.top, ":");
             reply_number(l.top, values[i]);
         }
@@ -125,7 +121,7 @@ static void add_entry(const struct completion *c, struct lists l, uint32_t token
             token_string(c, token, &name);
             if (l.top->len && l.top->data[l.top->len - 1] != '{')
                 deq_buf_str(l.top, ",");
-            add_string(l.top, &name);
+            reply_buf(l.top, &name);
             deq_buf_str(l.top, ":");
             reply_number(l.top, own);
         }
@@ -179,13 +175,6 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits)
         p->prev = token;
 }
 
-static void prepend(struct deq_buf *to, const struct deq_buf *what)
-{
-    if (what->len)
-        deq_buf_add(to, what->data, what->len);
-    to->failed = to->failed || what->failed;
-}
-
 void choice_begin(struct choice *ch)
 {
     const struct prompt *p = &ch->c->prompts[ch->prompt];
@@ -195,11 +184,11 @@ void choice_begin(struct choice *ch)
     ch->prev = p->job.prompt.ids[p->job.prompt.n - 1];
     if (!ch->c->req.echo)
         return;
-    prepend(&ch->shown, &p->echo);
-    prepend(&ch->lp_tokens, &p->lp_tokens);
-    prepend(&ch->lp_values, &p->lp_values);
-    prepend(&ch->lp_top, &p->lp_top);
-    prepend(&ch->lp_offsets, &p->lp_offsets);
+    (void)deq_buf_append(&ch->shown, &p->echo);
+    (void)deq_buf_append(&ch->lp_tokens, &p->lp_tokens);
+    (void)deq_buf_append(&ch->lp_values, &p->lp_values);
+    (void)deq_buf_append(&ch->lp_top, &p->lp_top);
+    (void)deq_buf_append(&ch->lp_offsets, &p->lp_offsets);
     deq_text_begin(ch->text, p->cut, p->n_cut);
     ch->place = p->place;
 }
@@ -212,16 +201,25 @@ void choice_end(struct choice *ch)
 
 /* --- JSON --- */
 
+/* What was appended to an answer is needed no more; a stream needs its memory again soon. */
+static void spend(const struct choice *ch, struct deq_buf *b)
+{
+    if (ch->c->req.stream)
+        deq_buf_reset(b);
+    else
+        deq_buf_free(b);
+}
+
 /* Appends the list without its last comma, and empties it. */
-static void take_list(struct deq_buf *out, const char *before, struct deq_buf *list)
+static void take_list(const struct choice *ch, struct deq_buf *out, const char *before, struct deq_buf *list)
 {
     deq_buf_str(out, before);
     deq_buf_str(out, "[");
     if (list->len)
-        deq_buf_add(out, list->data, list->len - 1);
+        list->len--;
+    deq_buf_append(out, list);
     deq_buf_str(out, "]");
-    out->failed = out->failed || list->failed;
-    deq_buf_reset(list);
+    spend(ch, list);
 }
 
 static void add_logprobs(struct choice *ch, struct deq_buf *out)
@@ -231,14 +229,14 @@ static void add_logprobs(struct choice *ch, struct deq_buf *out)
         return;
     }
     if (ch->c->req.chat) {
-        take_list(out, ",\"logprobs\":{\"content\":", &ch->lp_tokens);
+        take_list(ch, out, ",\"logprobs\":{\"content\":", &ch->lp_tokens);
         deq_buf_str(out, "}");
         return;
     }
-    take_list(out, ",\"logprobs\":{\"tokens\":", &ch->lp_tokens);
-    take_list(out, ",\"token_logprobs\":", &ch->lp_values);
-    take_list(out, ",\"top_logprobs\":", &ch->lp_top);
-    take_list(out, ",\"text_offset\":", &ch->lp_offsets);
+    take_list(ch, out, ",\"logprobs\":{\"tokens\":", &ch->lp_tokens);
+    take_list(ch, out, ",\"token_logprobs\":", &ch->lp_values);
+    take_list(ch, out, ",\"top_logprobs\":", &ch->lp_top);
+    take_list(ch, out, ",\"text_offset\":", &ch->lp_offsets);
     deq_buf_str(out, "}");
 }
 
@@ -258,7 +256,7 @@ static void add_extras(struct choice *ch, const char *finish, bool first, struct
         deq_buf_fmt(out, ",\"stop_reason\":%lld", (long long)ch->stop_token);
     }
     if (r->token_ids) {
-        take_list(out, ",\"token_ids\":", &ch->ids);
+        take_list(ch, out, ",\"token_ids\":", &ch->ids);
         if (first) {
             deq_buf_str(out, ",\"prompt_token_ids\":[");
             add_ids(&ch->c->prompts[ch->prompt].job.prompt, out);
@@ -266,9 +264,9 @@ static void add_extras(struct choice *ch, const char *finish, bool first, struct
         }
     }
     if (r->telemetry) {
-        take_list(out, ",\"deq\":{\"iters\":", &ch->iters);
-        take_list(out, ",\"residual\":", &ch->residuals);
-        take_list(out, ",\"warm\":", &ch->starts);
+        take_list(ch, out, ",\"deq\":{\"iters\":", &ch->iters);
+        take_list(ch, out, ",\"residual\":", &ch->residuals);
+        take_list(ch, out, ",\"warm\":", &ch->starts);
         deq_buf_str(out, "}");
     }
 }
@@ -281,15 +279,14 @@ static void add_choice(struct choice *ch, size_t index, const char *finish, bool
         deq_buf_fmt(out, "\"%s\":{%s", delta ? "delta" : "message", first ? "\"role\":\"assistant\"" : "");
     if (!chat) {
         deq_buf_str(out, "\"text\":");
-        add_string(out, &ch->shown);
+        reply_buf(out, &ch->shown);
     } else if (ch->shown.len || !delta || first) {
         deq_buf_str(out, first ? ",\"content\":" : "\"content\":");
-        add_string(out, &ch->shown);
+        reply_buf(out, &ch->shown);
     }
     if (chat)
         deq_buf_str(out, delta ? "}" : ",\"refusal\":null}");
-    out->failed = out->failed || ch->shown.failed;
-    deq_buf_reset(&ch->shown);
+    spend(ch, &ch->shown);
     add_logprobs(ch, out);
     deq_buf_fmt(out, finish ? ",\"finish_reason\":\"%s\"" : ",\"finish_reason\":null", finish);
     add_extras(ch, finish, first, out);
@@ -357,8 +354,9 @@ bool choice_send(struct choice *ch, const char *finish)
     const bool first = !ch->sent;
     ch->sent = true;
     deq_buf_init(&b, ANSWER_MAX_BYTES);
+    b.allowance = &c->channel->allowance;
     deq_buf_str(&b, "data: ");
-    deq_buf_add(&b, c->head.data, c->head.len);
+    deq_buf_append(&b, &c->head);
     add_choice(ch, (size_t)(ch - c->choices), finish, true, first, &b);
     deq_buf_str(&b, "]");
     if (c->req.continuous_usage) {
@@ -372,26 +370,28 @@ bool choice_send(struct choice *ch, const char *finish)
         add_deq(c, ch, 1, &b);
     }
     deq_buf_str(&b, "}\n\n");
-    const bool ok = !b.failed && channel_write(c->channel, b.data, b.len);
+    const bool ok = channel_write(c->channel, &b);
     deq_buf_free(&b);
     return ok;
 }
 
 static void end_stream(struct completion *c)
 {
+    struct deq_buf b;
+    deq_buf_init(&b, 1 << 16);
     if (c->req.include_usage) {
-        struct deq_buf b;
-        deq_buf_init(&b, 1 << 16);
         deq_buf_str(&b, "data: ");
-        deq_buf_add(&b, c->head.data, c->head.len);
+        deq_buf_append(&b, &c->head);
         deq_buf_str(&b, "],");
         add_usage(c, &b);
         deq_buf_str(&b, "}\n\n");
-        (void)channel_write(c->channel, b.data, b.len);
-        deq_buf_free(&b);
     }
-    (void)channel_write(c->channel, "data: [DONE]\n\n", 14);
-    channel_finish(c->channel, 200, NULL, false);
+    deq_buf_str(&b, "data: [DONE]\n\n");
+    if (channel_write(c->channel, &b))
+        channel_finish(c->channel, 200, NULL, false);
+    else
+        answer_cut(c->channel);
+    deq_buf_free(&b);
 }
 
 /* --- Whole --- */
@@ -413,7 +413,8 @@ void completion_answer(struct completion *c)
     struct choice *order[1024]; /* the bound of limits.max_n */
     size_t index = 0;
     deq_buf_init(&b, ANSWER_MAX_BYTES);
-    deq_buf_add(&b, c->head.data, c->head.len);
+    b.allowance = &c->channel->allowance;
+    deq_buf_append(&b, &c->head);
     for (size_t i = 0; i < c->req.n_prompts; i++) {
         for (size_t k = 0; k < best_of(c); k++)
             order[k] = &c->choices[i * best_of(c) + k];
@@ -429,32 +430,15 @@ void completion_answer(struct completion *c)
     deq_buf_str(&b, ",");
     add_deq(c, c->choices, c->req.n_prompts * best_of(c), &b);
     deq_buf_str(&b, "}");
-    if (b.failed) {
-        deq_buf_free(&b);
-        completion_error(c, 500, "internal_error", "the answer does not fit in memory");
-        return;
-    }
-    (void)channel_write(c->channel, b.data, b.len);
-    channel_finish(c->channel, 200, "application/json", false);
+    answer_whole(c->channel, 200, "application/json", &b);
     deq_buf_free(&b);
 }
 
-/* An error before the stream began has a status of its own; in a stream it is an event, and no [DONE] follows. */
 void completion_error(struct completion *c, int status, const char *code, const char *message)
 {
-    struct deq_buf b;
-    const bool streaming = channel_settle(c->channel);
     if (!strcmp(code, "solver_diverged"))
         channel_no_retry(c->channel);
     if (status == 503)
         channel_retry_after(c->channel, sched_retry_ms(c->served->sched));
-    deq_buf_init(&b, 4096);
-    if (streaming)
-        deq_buf_str(&b, "data: ");
-    reply_error(&b, status, code, NULL, message);
-    if (streaming)
-        deq_buf_str(&b, "\n\n");
-    (void)channel_write(c->channel, b.data ? b.data : "", b.len);
-    channel_finish(c->channel, status, "application/json", false);
-    deq_buf_free(&b);
+    answer_error(c->channel, status, code, message);
 }

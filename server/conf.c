@@ -59,6 +59,7 @@ static const struct deq_opt options[] = {
     U32("limits.max_window", max_window, 1, 64, "16", "Rows of a sequence that are solved at once (deq.window): its share of a step."),
     U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0", "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
     BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),
+    BYTES("limits.answer_bytes", answer_bytes, 4194304, 1e12, "128M", "Memory of all requests' bodies and answers together, until they are read. An answer has its part before it is begun; one caller has at most half of it."),
     FLT("limits.tol_min", tol_min, 1e-7, 10, "1e-5", "Smallest tolerance that a request may ask for."),
     FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
     U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
@@ -70,7 +71,8 @@ static const struct deq_opt options[] = {
     U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before its sequence pauses."),
     U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10", "Tokens of a stream that come faster are sent together; 0 sends after every step of the engine."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
-    U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "A client that reads nothing for so long is dropped."),
+    U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "The time over which stream.min_bytes_per_s is averaged: a client that reads nothing for so long is dropped."),
+    U32("stream.min_bytes_per_s", stream_min_rate, 1, 1000000000, "4096", "A client that reads less than this while more lies there, averaged over stream.stall_ms, is dropped; of whole answers too."),
     STR("chat.message", chat_message, "", NULL, "A message of a chat as text, {role} and {content} filled in; empty: no chat. \\n is a new line."),
     STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer."),
     STR("chat.stop", chat_stop, "", NULL, "Text that ends an answer, like what begins the next message; empty: none."),
@@ -192,6 +194,9 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
     struct listen_address a;
     if (c->tol_min > c->tol_max)
         return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min, (double)c->tol_max);
+    if (c->max_logits_bytes > c->answer_bytes)
+        return deq_fail(err, DEQ_EINVAL, "limits.max_logits_bytes: %llu exceeds limits.answer_bytes %llu", (unsigned long long)c->max_logits_bytes,
+                        (unsigned long long)c->answer_bytes);
     if (!c->tls_cert[0] != !c->tls_key[0])
         return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
     if (c->chat_message[0] && (!strstr(c->chat_message, "{content}") || !strstr(c->chat_message, "{role}")))

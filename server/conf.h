@@ -27,11 +27,11 @@ struct conf {
     uint32_t queue_requests, queue_tokens, queue_timeout_ms;
     /* limits of a request */
     uint32_t max_logprobs, max_stop, max_stop_bytes, max_n, max_prompts, max_window, max_requests_per_key;
-    uint64_t max_logits_bytes;
+    uint64_t max_logits_bytes, answer_bytes;
     float tol_min, tol_max;
     uint32_t max_iter_max;
     char unknown_fields[8], sampling_seed[24];
-    uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_flush_ms;
+    uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_min_rate, stream_flush_ms;
     uint32_t stall_ms;
     /* chat */
     char chat_message[512], chat_reply[256], chat_stop[64];

@@ -1,5 +1,6 @@
 /* Probes, metrics, administration. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
 #include "core/base/clock.h"
+#include "server/answer.h"
 #include "server/log.h"
 #include "server/reply.h"
 #include "server/route.h"
@@ -48,6 +49,8 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
     struct metrics_now now = {.ready = ready(s),
                               .max_waiting = s->conf->queue_requests,
                               .max_connections = s->conf->max_connections,
+                              .answer_bytes = deq_budget_used(s->budget),
+                              .max_answer_bytes = s->conf->answer_bytes,
                               .started_ms = s->started_ms};
     (void)m;
     if (served) {
@@ -58,7 +61,8 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
         now.weight_bytes = served->info.weight_bytes;
     }
     x->reply_type = "text/plain; version=0.0.4; charset=utf-8";
-    x->status = metrics_render(s->metrics, &now, &x->reply) ? 200 : 500;
+    x->status = 200;
+    metrics_render(s->metrics, &now, &x->reply);
     store_release(served);
 }
 
@@ -90,8 +94,7 @@ static void answer(void *ctx, enum deq_rc rc, const struct deq_err *err, const c
         reply_error(&b, rc == DEQ_ECANCELED ? 503 : 500, "reload_failed", NULL, err->text);
     else
         reply_json(&b, json_pack("{s:s, s:s}", "status", "ok", "fingerprint", fingerprint));
-    (void)channel_write(c, b.data, b.len);
-    channel_finish(c, rc == DEQ_ECANCELED ? 503 : rc ? 500 : 200, "application/json", false);
+    answer_whole(c, rc == DEQ_ECANCELED ? 503 : rc ? 500 : 200, "application/json", &b);
     deq_buf_free(&b);
     channel_unref(c);
 }

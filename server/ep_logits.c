@@ -1,10 +1,10 @@
 /* POST /v1/logits: logits at the prompt's last position or at all of them, as JSON or as raw little-endian float32 [positions, vocab_size]. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
+#include "server/answer.h"
 #include "server/log.h"
 #include "server/reply.h"
 #include "server/route.h"
@@ -12,6 +12,8 @@
 enum {
     BYTES_PER_TOKEN = 4,       /* a guess, for the queue: before the prompt is read */
     JSON_FLOATS_MAX = 1 << 18, /* about 3 MB of text */
+    JSON_FLOAT_BYTES = 18,     /* ", -1.23456789e-05" at most */
+    JSON_HEAD_BYTES = 4096,    /* and what stands behind the numbers */
 };
 
 struct logits_job {
@@ -21,7 +23,7 @@ struct logits_job {
     char request_id[132];
     uint32_t vocab_size;
     bool raw, all, numeric;
-    float *logits;  /* [positions, V] */
+    struct deq_buf answer; /* whole once it was admitted: nothing is held in the queue, and nothing is copied after */
     size_t have, positions;
     float tol;
     uint32_t iters_max;
@@ -31,11 +33,41 @@ struct logits_job {
 
 static void logits_job_free(struct logits_job *l)
 {
+    deq_buf_free(&l->answer);
     channel_unref(l->channel);
     deq_tokens_free(&l->job.prompt);
     store_release(l->served);
-    deq_free(l->logits);
     deq_free(l);
+}
+
+static size_t answer_bytes(const struct logits_job *l)
+{
+    const size_t n = l->positions * l->vocab_size;
+    return l->raw ? n * sizeof(float) : n * JSON_FLOAT_BYTES + l->positions * 4 + JSON_HEAD_BYTES;
+}
+
+/* The scheduler kept room for it; should the system have none, the answer says so at its end. */
+static void on_admit(struct job *j)
+{
+    struct logits_job *l = (struct logits_job *)j;
+    deq_buf_reserve(&l->answer, answer_bytes(l));
+    if (l->raw)
+        return;
+    deq_buf_str(&l->answer, "{\"object\":\"logits\",\"model\":");
+    reply_string(&l->answer, l->served->name, strlen(l->served->name));
+    deq_buf_fmt(&l->answer, ",\"vocab_size\":%u,\"positions\":%zu,\"logits\":[", l->vocab_size, l->positions);
+}
+
+static void add_position(struct logits_job *l, const float *logits)
+{
+    if (l->raw) {
+        deq_buf_add(&l->answer, logits, l->vocab_size * sizeof *logits);
+        return;
+    }
+    deq_buf_str(&l->answer, l->have ? ", [" : "[");
+    for (uint32_t i = 0; i < l->vocab_size; i++)
+        deq_buf_fmt(&l->answer, "%s%.9g", i ? ", " : "", (double)logits[i]);
+    deq_buf_str(&l->answer, "]");
 }
 
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
@@ -44,7 +76,8 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     l->numeric = l->numeric || (e->kind == DEQ_EVENT_END && e->finish == DEQ_FINISH_NUMERIC);
     if (!e->logits || l->have == l->positions || (!l->all && e->position + 1 != j->prompt.n))
         return DEQ_CONTINUE;
-    memcpy(l->logits + l->have++ * l->vocab_size, e->logits, l->vocab_size * sizeof(float));
+    add_position(l, e->logits);
+    l->have++;
     l->iters_sum += e->evaluations;
     l->iters_max = DEQ_MAX(l->iters_max, e->evaluations);
     l->residual_max = fmax(l->residual_max, (double)e->residual);
@@ -52,34 +85,16 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     return e->kind == DEQ_EVENT_TOKEN ? DEQ_STOP : DEQ_CONTINUE;
 }
 
-static void reply_logits_json(const struct logits_job *l, struct deq_buf *out)
+static void add_deq(struct logits_job *l)
 {
-    struct deq_buf head;
-    deq_buf_init(&head, 4096);
-    reply_json(&head, json_pack("{s:s, s:s, s:I, s:I, s:{s:o, s:f, s:i, s:f, s:b}}", "object", "logits", "model", l->served->name, "vocab_size",
-                                (json_int_t)l->vocab_size, "positions", (json_int_t)l->positions, "deq", "tol", reply_setting(l->tol), "iters_mean",
-                                l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max, "residual_max", l->residual_max, "converged",
-                                (int)l->converged));
-    deq_buf_add(out, head.data, head.len ? head.len - 1 : 0); /* without its closing brace */
-    deq_buf_str(out, ", \"logits\": [");
-    for (size_t p = 0; p < l->positions; p++) {
-        deq_buf_str(out, p ? ", [" : "[");
-        for (uint32_t i = 0; i < l->vocab_size; i++)
-            deq_buf_fmt(out, "%s%.9g", i ? ", " : "", (double)l->logits[p * l->vocab_size + i]);
-        deq_buf_str(out, "]");
-    }
-    deq_buf_str(out, "]}");
-    deq_buf_free(&head);
+    deq_buf_str(&l->answer, "],\"deq\":");
+    reply_json(&l->answer, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean", l->iters_sum / (double)l->positions, "iters_max",
+                                     (int)l->iters_max, "residual_max", l->residual_max, "converged", (int)l->converged));
+    deq_buf_str(&l->answer, "}");
 }
 
-static void on_end(struct job *j, enum job_end end, const char *message)
+static void answer(struct logits_job *l, enum job_end end, const char *message)
 {
-    struct logits_job *l = (struct logits_job *)j;
-    struct deq_buf out;
-    int status = 200;
-    const char *type = "application/json";
-    deq_buf_init(&out, (size_t)1 << 30);
-    channel_listen(l->channel, (struct channel_events){0});
     static const struct {
         int status;
         const char *code, *message;
@@ -88,36 +103,30 @@ static void on_end(struct job *j, enum job_end end, const char *message)
                   [JOB_QUEUE_TIMEOUT] = {503, "queue_timeout", "the request waited too long for a place"},
                   [JOB_DEADLINE] = {504, "deadline_exceeded", "the deadline passed"},
                   [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
-                  [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"}};
+                  [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
+                  [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
     if (end == JOB_FINISHED && !l->numeric && l->have == l->positions) {
-        if (l->raw)
-            type = "application/octet-stream";
-        else
-            reply_logits_json(l, &out);
-    } else {
-        const bool late = end == JOB_FINISHED && !l->numeric;
-        const enum job_end as = late ? JOB_DEADLINE : end;
-        status = errors[as].status;
-        if (as == JOB_FINISHED)
-            channel_no_retry(l->channel);
-        if (status == 503)
-            channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
-        reply_error(&out, status, errors[as].code, NULL, message ? message : errors[as].message);
+        if (!l->raw)
+            add_deq(l);
+        answer_whole(l->channel, 200, l->raw ? "application/octet-stream" : "application/json", &l->answer);
+        return;
     }
-    if (out.failed) {
-        deq_buf_reset(&out);
-        status = 500;
-        reply_error(&out, status, "internal_error", NULL, "the answer does not fit in memory; ask for application/octet-stream");
-    }
-    if (status == 200 && l->raw)
-        (void)channel_write(l->channel, l->logits, l->positions * l->vocab_size * sizeof(float));
-    else
-        (void)channel_write(l->channel, out.data, out.len);
-    channel_finish(l->channel, status, type, false);
+    const enum job_end as = end == JOB_FINISHED && !l->numeric ? JOB_DEADLINE : end;
+    if (as == JOB_FINISHED)
+        channel_no_retry(l->channel);
+    if (errors[as].status == 503)
+        channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
+    answer_error(l->channel, errors[as].status, errors[as].code, message ? message : errors[as].message);
+}
+
+static void on_end(struct job *j, enum job_end end, const char *message)
+{
+    struct logits_job *l = (struct logits_job *)j;
+    channel_listen(l->channel, (struct channel_events){0});
+    answer(l, end, message);
     if (log_on(LOG_INFO))
-        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status", end == JOB_CANCELED ? 499 : status, "prompt_tokens",
-                 (json_int_t)j->prompt.n, "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
-    deq_buf_free(&out);
+        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status", end == JOB_CANCELED ? 499 : channel_status(l->channel),
+                 "prompt_tokens", (json_int_t)j->prompt.n, "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
     logits_job_free(l);
 }
 
@@ -155,12 +164,11 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
         return;
     }
     struct logits_job *l = DEQ_NEW(struct logits_job);
-    if (!l || !(l->logits = deq_alloc_array(positions, V * sizeof(float)))) {
+    if (!l) {
         sched_release(&place);
         store_release(m);
-        deq_free(l);
         deq_tokens_free(&r.prompt);
-        exchange_error(x, 500, "internal_error", NULL, "out of memory");
+        exchange_no_memory(x);
         return;
     }
     struct deq_request q = deq_request_defaults(m->model);
@@ -173,6 +181,8 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
                           .caller = x->caller,
                           .arrived_ns = x->arrived_ns,
                           .deadline_ns = x->timeout_ms ? x->arrived_ns + x->timeout_ms * 1000000ull : 0,
+                          .answer = &x->channel->allowance,
+                          .on_admit = on_admit,
                           .on_event = on_event,
                           .on_end = on_end,
                           .sched = m->sched};
@@ -185,6 +195,8 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     l->tol = r.solve.tol;
     l->converged = true;
     l->raw = raw;
+    l->answer = (struct deq_buf){.max = answer_bytes(l), .allowance = &x->channel->allowance};
+    l->job.answer_bytes = l->answer.max + 1;
     channel_ref(x->channel);
     channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = &l->job});
     struct sched *sched = m->sched;

@@ -9,8 +9,11 @@ static json_t *model_object(const struct service *s, const struct served *m)
 {
     const struct deq_model_info *i = &m->info;
     json_t *presets = json_object();
-    for (int k = 0; k < PRESETS; k++)
-        json_object_set_new(presets, request_preset_names[k], json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i->tol, k))));
+    for (int k = 0; k < PRESETS && presets; k++)
+        if (json_object_set_new(presets, request_preset_names[k], json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i->tol, k))))) {
+            json_decref(presets); /* no memory: what holds it cannot be made either */
+            presets = NULL;
+        }
     json_t *deq = json_pack("{s:s, s:o, s:i, s:i, s:s, s:b, s:I, s:s, s:i, s:o, s:o, s:o, s:i, s:i}", "solver", deq_solver_name(i->solver), "tol",
                             reply_setting(i->tol), "max_iter", (int)i->max_iter, "window", (int)i->window, "warm_start", deq_warm_name(i->warm_start),
                             "predictor", (int)i->has_predictor, "parameters", (json_int_t)i->parameters, "fingerprint", i->fingerprint, "vocab_size",
@@ -87,8 +90,7 @@ void ep_detokenize(struct service *s, struct served *m, struct exchange *x)
         return;
     }
     struct deq_buf bytes, text;
-    deq_buf_init(&bytes, x->reply.max);
-    deq_buf_init(&text, x->reply.max);
+    bytes = text = (struct deq_buf){.max = x->reply.max, .allowance = x->reply.allowance};
     for (size_t i = 0; i < r.tokens.n; i++) {
         size_t n;
         const char *b = deq_token_text(m->model, i ? (int64_t)r.tokens.ids[i - 1] : -1, r.tokens.ids[i], &n);
@@ -96,10 +98,14 @@ void ep_detokenize(struct service *s, struct served *m, struct exchange *x)
             b = deq_token_bytes(m->model, r.tokens.ids[i], &n);
         deq_buf_add(&bytes, b, n);
     }
-    deq_utf8_sanitize(&text, bytes.data, bytes.len); /* ids may cut a character; JSON holds only whole ones */
-    json_t *t = reply_text(text.data, text.len);
+    if (deq_buf_carry(&text, &bytes))
+        deq_utf8_sanitize(&text, bytes.data, bytes.len); /* ids may cut a character; JSON holds only whole ones */
     x->status = 200;
-    reply_json(&x->reply, json_pack("{s:O, s:o}", "prompt", t, "content", t));
+    deq_buf_str(&x->reply, "{\"prompt\":");
+    reply_buf(&x->reply, &text);
+    deq_buf_str(&x->reply, ",\"content\":");
+    reply_buf(&x->reply, &text);
+    deq_buf_str(&x->reply, "}");
     deq_buf_free(&bytes);
     deq_buf_free(&text);
     deq_tokens_free(&r.tokens);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/mem.h"
 
 enum { BODY_FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL }; /* of every body: \u0000 is a character */
@@ -86,14 +87,12 @@ static bool overflows(const char *s, bool real)
 
 /* jansson stops at a number that no type holds, and cannot say whose it is. 1e308 stands for it, and the field's own
  * range is what it exceeds. */
-static json_t *parse_clamped(const char *body, size_t len, json_error_t *je, struct request_error *err)
+static enum deq_rc parse_clamped(const char *body, size_t len, json_t **ret, json_error_t *je)
 {
     char *copy = deq_alloc(len + 1); /* ends with 0, where numbers end too */
     bool in_string = false, real;
-    if (!copy) {
-        fields_fail(err, 500, "internal_error", NULL, "out of memory");
-        return NULL;
-    }
+    if (!copy)
+        return DEQ_ENOMEM;
     memcpy(copy, body, len);
     copy[len] = 0;
     for (size_t i = 0, n; i < len; i += n) {
@@ -110,9 +109,9 @@ static json_t *parse_clamped(const char *body, size_t len, json_error_t *je, str
         memset(copy + i, ' ', n);
         memcpy(copy + i, big, strlen(big));
     }
-    json_t *root = json_loadb(copy, len, BODY_FLAGS, je);
+    const enum deq_rc rc = deq_json_parse(copy, len, BODY_FLAGS, ret, je);
     deq_free(copy);
-    return root;
+    return rc;
 }
 
 /* A key that is null is absent. */
@@ -135,6 +134,11 @@ static void drop_nulls(json_t *v)
     }
 }
 
+static bool no_memory(struct request_error *err)
+{
+    return fields_fail(err, 503, "out_of_memory", NULL, "out of memory; try again later");
+}
+
 json_t *fields_parse(const char *body, size_t len, struct request_error *err)
 {
     json_error_t je = {0};
@@ -146,12 +150,15 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
         fields_fail(err, 400, "invalid_json", NULL, "the JSON is nested more than %d deep", JSON_DEPTH_MAX);
         return NULL;
     }
-    json_t *root = json_loadb(body, len, BODY_FLAGS, &je);
-    if (!root && json_error_code(&je) == json_error_numeric_overflow)
-        root = parse_clamped(body, len, &je, err);
-    if (!root && json_error_code(&je) == json_error_out_of_memory)
-        fields_fail(err, 500, "internal_error", NULL, "out of memory");
-    if (!root) {
+    json_t *root = NULL;
+    enum deq_rc rc = deq_json_parse(body, len, BODY_FLAGS, &root, &je);
+    if (rc == DEQ_EFORMAT && json_error_code(&je) == json_error_numeric_overflow)
+        rc = parse_clamped(body, len, &root, &je);
+    if (rc == DEQ_ENOMEM) {
+        no_memory(err);
+        return NULL;
+    }
+    if (rc) {
         fields_fail(err, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", je.line, je.column, je.text);
         return NULL;
     }
@@ -208,7 +215,7 @@ bool fields_unsupported(const struct object *o, const char *name, const char *wh
 
 bool fields_no_memory(const struct object *o)
 {
-    return fields_fail(o->err, 500, "internal_error", NULL, "out of memory");
+    return no_memory(o->err);
 }
 
 bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held)

@@ -11,13 +11,14 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "server/answer.h"
 #include "server/log.h"
 #include "server/reply.h"
 #include "server/watch.h"
 
 enum {
     CONNECTION_MEMORY = 64 << 10, /* libmicrohttpd's pool: request line and headers */
-    REPLY_MAX_BYTES = 1 << 30,    /* of a response that does not stream */
+    PIECE_BYTES = 64 << 10,       /* of a large answer */
     SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
@@ -123,29 +124,67 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         MHD_add_response_header(r, "Connection", "close");
 }
 
-static enum MHD_Result send_bytes(struct request_state *s, int status, const struct deq_buf *b, const struct reply_headers *f)
+/* Gives a whole response's bytes to the socket. */
+static ssize_t whole_reader(void *cls, uint64_t pos, char *buf, size_t max)
 {
-    struct MHD_Response *r = MHD_create_response_from_buffer(b->len, b->data ? b->data : (void *)"", MHD_RESPMEM_MUST_COPY);
-    if (r)
+    struct channel *c = cls;
+    pthread_mutex_lock(&c->lock);
+    const ssize_t n = c->failed ? MHD_CONTENT_READER_END_WITH_ERROR : (ssize_t)channel_read(c, (size_t)pos, buf, max);
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+static void let_go(void *cls)
+{
+    channel_unref(cls);
+}
+
+/* What the channel has, from its own memory, which stays counted until it is sent. A large one is read piece by piece, so that its reader can be watched;
+ * a small one is in the system's buffers at once. */
+static enum MHD_Result send_whole(struct request_state *s, int status, const struct reply_headers *f)
+{
+    struct channel *c = s->x.channel;
+    struct MHD_Response *r;
+    pthread_mutex_lock(&c->lock);
+    const size_t n = c->bytes.len;
+    char *data = n ? c->bytes.data : (char *)(c->last_words ? c->last_words : "");
+    c->sending = n > PIECE_BYTES;
+    c->window_ns = c->last_read_ns = deq_now_ns();
+    pthread_mutex_unlock(&c->lock);
+    if (n > PIECE_BYTES)
+        r = MHD_create_response_from_callback(n, PIECE_BYTES, whole_reader, c, let_go);
+    else
+        r = MHD_create_response_from_buffer_with_free_callback_cls(n ? n : strlen(data), data, let_go, c);
+    if (r) {
+        channel_ref(c);
         add_headers(s, r, f);
+    }
     return send_response(s, status, r);
 }
 
 /* The endpoint's own answer. */
 static enum MHD_Result send_reply(struct request_state *s, bool close_after)
 {
-    const struct exchange *x = &s->x;
+    struct exchange *x = &s->x;
+    if (x->reply.failed) { /* not even an error could be written */
+        x->status = 503;
+        x->reply_type = NULL;
+        x->retry_after_ms = ANSWER_RETRY_MS;
+        channel_last_words(x->channel, answer_no_memory);
+    } else {
+        channel_give(x->channel, &x->reply);
+    }
     const struct reply_headers f = {.content_type = x->reply_type,
                                     .allow = x->allow,
                                     .authenticate = x->authenticate,
                                     .retry_after_ms = x->retry_after_ms,
                                     .close = close_after};
-    return send_bytes(s, x->status, &x->reply, &f);
+    return send_whole(s, x->status, &f);
 }
 
 static enum MHD_Result send_error(struct request_state *s, int status, const char *code, const char *message)
 {
-    deq_buf_reset(&s->x.reply);
+    deq_buf_free(&s->x.reply);
     s->x.status = 0;
     http_refuse(&s->x, status, code, message);
     return send_reply(s, true);
@@ -172,11 +211,6 @@ static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
     return n;
 }
 
-static void stream_free(void *cls)
-{
-    channel_unref(cls);
-}
-
 /* The channel has something to say: a stream begins, a whole response is there, or the client left. */
 static enum MHD_Result answer_from_channel(struct request_state *s)
 {
@@ -188,7 +222,7 @@ static enum MHD_Result answer_from_channel(struct request_state *s)
     }
     if (c->streaming) {
         pthread_mutex_unlock(&c->lock);
-        struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, stream_free);
+        struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, let_go);
         if (!r)
             return MHD_NO;
         channel_ref(c);
@@ -200,7 +234,7 @@ static enum MHD_Result answer_from_channel(struct request_state *s)
     if (c->done) {
         const struct reply_headers f = {.content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
         pthread_mutex_unlock(&c->lock);
-        return send_bytes(s, c->status, &c->bytes, &f); /* done: nobody writes any more */
+        return send_whole(s, c->status, &f); /* done: nobody writes any more */
     }
     c->suspended = true;
     MHD_suspend_connection(c->conn);
@@ -217,9 +251,9 @@ static void resume(void *conn)
 
 static void state_free(struct request_state *s)
 {
-    channel_unref(s->x.channel);
     deq_buf_free(&s->x.body);
     deq_buf_free(&s->x.reply);
+    channel_unref(s->x.channel); /* last: it has their allowance */
     deq_free(s->words);
     deq_free(s);
 }
@@ -229,6 +263,7 @@ static void understand(struct request_state *s)
 {
     struct channel *c = s->x.channel;
     s->http->handler.handle(s->http->handler.ctx, &s->x);
+    deq_buf_free(&s->x.body); /* what is to be known of it is in the request's struct now */
     pthread_mutex_lock(&c->lock);
     c->understood = true;
     pthread_mutex_unlock(&c->lock);
@@ -340,9 +375,6 @@ static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
     s->dispatched = true;
-    s->x.channel = channel_new(s->conn, resume, REPLY_MAX_BYTES, h->conf->stream_buffer_bytes);
-    if (!s->x.channel)
-        return send_error(s, 500, "internal_error", "out of memory");
     watch_phase(h->watch, s->client, WATCH_WORK);
     watch_channel(h->watch, s->client, s->x.channel);
     if (s->x.body.len > LARGE_BODY_BYTES)
@@ -376,6 +408,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         deq_buf_init(&s->x.body, h->conf->max_body_bytes);
         deq_buf_init(&s->x.reply, (size_t)64 << 20);
         http_check_head(s, l, socket_state, version);
+        s->x.channel = channel_new(conn, resume, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
+        if (!s->x.channel)
+            return MHD_NO;
+        s->x.body.allowance = &s->x.channel->allowance;
+        if (!s->x.probe && !s->x.status) /* a probe is answered whatever others hold */
+            s->x.reply.allowance = s->x.body.allowance;
         watch_body(h->watch, s->client, s->x.request_id, !strcmp(version, "HTTP/1.1"));
         if (!s->x.status)
             return MHD_YES;
@@ -387,9 +425,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return send_reply(s, true);
     }
     if (*upload_len) {
-        if (!s->refused && !s->too_large && !deq_buf_add(&s->x.body, upload, *upload_len)) {
-            s->too_large = true; /* a chunked body; the rest is read and thrown away, since an answer in the middle would be lost */
-            deq_buf_free(&s->x.body);
+        if (!s->refused && !s->x.body.failed && !deq_buf_add(&s->x.body, upload, *upload_len)) {
+            /* a chunked body, or no memory; the rest is read and thrown away, since an answer in the middle would be lost */
+            s->too_large = s->x.body.full;
+            s->starved = !s->too_large;
         }
         *upload_len = 0;
         return MHD_YES;
@@ -400,6 +439,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return send_reply(s, false);
     if (s->too_large)
         return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+    if (s->starved) {
+        s->x.retry_after_ms = ANSWER_RETRY_MS;
+        return send_error(s, 503, "out_of_memory", "out of memory; try again later");
+    }
     return s->dispatched ? answer(s) : dispatch(s);
 }
 

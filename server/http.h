@@ -60,6 +60,7 @@ struct http_handler {
     void (*check)(void *ctx, struct exchange *x, const struct credential *keys, size_t n);
     void (*handle)(void *ctx, struct exchange *x);
     void *ctx;
+    struct deq_budget *budget; /* what requests' bodies and answers count against */
 };
 
 struct http;

@@ -50,7 +50,7 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct http *http;
     struct client *client; /* the watcher's */
     struct MHD_Connection *conn;
-    bool too_large, dispatched, answered;
+    bool too_large, starved, dispatched, answered; /* starved: no memory for its body */
     bool working;               /* the worker has it; guarded by http.work_lock, changed with the channel's lock too */
     bool orphan;                /* its connection is done meanwhile: the worker frees it; guarded by http.work_lock */
     char *words;                /* method and path, where the worker needs them longer than the connection may live */

@@ -251,6 +251,7 @@ int main(int argc, char **argv)
     struct deq_err err;
     struct http *http = NULL;
     static struct metrics metrics;
+    static struct deq_budget budget;
     static struct service service;
     sigset_t signals, ending;
     char status[NOTIFY_STATUS_MAX_BYTES];
@@ -268,8 +269,9 @@ int main(int argc, char **argv)
     const uint64_t t0 = deq_now_ns();
     const char *level = getenv("DEQ_CPU");
     metrics_init(&metrics);
-    service = (struct service){.conf = &conf, .metrics = &metrics, .started_ms = deq_wall_ms()};
-    const struct http_handler handler = {route_check, route_handle, &service};
+    deq_budget_init(&budget, conf.answer_bytes);
+    service = (struct service){.conf = &conf, .metrics = &metrics, .budget = &budget, .started_ms = deq_wall_ms()};
+    const struct http_handler handler = {route_check, route_handle, &service, &budget};
     memory_begin();
     enum deq_rc rc = log_start(&err);
     if (!rc && level && !deq_kern_force(level))

@@ -105,7 +105,7 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     if (rc)
         return rc;
     used_now(&space_now, &resident_now);
-    const uint64_t model = m.weight_bytes + DEQ_MAX(m.engine_bytes, m.load_bytes), resident = resident_now + model + DAEMON_BYTES;
+    const uint64_t model = m.weight_bytes + DEQ_MAX(m.engine_bytes, m.load_bytes), resident = resident_now + model + c->answer_bytes + DAEMON_BYTES;
     const uint64_t cgroup = memory_cgroup_limit("", &file);
     uint64_t need = resident, allowed = UINT64_MAX;
     if (!sysinfo(&machine)) {
@@ -118,13 +118,14 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     }
     if (need <= allowed && space_limit(&space)) {
         allowed = space.rlim_cur;
-        need = space_now + model + DAEMON_BYTES + stacks_to_come(c, opts);
+        need = space_now + model + c->answer_bytes + DAEMON_BYTES + stacks_to_come(c, opts);
         snprintf(whose, sizeof whose, "RLIMIT_AS is");
     }
     if (need <= allowed)
         return DEQ_OK;
     return deq_fail(err, DEQ_EINVAL,
-                    "memory: %.1f MiB are needed (weights %.1f, %s %.1f, the process itself %.1f), %s %.1f MiB: raise that, or lower engine.max_sequences, "
-                    "engine.max_rows, engine.max_positions or engine.cache_bytes",
-                    mb(need), mb(m.weight_bytes), m.load_bytes > m.engine_bytes ? "reading them" : "engine", mb(model - m.weight_bytes), mb(need - model), whose, mb(allowed));
+                    "memory: %.1f MiB are needed (weights %.1f, %s %.1f, answers %.1f, the process itself %.1f), %s %.1f MiB: raise that, or lower "
+                    "engine.max_sequences, engine.max_rows, engine.max_positions, engine.cache_bytes or limits.answer_bytes",
+                    mb(need), mb(m.weight_bytes), m.load_bytes > m.engine_bytes ? "reading them" : "engine", mb(model - m.weight_bytes),
+                    mb(c->answer_bytes), mb(need - model - c->answer_bytes), whose, mb(allowed));
 }

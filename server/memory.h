@@ -2,7 +2,7 @@
  * too low is one line at the start (or a reload that does not happen), and not an end by the kernel in the middle of the work.
  *
  * Limits: RLIMIT_AS, the cgroup's and its parents' (memory.max of version 2, memory.limit_in_bytes of version 1), the machine's memory and swap. What
- * requests take (connections, answers that wait to be read) comes on top and is bounded by other options. */
+ * requests hold (bodies, answers until they are read) counts as limits.answer_bytes; connections come on top, some 64 KiB each at most. */
 #ifndef DEQ_SERVER_MEMORY_H
 #define DEQ_SERVER_MEMORY_H
 

@@ -212,7 +212,7 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
 #undef HISTOGRAM
 }
 
-bool metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+void metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
 {
     static const char *const finishes[METRIC_FINISHES] = {"length", "stop", "stop", "cancelled", "numeric_error", "deadline"};
     static const char *const reasons[REJECT_REASONS] = {"queue_full", "tokens_queue_full", "key_rate_limited", "queue_timeout", "deadline", "draining"};
@@ -299,6 +299,8 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     one(b, "deqd_cache_pages_used", "gauge", "Pages that sequences hold.", (double)atomic_load(&m->pages_used));
     one(b, "deqd_cache_pages_reserved", "gauge", "Pages that sequences may come to hold.", (double)atomic_load(&m->pages_reserved));
     one(b, "deqd_engine_memory_bytes", "gauge", "Reserved for rows, cache and scratch.", (double)atomic_load(&m->engine_memory_bytes));
+    one(b, "deqd_answer_memory_bytes", "gauge", "Held by requests' bodies and by answers until they are read, or reserved for them.", (double)now->answer_bytes);
+    one(b, "deqd_max_answer_memory_bytes", "gauge", "Its limit (limits.answer_bytes): what does not fit waits, or is refused with 503.", (double)now->max_answer_bytes);
     if (now->model_name) {
         const double age = ((double)deq_now_ns() - (double)now->last_step_ns) * 1e-9;
         one(b, "deqd_last_step_age_seconds", "gauge", "Since the engine's last sign of life.", age > 0 ? age : 0);
@@ -306,5 +308,4 @@ bool metrics_render(const struct metrics *m, const struct metrics_now *now, stru
         vllm(m, now, b);
     }
     process(now, b);
-    return !b->failed;
 }

@@ -42,6 +42,7 @@ struct metrics {
 struct metrics_now {
     bool ready; /* as /health/ready answers */
     uint32_t max_waiting, max_connections;
+    uint64_t answer_bytes, max_answer_bytes;
     uint64_t started_ms; /* wall time */
     const char *model_name; /* NULL while nothing is loaded: the rest is of the model */
     const char *fingerprint;
@@ -54,6 +55,6 @@ void metrics_init(struct metrics *m);
 void metrics_observe(struct histogram *h, double value);
 /* An engine went from one state to the next. */
 void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, const struct deq_engine_stats *to);
-bool metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *out);
+void metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *out);
 
 #endif

@@ -28,7 +28,7 @@ void reply_json(struct deq_buf *out, json_t *object)
     if (text)
         deq_buf_str(out, text);
     else
-        out->failed = true;
+        deq_buf_fail(out);
     free(text); /* jansson's */
     json_decref(object);
 }
@@ -46,9 +46,11 @@ void reply_error(struct deq_buf *out, int status, const char *code, const char *
 void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx)
 {
     json_t *e = error_object(400, "context_length_exceeded", param, message);
-    json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens));
-    json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
+    const bool whole = !json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens)) &&
+                       !json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
     reply_json(out, json_pack("{s:o}", "error", e));
+    if (!whole)
+        deq_buf_fail(out);
 }
 
 json_t *reply_setting(float x)
@@ -82,6 +84,12 @@ void reply_string(struct deq_buf *out, const char *s, size_t n)
     }
     deq_buf_add(out, s + plain, n - plain);
     deq_buf_add(out, "\"", 1);
+}
+
+void reply_buf(struct deq_buf *out, const struct deq_buf *s)
+{
+    if (deq_buf_carry(out, s))
+        reply_string(out, s->data ? s->data : "", s->len);
 }
 
 void reply_number(struct deq_buf *out, float x)

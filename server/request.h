@@ -44,7 +44,7 @@ struct completion_request {
     size_t n_bias;
     char *salt;
     size_t salt_len;
-    uint64_t echo_bytes; /* estimate of the prompts' part of the answer */
+    uint64_t token_bytes, echo_bytes; /* estimates: of a token in an answer, of the prompts' part of it */
     uint64_t user_hash; /* of `user`, for the log; 0: none */
 };
 

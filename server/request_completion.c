@@ -8,7 +8,6 @@
 #include "core/base/mem.h"
 #include "server/request_impl.h"
 
-enum { ANSWER_MAX_BYTES = 256 << 20 };
 
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
@@ -323,7 +322,7 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (r->logprob_ids.n && r->logprobs < 0)
         return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
     /* a token's text, and with logprobs as many names and numbers */
-    const uint64_t token_bytes = r->logprobs < 0 ? 16 : 64 + 40 * ((uint64_t)r->logprobs + r->logprob_ids.n + 1);
+    r->token_bytes = r->logprobs < 0 ? 16 : 64 + 40 * ((uint64_t)r->logprobs + r->logprob_ids.n + 1);
     uint64_t answer_bytes = 0;
     for (size_t i = 0; i < r->n_prompts; i++) {
         struct deq_tokens *p = &r->prompts[i];
@@ -336,13 +335,14 @@ static bool check_together(const struct object *o, struct completion_request *r)
         if (!request_fits(o->context, p->n, r, o->err))
             return false;
         const uint64_t text = DEQ_MIN((uint64_t)r->max_tokens, (uint64_t)o->context->max_positions), echo = r->echo ? p->n : 0;
-        r->echo_bytes += echo * (uint64_t)r->best_of * token_bytes;
-        answer_bytes += (echo + text) * (uint64_t)r->best_of * token_bytes;
+        r->echo_bytes += echo * (uint64_t)r->best_of * r->token_bytes;
+        answer_bytes += (echo + (r->stream ? 0 : text)) * (uint64_t)r->best_of * r->token_bytes;
     }
-    if (answer_bytes > ANSWER_MAX_BYTES)
+    const uint64_t most_bytes = o->context->conf->answer_bytes / 3; /* its parts, the answer made of them, and some for others */
+    if (answer_bytes > most_bytes)
         return fields_fail(o->err, 400, "invalid_value", r->logprobs < 0 ? "max_tokens" : "logprobs",
-                           "%s: so many prompts, choices and tokens would make an answer of about %llu MB; the most is %d", r->logprobs < 0 ? "max_tokens" : "logprobs",
-                           (unsigned long long)(answer_bytes >> 20), ANSWER_MAX_BYTES >> 20);
+                           "%s: so many prompts, choices and tokens would make an answer of about %llu MB; the most is %llu (a third of limits.answer_bytes)", r->logprobs < 0 ? "max_tokens" : "logprobs",
+                           (unsigned long long)(answer_bytes >> 20), (unsigned long long)(most_bytes >> 20));
     return true;
 }
 

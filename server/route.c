@@ -5,6 +5,7 @@
 #include <strings.h>
 
 #include "core/base/clock.h"
+#include "server/answer.h"
 #include "server/header.h"
 #include "server/log.h"
 #include "server/reply.h"
@@ -56,15 +57,23 @@ void route_print(void)
 
 void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
 {
-    deq_buf_reset(&x->reply);
+    deq_buf_free(&x->reply);
     x->reply_type = NULL;
     x->status = status;
     reply_error(&x->reply, status, code, param, message);
 }
 
+void exchange_no_memory(struct exchange *x)
+{
+    x->retry_after_ms = ANSWER_RETRY_MS;
+    exchange_error(x, 503, "out_of_memory", NULL, "out of memory; try again later");
+}
+
 void exchange_request_error(struct exchange *x, const struct request_error *e)
 {
     x->status = e->status;
+    if (e->status == 503)
+        x->retry_after_ms = ANSWER_RETRY_MS;
     if (e->n_ctx)
         reply_length_error(&x->reply, e->param, e->message, e->n_prompt_tokens, e->n_ctx);
     else
@@ -255,6 +264,8 @@ void route_handle(void *ctx, struct exchange *x)
     } else {
         r->endpoint(s, m, x);
     }
+    if (x->status && x->reply.failed)
+        exchange_no_memory(x);
     if (x->status)
         log_exchange(x);
 }

@@ -16,6 +16,7 @@ struct service {
     struct auth *auth;
     struct tls *tls; /* or NULL */
     struct metrics *metrics;
+    struct deq_budget *budget; /* of bodies and answers */
     _Atomic int state; /* enum server_state */
     uint64_t started_ms; /* wall time */
 };
@@ -28,6 +29,8 @@ void route_print(void);
 
 /* Fills x's answer with an error. param NULL: none. */
 void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message);
+/* Nobody's fault: 503, to be tried again. */
+void exchange_no_memory(struct exchange *x);
 void exchange_request_error(struct exchange *x, const struct request_error *e);
 /* An error for work that was not taken, with its Retry-After. */
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);

@@ -31,6 +31,8 @@ struct sched {
     bool sharing;              /* some job waits its turn; the thread's */
     struct fair_seat *seats;   /* [max_sequences] of a step's sharing; the thread's */
     bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
+    bool crowded;              /* for some there was no room for their answers; the thread's */
+    uint64_t next_try_ns;      /* then they are looked at again; the thread's */
     uint32_t max_positions, max_sequences;
     pthread_t thread;
     bool started;
@@ -62,11 +64,11 @@ static struct fair_job in_line(const struct job *j)
     return (struct fair_job){j->account, j->priority, j->caller.priority, j->arrived_ns};
 }
 
-/* with the lock. The link that points to the job that comes next. */
+/* with the lock. The link that points to the job that comes next, of those for whose answers there is room. */
 static struct job **next_in_line(struct sched *s, uint64_t now)
 {
     struct job **best = NULL;
-    struct fair_job first;
+    struct fair_job first = {0};
     for (int round = 0; round < 2; round++)
         for (const struct job *j = s->queue; j; j = j->next) {
             const struct fair_job f = in_line(j);
@@ -74,7 +76,7 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
         }
     for (struct job **p = &s->queue; *p; p = &(*p)->next) {
         const struct fair_job f = in_line(*p);
-        if (!best || fair_before(&s->fair, &f, &first, now)) {
+        if (!(*p)->crowded && (!best || fair_before(&s->fair, &f, &first, now))) {
             best = p;
             first = f;
         }
@@ -212,16 +214,35 @@ static void bury(struct sched *s, struct job *dead, bool end_all)
 
 /* --- The engine's thread --- */
 
+/* with the lock. The next job, with room for its answer. Whose answer finds none is passed by: what others hold of memory he need not wait for. */
+static struct job *next_with_room(struct sched *s, uint64_t now)
+{
+    struct job **link;
+    while ((link = next_in_line(s, now)) && !deq_allowance_reserve((*link)->answer, (*link)->answer_bytes))
+        s->crowded = (*link)->crowded = true;
+    return link ? *link : NULL;
+}
+
 /* Moves jobs from the queue into the engine while there is room. */
 static void admit(struct sched *s)
 {
+    s->crowded = false;
+    pthread_mutex_lock(&s->lock);
+    for (struct job *j = s->queue; j; j = j->next)
+        j->crowded = false;
+    pthread_mutex_unlock(&s->lock);
     for (;;) {
         const uint64_t now = deq_now_ns();
         pthread_mutex_lock(&s->lock);
-        struct job **link = next_in_line(s, now), *j = link ? *link : NULL;
+        struct job *j = next_with_room(s, now), **link;
         pthread_mutex_unlock(&s->lock);
-        if (!j || atomic_load(&j->cancel)) /* the next round takes a cancelled one off the queue */
+        s->next_try_ns = now + SCAN_MS * 1000000ull;
+        if (!j)
             return;
+        if (atomic_load(&j->cancel)) { /* the next round takes a cancelled one off the queue */
+            deq_allowance_unreserve(j->answer, j->answer_bytes);
+            return;
+        }
         struct deq_err err;
         j->request.event = on_event;
         j->request.ctx = j;
@@ -230,6 +251,7 @@ static void admit(struct sched *s)
         j->open_choices = choices(j);
         const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->admission, &err);
         if (rc == DEQ_EFULL) {
+            deq_allowance_unreserve(j->answer, j->answer_bytes);
             s->full = true;
             return;
         }
@@ -247,7 +269,7 @@ static void admit(struct sched *s)
         pthread_mutex_unlock(&s->lock);
         atomic_fetch_sub(&s->metrics->waiting, 1);
         if (rc) { /* the parser lets nothing through that the engine refuses, but memory may be short */
-            j->on_end(j, JOB_REFUSED, err.text);
+            j->on_end(j, rc == DEQ_ENOMEM ? JOB_NO_MEMORY : JOB_REFUSED, err.text);
             continue;
         }
         j->admitted_ns = now;
@@ -357,7 +379,7 @@ static void beat(struct sched *s)
 static void rest(struct sched *s)
 {
     struct timespec until;
-    uint64_t ms = IDLE_BEAT_MS;
+    uint64_t ms = s->crowded ? SCAN_MS : IDLE_BEAT_MS; /* readers give room without a word */
     const uint64_t now = deq_now_ns();
     if (s->next_deadline_ns) /* paused sequences have deadlines too */
         ms = s->next_deadline_ns > now ? DEQ_MIN((s->next_deadline_ns - now) / 1000000u + 1, ms) : 1;
@@ -376,7 +398,7 @@ static void *engine_main(void *arg)
     struct sched *s = arg;
     for (;;) {
         pthread_mutex_lock(&s->lock);
-        if (!s->stop && !s->end_all && !s->attention && !s->sharing && !deq_runnable(s->engine) && !s->queue)
+        if (!s->stop && !s->end_all && !s->attention && !s->sharing && !deq_runnable(s->engine) && (!s->queue || s->crowded))
             rest(s);
         const uint64_t now_ns = deq_now_ns();
         const bool stop = s->stop, end_all = s->end_all;
@@ -386,7 +408,8 @@ static void *engine_main(void *arg)
             dead = take_dead(s, now_ns);
             s->next_scan_ns = now_ns + SCAN_MS * 1000000ull;
         }
-        s->full = s->full && !s->arrivals && !dead;
+        const bool arrivals = s->arrivals;
+        s->full = s->full && !arrivals && !dead;
         s->attention = s->arrivals = false;
         pthread_mutex_unlock(&s->lock);
         bury(s, dead, end_all);
@@ -400,7 +423,7 @@ static void *engine_main(void *arg)
         }
         if (stop)
             return NULL;
-        if (!s->full)
+        if (!s->full && (!s->crowded || arrivals || now_ns >= s->next_try_ns))
             admit(s);
         if (s->sharing || (s->running && s->running->next))
             share_step(s);

@@ -17,7 +17,7 @@
 #include "server/conf.h"
 #include "server/metrics.h"
 
-enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED };
+enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED, JOB_NO_MEMORY };
 
 struct account; /* the scheduler's */
 
@@ -27,12 +27,14 @@ struct job {
     struct deq_tokens prompt;   /* owned */
     struct caller caller;
     int priority;
+    struct deq_allowance *answer; /* what its answer counts against; so much of that is reserved when it is admitted, and not before */
+    uint64_t answer_bytes;
     uint64_t arrived_ns, deadline_ns; /* 0: none */
     /* engine thread: PROMPT, TOKEN and END of every choice */
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine thread; may be NULL. admission is filled */
     void (*on_step)(struct job *j);  /* engine thread, after a step: what its TOKENs gave goes out; may be NULL */
-    /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED: message says why */
+    /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and JOB_NO_MEMORY: message says why */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* the scheduler's */
     struct deq_admission admission;
@@ -42,6 +44,7 @@ struct job {
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* the last of choice 0 */
     _Atomic bool cancel, pause;
     bool paused, expired;
+    bool crowded;      /* there was no room for its answer; while jobs are admitted */
     bool held;         /* waits its turn in this step */
     uint64_t last_turn; /* the step it last took part in */
     bool touched; /* had a TOKEN that was not handed over */

@@ -188,7 +188,7 @@ static void half_closed(struct client *cl)
     if (ping) {
         channel_start_stream(c);
         if (channel_streaming(c))
-            (void)channel_write(c, ": ping\n\n", 8);
+            channel_ping(c);
     }
 }
 
@@ -217,21 +217,22 @@ void watch_hang_up_all(struct watch *w)
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Stalled readers and silent streams. */
-static void look_after(const struct watch *w, struct channel *c)
+/* Silent streams, and readers that are too slow: false, its client is to be dropped. */
+static bool look_after(const struct watch *w, struct channel *c)
 {
     pthread_mutex_lock(&c->lock);
     const uint64_t now = deq_now_ns(); /* with the lock: the channel's times lie before it */
-    const bool stalled = c->bytes.len && c->streaming && now - c->last_read_ns > w->conf->stream_stall_ms * 1000000ull;
+    const bool slow = channel_slow(c, now, w->conf->stream_stall_ms, w->conf->stream_min_rate);
     const bool silent = (c->streaming || c->may_stream) && !c->done && now - c->last_write_ns > w->conf->stream_ping_ms * 1000000ull;
     pthread_mutex_unlock(&c->lock);
-    if (stalled) {
+    if (slow) {
         channel_hang_up(c);
     } else if (silent) {
         channel_start_stream(c); /* also while it waits in the queue: proxies cut what is silent for long */
         if (channel_streaming(c))
-            (void)channel_write(c, ": ping\n\n", 8);
+            channel_ping(c);
     }
+    return !slow;
 }
 
 /* libmicrohttpd takes no answer in the middle of an upload; nothing else was written to the socket for this request, so it may be said here. */
@@ -271,8 +272,8 @@ static void tick(struct watch *w)
         }
         if (cl->channel && cl->hangup)
             half_closed(cl);
-        if (cl->channel)
-            look_after(w, cl->channel);
+        if (cl->channel && !look_after(w, cl->channel))
+            (void)shutdown(cl->fd, SHUT_RDWR); /* libmicrohttpd waits until it can write, which may be never */
     }
 }
 

@@ -11,50 +11,109 @@ void deq_buf_init(struct deq_buf *b, size_t max_bytes)
     *b = (struct deq_buf){.max = max_bytes};
 }
 
-void deq_buf_free(struct deq_buf *b)
+static void release(struct deq_buf *b)
 {
     deq_free(b->data);
-    *b = (struct deq_buf){.max = b->max};
+    deq_allowance_give(b->allowance, b->cap);
+    b->data = NULL;
+    b->len = b->cap = 0;
+}
+
+void deq_buf_free(struct deq_buf *b)
+{
+    release(b);
+    b->failed = b->full = false;
 }
 
 void deq_buf_reset(struct deq_buf *b)
 {
     b->len = 0;
-    b->failed = false;
     if (b->data)
         b->data[0] = 0;
 }
 
-static bool room(struct deq_buf *b, size_t n)
+void deq_buf_fail(struct deq_buf *b)
 {
-    if (b->failed || n > b->max - b->len) {
-        b->failed = true;
+    release(b);
+    b->failed = true;
+}
+
+/* The allowance has old and new memory for the moment that both are there. */
+static bool grow(struct deq_buf *b, size_t cap)
+{
+    if (!deq_allowance_take(b->allowance, cap))
         return false;
-    }
-    size_t need = b->len + n + 1;
-    if (need > b->cap) {
-        size_t cap = DEQ_MAX(need, DEQ_MIN(b->cap * 2, b->max + 1));
-        cap = DEQ_MAX(cap, (size_t)64);
-        char *p = deq_realloc(b->data, b->data ? b->len + 1 : 0, cap);
-        if (!p) {
-            b->failed = true;
-            return false;
-        }
-        b->data = p;
-        b->cap = cap;
-    }
+    char *p = deq_realloc(b->data, b->data ? b->len + 1 : 0, cap);
+    deq_allowance_give(b->allowance, p ? b->cap : cap);
+    if (!p)
+        return false;
+    b->data = p;
+    b->cap = cap;
     return true;
 }
 
-bool deq_buf_add(struct deq_buf *b, const void *bytes, size_t n)
+static bool makes_room(struct deq_buf *b, size_t n)
 {
-    if (!room(b, n))
+    b->full = b->failed ? b->full : n > b->max - b->len;
+    if (b->failed || b->full)
+        return false;
+    const size_t need = b->len + n + 1;
+    return need <= b->cap || grow(b, DEQ_MAX(DEQ_MAX(need, DEQ_MIN(b->cap * 2, b->max + 1)), (size_t)64));
+}
+
+static bool room(struct deq_buf *b, size_t n)
+{
+    if (makes_room(b, n))
+        return true;
+    deq_buf_fail(b);
+    return false;
+}
+
+bool deq_buf_reserve(struct deq_buf *b, size_t bytes)
+{
+    if (!b->failed && b->cap < bytes + 1 && !grow(b, bytes + 1))
+        deq_buf_fail(b);
+    return !b->failed;
+}
+
+bool deq_buf_try(struct deq_buf *b, const void *bytes, size_t n)
+{
+    if (!makes_room(b, n))
         return false;
     if (n)
         memcpy(b->data + b->len, bytes, n);
     b->len += n;
     b->data[b->len] = 0;
     return true;
+}
+
+bool deq_buf_add(struct deq_buf *b, const void *bytes, size_t n)
+{
+    if (deq_buf_try(b, bytes, n))
+        return true;
+    deq_buf_fail(b);
+    return false;
+}
+
+bool deq_buf_carry(struct deq_buf *b, const struct deq_buf *other)
+{
+    if (other->failed)
+        deq_buf_fail(b);
+    return !other->failed;
+}
+
+bool deq_buf_append(struct deq_buf *b, const struct deq_buf *other)
+{
+    return deq_buf_carry(b, other) && deq_buf_add(b, other->data, other->len);
+}
+
+void deq_buf_move(struct deq_buf *to, struct deq_buf *from)
+{
+    const size_t max = to->max;
+    release(to);
+    *to = *from;
+    to->max = DEQ_MAX(max, from->len);
+    *from = (struct deq_buf){.max = from->max, .allowance = from->allowance};
 }
 
 bool deq_buf_str(struct deq_buf *b, const char *s)
@@ -73,8 +132,8 @@ bool deq_buf_fmt(struct deq_buf *b, const char *fmt, ...)
     if (ok) {
         vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
         b->len += (size_t)n;
-    } else {
-        b->failed = true;
+    } else if (n < 0) {
+        deq_buf_fail(b);
     }
     va_end(again);
     return ok;

@@ -8,7 +8,7 @@
 static _Atomic uint64_t calls, bytes_asked;
 static _Atomic uint64_t live_bytes, peak_bytes; /* by malloc_usable_size: what free() can still ask for */
 static _Atomic uint64_t fault_at; /* call number that fails; 0 = none */
-static _Atomic bool fault_for_ever;
+static _Atomic bool fault_for_ever, count_plain;
 
 static bool fault_now(void)
 {
@@ -27,15 +27,23 @@ static void count(const void *p)
 
 void *deq_alloc(size_t bytes)
 {
-    if (fault_now() || bytes > SIZE_MAX - 128)
-        return NULL;
     size_t rounded = DEQ_ROUND_UP(bytes ? bytes : 1, 64);
-    void *p = aligned_alloc(64, rounded);
+    void *p = fault_now() || bytes > SIZE_MAX - 128 ? NULL : aligned_alloc(64, rounded);
     if (!p)
         return NULL;
     atomic_fetch_add(&bytes_asked, bytes);
     count(p);
     return memset(p, 0, rounded);
+}
+
+void *deq_alloc_plain(size_t bytes)
+{
+    return atomic_load(&count_plain) && fault_now() ? NULL : malloc(bytes ? bytes : 1);
+}
+
+void deq_free_plain(void *p)
+{
+    free(p);
 }
 
 void *deq_alloc_array(size_t n, size_t size_bytes)
@@ -93,6 +101,11 @@ uint64_t deq_mem_peak(void)
 void deq_mem_peak_restart(void)
 {
     atomic_store(&peak_bytes, atomic_load(&live_bytes));
+}
+
+void deq_mem_count_plain(bool on)
+{
+    atomic_store(&count_plain, on);
 }
 
 void deq_mem_fault(uint64_t nth, bool for_ever)

@@ -10,6 +10,9 @@ void *deq_alloc(size_t bytes);                      /* zeroed; NULL when there i
 void *deq_alloc_array(size_t n, size_t size_bytes); /* NULL also when n*size overflows */
 /* Grows or shrinks; bytes past the old size are not zeroed. On failure the old block stays. */
 void *deq_realloc(void *p, size_t old_bytes, size_t new_bytes);
+/* For libraries that take an allocator: malloc and free, counted nowhere; a fault point only when asked for. */
+void *deq_alloc_plain(size_t bytes);
+void deq_free_plain(void *p);
 void deq_free(void *p); /* takes NULL */
 char *deq_strdup(const char *s);
 
@@ -18,6 +21,7 @@ uint64_t deq_mem_bytes(void);                    /* and what they asked for toge
 uint64_t deq_mem_live(void);                     /* bytes of the blocks that are held now; libraries' own (OpenBLAS's buffers, jansson) are not among them */
 uint64_t deq_mem_peak(void);                     /* the most that deq_mem_live() was since the last deq_mem_peak_restart() */
 void deq_mem_peak_restart(void);
+void deq_mem_count_plain(bool on);               /* those of deq_alloc_plain are fault points too */
 void deq_mem_fault(uint64_t nth, bool for_ever); /* nth allocation from now fails (1 = the next); 0 = off */
 
 #define DEQ_NEW(type) ((type *)deq_alloc(sizeof(type)))

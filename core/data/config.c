@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
 
@@ -213,7 +214,9 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
 enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, struct deq_arch *ret, struct deq_err *err)
 {
     json_error_t je;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *root = NULL;
+    if (deq_json_parse(text, len, JSON_REJECT_DUPLICATES, &root, &je) == DEQ_ENOMEM)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", name);
     if (!json_is_object(root)) {
         json_decref(root);
         return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,

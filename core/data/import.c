@@ -9,6 +9,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/data/torchfile.h"
@@ -133,8 +134,11 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
     enum deq_rc rc = deq_text_read(path, CONFIG_MAX_BYTES, &text, &len, err);
     if (rc)
         return rc;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *root = NULL;
+    rc = deq_json_parse(text, len, JSON_REJECT_DUPLICATES, &root, &je);
     deq_free(text);
+    if (rc == DEQ_ENOMEM)
+        return deq_fail(err, rc, "%s: no memory to read it", path);
     if (!json_is_object(root)) {
         json_decref(root);
         return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", path, root ? 1 : je.line, root ? 1 : je.column, root ? "expected an object" : je.text);

@@ -9,6 +9,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/math/half.h"
 
@@ -135,7 +136,8 @@ static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, siz
     json_error_t je;
     const char *key;
     json_t *v;
-    f->header = json_loadb(text, n, JSON_REJECT_DUPLICATES, &je);
+    if (deq_json_parse(text, n, JSON_REJECT_DUPLICATES, &f->header, &je) == DEQ_ENOMEM)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory for the header", f->path);
     if (!json_is_object(f->header))
         return deq_fail(err, DEQ_EFORMAT, "%s: the header is not JSON: %s", f->path, f->header ? "not an object" : je.text);
     if (json_object_size(f->header) > DEQ_ST_TENSORS_MAX)

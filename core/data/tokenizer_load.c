@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/base/utf8.h"
@@ -273,13 +274,13 @@ static enum deq_rc read_root(struct loader *l, const json_t *root)
     return rc ? rc : read_post_processor(l, json_object_get(root, "post_processor"), false);
 }
 
-static json_t *parse_json(struct loader *l, const char *json, size_t len)
+static enum deq_rc parse_json(struct loader *l, const char *json, size_t len, json_t **ret)
 {
     json_error_t je;
-    json_t *root = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
-    if (!root)
-        BAD(l, "line %d, column %d: %s", je.line, je.column, je.text);
-    return root;
+    const enum deq_rc rc = deq_json_parse(json, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, ret, &je);
+    if (rc == DEQ_ENOMEM)
+        return deq_load_no_memory(l);
+    return rc ? BAD(l, "line %d, column %d: %s", je.line, je.column, je.text) : DEQ_OK;
 }
 
 enum deq_rc deq_tokenizer_parse(const char *json, size_t len, const char *name, struct deq_tokenizer **ret_tok, struct deq_err *err)
@@ -291,9 +292,7 @@ enum deq_rc deq_tokenizer_parse(const char *json, size_t len, const char *name, 
         return deq_load_no_memory(&l);
     if (len > DEQ_TOKENIZER_MAX_FILE_BYTES)
         rc = BAD(&l, "%zu bytes, the limit is %d", len, DEQ_TOKENIZER_MAX_FILE_BYTES);
-    else if (!(root = parse_json(&l, json, len)))
-        rc = DEQ_EFORMAT;
-    else
+    else if (!(rc = parse_json(&l, json, len, &root)))
         rc = read_root(&l, root);
     json_decref(root);
     if (rc)
@@ -329,11 +328,10 @@ static enum deq_rc load_gpt2(const char *vocab_path, const char *merges_path, st
     if ((rc = deq_text_read(vocab_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &vocab_text, &vocab_len, err)) ||
         (rc = deq_text_read(merges_path, DEQ_TOKENIZER_MAX_FILE_BYTES, &merges_text, &merges_len, err)))
         goto out;
-    rc = DEQ_EFORMAT;
-    if (!(vocab = parse_json(&l, vocab_text, vocab_len)))
+    if ((rc = parse_json(&l, vocab_text, vocab_len, &vocab)))
         goto out;
     if (!json_is_object(vocab)) {
-        BAD(&l, "expected an object of token: id, found %s", deq_load_type(vocab));
+        rc = BAD(&l, "expected an object of token: id, found %s", deq_load_type(vocab));
         goto out;
     }
     l.tok->pretok = DEQ_PRETOK_GPT2;

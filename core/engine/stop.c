@@ -115,7 +115,7 @@ int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_bu
     if (t->stopped >= 0)
         return t->stopped;
     deq_buf_add(&t->pending, bytes, n);
-    if (!t->pending.len)
+    if (!deq_buf_carry(out, &t->pending) || !t->pending.len)
         return -1;
     if (find_stop(t, from, &at, &t->stopped, &held)) {
         deq_utf8_sanitize(out, t->pending.data, at);
@@ -132,6 +132,7 @@ int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_bu
 
 void deq_text_end(struct deq_text *t, struct deq_buf *out)
 {
-    deq_utf8_sanitize(out, t->pending.data, t->pending.len);
+    if (deq_buf_carry(out, &t->pending))
+        deq_utf8_sanitize(out, t->pending.data, t->pending.len);
     deq_buf_reset(&t->pending);
 }

@@ -28,7 +28,7 @@ only microhttpd.h 'server/http(\.c|_head\.c|_impl\.h)'
 only yaml.h 'core/base/yaml\.c'
 only 'curl/curl\.h' 'models/cli/bench_load\.c'
 only zip.h 'core/data/torchfile\.c'
-only jansson.h 'core/data/|server/|models/cli/'
+only jansson.h 'core/base/json\.|core/data/|server/|models/cli/'
 
 complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
     -r core server models --include='*.[ch]')"
@@ -37,6 +37,10 @@ complain "libm in the path of bits (core/math/elementary.h, kern.h)" "$(grep -nE
     -r core/engine core/solve core/cell core/data/weights.c core/math/kern_body.h core/math/gemm.c --include='*.[ch]' | grep -vE '^core/cell/[a-z_]*_seq\.c|^[^:]*:[0-9]*:( \*|/\*)')"
 complain "malloc outside core/base/mem.c" "$(grep -nE '\b(malloc|calloc|realloc|aligned_alloc)\(' -r core server models --include='*.[ch]' | grep -v '^core/base/mem.c:')"
 complain "the library prints or exits" "$(grep -nE '\b(printf|puts|exit|abort)\(' -r core --include='*.[ch]' | grep -vE 'core/base/options.c:|_exit|\*')"
+complain "json_loadb outside core/base/json.c, which knows want of memory from a wrong text" \
+    "$(grep -nE '\bjson_loadb\(' -r core server --include='*.[ch]' | grep -v '^core/base/json.c:')"
+complain "bytes of a buffer that may have failed: deq_buf_append, deq_buf_carry or reply_buf take them on" \
+    "$(grep -nE '(deq_buf_add|deq_buf_try|reply_string|reply_text|channel_write)\(.*(\.|->)data, .*(\.|->)len' -r core server --include='*.[ch]' | grep -v '^core/base/buf.c:')"
 complain "fast-math" "$(grep -nE -- '-ffast-math|-Ofast' Makefile)"
 complain "unfinished work" "$(grep -nE '\b(TODO|FIXME|XXX|HACK)\b' -r core server models tests etc --include='*.[chy]*' 2>/dev/null)"
 lines=$(wc -l < core/deq.h)

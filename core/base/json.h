@@ -1,0 +1,14 @@
+/* JSON texts become jansson's trees here and nowhere else, because jansson is not safe where memory runs out: its lexer goes on with what it could not
+ * store (lex_save ignores the failure of its buffer) and writes past the end of a string, or calls a text wrong that is right. So an allocation that
+ * fails leaves the parser at once, and what it had is given back. Any thread. */
+#ifndef DEQ_BASE_JSON_H
+#define DEQ_BASE_JSON_H
+
+#include <jansson.h>
+
+#include "core/base/err.h"
+
+/* flags: of json_loadb. DEQ_EFORMAT: where says the place and the reason; DEQ_ENOMEM: it says nothing. */
+enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **ret, json_error_t *ret_where);
+
+#endif
