@@ -396,7 +396,11 @@ static enum deq_rc start_state(struct run *r, struct deq_err *err)
     if (r->opts->resume) {
         if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
             return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
-        return deq_checkpoint_load(path, r->w, r->m, r->v, &r->at, err);
+        enum deq_rc rc = deq_checkpoint_load(path, r->w, r->m, r->v, &r->at, err);
+        if (!rc && r->at.step > r->recipe->steps)
+            rc = deq_fail(err, DEQ_EINVAL, "%s: __metadata__.step: %llu, but the recipe's train.steps are %u", path, (unsigned long long)r->at.step,
+                          r->recipe->steps);
+        return rc;
     }
     deq_train_init(r->w, 0, r->recipe->seed);
     if (!r->opts->init)

@@ -39,7 +39,6 @@ def test_standard_output_that_fails():
 
         text = path("t.txt", "one two three\n" * 20)
         tok = [DEQ, "tokenizer"]
-        train = [DEQ, "train", RECIPE, "--data", DATA]
         commands = [[DEQ, "--help"], [DEQ, "--version"], [DEQ, "generate", "--help"], [DEQ, "generate", TINY, "a", "--max-tokens", "2"],
                     [DEQ, "generate", TINY, "a", "--max-tokens", "2", "--json"], [DEQ, "inspect", TINY], [DEQ, "inspect", TINY, "--json"],
                     [DEQ, "inspect", TINY, "--tensors"], [DEQ, "eval", TINY, text], [DEQ, "eval", TINY, text, "--json"],
@@ -47,9 +46,9 @@ def test_standard_output_that_fails():
                     tok + ["--help"], tok + ["encode", "--help"], tok + ["encode", TINY, "a"], tok + ["encode", TINY, "a", "--json"],
                     tok + ["encode", TINY, "--file", text],
                     tok + ["decode", TINY, "5", "6"], tok + ["train", "--vocab-size", "258", "--out", path("a.json"), text],
-                    tok + ["words", text, "--out", path("b.json"), "--json"], train + ["--print-recipe"],
-                    train + ["--out", path("m"), "--json", "--set", "train.steps=2", "--set", "train.shallow_steps=1", "--set", "train.warmup=1",
-                             "--set", "predictor.steps=1", "--threads", "1"],
+                    tok + ["words", text, "--out", path("b.json"), "--json"], [DEQ, "train", RECIPE, "--print-recipe"],
+                    [DEQ, "train", RECIPE, "--data", tmp, "--out", path("m"), "--json", "--set", "data.train=t.txt", "--set", "data.valid=t.txt", "--set",
+                     "data.vocab_size=257", "--set", "train.steps=2", "--set", "train.shallow_steps=1", "--set", "train.warmup=1", "--set", "predictor.steps=1"],
                     [DEQ, "import", os.path.join(GOLDEN, "checkpoint.pth"), "--config", os.path.join(GOLDEN, "config.json"), "--out", path("i")],
                     [DEQD, "--help"], [DEQD, "--version"], [DEQD, "--print-config"], [DEQD, "--check-config", "--model", TINY]]
         for args in commands:
@@ -210,17 +209,19 @@ def test_a_closed_stream_is_nobody_elses():
 def test_a_start_that_is_refused_leaves_nothing():
     """A tokenizer of another size than asked for is an error with both numbers, wherever it comes from; a start that fails writes none."""
     with tempfile.TemporaryDirectory() as tmp:
-        out = os.path.join(tmp, "m")
+        out, text = os.path.join(tmp, "m"), os.path.join(tmp, "t.txt")
+        with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
+            g.write(f.read()[:2000])
 
         def train(*sets):
-            more = [x for s in sets for x in ("--set", s)]
-            return run([DEQ, "train", RECIPE, "--data", DATA, "--out", out, "--threads", "1", "--set", "train.steps=1", "--set", "train.shallow_steps=1",
+            more = [x for s in ("data.train=t.txt", "data.valid=t.txt") + sets for x in ("--set", s)]
+            return run([DEQ, "train", RECIPE, "--data", tmp, "--out", out, "--threads", "1", "--set", "train.steps=1", "--set", "train.shallow_steps=1",
                         "--set", "train.warmup=0", "--set", "predictor.steps=0"] + more)
 
         code, _, err = train("data.valid=missing.txt", "data.vocab_size=280")
         check(code == 1 and "missing.txt" in err and not os.path.exists(out), "no validation text: %d %r" % (code, err))
         os.mkdir(out)
-        code, _, err = run([DEQ, "tokenizer", "train", os.path.join(DATA, "sample.txt"), "--vocab-size", "280", "--out", os.path.join(out, "tokenizer.json")])
+        code, _, err = run([DEQ, "tokenizer", "train", text, "--vocab-size", "280", "--out", os.path.join(out, "tokenizer.json")])
         equal(code, 0, "a tokenizer of one's own: " + err)
         with open(os.path.join(out, "train.jsonl"), "w") as f:
             f.write("of a run that came to nothing\n")

@@ -365,6 +365,9 @@ TEST(train_resume_is_exact)
     struct deq_recipe other = r;
     other.inner_size = 64;
     CHECK(deq_train_run(&other, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
+    other = r; /* and one that is further than the recipe goes */
+    other.steps = 11;
+    CHECK(deq_train_run(&other, &ob, &none, &err) == DEQ_EINVAL && strstr(err.text, "step: 12") && strstr(err.text, "train.steps are 11"));
     char cmd[128];
     snprintf(cmd, sizeof cmd, "rm -rf %s %s %s", a, b, data);
     CHECK(system(cmd) == 0);
@@ -383,6 +386,17 @@ static void remove_tree(const char *dir)
     CHECK(system(cmd) == 0);
 }
 
+/* dir/sample.txt: the first n bytes of the golden one, little enough for runs that take no time. */
+static void write_sample(const char *dir, size_t n)
+{
+    char path[512];
+    size_t len;
+    char *text = slurp("tests/golden/tokenizer", "sample.txt", &len);
+    deq_io_join(path, sizeof path, dir, "sample.txt");
+    CHECK(len > n && !deq_io_replace(path, &(struct deq_part){text, n}, 1, NULL));
+    deq_free(text);
+}
+
 /* What a run wrote or left is never taken for what another one asks for. */
 TEST(train_start_takes_nothing_stale)
 {
@@ -390,10 +404,11 @@ TEST(train_start_takes_nothing_stale)
     CHECK(mkdtemp(base) != NULL);
     snprintf(out, sizeof out, "%s/out", base);
     snprintf(from, sizeof from, "%s/from", base);
+    write_sample(base, 2000);
     struct deq_recipe r = run_recipe(4), other = r;
     struct deq_err err;
     const struct deq_train_hooks none = {0};
-    struct deq_train_opts o = {.data_dir = "tests/golden/tokenizer", .out_dir = out, .threads = 1};
+    struct deq_train_opts o = {.data_dir = base, .out_dir = out, .threads = 1};
     r.predictor_hidden = r.predictor_steps = 0;
     r.serve_warm = DEQ_WARM_PREVIOUS;
     other = r;
@@ -448,8 +463,9 @@ TEST(train_takes_line_ends_as_they_come)
     r.predictor_hidden = r.predictor_steps = 0;
     r.serve_warm = DEQ_WARM_PREVIOUS;
     size_t n, sizes[2];
-    char *text = slurp("tests/golden/tokenizer", "sample.txt", &n), *models[2];
-    struct deq_buf b[2]; /* with LF and with CR LF; every tenth line is followed by the end of a document */
+    write_sample(base, 2000);
+    char *text = slurp(base, "sample.txt", &n), *models[2];
+    struct deq_buf b[2]; /* with LF and with CR LF; every fourth line is followed by the end of a document */
     const char *const ends[2] = {"\n", "\r\n"};
     for (int crlf = 0; crlf < 2; crlf++) {
         deq_buf_init(&b[crlf], 1 << 24);
@@ -457,7 +473,7 @@ TEST(train_takes_line_ends_as_they_come)
         for (size_t i = 0, line = 0; i < n; i++) {
             if (text[i] != '\n')
                 deq_buf_add(&b[crlf], text + i, 1);
-            else if (++line % 10)
+            else if (++line % 4)
                 deq_buf_str(&b[crlf], ends[crlf]);
             else
                 deq_buf_fmt(&b[crlf], "%s<|endoftext|>%s", ends[crlf], ends[crlf]);
