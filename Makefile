@@ -120,7 +120,7 @@ sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
 
 ##@ Tests that fetch or need other programs
-test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool against the daemon
+test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool, generated clients against the daemon
 	sh tests/clients/run.sh
 test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
 	sh tests/golden/tokenizer/run.sh

