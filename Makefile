@@ -16,9 +16,9 @@ OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
-LIBS    := -ljansson -lyaml -lzip -lm -lpthread
+LIBS    := -ljansson -lyaml -lzip -lunistring -lm -lpthread
 # What must be there to build: a header and the Debian package that has it (libmicrohttpd's brings GnuTLS's). README and docker/Dockerfile install the same (lint).
-NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
+NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev uninorm.h:libunistring-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
            cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 CORE    := $(wildcard core/*.c core/*/*.c)

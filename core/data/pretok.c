@@ -160,6 +160,17 @@ static size_t next_cl100k(const char *s, size_t n, size_t max_digits)
     return end ? end : blanks(s, n);
 }
 
+static size_t next_digits(const char *s, size_t n, size_t max_digits)
+{
+    struct ch c = peek(s, n, 0);
+    if (c.cls == NUMBER)
+        return run_end(s, n, c.len, NUMBER, max_digits - 1);
+    size_t end = 0;
+    for (; c.len && c.cls != NUMBER; c = peek(s, n, end))
+        end += c.len;
+    return end;
+}
+
 bool deq_pretok_find(const char *regex, enum deq_pretok *ret_kind)
 {
     for (size_t i = 0; i < DEQ_COUNT(known); i++)
@@ -177,6 +188,8 @@ size_t deq_pretok_next(enum deq_pretok kind, const char *s, size_t n)
     case DEQ_PRETOK_GPT2: return next_gpt2(s, n);
     case DEQ_PRETOK_CL100K: return next_cl100k(s, n, 3);
     case DEQ_PRETOK_QWEN2: return next_cl100k(s, n, 1);
+    case DEQ_PRETOK_DIGIT: return next_digits(s, n, 1);
+    case DEQ_PRETOK_DIGITS: return next_digits(s, n, SIZE_MAX);
     }
     return n;
 }

@@ -128,52 +128,51 @@ struct encoder {
     bool parse_special;
     struct deq_bpe_work work;
     struct deq_added_hits hits[2]; /* of each level */
+    struct deq_buf normal[2];
     struct deq_tokens *out;
     struct deq_err *err;
 };
 
-static enum deq_rc encode_piece(struct encoder *e, const char *s, size_t n)
+/* A piece of stage - 1, cut by the stages that are left. */
+static enum deq_rc encode_stage(struct encoder *e, size_t stage, const char *s, size_t n)
 {
-    return deq_bpe_encode(&e->tok->bpe, s, n, &e->work, e->out, e->err);
-}
-
-static enum deq_rc encode_pieces(struct encoder *e, const char *s, size_t n)
-{
-    enum deq_pretok kind = e->tok->pretok;
+    if (stage == e->tok->n_pretok)
+        return deq_bpe_encode(&e->tok->bpe, s, n, &e->work, e->out, e->err);
     enum deq_rc rc = DEQ_OK;
-    size_t at = 0;
-    if (n && e->tok->prefix_space && s[0] != ' ') {
-        /* the blank belongs to the first piece; only that piece is copied */
-        size_t k = DEQ_MIN(n, (size_t)4096), first;
-        char *copy;
-        do {
-            if (!(copy = deq_alloc(k + 1)))
-                return deq_fail(e->err, DEQ_ENOMEM, "no memory for a word of %zu bytes", k);
-            copy[0] = ' ';
-            memcpy(copy + 1, s, k);
-            first = deq_pretok_next(kind, copy, k + 1);
-            if (first + 16 < k || k == n) /* it ends before the part that the cut may have changed */
-                break;
-            deq_free(copy);
-            k = n - k < k ? n : 2 * k;
-        } while (true);
-        rc = encode_piece(e, copy, first);
-        deq_free(copy);
-        at = first - 1;
-    }
-    while (at < n && !rc) {
-        size_t k = deq_pretok_next(kind, s + at, n - at);
-        rc = encode_piece(e, s + at, k);
-        at += k;
+    for (size_t at = 0, k; at < n && !rc; at += k) {
+        k = deq_pretok_next(e->tok->pretok[stage], s + at, n - at);
+        rc = encode_stage(e, stage + 1, s + at, k);
     }
     return rc;
+}
+
+/* With prefix_space there is one stage at most: the blank belongs to the first piece, and only that piece is copied. */
+static enum deq_rc encode_after_blank(struct encoder *e, const char *s, size_t n)
+{
+    const enum deq_pretok kind = e->tok->n_pretok ? e->tok->pretok[0] : DEQ_PRETOK_WHOLE;
+    size_t k = DEQ_MIN(n, (size_t)4096), first;
+    char *copy;
+    for (;;) {
+        if (!(copy = deq_alloc(k + 1)))
+            return deq_fail(e->err, DEQ_ENOMEM, "no memory for a word of %zu bytes", k);
+        copy[0] = ' ';
+        memcpy(copy + 1, s, k);
+        first = deq_pretok_next(kind, copy, k + 1);
+        if (first + 16 < k || k == n) /* it ends before the part that the cut may have changed */
+            break;
+        deq_free(copy);
+        k = n - k < k ? n : 2 * k;
+    }
+    enum deq_rc rc = deq_bpe_encode(&e->tok->bpe, copy, first, &e->work, e->out, e->err);
+    deq_free(copy);
+    return rc ? rc : encode_stage(e, 0, s + first - 1, n - (first - 1));
 }
 
 /* Text without added tokens. */
 static enum deq_rc encode_plain(struct encoder *e, const char *s, size_t n)
 {
     switch (e->tok->model) {
-    case MODEL_BPE: return encode_pieces(e, s, n);
+    case MODEL_BPE: return n && e->tok->prefix_space && s[0] != ' ' ? encode_after_blank(e, s, n) : encode_stage(e, 0, s, n);
     case MODEL_WORDLEVEL: return deq_wordlevel_encode(e->tok, s, n, e->out, e->err);
     }
     return DEQ_EINVAL;
@@ -202,11 +201,27 @@ static size_t blanks_after(const char *s, size_t n, size_t at)
     return at;
 }
 
-/* Splits at the added tokens of set[level], leftmost and longest first; what lies between goes to the next level. */
+static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, size_t n);
+
+/* What lies between tokens of the first set is normalised before those of the second are looked for. */
+static enum deq_rc encode_between(struct encoder *e, size_t level, const char *s, size_t n)
+{
+    if (level + 1 == DEQ_COUNT(e->tok->set))
+        return encode_plain(e, s, n);
+    for (size_t i = 0; i < e->tok->n_forms; i++) {
+        struct deq_buf *to = &e->normal[i % 2];
+        deq_buf_reset(to);
+        if (!deq_normalize(e->tok->form[i], s, n, to))
+            return deq_fail(e->err, DEQ_ENOMEM, "no memory for a text in its normal form");
+        s = to->data;
+        n = to->len;
+    }
+    return encode_level(e, level + 1, s, n);
+}
+
+/* Splits at the added tokens of set[level], leftmost and longest first. */
 static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, size_t n)
 {
-    if (level == DEQ_COUNT(e->tok->set))
-        return encode_plain(e, s, n);
     struct deq_added_hits *hits = &e->hits[level];
     size_t done = 0;       /* encoded up to here */
     size_t at = 0;         /* searched up to here */
@@ -228,13 +243,13 @@ static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, 
         if (a->rstrip)
             end = blanks_end = DEQ_MAX(blanks_end, blanks_after(s, n, DEQ_MAX(end, blanks_end)));
         /* begin < done: this token is made of blanks that an rstrip before it swallowed. The reference emits it all the same. */
-        if (begin > done && (rc = encode_level(e, level + 1, s + done, begin - done)))
+        if (begin > done && (rc = encode_between(e, level, s + done, begin - done)))
             return rc;
         if (!deq_tokens_push(e->out, a->id))
             return deq_fail(e->err, DEQ_ENOMEM, "no memory for the tokens of a text");
         done = end;
     }
-    return encode_level(e, level + 1, s + done, n - done);
+    return done < n ? encode_between(e, level, s + done, n - done) : DEQ_OK;
 }
 
 enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *text, size_t len, bool parse_special,
@@ -242,10 +257,14 @@ enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *te
 {
     struct encoder e = {.tok = tok, .parse_special = parse_special, .out = out, .err = err};
     size_t n_before = out->n;
+    for (size_t i = 0; i < DEQ_COUNT(e.normal); i++)
+        deq_buf_init(&e.normal[i], SIZE_MAX / 2);
     enum deq_rc rc = encode_level(&e, 0, text, len);
     deq_bpe_work_free(&e.work);
     for (size_t i = 0; i < DEQ_COUNT(e.hits); i++)
         deq_added_hits_free(&e.hits[i]);
+    for (size_t i = 0; i < DEQ_COUNT(e.normal); i++)
+        deq_buf_free(&e.normal[i]);
     if (rc)
         out->n = n_before;
     return rc;

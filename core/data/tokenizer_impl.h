@@ -1,5 +1,5 @@
-/* Inside of the tokenizer module: what tokenizer.c (encode, decode), tokenizer_load.c (tokenizer.json), tokenizer_tokens.c and
- * the readers of the models (tokenizer_bpe.c, tokenizer_wordlevel.c) share. Nobody else includes it.
+/* Inside of the tokenizer module: what tokenizer.c (encode, decode), tokenizer_load.c (tokenizer.json), tokenizer_tokens.c,
+ * tokenizer_around.c and the readers of the models (tokenizer_bpe.c, tokenizer_wordlevel.c) share. Nobody else includes it.
  *
  * A new model type adds a value to enum model, its tables to struct deq_tokenizer, a reader that read_model() in tokenizer_load.c
  * calls, and its case to encode_plain() and deq_tokenizer_text() in tokenizer.c. */
@@ -10,11 +10,13 @@
 
 #include "core/data/added.h"
 #include "core/data/bpe.h"
+#include "core/data/normalize.h"
 #include "core/data/pretok.h"
 #include "core/data/tokenizer.h"
 #include "core/data/wordset.h"
 
 enum model { MODEL_BPE, MODEL_WORDLEVEL };
+enum { DEQ_STAGES_MAX = 4 }; /* of a Sequence */
 
 /* What the decoder of a word-level file says about one word: its text, and on which sides no blank separates it. */
 struct joint {
@@ -43,8 +45,11 @@ struct deq_tokenizer {
     size_t n_added;
     struct deq_added_set set[2]; /* [0] not normalized, found first; [1] normalized, found in what is left: the reference's order */
 
+    enum deq_form form[DEQ_STAGES_MAX]; /* [n_forms] text between the first set's tokens is brought into these, one after the other */
+    size_t n_forms;
     bool prefix_space; /* a blank before text that does not begin with one */
-    enum deq_pretok pretok;
+    enum deq_pretok pretok[DEQ_STAGES_MAX]; /* [n_pretok] each cuts what the one before it left */
+    size_t n_pretok;
     uint32_t *before, *after; /* [n_before], [n_after] ids of the post-processor's template */
     size_t n_before, n_after;
 
@@ -74,6 +79,11 @@ enum deq_rc deq_load_id(struct loader *l, const json_t *v, const char *where, co
 enum deq_rc deq_load_added(struct loader *l, const json_t *list);
 /* Sizes the tables by the vocabulary and the added tokens and fills in every token's bytes; with want_words also bpe.word. */
 enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words);
+
+/* tokenizer_around.c: what stands around a BPE model; the normalizer before the tokens are read, the rest after it. */
+enum deq_rc deq_load_normalizer(struct loader *l, const json_t *o);
+enum deq_rc deq_load_bpe_around(struct loader *l, const json_t *root);
+enum deq_rc deq_load_post_processor(struct loader *l, const json_t *o);
 
 /* tokenizer_bpe.c: "model" of tokenizer.json; GPT-2's vocab.json and the n bytes of its merges.txt */
 enum deq_rc deq_load_bpe(struct loader *l, const json_t *model);

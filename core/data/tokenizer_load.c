@@ -1,6 +1,6 @@
 /* tokenizer.json -> struct deq_tokenizer. The file is not trusted: every value is checked where it is read, and an error names the
  * key and what was expected. Nothing here is quadratic in the size of the file.
- * Tokens are read by tokenizer_tokens.c, models by tokenizer_bpe.c and tokenizer_wordlevel.c. */
+ * Tokens are read by tokenizer_tokens.c, what stands around a BPE model by tokenizer_around.c, models by tokenizer_bpe.c and tokenizer_wordlevel.c. */
 #include <string.h>
 
 #include "core/base/io.h"
@@ -11,7 +11,6 @@
 #include "core/data/tokenizer_impl.h"
 
 enum {
-    MAX_AFFIX = 64,         /* tokens before or after a text */
     SHOWN = 64,             /* bytes of text from the file in a message */
 };
 
@@ -85,10 +84,9 @@ const char *deq_load_component(struct loader *l, const json_t *o, const char *wh
     return type;
 }
 
-/* ---- what stands around the tokens ---- */
-
-static enum deq_rc read_model(struct loader *l, const json_t *model)
+static enum deq_rc read_model(struct loader *l, const json_t *root)
 {
+    const json_t *model = json_object_get(root, "model");
     const json_t *type = json_object_get(model, "type");
     if (!json_is_object(model))
         return BAD(l, "model: expected an object, found %s", deq_load_type(model));
@@ -98,7 +96,8 @@ static enum deq_rc read_model(struct loader *l, const json_t *model)
         return BAD(l, "model.type: expected a string, found %s", deq_load_type(type));
     if (!strcmp(name, "BPE")) {
         l->tok->model = MODEL_BPE;
-        return deq_load_bpe(l, model);
+        const enum deq_rc rc = deq_load_normalizer(l, json_object_get(root, "normalizer"));
+        return rc ? rc : deq_load_bpe(l, model);
     }
     if (!strcmp(name, "WordLevel")) {
         l->tok->model = MODEL_WORDLEVEL;
@@ -107,171 +106,15 @@ static enum deq_rc read_model(struct loader *l, const json_t *model)
     return BAD(l, "model.type: \"%.*s\" is not supported, expected \"BPE\" or \"WordLevel\"", deq_load_shown_z(name), name);
 }
 
-static enum deq_rc read_byte_level(struct loader *l, const json_t *o, const char *where, bool *ret_prefix, bool *ret_regex)
-{
-    bool trim = false;
-    enum deq_rc rc;
-    if ((rc = deq_load_bool(l, o, where, "add_prefix_space", true, ret_prefix)) ||
-        (rc = deq_load_bool(l, o, where, "use_regex", true, ret_regex)))
-        return rc;
-    return deq_load_bool(l, o, where, "trim_offsets", true, &trim); /* concerns offsets only */
-}
-
-static enum deq_rc read_split(struct loader *l, const json_t *o, const char *where)
-{
-    const char *regex = json_string_value(json_object_get(json_object_get(o, "pattern"), "Regex"));
-    const char *behavior = json_string_value(json_object_get(o, "behavior"));
-    bool invert = false;
-    enum deq_rc rc = deq_load_bool(l, o, where, "invert", false, &invert);
-    if (rc)
-        return rc;
-    if (!regex)
-        return BAD(l, "%s.pattern: expected {\"Regex\": \"...\"}", where);
-    if (!deq_pretok_find(regex, &l->tok->pretok))
-        return BAD(l, "%s.pattern.Regex: this expression is not supported: %.*s", where,
-                   (int)deq_utf8_complete(regex, DEQ_MIN(strlen(regex), (size_t)300)), regex);
-    /* the known expressions match every character, so that keeping all matches is the same as removing all non-matches */
-    if (behavior && ((!strcmp(behavior, "Isolated") && !invert) || (!strcmp(behavior, "Removed") && invert)))
-        return DEQ_OK;
-    return BAD(l, "%s.behavior: expected \"Isolated\" (or \"Removed\" with invert)", where);
-}
-
-static enum deq_rc read_pre_tokenizer(struct loader *l, const json_t *o)
-{
-    struct deq_tokenizer *tok = l->tok;
-    bool regex = false;
-    enum deq_rc rc;
-    const char *type = deq_load_component(l, o, "pre_tokenizer");
-    if (!type)
-        return DEQ_EFORMAT;
-    if (!strcmp(type, "ByteLevel")) {
-        if ((rc = read_byte_level(l, o, "pre_tokenizer", &tok->prefix_space, &regex)))
-            return rc;
-        tok->pretok = regex ? DEQ_PRETOK_GPT2 : DEQ_PRETOK_WHOLE;
-        return DEQ_OK;
-    }
-    if (strcmp(type, "Sequence"))
-        return BAD(l, "pre_tokenizer.type: \"%.*s\" is not supported, expected \"ByteLevel\" or \"Sequence\"", deq_load_shown_z(type), type);
-
-    const json_t *list = json_object_get(o, "pretokenizers"), *split = json_array_get(list, 0), *bytes = json_array_get(list, 1);
-    if (json_array_size(list) != 2)
-        return BAD(l, "pre_tokenizer.pretokenizers: expected [Split, ByteLevel]");
-    const char *a = deq_load_component(l, split, "pre_tokenizer.pretokenizers[0]");
-    const char *b = a ? deq_load_component(l, bytes, "pre_tokenizer.pretokenizers[1]") : NULL;
-    if (!b)
-        return DEQ_EFORMAT;
-    if (strcmp(a, "Split") || strcmp(b, "ByteLevel"))
-        return BAD(l, "pre_tokenizer.pretokenizers: expected [Split, ByteLevel], found [%.*s, %.*s]", deq_load_shown_z(a), a, deq_load_shown_z(b), b);
-    bool prefix = false;
-    if ((rc = read_split(l, split, "pre_tokenizer.pretokenizers[0]")) ||
-        (rc = read_byte_level(l, bytes, "pre_tokenizer.pretokenizers[1]", &prefix, &regex)))
-        return rc;
-    if (regex || prefix)
-        return BAD(l, "pre_tokenizer.pretokenizers[1]: after a Split, %s must be false", regex ? "use_regex" : "add_prefix_space");
-    return DEQ_OK;
-}
-
-static enum deq_rc read_affix(struct loader *l, const json_t *ids, const char *what, uint32_t **list, size_t *n)
-{
-    if (!json_is_array(ids) || !json_array_size(ids))
-        return BAD(l, "post_processor.special_tokens: \"%.*s\": expected ids: [...]", deq_load_shown_z(what), what);
-    for (size_t i = 0; i < json_array_size(ids); i++) {
-        uint32_t id;
-        enum deq_rc rc = deq_load_id(l, json_array_get(ids, i), "post_processor.special_tokens", what, &id);
-        if (rc)
-            return rc;
-        if (id >= l->tok->vocab_size || !l->tok->span[id].at)
-            return BAD(l, "post_processor.special_tokens: \"%.*s\": id %u is not in the vocabulary", deq_load_shown_z(what), what, id);
-        if (*n == MAX_AFFIX)
-            return BAD(l, "post_processor.single: more than %d tokens around a text", MAX_AFFIX);
-        if (!*list && !(*list = DEQ_NEW_ARRAY(uint32_t, MAX_AFFIX)))
-            return deq_load_no_memory(l);
-        (*list)[(*n)++] = id;
-    }
-    return DEQ_OK;
-}
-
-static enum deq_rc read_template(struct loader *l, const json_t *o)
-{
-    struct deq_tokenizer *tok = l->tok;
-    const json_t *single = json_object_get(o, "single"), *special = json_object_get(o, "special_tokens");
-    bool seen = false;
-    if (tok->n_before || tok->n_after)
-        return BAD(l, "post_processor: expected one TemplateProcessing, found two");
-    if (!json_is_array(single))
-        return BAD(l, "post_processor.single: expected an array, found %s", deq_load_type(single));
-    for (size_t i = 0; i < json_array_size(single); i++) {
-        const json_t *piece = json_array_get(single, i);
-        const char *seq = json_string_value(json_object_get(json_object_get(piece, "Sequence"), "id"));
-        const char *id = json_string_value(json_object_get(json_object_get(piece, "SpecialToken"), "id"));
-        if (seq && !strcmp(seq, "A") && !seen) {
-            seen = true;
-        } else if (id && !seq) {
-            const json_t *ids = json_object_get(json_object_get(special, id), "ids");
-            enum deq_rc rc = read_affix(l, ids, id, seen ? &tok->after : &tok->before, seen ? &tok->n_after : &tok->n_before);
-            if (rc)
-                return rc;
-        } else {
-            return BAD(l, "post_processor.single[%zu]: expected a SpecialToken or, once, Sequence A", i);
-        }
-    }
-    return seen ? DEQ_OK : BAD(l, "post_processor.single: Sequence A is missing");
-}
-
-static enum deq_rc read_post_processor(struct loader *l, const json_t *o, bool nested)
-{
-    if (deq_load_absent(o))
-        return DEQ_OK;
-    const char *type = deq_load_component(l, o, "post_processor");
-    if (!type)
-        return DEQ_EFORMAT;
-    if (!strcmp(type, "ByteLevel"))
-        return DEQ_OK; /* concerns offsets only */
-    if (!strcmp(type, "TemplateProcessing"))
-        return read_template(l, o);
-    if (strcmp(type, "Sequence") || nested)
-        return BAD(l, "post_processor.type: \"%.*s\" is not supported, expected null, \"ByteLevel\" or \"TemplateProcessing\"",
-                   deq_load_shown_z(type), type);
-    const json_t *list = json_object_get(o, "processors");
-    if (!json_is_array(list))
-        return BAD(l, "post_processor.processors: expected an array, found %s", deq_load_type(list));
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *item = json_array_get(list, i);
-        enum deq_rc rc = deq_load_absent(item) ? BAD(l, "post_processor.processors[%zu]: expected an object, found null", i)
-                                               : read_post_processor(l, item, true);
-        if (rc)
-            return rc;
-    }
-    return DEQ_OK;
-}
-
-/* What stands around a BPE model, the post-processor apart. */
-static enum deq_rc read_bpe_around(struct loader *l, const json_t *root)
-{
-    const json_t *normalizer = json_object_get(root, "normalizer"), *decoder = json_object_get(root, "decoder");
-    enum deq_rc rc;
-    if (!deq_load_absent(normalizer)) {
-        const char *type = deq_load_component(l, normalizer, "normalizer");
-        return type ? BAD(l, "normalizer.type: \"%.*s\" is not supported, expected null", deq_load_shown_z(type), type) : DEQ_EFORMAT;
-    }
-    if ((rc = read_pre_tokenizer(l, json_object_get(root, "pre_tokenizer"))))
-        return rc;
-    const char *type = deq_load_component(l, decoder, "decoder");
-    if (!type)
-        return DEQ_EFORMAT;
-    return strcmp(type, "ByteLevel") ? BAD(l, "decoder.type: \"%.*s\" is not supported, expected \"ByteLevel\"", deq_load_shown_z(type), type)
-                                     : DEQ_OK;
-}
-
 static enum deq_rc read_root(struct loader *l, const json_t *root)
 {
     enum deq_rc rc;
     if (!json_is_object(root))
         return BAD(l, "expected an object, found %s", deq_load_type(root));
-    if ((rc = deq_load_added(l, json_object_get(root, "added_tokens"))) || (rc = read_model(l, json_object_get(root, "model"))))
+    if ((rc = deq_load_added(l, json_object_get(root, "added_tokens"))) || (rc = read_model(l, root)))
         return rc;
-    rc = l->tok->model == MODEL_WORDLEVEL ? deq_load_wordlevel_around(l, root) : read_bpe_around(l, root);
-    return rc ? rc : read_post_processor(l, json_object_get(root, "post_processor"), false);
+    rc = l->tok->model == MODEL_WORDLEVEL ? deq_load_wordlevel_around(l, root) : deq_load_bpe_around(l, root);
+    return rc ? rc : deq_load_post_processor(l, json_object_get(root, "post_processor"));
 }
 
 static enum deq_rc parse_json(struct loader *l, const char *json, size_t len, json_t **ret)
@@ -334,7 +177,8 @@ static enum deq_rc load_gpt2(const char *vocab_path, const char *merges_path, st
         rc = BAD(&l, "expected an object of token: id, found %s", deq_load_type(vocab));
         goto out;
     }
-    l.tok->pretok = DEQ_PRETOK_GPT2;
+    l.tok->pretok[0] = DEQ_PRETOK_GPT2;
+    l.tok->n_pretok = 1;
     if ((eot = json_object_get(vocab, end_of_text))) {
         if (!(l.tok->added = DEQ_NEW(struct deq_added))) {
             rc = deq_load_no_memory(&l);

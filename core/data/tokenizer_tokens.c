@@ -74,6 +74,23 @@ static enum deq_rc twice(struct loader *l, const struct deq_added *a)
     return BAD(l, "added_tokens: \"%.*s\" stands there twice", deq_load_shown_z(a->content), a->content);
 }
 
+/* A normalized token is searched for in normalised text; the reference then searches for its content's form. */
+static enum deq_rc check_normal(struct loader *l, const struct deq_added *a)
+{
+    for (size_t i = 0; i < l->tok->n_forms; i++) {
+        struct deq_buf form;
+        deq_buf_init(&form, DEQ_TOKENIZER_MAX_FILE_BYTES);
+        const bool ok = deq_normalize(l->tok->form[i], a->content, a->len, &form), same = ok && form.len == a->len && !memcmp(form.data, a->content, a->len);
+        deq_buf_free(&form);
+        if (!ok)
+            return deq_load_no_memory(l);
+        if (!same)
+            return BAD(l, "added_tokens: \"%.*s\" is normalized, and the normalizer makes something else of it: this is not supported",
+                       deq_load_shown_z(a->content), a->content);
+    }
+    return DEQ_OK;
+}
+
 static enum deq_rc index_added(struct loader *l)
 {
     struct deq_tokenizer *tok = l->tok;
@@ -94,6 +111,9 @@ static enum deq_rc index_added(struct loader *l)
         const struct deq_added *a = tok->set[1].item[i];
         if (deq_added_find(&tok->set[0], a->content, a->len))
             return twice(l, a);
+        const enum deq_rc rc = check_normal(l, a);
+        if (rc)
+            return rc;
     }
     return DEQ_OK;
 }

@@ -38,7 +38,7 @@ static unsigned count_wrong(const struct deq_pages *p, const struct deq_ring s[S
 
 TEST(pages_are_counted)
 {
-    struct deq_pages p;
+    struct deq_pages p = {0};
     struct deq_ring s[SEQS] = {{0}};
     size_t length[SEQS] = {0};
     struct deq_err e = {0};

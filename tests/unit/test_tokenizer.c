@@ -10,6 +10,7 @@
 #include "core/base/rng.h"
 #include "core/data/bpe.h"
 #include "core/data/bpe_train.h"
+#include "core/data/normalize.h"
 #include "core/data/pretok.h"
 #include "tests/unit/test.h"
 
@@ -327,6 +328,68 @@ TEST(added_tokens)
     deq_tokenizer_free(tok);
 }
 
+static bool normal(enum deq_form form, const char *s, const char *want)
+{
+    struct deq_buf out;
+    deq_buf_init(&out, 1 << 20);
+    const bool ok = deq_normalize(form, s, strlen(s), &out) && out.len == strlen(want) && !memcmp(out.len ? out.data : "", want, out.len);
+    deq_buf_free(&out);
+    return ok;
+}
+
+TEST(normal_forms)
+{
+    CHECK(normal(DEQ_NFC, "", "") && normal(DEQ_NFC, "plain", "plain"));
+    CHECK(normal(DEQ_NFC, "e\xcc\x81t e\xcc\x81", "\xc3\xa9t \xc3\xa9"));
+    CHECK(normal(DEQ_NFD, "\xc3\xa9", "e\xcc\x81"));
+    CHECK(normal(DEQ_NFKC, "\xef\xac\x81 \xc2\xbd", "fi 1\xe2\x81\x84""2") && normal(DEQ_NFC, "\xef\xac\x81", "\xef\xac\x81"));
+    CHECK(normal(DEQ_NFKD, "\xe1\xba\x9b\xcc\xa3", "s\xcc\xa3\xcc\x87"));
+    CHECK(normal(DEQ_NFC, "\xe1\x84\x80\xe1\x85\xa1\xe1\x86\xa8", "\xea\xb0\x81")); /* Hangul */
+    CHECK(normal(DEQ_NFC, "a\xff" "e\xcc\x81\xcc\xff\xcc\x81", "a\xff\xc3\xa9\xcc\xff\xcc\x81")); /* other bytes stay */
+    CHECK(normal(DEQ_NFC, "a\xcc\x81\xcc\xa3", "\xe1\xba\xa1\xcc\x81")); /* marks in order first */
+}
+
+TEST(normalizer_and_stages)
+{
+    struct deq_tokenizer *tok = parse_with("\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFKD\"}, {\"type\": \"NFC\"}]}");
+    ENCODES(tok, "\xef\xbd\x81\xef\xbd\x82<s>c", true, 4, 7, 2); /* full width a, b */
+    deq_tokenizer_free(tok);
+    char *json = with(SMALL, SMALL_ADDED, SMALL_ADDED ", {\"id\": 20, \"content\": \"ba\", \"normalized\": true}, {\"id\": 21, \"content\": \"cc\", \"normalized\": false}");
+    char *normal_json = with(json, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFKC\"}");
+    tok = parse(normal_json);
+    ENCODES(tok, "a\xef\xbd\x82" "a\xef\xbd\x83" "c", true, 0, 20, 2, 2); /* "ba" after, "cc" before the form */
+    deq_tokenizer_free(tok);
+    deq_free(normal_json);
+    deq_free(json);
+    json = with(SMALL, SMALL_ADDED, SMALL_ADDED ", {\"id\": 20, \"content\": \"\xef\xbd\x82\", \"normalized\": true}");
+    normal_json = with(json, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFKC\"}");
+    struct deq_err err = {0};
+    CHECK(deq_tokenizer_parse(normal_json, strlen(normal_json), "x", &tok, &err) == DEQ_EFORMAT && strstr(err.text, "the normalizer makes something else of it"));
+    deq_free(normal_json);
+    deq_free(json);
+    static const char *const digits[] = {"true", "false"};
+    for (size_t i = 0; i < 2; i++) {
+        char stages[512];
+        snprintf(stages, sizeof stages, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": %s}, " BYTE_LEVEL "]}",
+                 digits[i]);
+        json = with(SMALL, "\"pre_tokenizer\": " BYTE_LEVEL, stages);
+        normal_json = with(json, "\"a\": 0, \"b\": 1", "\"a\": 0, \"b\": 1, \"1\": 10, \"11\": 11");
+        deq_free(json);
+        json = with(normal_json, "[\"a b\"", "[\"1 1\", \"a b\"");
+        deq_free(normal_json);
+        tok = parse(json);
+        if (i)
+            ENCODES(tok, "ab11 11ab", false, 4, 11, 3, 11, 4);
+        else
+            ENCODES(tok, "ab11 11ab", false, 4, 10, 10, 3, 10, 10, 4);
+        deq_tokenizer_free(tok);
+        deq_free(json);
+    }
+    tok = parse_with("\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" BYTE_LEVEL "]}");
+    ENCODES(tok, "ab", false, 4);
+    deq_tokenizer_free(tok);
+}
+
 TEST(template_of_post_processor)
 {
     static const char *const forms[] = {
@@ -362,7 +425,9 @@ TEST(damaged_files_are_refused_by_name)
     } cases[] = {
         {"{\"version\"", "[{\"version\"", "line 1"},
         {"\"version\": \"1.0\"", "\"model\": {}", "duplicate"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "normalizer.type: \"NFC\" is not supported"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Lowercase\"}", "normalizer.type: \"Lowercase\" is not supported"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, 1]}", "normalizer.normalizers[]: expected an object"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\"}", "normalizer.normalizers: expected an array, found nothing"},
         {"\"normalizer\": null", "\"normalizer\": 7", "normalizer: expected an object, found an integer"},
         {"\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model.type: \"Unigram\" is not supported"},
         {"\"type\": \"BPE\"", "\"type\": 3", "model.type: expected a string, found an integer"},
@@ -414,9 +479,9 @@ TEST(damaged_files_are_refused_by_name)
          "\"<t>\" stands there twice"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": null", "pre_tokenizer: expected an object, found null"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Whitespace\"}", "\"Whitespace\" is not supported"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}", "[Split, ByteLevel]"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}", "ByteLevel at the end, found nothing"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [" BYTE_LEVEL ", " BYTE_LEVEL
-         "]}", "found [ByteLevel, ByteLevel]"},
+         "]}", "found \"ByteLevel\" as number 1 of 2"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
          "\"pattern\": {\"Regex\": \"\\\\w+|x\"}, \"behavior\": \"Isolated\", \"invert\": false}, " BYTE_LEVEL "]}", "not supported: \\w+|x"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "

@@ -6,6 +6,7 @@
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/data/added.h"
+#include "core/data/normalize.h"
 #include "core/data/pretok.h"
 #include "tests/unit/test.h"
 
@@ -77,10 +78,28 @@ TEST(tokenizer_text_is_linear)
     for (size_t u = 0; gpt2 && u < DEQ_COUNT(units); u++) {
         struct text t = {.tok = gpt2, .unit = units[u]};
         CHECK_LINEAR(encode, &t, 20000, "unit %zu", u);
-        for (t.kind = DEQ_PRETOK_GPT2; t.kind <= DEQ_PRETOK_QWEN2; t.kind++)
+        for (t.kind = DEQ_PRETOK_GPT2; t.kind <= DEQ_PRETOK_DIGITS; t.kind++)
             CHECK_LINEAR(cut, &t, 20000, "unit %zu, splitter %d", u, (int)t.kind);
     }
     deq_tokenizer_free(gpt2);
+}
+
+static void form(void *ctx, size_t n)
+{
+    struct deq_buf out;
+    char *s = repeated(ctx, n);
+    deq_buf_init(&out, 64 << 20);
+    CHECK(deq_normalize(DEQ_NFC, s, n, &out));
+    deq_buf_free(&out);
+    deq_free(s);
+}
+
+TEST(normal_forms_are_linear)
+{
+    /* marks that must change places, marks that join, jamo, bytes that are no text */
+    static char units[][16] = {"\xcc\x81\xcc\xa3", "e\xcc\x81", "\xe1\x84\x80\xe1\x85\xa1", "\xcc", "a"};
+    for (size_t u = 0; u < DEQ_COUNT(units); u++)
+        CHECK_LINEAR(form, units[u], 12000, "unit %zu", u);
 }
 
 TEST(added_tokens_in_text_are_linear)
