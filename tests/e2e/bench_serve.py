@@ -159,7 +159,7 @@ def test_many_streams():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < n + 100:
         return skip("open files are limited to %d" % hard)
-    with Daemon("server.max_connections=%d" % (n + 50), "queue.max_requests=%d" % n, "engine.max_sequences=2") as d:
+    with Daemon("server.max_connections=%d" % (n + 50), "queue.max_requests=%d" % (2 * n), "engine.max_sequences=2") as d:
         seen, over = [0], threading.Event()
 
         def watch():
