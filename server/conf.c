@@ -191,7 +191,7 @@ static bool is_seed(const char *s)
 /* What one option's range cannot say. */
 static enum deq_rc check_together(struct conf *c, struct deq_err *err)
 {
-    struct listen_address a;
+    struct listen_address a, admin;
     if (c->tol_min > c->tol_max)
         return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min, (double)c->tol_max);
     if (c->max_logits_bytes > c->answer_bytes)
@@ -212,7 +212,9 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
     if (!rc)
         rc = listen_parse("server.listen", c->listen, &a, err);
     if (!rc && c->admin_listen[0])
-        rc = listen_parse("server.admin_listen", c->admin_listen, &a, err);
+        rc = listen_parse("server.admin_listen", c->admin_listen, &admin, err);
+    if (!rc && c->admin_listen[0] && !memcmp(&a.addr, &admin.addr, sizeof a.addr) && !listen_takes_free_port(&a))
+        rc = deq_fail(err, DEQ_EINVAL, "server.admin_listen: %s is server.listen's address too", c->admin_listen);
     return rc;
 }
 

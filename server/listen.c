@@ -64,6 +64,12 @@ enum deq_rc listen_parse(const char *option, const char *text, struct listen_add
     return DEQ_OK;
 }
 
+bool listen_takes_free_port(const struct listen_address *a)
+{
+    return (a->addr.ss_family == AF_INET && !((const struct sockaddr_in *)&a->addr)->sin_port) ||
+           (a->addr.ss_family == AF_INET6 && !((const struct sockaddr_in6 *)&a->addr)->sin6_port);
+}
+
 static void address_text(const struct listen_address *a, const char *text, char ret[160])
 {
     char host[INET6_ADDRSTRLEN];

@@ -16,6 +16,8 @@ struct listen_address {
 
 /* option stands in messages ("server.listen"). */
 enum deq_rc listen_parse(const char *option, const char *text, struct listen_address *ret, struct deq_err *err);
+/* Port 0: the system picks one. */
+bool listen_takes_free_port(const struct listen_address *a);
 /* A listening, non-blocking socket. The address in use (port 0 resolved) goes to ret_text [160]. A file that a dead daemon left at a unix address is
  * replaced; one that answers is not. */
 enum deq_rc listen_open(const char *option, const char *text, int *ret_fd, char ret_text[160], struct deq_err *err);

@@ -182,6 +182,12 @@ static int cannot_start(const struct deq_err *err)
     return code;
 }
 
+static enum deq_rc take_kernels(struct deq_err *err)
+{
+    const char *level = getenv("DEQ_CPU");
+    return !level || !*level || deq_kern_force(level) ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
+}
+
 /* --check-config: what else a start would refuse. */
 static int check_config(const struct conf *c)
 {
@@ -189,7 +195,9 @@ static int check_config(const struct conf *c)
     struct tls *tls = NULL;
     struct deq_err err;
     memory_begin();
-    enum deq_rc rc = auth_new(c->keys_file, &auth, &err);
+    enum deq_rc rc = take_kernels(&err);
+    if (!rc)
+        rc = auth_new(c->keys_file, &auth, &err);
     if (!rc && c->tls_cert[0])
         rc = tls_new(c->tls_cert, c->tls_key, &tls, &err);
     if (!rc)
@@ -267,15 +275,14 @@ int main(int argc, char **argv)
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
 
     const uint64_t t0 = deq_now_ns();
-    const char *level = getenv("DEQ_CPU");
     metrics_init(&metrics);
     deq_budget_init(&budget, conf.answer_bytes);
     service = (struct service){.conf = &conf, .metrics = &metrics, .budget = &budget, .started_ms = deq_wall_ms()};
     const struct http_handler handler = {route_check, route_handle, &service, &budget};
     memory_begin();
     enum deq_rc rc = log_start(&err);
-    if (!rc && level && !deq_kern_force(level))
-        rc = deq_fail(&err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
+    if (!rc)
+        rc = take_kernels(&err);
     snprintf(status, sizeof status, "loading %s", conf.model_path);
     if (!rc)
         rc = notify_start(status, &err);

@@ -47,7 +47,7 @@ static const char *nearest(const char *name)
 static int run(int argc, char **argv)
 {
     const char *level = getenv("DEQ_CPU");
-    if (level && !deq_kern_force(level)) {
+    if (level && *level && !deq_kern_force(level)) {
         fprintf(stderr, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)\n", level);
         return CLI_USAGE;
     }

@@ -529,10 +529,12 @@ def test_configuration_errors():
         fails(["--check-confg"], 2, "did you mean --check-config?")
         fails(["--listen", "8080"], 2, "did you mean 127.0.0.1:8080?")
         file("server: [\n", "line 2", "flow")
+        fails(["--check-config"], 2, "DEQ_CPU", "foo", env={"DEQ_CPU": "foo"})
+        fails(["--check-config", "--listen", "127.0.0.1:9", "--set", "server.admin_listen=localhost:9"], 2, "server.admin_listen", "server.listen")
         for name in ("a/", "/a", "a//b", ".a", "a/.b", "../a", "a b", "caf\u00e9", "x" * 97):
             fails(["--check-config", "--set", "model.name=" + name], 2, "model.name")
         # empty is unset, and a Service that is called like the daemon announces itself by such names
-        empty = {"DEQD_CONFIG": "", "DEQD_SERVER_LISTEN": "", "DEQD_ENGINE_THREADS": "", "DEQD_NOTHING": ""}
+        empty = {"DEQ_CPU": "", "DEQD_CONFIG": "", "DEQD_SERVER_LISTEN": "", "DEQD_ENGINE_THREADS": "", "DEQD_NOTHING": ""}
         links = {"DEQD_SERVICE_HOST": "10.0.0.1", "DEQD_SERVICE_PORT": "80", "DEQD_SERVICE_PORT_HTTP": "80", "DEQD_PORT": "tcp://10.0.0.1:80", "DEQD_PORT_80_TCP": "tcp://10.0.0.1:80",
                  "DEQD_PORT_80_TCP_PROTO": "tcp", "DEQD_PORT_80_TCP_PORT": "80", "DEQD_PORT_80_TCP_ADDR": "10.0.0.1", "DEQD_METRICS_SERVICE_HOST": "10.0.0.2", "DEQD_METRICS_PORT_80_TCP": "x"}
         for env in (empty, links):
