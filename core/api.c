@@ -29,9 +29,9 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch *ret_arch, struct d
     enum deq_rc rc = deq_config_load(path, ret_arch, err);
     if (!rc)
         rc = deq_tokenizer_load(dir, ret_tok, err);
-    if (!rc && deq_tokenizer_vocab_size(*ret_tok) > ret_arch->vocab_size)
+    if (!rc && deq_tokenizer_vocab_size(*ret_tok) > ret_arch->vocab.size)
         rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
-                      deq_tokenizer_vocab_size(*ret_tok) - 1, ret_arch->vocab_size);
+                      deq_tokenizer_vocab_size(*ret_tok) - 1, ret_arch->vocab.size);
     return rc;
 }
 
@@ -67,8 +67,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
 {
     const struct deq_arch *a = &m->arch;
     const struct deq_cell shape = deq_transformer_shape(a, 0, 0, 1);
-    return (struct deq_model_info){.vocab_size = a->vocab_size,
-                                   .d_model = a->d_model,
+    return (struct deq_model_info){.vocab_size = a->vocab.size,
+                                   .d_model = a->vocab.d_model,
                                    .n_head = a->n_head,
                                    .d_head = a->d_head,
                                    .d_inner = a->d_inner,
@@ -77,16 +77,16 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .parameters = m->cell->parameters,
                                    .weight_bytes = m->cell->bytes,
                                    .cache_bytes_per_token = shape.page_bytes / shape.page_tok,
-                                   .eos_id = a->eos_id,
+                                   .eos_id = a->vocab.eos_id,
                                    .norm = deq_norm_name(a->norm),
                                    .dtype = m->cell->bf16 ? "bf16" : "f32",
                                    .kernels = deq_kern()->name,
-                                   .solver = a->solver.method,
-                                   .warm_start = a->warm,
-                                   .tol = a->solver.tol,
-                                   .max_iter = a->solver.max_iter,
-                                   .memory = a->solver.memory,
-                                   .window = a->row_window,
+                                   .solver = a->serving.solver.method,
+                                   .warm_start = a->serving.warm,
+                                   .tol = a->serving.solver.tol,
+                                   .max_iter = a->serving.solver.max_iter,
+                                   .memory = a->serving.solver.memory,
+                                   .window = a->serving.row_window,
                                    .has_predictor = a->predictor_hidden != 0,
                                    .fingerprint = m->fingerprint};
 }
@@ -117,12 +117,12 @@ struct deq_request deq_request_defaults(const struct deq_model *m)
     const struct deq_arch *a = &m->arch;
     return (struct deq_request){.max_tokens = 16,
                                 .sampling = {.top_p = 1},
-                                .solve = {.solver = a->solver.method,
-                                          .warm_start = a->warm,
-                                          .tol = a->solver.tol,
-                                          .max_iter = a->solver.max_iter,
-                                          .min_iter = a->solver.min_iter,
-                                          .window = a->row_window}};
+                                .solve = {.solver = a->serving.solver.method,
+                                          .warm_start = a->serving.warm,
+                                          .tol = a->serving.solver.tol,
+                                          .max_iter = a->serving.solver.max_iter,
+                                          .min_iter = a->serving.solver.min_iter,
+                                          .window = a->serving.row_window}};
 }
 
 enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err)
@@ -142,7 +142,7 @@ enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struc
     }
     if (!rc) {
         shape = deq_transformer_shape(&arch, o.max_rows, deq_engine_pages(&shape, &o), o.threads);
-        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch, &o, &shape)};
+        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch.serving, &o, &shape)};
     }
     deq_tokenizer_free(tok);
     return rc;
@@ -160,7 +160,7 @@ enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_op
     if (rc)
         return rc;
     rc = deq_transformer_open(m->cell, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, err);
-    if (!rc && (rc = deq_engine_open(cell, &m->arch, pool, &o, ret, err)))
+    if (!rc && (rc = deq_engine_open(cell, &m->arch.vocab, &m->arch.serving, pool, &o, ret, err)))
         cell->ops->free(cell);
     if (rc)
         deq_pool_free(pool);

@@ -7,7 +7,7 @@
 enum deq_rc deq_segment_new(const struct deq_weights *w, size_t streams, size_t segment, size_t memory, const struct deq_solver_opts *o,
                             struct deq_segment **ret, struct deq_err *err)
 {
-    const size_t dim = segment * w->arch.d_model;
+    const size_t dim = segment * w->arch.vocab.d_model;
     struct deq_segment *s = DEQ_NEW(struct deq_segment);
     if (!s)
         return deq_fail(err, DEQ_ENOMEM, "no memory for segments");
@@ -47,7 +47,7 @@ static void evaluate(void *ctx, const float *z, float *fz)
 
 enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, size_t t, struct deq_solve_report *ret, struct deq_err *err)
 {
-    const size_t dim = t * s->weights->arch.d_model;
+    const size_t dim = t * s->weights->arch.vocab.d_model;
     deq_seq_length(s->seq, t);
     deq_seq_begin(s->seq, s->weights, tokens, 0, 0, 0);
     memset(s->start, 0, s->streams * dim * sizeof(float));

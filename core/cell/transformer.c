@@ -61,7 +61,7 @@ static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_arch *a = &c->t->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->d_model;
+    const size_t D = a->vocab.d_model;
     for ROWS_OF (thread, n_threads, c->m) {
         memcpy(c->x + r * D, c->block ? c->rows->fz[r] : c->rows->z[r], D * sizeof(float));
         if (a->norm == DEQ_NORM_POST)
@@ -75,7 +75,7 @@ static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const size_t HD3 = 3 * (size_t)c->t->arch.n_head * c->t->arch.d_head;
-    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->block[c->block].qkv, c->qkv, HD3, thread, n_threads);
+    deq_gemm_exact(c->n, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].qkv, c->qkv, HD3, thread, n_threads);
 }
 
 static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t logical)
@@ -153,7 +153,7 @@ static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const size_t HD = (size_t)c->t->arch.n_head * c->t->arch.d_head;
-    deq_gemm_exact(c->av, HD, c->m, &c->t->block[c->block].out, c->y, c->t->arch.d_model, thread, n_threads);
+    deq_gemm_exact(c->av, HD, c->m, &c->t->block[c->block].out, c->y, c->t->arch.vocab.d_model, thread, n_threads);
 }
 
 /* s = x + (y + b_o);  n = the FFN's input */
@@ -162,7 +162,7 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_arch *a = &c->t->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->d_model;
+    const size_t D = a->vocab.d_model;
     for ROWS_OF (thread, n_threads, c->m) {
         float *s = c->s + r * D;
         c->kern->add(s, c->y + r * D, w->out_b, D);
@@ -179,7 +179,7 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_up(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->t->arch.d_model, c->m, &c->t->block[c->block].up, c->act, c->t->arch.d_inner, thread, n_threads);
+    deq_gemm_exact(c->n, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].up, c->act, c->t->arch.d_inner, thread, n_threads);
 }
 
 static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
@@ -193,7 +193,7 @@ static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_down(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->act, c->t->arch.d_inner, c->m, &c->t->block[c->block].down, c->y, c->t->arch.d_model, thread, n_threads);
+    deq_gemm_exact(c->act, c->t->arch.d_inner, c->m, &c->t->block[c->block].down, c->y, c->t->arch.vocab.d_model, thread, n_threads);
 }
 
 /* f = (n or s) + (y + b_2), post-normed where the variant says so */
@@ -202,7 +202,7 @@ static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_arch *a = &c->t->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->d_model;
+    const size_t D = a->vocab.d_model;
     for ROWS_OF (thread, n_threads, c->m) {
         float *f = c->rows->fz[r];
         c->kern->add(f, c->y + r * D, w->down_b, D);
@@ -229,7 +229,7 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     c->rows = rows;
     c->m = rows->n;
     const struct deq_arch *a = &c->t->arch;
-    const size_t m = rows->n, D = a->d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
+    const size_t m = rows->n, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
     for (c->block = 0; c->block < a->n_block; c->block++) {
         run(c, stage_input, m * D);
         run(c, stage_qkv, m * D * 3 * HD);
@@ -251,7 +251,7 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
 static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.d_model;
+    const size_t D = c->t->arch.vocab.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
         deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->x + r * D);
@@ -262,7 +262,7 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->t->arch.d_model, c->m, &c->t->block[c->block].inject, c->qkv, deq_inject_dim(&c->t->arch), thread, n_threads);
+    deq_gemm_exact(c->x, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].inject, c->qkv, deq_inject_dim(&c->t->arch), thread, n_threads);
 }
 
 static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
@@ -280,7 +280,7 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
     c->m = n;
     c->tokens = tokens;
     c->out = u;
-    const size_t D = c->t->arch.d_model, U = deq_inject_dim(&c->t->arch);
+    const size_t D = c->t->arch.vocab.d_model, U = deq_inject_dim(&c->t->arch);
     run(c, stage_embed, n * D);
     for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
         run(c, stage_inject, n * D * U);
@@ -292,7 +292,7 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
 static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.d_model;
+    const size_t D = c->t->arch.vocab.d_model;
     const float root = sqrtf((float)D);
     for ROWS_OF (thread, n_threads, c->m) {
         deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->s + r * D);
@@ -304,7 +304,7 @@ static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_pred_hidden(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.d_model, Hp = c->t->arch.predictor_hidden;
+    const size_t D = c->t->arch.vocab.d_model, Hp = c->t->arch.predictor_hidden;
     deq_gemm_exact(c->s, D, c->m, &c->t->pred_tok, c->n, Hp, thread, n_threads);
     deq_gemm_exact(c->y, D, c->m, &c->t->pred_state, c->x, Hp, thread, n_threads);
 }
@@ -322,13 +322,13 @@ static void stage_pred_relu(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_pred_out(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->t->arch.predictor_hidden, c->m, &c->t->pred_out, c->y, c->t->arch.d_model, thread, n_threads);
+    deq_gemm_exact(c->n, c->t->arch.predictor_hidden, c->m, &c->t->pred_out, c->y, c->t->arch.vocab.d_model, thread, n_threads);
 }
 
 static void stage_pred_bias(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.d_model;
+    const size_t D = c->t->arch.vocab.d_model;
     for ROWS_OF (thread, n_threads, c->m)
         c->kern->add(c->out[r], c->y + r * D, c->t->vectors->pred_out_b, D);
 }
@@ -340,7 +340,7 @@ static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens
     c->tokens = tokens;
     c->in = z_prev;
     c->out = z0;
-    const size_t D = c->t->arch.d_model, Hp = c->t->arch.predictor_hidden;
+    const size_t D = c->t->arch.vocab.d_model, Hp = c->t->arch.predictor_hidden;
     run(c, stage_pred_gather, n * D);
     run(c, stage_pred_hidden, 2 * n * D * Hp);
     run(c, stage_pred_relu, n * Hp);
@@ -351,7 +351,7 @@ static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens
 static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.d_model;
+    const size_t D = c->t->arch.vocab.d_model;
     for ROWS_OF (thread, n_threads, c->m) {
         if (c->t->arch.final_norm)
             norm(c, c->in[r], D, c->t->vectors->final_norm_g, c->t->vectors->final_norm_b, c->n + r * D);
@@ -365,7 +365,7 @@ static void final_norm(struct cell *c, const struct deq_rows *rows)
 {
     c->m = rows->n;
     c->in = rows->z;
-    run(c, stage_final_norm, rows->n * c->t->arch.d_model);
+    run(c, stage_final_norm, rows->n * c->t->arch.vocab.d_model);
 }
 
 static void cell_readout(struct deq_cell *base, const struct deq_rows *rows, float *const *logits, float *const *tails)
@@ -420,7 +420,7 @@ static size_t reach_of(const struct deq_arch *a, uint32_t n_pages)
 
 static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, struct deq_layout *l)
 {
-    const size_t R = c->base.max_rows, D = a->d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
+    const size_t R = c->base.max_rows, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
     const size_t row_pages = c->reach / DEQ_KV_PAGE_TOK + 2;
     DEQ_PART(l, c->pages, c->base.n_pages * c->kv.page_floats);
     DEQ_PART(l, c->x, R * wide);
@@ -436,7 +436,7 @@ static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, 
     for (unsigned i = 0; i < threads; i++) {
         struct thread_scratch counted, *own = l->base ? &c->thread[i] : &counted;
         DEQ_PART(l, own->scores, (row_pages + 1) * DEQ_KV_PAGE_TOK);
-        DEQ_PART(l, own->emb, deq_cluster_embed(a, 0));
+        DEQ_PART(l, own->emb, deq_cluster_embed(&a->vocab, 0));
         DEQ_PART(l, own->qr, 3 * c->kv.v_stride);
         DEQ_PART(l, own->k, row_pages);
         DEQ_PART(l, own->v, row_pages);
@@ -447,11 +447,11 @@ static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, 
 struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads)
 {
     struct cell c = {.base = {.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
-                              .state_dim = a->d_model,
+                              .state_dim = a->vocab.d_model,
                               .inject_dim = deq_inject_dim(a) * a->n_block,
-                              .vocab_size = a->vocab_size,
+                              .vocab_size = a->vocab.size,
                               .max_rows = max_rows,
-                              .n_tails = a->n_cutoffs,
+                              .n_tails = a->vocab.n_cutoffs,
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},

@@ -27,7 +27,7 @@ static void cut(struct cut *c, float **slot, size_t floats)
 static void layout(struct deq_seq *s, struct cut *c, bool dropout)
 {
     const struct deq_arch *a = &s->arch;
-    const size_t N = s->n, T = s->t, R = s->t + s->m_max, D = a->d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->n, T = s->t, R = s->t + s->m_max, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     c->at = 0;
     cut(c, &s->e, N * D);
     cut(c, &s->sin, R * D);
@@ -69,10 +69,10 @@ static void layout(struct deq_seq *s, struct cut *c, bool dropout)
     cut(c, &s->w_tt, 64 * R);
     cut(c, &s->w_tt2, 64 * R);
     cut(c, &s->w_td, 64 * (size_t)a->d_head);
-    cut(c, &s->tails, s->loss_rows * a->n_cutoffs);
-    cut(c, &s->gather, s->loss_rows * a->d_model);
-    cut(c, &s->hidden, s->loss_rows * deq_cluster_embed(a, 0));
-    cut(c, &s->logits, s->loss_rows * (size_t)a->vocab_size);
+    cut(c, &s->tails, s->loss_rows * a->vocab.n_cutoffs);
+    cut(c, &s->gather, s->loss_rows * a->vocab.d_model);
+    cut(c, &s->hidden, s->loss_rows * deq_cluster_embed(&a->vocab, 0));
+    cut(c, &s->logits, s->loss_rows * (size_t)a->vocab.size);
 }
 
 enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t memory, unsigned n_tapes, bool dropout, struct deq_seq **ret,
@@ -88,7 +88,7 @@ enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t 
     s->m_max = memory;
     s->xwt = deq_gemm_xwt;
     s->dyw = deq_gemm_dyw;
-    s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / arch->vocab_size), (size_t)1);
+    s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / arch->vocab.size), (size_t)1);
     s->n_tapes = n_tapes;
     struct cut c = {0};
     layout(s, &c, dropout);
@@ -98,7 +98,7 @@ enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t 
     c.mem = s->mem;
     layout(s, &c, dropout);
     for (size_t i = 0; i < t + memory; i++)
-        deq_sinusoid((uint32_t)(t + memory - 1 - i), arch->d_model, s->sin + i * arch->d_model);
+        deq_sinusoid((uint32_t)(t + memory - 1 - i), arch->vocab.d_model, s->sin + i * arch->vocab.d_model);
     *ret = s;
     return DEQ_OK;
 nomem:
@@ -179,7 +179,7 @@ static void draw_mask(float *mask, size_t n, float dropout, uint64_t seed, uint6
 void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, float dropout, uint64_t seed, uint64_t step)
 {
     const struct deq_kern *k = deq_kern();
-    const size_t D = s->arch.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->t_max + s->m_max;
+    const size_t D = s->arch.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->t_max + s->m_max;
     const float root = sqrtf((float)D);
     s->w = w;
     s->tokens = tokens;
@@ -209,7 +209,7 @@ void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_
 void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
 {
     const struct deq_kern *k = deq_kern();
-    const size_t D = s->arch.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head;
+    const size_t D = s->arch.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head;
     const float root = sqrtf((float)D);
     float *d_e = s->w_nd;
     memset(d_e, 0, s->n * D * sizeof(float));
@@ -234,7 +234,7 @@ void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
  * what is small beside it: what was lost (Knuth's two-sum, exact) is kept and given back at the end of the evaluation. */
 static void add_carry(struct deq_seq *s, float *y, const float *x)
 {
-    const size_t n = s->n * s->arch.d_model;
+    const size_t n = s->n * s->arch.vocab.d_model;
     if (!deq_norm_keeps(s->arch.norm)) {
         deq_kern()->add(y, y, x, n);
         return;
@@ -251,7 +251,7 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
     const struct deq_kern *k = deq_kern();
     const struct deq_arch *a = &s->arch;
     const struct deq_block_weights *w = &s->w->block[l];
-    const size_t N = s->n, D = a->d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->n, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     const float *in = t->x, *av = t->av;
 
     memcpy(t->x, x, N * D * sizeof(float));
@@ -296,7 +296,7 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     const struct deq_arch *a = &s->arch;
     const struct deq_block_weights *w = &s->w->block[l];
     struct deq_block_weights *g = grads ? &grads->block[l] : NULL;
-    const size_t N = s->n, D = a->d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->n, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     float *d_o = s->w_nd, *d_h = s->w_nd2, *d_act = s->w_nf, *d_av = s->w_nh, *d_qkv = s->w_qkv;
 
     /* o = h + act W_2^T + b_2 */
@@ -360,11 +360,11 @@ void deq_seq_forward(struct deq_seq *s, unsigned tape, const float *z, float *fz
 {
     const bool carries = deq_norm_keeps(s->arch.norm);
     if (carries)
-        memset(s->carry, 0, s->n * s->arch.d_model * sizeof(float));
+        memset(s->carry, 0, s->n * s->arch.vocab.d_model * sizeof(float));
     for (unsigned l = 0; l < s->arch.n_block; l++)
         block_forward(s, l, &s->tape[tape * s->arch.n_block + l], l ? fz : z, fz);
     if (carries)
-        deq_kern()->add(fz, fz, s->carry, s->n * s->arch.d_model);
+        deq_kern()->add(fz, fz, s->carry, s->n * s->arch.vocab.d_model);
 }
 
 void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads)
@@ -378,7 +378,7 @@ void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz,
 void deq_seq_remember(struct deq_seq *s, const float *z)
 {
     const struct deq_arch *a = &s->arch;
-    const size_t N = s->n, T = s->t, D = a->d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
+    const size_t N = s->n, T = s->t, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
     const size_t m = DEQ_MIN(s->m + T, s->m_max), old = m > T ? m - T : 0, new = m - old;
     for (unsigned l = 0; l < a->n_block; l++) {
         const struct deq_block_weights *w = &s->w->block[l];
@@ -412,7 +412,7 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_weights *w = s->w;
-    const size_t D = s->arch.d_model, V = s->arch.vocab_size;
+    const size_t D = s->arch.vocab.d_model, V = s->arch.vocab.size;
     float *x = s->w_nd, *d_x = s->w_nd2, *stats = s->w_nf; /* w_nf has room for [N, 2] when F >= 2; [N, F] otherwise unused here */
     const float *h = z;
     double sum = 0;

@@ -7,7 +7,7 @@
 
 void deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *scratch, float *rel)
 {
-    const size_t D = t->arch.d_model, HD = (size_t)t->arch.n_head * t->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
+    const size_t D = t->arch.vocab.d_model, HD = (size_t)t->arch.n_head * t->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
     const float *w = t->block[block].rel_w;
     for (size_t d = 0; d < reach; d++) {
         deq_sinusoid((uint32_t)d, (uint32_t)D, scratch);
@@ -40,16 +40,16 @@ static enum deq_rc place(struct deq_transformer *t, const struct deq_param *p, c
 {
     const struct deq_weights *w = t->vectors;
     struct deq_vocabulary *v = &t->vocabulary;
-    for (unsigned c = 0; c < deq_clusters(&t->arch); c++) {
+    for (unsigned c = 0; c < deq_clusters(&t->arch.vocab); c++) {
         if (p->slot == &w->embed[c])
-            return pack(t, p, x, t->arch.head_untied ? &v->embed[c] : &v->head[c], err);
+            return pack(t, p, x, t->arch.vocab.head_untied ? &v->embed[c] : &v->head[c], err);
         if (p->slot == &w->head[c])
             return pack(t, p, x, &v->head[c], err);
         if (p->slot == &w->head_proj[c])
             return pack_transposed(t, p, x, &v->head_proj[c], err);
         if (p->slot == &w->embed_proj[c]) {
             enum deq_rc rc = pack(t, p, x, &v->embed_proj[c], err);
-            return rc || t->arch.proj_untied[c] ? rc : pack_transposed(t, p, x, &v->head_proj[c], err);
+            return rc || t->arch.vocab.proj_untied[c] ? rc : pack_transposed(t, p, x, &v->head_proj[c], err);
         }
     }
     for (unsigned l = 0; l < t->arch.n_block; l++) {
@@ -92,8 +92,8 @@ static uint64_t held_bytes(const struct deq_weights *w, bool bf16)
         bool plain = !p->rows, head_proj = false, tied = false;
         for (unsigned l = 0; l < a->n_block; l++)
             plain = plain || p->slot == &w->block[l].rel_w || p->slot == &w->block[l].r_w || p->slot == &w->block[l].r_r;
-        for (unsigned c = 0; c < deq_clusters(a); c++) {
-            tied = tied || (p->slot == &w->embed_proj[c] && !a->proj_untied[c]);
+        for (unsigned c = 0; c < deq_clusters(&a->vocab); c++) {
+            tied = tied || (p->slot == &w->embed_proj[c] && !a->vocab.proj_untied[c]);
             head_proj = head_proj || p->slot == &w->head_proj[c];
         }
         if (plain)

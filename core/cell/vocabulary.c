@@ -19,7 +19,7 @@ void deq_vocabulary_free(struct deq_vocabulary *v)
 
 void deq_readout_lay_out(struct deq_readout *r, const struct deq_arch *a, size_t rows, struct deq_layout *l)
 {
-    DEQ_PART(l, r->hidden, rows * deq_cluster_embed(a, 0));
+    DEQ_PART(l, r->hidden, rows * deq_cluster_embed(&a->vocab, 0));
     DEQ_PART(l, r->to, rows);
 }
 
@@ -32,12 +32,12 @@ void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, str
 void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e)
 {
     const struct deq_arch *a = &v->vectors->arch;
-    const unsigned c = deq_cluster_of(a, token);
+    const unsigned c = deq_cluster_of(&a->vocab, token);
     const struct deq_packed *table = v->embed[c].data ? &v->embed[c] : &v->head[c];
-    const bool projects = deq_projects(a);
-    deq_packed_row(table, token - deq_cluster_begin(a, c), projects ? work : e);
+    const bool projects = deq_projects(&a->vocab);
+    deq_packed_row(table, token - deq_cluster_begin(&a->vocab, c), projects ? work : e);
     if (projects)
-        deq_gemm_exact(work, table->k, 1, &v->embed_proj[c], e, a->d_model, 0, 1);
+        deq_gemm_exact(work, table->k, 1, &v->embed_proj[c], e, a->vocab.d_model, 0, 1);
 }
 
 /* --- Stages, each on all threads --- */
@@ -60,14 +60,14 @@ static void stage_project(void *ctx, unsigned thread, unsigned n_threads)
 {
     const struct deq_readout *o = ctx;
     const struct deq_packed *q = &o->v->head_proj[o->cluster];
-    deq_gemm_exact(o->x, arch(o)->d_model, o->n, q, o->hidden, q->n, thread, n_threads);
+    deq_gemm_exact(o->x, arch(o)->vocab.d_model, o->n, q, o->hidden, q->n, thread, n_threads);
 }
 
 /* what the cluster's words are multiplied with */
 static const float *input(const struct deq_readout *o, size_t *ret_ld)
 {
     const struct deq_packed *q = &o->v->head_proj[o->cluster];
-    *ret_ld = q->data ? q->n : arch(o)->d_model;
+    *ret_ld = q->data ? q->n : arch(o)->vocab.d_model;
     return q->data ? o->hidden : o->x;
 }
 
@@ -92,7 +92,7 @@ static void stage_normalise_head(void *ctx, unsigned thread, unsigned n_threads)
     const struct deq_readout *o = ctx;
     const struct deq_kern *k = deq_kern();
     const struct deq_weights *w = o->v->vectors;
-    const size_t n = deq_cluster_size(arch(o), 0), C = arch(o)->n_cutoffs;
+    const size_t n = deq_cluster_size(&arch(o)->vocab, 0), C = arch(o)->vocab.n_cutoffs;
     for ROWS_OF (thread, n_threads, o->n) {
         float *y = o->logits[r];
         if (w->head_bias)
@@ -113,7 +113,7 @@ static void stage_normalise_tail(void *ctx, unsigned thread, unsigned n_threads)
     const struct deq_readout *o = ctx;
     const struct deq_kern *k = deq_kern();
     const struct deq_weights *w = o->v->vectors;
-    const size_t begin = deq_cluster_begin(arch(o), o->cluster), n = deq_cluster_size(arch(o), o->cluster);
+    const size_t begin = deq_cluster_begin(&arch(o)->vocab, o->cluster), n = deq_cluster_size(&arch(o)->vocab, o->cluster);
     for ROWS_OF (thread, n_threads, o->n) {
         float *y = o->to[r];
         if (w->head_bias)
@@ -152,10 +152,10 @@ void deq_vocabulary_head(struct deq_readout *o, size_t n, const float *x, float 
     for (size_t i = 0; i < n; i++)
         o->to[i] = logits[i];
     words(o);
-    if (arch(o)->n_cutoffs)
-        run(o, stage_tails, n * arch(o)->n_cutoffs * o->v->tails.k);
-    if (arch(o)->n_cutoffs || o->v->vectors->head_bias)
-        run(o, stage_normalise_head, n * deq_cluster_size(arch(o), 0));
+    if (arch(o)->vocab.n_cutoffs)
+        run(o, stage_tails, n * arch(o)->vocab.n_cutoffs * o->v->tails.k);
+    if (arch(o)->vocab.n_cutoffs || o->v->vectors->head_bias)
+        run(o, stage_normalise_head, n * deq_cluster_size(&arch(o)->vocab, 0));
 }
 
 void deq_vocabulary_tail(struct deq_readout *o, unsigned cluster, size_t n, const float *x, float *const *logits, const float *const *tails)
@@ -165,7 +165,7 @@ void deq_vocabulary_tail(struct deq_readout *o, unsigned cluster, size_t n, cons
     o->known_tails = tails;
     o->cluster = cluster;
     for (size_t i = 0; i < n; i++)
-        o->to[i] = logits[i] + deq_cluster_begin(arch(o), cluster);
+        o->to[i] = logits[i] + deq_cluster_begin(&arch(o)->vocab, cluster);
     words(o);
-    run(o, stage_normalise_tail, n * deq_cluster_size(arch(o), cluster));
+    run(o, stage_normalise_tail, n * deq_cluster_size(&arch(o)->vocab, cluster));
 }

@@ -10,9 +10,9 @@
 void deq_seq_embed(const struct deq_weights *w, uint32_t token, float *e)
 {
     const struct deq_kern *k = deq_kern();
-    const unsigned c = deq_cluster_of(&w->arch, token);
-    const size_t D = w->arch.d_model, E = deq_cluster_embed(&w->arch, c);
-    const float *row = w->embed[c] + (token - deq_cluster_begin(&w->arch, c)) * E;
+    const unsigned c = deq_cluster_of(&w->arch.vocab, token);
+    const size_t D = w->arch.vocab.d_model, E = deq_cluster_embed(&w->arch.vocab, c);
+    const float *row = w->embed[c] + (token - deq_cluster_begin(&w->arch.vocab, c)) * E;
     if (!w->embed_proj[c])
         memcpy(e, row, D * sizeof(float));
     else
@@ -25,7 +25,7 @@ static void words(const struct deq_weights *w, unsigned c, const float *x, size_
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_arch *a = &w->arch;
-    const size_t D = a->d_model, E = deq_cluster_embed(a, c), V = deq_cluster_size(a, c), C = a->n_cutoffs;
+    const size_t D = a->vocab.d_model, E = deq_cluster_embed(&a->vocab, c), V = deq_cluster_size(&a->vocab, c), C = a->vocab.n_cutoffs;
     const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c];
     if (proj) {
         deq_gemm_dyw(n, D, E, x, D, proj, E, 0, hidden, E);
@@ -36,7 +36,7 @@ static void words(const struct deq_weights *w, unsigned c, const float *x, size_
         deq_gemm_xwt(n, C, E, x, E, w->tails_w, E, 0, tails, C);
     for (size_t i = 0; i < n; i++) {
         if (w->head_bias)
-            k->add(y + i * ldy, y + i * ldy, w->head_bias + deq_cluster_begin(a, c), V);
+            k->add(y + i * ldy, y + i * ldy, w->head_bias + deq_cluster_begin(&a->vocab, c), V);
         if (!c && C)
             k->add(tails + i * C, tails + i * C, w->tails_b, C);
     }
@@ -53,7 +53,7 @@ static double log_sum(const float *x, size_t n, const float *t, size_t m)
 /* The states as the head wants them: s->w_nd, or z itself. */
 static const float *normed(struct deq_seq *s, const float *z, size_t n)
 {
-    const size_t D = s->arch.d_model;
+    const size_t D = s->arch.vocab.d_model;
     if (!s->arch.final_norm)
         return z;
     for (size_t i = 0; i < n; i++)
@@ -85,15 +85,15 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, size_t n, float 
 {
     const struct deq_weights *w = s->w;
     const struct deq_arch *a = &s->arch;
-    const size_t D = a->d_model, V = a->vocab_size, C = a->n_cutoffs;
+    const size_t D = a->vocab.d_model, V = a->vocab.size, C = a->vocab.n_cutoffs;
     const float *x = normed(s, z, n);
     double *y = DEQ_NEW_ARRAY(double, V), tails[DEQ_CUTOFFS_MAX];
     if (!y)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a distribution over %zu tokens", V);
     for (size_t r = 0; r < n; r++, x += D) {
         double base = 0;
-        for (unsigned c = 0; c < deq_clusters(a); c++) {
-            const size_t E = deq_cluster_embed(a, c), begin = deq_cluster_begin(a, c), m = deq_cluster_size(a, c);
+        for (unsigned c = 0; c < deq_clusters(&a->vocab); c++) {
+            const size_t E = deq_cluster_embed(&a->vocab, c), begin = deq_cluster_begin(&a->vocab, c), m = deq_cluster_size(&a->vocab, c);
             const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c], *words = w->head[c] ? w->head[c] : w->embed[c], *h = x;
             if (proj) {
                 for (size_t e = 0; e < E; e++) {
@@ -122,28 +122,28 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, siz
 {
     const struct deq_weights *w = s->w;
     const struct deq_arch *a = &s->arch;
-    const size_t D = a->d_model, V0 = deq_cluster_size(a, 0), C = a->n_cutoffs;
+    const size_t D = a->vocab.d_model, V0 = deq_cluster_size(&a->vocab, 0), C = a->vocab.n_cutoffs;
     const float *x = normed(s, z, n);
     for (size_t r = 0; r < n; r += s->loss_rows) {
         const size_t rows = DEQ_MIN(s->loss_rows, n - r);
         words(w, 0, x + r * D, rows, s->hidden, s->logits, V0, s->tails);
         for (size_t i = 0; i < rows; i++) {
-            const unsigned c = deq_cluster_of(a, targets[r + i]);
+            const unsigned c = deq_cluster_of(&a->vocab, targets[r + i]);
             const float *y = s->logits + i * V0, *t = s->tails + i * C;
             ret_nll[r + i] = log_sum(y, V0, t, C) - (double)(c ? t[c - 1] : y[targets[r + i]]);
         }
-        for (unsigned c = 1; c < deq_clusters(a); c++) { /* the words of a cluster, for the rows whose targets lie in it */
-            const size_t V = deq_cluster_size(a, c);
+        for (unsigned c = 1; c < deq_clusters(&a->vocab); c++) { /* the words of a cluster, for the rows whose targets lie in it */
+            const size_t V = deq_cluster_size(&a->vocab, c);
             size_t m = 0, at = 0;
             for (size_t i = 0; i < rows; i++)
-                if (deq_cluster_of(a, targets[r + i]) == c)
+                if (deq_cluster_of(&a->vocab, targets[r + i]) == c)
                     memcpy(s->gather + m++ * D, x + (r + i) * D, D * sizeof(float));
             if (m)
                 words(w, c, s->gather, m, s->hidden, s->logits, V, NULL);
             for (size_t i = 0; i < rows; i++)
-                if (deq_cluster_of(a, targets[r + i]) == c) {
+                if (deq_cluster_of(&a->vocab, targets[r + i]) == c) {
                     const float *y = s->logits + at++ * V;
-                    ret_nll[r + i] += log_sum(y, V, NULL, 0) - (double)y[targets[r + i] - deq_cluster_begin(a, c)];
+                    ret_nll[r + i] += log_sum(y, V, NULL, 0) - (double)y[targets[r + i] - deq_cluster_begin(&a->vocab, c)];
                 }
         }
     }

@@ -13,16 +13,10 @@
 enum { CONFIG_MAX_BYTES = 1 << 20 };
 
 static const char *const norms[] = {[DEQ_NORM_POST] = "post", [DEQ_NORM_PRE] = "pre", [DEQ_NORM_PRE_SUB] = "pre_sub", [DEQ_NORM_PRE_LN] = "pre_ln"};
-static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
 
 const char *deq_norm_name(enum deq_norm n)
 {
     return norms[n];
-}
-
-const char *deq_warm_name(enum deq_warm w)
-{
-    return warms[w];
 }
 
 static bool by_name(const char *const *names, size_t n, const char *name, int *ret)
@@ -41,15 +35,6 @@ bool deq_norm_by_name(const char *name, enum deq_norm *ret)
     if (!by_name(norms, DEQ_COUNT(norms), name, &i))
         return false;
     *ret = (enum deq_norm)i;
-    return true;
-}
-
-bool deq_warm_by_name(const char *name, enum deq_warm *ret)
-{
-    int i;
-    if (!by_name(warms, DEQ_COUNT(warms), name, &i))
-        return false;
-    *ret = (enum deq_warm)i;
     return true;
 }
 
@@ -132,24 +117,24 @@ static void take_clusters(struct reader *r, struct deq_arch *a)
     const json_t *cuts = take(r, "cutoffs", false), *projs = take(r, "tie_projections", false), *v;
     bool tied = true;
     size_t i;
-    take_u32(r, "embedding_size", false, 1, 1 << 14, &a->d_embed);
-    take_u32(r, "div_val", false, 1, 1 << 10, &a->div_val);
+    take_u32(r, "embedding_size", false, 1, 1 << 14, &a->vocab.d_embed);
+    take_u32(r, "div_val", false, 1, 1 << 10, &a->vocab.div_val);
     take_bool(r, "tie_word_embeddings", &tied);
-    take_bool(r, "head_bias", &a->head_bias);
-    a->head_untied = !tied;
+    take_bool(r, "head_bias", &a->vocab.head_bias);
+    a->vocab.head_untied = !tied;
     if (cuts && (!json_is_array(cuts) || json_array_size(cuts) > DEQ_CUTOFFS_MAX)) {
         r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", r->file, DEQ_CUTOFFS_MAX);
         return;
     }
     json_array_foreach((json_t *)cuts, i, v) {
-        if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) >= a->vocab_size) {
-            r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", r->file, i, a->vocab_size - 1);
+        if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) >= a->vocab.size) {
+            r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", r->file, i, a->vocab.size - 1);
             return;
         }
-        a->cutoffs[a->n_cutoffs++] = (uint32_t)json_integer_value(v);
+        a->vocab.cutoffs[a->vocab.n_cutoffs++] = (uint32_t)json_integer_value(v);
     }
-    if (projs && (!json_is_array(projs) || json_array_size(projs) != deq_clusters(a))) {
-        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", r->file, deq_clusters(a));
+    if (projs && (!json_is_array(projs) || json_array_size(projs) != deq_clusters(&a->vocab))) {
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", r->file, deq_clusters(&a->vocab));
         return;
     }
     json_array_foreach((json_t *)projs, i, v) {
@@ -157,7 +142,7 @@ static void take_clusters(struct reader *r, struct deq_arch *a)
             r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: tie_projections[%zu]: expected true or false", r->file, i);
             return;
         }
-        a->proj_untied[i] = json_is_false(v);
+        a->vocab.proj_untied[i] = json_is_false(v);
     }
 }
 
@@ -180,35 +165,23 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
         const char *name;
         uint32_t value, lo, hi;
     } const ranges[] = {
-        {"vocab_size", a->vocab_size, 2, 1 << 22},    {"hidden_size", a->d_model, 1, 1 << 14},
         {"num_attention_heads", a->n_head, 1, 1024},  {"head_dim", a->d_head, 1, 1024},
         {"intermediate_size", a->d_inner, 1, 1 << 18}, {"num_blocks", a->n_block, 1, 16},
         {"attention_window", a->attn_window, 1, 1 << 16}, {"predictor_hidden_size", a->predictor_hidden, 0, 1 << 16},
         {"segment_length", a->segment_len, 0, 1 << 16}, {"segment_memory", a->segment_memory, 0, 1 << 16},
-        {"deq.window", a->row_window, 1, DEQ_ROW_WINDOW_MAX},
     };
     for (size_t i = 0; i < DEQ_COUNT(ranges); i++)
         if (ranges[i].value < ranges[i].lo || ranges[i].value > ranges[i].hi)
             return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside %u..%u", where, ranges[i].name, ranges[i].value, ranges[i].lo,
                             ranges[i].hi);
-    for (uint32_t i = 0; i < a->n_cutoffs; i++)
-        if (a->cutoffs[i] <= (i ? a->cutoffs[i - 1] : 0) || a->cutoffs[i] >= a->vocab_size)
-            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u is not above the one before it and below vocab_size %u", where, a->cutoffs[i],
-                            a->vocab_size);
-    if (a->d_embed > 1 << 14 || a->div_val > 1 << 10 || !deq_cluster_embed(a, a->n_cutoffs))
-        return deq_fail(err, DEQ_EFORMAT, "%s: embedding_size: %u with div_val %u leaves cluster %u no embedding", where, a->d_embed, a->div_val,
-                        a->n_cutoffs);
-    if (a->d_model % 2)
-        return deq_fail(err, DEQ_EFORMAT, "%s: hidden_size: %u is odd; half of it are sines, half cosines", where, a->d_model);
-    if (a->eos_id >= (int64_t)a->vocab_size)
-        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token_id: %lld is outside the vocabulary of %u", where, (long long)a->eos_id,
-                        a->vocab_size);
-    if (!(a->solver.tol > 0) && (a->row_window != 1 || a->warm != DEQ_WARM_ZERO))
-        return deq_fail(err, DEQ_EFORMAT, "%s: deq.window, deq.warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with window 1", where);
-    if (a->warm == DEQ_WARM_PREDICTOR && !a->predictor_hidden)
-        return deq_fail(err, DEQ_EFORMAT, "%s: deq.warm_start: predictor, but the model has none (predictor_hidden_size is 0)", where);
-    enum deq_rc rc = deq_solver_check(&a->solver, err);
-    return rc ? deq_fail_prefix(err, rc, where) : DEQ_OK;
+    enum deq_rc rc = deq_vocab_check(&a->vocab, where, err);
+    if (!rc)
+        rc = deq_serving_check(&a->serving, a->predictor_hidden, where, err);
+    if (rc)
+        return rc;
+    if (a->vocab.d_model % 2)
+        return deq_fail(err, DEQ_EFORMAT, "%s: hidden_size: %u is odd; half of it are sines, half cosines", where, a->vocab.d_model);
+    return DEQ_OK;
 }
 
 enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, struct deq_arch *ret, struct deq_err *err)
@@ -222,15 +195,15 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
         return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,
                         root ? "expected an object" : je.text);
     }
-    struct deq_arch a = {.norm = DEQ_NORM_PRE, .norm_affine = true, .norm_eps = 1e-5f, .eos_id = -1, .solver = deq_solver_defaults(),
-                         .row_window = 8, .n_block = 1, .warm = DEQ_WARM_ZERO};
+    struct deq_arch a = {.norm = DEQ_NORM_PRE, .norm_affine = true, .norm_eps = 1e-5f, .vocab.eos_id = -1, .serving.solver = deq_solver_defaults(),
+                         .serving.row_window = 8, .n_block = 1, .serving.warm = DEQ_WARM_ZERO};
     struct reader r = {.obj = root, .file = name, .prefix = "", .err = err};
     int pick;
     uint32_t eos = UINT32_MAX, version = 1;
     take_fixed(&r, "model_type", "deq_transformer");
     take_u32(&r, "format_version", false, 1, 1, &version);
-    take_u32(&r, "vocab_size", true, 2, 1 << 22, &a.vocab_size);
-    take_u32(&r, "hidden_size", true, 1, 1 << 14, &a.d_model);
+    take_u32(&r, "vocab_size", true, 2, 1 << 22, &a.vocab.size);
+    take_u32(&r, "hidden_size", true, 1, 1 << 14, &a.vocab.d_model);
     take_u32(&r, "num_attention_heads", true, 1, 1024, &a.n_head);
     take_u32(&r, "head_dim", true, 1, 1024, &a.d_head);
     take_u32(&r, "intermediate_size", true, 1, 1 << 18, &a.d_inner);
@@ -248,31 +221,32 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     take_bool(&r, "final_norm", &a.final_norm);
     take_clusters(&r, &a);
     take_float(&r, "norm_eps", 1e-12f, 1e-1f, &a.norm_eps);
-    a.eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
+    a.vocab.eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
     const json_t *deq = take(&r, "deq", false);
     (void)take(&r, "training", false); /* provenance: any object */
     no_others(&r);
     if (!r.rc && deq && !json_is_object(deq))
         r.rc = deq_fail(err, DEQ_EFORMAT, "%s: deq: expected an object", name);
     if (!r.rc && deq) {
-        static const char *const methods[] = {"picard", "anderson", "broyden"}, *const stops[] = {"rel", "abs"};
+        static const char *const methods[] = {"picard", "anderson", "broyden"}, *const stops[] = {"rel", "abs"},
+                                 *const warms[] = {"zero", "previous", "predictor"};
         struct reader d = {.obj = deq, .file = name, .prefix = "deq.", .err = err};
-        pick = a.solver.method;
+        pick = a.serving.solver.method;
         take_name(&d, "solver", false, methods, DEQ_COUNT(methods), &pick);
-        a.solver.method = (enum deq_solver_method)pick;
-        pick = a.solver.stop;
+        a.serving.solver.method = (enum deq_solver_method)pick;
+        pick = a.serving.solver.stop;
         take_name(&d, "stop_mode", false, stops, DEQ_COUNT(stops), &pick);
-        a.solver.stop = (enum deq_stop_mode)pick;
-        pick = a.warm;
+        a.serving.solver.stop = (enum deq_stop_mode)pick;
+        pick = a.serving.warm;
         take_name(&d, "warm_start", false, warms, DEQ_COUNT(warms), &pick);
-        a.warm = (enum deq_warm)pick;
-        take_u32(&d, "max_iter", false, 1, 100000, &a.solver.max_iter);
-        take_u32(&d, "min_iter", false, 0, 100000, &a.solver.min_iter);
-        take_u32(&d, "memory", false, 1, DEQ_SOLVER_MEMORY_MAX, &a.solver.memory);
-        take_u32(&d, "window", false, 1, DEQ_ROW_WINDOW_MAX, &a.row_window);
-        take_float(&d, "tol", 0, 10, &a.solver.tol);
-        take_float(&d, "beta", 1e-3f, 1, &a.solver.beta);
-        take_float(&d, "reg", 0, 1, &a.solver.reg);
+        a.serving.warm = (enum deq_warm)pick;
+        take_u32(&d, "max_iter", false, 1, 100000, &a.serving.solver.max_iter);
+        take_u32(&d, "min_iter", false, 0, 100000, &a.serving.solver.min_iter);
+        take_u32(&d, "memory", false, 1, DEQ_SOLVER_MEMORY_MAX, &a.serving.solver.memory);
+        take_u32(&d, "window", false, 1, DEQ_ROW_WINDOW_MAX, &a.serving.row_window);
+        take_float(&d, "tol", 0, 10, &a.serving.solver.tol);
+        take_float(&d, "beta", 1e-3f, 1, &a.serving.solver.beta);
+        take_float(&d, "reg", 0, 1, &a.serving.solver.reg);
         no_others(&d);
         r.rc = d.rc;
     }
@@ -301,35 +275,35 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
     json_t *training = training_json ? json_loads(training_json, 0, NULL) : json_object();
     json_t *root = json_pack(
         "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:b, s:f, s:b, s:b, s:b, s:i}", "model_type", "deq_transformer", "format_version",
-        1, "vocab_size", (int)a->vocab_size, "hidden_size", (int)a->d_model, "num_attention_heads", (int)a->n_head, "head_dim",
+        1, "vocab_size", (int)a->vocab.size, "hidden_size", (int)a->vocab.d_model, "num_attention_heads", (int)a->n_head, "head_dim",
         (int)a->d_head, "intermediate_size", (int)a->d_inner, "num_blocks", (int)a->n_block, "attention_window", (int)a->attn_window,
         "norm", deq_norm_name(a->norm), "inject_residual", (int)a->inject_residual, "norm_affine", (int)a->norm_affine, "norm_eps", (double)a->norm_eps, "final_norm",
-        (int)a->final_norm, "tie_word_embeddings", (int)!a->head_untied, "head_bias", (int)a->head_bias, "predictor_hidden_size", (int)a->predictor_hidden);
-    json_t *deq = json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:f, s:f, s:i, s:s}", "solver", deq_solver_name(a->solver.method), "stop_mode",
-                            a->solver.stop == DEQ_STOP_ABS ? "abs" : "rel", "tol", (double)a->solver.tol, "max_iter",
-                            (int)a->solver.max_iter, "min_iter", (int)a->solver.min_iter, "memory", (int)a->solver.memory, "beta",
-                            (double)a->solver.beta, "reg", (double)a->solver.reg, "window", (int)a->row_window, "warm_start",
-                            deq_warm_name(a->warm));
+        (int)a->final_norm, "tie_word_embeddings", (int)!a->vocab.head_untied, "head_bias", (int)a->vocab.head_bias, "predictor_hidden_size", (int)a->predictor_hidden);
+    json_t *deq = json_pack("{s:s, s:s, s:f, s:i, s:i, s:i, s:f, s:f, s:i, s:s}", "solver", deq_solver_name(a->serving.solver.method), "stop_mode",
+                            a->serving.solver.stop == DEQ_STOP_ABS ? "abs" : "rel", "tol", (double)a->serving.solver.tol, "max_iter",
+                            (int)a->serving.solver.max_iter, "min_iter", (int)a->serving.solver.min_iter, "memory", (int)a->serving.solver.memory, "beta",
+                            (double)a->serving.solver.beta, "reg", (double)a->serving.solver.reg, "window", (int)a->serving.row_window, "warm_start",
+                            deq_warm_name(a->serving.warm));
     char *text = NULL;
     enum deq_rc rc = DEQ_OK;
     if (!root || !deq || !training) {
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
         goto out;
     }
-    if (a->eos_id >= 0)
-        json_object_set_new(root, "eos_token_id", json_integer(a->eos_id));
+    if (a->vocab.eos_id >= 0)
+        json_object_set_new(root, "eos_token_id", json_integer(a->vocab.eos_id));
     if (a->segment_len || a->segment_memory) {
         json_object_set_new(root, "segment_length", json_integer(a->segment_len));
         json_object_set_new(root, "segment_memory", json_integer(a->segment_memory));
     }
-    if (a->n_cutoffs || deq_projects(a)) {
+    if (a->vocab.n_cutoffs || deq_projects(&a->vocab)) {
         json_t *cuts = json_array(), *projs = json_array();
-        for (uint32_t i = 0; i < a->n_cutoffs; i++)
-            json_array_append_new(cuts, json_integer(a->cutoffs[i]));
-        for (unsigned c = 0; c < deq_clusters(a); c++)
-            json_array_append_new(projs, json_boolean(!a->proj_untied[c]));
-        json_object_set_new(root, "embedding_size", json_integer(a->d_embed ? a->d_embed : a->d_model));
-        json_object_set_new(root, "div_val", json_integer(DEQ_MAX(a->div_val, 1u)));
+        for (uint32_t i = 0; i < a->vocab.n_cutoffs; i++)
+            json_array_append_new(cuts, json_integer(a->vocab.cutoffs[i]));
+        for (unsigned c = 0; c < deq_clusters(&a->vocab); c++)
+            json_array_append_new(projs, json_boolean(!a->vocab.proj_untied[c]));
+        json_object_set_new(root, "embedding_size", json_integer(a->vocab.d_embed ? a->vocab.d_embed : a->vocab.d_model));
+        json_object_set_new(root, "div_val", json_integer(DEQ_MAX(a->vocab.div_val, 1u)));
         json_object_set_new(root, "cutoffs", cuts);
         json_object_set_new(root, "tie_projections", projs);
     }

@@ -160,14 +160,14 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
                         type ? type : json_object_get(root, "model_type") ? "not a string" : "missing", sources[0], sources[1], sources[2]);
     how->source = a.rc ? LOCUSLAB : (enum source)i;
     const bool lm = how->source == TORCHDEQ_LM, pre = arg_bool(&a, "pre_lnorm", false);
-    struct deq_arch r = {.n_block = 1, .norm_eps = 1e-5f, .eos_id = -1, .head_bias = true, .solver = deq_solver_defaults(), .warm = DEQ_WARM_ZERO};
-    r.vocab_size = arg_u32(&a, "n_token", true, 2, 1 << 22, 2);
-    r.d_model = arg_u32(&a, "d_model", true, 2, 1 << 14, 2);
+    struct deq_arch r = {.n_block = 1, .norm_eps = 1e-5f, .vocab.eos_id = -1, .vocab.head_bias = true, .serving.solver = deq_solver_defaults(), .serving.warm = DEQ_WARM_ZERO};
+    r.vocab.size = arg_u32(&a, "n_token", true, 2, 1 << 22, 2);
+    r.vocab.d_model = arg_u32(&a, "d_model", true, 2, 1 << 14, 2);
     r.n_head = arg_u32(&a, "n_head", true, 1, 1024, 1);
     r.d_head = arg_u32(&a, "d_head", true, 1, 1024, 1);
     r.d_inner = arg_u32(&a, "d_inner", true, 1, 1 << 18, 1);
-    r.d_embed = arg_u32(&a, "d_embed", false, 1, 1 << 14, r.d_model);
-    r.div_val = arg_u32(&a, "div_val", false, 1, 1 << 10, 1);
+    r.vocab.d_embed = arg_u32(&a, "d_embed", false, 1, 1 << 14, r.vocab.d_model);
+    r.vocab.div_val = arg_u32(&a, "div_val", false, 1, 1 << 10, 1);
     if (lm)
         r.n_block = arg_u32(&a, "n_layer", false, 1, DEQ_BLOCKS_MAX, 1);
     r.segment_len = arg_u32(&a, "tgt_len", false, 1, 1 << 16, 0);
@@ -180,10 +180,10 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
         a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", path, DEQ_CUTOFFS_MAX);
     for (i = 0; !a.rc && cuts && i < json_array_size(cuts); i++) {
         const json_t *c = json_array_get(cuts, i);
-        if (!json_is_integer(c) || json_integer_value(c) < 1 || json_integer_value(c) >= r.vocab_size)
-            a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", path, i, r.vocab_size - 1);
+        if (!json_is_integer(c) || json_integer_value(c) < 1 || json_integer_value(c) >= r.vocab.size)
+            a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", path, i, r.vocab.size - 1);
         else
-            r.cutoffs[r.n_cutoffs++] = (uint32_t)json_integer_value(c);
+            r.vocab.cutoffs[r.vocab.n_cutoffs++] = (uint32_t)json_integer_value(c);
     }
     how->tie_weights = arg_bool(&a, "tie_weights", true);
     const json_t *ties = arg(&a, "tie_projs", false);
@@ -197,19 +197,19 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
         return rc;
     r.norm = lm ? DEQ_NORM_PRE_SUB : !pre ? DEQ_NORM_POST : how->source == LOCUSLAB ? DEQ_NORM_PRE : DEQ_NORM_PRE_LN;
     r.norm_affine = lm;
-    r.row_window = lm ? 1 : 8;
+    r.serving.row_window = lm ? 1 : 8;
     if (lm) /* trained with a fixed number of steps from zero, and served so: its state need not have an equilibrium */
-        r.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1, .reg = 1e-4f};
+        r.serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1, .reg = 1e-4f};
     else
-        r.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1, .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
-    if (!lm && (size_t)r.n_head * r.d_head != r.d_model)
+        r.serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1, .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
+    if (!lm && (size_t)r.n_head * r.d_head != r.vocab.d_model)
         return deq_fail(err, DEQ_EFORMAT, "%s: n_head: %u heads of d_head %u are not d_model %u, which this model's injection needs", path, r.n_head,
-                        r.d_head, r.d_model);
-    for (i = 1; i < r.n_cutoffs; i++)
-        if (r.cutoffs[i] <= r.cutoffs[i - 1])
-            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u does not rise above the %u before it", path, r.cutoffs[i], r.cutoffs[i - 1]);
-    if (!deq_cluster_embed(&r, r.n_cutoffs))
-        return deq_fail(err, DEQ_EFORMAT, "%s: div_val: d_embed %u divided %u times by %u leaves nothing", path, r.d_embed, r.n_cutoffs, r.div_val);
+                        r.d_head, r.vocab.d_model);
+    for (i = 1; i < r.vocab.n_cutoffs; i++)
+        if (r.vocab.cutoffs[i] <= r.vocab.cutoffs[i - 1])
+            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u does not rise above the %u before it", path, r.vocab.cutoffs[i], r.vocab.cutoffs[i - 1]);
+    if (!deq_cluster_embed(&r.vocab, r.vocab.n_cutoffs))
+        return deq_fail(err, DEQ_EFORMAT, "%s: div_val: d_embed %u divided %u times by %u leaves nothing", path, r.vocab.d_embed, r.vocab.n_cutoffs, r.vocab.div_val);
     rc = deq_arch_check(&r, path, err);
     if (!rc)
         *ret = r;
@@ -333,7 +333,7 @@ static void by_kind(const struct import *m, float *x, size_t cols)
 /* Shape of the c-th matrix of the source: it has one for all clusters where the embeddings have one width. */
 static size_t source_rows(const struct deq_arch *a, unsigned c)
 {
-    return a->div_val > 1 ? deq_cluster_size(a, c) : a->vocab_size;
+    return a->vocab.div_val > 1 ? deq_cluster_size(&a->vocab, c) : a->vocab.size;
 }
 
 static enum deq_rc same(struct import *m, const char *x_name, const char *y_name, size_t rows, size_t cols, bool *ret)
@@ -352,23 +352,23 @@ static enum deq_rc find_ties(struct import *m)
 {
     struct deq_arch *a = &m->arch;
     enum deq_rc rc = DEQ_OK;
-    const unsigned n = a->div_val > 1 ? deq_clusters(a) : 1;
+    const unsigned n = a->vocab.div_val > 1 ? deq_clusters(&a->vocab) : 1;
     char x[NAME], y[NAME];
     for (unsigned c = 0; c < n && !rc; c++) {
         bool equal = true;
         snprintf(x, sizeof x, "word_emb.emb_layers.%u.weight", c);
         snprintf(y, sizeof y, "crit.out_layers.%u.weight", c);
-        rc = same(m, x, y, source_rows(a, c), deq_cluster_embed(a, c), &equal);
-        a->head_untied = a->head_untied || !equal;
+        rc = same(m, x, y, source_rows(a, c), deq_cluster_embed(&a->vocab, c), &equal);
+        a->vocab.head_untied = a->vocab.head_untied || !equal;
         if (!rc && !equal && m->how.tie_weights)
             note(m, "%s differs from %s, though tie_weights says they are one: both are kept", y, x);
     }
-    for (unsigned c = 0; c < deq_clusters(a) && !rc && deq_projects(a); c++) {
+    for (unsigned c = 0; c < deq_clusters(&a->vocab) && !rc && deq_projects(&a->vocab); c++) {
         bool equal = true;
-        snprintf(x, sizeof x, "word_emb.emb_projs.%u.weight", a->div_val > 1 ? c : 0);
+        snprintf(x, sizeof x, "word_emb.emb_projs.%u.weight", a->vocab.div_val > 1 ? c : 0);
         snprintf(y, sizeof y, "crit.out_projs.%u.weight", c);
-        rc = same(m, x, y, a->d_model, deq_cluster_embed(a, c), &equal);
-        a->proj_untied[c] = !equal;
+        rc = same(m, x, y, a->vocab.d_model, deq_cluster_embed(&a->vocab, c), &equal);
+        a->vocab.proj_untied[c] = !equal;
         if (!rc && !equal && m->how.tie_projs[c])
             note(m, "%s differs from %s, though tie_projs says they are one: both are kept", y, x);
     }
@@ -379,14 +379,14 @@ static enum deq_rc find_ties(struct import *m)
 static enum deq_rc cluster_rows(struct import *m, const char *list, const char *kind, unsigned c, size_t cols, bool flat, float *out)
 {
     const struct deq_arch *a = &m->arch;
-    const bool whole = a->div_val <= 1 && a->n_cutoffs;
+    const bool whole = a->vocab.div_val <= 1 && a->vocab.n_cutoffs;
     const size_t rows = source_rows(a, c);
     char name[NAME];
-    snprintf(name, sizeof name, "%s.%u.%s", list, a->div_val > 1 ? c : 0, kind);
+    snprintf(name, sizeof name, "%s.%u.%s", list, a->vocab.div_val > 1 ? c : 0, kind);
     float *to = whole ? m->scratch : out;
     enum deq_rc rc = flat ? vector(m, name, rows, to) : read_shaped(m, name, rows, cols, to);
     if (!rc && whole)
-        memcpy(out, m->scratch + deq_cluster_begin(a, c) * cols, deq_cluster_size(a, c) * cols * sizeof(float));
+        memcpy(out, m->scratch + deq_cluster_begin(&a->vocab, c) * cols, deq_cluster_size(&a->vocab, c) * cols * sizeof(float));
     return rc;
 }
 
@@ -394,17 +394,17 @@ static enum deq_rc read_vocabulary(struct import *m)
 {
     struct deq_weights *w = m->w;
     const struct deq_arch *a = &m->arch;
-    const size_t D = a->d_model, C = a->n_cutoffs;
+    const size_t D = a->vocab.d_model, C = a->vocab.n_cutoffs;
     enum deq_rc rc = DEQ_OK;
     char name[NAME];
-    for (unsigned c = 0; c < deq_clusters(a) && !rc; c++) {
-        const size_t E = deq_cluster_embed(a, c);
+    for (unsigned c = 0; c < deq_clusters(&a->vocab) && !rc; c++) {
+        const size_t E = deq_cluster_embed(&a->vocab, c);
         rc = cluster_rows(m, "word_emb.emb_layers", "weight", c, E, false, w->embed[c]);
         if (!rc && w->head[c])
             rc = cluster_rows(m, "crit.out_layers", "weight", c, E, false, w->head[c]);
         if (!rc)
-            rc = cluster_rows(m, "crit.out_layers", "bias", c, 1, true, w->head_bias + deq_cluster_begin(a, c));
-        snprintf(name, sizeof name, "word_emb.emb_projs.%u.weight", a->div_val > 1 ? c : 0);
+            rc = cluster_rows(m, "crit.out_layers", "bias", c, 1, true, w->head_bias + deq_cluster_begin(&a->vocab, c));
+        snprintf(name, sizeof name, "word_emb.emb_projs.%u.weight", a->vocab.div_val > 1 ? c : 0);
         if (!rc && w->embed_proj[c])
             rc = read_shaped(m, name, D, E, w->embed_proj[c]);
         snprintf(name, sizeof name, "crit.out_projs.%u.weight", c);
@@ -412,7 +412,7 @@ static enum deq_rc read_vocabulary(struct import *m)
             rc = read_shaped(m, name, D, E, w->head_proj[c]);
     }
     if (!rc && C) { /* cluster c is read off head_logprob[:, -c]: the source's rows count from the rarest */
-        const size_t E = deq_cluster_embed(a, 0);
+        const size_t E = deq_cluster_embed(&a->vocab, 0);
         rc = read_shaped(m, "crit.cluster_weight", C, E, m->scratch);
         for (size_t c = 0; c < C && !rc; c++)
             memcpy(w->tails_w + c * E, m->scratch + (C - 1 - c) * E, E * sizeof(float));
@@ -430,7 +430,7 @@ static enum deq_rc read_block(struct import *m, unsigned l)
 {
     const struct deq_arch *a = &m->arch;
     const struct deq_block_weights *b = &m->w->block[l];
-    const size_t D = a->d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
+    const size_t D = a->vocab.d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
     const bool lm = m->how.source == TORCHDEQ_LM;
     const char *inject = lm ? "injection" : "inject_conv";
     char attn[NAME / 2], ffn[NAME / 2], name[NAME];
@@ -514,17 +514,17 @@ static enum deq_rc write_card(const struct import *m, const char *path, const st
     deq_buf_fmt(&b, "# %s\n\nA deep equilibrium transformer, imported from `%s` (%s).\n\n| | |\n|---|---|\n", base_name(m->o->out_dir),
                 base_name(m->o->checkpoint), r->variant);
     deq_buf_fmt(&b, "| parameters | %llu |\n| cell | %u block%s, D %u, %u heads of %u, FFN %u, norm `%s`, attention window %u |\n",
-                (unsigned long long)r->parameters, a->n_block, a->n_block == 1 ? "" : "s", a->d_model, a->n_head, a->d_head, a->d_inner,
+                (unsigned long long)r->parameters, a->n_block, a->n_block == 1 ? "" : "s", a->vocab.d_model, a->n_head, a->d_head, a->d_inner,
                 deq_norm_name(a->norm), a->attn_window);
-    deq_buf_fmt(&b, "| vocabulary | %u tokens", a->vocab_size);
-    for (uint32_t i = 0; i < a->n_cutoffs; i++)
-        deq_buf_fmt(&b, "%s%u", i ? ", " : ", cut at ", a->cutoffs[i]);
+    deq_buf_fmt(&b, "| vocabulary | %u tokens", a->vocab.size);
+    for (uint32_t i = 0; i < a->vocab.n_cutoffs; i++)
+        deq_buf_fmt(&b, "%s%u", i ? ", " : ", cut at ", a->vocab.cutoffs[i]);
     deq_buf_fmt(&b, "%s |\n", m->o->vocab ? "" : "; no word list was given: tokens are shown as <0>, <1>, ...");
-    deq_buf_fmt(&b, "| solved by | %s, ", deq_solver_name(a->solver.method));
-    if (a->solver.tol > 0)
-        deq_buf_fmt(&b, "to a relative residual of %g, at most %u evaluations |\n", (double)a->solver.tol, a->solver.max_iter);
+    deq_buf_fmt(&b, "| solved by | %s, ", deq_solver_name(a->serving.solver.method));
+    if (a->serving.solver.tol > 0)
+        deq_buf_fmt(&b, "to a relative residual of %g, at most %u evaluations |\n", (double)a->serving.solver.tol, a->serving.solver.max_iter);
     else
-        deq_buf_fmt(&b, "exactly %u steps |\n", a->solver.max_iter);
+        deq_buf_fmt(&b, "exactly %u steps |\n", a->serving.solver.max_iter);
     deq_buf_str(&b, "\nData, licence and measured perplexity are not in a checkpoint: add them here.\n");
     enum deq_rc rc = b.failed ? deq_fail(m->err, DEQ_ENOMEM, "no memory for the card") : DEQ_OK;
     if (!rc)
@@ -541,9 +541,9 @@ static enum deq_rc write_files(struct import *m, const char *dir, const struct d
     if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
         return deq_fail(m->err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "tokenizer.json"); /* shorter names */
-    rc = m->o->vocab ? deq_wordlevel_from_vocab(m->o->vocab, m->arch.vocab_size, path, &words, m->err)
-                     : deq_wordlevel_placeholder(m->arch.vocab_size, path, m->err);
-    m->arch.eos_id = words.eos_id;
+    rc = m->o->vocab ? deq_wordlevel_from_vocab(m->o->vocab, m->arch.vocab.size, path, &words, m->err)
+                     : deq_wordlevel_placeholder(m->arch.vocab.size, path, m->err);
+    m->arch.vocab.eos_id = words.eos_id;
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(m->o->checkpoint), "model_type", sources[m->how.source]);
     char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */
     json_decref(from);

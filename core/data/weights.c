@@ -49,7 +49,7 @@ static void put_norm(struct walk *k, float **g, float **b, size_t n, const char 
 static void put_cluster(struct walk *k, float **slot, size_t rows, size_t cols, const char *what, const char *kind, unsigned c)
 {
     char name[DEQ_PARAM_NAME];
-    if (k->w->arch.n_cutoffs)
+    if (k->w->arch.vocab.n_cutoffs)
         snprintf(name, sizeof name, "%s.%u.%s", what, c, kind);
     else
         snprintf(name, sizeof name, "%s.%s", what, kind);
@@ -60,21 +60,21 @@ static void walk_vocabulary(struct walk *k)
 {
     struct deq_weights *w = k->w;
     const struct deq_arch *a = &w->arch;
-    const bool projects = deq_projects(a);
-    for (unsigned c = 0; c < deq_clusters(a); c++) {
-        put_cluster(k, &w->embed[c], deq_cluster_size(a, c), deq_cluster_embed(a, c), "embed", "weight", c);
+    const bool projects = deq_projects(&a->vocab);
+    for (unsigned c = 0; c < deq_clusters(&a->vocab); c++) {
+        put_cluster(k, &w->embed[c], deq_cluster_size(&a->vocab, c), deq_cluster_embed(&a->vocab, c), "embed", "weight", c);
         if (projects)
-            put_cluster(k, &w->embed_proj[c], a->d_model, deq_cluster_embed(a, c), "embed", "proj.weight", c);
-        if (a->head_untied)
-            put_cluster(k, &w->head[c], deq_cluster_size(a, c), deq_cluster_embed(a, c), "head", "weight", c);
-        if (projects && a->proj_untied[c])
-            put_cluster(k, &w->head_proj[c], a->d_model, deq_cluster_embed(a, c), "head", "proj.weight", c);
+            put_cluster(k, &w->embed_proj[c], a->vocab.d_model, deq_cluster_embed(&a->vocab, c), "embed", "proj.weight", c);
+        if (a->vocab.head_untied)
+            put_cluster(k, &w->head[c], deq_cluster_size(&a->vocab, c), deq_cluster_embed(&a->vocab, c), "head", "weight", c);
+        if (projects && a->vocab.proj_untied[c])
+            put_cluster(k, &w->head_proj[c], a->vocab.d_model, deq_cluster_embed(&a->vocab, c), "head", "proj.weight", c);
     }
-    if (a->head_bias)
-        put(k, &w->head_bias, 0, a->vocab_size, "head.bias", UINT32_MAX);
-    if (a->n_cutoffs) {
-        put(k, &w->tails_w, a->n_cutoffs, deq_cluster_embed(a, 0), "head.tails.weight", UINT32_MAX);
-        put(k, &w->tails_b, 0, a->n_cutoffs, "head.tails.bias", UINT32_MAX);
+    if (a->vocab.head_bias)
+        put(k, &w->head_bias, 0, a->vocab.size, "head.bias", UINT32_MAX);
+    if (a->vocab.n_cutoffs) {
+        put(k, &w->tails_w, a->vocab.n_cutoffs, deq_cluster_embed(&a->vocab, 0), "head.tails.weight", UINT32_MAX);
+        put(k, &w->tails_b, 0, a->vocab.n_cutoffs, "head.tails.bias", UINT32_MAX);
     }
 }
 
@@ -82,7 +82,7 @@ static void walk(struct walk *k)
 {
     struct deq_weights *w = k->w;
     const struct deq_arch *a = &w->arch;
-    const size_t D = a->d_model, HDh = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
+    const size_t D = a->vocab.d_model, HDh = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
     k->n = k->n_params = 0;
     walk_vocabulary(k);
     for (unsigned l = 0; l < a->n_block; l++) {

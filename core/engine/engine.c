@@ -148,7 +148,7 @@ static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token,
     ev.choice = s->choice;
     ev.token = token;
     const enum deq_verdict verdict = s->req.event(s->req.ctx, &ev);
-    const bool eos = !s->req.ignore_eos && (int64_t)token == e->arch.eos_id, full = ev.position == s->last_position;
+    const bool eos = !s->req.ignore_eos && (int64_t)token == e->vocab.eos_id, full = ev.position == s->last_position;
     if (!eos && verdict != DEQ_STOP && !full && !s->expired)
         return true;
     deq_seq_finish(e, s, eos ? DEQ_FINISH_EOS : verdict == DEQ_STOP ? DEQ_FINISH_STOP : full ? DEQ_FINISH_LENGTH : DEQ_FINISH_DEADLINE, NULL);

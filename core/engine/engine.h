@@ -25,18 +25,19 @@
 #define DEQ_ENGINE_ENGINE_H
 
 #include "core/cell/cell.h"
-#include "core/data/config.h"
+#include "core/data/serving.h"
+#include "core/data/vocab.h"
 #include "core/deq.h"
 
 /* An engine over any cell (the toy cell in tests), opened with as many pages as deq_engine_pages says. Takes the cell and its pool (on failure they stay
- * the caller's); arch gives the defaults. */
-enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, struct deq_pool *pool, const struct deq_engine_opts *opts,
-                            struct deq_engine **ret, struct deq_err *err);
+ * the caller's). */
+enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving, struct deq_pool *pool,
+                            const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err);
 /* Defaults and bounds of options over a cell of that shape. */
 enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in, struct deq_engine_opts *ret, struct deq_err *err);
 /* Pages that (filled) options ask for. */
 uint32_t deq_engine_pages(const struct deq_cell *shape, const struct deq_engine_opts *opts);
 /* What an engine with these (filled) options takes, with its cell and pool, to the byte. */
-uint64_t deq_engine_memory_bytes(const struct deq_arch *arch, const struct deq_engine_opts *opts, const struct deq_cell *shape);
+uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *opts, const struct deq_cell *shape);
 
 #endif

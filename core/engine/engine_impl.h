@@ -52,7 +52,8 @@ struct sequence {
 
 struct deq_engine {
     struct deq_cell *cell;
-    struct deq_arch arch;
+    struct deq_vocab vocab;
+    struct deq_serving serving;
     struct deq_pool *pool;
     struct deq_engine_opts opts;
     struct deq_pages pages;

@@ -57,10 +57,10 @@ static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
 
 static size_t row_floats(const struct deq_engine *e, const struct deq_cell *c)
 {
-    return DEQ_ROUND_UP(3 * c->state_dim + c->inject_dim + solver_floats(&e->arch.solver, c->state_dim), (size_t)16);
+    return DEQ_ROUND_UP(3 * c->state_dim + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim), (size_t)16);
 }
 
-/* Everything that an engine holds beside the cell and the pool; opts and arch are set. */
+/* Everything that an engine holds beside the cell and the pool; opts and serving are set. */
 static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_layout *l)
 {
     const size_t R = e->opts.max_rows, S = e->opts.max_sequences, V = c->vocab_size;
@@ -100,23 +100,24 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
     deq_prefix_lay_out(&e->prefix, n_pages, e->opts.prefill_block, c, l);
 }
 
-uint64_t deq_engine_memory_bytes(const struct deq_arch *arch, const struct deq_engine_opts *o, const struct deq_cell *shape)
+uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *o, const struct deq_cell *shape)
 {
-    struct deq_engine e = {.arch = *arch, .opts = *o};
+    struct deq_engine e = {.serving = *serving, .opts = *o};
     struct deq_layout l = {0};
     lay_out(&e, shape, &l);
     return sizeof e + l.bytes + shape->bytes + deq_pool_bytes(o->threads);
 }
 
-enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, struct deq_pool *pool, const struct deq_engine_opts *opts,
-                            struct deq_engine **ret, struct deq_err *err)
+enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving, struct deq_pool *pool,
+                            const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err)
 {
     struct deq_engine *e = DEQ_NEW(struct deq_engine);
     struct deq_layout l = {0};
     if (!e)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the engine");
     enum deq_rc rc = deq_engine_opts_fill(cell, opts, &e->opts, err);
-    e->arch = *arch;
+    e->vocab = *vocab;
+    e->serving = *serving;
     e->opts.threads = deq_pool_threads(pool);
     if (!rc && deq_engine_pages(cell, &e->opts) != cell->n_pages)
         rc = deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: the cell was opened with %u pages", (unsigned long long)e->opts.cache_bytes, cell->n_pages);
@@ -156,7 +157,7 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_arch *arch, 
                                          .max_positions = e->opts.max_positions,
                                          .max_sequences = e->opts.max_sequences,
                                          .pages = cell->n_pages,
-                                         .memory_bytes = deq_engine_memory_bytes(arch, &e->opts, cell)};
+                                         .memory_bytes = deq_engine_memory_bytes(serving, &e->opts, cell)};
     *ret = e;
     return DEQ_OK;
 }

@@ -197,15 +197,15 @@ bool deq_sample_whole(const struct deq_sampling *s)
 
 static uint32_t greedy_clusters(const struct deq_tails *t, const float *logits, uint32_t *ret_need)
 {
-    uint32_t best = deq_argmax(logits, deq_cluster_size(t->arch, 0));
-    for (unsigned c = 1; c < deq_clusters(t->arch); c++) {
+    uint32_t best = deq_argmax(logits, deq_cluster_size(t->vocab, 0));
+    for (unsigned c = 1; c < deq_clusters(t->vocab); c++) {
         if (!(t->logprob[c - 1] > logits[best]))
             continue;
         if (!(t->known >> c & 1)) {
             *ret_need = c;
             return UINT32_MAX;
         }
-        const uint32_t begin = deq_cluster_begin(t->arch, c), i = begin + deq_argmax(logits + begin, deq_cluster_size(t->arch, c));
+        const uint32_t begin = deq_cluster_begin(t->vocab, c), i = begin + deq_argmax(logits + begin, deq_cluster_size(t->vocab, c));
         best = logits[i] > logits[best] ? i : best;
     }
     return best;
@@ -216,8 +216,8 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
 {
     if (greedy(s))
         return greedy_clusters(t, logits, ret_need);
-    const unsigned C = deq_clusters(t->arch);
-    const uint32_t n0 = deq_cluster_size(t->arch, 0);
+    const unsigned C = deq_clusters(t->vocab);
+    const uint32_t n0 = deq_cluster_size(t->vocab, 0);
     const float inv_temp = 1.0f / s->temperature;
     float top = logits[deq_argmax(logits, n0)];
     for (unsigned c = 1; c < C; c++)
@@ -229,7 +229,7 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
         mass[0] += w[i];
     for (unsigned c = 1; c < C; c++) /* a little more than the most, so that rounding never cuts a word off */
         mass[c] = 1.0001 * deq_exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
-                  deq_exp(deq_log(deq_cluster_size(t->arch, c)) * fmax(0, 1 - (double)inv_temp));
+                  deq_exp(deq_log(deq_cluster_size(t->vocab, c)) * fmax(0, 1 - (double)inv_temp));
     for (uint64_t attempt = 0; attempt <= C; attempt++) { /* every rejection makes one mass exact */
         total = 0;
         for (unsigned c = 0; c < C; c++)
@@ -242,7 +242,7 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
             *ret_need = c;
             return UINT32_MAX;
         }
-        const uint32_t begin = deq_cluster_begin(t->arch, c), end = begin + deq_cluster_size(t->arch, c);
+        const uint32_t begin = deq_cluster_begin(t->vocab, c), end = begin + deq_cluster_size(t->vocab, c);
         double at = 0;
         weigh(logits + begin, end - begin, top, inv_temp, w + begin);
         for (uint32_t i = begin; i < end; i++) {

@@ -3,7 +3,7 @@
 #ifndef DEQ_ENGINE_SAMPLER_H
 #define DEQ_ENGINE_SAMPLER_H
 
-#include "core/data/config.h"
+#include "core/data/vocab.h"
 #include "core/deq.h"
 
 struct deq_candidate {
@@ -35,7 +35,7 @@ void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_his
 
 /* Of a vocabulary cut into clusters: the shortlist's log-probabilities stand in the logits, a further cluster's only where known. */
 struct deq_tails {
-    const struct deq_arch *arch;
+    const struct deq_vocab *vocab;
     const float *logprob; /* [n_cutoffs] of cluster 1, 2, ... */
     uint32_t known;       /* bit c: cluster c's log-probabilities stand in the logits */
 };

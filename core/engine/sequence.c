@@ -201,7 +201,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
 
 enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret, struct deq_err *err)
 {
-    struct deq_solver_opts o = e->arch.solver;
+    struct deq_solver_opts o = e->serving.solver;
     struct deq_admission a = {.id = e->next_id};
     const uint32_t n = DEQ_MAX(q->n, 1u);
     uint32_t begun = 0;
@@ -283,7 +283,7 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
     const size_t position = r->position;
     const float *logits = r->logits;
     if (e->cell->n_tails && !deq_sample_whole(&s->req.sampling)) {
-        const struct deq_tails t = {.arch = &e->arch, .logprob = r->tails, .known = r->known};
+        const struct deq_tails t = {.vocab = &e->vocab, .logprob = r->tails, .known = r->known};
         return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, scratch, ret_need);
     }
     if (deq_sample_adjusts(&s->req.sampling)) {
@@ -298,7 +298,7 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
                                              .n_text = known > begin ? known - begin : 0,
                                              .guessed = guessed,
                                              .n_guessed = n_guessed,
-                                             .eos_id = e->arch.eos_id};
+                                             .eos_id = e->vocab.eos_id};
         deq_sample_adjust(&s->req.sampling, &h, logits, V, scratch);
         logits = scratch->adjusted;
     }

@@ -37,6 +37,23 @@ bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
     return false;
 }
 
+static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
+
+const char *deq_warm_name(enum deq_warm w)
+{
+    return warms[w];
+}
+
+bool deq_warm_by_name(const char *name, enum deq_warm *ret)
+{
+    for (size_t i = 0; i < DEQ_COUNT(warms); i++)
+        if (!strcmp(name, warms[i])) {
+            *ret = (enum deq_warm)i;
+            return true;
+        }
+    return false;
+}
+
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err)
 {
     if (o->memory < 1 || o->memory > DEQ_SOLVER_MEMORY_MAX)

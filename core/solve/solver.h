@@ -54,6 +54,8 @@ struct deq_solver_opts deq_solver_defaults(void);
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err);
 const char *deq_solver_name(enum deq_solver_method m);
 bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);
+const char *deq_warm_name(enum deq_warm w);
+bool deq_warm_by_name(const char *name, enum deq_warm *ret);
 
 /* State of one system. `mem` has deq_solver_floats() floats. */
 struct deq_solver {

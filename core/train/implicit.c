@@ -13,7 +13,7 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
                               bool dropout, struct deq_grad_work *ret, struct deq_err *err)
 {
     struct deq_grad_work w = {0};
-    const size_t nd = b * t * arch->d_model, dim = t * arch->d_model;
+    const size_t nd = b * t * arch->vocab.d_model, dim = t * arch->vocab.d_model;
     enum deq_rc rc = deq_seq_new(arch, b, t, 0, n_tapes, dropout, &w.seq, err);
     if (rc)
         return rc;
@@ -54,12 +54,12 @@ static void eval_adjoint(void *ctx, const float *g, float *out)
 {
     struct deq_grad_work *w = ctx;
     deq_seq_vjp(w->seq, 0, g, out, NULL);
-    deq_kern()->add(out, out, w->d, w->seq->n * w->seq->arch.d_model);
+    deq_kern()->add(out, out, w->d, w->seq->n * w->seq->arch.vocab.d_model);
 }
 
 void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, struct deq_solve_report *ret)
 {
-    const size_t dim = w->seq->t * w->seq->arch.d_model;
+    const size_t dim = w->seq->t * w->seq->arch.vocab.d_model;
     memset(w->z, 0, w->seq->b * dim * sizeof(float));
     deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, NULL, w->scratch, NULL, ret);
 }
@@ -70,7 +70,7 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
 {
     struct deq_seq *s = w->seq;
     const struct deq_kern *k = deq_kern();
-    const size_t nd = s->n * s->arch.d_model;
+    const size_t nd = s->n * s->arch.vocab.d_model;
     const unsigned last = s->n_tapes - 1;
     const float h = o->jac_step * sqrtf(k->dot(w->z, w->z, nd) / (float)nd) + 1e-8f;
     for (size_t i = 0; i < nd; i++)
@@ -84,7 +84,7 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     k->scale(w->g, 1.0f / h, nd); /* v */
     const double penalty = (double)k->dot(w->g, w->g, nd) / (double)nd;
     /* the whole batch's mean: this shard has n of its `count` rows */
-    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->arch.d_model), nd);
+    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->arch.vocab.d_model), nd);
     deq_seq_vjp(s, last, w->g, w->d, grads);
     k->scale(w->g, -1.0f, nd);
     deq_seq_vjp(s, 0, w->g, w->d, grads);
@@ -96,7 +96,7 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
                     struct deq_grad_report *ret)
 {
     struct deq_seq *s = w->seq;
-    const size_t nd = s->n * s->arch.d_model, dim = s->t * s->arch.d_model;
+    const size_t nd = s->n * s->arch.vocab.d_model, dim = s->t * s->arch.vocab.d_model;
     const uint64_t key = step * 4096 + shard;
     struct deq_grad_report r = {.finite = true};
     struct deq_solve_report solve = {0};

@@ -13,7 +13,7 @@ double deq_predictor_loss(const struct deq_weights *w, size_t n, const float *e,
                           float *hidden, float *d_hidden, float *out, struct deq_weights *g)
 {
     const struct deq_kern *k = deq_kern();
-    const size_t D = w->arch.d_model, Hp = w->arch.predictor_hidden;
+    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden;
     double loss = 0;
     deq_gemm_xwt(n, Hp, D, e, D, w->pred_tok_w, D, 0, hidden, Hp);
     deq_gemm_xwt(n, Hp, D, z_prev, D, w->pred_state_w, D, 1, hidden, Hp);
@@ -56,7 +56,7 @@ struct fit {
 
 static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, float *scratch)
 {
-    const size_t D = f->w->arch.d_model, Hp = f->w->arch.predictor_hidden, T = work->seq->t;
+    const size_t D = f->w->arch.vocab.d_model, Hp = f->w->arch.predictor_hidden, T = work->seq->t;
     const float share = 1.0f / (float)(f->rows * f->shards);
     float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * D;
     struct deq_solve_report rep;
@@ -83,7 +83,7 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_we
                               struct deq_err *err)
 {
     const unsigned threads = deq_pool_threads(pool);
-    const size_t D = w->arch.d_model, Hp = w->arch.predictor_hidden, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
+    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
     struct fit f = {.w = w, .work = work, .rows = rows, .shards = shards, .solver = *solver};
     enum deq_rc rc = DEQ_OK;
     f.solver.tol = fit->tol;

@@ -111,8 +111,8 @@ float deq_recipe_held_back(const struct deq_recipe *r)
 
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err)
 {
-    struct deq_arch a = {.vocab_size = vocab_size,
-                         .d_model = r->hidden_size,
+    struct deq_arch a = {.vocab.size = vocab_size,
+                         .vocab.d_model = r->hidden_size,
                          .n_head = r->heads,
                          .d_head = r->head_dim,
                          .d_inner = r->inner_size,
@@ -122,16 +122,16 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
                          .inject_residual = r->inject_residual,
                          .final_norm = r->final_norm,
                          .norm_eps = r->norm_eps,
-                         .eos_id = 0,
+                         .vocab.eos_id = 0,
                          .predictor_hidden = r->predictor_hidden,
-                         .solver = deq_solver_defaults(),
-                         .row_window = r->serve_window};
+                         .serving.solver = deq_solver_defaults(),
+                         .serving.row_window = r->serve_window};
     a.norm = r->norm;
-    a.warm = r->serve_warm;
-    a.solver.method = r->serve_solver;
-    a.solver.tol = r->serve_tol;
-    a.solver.max_iter = r->serve_max_iter;
-    a.solver.memory = r->serve_memory;
+    a.serving.warm = r->serve_warm;
+    a.serving.solver.method = r->serve_solver;
+    a.serving.solver.tol = r->serve_tol;
+    a.serving.solver.max_iter = r->serve_max_iter;
+    a.serving.solver.memory = r->serve_memory;
     enum deq_rc rc = deq_arch_check(&a, "recipe", err);
     if (!rc)
         *ret = a;

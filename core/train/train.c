@@ -132,13 +132,13 @@ static enum deq_rc load_valid(struct run *r, struct deq_err *err)
     char path[4096] = "", *text;
     size_t len;
     enum deq_rc rc = DEQ_OK;
-    if (!deq_tokens_push(&r->valid, (uint32_t)r->arch.eos_id))
+    if (!deq_tokens_push(&r->valid, (uint32_t)r->arch.vocab.eos_id))
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for the validation text");
     while (!rc && *files) {
         uint64_t bytes = 0;
         if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) || (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
             return rc;
-        rc = deq_corpus_encode(r->tok, r->arch.eos_id, text, len, &r->valid, &bytes, err);
+        rc = deq_corpus_encode(r->tok, r->arch.vocab.eos_id, text, len, &r->valid, &bytes, err);
         r->valid_bytes += bytes;
         deq_free(text);
     }
@@ -330,7 +330,7 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
             }
         deq_seq_begin(work->seq, r->w, tokens, 0, 0, 0);
         if (r->at.step <= c->shallow_steps) { /* not yet an equilibrium model: the network that was trained */
-            memset(work->z, 0, rows * r->arch.d_model * sizeof(float));
+            memset(work->z, 0, rows * r->arch.vocab.d_model * sizeof(float));
             for (unsigned i = 0; i < c->shallow_depth; i++)
                 deq_seq_forward(work->seq, 0, work->z, work->z);
         } else {
@@ -517,7 +517,7 @@ static enum deq_rc prepare(struct run *r, struct deq_err *err)
         rc = deq_recipe_arch(r->recipe, deq_tokenizer_vocab_size(r->tok), &r->arch, err);
     if (!rc) {
         note(r, "reading and encoding the text");
-        rc = deq_dataset_load(r->tok, r->arch.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
+        rc = deq_dataset_load(r->tok, r->arch.vocab.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
                               r->recipe->seq_len, r->recipe->seed, &r->train, err);
     }
     if (!rc)

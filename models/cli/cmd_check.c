@@ -55,9 +55,9 @@ static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
         const enum deq_rc rc = deq_tensor_read(c->file, t, i, 1, &id, err);
         if (rc)
             return rc;
-        if (id < 0 || id >= (int64_t)c->arch.vocab_size)
+        if (id < 0 || id >= (int64_t)c->arch.vocab.size)
             return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u", c->golden, i, (long long)id,
-                            c->arch.vocab_size);
+                            c->arch.vocab.size);
         c->tokens[i] = (uint32_t)id;
     }
     return DEQ_OK;
@@ -78,8 +78,8 @@ static double worst(double so_far, const float *x, const float *y, size_t n)
 static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *ret_t, struct deq_err *err)
 {
     const struct deq_tensor *z, *p;
-    const size_t V = c->arch.vocab_size;
-    enum deq_rc rc = find(c, n, "equilibrium", c->arch.d_model, &z, err);
+    const size_t V = c->arch.vocab.size;
+    enum deq_rc rc = find(c, n, "equilibrium", c->arch.vocab.d_model, &z, err);
     if (!rc)
         rc = find(c, n, "logprobs", V, &p, err);
     *ret_t = 0;
@@ -91,7 +91,7 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     if (p->shape[1] != t || at + t > c->T || t > c->segment->t_max)
         return deq_fail(err, DEQ_EFORMAT, "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length", c->golden, n, t, c->T);
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows);
-    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, (size_t)c->arch.d_model)), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
+    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, (size_t)c->arch.vocab.d_model)), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
     if (!tokens || !expected || !logprobs)
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for segment %zu", n);
     for (size_t b = 0; b < c->B && !rc; b++)
@@ -105,7 +105,7 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     if (!rc)
         rc = deq_tensor_to_f32(c->file, z, expected, err);
     if (!rc) {
-        c->z_error = worst(c->z_error, expected, c->segment->z, rows * c->arch.d_model);
+        c->z_error = worst(c->z_error, expected, c->segment->z, rows * c->arch.vocab.d_model);
         rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
     }
     if (!rc)
@@ -128,7 +128,7 @@ static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, c
     const struct deq_tensor *first;
     enum deq_rc rc = read_tokens(c, err);
     if (!rc)
-        rc = find(c, 0, "equilibrium", c->arch.d_model, &first, err);
+        rc = find(c, 0, "equilibrium", c->arch.vocab.d_model, &first, err);
     if (!rc && !first)
         rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor segment0.equilibrium: missing", c->golden);
     if (!rc)
@@ -183,7 +183,7 @@ static const struct deq_command command = {.usage = "deq check MODEL_DIR GOLDEN.
 
 static struct deq_solver_opts solver_of(const struct deq_arch *a, const struct flags *f)
 {
-    struct deq_solver_opts o = a->solver;
+    struct deq_solver_opts o = a->serving.solver;
     if (o.tol > 0) {
         o.tol = 1e-7f;
         o.max_iter = 5000;

@@ -19,9 +19,9 @@ static void on_note(void *ctx, const char *line)
 
 static void print_parts(const struct deq_arch *a)
 {
-    printf("head             %s", a->head_untied ? "weights of its own" : "tied to the embedding");
-    for (unsigned c = 0; deq_projects(a) && c < deq_clusters(a); c++)
-        printf("%s%u %s", c ? ", " : "; projections: ", c, a->proj_untied[c] ? "its own" : "tied");
+    printf("head             %s", a->vocab.head_untied ? "weights of its own" : "tied to the embedding");
+    for (unsigned c = 0; deq_projects(&a->vocab) && c < deq_clusters(&a->vocab); c++)
+        printf("%s%u %s", c ? ", " : "; projections: ", c, a->vocab.proj_untied[c] ? "its own" : "tied");
     printf("\n");
 }
 
@@ -58,7 +58,7 @@ int cmd_import(int argc, char **argv)
     cli_progress_end();
     printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir, r.variant,
            (unsigned long long)r.parameters, r.tensors, r.ignored);
-    printf("vocabulary       %u tokens%s\n", r.arch.vocab_size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
+    printf("vocabulary       %u tokens%s\n", r.arch.vocab.size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
     print_parts(&r.arch);
     return CLI_OK;
 }

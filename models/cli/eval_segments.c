@@ -125,10 +125,10 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
     if (!rc)
         rc = deq_text_read(text_path, (size_t)1 << 30, &text, &len, err);
     if (!rc)
-        rc = deq_corpus_encode(tok, a->eos_id, text, len, tokens, &bytes, err);
+        rc = deq_corpus_encode(tok, a->vocab.eos_id, text, len, tokens, &bytes, err);
     for (size_t i = 0; i < tokens->n && !rc; i++)
-        if (tokens->ids[i] >= a->vocab_size)
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i], a->vocab_size);
+        if (tokens->ids[i] >= a->vocab.size)
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i], a->vocab.size);
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     if (!rc)
         rc = deq_weights_load(path, a, w, NULL, err);
@@ -201,8 +201,8 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
     if (!rc && w.length < 2)
         rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit), w.streams);
     if (!rc) {
-        struct deq_solve_params p = {.solver = a.solver.method, .tol = a.solver.tol, .max_iter = a.solver.max_iter};
-        struct deq_solver_opts o = a.solver;
+        struct deq_solve_params p = {.solver = a.serving.solver.method, .tol = a.serving.solver.tol, .max_iter = a.serving.solver.max_iter};
+        struct deq_solver_opts o = a.serving.solver;
         solve_flags_apply(sf, &p);
         o.method = p.solver;
         o.tol = p.tol;

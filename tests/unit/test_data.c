@@ -402,27 +402,27 @@ TEST(config_keys)
     struct deq_arch a = {0};
     struct deq_err e;
     CHECK_MSG(!parse_with(NULL, NULL, &a, &e), "%s", e.text);
-    CHECK(a.vocab_size == 100 && a.d_model == 32 && a.n_head == 4 && a.d_head == 8 && a.d_inner == 64 && a.n_block == 1 && a.attn_window == 96 &&
-          a.norm == DEQ_NORM_PRE && a.norm_affine && !a.inject_residual && a.final_norm && a.norm_eps == 1e-5f && a.eos_id == 99 &&
-          a.predictor_hidden == 0 && a.row_window == 8 && a.warm == DEQ_WARM_ZERO && a.solver.method == DEQ_ANDERSON &&
-          a.solver.stop == DEQ_STOP_REL && a.solver.memory == 3 && a.solver.max_iter == 32 && a.solver.min_iter == 1 &&
-          a.solver.tol == 0.01f && a.solver.beta == 1 && a.solver.reg == 1e-4f);
+    CHECK(a.vocab.size == 100 && a.vocab.d_model == 32 && a.n_head == 4 && a.d_head == 8 && a.d_inner == 64 && a.n_block == 1 && a.attn_window == 96 &&
+          a.norm == DEQ_NORM_PRE && a.norm_affine && !a.inject_residual && a.final_norm && a.norm_eps == 1e-5f && a.vocab.eos_id == 99 &&
+          a.predictor_hidden == 0 && a.serving.row_window == 8 && a.serving.warm == DEQ_WARM_ZERO && a.serving.solver.method == DEQ_ANDERSON &&
+          a.serving.solver.stop == DEQ_STOP_REL && a.serving.solver.memory == 3 && a.serving.solver.max_iter == 32 && a.serving.solver.min_iter == 1 &&
+          a.serving.solver.tol == 0.01f && a.serving.solver.beta == 1 && a.serving.solver.reg == 1e-4f);
     CHECK(deq_inject_dim(&a) == 96);
     a.inject_residual = true;
     CHECK(deq_inject_dim(&a) == 128);
 
     for (size_t i = 0; i < DEQ_COUNT(keys); i++) {
         const struct key *k = &keys[i];
-        struct deq_arch before = {.vocab_size = 7}, got = before;
+        struct deq_arch before = {.vocab.size = 7}, got = before;
         char want[80];
         enum deq_rc rc = parse_with(k->name, NULL, &got, &e);
         snprintf(want, sizeof want, "config.json: %s: missing", k->name);
-        CHECK_MSG(k->required ? rc == DEQ_EFORMAT && !strcmp(e.text, want) && got.vocab_size == 7 : !rc, "without %s: %s", k->name, e.text);
+        CHECK_MSG(k->required ? rc == DEQ_EFORMAT && !strcmp(e.text, want) && got.vocab.size == 7 : !rc, "without %s: %s", k->name, e.text);
         for (size_t j = 0; j < DEQ_COUNT(k->bad) && k->bad[j]; j++) {
             got = before;
             rc = parse_with(k->name, k->bad[j], &got, &e);
             const char *leaf = strncmp(k->name, "deq.", 4) ? k->name : k->name + 4;
-            CHECK_MSG(rc < 0 && e.code == rc && got.vocab_size == 7, "%s: %s", k->name, k->bad[j]);
+            CHECK_MSG(rc < 0 && e.code == rc && got.vocab.size == 7, "%s: %s", k->name, k->bad[j]);
             CHECK_MSG(strstr(e.text, "config.json: ") && strstr(e.text, leaf), "%s: %s: \"%s\"", k->name, k->bad[j], e.text);
         }
     }
@@ -440,10 +440,10 @@ TEST(config_keys)
         CHECK_MSG(!parse_with(edge[i].key, edge[i].value, &a, &e), "%s = %s: %s", edge[i].key, edge[i].value, e.text);
     /* a fixed number of steps is taken from zero, one row at a time */
     CHECK(parse_with("deq.tol", "0", &a, &e) == DEQ_EFORMAT && strstr(e.text, "deq.window"));
-    a.solver.tol = 0;
-    a.row_window = 1;
+    a.serving.solver.tol = 0;
+    a.serving.row_window = 1;
     CHECK(deq_arch_check(&a, "c", &e) == DEQ_OK);
-    a.warm = DEQ_WARM_PREVIOUS;
+    a.serving.warm = DEQ_WARM_PREVIOUS;
     CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT);
 }
 
@@ -459,12 +459,12 @@ TEST(config_structure)
         {"", ", \"tol\": 0.1", "config.json: line 1"},
         {", \"a\\nb\": 3", "", "a?b: unknown key"},
     };
-    struct deq_arch a = {.vocab_size = 7};
+    struct deq_arch a = {.vocab.size = 7};
     struct deq_err e;
     char text[4096];
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         size_t n = config_text(text, sizeof text, NULL, NULL, t[i].root, t[i].deq);
-        CHECK(deq_config_parse(text, n, "config.json", &a, &e) == DEQ_EFORMAT && a.vocab_size == 7);
+        CHECK(deq_config_parse(text, n, "config.json", &a, &e) == DEQ_EFORMAT && a.vocab.size == 7);
         CHECK_MSG(strstr(e.text, t[i].says), "\"%s\" lacks \"%s\"", e.text, t[i].says);
     }
     static const char *const broken[] = {"", "[]", "3", "{", "{} x", "\xff", "{\"vocab_size\": 01}", "null"};
@@ -478,7 +478,7 @@ TEST(config_structure)
         CHECK(deq_config_parse(copy, cut, "config.json", &a, &e) == DEQ_EFORMAT);
         free(copy);
     }
-    CHECK(deq_config_load("/nonexistent/config.json", &a, &e) == DEQ_ENOTFOUND && a.vocab_size == 7);
+    CHECK(deq_config_load("/nonexistent/config.json", &a, &e) == DEQ_ENOTFOUND && a.vocab.size == 7);
     for (int i = 0; i < 3; i++) {
         enum deq_norm norm = DEQ_NORM_POST;
         enum deq_warm warm = DEQ_WARM_ZERO;
@@ -490,19 +490,19 @@ TEST(config_structure)
 
 static struct deq_arch tiny(enum deq_norm norm, bool affine)
 {
-    return (struct deq_arch){.vocab_size = 37, .d_model = 12, .n_head = 3, .d_head = 5, .d_inner = 20, .n_block = 2, .attn_window = 40,
+    return (struct deq_arch){.vocab.size = 37, .vocab.d_model = 12, .n_head = 3, .d_head = 5, .d_inner = 20, .n_block = 2, .attn_window = 40,
                              .norm = norm, .norm_affine = affine, .inject_residual = !affine, .final_norm = affine, .norm_eps = 1e-5f,
-                             .eos_id = 0, .predictor_hidden = affine ? 9 : 0, .solver = deq_solver_defaults(), .row_window = 4};
+                             .vocab.eos_id = 0, .predictor_hidden = affine ? 9 : 0, .serving.solver = deq_solver_defaults(), .serving.row_window = 4};
 }
 
 static bool same_arch(const struct deq_arch *a, const struct deq_arch *b)
 {
-    const struct deq_solver_opts *s = &a->solver, *t = &b->solver;
-    return a->vocab_size == b->vocab_size && a->d_model == b->d_model && a->n_head == b->n_head && a->d_head == b->d_head &&
+    const struct deq_solver_opts *s = &a->serving.solver, *t = &b->serving.solver;
+    return a->vocab.size == b->vocab.size && a->vocab.d_model == b->vocab.d_model && a->n_head == b->n_head && a->d_head == b->d_head &&
            a->d_inner == b->d_inner && a->n_block == b->n_block && a->attn_window == b->attn_window && a->norm == b->norm &&
            a->norm_affine == b->norm_affine && a->inject_residual == b->inject_residual && a->final_norm == b->final_norm &&
-           a->norm_eps == b->norm_eps && a->eos_id == b->eos_id && a->predictor_hidden == b->predictor_hidden &&
-           a->row_window == b->row_window && a->warm == b->warm && s->method == t->method && s->stop == t->stop && s->memory == t->memory &&
+           a->norm_eps == b->norm_eps && a->vocab.eos_id == b->vocab.eos_id && a->predictor_hidden == b->predictor_hidden &&
+           a->serving.row_window == b->serving.row_window && a->serving.warm == b->serving.warm && s->method == t->method && s->stop == t->stop && s->memory == t->memory &&
            s->max_iter == t->max_iter && s->min_iter == t->min_iter && s->tol == t->tol && s->beta == t->beta && s->reg == t->reg;
 }
 
@@ -513,19 +513,19 @@ TEST(config_round_trip)
     struct deq_err e = {0};
     for (unsigned i = 0; i < 24; i++) {
         struct deq_arch a = tiny((enum deq_norm)(i % 3), i & 1), b = {0};
-        a.solver = (struct deq_solver_opts){.method = (enum deq_solver_method)(i / 3 % 3), .stop = i & 2 ? DEQ_STOP_ABS : DEQ_STOP_REL,
+        a.serving.solver = (struct deq_solver_opts){.method = (enum deq_solver_method)(i / 3 % 3), .stop = i & 2 ? DEQ_STOP_ABS : DEQ_STOP_REL,
                                             .memory = 1 + i % 16, .max_iter = 20 + i, .min_iter = i, .tol = 1.25e-4f * (float)(i + 1),
                                             .beta = 1.0f / (float)(1 + i), .reg = i & 4 ? 0 : 1e-6f};
-        a.warm = a.predictor_hidden ? (enum deq_warm)(i / 2 % 3) : DEQ_WARM_ZERO;
-        a.eos_id = (int64_t)i % 5 - 1;
+        a.serving.warm = a.predictor_hidden ? (enum deq_warm)(i / 2 % 3) : DEQ_WARM_ZERO;
+        a.vocab.eos_id = (int64_t)i % 5 - 1;
         a.norm_eps = i & 1 ? 1e-5f : 1e-12f;
-        a.row_window = 1 + i * 2;
+        a.serving.row_window = 1 + i * 2;
         /* the file keeps seven digits so that 0.01 reads 0.01; numbers that people write have fewer */
         char digits[32];
-        snprintf(digits, sizeof digits, "%.6g", (double)a.solver.beta);
-        a.solver.beta = strtof(digits, NULL);
-        snprintf(digits, sizeof digits, "%.6g", (double)a.solver.tol);
-        a.solver.tol = strtof(digits, NULL);
+        snprintf(digits, sizeof digits, "%.6g", (double)a.serving.solver.beta);
+        a.serving.solver.beta = strtof(digits, NULL);
+        snprintf(digits, sizeof digits, "%.6g", (double)a.serving.solver.tol);
+        a.serving.solver.tol = strtof(digits, NULL);
         CHECK_MSG(!deq_config_save(in_dir("c"), &a, i & 1 ? "{\"data\": \"x\", \"steps\": 12}" : NULL, &e), "%s", e.text);
         CHECK_MSG(!deq_config_load(in_dir("c"), &b, &e), "case %u: %s", i, e.text);
         CHECK_MSG(same_arch(&a, &b), "case %u", i);
@@ -544,7 +544,7 @@ TEST(config_smallest_beta_can_be_given_and_reloaded)
         return;
     struct deq_err e = {0};
     struct deq_arch a = tiny(DEQ_NORM_PRE, false), b;
-    a.solver.beta = 1e-3f; /* the smallest value that the message allows */
+    a.serving.solver.beta = 1e-3f; /* the smallest value that the message allows */
     CHECK(!deq_config_save(in_dir("c"), &a, NULL, &e));
     CHECK_MSG(!deq_config_load(in_dir("c"), &b, &e), "%s", e.text);
     drop_dir("c", NULL);
@@ -562,20 +562,20 @@ TEST(config_arch_check)
         memset(&e, 0, sizeof e);                                                                                              \
         CHECK_MSG(deq_arch_check(&a, "here", &e) < 0 && strstr(e.text, "here: ") && strstr(e.text, word), "%s: %s", word, e.text); \
     } while (0)
-    BAD(a.vocab_size = 1, "vocab_size");
-    BAD(a.d_model = 0, "hidden_size");
-    BAD(a.d_model = 7, "hidden_size");
+    BAD(a.vocab.size = 1, "vocab_size");
+    BAD(a.vocab.d_model = 0, "hidden_size");
+    BAD(a.vocab.d_model = 7, "hidden_size");
     BAD(a.n_head = 0, "num_attention_heads");
     BAD(a.d_head = 2000, "head_dim");
     BAD(a.d_inner = 0, "intermediate_size");
     BAD(a.n_block = 17, "num_blocks");
     BAD(a.attn_window = 0, "attention_window");
     BAD(a.predictor_hidden = 1 << 17, "predictor_hidden_size");
-    BAD(a.row_window = 0, "deq.window");
-    BAD(a.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window");
-    BAD(a.eos_id = 37, "eos_token_id");
-    BAD((a.warm = DEQ_WARM_PREDICTOR, a.predictor_hidden = 0), "warm_start");
-    BAD(a.solver.memory = 0, "memory");
+    BAD(a.serving.row_window = 0, "deq.window");
+    BAD(a.serving.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window");
+    BAD(a.vocab.eos_id = 37, "eos_token_id");
+    BAD((a.serving.warm = DEQ_WARM_PREDICTOR, a.predictor_hidden = 0), "warm_start");
+    BAD(a.serving.solver.memory = 0, "memory");
 #undef BAD
 }
 
@@ -585,24 +585,24 @@ TEST(config_clusters)
         return;
     struct deq_arch a = tiny(DEQ_NORM_POST, false), b = {0};
     struct deq_err e = {0};
-    a.n_cutoffs = 2;
-    a.cutoffs[0] = 10;
-    a.cutoffs[1] = 30;
-    a.d_embed = 16;
-    a.div_val = 4;
-    a.head_bias = a.head_untied = true;
-    a.proj_untied[1] = true;
+    a.vocab.n_cutoffs = 2;
+    a.vocab.cutoffs[0] = 10;
+    a.vocab.cutoffs[1] = 30;
+    a.vocab.d_embed = 16;
+    a.vocab.div_val = 4;
+    a.vocab.head_bias = a.vocab.head_untied = true;
+    a.vocab.proj_untied[1] = true;
     a.segment_len = 150;
     a.segment_memory = 480;
     CHECK_MSG(!deq_config_save(in_dir("c"), &a, NULL, &e) && !deq_config_load(in_dir("c"), &b, &e), "%s", e.text);
-    CHECK(b.n_cutoffs == 2 && b.cutoffs[0] == 10 && b.cutoffs[1] == 30 && b.d_embed == 16 && b.div_val == 4 && b.head_bias && b.head_untied &&
-          !b.proj_untied[0] && b.proj_untied[1] && !b.proj_untied[2] && b.segment_len == 150 && b.segment_memory == 480);
-    CHECK(deq_clusters(&b) == 3 && deq_cluster_begin(&b, 2) == 30 && deq_cluster_size(&b, 2) == 7 && deq_cluster_embed(&b, 2) == 1 && deq_projects(&b));
-    CHECK(deq_cluster_of(&b, 0) == 0 && deq_cluster_of(&b, 9) == 0 && deq_cluster_of(&b, 10) == 1 && deq_cluster_of(&b, 36) == 2);
-    a.div_val = 5; /* 16 / 25 */
+    CHECK(b.vocab.n_cutoffs == 2 && b.vocab.cutoffs[0] == 10 && b.vocab.cutoffs[1] == 30 && b.vocab.d_embed == 16 && b.vocab.div_val == 4 && b.vocab.head_bias && b.vocab.head_untied &&
+          !b.vocab.proj_untied[0] && b.vocab.proj_untied[1] && !b.vocab.proj_untied[2] && b.segment_len == 150 && b.segment_memory == 480);
+    CHECK(deq_clusters(&b.vocab) == 3 && deq_cluster_begin(&b.vocab, 2) == 30 && deq_cluster_size(&b.vocab, 2) == 7 && deq_cluster_embed(&b.vocab, 2) == 1 && deq_projects(&b.vocab));
+    CHECK(deq_cluster_of(&b.vocab, 0) == 0 && deq_cluster_of(&b.vocab, 9) == 0 && deq_cluster_of(&b.vocab, 10) == 1 && deq_cluster_of(&b.vocab, 36) == 2);
+    a.vocab.div_val = 5; /* 16 / 25 */
     CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT && strstr(e.text, "cluster 2"));
-    a.div_val = 4;
-    a.cutoffs[1] = 10; /* not above the one before */
+    a.vocab.div_val = 4;
+    a.vocab.cutoffs[1] = 10; /* not above the one before */
     CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT && strstr(e.text, "cutoffs: 10"));
     drop_dir("c", NULL);
 }
@@ -804,7 +804,7 @@ static unsigned load_under_faults(void)
             rc = deq_weights_load(in_dir("w"), &a, &w, NULL, &e);
         deq_mem_fault(0, false);
         if (!rc) {
-            CHECK(w && a.d_model == 12);
+            CHECK(w && a.vocab.d_model == 12);
             deq_weights_free(w);
             return n;
         }
@@ -818,7 +818,7 @@ TEST(loading_without_memory)
     if (!make_dir())
         return;
     struct deq_arch a = tiny(DEQ_NORM_PRE, true);
-    a.vocab_size = 8000; /* the block is then 400 KB: one leaked block stands out */
+    a.vocab.size = 8000; /* the block is then 400 KB: one leaked block stands out */
     struct deq_weights *w = random_weights(&a, 5);
     struct deq_err e = {0};
     if (!w)

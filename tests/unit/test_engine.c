@@ -69,8 +69,8 @@ static void run_all(struct deq_engine *e)
 
 static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
 {
-    const struct deq_arch a = {.vocab_size = 24, .eos_id = -1, .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
-                               .row_window = 4};
+    const struct deq_arch a = {.vocab.size = 24, .vocab.eos_id = -1, .serving.solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
+                               .serving.row_window = 4};
     struct deq_pool *pool;
     struct deq_cell *cell = NULL;
     struct deq_engine *e = NULL;
@@ -79,7 +79,7 @@ static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_ite
     struct deq_engine_opts opts;
     CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_engine_opts_fill(&shape, &asked, &opts, NULL) == DEQ_OK &&
           deq_toy_open(24, rho, coupling, 64, deq_engine_pages(&shape, &opts), pool, &cell, NULL) == DEQ_OK);
-    CHECK(deq_engine_open(cell, &a, pool, &opts, &e, NULL) == DEQ_OK);
+    CHECK(deq_engine_open(cell, &a.vocab, &a.serving, pool, &opts, &e, NULL) == DEQ_OK);
     if (ret_cell)
         *ret_cell = cell;
     return e;
@@ -309,7 +309,7 @@ TEST(engine_equals_sequence_form)
     struct deq_seq *s;
     CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK && deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
     CHECK(deq_seq_new(&arch, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
-    float *z = DEQ_NEW_ARRAY(float, T * arch.d_model), *nll = DEQ_NEW_ARRAY(float, T);
+    float *z = DEQ_NEW_ARRAY(float, T * arch.vocab.d_model), *nll = DEQ_NEW_ARRAY(float, T);
     deq_seq_begin(s, w, p.ids, 0, 0, 0);
     for (int i = 0; i < 300; i++)
         deq_seq_forward(s, 0, z, z);
@@ -480,9 +480,9 @@ static void hash_tiny(struct deq_hash *h)
 /* A vocabulary in clusters, random weights: adaptive softmax, with and without the whole distribution. */
 static void hash_clusters(struct deq_hash *h)
 {
-    struct deq_arch a = {.vocab_size = 90, .n_cutoffs = 2, .cutoffs = {10, 40}, .div_val = 2, .d_embed = 24, .head_bias = true, .d_model = 24, .n_head = 2,
+    struct deq_arch a = {.vocab.size = 90, .vocab.n_cutoffs = 2, .vocab.cutoffs = {10, 40}, .vocab.div_val = 2, .vocab.d_embed = 24, .vocab.head_bias = true, .vocab.d_model = 24, .n_head = 2,
                          .d_head = 12, .d_inner = 40, .n_block = 1, .attn_window = 32, .norm = DEQ_NORM_POST, .norm_affine = true, .norm_eps = 1e-5f,
-                         .eos_id = -1, .solver = deq_solver_defaults(), .row_window = 4};
+                         .vocab.eos_id = -1, .serving.solver = deq_solver_defaults(), .serving.row_window = 4};
     struct deq_weights *w = NULL;
     struct deq_transformer *t = NULL;
     struct deq_pool *pool = NULL;
@@ -495,13 +495,13 @@ static void hash_clusters(struct deq_hash *h)
     for (size_t i = 0; i < w->n; i++) /* uniform: no library function of the C library in it */
         w->data[i] = (float)(deq_rng_uniform(11, 0, i) - 0.5);
     for (size_t i = 0; i < DEQ_COUNT(prompt); i++)
-        prompt[i] = (uint32_t)deq_rng_below(11, 1, i, a.vocab_size);
+        prompt[i] = (uint32_t)deq_rng_below(11, 1, i, a.vocab.size);
     CHECK(deq_transformer_new(w, false, &t, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK &&
           deq_engine_opts_fill(&shape, &(struct deq_engine_opts){.max_sequences = 2}, &o, NULL) == DEQ_OK &&
           deq_transformer_open(t, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, NULL) == DEQ_OK &&
-          deq_engine_open(cell, &a, pool, &o, &e, NULL) == DEQ_OK);
+          deq_engine_open(cell, &a.vocab, &a.serving, pool, &o, &e, NULL) == DEQ_OK);
     for (int whole = 0; whole < 2; whole++) {
-        struct answer got = {.vocab = a.vocab_size};
+        struct answer got = {.vocab = a.vocab.size};
         struct deq_request q = {.prompt = prompt, .n_prompt = DEQ_COUNT(prompt), .max_tokens = 60, .want_logits = whole,
                                 .sampling = {.temperature = 1, .top_p = 1, .seed = 3}, .event = record, .ctx = &got,
                                 .solve = {.solver = DEQ_ANDERSON, .tol = 1e-3f, .max_iter = 30, .window = 4}};
@@ -895,7 +895,7 @@ TEST(sampler_adjusts_as_documented)
 TEST(sampler_clusters_are_the_whole_distribution)
 {
     enum { V = 60, DRAWS = 40000 };
-    const struct deq_arch a = {.vocab_size = V, .n_cutoffs = 3, .cutoffs = {6, 16, 40}};
+    const struct deq_arch a = {.vocab.size = V, .vocab.n_cutoffs = 3, .vocab.cutoffs = {6, 16, 40}};
     const uint32_t all = 14;
     float weights[V];
     struct deq_sample_scratch scratch = {.weights = weights};
@@ -903,31 +903,31 @@ TEST(sampler_clusters_are_the_whole_distribution)
         float logits[V], tail[3];
         double sum = 0, by[4] = {0};
         for (uint32_t i = 0; i < V; i++) { /* log-probabilities, in rounds that differ in where the mass lies */
-            const unsigned c = deq_cluster_of(&a, i);
+            const unsigned c = deq_cluster_of(&a.vocab, i);
             logits[i] = 3 * (float)deq_rng_uniform(round, 9, i) + (c == round % 4 ? 2.0f : 0.0f);
             sum += exp((double)logits[i]);
         }
         for (uint32_t i = 0; i < V; i++) {
             logits[i] -= (float)log(sum);
-            by[deq_cluster_of(&a, i)] += exp((double)logits[i]);
+            by[deq_cluster_of(&a.vocab, i)] += exp((double)logits[i]);
         }
         for (int c = 0; c < 3; c++)
             tail[c] = (float)log(by[c + 1]);
-        const struct deq_tails whole = {.arch = &a, .logprob = tail, .known = all};
+        const struct deq_tails whole = {.vocab = &a.vocab, .logprob = tail, .known = all};
         for (int k = 0; k < 4; k++) {
             const struct deq_sampling s = {.temperature = (float[]){0, 0.5f, 1, 2}[k], .top_p = 1, .seed = round};
             const uint32_t n = s.temperature > 0 ? DRAWS : 1;
             uint32_t count[V] = {0}, differ = 0, need = 0;
             for (uint32_t at = 0; at < n; at++) {
                 const uint32_t token = deq_sample_clusters(&s, &whole, logits, 0, at, &scratch, &need);
-                struct deq_tails t = {.arch = &a, .logprob = tail};
+                struct deq_tails t = {.vocab = &a.vocab, .logprob = tail};
                 float seen[V]; /* what is not known stands there as something else */
                 for (uint32_t i = 0; i < V; i++)
                     seen[i] = i < 6 ? logits[i] : 50;
                 uint32_t lazy = deq_sample_clusters(&s, &t, seen, 0, at, &scratch, &need);
                 for (int guard = 0; lazy == UINT32_MAX && guard < 4; guard++) {
                     differ += need < 1 || need > 3 || t.known >> need & 1;
-                    for (uint32_t i = deq_cluster_begin(&a, need); i < deq_cluster_begin(&a, need + 1); i++)
+                    for (uint32_t i = deq_cluster_begin(&a.vocab, need); i < deq_cluster_begin(&a.vocab, need + 1); i++)
                         seen[i] = logits[i];
                     t.known |= 1u << need;
                     lazy = deq_sample_clusters(&s, &t, seen, 0, at, &scratch, &need);

@@ -86,7 +86,7 @@ static double worst(const float *x, const float *y, size_t n)
 /* wide false: the sums of the evaluation that is used for speed, in float. */
 static void check_segments(const struct golden *g, const struct deq_solver_opts *o, bool wide, double z_max, double p_max)
 {
-    const size_t D = g->report.arch.d_model, V = g->report.arch.vocab_size;
+    const size_t D = g->report.arch.vocab.d_model, V = g->report.arch.vocab.size;
     struct deq_segment *s = NULL;
     double z_error = 0, p_error = 0, nll_error = 0;
     CHECK(deq_segment_new(g->w, B, T, g->report.arch.segment_memory, o, &s, NULL) == DEQ_OK);
@@ -127,7 +127,7 @@ static void check_joint(const char *name)
     if (open_golden(name, &g))
         for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
             for (int wide = 0; wide < 2; wide++) {
-                struct deq_solver_opts o = g.report.arch.solver;
+                struct deq_solver_opts o = g.report.arch.serving.solver;
                 o.method = (enum deq_solver_method)method;
                 o.tol = 1e-7f;
                 o.max_iter = 3000;
@@ -142,8 +142,8 @@ static void check_steps(const char *name)
 {
     struct golden g;
     if (open_golden(name, &g)) {
-        check_segments(&g, &g.report.arch.solver, true, 1e-4, 2e-4);
-        check_segments(&g, &g.report.arch.solver, false, 3e-4, 2e-3);
+        check_segments(&g, &g.report.arch.serving.solver, true, 1e-4, 2e-4);
+        check_segments(&g, &g.report.arch.serving.solver, false, 3e-4, 2e-3);
     }
     close_golden(&g);
 }
@@ -188,7 +188,7 @@ static void check_rows(const char *name, size_t n, uint32_t window, enum deq_war
         return;
     CHECK_MSG(deq_model_load(g.dir, &model, &err) == DEQ_OK, "%s", err.text);
     CHECK(deq_engine_new(model, &(struct deq_engine_opts){.threads = 2, .max_sequences = 1}, &engine, &err) == DEQ_OK);
-    struct row_check r = {.g = &g, .V = g.report.arch.vocab_size};
+    struct row_check r = {.g = &g, .V = g.report.arch.vocab.size};
     for (size_t k = 0; k < SEGMENTS; k++)
         r.p[k] = expected(&g, k, "logprobs", r.V);
     for (r.b = 0; r.b < B; r.b++) {

@@ -60,16 +60,16 @@ TEST(memory_of_packed_weights)
 {
     for (unsigned c = 0; c < 48; c++) {
         const bool bf16 = c & 1;
-        struct deq_arch a = {.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab_size = 70, .attn_window = 16 + c, .n_block = 1 + (c >> 1 & 1),
+        struct deq_arch a = {.vocab.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab.size = 70, .attn_window = 16 + c, .n_block = 1 + (c >> 1 & 1),
                              .norm = c & 4 ? DEQ_NORM_POST : DEQ_NORM_PRE, .norm_affine = true, .predictor_hidden = c & 8 ? 12 : 0};
         if (c >= 16) {
-            a.n_cutoffs = 2;
-            a.cutoffs[0] = 10;
-            a.cutoffs[1] = 66;
-            a.div_val = c & 2 ? 4 : 1;
-            a.head_bias = true;
-            a.head_untied = c & 4;
-            a.proj_untied[1] = c >= 32;
+            a.vocab.n_cutoffs = 2;
+            a.vocab.cutoffs[0] = 10;
+            a.vocab.cutoffs[1] = 66;
+            a.vocab.div_val = c & 2 ? 4 : 1;
+            a.vocab.head_bias = true;
+            a.vocab.head_untied = c & 4;
+            a.vocab.proj_untied[1] = c >= 32;
         }
         struct deq_weights *w = NULL;
         struct deq_transformer *t = NULL;
@@ -80,9 +80,9 @@ TEST(memory_of_packed_weights)
         for (unsigned l = 0; l < a.n_block; l++) {
             const struct deq_packed_block *p = &t->block[l];
             bytes += deq_packed_bytes(&p->inject) + deq_packed_bytes(&p->qkv) + deq_packed_bytes(&p->out) + deq_packed_bytes(&p->up) +
-                     deq_packed_bytes(&p->down) + (16 * a.d_model + 2 * 16) * sizeof(float);
+                     deq_packed_bytes(&p->down) + (16 * a.vocab.d_model + 2 * 16) * sizeof(float);
         }
-        for (unsigned k = 0; k < deq_clusters(&a); k++)
+        for (unsigned k = 0; k < deq_clusters(&a.vocab); k++)
             bytes += deq_packed_bytes(&t->vocabulary.head[k]) + deq_packed_bytes(&t->vocabulary.head_proj[k]) + deq_packed_bytes(&t->vocabulary.embed[k]) +
                      deq_packed_bytes(&t->vocabulary.embed_proj[k]);
         CHECK_MSG(t->bytes == bytes, "case %u: said %llu, packed %llu", c, (unsigned long long)t->bytes, (unsigned long long)bytes);
@@ -95,7 +95,7 @@ TEST(memory_of_packed_weights)
 TEST(memory_of_a_claimed_window)
 {
     enum { PAGES = 6 };
-    struct deq_arch a = {.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab_size = 70, .n_block = 2, .norm = DEQ_NORM_PRE};
+    struct deq_arch a = {.vocab.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab.size = 70, .n_block = 2, .norm = DEQ_NORM_PRE};
     uint64_t bytes[2] = {0}, said[2] = {0};
     for (int huge = 0; huge < 2; huge++) {
         struct deq_weights *w = NULL;

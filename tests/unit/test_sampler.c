@@ -7,7 +7,7 @@
 
 enum { V = 30, TAILS = 2 };
 
-static const struct deq_arch arch = {.vocab_size = V, .n_cutoffs = TAILS, .cutoffs = {5, 12}};
+static const struct deq_vocab vocab = {.size = V, .n_cutoffs = TAILS, .cutoffs = {5, 12}};
 
 /* Log-probabilities of a random distribution, of sharpness `scale`, and of its clusters. */
 static void draw(uint64_t seed, double scale, float *logits, float *tails)
@@ -17,7 +17,7 @@ static void draw(uint64_t seed, double scale, float *logits, float *tails)
         total += x[i] = exp(scale * deq_rng_normal(seed, 0, i));
     for (unsigned c = 0; c <= TAILS; c++) {
         double mass = 0;
-        for (uint32_t i = deq_cluster_begin(&arch, c); i < deq_cluster_begin(&arch, c + 1); i++) {
+        for (uint32_t i = deq_cluster_begin(&vocab, c); i < deq_cluster_begin(&vocab, c + 1); i++) {
             logits[i] = (float)log(x[i] / total);
             mass += x[i];
         }
@@ -33,9 +33,9 @@ static struct deq_sample_scratch scratch = {.weights = weights};
 static uint32_t ask(const struct deq_sampling *s, const float *all, const float *tails, uint32_t choice, size_t position, unsigned *ret_asked)
 {
     float seen[V];
-    struct deq_tails t = {.arch = &arch, .logprob = tails};
+    struct deq_tails t = {.vocab = &vocab, .logprob = tails};
     for (uint32_t i = 0; i < V; i++)
-        seen[i] = i < deq_cluster_size(&arch, 0) ? all[i] : NAN;
+        seen[i] = i < deq_cluster_size(&vocab, 0) ? all[i] : NAN;
     for (unsigned asked = 0;; asked++) {
         uint32_t need = 0;
         const uint32_t id = deq_sample_clusters(s, &t, seen, choice, position, &scratch, &need);
@@ -47,7 +47,7 @@ static uint32_t ask(const struct deq_sampling *s, const float *all, const float 
         if (asked > TAILS)
             return UINT32_MAX;
         t.known |= 1u << need;
-        for (uint32_t i = deq_cluster_begin(&arch, need); i < deq_cluster_begin(&arch, need + 1); i++)
+        for (uint32_t i = deq_cluster_begin(&vocab, need); i < deq_cluster_begin(&vocab, need + 1); i++)
             seen[i] = all[i];
     }
 }
@@ -74,7 +74,7 @@ TEST(sampler_clusters_distribution)
     for (size_t k = 0; k < DEQ_COUNT(temperatures); k++)
         for (uint64_t seed = 1; seed < 4; seed++) {
             const struct deq_sampling s = {.temperature = temperatures[k], .top_p = 1, .seed = seed};
-            const struct deq_tails all = {.arch = &arch, .known = ~0u};
+            const struct deq_tails all = {.vocab = &vocab, .known = ~0u};
             float logits[V], tails[TAILS];
             double p[V], total = 0, chi = 0;
             uint32_t count[V] = {0};
@@ -104,7 +104,7 @@ TEST(sampler_clusters_distribution)
             CHECK_MSG(!differ && chi < freedom + 6 * sqrt(2.0 * freedom) + 6, "T %g: chi square %g of %d, %u picks depend on what is known",
                       (double)s.temperature, chi, freedom, differ);
             double shortlist = 0; /* at temperature 1 the envelope is the distribution: a cluster is asked for as often as it is picked from */
-            for (uint32_t i = 0; i < deq_cluster_size(&arch, 0); i++)
+            for (uint32_t i = 0; i < deq_cluster_size(&vocab, 0); i++)
                 shortlist += p[i] / total;
             if (s.temperature == 1)
                 CHECK_MSG(fabs(without - N * shortlist) < 6 * sqrt(N * 0.25), "%u of %d picks from the shortlist alone, expected %g", without, N, N * shortlist);

@@ -18,16 +18,16 @@
 #include "core/train/predictor.h"
 #include "tests/unit/test.h"
 
-static const struct deq_arch small = {.vocab_size = 29, .d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 32, .n_block = 1, .attn_window = 16,
+static const struct deq_arch small = {.vocab.size = 29, .vocab.d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 32, .n_block = 1, .attn_window = 16,
                                       .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true, .final_norm = true, .norm_eps = 1e-5f,
-                                      .eos_id = 0, .predictor_hidden = 20, .row_window = 4};
+                                      .vocab.eos_id = 0, .predictor_hidden = 20, .serving.row_window = 4};
 
 /* Weights small enough that the cell contracts quickly. */
 static struct deq_weights *contractive(void)
 {
     struct deq_arch a = small;
     struct deq_weights *w = NULL;
-    a.solver = deq_solver_defaults();
+    a.serving.solver = deq_solver_defaults();
     CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
     deq_train_init(w, 0, 3);
     for (size_t i = 0; i < w->n_params; i++) {
@@ -46,8 +46,8 @@ static struct deq_weights *contractive(void)
 static void batch(uint32_t *tokens, uint32_t *targets, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, small.vocab_size);
-        targets[i] = (uint32_t)deq_rng_below(8, 1, i, small.vocab_size);
+        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, small.vocab.size);
+        targets[i] = (uint32_t)deq_rng_below(8, 1, i, small.vocab.size);
     }
 }
 
@@ -114,7 +114,7 @@ TEST(train_jacobian_penalty)
     CHECK(base > 0);
     /* f is linear in W_down: scaling it by (1 + h) changes v in proportion, so the slope along W_down itself is computable by difference */
     struct deq_block_weights *b = &w->block[0];
-    const size_t n = (size_t)w->arch.d_model * w->arch.d_inner;
+    const size_t n = (size_t)w->arch.vocab.d_model * w->arch.d_inner;
     double slope = 0;
     for (size_t i = 0; i < n; i++)
         slope += (double)(g->block[0].down_w[i] - g0->block[0].down_w[i]) * (double)b->down_w[i];
@@ -123,7 +123,7 @@ TEST(train_jacobian_penalty)
     for (int side = 0; side < 2; side++) {
         const float h = side ? 1e-2f : -1e-2f;
         struct deq_seq *s = work.seq;
-        const size_t nd = N * w->arch.d_model;
+        const size_t nd = N * w->arch.vocab.d_model;
         float *f0 = DEQ_NEW_ARRAY(float, nd), *f1 = DEQ_NEW_ARRAY(float, nd), *pz = DEQ_NEW_ARRAY(float, nd);
         deq_seq_begin(s, w, tokens, 0, 0, 0);
         deq_grad_solve(&work, &o.forward, &sr); /* z* of the unchanged weights */
@@ -153,7 +153,7 @@ TEST(train_predictor_vjp)
 {
     enum { N = 7 };
     struct deq_weights *w = contractive(), *g = NULL;
-    const size_t D = w->arch.d_model, Hp = w->arch.predictor_hidden;
+    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden;
     float e[N * 24], z[N * 24], t[N * 24], hidden[N * 20], d_hidden[N * 20], out[N * 24];
     CHECK(deq_weights_new(&w->arch, &g, NULL) == DEQ_OK && D == 24 && Hp == 20);
     for (size_t i = 0; i < N * D; i++) {

@@ -17,20 +17,20 @@ static void check_variant(struct deq_arch a)
     struct deq_seq *s = NULL;
     uint32_t pages[(T + 15) / 16] = {1, 0}; /* any order */
     const struct deq_ring ring = {pages, DEQ_COUNT(pages)};
-    a.vocab_size = 31;
+    a.vocab.size = 31;
     a.attn_window = T;
     a.final_norm = true;
     a.norm_eps = 1e-5f;
-    a.eos_id = -1;
-    a.row_window = 4;
+    a.vocab.eos_id = -1;
+    a.serving.row_window = 4;
     a.predictor_hidden = 18;
-    a.solver = deq_solver_defaults();
+    a.serving.solver = deq_solver_defaults();
     CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
     for (size_t i = 0; i < w->n_params; i++)
         for (size_t j = 0; j < w->params[i].count; j++)
             w->data[w->params[i].offset + j] =
                 (float)(deq_rng_normal(9, i, j) / (w->params[i].rows ? sqrt((double)w->params[i].cols) : 3) + (!w->params[i].rows && strstr(w->params[i].name, "norm.weight")));
-    const size_t D = a.d_model, U = deq_inject_dim(&a) * a.n_block, V = a.vocab_size;
+    const size_t D = a.vocab.d_model, U = deq_inject_dim(&a) * a.n_block, V = a.vocab.size;
     float *z = DEQ_NEW_ARRAY(float, T * D), *fz = DEQ_NEW_ARRAY(float, T * D), *expected = DEQ_NEW_ARRAY(float, T * D);
     float *u = DEQ_NEW_ARRAY(float, T * U), *logits = DEQ_NEW_ARRAY(float, T * V), *nll = DEQ_NEW_ARRAY(float, T);
     uint32_t tokens[T];
@@ -76,28 +76,28 @@ static void check_variant(struct deq_arch a)
         tails[i] = tail_mem + i * DEQ_CUTOFFS_MAX;
     }
     cell->ops->readout(cell, &states, to, tails);
-    for (size_t i = 0; i < T && a.n_cutoffs; i++) {
+    for (size_t i = 0; i < T && a.vocab.n_cutoffs; i++) {
         double mass = 0;
-        for (size_t v = 0; v < deq_cluster_size(&a, 0); v++)
+        for (size_t v = 0; v < deq_cluster_size(&a.vocab, 0); v++)
             mass += exp((double)to[i][v]);
-        for (unsigned c = 0; c < a.n_cutoffs; c++)
+        for (unsigned c = 0; c < a.vocab.n_cutoffs; c++)
             mass += exp((double)tails[i][c]);
         mass_error = worse(mass_error, fabs(mass - 1));
     }
     CHECK(mass_error < 1e-5); /* 31 exponentials in float */
-    for (unsigned c = 1; c <= a.n_cutoffs; c++)
+    for (unsigned c = 1; c <= a.vocab.n_cutoffs; c++)
         cell->ops->readout_tail(cell, c, &states, to, (const float *const *)tails);
     CHECK(deq_seq_logprobs(s, fz, T, logprobs, NULL) == DEQ_OK);
     deq_seq_nll(s, fz, tokens, T, targets_nll);
     for (size_t i = 0; i < T; i++) {
-        const double norm = a.n_cutoffs ? 0 : (double)logprobs[i * V] - (double)to[i][0]; /* of one cluster the logits are raw */
+        const double norm = a.vocab.n_cutoffs ? 0 : (double)logprobs[i * V] - (double)to[i][0]; /* of one cluster the logits are raw */
         worst = 0;
         for (size_t v = 0; v < V; v++)
             worst = worse(worst, fabs((double)to[i][v] + norm - (double)logprobs[i * V + v]));
         CHECK_MSG(worst < 1e-4 && fabs(targets_nll[i] + (double)logprobs[i * V + tokens[i]]) < 1e-4, "%u clusters: log-probabilities differ by %g",
-                  deq_clusters(&a), worst);
+                  deq_clusters(&a.vocab), worst);
     }
-    if (!a.n_cutoffs && !a.head_bias && !deq_projects(&a) && !a.head_untied) { /* the head that training knows */
+    if (!a.vocab.n_cutoffs && !a.vocab.head_bias && !deq_projects(&a.vocab) && !a.vocab.head_untied) { /* the head that training knows */
         deq_seq_loss(s, fz, tokens, T, NULL, NULL, nll);
         for (size_t i = 0; i < T; i++)
             CHECK(fabs((double)nll[i] - targets_nll[i]) < 1e-4);
@@ -134,34 +134,34 @@ static void check_variant(struct deq_arch a)
     deq_free(nll);
 }
 
-TEST(rows_pre) { check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .norm_affine = true}); }
+TEST(rows_pre) { check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .norm_affine = true}); }
 TEST(rows_pre_inject_residual)
 {
-    check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true});
+    check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 2, .d_head = 16, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true});
 }
-TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.d_model = 22, .n_head = 3, .d_head = 10, .d_inner = 37, .n_block = 1, .norm = DEQ_NORM_PRE}); }
-TEST(rows_pre_ln) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE_LN, .norm_affine = true}); }
-TEST(rows_post) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
-TEST(rows_post_plain) { check_variant((struct deq_arch){.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
+TEST(rows_pre_plain_odd) { check_variant((struct deq_arch){.vocab.d_model = 22, .n_head = 3, .d_head = 10, .d_inner = 37, .n_block = 1, .norm = DEQ_NORM_PRE}); }
+TEST(rows_pre_ln) { check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE_LN, .norm_affine = true}); }
+TEST(rows_post) { check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .norm_affine = true}); }
+TEST(rows_post_plain) { check_variant((struct deq_arch){.vocab.d_model = 70, .n_head = 1, .d_head = 70, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST}); }
 /* the vocabulary of 31 in three clusters, and in one with each thing that a head may have */
 TEST(rows_adaptive)
 {
-    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .n_cutoffs = 2,
-                                    .cutoffs = {7, 19}, .div_val = 4, .head_bias = true, .proj_untied = {true, false, true}});
+    check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_POST, .vocab.n_cutoffs = 2,
+                                    .vocab.cutoffs = {7, 19}, .vocab.div_val = 4, .vocab.head_bias = true, .vocab.proj_untied = {true, false, true}});
 }
 TEST(rows_adaptive_of_one_width)
 {
-    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .n_cutoffs = 3,
-                                    .cutoffs = {1, 2, 30}, .head_untied = true});
+    check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .vocab.n_cutoffs = 3,
+                                    .vocab.cutoffs = {1, 2, 30}, .vocab.head_untied = true});
 }
-TEST(rows_projected) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .d_embed = 10}); }
+TEST(rows_projected) { check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .vocab.d_embed = 10}); }
 TEST(rows_projected_down) /* embeddings wider than the model */
 {
-    check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .d_embed = 512, .n_cutoffs = 2,
-                                    .cutoffs = {7, 19}, .div_val = 2});
+    check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .vocab.d_embed = 512, .vocab.n_cutoffs = 2,
+                                    .vocab.cutoffs = {7, 19}, .vocab.div_val = 2});
 }
-TEST(rows_untied) { check_variant((struct deq_arch){.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .head_untied = true, .head_bias = true}); }
+TEST(rows_untied) { check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 4, .d_head = 8, .d_inner = 40, .n_block = 1, .norm = DEQ_NORM_PRE, .vocab.head_untied = true, .vocab.head_bias = true}); }
 TEST(rows_pre_sub_three)
 {
-    check_variant((struct deq_arch){.d_model = 32, .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 3, .norm = DEQ_NORM_PRE_SUB, .norm_affine = true});
+    check_variant((struct deq_arch){.vocab.d_model = 32, .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 3, .norm = DEQ_NORM_PRE_SUB, .norm_affine = true});
 }

@@ -8,9 +8,9 @@
 
 static struct deq_arch tiny(enum deq_norm norm, bool affine, unsigned blocks, uint32_t d, uint32_t h, uint32_t dh)
 {
-    return (struct deq_arch){.vocab_size = 37, .d_model = d, .n_head = h, .d_head = dh, .d_inner = 40, .n_block = blocks,
+    return (struct deq_arch){.vocab.size = 37, .vocab.d_model = d, .n_head = h, .d_head = dh, .d_inner = 40, .n_block = blocks,
                              .attn_window = 96, .norm = norm, .norm_affine = affine, .final_norm = true, .norm_eps = 1e-5f,
-                             .eos_id = 0, .solver = deq_solver_defaults(), .row_window = 4};
+                             .vocab.eos_id = 0, .serving.solver = deq_solver_defaults(), .serving.row_window = 4};
 }
 
 static struct deq_weights *random_weights(const struct deq_arch *a, uint64_t seed)
@@ -34,7 +34,7 @@ static double loss_of(struct deq_seq *s, const struct deq_weights *w, const uint
                       unsigned steps, float dropout)
 {
     deq_seq_begin(s, w, tok, dropout, 5, 9);
-    memcpy(z, z0, s->n * s->arch.d_model * sizeof(float));
+    memcpy(z, z0, s->n * s->arch.vocab.d_model * sizeof(float));
     for (unsigned i = 0; i < steps; i++)
         deq_seq_forward(s, i, z, z);
     return deq_seq_loss(s, z, tgt, s->n, NULL, NULL, NULL);
@@ -46,12 +46,12 @@ static void check_arch(struct deq_arch a, size_t b, size_t t, float dropout)
     struct deq_seq *s = NULL;
     struct deq_weights *w = random_weights(&a, 1), *g = NULL;
     CHECK(deq_seq_new(&a, b, t, 0, STEPS, true, &s, NULL) == DEQ_OK && deq_weights_new(&a, &g, NULL) == DEQ_OK);
-    const size_t N = b * t, nd = N * a.d_model;
+    const size_t N = b * t, nd = N * a.vocab.d_model;
     uint32_t tok[512], tgt[512];
     float *z0 = DEQ_NEW_ARRAY(float, nd), *z = DEQ_NEW_ARRAY(float, nd), *d = DEQ_NEW_ARRAY(float, nd), *v = DEQ_NEW_ARRAY(float, nd);
     for (size_t i = 0; i < N; i++) {
-        tok[i] = (uint32_t)deq_rng_below(3, 0, i, a.vocab_size);
-        tgt[i] = (uint32_t)deq_rng_below(3, 1, i, a.vocab_size);
+        tok[i] = (uint32_t)deq_rng_below(3, 0, i, a.vocab.size);
+        tgt[i] = (uint32_t)deq_rng_below(3, 1, i, a.vocab.size);
     }
     tgt[1] = UINT32_MAX; /* left out of the loss */
     for (size_t i = 0; i < nd; i++)
@@ -117,12 +117,12 @@ static void check_arch(struct deq_arch a, size_t b, size_t t, float dropout)
     /* causality: a change at position p leaves the positions before it bitwise alone */
     const size_t p = t / 2;
     memcpy(up, z0, nd * sizeof(float));
-    for (size_t c = 0; c < a.d_model; c++)
-        up[p * a.d_model + c] += 1.0f;
+    for (size_t c = 0; c < a.vocab.d_model; c++)
+        up[p * a.vocab.d_model + c] += 1.0f;
     deq_seq_forward(s, 0, z0, z);
     deq_seq_forward(s, 1, up, down);
-    CHECK(!memcmp(z, down, p * a.d_model * sizeof(float)));
-    CHECK(memcmp(z + p * a.d_model, down + p * a.d_model, a.d_model * sizeof(float)));
+    CHECK(!memcmp(z, down, p * a.vocab.d_model * sizeof(float)));
+    CHECK(memcmp(z + p * a.vocab.d_model, down + p * a.vocab.d_model, a.vocab.d_model * sizeof(float)));
     deq_free(up);
     deq_free(down);
     deq_free(z0);

@@ -1,0 +1,16 @@
+/* How a model is best solved, unless a request says otherwise. Pure data. */
+#ifndef DEQ_DATA_SERVING_H
+#define DEQ_DATA_SERVING_H
+
+#include "core/solve/solver.h"
+
+struct deq_serving {
+    struct deq_solver_opts solver;
+    uint32_t row_window; /* w: rows solved behind the committed prefix, 1..64 */
+    enum deq_warm warm;
+};
+
+/* Ranges, and what excludes what; the message names the field of config.json. */
+enum deq_rc deq_serving_check(const struct deq_serving *s, bool has_predictor, const char *where, struct deq_err *err);
+
+#endif

@@ -1,0 +1,62 @@
+/* What a language model's two ends are: how many tokens, in which clusters, embedded and read out at what width. Pure data. */
+#ifndef DEQ_DATA_VOCAB_H
+#define DEQ_DATA_VOCAB_H
+
+#include "core/base/base.h"
+#include "core/base/err.h"
+
+enum { DEQ_CUTOFFS_MAX = 7 };
+
+/* Adaptive embedding and softmax (Grave et al., "Efficient softmax approximation for GPUs", 2017; Baevski and Auli, "Adaptive input
+ * representations", 2019): the ids are cut into clusters 0 (the shortlist) .. n_cutoffs (the rarest), cluster c has embeddings of width
+ * E / div_val^c. n_cutoffs, d_embed and div_val all zero: one cluster, E = D, the plain embedding. */
+struct deq_vocab {
+    uint32_t size;             /* V */
+    uint32_t d_model;          /* D: width that tokens are embedded to and states are read out from */
+    int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
+    uint32_t n_cutoffs, cutoffs[DEQ_CUTOFFS_MAX]; /* first id of clusters 1, 2, ... */
+    uint32_t d_embed;          /* E; 0 means D */
+    uint32_t div_val;          /* 0 means 1 */
+    bool head_untied;          /* the head has weights of its own, not the embedding's */
+    bool proj_untied[DEQ_CUTOFFS_MAX + 1]; /* and so has its projection, by cluster */
+    bool head_bias;
+};
+
+/* Ranges, order; the message names the field of config.json. */
+enum deq_rc deq_vocab_check(const struct deq_vocab *v, const char *where, struct deq_err *err);
+
+static inline unsigned deq_clusters(const struct deq_vocab *v)
+{
+    return v->n_cutoffs + 1;
+}
+/* Cluster c holds ids begin(c) .. begin(c + 1) - 1. */
+static inline uint32_t deq_cluster_begin(const struct deq_vocab *v, unsigned c)
+{
+    return !c ? 0 : c > v->n_cutoffs ? v->size : v->cutoffs[c - 1];
+}
+static inline uint32_t deq_cluster_size(const struct deq_vocab *v, unsigned c)
+{
+    return deq_cluster_begin(v, c + 1) - deq_cluster_begin(v, c);
+}
+static inline unsigned deq_cluster_of(const struct deq_vocab *v, uint32_t token)
+{
+    unsigned c = 0;
+    while (c < v->n_cutoffs && token >= v->cutoffs[c])
+        c++;
+    return c;
+}
+/* E_c, the width of cluster c's embeddings */
+static inline size_t deq_cluster_embed(const struct deq_vocab *v, unsigned c)
+{
+    size_t e = v->d_embed ? v->d_embed : v->d_model;
+    while (c-- && v->div_val > 1)
+        e /= v->div_val;
+    return e;
+}
+/* Embeddings reach the model's width by a projection [D, E_c] (always where div_val is above 1, also if E_0 = D: Transformer-XL's rule). */
+static inline bool deq_projects(const struct deq_vocab *v)
+{
+    return v->div_val > 1 || (v->d_embed && v->d_embed != v->d_model);
+}
+
+#endif
