@@ -179,7 +179,7 @@ def test_every_route():
             equal((s, h.get("allow")), (401, None), "%s %s, no key" % (other, path))
             s, h, b = ask(d, other, path, bearer(ALICE))
             equal((s, h.get("allow")), (405, method), "%s %s with a key" % (other, path))
-        for path in ("/", "/admin", "/admin/", "/admin/x", "/admin/reload/", "/v1", "/v1/nothing", "/v1/completions/", "/v1/models/a/b", "//health", "/health/",
+        for path in ("/", "/admin", "/admin/", "/admin/x", "/admin/reload/", "/v1", "/v1/nothing", "/v1/completions/", "/v1/modelsx/a", "//health", "/health/",
                      "/health/live/x",
                      "/HEALTH", "/healthz", "/metrics/", "/health/../v1/models", "/%68ealth", "/health%2f", "/health;x", "/favicon.ico"):
             for method in ("GET", "POST"):
@@ -311,7 +311,7 @@ def test_secrets_stay():
             for extra in (bearer(key), "x-api-key: %s\r\n" % key, bearer(key) * 2, "Authorization: %s\r\n" % key):
                 for method, path, body in (("GET", "/v1/models", None), ("POST", "/v1/completions", {"prompt": MARK, "max_tokens": 1}),
                                            ("POST", "/v1/completions", b"{"),
-                                           ("GET", "/" + key, None), ("GET", "/v1/models/" + key, None), ("GET", "/v1/models?key=" + key, None)):
+                                           ("GET", "/v1/models/" + key, None), ("GET", "/v1/models?key=" + key, None), ("GET", "/nothing?key=" + key, None)):
                     ask(d, method, path, extra, body)
             with d.connect() as s:
                 s.sendall(("%s\r\nAuthorization: Bearer %s\r\n\r\n" % (key, key)).encode())
@@ -849,7 +849,7 @@ def test_logs_tell_no_text():
         equal(d.post("/v1/chat/completions", {"messages": [{"role": "user", "content": MARK}], "max_tokens": 4})[0], 200, "a chat")
         d.post("/tokenize", {"prompt": MARK})
         d.post("/v1/logits", {"prompt": MARK})
-        ask(d, "GET", "/" + MARK, "User-Agent: %s\r\nReferer: %s\r\nCookie: %s\r\n" % (MARK, MARK, MARK))
+        ask(d, "GET", "/nothing?" + MARK, "User-Agent: %s\r\nReferer: %s\r\nCookie: %s\r\n" % (MARK, MARK, MARK))
         with d.connect() as s:
             s.sendall(("%s / %s\r\n%s\r\n\r\n" % (MARK, MARK, MARK)).encode())
             closed_within(s, 1)
