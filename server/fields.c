@@ -218,6 +218,12 @@ bool fields_no_memory(const struct object *o)
     return no_memory(o->err);
 }
 
+const char *fields_word(const json_t *v)
+{
+    const char *s = json_string_value(v);
+    return !s || strlen(s) == json_string_length(v) ? s : "";
+}
+
 bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held)
 {
     const double x = json_number_value(v);

@@ -44,6 +44,8 @@ struct field {
 json_t *fields_parse(const char *body, size_t len, struct request_error *err);
 /* Reads every field of the table, then looks for what is neither in it nor neutral. */
 bool fields_take_fields(const struct object *o, const struct field *table, size_t n, void *request);
+/* The text of a string that is one of a few names, NULL when v is no string. A text with a NUL in it is no name: "". */
+const char *fields_word(const json_t *v);
 /* A whole number, also written like 16.0. Beyond int64_t: *ret is the nearest, and *ret_held false. */
 bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held);
 bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi, int64_t *ret);

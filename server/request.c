@@ -13,7 +13,7 @@ bool request_take_model(const struct object *o, const struct field *f, const jso
     (void)request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    if (strcmp(json_string_value(v), o->context->model_name) || strlen(o->context->model_name) != json_string_length(v))
+    if (strcmp(fields_word(v), o->context->model_name))
         return fields_fail(o->err, 404, "model_not_found", "model", "model: \"%.64s\" is not served here; \"%s\" is", json_string_value(v), o->context->model_name);
     return true;
 }
@@ -133,7 +133,7 @@ static bool take_solver(const struct object *o, const struct field *f, const jso
     struct solve_fields *s = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    return deq_solver_by_name(json_string_value(v), &s->p->solver) || fields_bad_value(o, f->name, "must be picard, anderson or broyden");
+    return deq_solver_by_name(fields_word(v), &s->p->solver) || fields_bad_value(o, f->name, "must be picard, anderson or broyden");
 }
 
 static bool take_warm(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -141,7 +141,7 @@ static bool take_warm(const struct object *o, const struct field *f, const json_
     struct solve_fields *s = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    if (!deq_warm_by_name(json_string_value(v), &s->p->warm_start))
+    if (!deq_warm_by_name(fields_word(v), &s->p->warm_start))
         return fields_bad_value(o, f->name, "must be zero, previous or predictor");
     if (s->p->warm_start == DEQ_WARM_PREDICTOR && !deq_model_info(o->context->model).has_predictor)
         return fields_bad_value(o, f->name, "this model has no predictor");
@@ -156,7 +156,7 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     for (int i = 0; i < PRESETS; i++)
-        if (!strcmp(json_string_value(v), request_preset_names[i])) {
+        if (!strcmp(fields_word(v), request_preset_names[i])) {
             s->p->tol = request_preset_tol(o->context->conf, deq_model_info(o->context->model).tol, i);
             return true;
         }
@@ -223,7 +223,7 @@ static bool take_logits_prompt(const struct object *o, const struct field *f, co
 
 static bool take_positions(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    const char *s = json_string_value(v);
+    const char *s = fields_word(v);
     if (!s)
         return fields_bad_type(o, f->name, "\"last\" or \"all\"");
     ((struct logits_request *)request)->all_positions = !strcmp(s, "all");

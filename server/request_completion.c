@@ -191,7 +191,7 @@ static bool take_cache(const struct object *o, const struct field *f, const json
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     for (size_t i = 0; i < DEQ_COUNT(names); i++)
-        if (!strcmp(json_string_value(v), names[i])) {
+        if (!strcmp(fields_word(v), names[i])) {
             r->cache = (enum deq_cache)i;
             return true;
         }
@@ -204,7 +204,7 @@ static bool take_include(const struct object *o, const struct field *f, const js
     if (!json_is_array(v) || json_array_size(v) > JSON_ARRAY_MAX)
         return fields_bad_type(o, f->name, "an array of strings");
     for (size_t i = 0; i < json_array_size(v); i++) {
-        const char *s = json_string_value(json_array_get(v, i));
+        const char *s = fields_word(json_array_get(v, i));
         if (!s)
             return fields_bad_type(o, f->name, "an array of strings");
         if (strcmp(s, "deq.tokens"))

@@ -18,7 +18,7 @@ static bool take_role(const struct object *o, const struct field *f, const json_
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     for (size_t i = 0; i < DEQ_COUNT(roles); i++)
-        if (!strcmp(json_string_value(v), roles[i])) {
+        if (!strcmp(fields_word(v), roles[i])) {
             ((struct message *)request)->role = roles[i];
             return true;
         }
@@ -28,7 +28,7 @@ static bool take_role(const struct object *o, const struct field *f, const json_
 /* A part is {"type": "text", "text": ...}; its other keys (cache_control, annotations) are not looked at. */
 static bool is_text_part(const json_t *part)
 {
-    const char *type = json_string_value(json_object_get(part, "type"));
+    const char *type = fields_word(json_object_get(part, "type"));
     return type && !strcmp(type, "text") && json_is_string(json_object_get(part, "text"));
 }
 

@@ -465,7 +465,7 @@ static void prompt_text(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\"
 static void prompt_ids(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": [", "17, ", "3]}", n); }
 static void prompts(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": [", "\"a\", ", "\"b\"]}", n - 1); }
 static void stop_strings(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": \"a\", \"stop\": [", "\"abc\", ", "\"b\"]}", n - 1); }
-static void messages(struct deq_buf *b, size_t n) { list_body(b, "{\"messages\": [", "{\"role\": \"user\", \"content\": \"a\"}, ", "{\"role\": \"user\", \"content\": \"b\"}]}", n - 1); }
+static void messages(struct deq_buf *b, size_t n) { list_body(b, "{\"max_tokens\": 1, \"messages\": [", "{\"role\": \"user\", \"content\": \"a\"}, ", "{\"role\": \"user\", \"content\": \"b\"}]}", n - 1); }
 static void blanks(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": \"a\"", " \n", "}", n); }
 
 static void biases(struct deq_buf *b, size_t n)

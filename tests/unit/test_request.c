@@ -208,3 +208,33 @@ TEST(reply_strings_are_json)
     }
     deq_buf_free(&b);
 }
+
+/* NUL is a character of a text, and no end of a name */
+TEST(request_names_end_at_their_end)
+{
+    struct deq_model *m = NULL;
+    struct conf conf;
+    struct deq_err e;
+    struct request_error err;
+    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
+    strcpy(conf.chat_message, "{role}: {content}\n");
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    CHECK(!refused_for(&c, false, "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}", &err)[0]);
+    static const struct {
+        bool chat;
+        const char *body, *param;
+    } t[] = {
+        {false, "{\"prompt\": \"a\", \"model\": \"tiny\\u0000x\"}", "model"},
+        {false, "{\"prompt\": \"a\", \"deq\": {\"solver\": \"picard\\u0000\"}}", "deq.solver"},
+        {false, "{\"prompt\": \"a\", \"deq\": {\"warm_start\": \"zero\\u0000\"}}", "deq.warm_start"},
+        {false, "{\"prompt\": \"a\", \"deq\": {\"preset\": \"fast\\u0000\"}}", "deq.preset"},
+        {false, "{\"prompt\": \"a\", \"cache\": \"off\\u0000\"}", "cache"},
+        {false, "{\"prompt\": \"a\", \"include\": [\"deq.tokens\\u0000\"]}", "include"},
+        {true, "{\"messages\": [{\"role\": \"user\\u0000\", \"content\": \"a\"}]}", "messages[0].role"},
+    };
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        const char *param = refused_for(&c, t[i].chat, t[i].body, &err);
+        CHECK_MSG(!strcmp(param, t[i].param), "%s: \"%s\"", t[i].body, param);
+    }
+    deq_model_free(m);
+}
