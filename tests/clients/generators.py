@@ -21,7 +21,8 @@ TSC = ["--strict", "--target", "es2022", "--module", "nodenext", "--outDir", "ou
 
 def step(what, argv, dir, **env):
     """Its output, or None; a step that fails says what it printed."""
-    p = subprocess.run(argv, cwd=dir, env=dict(os.environ, **env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    p = subprocess.run(argv, cwd=dir, env=dict(os.environ, **env), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                       timeout=600)
     if check(p.returncode == 0, "%s: exit code %d\n%s" % (what, p.returncode, (p.stdout + p.stderr)[-3000:])):
         return p.stdout
     return None
@@ -56,7 +57,8 @@ def compare(name, out, refused="max_tokens"):
         return
     d, got = daemon(), json.loads(out)
     text = d.complete(**GREEDY)["choices"][0]["text"]
-    scores = d.complete("ROMEO:", max_tokens=0, echo=True, logprobs=1)["choices"][0]["logprobs"]["token_logprobs"]
+    scored = d.complete("ROMEO:", max_tokens=0, echo=True, logprobs=1)["choices"][0]
+    scores = scored["logprobs"]["token_logprobs"]
     hello = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
     chat = d.post("/v1/chat/completions", hello)[2]["choices"][0]["message"]["content"]
     equal((got["text"], got["streamed"]), (text, text), name + ": completes, and streams the same")

@@ -94,6 +94,14 @@ await expect("echo", make({echo: true, logprobs: 1, max_tokens: 1}), o => {
 });
 await expect("chat", client.chat.completions.create({model: "tiny", messages: [{role: "user", content: "Hello"}], max_tokens: 4}), o =>
     check(o.object === "chat.completion" && o.choices[0].message.role === "assistant" && typeof o.choices[0].message.content === "string", "chat"));
+const hello = {role: "user", content: "Hello"};
+const talk = messages => client.chat.completions.create(
+    {model: "tiny", messages, max_tokens: 4, store: false, metadata: {}, parallel_tool_calls: true, service_tier: "auto", tools: []});
+await expect("second turn", talk([hello]).then(o => talk([hello, o.choices[0].message, hello])), o =>
+    check(o.choices[0].message.role === "assistant", "second turn"));
+const drawn = await make({temperature: 1});
+const again = await make({temperature: 1, seed: drawn.deq.seed});
+check(again.choices[0].text === drawn.choices[0].text, "again by the seed that the answer told");
 await stop(d);
 
 // one place, no queue: a second request gets 429, and the client's own retry succeeds once the first is done

@@ -95,6 +95,14 @@ def main():
           lambda o: check(o.choices[0].text == "ROMEO:" and len(o.choices[0].logprobs.tokens) == o.usage.prompt_tokens, "scoring only"))
     expect("chat", lambda: client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=4),
           lambda o: check(o.object == "chat.completion" and o.choices[0].message.role == "assistant", "chat"))
+    hello = {"role": "user", "content": "Hello"}
+    talk = dict(model="tiny", max_tokens=4, store=False, metadata={}, parallel_tool_calls=True, service_tier="auto", tools=[])
+    expect("second turn", lambda: client.chat.completions.create(messages=[hello], **talk).choices[0].message,
+           lambda m: expect("the answer comes back", lambda: client.chat.completions.create(messages=[hello, m, hello], **talk),
+                            lambda o: check(o.usage.prompt_tokens > 0, "second turn")))
+    drawn = make(model="tiny", prompt="ROMEO:", max_tokens=24)
+    again = make(model="tiny", prompt="ROMEO:", max_tokens=24, seed=drawn.deq["seed"])
+    check(again.choices[0].text == drawn.choices[0].text, "again by the seed that the answer told")
     stop(d)
 
     # one place, no queue: a second request gets 429, and the client's own retry succeeds once the first is done

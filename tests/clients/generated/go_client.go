@@ -1,4 +1,5 @@
-// The Go client of openapi-generator: completes, streams, scores, chats, is refused; a JSON line with what it got. Argument: the server's URL.
+// The Go client of openapi-generator: completes, streams, scores, chats, is refused; a JSON line with what it got.
+// Argument: the server's URL.
 package main
 
 import (
