@@ -104,11 +104,13 @@ static void take_name(struct reader *r, const char *key, bool required, const ch
     }
 }
 
-static void take_fixed(struct reader *r, const char *key, const char *expected)
+static void take_model_type(struct reader *r)
 {
-    const json_t *v = take(r, key, true);
-    if (v && (!json_is_string(v) || strcmp(json_string_value(v), expected)))
-        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected \"%s\"", r->file, r->prefix, key, expected);
+    const json_t *v = take(r, "model_type", true);
+    const char *s = json_string_value(v);
+    if (v && (!s || strcmp(s, "deq_transformer")))
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: model_type: expected \"deq_transformer\", not %s%.40s%s; only deep equilibrium models are served, and checkpoints "
+                         "of locuslab/deq and torchdeq after deq import", r->file, s ? "\"" : "", s ? s : "a value that is no text", s ? "\"" : "");
 }
 
 /* The vocabulary's clusters and the head. */
@@ -200,7 +202,7 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     struct reader r = {.obj = root, .file = name, .prefix = "", .err = err};
     int pick;
     uint32_t eos = UINT32_MAX, version = 1;
-    take_fixed(&r, "model_type", "deq_transformer");
+    take_model_type(&r);
     take_u32(&r, "format_version", false, 1, 1, &version);
     take_u32(&r, "vocab_size", true, 2, 1 << 22, &a.vocab.size);
     take_u32(&r, "hidden_size", true, 1, 1 << 14, &a.vocab.d_model);

@@ -218,6 +218,33 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
 
 /* --- Entries of the checkpoint --- */
 
+/* Appends what stands before the first dot of a name, unless it is there. */
+static void add_top(struct deq_buf *list, const char *name)
+{
+    const size_t n = strcspn(name, ".");
+    for (size_t at = 0; at + n <= list->len; at += strcspn(list->data + at, ",") + 2)
+        if (!memcmp(list->data + at, name, n) && (at + n == list->len || list->data[at + n] == ','))
+            return;
+    if (list->len)
+        deq_buf_str(list, ", ");
+    deq_buf_add(list, name, n);
+}
+
+/* What a user sees at the top of the checkpoint, to tell what it is; full at some names. */
+static enum deq_rc no_model(struct import *m, const char *anchor)
+{
+    struct deq_buf list;
+    deq_buf_init(&list, 160);
+    for (size_t i = 0; i < deq_torchfile_count(m->file); i++)
+        add_top(&list, deq_torchfile_at(m->file, i)->name);
+    for (size_t i = 0; i < deq_torchfile_ignored_count(m->file); i++)
+        add_top(&list, deq_torchfile_ignored_at(m->file, i)->name);
+    enum deq_rc rc = deq_fail(m->err, DEQ_EFORMAT, "%s: entry %s: missing; this is not a state dict of %s; at its top: %s%s", m->o->checkpoint, anchor,
+                              sources[m->how.source], list.len ? list.data : "nothing", list.failed ? "..." : "");
+    deq_buf_free(&list);
+    return rc;
+}
+
 /* The entries' common prefix is whatever stands before the embedding's name. */
 static enum deq_rc find_prefix(struct import *m)
 {
@@ -235,8 +262,7 @@ static enum deq_rc find_prefix(struct import *m)
         memcpy(m->prefix, name, n - k);
         found = true;
     }
-    return found ? DEQ_OK
-                 : deq_fail(m->err, DEQ_EFORMAT, "%s: entry %s: missing; this is not a state dict of %s", m->o->checkpoint, anchor, sources[m->how.source]);
+    return found ? DEQ_OK : no_model(m, anchor);
 }
 
 static const struct deq_torchfile_tensor *entry(struct import *m, const char *name)

@@ -24,8 +24,8 @@ axes[1].legend()
 axes[2].plot([e["step"] for e in deq], [e["evaluations"] for e in deq], lw=0.8, label="evaluations a step (solve + recorded)")
 right = axes[2].twinx()
 right.semilogy([e["step"] for e in deq], [max(e["residual"], 1e-6) for e in deq], lw=0.8, color="tab:red", label="mean relative residual")
-axes[2].legend(loc="upper left")
-right.legend(loc="upper right")
+curves = axes[2].get_lines() + right.get_lines()
+axes[2].legend(curves, [c.get_label() for c in curves], loc="upper right")  # one for both scales, which would cover each other
 for a in axes:
     a.set_xlabel("optimiser step")
     a.grid(alpha=0.3)

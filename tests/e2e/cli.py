@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -226,6 +227,27 @@ def stopped(out, args, at_step, sig, data=DATA):
         p.send_signal(sig)
     err = p.communicate(timeout=60 * SLOW)[1].decode()
     return p.returncode, err
+
+
+def test_train_tiny():
+    """models/recipes/tiny.yaml on one text file: plain lines without a terminal, no number that is not one, the result and what to do next."""
+    with tempfile.TemporaryDirectory() as tmp:
+        out, text = os.path.join(tmp, "tiny"), os.path.join(tmp, "any text.txt")
+        with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
+            g.write(f.read(12000))
+        few = ["--set", "train.steps=12", "--set", "train.shallow_steps=6", "--set", "predictor.steps=2"]
+        code, _, err = train(out, *few, data=text, recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        lines = err.split("\n")
+        check(code == 0 and "\r" not in err and any(x.startswith("step 10/12 ") and " valid - bits/byte" in x for x in lines), "plain lines: %d %s" % (code, err))
+        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq generate \S*tiny \"The\" --max-tokens 100\n"
+                        r"    \S*deqd --model \S*tiny\n$", err), "the result: %s" % err)
+        with open(os.path.join(out, "train.jsonl")) as f:
+            check("nan" not in err and not re.search(r"\b(nan|inf)\b", f.read()), "no nan")
+        equal(run([DEQ, "generate", out, "The", "--max-tokens", "3"])[0], 0, "it is a model")
+        code, _, err = train(os.path.join(tmp, "other"), *few, "--set", "data.train=" + text, data=tmp + "/nowhere", recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        equal(code, 0, "the same file by --set data.train: " + err[-200:])
+        code, _, err = train(os.path.join(tmp, "none"), recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        check(code == 1 and "data.train: missing" in err and "--data FILE" in err, "no text: %s" % err)
 
 
 def test_train_resume_is_exact():

@@ -464,8 +464,9 @@ def test_bad_entries():
         (put(bias, Tensor([96], zeros, offset=-1, count=4096)), [bias]),
         (put(bias, Tensor([96], zeros, strides=[-1], offset=95, count=4096)), [bias]),
         (put("model_ema.word_emb.emb_layers.0.weight", Tensor([40, 32], zeros, count=4096)), ["two models", "model_ema."]),
-        (lambda tree: {"epoch": 3, "lr": 0.1}, ["word_emb.emb_layers.0.weight", "missing"]),
-        (lambda tree: {}, ["word_emb.emb_layers.0.weight", "missing"]),
+        (lambda tree: {"epoch": 3, "lr": 0.1}, ["word_emb.emb_layers.0.weight", "missing", "at its top: epoch, lr"]),
+        (lambda tree: {"model_state": {"other.weight": tree["word_emb.emb_layers.0.weight"]}, "epoch": 3}, ["missing", "at its top: model_state, epoch"]),
+        (lambda tree: {}, ["word_emb.emb_layers.0.weight", "missing", "at its top: nothing"]),
     ]
     for edit, words in cases:
         with rewritten(edit) as p:

@@ -152,6 +152,41 @@ def test_second_signal():
         d.stop()
 
 
+def test_words_for_a_terminal():
+    """Who starts it at a terminal reads what it is and how it ends, beside the log; a pipe gets the log alone."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "engine.max_positions=200000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=theirs, env=clean_env()) as p:
+        os.close(theirs)
+        seen = b""
+
+        def until(words):
+            nonlocal seen
+            while words not in seen:
+                seen += os.read(ours, 65536)
+
+        until(b"try: curl ")
+        address = json.loads(seen.split(b"\n")[0])["address"]
+        check(re.search(rb"^deqd [0-9.]+: model tiny on http://%s \(/openapi.json\); Ctrl-C stops\r?$" % address.encode(), seen, re.M), "ready: %r" % seen)
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), 60 * SLOW) as s:
+            s.sendall(raw_request(LONG))
+            while b"data: " not in s.recv(4096):
+                pass
+            p.send_signal(signal.SIGINT)
+            until(b"a second Ctrl-C ends it now")
+            check(b"1 request is running; a second Ctrl-C ends it now, else it may take 30 s" in seen, "draining: %r" % seen[-300:])
+            p.send_signal(signal.SIGINT)
+            equal(p.wait(60 * SLOW), 0, "the second one ends it")
+        os.close(ours)
+
+
+def test_the_port_is_taken():
+    with Daemon() as d:
+        code, _, err = run([DEQD, "--model", TINY, "--listen", d.first["address"]])
+        check(code == 1 and "Address already in use" in err and "--listen ADDRESS:PORT" in err and "make run LISTEN=" in err, "%d %s" % (code, err))
+
+
 def test_interrupt_skips_the_delay():
     """SIGINT is somebody at a terminal: no load balancer is waited for, but what runs may finish."""
     d = Daemon("server.drain_delay_ms=20000")

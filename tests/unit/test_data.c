@@ -447,6 +447,15 @@ TEST(config_keys)
     CHECK(deq_arch_check(&a, "c", &e) == DEQ_EFORMAT);
 }
 
+TEST(config_of_another_kind_of_model)
+{
+    static const char llama[] = "{\"model_type\": \"llama\", \"vocab_size\": 7}";
+    struct deq_arch a;
+    struct deq_err e;
+    CHECK(deq_config_parse(llama, sizeof llama - 1, "config.json", &a, &e) == DEQ_EFORMAT && strstr(e.text, "model_type: ") &&
+          strstr(e.text, "\"llama\"") && strstr(e.text, "only deep equilibrium models are served") && strstr(e.text, "deq import"));
+}
+
 TEST(config_structure)
 {
     static const struct {
