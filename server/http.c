@@ -22,9 +22,8 @@ enum {
     SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
-    LARGE_BODIES_MAX = 64,
     STOP_MS = 1000, /* at the end, so that answers under way get out of the hands of libmicrohttpd */
-    LARGE_BODY_BYTES = 64 << 10, /* read and tokenised by a thread of its own: hundreds of connections wait for each of libmicrohttpd's */
+    LARGE_BODY_BYTES = 64 << 10, /* larger ones: http_body.c */
 };
 
 static struct socket_state *socket_of(struct MHD_Connection *conn)
@@ -249,118 +248,12 @@ static void resume(void *conn)
     MHD_resume_connection(conn);
 }
 
-static void state_free(struct request_state *s)
-{
-    deq_buf_free(&s->x.body);
-    deq_buf_free(&s->x.reply);
-    channel_unref(s->x.channel); /* last: it has their allowance */
-    deq_free(s->words);
-    deq_free(s);
-}
-
-/* The handler, on whichever thread. */
-static void understand(struct request_state *s)
-{
-    struct channel *c = s->x.channel;
-    s->http->handler.handle(s->http->handler.ctx, &s->x);
-    deq_buf_free(&s->x.body); /* what is to be known of it is in the request's struct now */
-    pthread_mutex_lock(&c->lock);
-    c->understood = true;
-    pthread_mutex_unlock(&c->lock);
-}
-
-/* Reads and hands over one large body after the other. */
-static void *worker_main(void *arg)
-{
-    struct http *h = arg;
-    for (;;) {
-        pthread_mutex_lock(&h->work_lock);
-        while (!h->work && !h->worker_stop)
-            pthread_cond_wait(&h->work_there, &h->work_lock);
-        struct request_state *s = h->work;
-        if (!s) {
-            pthread_mutex_unlock(&h->work_lock);
-            return NULL;
-        }
-        h->work = s->next;
-        if (!h->work)
-            h->work_end = &h->work;
-        pthread_mutex_unlock(&h->work_lock);
-        struct channel *c = s->x.channel;
-        channel_ref(c);
-        pthread_mutex_lock(&c->lock);
-        const bool gone = c->gone;
-        pthread_mutex_unlock(&c->lock);
-        if (!gone) /* else nobody waits for it; also when the server ends and hung up on everybody */
-            understand(s);
-        pthread_mutex_lock(&c->lock);
-        pthread_mutex_lock(&h->work_lock);
-        const bool orphan = s->orphan;
-        s->working = false; /* from here on s may go */
-        h->n_work--;
-        pthread_mutex_unlock(&h->work_lock);
-        channel_wake(c);
-        pthread_mutex_unlock(&c->lock);
-        channel_unref(c);
-        if (orphan)
-            state_free(s);
-    }
-}
-
-/* The connection's buffer goes with the connection, which does not wait for the worker. */
-static bool keep_words(struct request_state *s)
-{
-    const size_t n_method = strlen(s->x.method) + 1, n_path = strlen(s->x.path) + 1;
-    s->words = deq_alloc(n_method + n_path);
-    if (!s->words)
-        return false;
-    memcpy(s->words, s->x.method, n_method);
-    memcpy(s->words + n_method, s->x.path, n_path);
-    s->x.method = s->words;
-    s->x.path = s->words + n_method;
-    return true;
-}
-
-/* To the worker, asleep until it is done. */
-static enum MHD_Result hand_to_worker(struct request_state *s)
-{
-    struct http *h = s->http;
-    struct channel *c = s->x.channel;
-    if (!keep_words(s))
-        return send_error(s, 500, "internal_error", "out of memory");
-    pthread_mutex_lock(&c->lock);
-    if (c->gone) {
-        pthread_mutex_unlock(&c->lock);
-        return MHD_NO;
-    }
-    pthread_mutex_lock(&h->work_lock);
-    if (h->n_work >= LARGE_BODIES_MAX) {
-        pthread_mutex_unlock(&h->work_lock);
-        pthread_mutex_unlock(&c->lock);
-        s->x.retry_after_ms = 1000;
-        http_refuse(&s->x, 429, "queue_full", "too many large requests are waiting; try again later");
-        return send_reply(s, false);
-    }
-    h->n_work++;
-    s->working = true;
-    *h->work_end = s;
-    h->work_end = &s->next;
-    pthread_cond_signal(&h->work_there);
-    pthread_mutex_unlock(&h->work_lock);
-    c->suspended = true;
-    MHD_suspend_connection(s->conn);
-    pthread_mutex_unlock(&c->lock);
-    return MHD_YES;
-}
-
 /* After the handler: its answer, or what the channel has. */
 static enum MHD_Result answer(struct request_state *s)
 {
     struct channel *c = s->x.channel;
     pthread_mutex_lock(&c->lock);
-    pthread_mutex_lock(&s->http->work_lock);
-    const bool working = s->working, gone = c->gone;
-    pthread_mutex_unlock(&s->http->work_lock);
+    const bool working = http_body_working(s), gone = c->gone;
     if (working && !gone) { /* the channel has something already; the handler is not back yet */
         c->suspended = true;
         MHD_suspend_connection(s->conn);
@@ -371,6 +264,20 @@ static enum MHD_Result answer(struct request_state *s)
     return s->x.status ? send_reply(s, s->x.overfull) : answer_from_channel(s);
 }
 
+/* To the worker, asleep until it is done. */
+static enum MHD_Result hand_over(struct request_state *s)
+{
+    switch (http_body_hand_over(s)) {
+    case LARGE_TAKEN: return MHD_YES;
+    case LARGE_GONE: return MHD_NO;
+    case LARGE_NO_MEMORY: return send_error(s, 500, "internal_error", "out of memory");
+    case LARGE_TOO_MANY: break;
+    }
+    s->x.retry_after_ms = 1000;
+    http_refuse(&s->x, 429, "queue_full", "too many large requests are waiting; try again later");
+    return send_reply(s, false);
+}
+
 static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
@@ -378,8 +285,8 @@ static enum MHD_Result dispatch(struct request_state *s)
     watch_phase(h->watch, s->client, WATCH_WORK);
     watch_channel(h->watch, s->client, s->x.channel);
     if (s->x.body.len > LARGE_BODY_BYTES)
-        return hand_to_worker(s);
-    understand(s);
+        return hand_over(s);
+    http_understand(s);
     return answer(s);
 }
 
@@ -463,12 +370,8 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
         c->conn = NULL;
         pthread_mutex_unlock(&c->lock);
     }
-    pthread_mutex_lock(&h->work_lock);
-    s->orphan = s->working;
-    const bool orphan = s->orphan;
-    pthread_mutex_unlock(&h->work_lock);
-    if (!orphan)
-        state_free(s);
+    if (!http_body_leave(s))
+        http_state_free(s);
     *con_cls = NULL;
     atomic_fetch_sub(&h->exchanges, 1);
 }
@@ -543,16 +446,10 @@ enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *g
     h->main.fd = h->admin.fd = -1;
     h->run_id = deq_now_ns() ^ deq_mix64((uint64_t)getpid() ^ deq_wall_ms());
     ret_admin[0] = 0;
-    pthread_mutex_init(&h->work_lock, NULL);
-    pthread_cond_init(&h->work_there, NULL);
-    h->work_end = &h->work;
+    const bool worker = http_body_start(h);
     enum deq_rc rc = watch_start(conf, &h->watch, err);
-    if (!rc) {
-        h->worker_started = pthread_create(&h->worker, NULL, worker_main, h) == 0;
-        rc = h->worker_started ? DEQ_OK : deq_fail(err, DEQ_EIO, "cannot start a thread");
-    }
-    if (h->worker_started)
-        (void)pthread_setname_np(h->worker, "bodies");
+    if (!rc && !worker)
+        rc = deq_fail(err, DEQ_EIO, "cannot start a thread");
     if (!rc)
         rc = open_listener(h, &h->main, false, given->main, ret_address, err);
     if (!rc && !h->main.inherited)
@@ -632,14 +529,6 @@ void http_stop(struct http *h)
     stop_listener(&h->main, h->conf->listen);
     stop_listener(&h->admin, h->conf->admin_listen);
     watch_stop(h->watch);
-    if (h->worker_started) {
-        pthread_mutex_lock(&h->work_lock);
-        h->worker_stop = true;
-        pthread_cond_signal(&h->work_there);
-        pthread_mutex_unlock(&h->work_lock);
-        pthread_join(h->worker, NULL);
-    }
-    pthread_mutex_destroy(&h->work_lock);
-    pthread_cond_destroy(&h->work_there);
+    http_body_stop(h);
     deq_free(h);
 }

@@ -1,4 +1,4 @@
-/* What http.c (connections, bodies, answers) and http_head.c (a request's head) share: the only files that see libmicrohttpd. */
+/* What http.c (connections, answers), http_head.c (a request's head) and http_body.c (large bodies) share: the only files that see libmicrohttpd. */
 #ifndef DEQD_HTTP_IMPL_H
 #define DEQD_HTTP_IMPL_H
 
@@ -69,6 +69,24 @@ struct socket_state { /* libmicrohttpd's socket context */
     bool bad_target, long_target;
     const char *target_end; /* one past the zero behind it */
 };
+
+/* The handler, on whichever thread. */
+void http_understand(struct request_state *s);
+void http_state_free(struct request_state *s);
+
+/* http_body.c */
+enum large_body {
+    LARGE_TAKEN, /* the connection sleeps until the worker has read it */
+    LARGE_GONE,  /* the client left */
+    LARGE_TOO_MANY,
+    LARGE_NO_MEMORY,
+};
+bool http_body_start(struct http *h);
+void http_body_stop(struct http *h);
+enum large_body http_body_hand_over(struct request_state *s);
+bool http_body_working(struct request_state *s); /* with the channel's lock */
+/* Its connection is done. True: the worker has the request, and frees it. */
+bool http_body_leave(struct request_state *s);
 
 /* MHD_OPTION_URI_LOG_CALLBACK: the target as it came, before libmicrohttpd cuts it. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn);
