@@ -100,8 +100,8 @@ const talk = messages => client.chat.completions.create(
 await expect("second turn", talk([hello]).then(o => talk([hello, o.choices[0].message, hello])), o =>
     check(o.choices[0].message.role === "assistant", "second turn"));
 const drawn = await make({temperature: 1});
-const again = await make({temperature: 1, seed: drawn.deq.seed});
-check(again.choices[0].text === drawn.choices[0].text, "again by the seed that the answer told");
+const repeated = await make({temperature: 1, seed: drawn.deq.seed});
+check(repeated.choices[0].text === drawn.choices[0].text, "again by the seed that the answer told");
 await stop(d);
 
 // one place, no queue: a second request gets 429, and the client's own retry succeeds once the first is done
