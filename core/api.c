@@ -88,7 +88,10 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .memory = a->serving.solver.memory,
                                    .window = a->serving.row_window,
                                    .has_predictor = a->predictor_hidden != 0,
-                                   .fingerprint = m->fingerprint};
+                                   .fingerprint = m->fingerprint,
+                                   .chat_message = a->chat_message,
+                                   .chat_reply = a->chat_reply,
+                                   .chat_stop = a->chat_stop};
 }
 
 enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, bool parse_special, struct deq_tokens *out,

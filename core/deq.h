@@ -64,6 +64,7 @@ struct deq_model_info {
     uint32_t max_iter, memory, window;
     bool has_predictor;
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */
+    const char *chat_message, *chat_reply, *chat_stop; /* the model's template of a chat (models/README.md); "": none */
 };
 struct deq_model_info deq_model_info(const struct deq_model *model);
 
@@ -97,6 +98,9 @@ enum deq_rc deq_text_new(const char *const *stops, const size_t *stop_lens, size
 void deq_text_free(struct deq_text *t);
 /* Before the first bytes: the beginning of a character that the text may go on with. It is shown with the text, and no stop string looks at it. */
 void deq_text_begin(struct deq_text *t, const char *bytes, size_t n);
+/* Also before the first bytes, and not with deq_text_begin: blanks and line ends in front are not shown, and a stop
+ * string of nothing else is not met in them. */
+void deq_text_skip_blanks(struct deq_text *t);
 /* Adds bytes and appends to out what may be shown now. Returns the index of the stop string that was met, or -1. */
 int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_buf *out);
 /* The end: appends what was held back; an unfinished character becomes U+FFFD. */

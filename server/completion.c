@@ -1,5 +1,5 @@
-/* POST /v1/completions and /v1/chat/completions: place in the queue -> parse -> a job for each prompt -> (engine thread) tokens -> choices -> JSON ->
- * channel. */
+/* POST /v1/completions, /v1/chat/completions and /v1/responses: place in the queue -> parse -> a job for each prompt ->
+ * (engine thread) tokens -> choices -> JSON -> channel. */
 #include "server/completion.h"
 
 #include <math.h>
@@ -102,7 +102,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
             return DEQ_CONTINUE;
         choice_end(ch);
         if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) { /* those wait: if nobody has anything, it is an error */
-            if (ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len)
+            if (choice_has_news(ch))
                 (void)choice_send(ch, NULL);
             (void)choice_send(ch, finish_word(ch->finish));
         }
@@ -123,7 +123,7 @@ static void on_step(struct job *j)
     struct completion *c = p->c;
     for (size_t i = 0; c->req.stream && i < (size_t)c->req.best_of; i++) {
         struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + i];
-        if ((ch->shown.len || ch->lp_tokens.len || ch->ids.len || ch->iters.len) && !choice_send(ch, NULL)) {
+        if (choice_has_news(ch) && !choice_send(ch, NULL)) {
             sched_cancel(j); /* nobody reads any more; it ends before the next step */
             return;
         }
@@ -136,6 +136,8 @@ static void on_admit(struct job *j)
     /* headers leave now and not before, so that refusals keep their own status */
     if (p->c->req.stream)
         channel_start_stream(p->c->channel);
+    if (p->c->req.stream && p->c->req.responses)
+        response_begin(p->c);
 }
 
 static void log_completion(const struct completion *c)
@@ -243,7 +245,11 @@ static bool set_up_choice(struct completion *c, size_t i)
     ch->stopped = -1;
     ch->stop_token = -1;
     ch->converged = true;
-    return deq_text_new((const char *const *)c->req.stop, c->req.stop_len, c->req.n_stops, &ch->text, NULL) == DEQ_OK;
+    if (deq_text_new((const char *const *)c->req.stop, c->req.stop_len, c->req.n_stops, &ch->text, NULL))
+        return false;
+    if (c->req.chat) /* the template's last word stands before them */
+        deq_text_skip_blanks(ch->text);
+    return true;
 }
 
 static void set_up_prompt(struct completion *c, size_t i, const struct exchange *x)
@@ -319,13 +325,15 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     prompt_add(p, p->job.prompt.ids[0], NULL);
 }
 
-/* What prompt i will hold of an answer: all of it, in parts and in one piece; of a stream what may lie unread, and the prompt's scores. */
+/* What prompt i will hold of an answer: all of it, in parts and in one piece; of a stream what may lie unread, and the
+ * prompt's scores, and for /v1/responses what its end repeats. */
 static uint64_t answer_bytes(const struct completion *c, size_t i)
 {
     const struct completion_request *r = &c->req;
     const struct job *j = &c->prompts[i].job;
-    const uint64_t echo = r->echo ? j->prompt.n : 0, tokens = r->stream ? echo : echo + j->request.max_tokens;
-    const uint64_t buffer = r->stream && !i ? c->service->conf->stream_buffer_bytes : 0;
+    const bool kept = !r->stream || r->responses;
+    const uint64_t echo = r->echo ? j->prompt.n : 0, tokens = kept ? echo + j->request.max_tokens : echo;
+    const uint64_t buffer = r->stream && !i ? c->service->conf->stream_buffer_bytes + r->echo_bytes : 0;
     return buffer + (uint64_t)r->best_of * (CHOICE_BYTES + 2 * tokens * r->token_bytes);
 }
 
@@ -368,7 +376,7 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     return c;
 }
 
-static void complete(struct service *s, struct served *m, struct exchange *x, bool chat)
+static void complete(struct service *s, struct served *m, struct exchange *x, enum endpoint at)
 {
     const struct request_context rc = service_context(s, m);
     struct completion_request r;
@@ -381,7 +389,7 @@ static void complete(struct service *s, struct served *m, struct exchange *x, bo
         store_release(m);
         return;
     }
-    if (!request_completion(&rc, chat, x->body.data, x->body.len, &r, &err)) {
+    if (!request_completion(&rc, at, x->body.data, x->body.len, &r, &err)) {
         sched_release(&place);
         store_release(m);
         exchange_request_error(x, &err);
@@ -417,10 +425,15 @@ static void complete(struct service *s, struct served *m, struct exchange *x, bo
 
 void ep_completions(struct service *s, struct served *m, struct exchange *x)
 {
-    complete(s, m, x, false);
+    complete(s, m, x, ON_COMPLETIONS);
 }
 
 void ep_chat(struct service *s, struct served *m, struct exchange *x)
 {
-    complete(s, m, x, true);
+    complete(s, m, x, ON_CHAT);
+}
+
+void ep_responses(struct service *s, struct served *m, struct exchange *x)
+{
+    complete(s, m, x, ON_RESPONSES);
 }

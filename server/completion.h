@@ -14,6 +14,8 @@ struct choice {
     size_t prompt;           /* number of its prompt */
     struct deq_text *text;   /* bytes of tokens -> text that may be shown */
     struct deq_buf shown;    /* not yet sent (stream), or all of it */
+    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and `lp_tokens` */
+    size_t told, told_logprobs;
     struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* JSON, comma after each; since the last chunk, or all */
     struct deq_buf ids;      /* token ids, the same */
     struct deq_buf iters, residuals, starts; /* telemetry, the same */
@@ -57,6 +59,7 @@ struct completion {
     struct deq_buf head;     /* {"id": ..., up to the choices */
     struct prompt *prompts;  /* [n_prompts] */
     struct choice *choices;  /* [n_prompts * best_of]: prompt i's are i * best_of.. */
+    uint64_t events;         /* of a stream of /v1/responses, so far */
     size_t open_jobs;
     bool failed;             /* the first error counts; it is answered when all jobs have ended */
     bool cancelled;
@@ -76,11 +79,22 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits);
 void choice_begin(struct choice *ch);
 /* Its text ends: what was held back is shown, but for what begins with a stop string. */
 void choice_end(struct choice *ch);
+/* Whether there is something for a chunk. */
+bool choice_has_news(const struct choice *ch);
 /* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */
 bool choice_send(struct choice *ch, const char *finish);
 const char *finish_word(enum deq_finish f);
 /* The whole answer, or the end of a stream. */
 void completion_answer(struct completion *c);
 void completion_error(struct completion *c, int status, const char *code, const char *message);
+/* "deq": what was asked of the solver and what it reached, over n choices. */
+void completion_report(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out);
+
+/* completion_responses.c: the same for /v1/responses */
+
+void response_begin(struct completion *c); /* of a stream */
+bool response_delta(struct choice *ch);
+void response_answer(struct completion *c);
+void response_error(struct completion *c, int status, const char *code, const char *message); /* in a stream */
 
 #endif

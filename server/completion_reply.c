@@ -214,11 +214,7 @@ static void spend(const struct choice *ch, struct deq_buf *b)
 static void take_list(const struct choice *ch, struct deq_buf *out, const char *before, struct deq_buf *list)
 {
     deq_buf_str(out, before);
-    deq_buf_str(out, "[");
-    if (list->len)
-        list->len--;
-    deq_buf_append(out, list);
-    deq_buf_str(out, "]");
+    reply_list(out, list);
     spend(ch, list);
 }
 
@@ -314,8 +310,7 @@ static void add_usage(const struct completion *c, struct deq_buf *out)
                 (unsigned long long)prompt, (unsigned long long)text, (unsigned long long)(prompt + text), (unsigned long long)cached);
 }
 
-/* What was asked of the solver and what it reached, over n choices. */
-static void add_deq(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out)
+void completion_report(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out)
 {
     const struct deq_solve_params *p = &c->req.solve;
     double sum = 0;
@@ -347,10 +342,17 @@ static void add_deq(const struct completion *c, const struct choice *ch, size_t 
 
 /* --- Stream --- */
 
+bool choice_has_news(const struct choice *ch)
+{
+    return ch->shown.len > ch->told || ch->lp_tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len;
+}
+
 bool choice_send(struct choice *ch, const char *finish)
 {
     struct completion *c = ch->c;
     struct deq_buf b;
+    if (c->req.responses)
+        return finish || response_delta(ch);
     const bool first = !ch->sent;
     ch->sent = true;
     deq_buf_init(&b, ANSWER_MAX_BYTES);
@@ -367,7 +369,7 @@ bool choice_send(struct choice *ch, const char *finish)
     }
     if (finish) {
         deq_buf_str(&b, ",");
-        add_deq(c, ch, 1, &b);
+        completion_report(c, ch, 1, &b);
     }
     deq_buf_str(&b, "}\n\n");
     const bool ok = channel_write(c->channel, &b);
@@ -405,6 +407,10 @@ static int by_logprob(const void *a, const void *b)
 
 void completion_answer(struct completion *c)
 {
+    if (c->req.responses) {
+        response_answer(c);
+        return;
+    }
     if (c->req.stream) {
         end_stream(c);
         return;
@@ -428,7 +434,7 @@ void completion_answer(struct completion *c)
     deq_buf_str(&b, "],");
     add_usage(c, &b);
     deq_buf_str(&b, ",");
-    add_deq(c, c->choices, c->req.n_prompts * best_of(c), &b);
+    completion_report(c, c->choices, c->req.n_prompts * best_of(c), &b);
     deq_buf_str(&b, "}");
     answer_whole(c->channel, 200, "application/json", &b);
     deq_buf_free(&b);
@@ -440,5 +446,8 @@ void completion_error(struct completion *c, int status, const char *code, const 
         channel_no_retry(c->channel);
     if (status == 503)
         channel_retry_after(c->channel, sched_retry_ms(c->served->sched));
-    answer_error(c->channel, status, code, message);
+    if (c->req.responses && channel_settle(c->channel))
+        response_error(c, status, code, message);
+    else
+        answer_error(c->channel, status, code, message);
 }

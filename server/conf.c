@@ -10,6 +10,7 @@
 
 #include "core/base/flags.h"
 #include "core/base/installed.h"
+#include "core/base/utf8.h"
 #include "server/listen.h"
 #include "server/origin.h"
 #include "server/route.h"
@@ -73,9 +74,11 @@ static const struct deq_opt options[] = {
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
     U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "The time over which stream.min_bytes_per_s is averaged: a client that reads nothing for so long is dropped."),
     U32("stream.min_bytes_per_s", stream_min_rate, 1, 1000000000, "4096", "A client that reads less than this while more lies there, averaged over stream.stall_ms, is dropped; of whole answers too."),
-    STR("chat.message", chat_message, "", NULL, "A message of a chat as text, {role} and {content} filled in; empty: no chat. \\n is a new line."),
-    STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer."),
-    STR("chat.stop", chat_stop, "", NULL, "Text that ends an answer, like what begins the next message; empty: none."),
+    STR("chat.message", chat_message, "", NULL,
+        "A message of a chat as text, {role} and {content} filled in; empty: the model's own, or contents joined by line breaks. \\n is a new line."),
+    STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer, with chat.message."),
+    STR("chat.stop", chat_stop, "", NULL,
+        "Text that ends an answer, like what begins the next message; empty: none with chat.message, else the template's own."),
     STR("log.level", log_level, "info", "error|warn|info|debug", "Least level of the log, JSON lines on standard error."),
 };
 
@@ -199,8 +202,13 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
                         (unsigned long long)c->answer_bytes);
     if (!c->tls_cert[0] != !c->tls_key[0])
         return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
-    if (c->chat_message[0] && (!strstr(c->chat_message, "{content}") || !strstr(c->chat_message, "{role}")))
-        return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {role} and {content}");
+    if (c->chat_message[0] && !strstr(c->chat_message, "{content}"))
+        return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {content}");
+    const char *const chat[][2] = {{"chat.message", c->chat_message}, {"chat.reply", c->chat_reply},
+                                   {"chat.stop", c->chat_stop}};
+    for (size_t i = 0; i < DEQ_COUNT(chat); i++)
+        if (!deq_utf8_valid(chat[i][1], strlen(chat[i][1])))
+            return deq_fail(err, DEQ_EINVAL, "%s: is not UTF-8", chat[i][0]);
     if (!is_seed(c->sampling_seed))
         return deq_fail(err, DEQ_EINVAL, "sampling.seed: \"%s\" is neither random nor a whole number of at most 15 digits",
                         c->sampling_seed);

@@ -13,6 +13,8 @@ enum body { /* objects that have fields of the table of neutral values (neutral.
     BODY_STREAM_OPTIONS = 4,
     BODY_MESSAGE = 8,
     BODY_TOKENIZE = 16,
+    BODY_RESPONSES = 32,
+    BODY_ITEM = 64,
 };
 
 struct object { /* a JSON object that is being read */

@@ -9,11 +9,12 @@
 struct neutral {
     const char *name;
     unsigned where;     /* enum body */
-    const char *values; /* a JSON array of them, with ' for "; or the type of a hint: string, object */
+    const char *values; /* a JSON array of them, with ' for "; or the type of a hint: string, integer, object */
     const char *why;    /* not of hints */
 };
 
-enum { BOTH = BODY_COMPLETION | BODY_CHAT };
+enum { VALUES_MAX_BYTES = 160 };
+enum { BOTH = BODY_COMPLETION | BODY_CHAT, ALL = BOTH | BODY_RESPONSES, TALK = BODY_CHAT | BODY_RESPONSES };
 
 static const char NO_TOOLS[] = "no tools are called";
 static const char NO_FORMAT[] = "answers are not constrained to a format";
@@ -29,9 +30,9 @@ static const char TEXT_OF_TOKENS[] = "the text is all tokens but the special one
 static const struct neutral table[] = {
     /* OpenAI's */
     {"suffix", BODY_COMPLETION, "['']", "texts are continued at their end"},
-    {"tools", BODY_CHAT, "[[]]", NO_TOOLS},
-    {"tool_choice", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
-    {"parallel_tool_calls", BODY_CHAT, "[true, false]", NO_TOOLS},
+    {"tools", TALK, "[[]]", NO_TOOLS},
+    {"tool_choice", TALK, "['auto', 'none']", NO_TOOLS},
+    {"parallel_tool_calls", TALK, "[true, false]", NO_TOOLS},
     {"functions", BODY_CHAT, "[[]]", NO_TOOLS},
     {"function_call", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
     {"web_search_options", BODY_CHAT, "[]", NO_TOOLS},
@@ -41,14 +42,26 @@ static const struct neutral table[] = {
     {"prediction", BODY_CHAT, "[]", "the engine makes its own guesses"},
     {"reasoning_effort", BODY_CHAT, "['none']", NO_REASONING},
     {"verbosity", BODY_CHAT, "['medium']", "models here know no verbosity"},
-    {"moderation", BODY_CHAT, "[]", "nothing is moderated"},
-    {"store", BOTH, "[false]", "answers are not kept"},
-    {"service_tier", BOTH, "['auto', 'default']", "there is one tier; see priority"},
-    {"prompt_cache_retention", BOTH, "['in_memory']", ITS_OWN_CACHE},
-    {"prompt_cache_options", BOTH, "[{}, {'mode': 'implicit'}]", ITS_OWN_CACHE},
-    {"prompt_cache_key", BOTH, "string", NULL},
-    {"safety_identifier", BOTH, "string", NULL},
+    {"moderation", TALK, "[]", "nothing is moderated"},
+    {"store", ALL, "[false]", "answers are not kept"},
+    {"service_tier", ALL, "['auto', 'default']", "there is one tier; see priority"},
+    {"prompt_cache_retention", ALL, "['in_memory']", ITS_OWN_CACHE},
+    {"prompt_cache_options", ALL, "[{}, {'mode': 'implicit'}]", ITS_OWN_CACHE},
+    {"prompt_cache_key", ALL, "string", NULL},
+    {"safety_identifier", ALL, "string", NULL},
     {"metadata", BOTH, "object", NULL},
+    {"previous_response_id", BODY_RESPONSES, "[]", "answers are not kept; send the whole conversation as input"},
+    {"conversation", BODY_RESPONSES, "[]", "answers are not kept; send the whole conversation as input"},
+    {"prompt", BODY_RESPONSES, "[]", "no prompts are kept; instructions and input are the prompt"},
+    {"background", BODY_RESPONSES, "[false]", "answers are not kept"},
+    {"context_management", BODY_RESPONSES, "[[]]", "nothing is made shorter; see truncation"},
+    {"max_tool_calls", BODY_RESPONSES, "integer", NULL},
+    {"reasoning", BODY_RESPONSES, "[{}, {'effort': 'none'}]", NO_REASONING},
+    {"text", BODY_RESPONSES,
+     "[{}, {'format': {'type': 'text'}}, {'verbosity': 'medium'}, {'format': {'type': 'text'}, 'verbosity': 'medium'}]",
+     NO_FORMAT},
+    {"stream_options", BODY_RESPONSES, "[{}, {'include_obfuscation': false}]", "events are not padded"},
+    {"n", BODY_RESPONSES, "[1]", "a response is one answer"},
     {"include_obfuscation", BODY_STREAM_OPTIONS, "[false]", "events are not padded"},
     /* vLLM's */
     {"use_beam_search", BOTH, "[false]", NO_BEAMS},
@@ -103,6 +116,9 @@ static const struct neutral table[] = {
     {"function_call", BODY_MESSAGE, "[]", NO_TOOLS},
     {"annotations", BODY_MESSAGE, "[[]]", "messages are text"},
     {"reasoning", BODY_MESSAGE, "['']", NO_REASONING},
+    {"id", BODY_ITEM, "string", NULL},
+    {"status", BODY_ITEM, "string", NULL},
+    {"phase", BODY_ITEM, "string", NULL},
     {"reasoning_content", BODY_MESSAGE, "['']", NO_REASONING},
 };
 
@@ -111,9 +127,9 @@ static bool is_hint(const struct neutral *n)
     return n->values[0] != '[';
 }
 
-static void as_json(const char *values, char out[64])
+static void as_json(const char *values, char out[VALUES_MAX_BYTES])
 {
-    snprintf(out, 64, "%s", values);
+    snprintf(out, VALUES_MAX_BYTES, "%s", values);
     for (char *s = out; *s; s++)
         if (*s == '\'')
             *s = '"';
@@ -123,6 +139,8 @@ static bool take_hint(const struct object *o, const struct neutral *n, const jso
 {
     if (!strcmp(n->values, "string"))
         return json_is_string(v) || fields_bad_type(o, n->name, "a string");
+    if (!strcmp(n->values, "integer"))
+        return json_is_integer(v) || fields_bad_type(o, n->name, "an integer");
     return json_is_object(v) || fields_bad_type(o, n->name, "an object");
 }
 
@@ -134,7 +152,7 @@ static bool same(const json_t *a, const json_t *b)
 
 static bool take_neutral(const struct object *o, const struct neutral *n, const json_t *v)
 {
-    char text[64];
+    char text[VALUES_MAX_BYTES];
     as_json(n->values, text);
     json_t *values = json_loads(text, 0, NULL), *one;
     size_t i;
@@ -161,7 +179,7 @@ bool fields_take_neutral(const struct object *o, const char *name, const json_t 
 void fields_print_neutral(const char *where, enum body body)
 {
     for (size_t i = 0; i < DEQ_COUNT(table); i++) {
-        char text[64];
+        char text[VALUES_MAX_BYTES];
         if (!(table[i].where & body))
             continue;
         as_json(table[i].values, text);

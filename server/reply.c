@@ -92,6 +92,15 @@ void reply_buf(struct deq_buf *out, const struct deq_buf *s)
         reply_string(out, s->data ? s->data : "", s->len);
 }
 
+void reply_list(struct deq_buf *out, const struct deq_buf *entries)
+{
+    const struct deq_buf list = {
+        .data = entries->data, .len = entries->len - (entries->len > 0), .failed = entries->failed};
+    deq_buf_str(out, "[");
+    deq_buf_append(out, &list);
+    deq_buf_str(out, "]");
+}
+
 void reply_number(struct deq_buf *out, float x)
 {
     if (isfinite(x))

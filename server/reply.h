@@ -23,6 +23,8 @@ json_t *reply_text(const char *s, size_t n);
 void reply_string(struct deq_buf *out, const char *s, size_t n);
 /* The same of a buffer's bytes; when that failed, so does out. */
 void reply_buf(struct deq_buf *out, const struct deq_buf *s);
+/* [...] of entries that have a comma behind each. */
+void reply_list(struct deq_buf *out, const struct deq_buf *entries);
 /* 9 digits: a float survives the way through text. What is not finite becomes -9999, which clients know for log(0). */
 void reply_number(struct deq_buf *out, float x);
 

@@ -194,6 +194,11 @@ struct deq_solve_params request_solve_defaults(const struct request_context *c)
     return p;
 }
 
+const char *request_length_field(const struct completion_request *r)
+{
+    return r->responses ? "max_output_tokens" : "max_tokens";
+}
+
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err)
 {
     const size_t room = n_prompt < c->max_positions ? c->max_positions - n_prompt : 0;
@@ -203,12 +208,16 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
         return true;
     err->n_prompt_tokens = n_prompt;
     err->n_ctx = c->max_positions;
+    const char *const asked = r->responses ? "input" : r->chat ? "messages" : "prompt";
+    const char *const most = request_length_field(r);
     if (n_prompt > c->max_positions || !r->max_tokens)
-        return fields_fail(err, 400, "context_length_exceeded", r->chat ? "messages" : "prompt",
-                    "the prompt has %zu tokens, the limit is %u (engine.max_positions)", n_prompt, c->max_positions);
-    return fields_fail(err, 400, "context_length_exceeded", "max_tokens",
-                "the prompt has %zu tokens and max_tokens is %lld: together more than the limit of %u (engine.max_positions)", n_prompt,
-                (long long)r->max_tokens, c->max_positions);
+        return fields_fail(err, 400, "context_length_exceeded", asked,
+                           "the prompt has %zu tokens, the limit is %u (engine.max_positions)", n_prompt,
+                           c->max_positions);
+    return fields_fail(err, 400, "context_length_exceeded", most,
+                       "the prompt has %zu tokens and %s is %lld: together more than the limit of %u "
+                       "(engine.max_positions)",
+                       n_prompt, most, (long long)r->max_tokens, c->max_positions);
 }
 
 /* --- Logits --- */

@@ -27,7 +27,8 @@ struct request_context {
 
 /* Fields are int64_t, float or bool, as the table in request.c fills them. */
 struct completion_request {
-    bool chat;
+    bool chat;      /* of messages */
+    bool responses; /* /v1/responses: chat in another shape */
     struct deq_tokens *prompts; /* [n_prompts], owned */
     size_t n_prompts;
     int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */, top_k, seed;
@@ -44,6 +45,8 @@ struct completion_request {
     size_t n_bias;
     char *salt;
     size_t salt_len;
+    char *told; /* what an object of /v1/responses repeats of its request: JSON members, a comma behind each; owned */
+    size_t told_len;
     uint64_t token_bytes, echo_bytes; /* estimates: of a token in an answer, of the prompts' part of it */
     uint64_t user_hash; /* of `user`, for the log; 0: none */
 };
@@ -58,9 +61,11 @@ struct tokenize_request {
     struct deq_tokens tokens;
 };
 
+enum endpoint { ON_COMPLETIONS, ON_CHAT, ON_RESPONSES };
+
 /* Each fills the struct and returns true, or fills *err (and leaves nothing to free). */
-bool request_completion(const struct request_context *c, bool chat, const char *body, size_t len, struct completion_request *ret,
-                        struct request_error *err);
+bool request_completion(const struct request_context *c, enum endpoint at, const char *body, size_t len,
+                        struct completion_request *ret, struct request_error *err);
 bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret, struct request_error *err);
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
 bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
@@ -70,6 +75,12 @@ void request_print_fields(void);
 /* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
 enum { PRESETS = 3 };
 extern const char *const request_preset_names[PRESETS];
+/* How a chat becomes text here: the configuration's template, the model's own, or the default. */
+struct chat_template {
+    const char *source; /* configuration, model, default */
+    const char *message, *reply, *stop; /* "": nothing */
+};
+struct chat_template request_chat_template(const struct request_context *c);
 float request_preset_tol(const struct conf *c, float model_tol, int preset);
 
 #endif

@@ -1,4 +1,4 @@
-/* The bodies of /v1/completions and /v1/chat/completions. */
+/* The bodies of /v1/completions, /v1/chat/completions and /v1/responses. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,8 +6,11 @@
 #include "core/base/buf.h"
 #include "core/base/hash.h"
 #include "core/base/mem.h"
+#include "server/reply.h"
 #include "server/request_impl.h"
 
+/* A stream of /v1/responses ends with so many copies of its text, in one piece, and has so many response objects. */
+enum { RESPONSE_COPIES = 5, RESPONSE_OBJECTS = 3 };
 
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
@@ -148,7 +151,8 @@ static bool take_top_logprobs(const struct object *o, const struct field *f, con
     if (!fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &n))
         return false;
     if (n && r->logprobs < 0)
-        return fields_bad_value(o, f->name, "only with logprobs true");
+        return fields_bad_value(o, f->name, r->responses ? "only with message.output_text.logprobs in include"
+                                                          : "only with logprobs true");
     r->logprobs = r->logprobs < 0 ? -1 : n;
     return true;
 }
@@ -242,15 +246,53 @@ static bool draw_seed(const struct object *o, int64_t *ret)
     return true;
 }
 
+static bool take_responses_include(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    if (!json_is_array(v) || json_array_size(v) > JSON_ARRAY_MAX)
+        return fields_bad_type(o, f->name, "an array of strings");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const char *s = json_string_value(json_array_get(v, i));
+        if (!s)
+            return fields_bad_type(o, f->name, "an array of strings");
+        if (!strcmp(s, "message.output_text.logprobs"))
+            r->logprobs = 0;
+        else if (strcmp(s, "reasoning.encrypted_content")) /* there is no reasoning to be had, encrypted or not */
+            return fields_bad_value(o, f->name, "knows message.output_text.logprobs and reasoning.encrypted_content");
+    }
+    return true;
+}
+
+/* auto: what does not fit is left out in front. */
+static bool take_truncation(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct completion_request *r = request;
+    const char *s = json_string_value(v);
+    if (!s || (strcmp(s, "auto") && strcmp(s, "disabled")))
+        return fields_bad_value(o, f->name, "must be auto or disabled");
+    r->truncate = !strcmp(s, "auto") ? -1 : r->truncate;
+    return true;
+}
+
+static bool take_instructions(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    (void)request; /* request_take_input reads them */
+    return json_is_string(v) || fields_bad_type(o, f->name, "a string");
+}
+
+static bool take_metadata(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    (void)request; /* tell_request repeats it */
+    return json_is_object(v) || fields_bad_type(o, f->name, "an object");
+}
+
 #define AT(name) offsetof(struct completion_request, name)
-/* Of both endpoints. The order is the order of reading. */
-#define SHARED_FIELDS                                                                                           \
-    {"model", OTHER, 0, 0, 0, request_take_model, "string"},                                                            \
-    {"n", OTHER, 1, -1, AT(n), take_n, "integer"},                                                              \
+/* Of all three endpoints. The order is the order of reading. */
+#define COMMON_FIELDS                                                                                           \
+    {"model", OTHER, 0, 0, 0, request_take_model, "string"},                                                    \
     {"temperature", NUMBER, 0, 2, AT(temperature), NULL, NULL},                                                 \
     {"top_p", NUMBER, 0, 1, AT(top_p), NULL, NULL},                                                             \
     {"stream", BOOL, 0, 0, AT(stream), NULL, NULL},                                                             \
-    {"stream_options", OTHER, 0, 0, 0, take_stream_options, "object"},                                          \
     {"stop", OTHER, 0, 0, 0, take_stops, "string or array of strings"},                                         \
     {"presence_penalty", NUMBER, -2, 2, AT(presence_penalty), NULL, NULL},                                      \
     {"frequency_penalty", NUMBER, -2, 2, AT(frequency_penalty), NULL, NULL},                                    \
@@ -263,7 +305,6 @@ static bool draw_seed(const struct object *o, int64_t *ret)
     {"stop_token_ids", OTHER, 0, 0, 0, take_stop_ids, "array of token ids"},                                    \
     {"ignore_eos", BOOL, 0, 0, AT(ignore_eos), NULL, NULL},                                                     \
     {"min_tokens", INT, 0, INT32_MAX, AT(min_tokens), NULL, NULL},                                              \
-    {"return_token_ids", BOOL, 0, 0, AT(token_ids), NULL, NULL},                                                \
     {"return_tokens_as_token_ids", BOOL, 0, 0, AT(tokens_as_ids), NULL, NULL},                                  \
     {"truncate_prompt_tokens", INT, -1, INT32_MAX, AT(truncate), NULL, NULL},                                   \
     {"priority", INT, -20, 20, AT(priority), NULL, NULL},                                                       \
@@ -271,8 +312,14 @@ static bool draw_seed(const struct object *o, int64_t *ret)
     {"cache", OTHER, 0, 0, 0, take_cache, "string: exact, approximate, off"},                                   \
     {"logprob_token_ids", OTHER, 0, 0, 0, take_logprob_ids, "array of token ids"},                              \
     {"deadline_ms", INT, 1, 86400000, AT(deadline_ms), NULL, NULL},                                             \
-    {"include", OTHER, 0, 0, 0, take_include, "array of strings"},                                              \
     {"deq", OTHER, 0, 0, 0, take_solve, "object"}
+/* Of /v1/completions and /v1/chat/completions. */
+#define SHARED_FIELDS                                                                                           \
+    COMMON_FIELDS,                                                                                              \
+    {"n", OTHER, 1, -1, AT(n), take_n, "integer"},                                                              \
+    {"stream_options", OTHER, 0, 0, 0, take_stream_options, "object"},                                          \
+    {"return_token_ids", BOOL, 0, 0, AT(token_ids), NULL, NULL},                                                \
+    {"include", OTHER, 0, 0, 0, take_include, "array of strings"}
 
 static const struct field completion_fields[] = {
     SHARED_FIELDS,
@@ -292,14 +339,34 @@ static const struct field chat_fields[] = {
     {"messages", OTHER, 0, 0, 0, request_take_messages, "array of messages"},
 };
 
+static const struct field responses_fields[] = {
+    COMMON_FIELDS,
+    {"max_output_tokens", OTHER, 1, INT32_MAX, 0, take_max_tokens, "integer"},
+    {"include", OTHER, 0, 0, 0, take_responses_include, "array of strings"},
+    {"top_logprobs", OTHER, 0, -1, 0, take_top_logprobs, "integer"},
+    {"truncation", OTHER, 0, 0, 0, take_truncation, "string: auto, disabled"},
+    {"instructions", OTHER, 0, 0, 0, take_instructions, "string"},
+    {"metadata", OTHER, 0, 0, 0, take_metadata, "object"},
+    {"input", OTHER, 0, 0, 0, request_take_input, "string or array of messages"},
+};
+
+static const struct {
+    const char *path;
+    enum body body;
+    const struct field *fields;
+    size_t n;
+} endpoints[] = {
+    [ON_COMPLETIONS] = {"/v1/completions", BODY_COMPLETION, completion_fields, DEQ_COUNT(completion_fields)},
+    [ON_CHAT] = {"/v1/chat/completions", BODY_CHAT, chat_fields, DEQ_COUNT(chat_fields)},
+    [ON_RESPONSES] = {"/v1/responses", BODY_RESPONSES, responses_fields, DEQ_COUNT(responses_fields)},
+};
+
 /* What one field's range cannot say. */
 static bool check_together(const struct object *o, struct completion_request *r)
 {
     if (!r->n_prompts) { /* absent: the start of a document */
         if (r->chat)
-            return o->context->conf->chat_message[0] ? fields_missing(o, "messages")
-                                                     : fields_fail(o->err, 400, "chat_template_missing", NULL,
-                                                            "this server has no chat template (chat.message); use /v1/completions");
+            return fields_missing(o, r->responses ? "input" : "messages");
         if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
             return fields_no_memory(o);
         r->n_prompts = 1;
@@ -312,13 +379,15 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (r->best_of > r->n && r->stream)
         return fields_bad_value(o, "best_of", "more than n cannot be streamed");
     if ((uint64_t)r->best_of * r->solve.window > DEQ_MAX(o->context->conf->max_rows ? o->context->conf->max_rows : 8 * o->context->conf->max_sequences, 64u))
-        return fields_bad_value(o, r->best_of > r->n ? "best_of" : "n", "so many choices with windows of deq.window rows exceed engine.max_rows");
+        return fields_bad_value(o, r->best_of > r->n ? "best_of" : r->responses ? "deq.window" : "n",
+                                "so many choices with windows of deq.window rows exceed engine.max_rows");
     if (!r->max_tokens && !r->echo)
         return fields_bad_value(o, "max_tokens", "0 is for scoring a prompt, with echo true");
     if (!r->max_tokens && r->best_of > 1)
         return fields_bad_value(o, "n", "must be 1 when max_tokens is 0");
     if (r->min_tokens > r->max_tokens)
-        return fields_bad_value(o, "min_tokens", "must be at most max_tokens");
+        return fields_fail(o->err, 400, "invalid_value", "min_tokens", "min_tokens: must be at most %s",
+                           request_length_field(r));
     if (r->logprob_ids.n && r->logprobs < 0)
         return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
     /* a token's text, and with logprobs as many names and numbers */
@@ -336,13 +405,17 @@ static bool check_together(const struct object *o, struct completion_request *r)
             return false;
         const uint64_t text = DEQ_MIN((uint64_t)r->max_tokens, (uint64_t)o->context->max_positions), echo = r->echo ? p->n : 0;
         r->echo_bytes += echo * (uint64_t)r->best_of * r->token_bytes;
-        answer_bytes += (echo + (r->stream ? 0 : text)) * (uint64_t)r->best_of * r->token_bytes;
+        answer_bytes += (echo + (r->stream && !r->responses ? 0 : text)) * (uint64_t)r->best_of * r->token_bytes;
+        if (r->responses && r->stream)
+            r->echo_bytes += RESPONSE_COPIES * text * r->token_bytes;
     }
     const uint64_t most_bytes = o->context->conf->answer_bytes / 3; /* its parts, the answer made of them, and some for others */
+    const char *const what = r->logprobs < 0 ? request_length_field(r) : "logprobs";
     if (answer_bytes > most_bytes)
-        return fields_fail(o->err, 400, "invalid_value", r->logprobs < 0 ? "max_tokens" : "logprobs",
-                           "%s: so many prompts, choices and tokens would make an answer of about %llu MB; the most is %llu (a third of limits.answer_bytes)", r->logprobs < 0 ? "max_tokens" : "logprobs",
-                           (unsigned long long)(answer_bytes >> 20), (unsigned long long)(most_bytes >> 20));
+        return fields_fail(o->err, 400, "invalid_value", what,
+                           "%s: so many prompts, choices and tokens would make an answer of about %llu MB; the most is "
+                           "%llu (a third of limits.answer_bytes)",
+                           what, (unsigned long long)(answer_bytes >> 20), (unsigned long long)(most_bytes >> 20));
     return true;
 }
 
@@ -355,33 +428,77 @@ void completion_request_free(struct completion_request *r)
     deq_free(r->prompts);
     deq_free(r->bias);
     deq_free(r->salt);
+    deq_free(r->told);
     deq_tokens_free(&r->stop_ids);
     deq_tokens_free(&r->logprob_ids);
     *r = (struct completion_request){0};
 }
 
-bool request_completion(const struct request_context *c, bool chat, const char *body, size_t len, struct completion_request *ret,
-                        struct request_error *err)
+/* What ends an answer of the template: what begins the next message. */
+static bool add_stop(const struct object *o, struct completion_request *r)
+{
+    const char *stop = request_chat_template(o->context).stop;
+    const size_t n = strlen(stop);
+    if (!n)
+        return true;
+    if (!(r->stop[r->n_stops] = deq_alloc(n)))
+        return fields_no_memory(o);
+    memcpy(r->stop[r->n_stops], stop, n);
+    r->stop_len[r->n_stops++] = n;
+    return true;
+}
+
+/* What an answer of /v1/responses repeats, as OpenAI's do; also defaults, and null for what was not said. */
+static bool tell_request(const struct object *o, struct completion_request *r)
+{
+    static const char *const repeated[] = {"instructions", "max_output_tokens", "metadata", "user"};
+    const json_t *metadata = json_object_get(o->json, "metadata");
+    json_t *told = json_object();
+    for (size_t i = 0; i < DEQ_COUNT(repeated); i++) {
+        json_t *v = json_object_get(o->json, repeated[i]);
+        json_object_set_new(told, repeated[i], v ? json_incref(v) : json_null());
+    }
+    if (!metadata)
+        json_object_set_new(told, "metadata", json_object());
+    json_object_set_new(told, "temperature", reply_setting(r->temperature));
+    json_object_set_new(told, "top_p", reply_setting(r->top_p));
+    json_object_set_new(told, "top_logprobs", json_integer(DEQ_MAX(r->logprobs, 0)));
+    json_object_set_new(told, "truncation", json_string(r->truncate ? "auto" : "disabled"));
+    struct deq_buf text;
+    deq_buf_init(&text, 2 * o->context->conf->max_body_bytes + 4096);
+    reply_json(&text, told);
+    if (text.failed || !(r->told = deq_alloc(text.len))) {
+        deq_buf_free(&text);
+        return fields_no_memory(o);
+    }
+    r->told_len = text.len - 1; /* of {...} what is inside, and a comma */
+    memcpy(r->told, text.data + 1, r->told_len);
+    r->told[r->told_len - 1] = ',';
+    r->echo_bytes += r->stream ? RESPONSE_OBJECTS * (uint64_t)r->told_len : 0;
+    deq_buf_free(&text);
+    return true;
+}
+
+bool request_completion(const struct request_context *c, enum endpoint at, const char *body, size_t len,
+                        struct completion_request *ret, struct request_error *err)
 {
     *err = (struct request_error){0};
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const enum body body_kind = chat ? BODY_CHAT : BODY_COMPLETION;
-    const struct object o = {.json = root, .prefix = "", .body = body_kind, .context = c, .err = err};
-    struct completion_request r = {.chat = chat, .n = 1, .logprobs = -1, .temperature = 1, .top_p = 1, .repetition_penalty = 1,
-                                   .max_tokens = chat ? (int64_t)c->max_positions : 16, .solve = request_solve_defaults(c)};
-    bool ok = chat ? fields_take_fields(&o, chat_fields, DEQ_COUNT(chat_fields), &r) : fields_take_fields(&o, completion_fields, DEQ_COUNT(completion_fields), &r);
-    ok = ok && check_together(&o, &r) && (r.seed_given || draw_seed(&o, &r.seed));
-    if (ok && chat && c->conf->chat_stop[0]) { /* what begins the next message ends this one */
-        const size_t n = strlen(c->conf->chat_stop);
-        if ((r.stop[r.n_stops] = deq_alloc(n))) {
-            memcpy(r.stop[r.n_stops], c->conf->chat_stop, n);
-            r.stop_len[r.n_stops++] = n;
-        } else {
-            ok = fields_no_memory(&o);
-        }
-    }
+    const struct object o = {.json = root, .prefix = "", .body = endpoints[at].body, .context = c, .err = err};
+    struct completion_request r = {.chat = at != ON_COMPLETIONS,
+                                   .responses = at == ON_RESPONSES,
+                                   .n = 1,
+                                   .logprobs = -1,
+                                   .temperature = 1,
+                                   .top_p = 1,
+                                   .repetition_penalty = 1,
+                                   .max_tokens = at == ON_COMPLETIONS ? 16 : (int64_t)c->max_positions,
+                                   .solve = request_solve_defaults(c)};
+    const bool ok = fields_take_fields(&o, endpoints[at].fields, endpoints[at].n, &r) && check_together(&o, &r) &&
+                    (r.seed_given || draw_seed(&o, &r.seed)) && (!r.chat || add_stop(&o, &r)) &&
+                    (!r.responses || tell_request(&o, &r));
     json_decref(root);
     if (!ok) {
         completion_request_free(&r);
@@ -393,11 +510,11 @@ bool request_completion(const struct request_context *c, bool chat, const char *
 
 void request_print_completion_fields(void)
 {
-    fields_print("/v1/completions", completion_fields, DEQ_COUNT(completion_fields));
-    fields_print("/v1/chat/completions", chat_fields, DEQ_COUNT(chat_fields));
+    for (size_t i = 0; i < DEQ_COUNT(endpoints); i++) {
+        fields_print(endpoints[i].path, endpoints[i].fields, endpoints[i].n);
+        fields_print_neutral(endpoints[i].path, endpoints[i].body);
+    }
     fields_print("stream_options", stream_fields, DEQ_COUNT(stream_fields));
-    fields_print_neutral("/v1/completions", BODY_COMPLETION);
-    fields_print_neutral("/v1/chat/completions", BODY_CHAT);
     fields_print_neutral("stream_options", BODY_STREAM_OPTIONS);
     request_print_message_fields();
 }

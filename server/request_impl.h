@@ -18,8 +18,11 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
-/* A chat's messages become the prompt of a completion_request. */
+/* A chat's messages, or the input of /v1/responses, become the prompt of a completion_request. */
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);
+bool request_take_input(const struct object *o, const struct field *f, const json_t *v, void *request);
+/* The field that says how long an answer may be. */
+const char *request_length_field(const struct completion_request *r);
 void request_print_completion_fields(void);
 void request_print_message_fields(void);
 

@@ -30,6 +30,7 @@ struct route {
 static const struct route table[] = {
     {"POST", "/v1/completions", ep_completions, NEEDS_MODEL},
     {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL},
+    {"POST", "/v1/responses", ep_responses, NEEDS_MODEL},
     {"POST", "/v1/logits", ep_logits, NEEDS_MODEL},
     {"GET", "/v1/models", ep_models, NEEDS_MODEL},
     {"GET", "/v1/models/", ep_model, NEEDS_MODEL},

@@ -43,6 +43,7 @@ enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err);
  * endpoints that need none. */
 void ep_completions(struct service *s, struct served *m, struct exchange *x);
 void ep_chat(struct service *s, struct served *m, struct exchange *x);
+void ep_responses(struct service *s, struct served *m, struct exchange *x);
 void ep_logits(struct service *s, struct served *m, struct exchange *x);
 void ep_tokenize(struct service *s, struct served *m, struct exchange *x);
 void ep_detokenize(struct service *s, struct served *m, struct exchange *x);

@@ -104,6 +104,18 @@ static void take_name(struct reader *r, const char *key, bool required, const ch
     }
 }
 
+static void take_text(struct reader *r, const char *key, bool required, char *ret, size_t size)
+{
+    const json_t *v = take(r, key, required);
+    if (!v)
+        return;
+    if (!json_is_string(v) || json_string_length(v) >= size)
+        r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: expected a string of at most %zu bytes", r->file, r->prefix,
+                         key, size - 1);
+    else
+        memcpy(ret, json_string_value(v), json_string_length(v) + 1);
+}
+
 static void take_model_type(struct reader *r)
 {
     const json_t *v = take(r, "model_type", true);
@@ -159,6 +171,25 @@ static void no_others(struct reader *r)
         if (!known && !r->rc)
             r->rc = deq_fail(r->err, DEQ_EFORMAT, "%s: %s%s: unknown key", r->file, r->prefix, key);
     }
+}
+
+static void take_chat(struct reader *outer, struct deq_arch *a)
+{
+    const json_t *chat = take(outer, "chat", false);
+    struct reader r = {.obj = chat, .file = outer->file, .prefix = "chat.", .err = outer->err};
+    if (!chat)
+        return;
+    if (!json_is_object(chat)) {
+        outer->rc = deq_fail(outer->err, DEQ_EFORMAT, "%s: chat: expected an object", outer->file);
+        return;
+    }
+    take_text(&r, "message", true, a->chat_message, sizeof a->chat_message);
+    take_text(&r, "reply", false, a->chat_reply, sizeof a->chat_reply);
+    take_text(&r, "stop", false, a->chat_stop, sizeof a->chat_stop);
+    no_others(&r);
+    if (!r.rc && !strstr(a->chat_message, "{content}"))
+        r.rc = deq_fail(r.err, DEQ_EFORMAT, "%s: chat.message: must hold {content}", r.file);
+    outer->rc = r.rc;
 }
 
 enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err)
@@ -222,6 +253,7 @@ enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, str
     take_bool(&r, "inject_residual", &a.inject_residual);
     take_bool(&r, "final_norm", &a.final_norm);
     take_clusters(&r, &a);
+    take_chat(&r, &a);
     take_float(&r, "norm_eps", 1e-12f, 1e-1f, &a.norm_eps);
     a.vocab.eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
     const json_t *deq = take(&r, "deq", false);
@@ -309,6 +341,10 @@ enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const ch
         json_object_set_new(root, "cutoffs", cuts);
         json_object_set_new(root, "tie_projections", projs);
     }
+    if (a->chat_message[0])
+        json_object_set_new(root, "chat",
+                            json_pack("{s:s, s:s, s:s}", "message", a->chat_message, "reply", a->chat_reply, "stop",
+                                      a->chat_stop));
     json_object_set(root, "deq", deq);
     json_object_set(root, "training", training);
     text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7));

@@ -36,6 +36,9 @@ struct deq_arch {
     float norm_eps;
     uint32_t segment_len, segment_memory; /* T and M of the segments that its trainer evaluated it by (core/cell/segment.h); 0: it did not */
     uint32_t predictor_hidden; /* width of the warm-start predictor's hidden layer; 0 = the model has none */
+    /* A chat as text: each message with {role} and {content} filled in, then what stands before the answer, and the
+     * text that ends it ("": none). Without a message the model has no template of its own. */
+    char chat_message[512], chat_reply[256], chat_stop[64];
 };
 
 const char *deq_norm_name(enum deq_norm n);

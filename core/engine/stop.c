@@ -16,10 +16,12 @@
 struct deq_text {
     struct deq_buf pending;
     size_t given; /* of the pending bytes, those of deq_text_begin: not the text's own */
+    bool skip;    /* nothing but blanks so far, which are not shown */
     size_t n_stops;
     struct stop {
         char *bytes;
         size_t len, matched;
+        bool blank; /* of blanks only: not met in those that are skipped */
         uint32_t *back; /* [len] longest proper end of the first k + 1 bytes that begins the string */
     } *stops;
     int stopped; /* index of the stop string that was met, or -1 */
@@ -35,6 +37,14 @@ static size_t step(const struct stop *s, size_t matched, char c)
     return matched + (s->bytes[matched] == c);
 }
 
+static size_t blanks(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (i < n && (s[i] == ' ' || s[i] == '\n' || s[i] == '\r' || s[i] == '\t'))
+        i++;
+    return i;
+}
+
 static bool make_stop(struct stop *s, const char *bytes, size_t len)
 {
     s->bytes = deq_alloc(len);
@@ -43,6 +53,7 @@ static bool make_stop(struct stop *s, const char *bytes, size_t len)
         return false;
     memcpy(s->bytes, bytes, len);
     s->len = len;
+    s->blank = blanks(bytes, len) == len;
     for (size_t k = 1; k < len; k++)
         s->back[k] = (uint32_t)step(s, s->back[k - 1], bytes[k]);
     return true;
@@ -81,6 +92,12 @@ void deq_text_free(struct deq_text *t)
     deq_free(t);
 }
 
+/* Blanks in front that are not shown. */
+static size_t skipped(const struct deq_text *t)
+{
+    return t->skip ? blanks(t->pending.data, t->pending.len) : 0;
+}
+
 /* Reads the pending bytes from `from` on: the first place where a stop string stands, or what must be held because it begins one. */
 static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_which, size_t *ret_held)
 {
@@ -88,7 +105,7 @@ static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_
     *ret_held = 0;
     for (size_t i = 0; i < t->n_stops; i++) {
         struct stop *s = &t->stops[i];
-        size_t at = from;
+        size_t at = s->blank ? DEQ_MAX(from, skipped(t)) : from;
         while (at < t->pending.len && s->matched < s->len)
             s->matched = step(s, s->matched, t->pending.data[at++]);
         if (s->matched < s->len) {
@@ -100,6 +117,19 @@ static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_
         }
     }
     return found;
+}
+
+/* Shows the first n of the pending bytes. */
+static void show(struct deq_text *t, size_t n, struct deq_buf *out)
+{
+    const size_t from = DEQ_MIN(skipped(t), n);
+    deq_utf8_sanitize(out, t->pending.data + from, n - from);
+    t->skip = t->skip && from == n;
+}
+
+void deq_text_skip_blanks(struct deq_text *t)
+{
+    t->skip = true;
 }
 
 void deq_text_begin(struct deq_text *t, const char *bytes, size_t n)
@@ -118,21 +148,20 @@ int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_bu
     if (!deq_buf_carry(out, &t->pending) || !t->pending.len)
         return -1;
     if (find_stop(t, from, &at, &t->stopped, &held)) {
-        deq_utf8_sanitize(out, t->pending.data, at);
+        show(t, at, out);
         deq_buf_reset(&t->pending);
         return t->stopped;
     }
-    size_t show = t->pending.len - held;
-    show = deq_utf8_complete(t->pending.data, show);
-    deq_utf8_sanitize(out, t->pending.data, show);
-    deq_buf_drop_front(&t->pending, show);
-    t->given -= DEQ_MIN(t->given, show);
+    at = deq_utf8_complete(t->pending.data, t->pending.len - held);
+    show(t, at, out);
+    deq_buf_drop_front(&t->pending, at);
+    t->given -= DEQ_MIN(t->given, at);
     return -1;
 }
 
 void deq_text_end(struct deq_text *t, struct deq_buf *out)
 {
     if (deq_buf_carry(out, &t->pending))
-        deq_utf8_sanitize(out, t->pending.data, t->pending.len);
+        show(t, t->pending.len, out);
     deq_buf_reset(&t->pending);
 }

@@ -295,7 +295,7 @@ def test_chat():
     equal((s, o["object"], o["choices"][0]["message"]["role"]), (200, "chat.completion", "assistant"), "chat")
     check(o["id"].startswith("chatcmpl-"), "id")
     plain = d.complete(text, max_tokens=20, stop="\nuser:")
-    equal((o["choices"][0]["message"]["content"], o["usage"]), (plain["choices"][0]["text"], plain["usage"]), "the template, then a completion")
+    equal((o["choices"][0]["message"]["content"], o["usage"]), (plain["choices"][0]["text"].lstrip(), plain["usage"]), "the template, then a completion")
     parts = [dict(messages[0]), {"role": "user", "content": [{"type": "text", "text": "Who is "}, {"type": "text", "text": "there?"}]}]
     equal(d.post("/v1/chat/completions", dict(body, messages=parts))[2]["choices"], o["choices"], "content in parts")
     s, h, b = d.request("POST", "/v1/chat/completions", dict(body, stream=True, stream_options={"include_usage": True}))
@@ -307,7 +307,7 @@ def test_chat():
     equal((set(e["object"] for e in events), events[-1]["usage"]), ({"chat.completion.chunk"}, o["usage"]), "chunks and usage")
     s, _, o2 = d.post("/v1/chat/completions", dict(body, logprobs=True, top_logprobs=2))
     content = o2["choices"][0]["logprobs"]["content"]
-    equal(("".join(c["token"] for c in content), len(content[0]["top_logprobs"])), (o["choices"][0]["message"]["content"], 2), "logprobs")
+    equal(("".join(c["token"] for c in content).lstrip(), len(content[0]["top_logprobs"])), (o["choices"][0]["message"]["content"], 2), "logprobs")
     check(all(bytes(c["bytes"]).decode() == c["token"] and c["logprob"] == c["top_logprobs"][0]["logprob"] for c in content), "each with its bytes; greedy takes the most probable")
     s, _, o3 = d.post("/v1/chat/completions", dict(body, n=2, temperature=1))
     equal([c["index"] for c in o3["choices"]], [0, 1], "n")
@@ -320,8 +320,6 @@ def test_chat():
                              (dict(body, max_tokens=0), "invalid_value", "max_tokens"), (dict(body, logprobs=1), "invalid_type", "logprobs")):
         s, _, o = d.post("/v1/chat/completions", bad)
         check_error(s, o, 400, code, param, "chat %r" % (bad,))
-    s, _, o = usual().post("/v1/chat/completions", body)
-    check_error(s, o, 400, "chat_template_missing", None, "without a template")
 
 
 def test_identical_everywhere():

@@ -7,13 +7,14 @@ from lib import DEQD, TINY, Daemon, check, check_error, equal, parse_sse, run, s
 
 CHAT = "chat.message={role}: {content}\\n"
 USER = {"role": "user", "content": "Tell me"}
-C, H = "/v1/completions", "/v1/chat/completions"
+C, H, R = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 BODIES = {C: {"prompt": "The", "max_tokens": 4, "seed": 5}, H: {"messages": [USER], "max_tokens": 4, "seed": 5},
-          "/v1/logits": {"prompt": "The"}, "/tokenize": {"prompt": "The"}, "/detokenize": {"tokens": [70]}}
+          R: {"input": "Tell me", "max_output_tokens": 4, "seed": 5}, "/v1/logits": {"prompt": "The"}, "/tokenize": {"prompt": "The"}, "/detokenize": {"tokens": [70]}}
 # nested objects: the path to send to, how the body holds one, and what their fields are called in errors
 NESTED = {"deq": (C, lambda x: {"deq": x}, "deq."),
           "stream_options": (C, lambda x: {"stream": True, "stream_options": x}, "stream_options."),
-          "messages": (H, lambda x: {"messages": [dict(USER, **x)]}, "messages[0].")}
+          "messages": (H, lambda x: {"messages": [dict(USER, **x)]}, "messages[0]."),
+          "input": (R, lambda x: {"input": [dict(USER, **x)]}, "input[0].")}
 PLACES = [(p, lambda x: x, "") for p in BODIES] + list(NESTED.values())
 
 
@@ -27,6 +28,8 @@ def rows():
 
 
 def text_of(o):
+    if "output" in o:
+        return [c["text"] for m in o["output"] for c in m["content"]]
     return [c.get("text", c.get("message")) for c in o["choices"]] if "choices" in o else o
 
 
@@ -34,7 +37,7 @@ def test_null_is_absent():
     """Every field, and a name that nobody knows, in every object."""
     d = shared(CHAT)
     plain = {path: text_of(d.post(path, body)[2]) for path, body in BODIES.items()}
-    needed = {"messages", "tokens", "role", "prompt", "content", "max_tokens", "seed"}  # what the bodies here hold
+    needed = {"messages", "input", "max_output_tokens", "tokens", "role", "prompt", "content", "max_tokens", "seed"}  # what the bodies here hold
     tried = 0
     strangers = [(*where, "never_heard_of", "") for where in PLACES]
     for path, wrap, prefix, name, _ in list(rows()) + strangers:
@@ -65,8 +68,8 @@ def test_neutral_values():
         if kind.startswith("neutral: "):
             good, bad = json.loads(kind[len("neutral: "):]), [{"a": 1}, "robot", -3, [1]]
         elif kind.startswith("hint: "):
-            good, bad = [{"a": "b"}, {}] if kind.endswith("object") else ["x", ""], []
-            s, _, o = d.post(path, dict(BODIES[path], **wrap({name: 1})))
+            good, bad = {"object": [{"a": "b"}, {}], "string": ["x", ""], "integer": [1, 0]}[kind[len("hint: "):]], []
+            s, _, o = d.post(path, dict(BODIES[path], **wrap({name: True})))
             check_error(s, o, 400, "invalid_type", prefix + name, "a hint of another type")
         else:
             continue

@@ -412,6 +412,24 @@ def parse_sse(body):
     return events, done
 
 
+def parse_named_sse(body):
+    """[(name, JSON)] of a stream of /v1/responses, strictly: two lines each, the name also in the data, numbers from 0 on."""
+    text = body.decode("utf-8")
+    if not text.endswith("\n\n") or "\r" in text:
+        raise ValueError("the stream does not end with a blank line, or holds a carriage return: %r" % text[-80:])
+    events = []
+    for block in text[:-2].split("\n\n"):
+        if block.startswith(":") and "\n" not in block:
+            continue
+        m = re.fullmatch(r"event: ([a-z_.]+)\ndata: (\{.*\})", block)
+        if not m:
+            raise ValueError("not a named event: %r" % block)
+        events.append((m[1], json.loads(m[2])))
+        if (events[-1][1]["type"], events[-1][1]["sequence_number"]) != (m[1], len(events) - 1):
+            raise ValueError("name or number: %r" % block)
+    return events
+
+
 def events_text(events):
     return "".join(e["choices"][0]["text"] for e in events if e.get("choices"))
 

@@ -8,7 +8,7 @@ import re
 import socket
 import tempfile
 
-from lib import DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, raw_request, read_response, run, shared, usual
+from lib import DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, parse_named_sse, raw_request, read_response, run, shared, usual
 
 FILE = os.path.join(ROOT, "server", "openapi.json")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -262,7 +262,7 @@ def test_statuses():
             want |= set() if open_ else {"401"}
             want |= {"415"} if method == "post" else set()
             want |= {"404"} if "requestBody" in op or "{" in path else set()
-            want |= {"429", "504"} if path.split("/")[-1] in ("completions", "logits") else set()
+            want |= {"429", "504"} if path.split("/")[-1] in ("completions", "responses", "logits") else set()
             want |= set() if path == "/metrics" else {"503"}
             want |= set() if path.startswith("/health") else {"421"}
             equal(set(op["responses"]), want, "%s %s: statuses" % (method, path))
@@ -316,6 +316,11 @@ SHAPES = {
     "string or array of strings": (["x", ["x"], []], [1, {}, [1], [None]]), "array of strings": ([[], ["deq.tokens"]], ["x", [1], {}]),
     "array of token ids": ([[], [0, 383]], [1, "x", [-1], ["1"], [1.5], {}]), "object of token ids and numbers": ([{},
         {"1": -1.5}], [[], 1, {"x": 1}, {"1": "1"}, {"-1": 1}]),
+    ("/v1/responses", "include"): ([[], ["message.output_text.logprobs"]], ["x", [1], {}]),
+    ("input", "content"): (["", [], [{"type": "input_text", "text": "x"}, {"type": "output_text", "text": "", "annotations": []}]], [1, {}, ["x"],
+        [{"type": "text", "text": "x"}]]),
+    "integer": ([0, 3], ["x", 1.5]),
+    "string or array of messages": (["", [{"role": "user", "content": "x"}]], [[], 1, {}, ["x"], [{"role": "x", "content": ""}]]),
     "string or array of token ids": (["", "x", [0, 1]], [1, {}, [], ["x"], [[1]], [-1]]), "array of messages": ([[{"role": "user",
         "content": "x"}]], [[], "x", {}, [1], [{"role": "x", "content": ""}]]),
     "string, array of strings, of token ids, or of arrays of token ids": (["", ["a", "b"], [0, 1], [[0], [1, 2]]], [1, {}, [], [[]], ["a", 1], [[1],
@@ -324,7 +329,7 @@ SHAPES = {
 
 
 def test_fields_are_the_tables():
-    where = {"deq": "DeqOptions", "stream_options": "StreamOptions", "messages": "Message"}
+    where = {"deq": "DeqOptions", "stream_options": "StreamOptions", "messages": "Message", "input": "InputItem"}
     for path, item in DOC["paths"].items():
         if "requestBody" in item.get("post", {}):
             where[path] = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
@@ -350,12 +355,12 @@ def test_fields_are_the_tables():
             equal(s["type"], [kind, "null"], text + ": type")
         elif kind.startswith("neutral: "):
             equal({k: v for k, v in schema.items() if k != "description"}, {"x-neutral": json.loads(kind[len("neutral: "):])}, text + ": neutral values")
-        elif kind.startswith("string: ") and name == "role":
+        elif kind.startswith("string: ") and required:
             equal(s["enum"], kind[len("string: "):].split(", "), text + ": its words")
         elif kind.startswith("string: "):
             equal(s["enum"], kind[len("string: "):].split(", ") + [None], text + ": its words")
         else:
-            good, bad = SHAPES[kind.replace("hint: ", "")]
+            good, bad = SHAPES[(table, name) if (table, name) in SHAPES else kind.replace("hint: ", "")]
             for v in good:
                 equal(violations(s, v), [], "%s takes %r" % (text, v))
             for v in bad:
@@ -370,17 +375,20 @@ def test_defaults():
     """A default written out changes nothing, and the bounds themselves are taken where the field stands alone."""
     d = shared(CHAT)
     for path, base in (("/v1/completions", {"prompt": "The", "temperature": 1, "max_tokens": 16}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "A"}], "max_tokens": 4})):
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "A"}], "max_tokens": 4}), ("/v1/responses", {"input": "A", "max_output_tokens": 4})):
+        base["seed"] = 5
         want = d.post(path, base)[2]
         properties = follow(DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"])["properties"]
         spelled = {k: default_of(follow(v)) for k, v in properties.items() if default_of(follow(v)) is not None}
-        check(len(spelled) > 15, "%s: defaults are in the document (%d)" % (path, len(spelled)))
+        check(len(spelled) > 12, "%s: defaults are in the document (%d)" % (path, len(spelled)))
         got = d.post(path, dict(base, **spelled))[2]
-        equal([strip(c) for c in got["choices"]], [strip(c) for c in want["choices"]], path + ": every default, written out")
+        equal(answers(got), answers(want), path + ": every default, written out")
 
 
-def strip(choice):
-    return {k: v for k, v in choice.items() if k in ("text", "message", "finish_reason", "logprobs")}
+def answers(o):
+    """What was generated, and how it ended."""
+    kept = ("text", "message", "finish_reason", "logprobs", "role", "status", "content")
+    return [{k: v for k, v in c.items() if k in kept} for c in o.get("choices", o.get("output"))]
 
 
 def test_error_codes_are_the_sources():
@@ -417,6 +425,8 @@ def optional(at, key, chunk):
 def damaged(value, chunk):
     """Damaged copies of a reply that the schema allows: a key lost, one too many, a value of another type. Down into the first of lists."""
     def places(v, at):
+        if at[-1:] == ["metadata"]:  # the client's own
+            return
         yield at, v
         if isinstance(v, dict):
             for k in v:
@@ -451,6 +461,19 @@ def conforms(schema, value, text, chunk=False):
     check(not missed, "%s: damage that the schema does not see: %s" % (text, missed[:5]))
 
 
+def conforms_events(schema, body, text):
+    got = parse_named_sse(body)
+    told = set()
+    for i, (name, e) in enumerate(got):
+        if name not in told and name != "response.in_progress":  # damage of one of a kind is enough
+            conforms(schema["properties"]["data"]["contentSchema"], e, "%s: event %d" % (text, i), chunk=True)
+        told.add(name)
+        equal(violations(schema, {"event": name, "data": json.dumps(e)}), [], "%s: event %d as text" % (text, i))
+    check(violations(schema, {"event": "response.done", "data": json.dumps(got[0][1])}) and violations(schema, {"event": got[0][0], "data": "{}"}),
+        text + ": other events are refused")
+    return [e for _, e in got]
+
+
 def conforms_reply(method, path, status, headers, body, text, events=False):
     template = path if path in DOC["paths"] else "/v1/models/{model_id}"
     text = "%s %s, %s" % (method, path, text)
@@ -472,6 +495,8 @@ def conforms_reply(method, path, status, headers, body, text, events=False):
         return
     schema = r["content"][kind[0]]["schema"]
     if wire.startswith("text/event-stream"):
+        if path == "/v1/responses":
+            return conforms_events(schema, body, text)
         got, done = parse_sse(body)
         check(done and got, text + ": events and [DONE]")
         equal(violations(schema, {"data": "[DONE]"}), [], text + ": [DONE]")
@@ -501,7 +526,7 @@ def test_replies():
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]}]
     tokens = d.post("/tokenize", {"prompt": "The king"})[2]["tokens"]
     stop = d.complete("The", max_tokens=20)["choices"][0]["text"]
-    c, h, l = "/v1/completions", "/v1/chat/completions", "/v1/logits"
+    c, h, r, l = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/logits"
     for path, body, status, text in (
             (c, {}, 200, "nothing asked"), (c, {"prompt": "The", "max_tokens": 5, "n": 2}, 200, "n 2"),
             (c, {"prompt": ["a", "b"], "n": 2, "best_of": 3, "max_tokens": 3}, 200, "best_of"),
@@ -517,6 +542,11 @@ def test_replies():
             (h, {"messages": messages, "max_tokens": 4}, 200, "chat"),
             (h, {"messages": messages, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True,
                 "include": ["deq.tokens"], "tools": [], "tool_choice": "none", "response_format": {"type": "text"}}, 200, "chat with everything"),
+            (r, {"input": "A", "max_output_tokens": 4}, 200, "response"),
+            (r, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "A"}]}], "max_output_tokens": 4, "instructions": "Be kind.", "user": "me",
+                "include": ["message.output_text.logprobs"], "top_logprobs": 2, "store": False, "tools": []}, 200, "response with everything"),
+            (r, {"input": "a b" * 3000}, 400, "input too long"), (r, {}, 400, "no input"), (r, {"input": []}, 400, "an empty input"),
+            (r, {"input": "A", "previous_response_id": "resp_1"}, 400, "kept answers"), (r, {"input": "A", "model": "other"}, 404, "another model"),
             (l, {"prompt": "The"}, 200, "last"), (l, {"prompt": tokens, "positions": "all", "deq": {"tol": 0.1}}, 200, "all"),
             ("/tokenize", {"prompt": "a b"}, 200, "text"), ("/tokenize", {"content": "ab", "prompt": None}, 200, "content"),
             ("/detokenize", {"tokens": tokens}, 200, "text"),
@@ -533,9 +563,9 @@ def test_replies():
         s, head, b = d.request("POST", path, body)
         check(s in (status if isinstance(status, tuple) else (status,)), "%s, %s: %d %r" % (path, text, s, b[:200]))
         got = conforms_reply("POST", path, s, head, b, text)
-        if path in (c, h, l, "/tokenize", "/detokenize"):  # the request's schema says the same of it, where a schema can
+        if path in (c, h, r, l, "/tokenize", "/detokenize"):  # the request's schema says the same of it, where a schema can
             request = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "no JSON")
+            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "input too long", "no JSON")
             if isinstance(body, dict) and text not in beyond:
                 equal(not violations(request, body), s != 400, "%s, %s: the schema of the request agrees" % (path, text))
         if text == "everything in choices":
@@ -553,7 +583,7 @@ def test_replies():
 
 def test_stream_replies():
     d = shared(CHAT)
-    c, h = "/v1/completions", "/v1/chat/completions"
+    c, h, r = "/v1/completions", "/v1/chat/completions", "/v1/responses"
     user = [{"role": "user", "content": "Tell me"}]
     for path, body, text in (
             (c, {"prompt": "The", "max_tokens": 5}, "plain"), (c, {"prompt": "The", "max_tokens": 5, "n": 2,
@@ -563,10 +593,14 @@ def test_stream_replies():
             (c, {"prompt": "The", "max_tokens": 4, "include": ["deq.tokens"], "return_token_ids": True}, "telemetry"),
             (h, {"messages": user, "max_tokens": 5, "stream_options": {"include_usage": True, "continuous_usage_stats": False}}, "chat"),
             (h, {"messages": user, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 1, "include": ["deq.tokens"],
-                "return_token_ids": True}, "chat with everything")):
+                "return_token_ids": True}, "chat with everything"),
+            (r, {"input": "A", "max_output_tokens": 5}, "response"),
+            (r, {"input": "A", "max_output_tokens": 3, "include": ["message.output_text.logprobs"], "top_logprobs": 1}, "response with logprobs")):
         s, head, b = d.request("POST", path, dict(body, stream=True))
         equal((s, head["content-type"].split(";")[0]), (200, "text/event-stream"), text)
         events = conforms_reply("POST", path, s, head, b, "stream: " + text)
+        if path == r:
+            continue
         last = [e for e in events if e["choices"] and e["choices"][0]["finish_reason"]]
         check(last and all("deq" in e for e in last), text + ": a choice's last chunk has deq")
 
@@ -652,6 +686,3 @@ def test_keys_and_queue():
         conforms_reply("POST", "/v1/completions", s, h, b, "deadline")
         first.close()
         busy.close()
-    s, h, b = usual().request("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
-    equal(json.loads(b)["error"]["code"], "chat_template_missing", "no template")
-    conforms_reply("POST", "/v1/chat/completions", s, h, b, "no template")

@@ -15,6 +15,7 @@ MODULES = LONG + (
     "borders",
     "build",
     "completions",
+    "chat",
     "contract",
     "endpoints",
     "errors",

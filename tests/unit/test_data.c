@@ -467,6 +467,14 @@ TEST(config_structure)
         {", \"vocab_size\": 100", "", "config.json: line 1"}, /* a second time */
         {"", ", \"tol\": 0.1", "config.json: line 1"},
         {", \"a\\nb\": 3", "", "a?b: unknown key"},
+        {", \"chat\": []", "", "chat: expected an object"},
+        {", \"chat\": {\"reply\": \"\"}", "", "chat.message: missing"},
+        {", \"chat\": {\"message\": \"{role}\"}", "", "chat.message: must hold {content}"},
+        {", \"chat\": {\"message\": \"{content}\", \"stop\": 1}", "", "chat.stop: expected a string"},
+        {", \"chat\": {\"message\": \"{content}\", \"tail\": \"\"}", "", "chat.tail: unknown key"},
+        {", \"chat\": {\"message\": \"{content}\", \"stop\": "
+         "\"0123456789012345678901234567890123456789012345678901234567890123\"}",
+         "", "of at most 63 bytes"},
     };
     struct deq_arch a = {.vocab.size = 7};
     struct deq_err e;
@@ -511,6 +519,8 @@ static bool same_arch(const struct deq_arch *a, const struct deq_arch *b)
            a->d_inner == b->d_inner && a->n_block == b->n_block && a->attn_window == b->attn_window && a->norm == b->norm &&
            a->norm_affine == b->norm_affine && a->inject_residual == b->inject_residual && a->final_norm == b->final_norm &&
            a->norm_eps == b->norm_eps && a->vocab.eos_id == b->vocab.eos_id && a->predictor_hidden == b->predictor_hidden &&
+           !strcmp(a->chat_message, b->chat_message) && !strcmp(a->chat_reply, b->chat_reply) &&
+           !strcmp(a->chat_stop, b->chat_stop) &&
            a->serving.row_window == b->serving.row_window && a->serving.warm == b->serving.warm && s->method == t->method && s->stop == t->stop && s->memory == t->memory &&
            s->max_iter == t->max_iter && s->min_iter == t->min_iter && s->tol == t->tol && s->beta == t->beta && s->reg == t->reg;
 }
@@ -529,6 +539,11 @@ TEST(config_round_trip)
         a.vocab.eos_id = (int64_t)i % 5 - 1;
         a.norm_eps = i & 1 ? 1e-5f : 1e-12f;
         a.serving.row_window = 1 + i * 2;
+        if (i & 2) {
+            strcpy(a.chat_message, "<{role}> {content}\n");
+            strcpy(a.chat_reply, i & 4 ? "<assistant>" : "");
+            strcpy(a.chat_stop, i & 8 ? "\n<" : "");
+        }
         /* the file keeps seven digits so that 0.01 reads 0.01; numbers that people write have fewer */
         char digits[32];
         snprintf(digits, sizeof digits, "%.6g", (double)a.serving.solver.beta);

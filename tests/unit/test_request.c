@@ -19,8 +19,11 @@ static const char *const bodies[] = {
     "{\"prompt\":\"x\",\"presence_penalty\":1,\"frequency_penalty\":-1,\"repetition_penalty\":1.2,\"top_k\":5,\"min_p\":0.1,\"stop_token_ids\":[7,8],\"min_tokens\":2}",
     "{\"prompt\":\"x\",\"cache\":\"approximate\",\"cache_salt\":\"s\",\"include\":[\"deq.tokens\"],\"priority\":-3,\"deadline_ms\":100,\"user\":\"u\",\"truncate_prompt_tokens\":3}",
 };
-static const char *const chats[] = {
-    "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
+static const char *const others[] = {
+    [ON_CHAT] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
+    [ON_RESPONSES] = "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hi\"}]},{\"type\":\"message\","
+                     "\"id\":\"m\",\"role\":\"assistant\",\"content\":\"a\"}],\"instructions\":\"b\",\"metadata\":{\"c\":\"d\"},"
+                     "\"max_output_tokens\":5,\"truncation\":\"auto\",\"text\":{\"format\":{\"type\":\"text\"}}}",
 };
 static const char *const splices[] = {"null", "-1", "1e999", "1e300", "99999999999999999999", "\"\"", "[]", "{}", "[[]]", "true", "0.5", "\"\\u0000\"", "\xff", "\\", "[1,\"a\"]", ",", "\"", "}"};
 
@@ -52,8 +55,8 @@ TEST(request_damaged_at_random)
     const struct request_context context = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
     size_t accepted = 0, refused = 0;
     for (uint64_t round = 0; round < 30000; round++) {
-        const bool chat = round % 7 == 6;
-        const char *from = chat ? chats[0] : bodies[round % DEQ_COUNT(bodies)];
+        const enum endpoint endpoint = round % 7 == 6 ? ON_CHAT : round % 7 == 5 ? ON_RESPONSES : ON_COMPLETIONS;
+        const char *from = endpoint ? others[endpoint] : bodies[round % DEQ_COUNT(bodies)];
         char text[600];
         size_t n = strlen(from);
         uint64_t r = 0;
@@ -80,7 +83,7 @@ TEST(request_damaged_at_random)
         }
         struct completion_request q;
         struct request_error err;
-        if (request_completion(&context, chat, text, n, &q, &err)) {
+        if (request_completion(&context, endpoint, text, n, &q, &err)) {
             accepted++;
             check_accepted(&q, &conf, 384, 200);
             completion_request_free(&q);
@@ -91,13 +94,15 @@ TEST(request_damaged_at_random)
     }
     CHECK_MSG(accepted > 3000 && refused > 3000, "%zu accepted, %zu refused", accepted, refused);
     /* memory runs out at every place: refused, nothing is lost (the leak checker of the sanitizer build watches) */
-    for (size_t i = 0; i < DEQ_COUNT(bodies); i++)
+    for (size_t i = 0; i < DEQ_COUNT(bodies) + 2; i++)
         for (uint64_t nth = 1; nth < 60; nth++) {
+            const enum endpoint endpoint = i < DEQ_COUNT(bodies) ? ON_COMPLETIONS : (enum endpoint)(i - DEQ_COUNT(bodies) + ON_CHAT);
+            const char *body = endpoint ? others[endpoint] : bodies[i];
             struct completion_request q;
             struct request_error err;
             deq_mem_count_plain(true);
             deq_mem_fault(nth, false);
-            const bool ok = request_completion(&context, false, bodies[i], strlen(bodies[i]), &q, &err);
+            const bool ok = request_completion(&context, endpoint, body, strlen(body), &q, &err);
             deq_mem_fault(0, false);
             deq_mem_count_plain(false);
             if (ok)

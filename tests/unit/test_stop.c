@@ -5,7 +5,8 @@
 #include "core/deq.h"
 #include "tests/unit/test.h"
 
-/* However the bytes are cut into two pieces, the same text comes out, and the same stop string was met. */
+/* However the bytes are cut into two pieces, the same text comes out, and the same stop string was met. given NULL:
+ * blanks in front are skipped. */
 static void check_text(const char *given, const char *bytes, const char *stop, const char *want, bool stopped)
 {
     const size_t n = strlen(bytes), stop_len = stop ? strlen(stop) : 0;
@@ -14,12 +15,16 @@ static void check_text(const char *given, const char *bytes, const char *stop, c
         struct deq_buf out;
         deq_buf_init(&out, 1000);
         CHECK(deq_text_new(&stop, &stop_len, stop != NULL, &t, NULL) == DEQ_OK);
-        deq_text_begin(t, given, strlen(given));
+        if (given)
+            deq_text_begin(t, given, strlen(given));
+        else
+            deq_text_skip_blanks(t);
         deq_text_push(t, bytes, cut, &out);
         const int met = deq_text_push(t, bytes + cut, n - cut, &out);
         deq_text_end(t, &out);
-        CHECK_MSG(met == (stopped ? 0 : -1), "%s | %s, cut at %zu: %d", given, bytes, cut, met);
-        CHECK_MSG(out.len == strlen(want) && !memcmp(out.len ? out.data : "", want, out.len), "%s | %s, cut at %zu: \"%.*s\"", given, bytes, cut,
+        CHECK_MSG(met == (stopped ? 0 : -1), "%s | %s, cut at %zu: %d", given ? given : "(skip)", bytes, cut, met);
+        CHECK_MSG(out.len == strlen(want) && !memcmp(out.len ? out.data : "", want, out.len),
+                  "%s | %s, cut at %zu: \"%.*s\"", given ? given : "(skip)", bytes, cut,
                   (int)out.len, out.data);
         deq_buf_free(&out);
         deq_text_free(t);
@@ -49,4 +54,17 @@ TEST(text_goes_on_with_a_character)
     check_text("\xc3", "\xa9" "END", "END", "\xc3\xa9", true);
     check_text("\xe2\x82", "\xac\xe2\x82\xac.", "\xe2\x82\xac", "\xe2\x82\xac", true); /* the second one */
     check_text("\xc3", "EN", "END", R "EN", false);
+}
+
+TEST(text_begins_behind_blanks)
+{
+    check_text(NULL, " a b ", NULL, "a b ", false);
+    check_text(NULL, "\n\n \t\r\nab\n", "\n", "ab", true);
+    check_text(NULL, " \n", "\n", "", false);
+    check_text(NULL, " ", NULL, "", false);
+    check_text(NULL, "\nuser: x", "\nuser:", "", true); /* the next turn at once */
+    check_text(NULL, "\nuse it", "\nuser:", "use it", false);
+    check_text(NULL, "\n\xc3\xa9\n\nb", "\n\n", "\xc3\xa9", true);
+    check_text(NULL, "\n\n\xc3", "\n\n", R, false);
+    check_text("", "\na", "\n", "", true);
 }
