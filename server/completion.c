@@ -195,6 +195,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         break;
     case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
     case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
+    case JOB_GAVE_WAY: fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly"); break;
     case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
     }
     if (--c->open_jobs)

@@ -44,7 +44,7 @@ static const struct deq_opt options[] = {
     STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core, and no more than the container's share of processors."),
-    U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue."),
+    U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue. An eighth more, of rows and of the default cache too, is for callers who have none."),
     U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together, at least 64; 0 is 8 for each sequence, at least 64."),
     U32("engine.max_positions", max_positions, 2, 16777216, "2048", "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
     BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0", "Key/value cache; 0 is what max_sequences full windows need."),
@@ -83,6 +83,11 @@ static const struct deq_opt options[] = {
 };
 
 const struct deq_opt_table conf_table = {options, DEQ_COUNT(options)};
+
+uint32_t conf_max_rows(const struct conf *c)
+{
+    return c->max_rows ? c->max_rows : DEQ_MAX(8 * c->max_sequences, 64u);
+}
 
 struct flags {
     const char *config, *model, *listen;

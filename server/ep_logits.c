@@ -104,6 +104,7 @@ static void answer(struct logits_job *l, enum job_end end, const char *message)
                   [JOB_DEADLINE] = {504, "deadline_exceeded", "the deadline passed"},
                   [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
                   [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
+                  [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
                   [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
     if (end == JOB_FINISHED && !l->numeric && l->have == l->positions) {
         if (!l->raw)

@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-enum { PROBES = 16 };
+enum { PROBES = 16, PATIENCE_MS = 2000 };
 
 struct account *fair_account(struct fair *f, uint64_t id)
 {
@@ -63,6 +63,36 @@ void fair_charge(struct fair *f, struct account *a, double tokens)
 uint64_t fair_places(const struct account *a, uint64_t places)
 {
     return a->waiting ? places - places / 8 : places;
+}
+
+/* --- Places --- */
+
+bool fair_may_begin(const struct account *a, const struct fair_room *held, const struct fair_room *all)
+{
+    /* n + n/8 is all of a configured n; (n + n/8) / 9 is n/8 again */
+    return !a->running || (held->sequences <= all->sequences - all->sequences / 9 && held->rows <= all->rows - all->rows / 9 &&
+                           held->pages <= all->pages - all->pages / 9);
+}
+
+void fair_reader_is(struct fair_reader *r, bool slow, uint64_t now_ns)
+{
+    if (slow == r->slow)
+        return;
+    if (!slow)
+        r->total_ns += now_ns - r->since_ns;
+    r->since_ns = now_ns;
+    r->slow = slow;
+}
+
+uint64_t fair_slow_ns(const struct fair_reader *r, uint64_t now_ns)
+{
+    return r->total_ns + (r->slow ? now_ns - r->since_ns : 0);
+}
+
+bool fair_gives_way(const struct fair_reader *r, uint64_t began_ns, uint64_t now_ns)
+{
+    const uint64_t slow_ns = fair_slow_ns(r, now_ns);
+    return r->slow && slow_ns >= PATIENCE_MS * 1000000ull && 2 * slow_ns > now_ns - began_ns;
 }
 
 /* --- Sharing a step --- */

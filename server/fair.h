@@ -21,7 +21,9 @@ struct account {
     uint32_t in_flight; /* requests reserved, waiting and running */
     uint32_t waiting;   /* of them, reserved or in the queue */
     double had;         /* virtual time at which its next job may begin: tokens / weight */
-    uint64_t oldest_ns; /* arrival of the first of its jobs that wait; fair_seen */
+    uint64_t oldest_ns; /* arrival of the first of its jobs that wait; fair_see */
+    uint32_t running;   /* jobs that were admitted */
+    bool barred;        /* the first of its jobs found no room; while jobs are admitted */
 };
 
 struct fair {
@@ -49,6 +51,24 @@ bool fair_before(const struct fair *f, const struct fair_job *a, const struct fa
 void fair_charge(struct fair *f, struct account *a, double tokens);
 /* How many of a queue's places the account's caller may see taken. The last eighth is for those who have nothing waiting: nobody fills it alone. */
 uint64_t fair_places(const struct account *a, uint64_t places);
+
+/* The engine's places, rows and pages have an eighth more than is configured. That is for callers who run nothing, so that nobody, with however many or wide
+ * requests, keeps others waiting for a place. */
+struct fair_room {
+    uint64_t sequences, rows, pages;
+};
+/* Whether the account's job may begin that makes the engine hold `held`, of `all`. What is not there at all is not asked here. */
+bool fair_may_begin(const struct account *a, const struct fair_room *held, const struct fair_room *all);
+
+/* How long a reader kept his job from its turns. */
+struct fair_reader {
+    bool slow;
+    uint64_t since_ns, total_ns;
+};
+void fair_reader_is(struct fair_reader *r, bool slow, uint64_t now_ns);
+uint64_t fair_slow_ns(const struct fair_reader *r, uint64_t now_ns);
+/* While others wait for its place: its reader is slow now, and was for two seconds in all, and for most of the time since it began. */
+bool fair_gives_way(const struct fair_reader *r, uint64_t began_ns, uint64_t now_ns);
 
 /* A running job, for the sharing of one step. */
 struct fair_seat {

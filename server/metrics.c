@@ -178,7 +178,7 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
     GAUGE("kv_cache_usage_perc", "Share of the cache's pages that is reserved, 0 to 1.", pages > 0 ? (double)atomic_load(&m->pages_reserved) / pages : 0);
     COUNTER("prompt_tokens_total", "As deqd_prompt_tokens_total.", atomic_load(&m->prompt_tokens));
     COUNTER("generation_tokens_total", "As deqd_generation_tokens_total.", atomic_load(&m->generation_tokens));
-    COUNTER("num_preemptions_total", "Always 0: an admitted request keeps its pages and rows to its end.", 0);
+    COUNTER("num_preemptions_total", "Always 0: no request is set aside to go on later.", 0);
     COUNTER("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", atomic_load(&m->prefix_queries));
     COUNTER("prefix_cache_hits_total", "Prompt tokens found there.", atomic_load(&m->prefix_hits));
     HISTOGRAM("time_to_first_token_seconds", "As deqd_time_to_first_token_seconds.", &m->ttft_s);
@@ -251,6 +251,7 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     one(b, "deqd_prompt_tokens_cached_total", "counter", "Prompt tokens taken from the prefix cache.", (double)atomic_load(&m->prefix_hits));
     one(b, "deqd_prompt_tokens_approximate_total", "counter", "Of them, produced by generation.", (double)atomic_load(&m->prefix_approximate));
     one(b, "deqd_stream_paused_total", "counter", "Times that a sequence waited for a slow reader.", (double)atomic_load(&m->paused));
+    one(b, "deqd_stream_gave_way_total", "counter", "Streams that ended because their readers were slow and others waited for their places.", (double)atomic_load(&m->gave_way));
     hist(b, "deqd_queue_seconds", "Time in the queue.", &m->queue_s);
     hist(b, "deqd_time_to_first_token_seconds", "From arrival to the first token.", &m->ttft_s);
     hist(b, "deqd_inter_token_latency_seconds", "Between two tokens of a request.", &m->itl_s);
@@ -292,7 +293,7 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
                 (unsigned long long)atomic_load(&m->reloads[0]), (unsigned long long)atomic_load(&m->reloads[1]));
     one(b, "deqd_log_lines_dropped_total", "counter", "Lines of the log that could not be written, or found no room to wait.", (double)log_dropped());
     one(b, "deqd_sequences", "gauge", "Choices in the engine.", (double)atomic_load(&m->sequences));
-    one(b, "deqd_max_sequences", "gauge", "Their limit; further requests wait.", (double)atomic_load(&m->max_sequences));
+    one(b, "deqd_max_sequences", "gauge", "Their limit, the eighth for callers who have none included; further requests wait.", (double)atomic_load(&m->max_sequences));
     one(b, "deqd_rows_open", "gauge", "Rows being solved.", (double)atomic_load(&m->rows_open));
     one(b, "deqd_max_rows", "gauge", "Rows of the largest batch.", (double)atomic_load(&m->max_rows));
     one(b, "deqd_cache_pages", "gauge", "Pages of the key/value cache.", (double)atomic_load(&m->pages));

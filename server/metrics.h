@@ -25,7 +25,7 @@ struct metrics {
     _Atomic uint64_t finished[METRIC_FINISHES];    /* by enum deq_finish */
     _Atomic uint64_t rejected[REJECT_REASONS];
     _Atomic uint64_t cancelled[CANCEL_PHASES];
-    _Atomic uint64_t prompt_tokens, generation_tokens, paused;
+    _Atomic uint64_t prompt_tokens, generation_tokens, paused, gave_way;
     _Atomic uint64_t start_tokens[3], start_evaluations[3]; /* generated tokens and their evaluations, by enum deq_warm */
     _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, JSON, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */

@@ -30,9 +30,8 @@ struct sched {
     uint64_t turn;             /* number of the step; the thread's */
     bool sharing;              /* some job waits its turn; the thread's */
     struct fair_seat *seats;   /* [max_sequences] of a step's sharing; the thread's */
-    bool full;                 /* the one at the head did not fit, and nobody has left since; the thread's */
-    bool crowded;              /* for some there was no room for their answers; the thread's */
-    uint64_t next_try_ns;      /* then they are looked at again; the thread's */
+    bool blocked;              /* somebody found no room, and nobody has left since; the thread's */
+    uint64_t next_try_ns;      /* then it is tried again: readers give room without a word; the thread's */
     uint32_t max_positions, max_sequences;
     pthread_t thread;
     bool started;
@@ -40,7 +39,7 @@ struct sched {
     pthread_cond_t wake;
     struct job *queue, **queue_end; /* in order of arrival */
     size_t queued, queued_tokens, reserved, reserved_tokens;
-    size_t running_sequences, n_running;
+    size_t running_sequences, running_rows, n_running;
     bool stop, draining, end_all;
     bool attention;            /* some job's cancel or pause was set */
     bool arrivals;             /* jobs came since the last look at the queue */
@@ -64,7 +63,7 @@ static struct fair_job in_line(const struct job *j)
     return (struct fair_job){j->account, j->priority, j->caller.priority, j->arrived_ns};
 }
 
-/* with the lock. The link that points to the job that comes next, of those for whose answers there is room. */
+/* with the lock. The link that points to the job that comes next, of callers that are not barred. */
 static struct job **next_in_line(struct sched *s, uint64_t now)
 {
     struct job **best = NULL;
@@ -76,7 +75,7 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
         }
     for (struct job **p = &s->queue; *p; p = &(*p)->next) {
         const struct fair_job f = in_line(*p);
-        if (!(*p)->crowded && (!best || fair_before(&s->fair, &f, &first, now))) {
+        if (!(*p)->account->barred && (!best || fair_before(&s->fair, &f, &first, now))) {
             best = p;
             first = f;
         }
@@ -85,6 +84,11 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
 }
 
 /* --- Jobs that end --- */
+
+static double rows_of(const struct job *j)
+{
+    return (double)j->request.solve.window * j->open_choices;
+}
 
 /* with the lock */
 static void leave(const struct job *j)
@@ -126,6 +130,8 @@ static void account_end(struct sched *s, struct job *j, uint64_t now)
     pthread_mutex_lock(&s->lock);
     s->n_running--;
     s->running_sequences -= choices(j);
+    s->running_rows -= choices(j) * j->request.solve.window;
+    j->account->running--;
     s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
     leave(j);
     pthread_mutex_unlock(&s->lock);
@@ -160,7 +166,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     if (e->kind != DEQ_EVENT_END)
         return j->on_event(j, e);
     atomic_fetch_add(&m->finished[e->finish], 1);
-    s->full = false;
+    s->blocked = false;
     (void)j->on_event(j, e);
     if (--j->open_choices)
         return DEQ_CONTINUE;
@@ -170,7 +176,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         atomic_fetch_add(&m->cancelled[j->first_token_ns ? CANCEL_DECODE : CANCEL_PREFILL], 1);
         j->on_end(j, JOB_CANCELED, NULL);
     } else {
-        j->on_end(j, cancelled ? JOB_DRAINED : JOB_FINISHED, e->message);
+        j->on_end(j, !cancelled ? JOB_FINISHED : j->gave_way ? JOB_GAVE_WAY : JOB_DRAINED, e->message);
     }
     return DEQ_CONTINUE;
 }
@@ -214,22 +220,47 @@ static void bury(struct sched *s, struct job *dead, bool end_all)
 
 /* --- The engine's thread --- */
 
-/* with the lock. The next job, with room for its answer. Whose answer finds none is passed by: what others hold of memory he need not wait for. */
+/* with the lock. Room in the engine as the callers' shares allow it, and for its answer. */
+static bool finds_room(struct sched *s, const struct job *j)
+{
+    const struct deq_engine_stats st = deq_engine_stats(s->engine);
+    const uint32_t rows = choices(j) * j->request.solve.window;
+    const struct fair_room held = {s->running_sequences + choices(j), s->running_rows + rows, st.pages_reserved};
+    const struct fair_room all = {st.max_sequences, st.max_rows, st.pages};
+    return fair_may_begin(j->account, &held, &all) && deq_allowance_reserve(j->answer, j->answer_bytes);
+}
+
+/* with the lock. The next job that finds room. A caller whose first does not is passed by: what he holds, or others of memory, nobody else waits for. */
 static struct job *next_with_room(struct sched *s, uint64_t now)
 {
     struct job **link;
-    while ((link = next_in_line(s, now)) && !deq_allowance_reserve((*link)->answer, (*link)->answer_bytes))
-        s->crowded = (*link)->crowded = true;
+    while ((link = next_in_line(s, now)) && !finds_room(s, *link))
+        s->blocked = (*link)->account->barred = true;
     return link ? *link : NULL;
+}
+
+/* Somebody waits for a place: the job whose reader kept it from its turns for longest ends, if one did for too long. */
+static bool take_place(struct sched *s, uint64_t now)
+{
+    struct job *slowest = NULL;
+    for (struct job *j = s->running; j; j = j->next)
+        if (fair_gives_way(&j->reader, j->admitted_ns, now) && (!slowest || fair_slow_ns(&j->reader, now) > fair_slow_ns(&slowest->reader, now)))
+            slowest = j;
+    if (!slowest)
+        return false;
+    slowest->gave_way = true;
+    atomic_fetch_add(&s->metrics->gave_way, 1);
+    (void)deq_cancel(s->engine, slowest->admission.id);
+    return true;
 }
 
 /* Moves jobs from the queue into the engine while there is room. */
 static void admit(struct sched *s)
 {
-    s->crowded = false;
+    s->blocked = false;
     pthread_mutex_lock(&s->lock);
     for (struct job *j = s->queue; j; j = j->next)
-        j->crowded = false;
+        j->account->barred = false;
     pthread_mutex_unlock(&s->lock);
     for (;;) {
         const uint64_t now = deq_now_ns();
@@ -237,8 +268,11 @@ static void admit(struct sched *s)
         struct job *j = next_with_room(s, now), **link;
         pthread_mutex_unlock(&s->lock);
         s->next_try_ns = now + SCAN_MS * 1000000ull;
-        if (!j)
+        if (!j) {
+            if (s->blocked && take_place(s, now))
+                s->next_try_ns = now;
             return;
+        }
         if (atomic_load(&j->cancel)) { /* the next round takes a cancelled one off the queue */
             deq_allowance_unreserve(j->answer, j->answer_bytes);
             return;
@@ -252,7 +286,9 @@ static void admit(struct sched *s)
         const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->admission, &err);
         if (rc == DEQ_EFULL) {
             deq_allowance_unreserve(j->answer, j->answer_bytes);
-            s->full = true;
+            if (take_place(s, now))
+                continue;
+            s->blocked = true;
             return;
         }
         pthread_mutex_lock(&s->lock);
@@ -263,6 +299,8 @@ static void admit(struct sched *s)
             fair_charge(&s->fair, j->account, cost(j));
             s->n_running++;
             s->running_sequences += choices(j);
+            s->running_rows += choices(j) * j->request.solve.window;
+            j->account->running++;
         } else {
             leave(j);
         }
@@ -289,15 +327,11 @@ static void admit(struct sched *s)
     }
 }
 
-static double rows_of(const struct job *j)
-{
-    return (double)j->request.solve.window * j->open_choices;
-}
-
 /* A job takes part in steps unless its reader is slow or it waits its turn. */
 static void set_pause(struct sched *s, struct job *j)
 {
-    const bool pause = !j->expired && (j->held || atomic_load(&j->pause)); /* at its deadline it takes its last step, whoever waits */
+    const bool slow = atomic_load(&j->pause), pause = !j->expired && (j->held || slow); /* at its deadline it takes its last step, whoever waits */
+    fair_reader_is(&j->reader, slow, deq_now_ns());
     if (pause == j->paused)
         return;
     j->paused = pause;
@@ -379,7 +413,7 @@ static void beat(struct sched *s)
 static void rest(struct sched *s)
 {
     struct timespec until;
-    uint64_t ms = s->crowded ? SCAN_MS : IDLE_BEAT_MS; /* readers give room without a word */
+    uint64_t ms = s->queue ? SCAN_MS : IDLE_BEAT_MS;
     const uint64_t now = deq_now_ns();
     if (s->next_deadline_ns) /* paused sequences have deadlines too */
         ms = s->next_deadline_ns > now ? DEQ_MIN((s->next_deadline_ns - now) / 1000000u + 1, ms) : 1;
@@ -398,7 +432,7 @@ static void *engine_main(void *arg)
     struct sched *s = arg;
     for (;;) {
         pthread_mutex_lock(&s->lock);
-        if (!s->stop && !s->end_all && !s->attention && !s->sharing && !deq_runnable(s->engine) && (!s->queue || s->crowded))
+        if (!s->stop && !s->end_all && !s->attention && !s->sharing && !deq_runnable(s->engine) && (!s->queue || s->blocked))
             rest(s);
         const uint64_t now_ns = deq_now_ns();
         const bool stop = s->stop, end_all = s->end_all;
@@ -409,7 +443,7 @@ static void *engine_main(void *arg)
             s->next_scan_ns = now_ns + SCAN_MS * 1000000ull;
         }
         const bool arrivals = s->arrivals;
-        s->full = s->full && !arrivals && !dead;
+        s->blocked = s->blocked && !arrivals && !dead;
         s->attention = s->arrivals = false;
         pthread_mutex_unlock(&s->lock);
         bury(s, dead, end_all);
@@ -423,7 +457,7 @@ static void *engine_main(void *arg)
         }
         if (stop)
             return NULL;
-        if (!s->full && (!s->crowded || arrivals || now_ns >= s->next_try_ns))
+        if (!s->blocked || now_ns >= s->next_try_ns)
             admit(s);
         if (s->sharing || (s->running && s->running->next))
             share_step(s);
@@ -459,8 +493,8 @@ static void *engine_main(void *arg)
 struct deq_engine_opts sched_engine_opts(const struct conf *c)
 {
     return (struct deq_engine_opts){.threads = c->threads ? c->threads : deq_cores(),
-                                    .max_sequences = c->max_sequences,
-                                    .max_rows = c->max_rows,
+                                    .max_sequences = c->max_sequences + c->max_sequences / 8, /* fair.h */
+                                    .max_rows = conf_max_rows(c) + conf_max_rows(c) / 8,
                                     .max_positions = c->max_positions,
                                     .cache_bytes = c->cache_bytes};
 }
@@ -487,7 +521,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     s->conf = c;
     s->metrics = m;
     s->max_positions = st.max_positions;
-    s->max_sequences = st.max_sequences;
+    s->max_sequences = c->max_sequences;
     s->queue_end = &s->queue;
     beat(s);
     metrics_engine(m, &s->seen, &st);

@@ -2,7 +2,8 @@
  *
  * HTTP threads reserve a place, submit jobs, and cancel or pause them; the engine thread admits jobs as sequences, rows and cache pages are free, makes
  * steps while there is work, and calls back. Who comes next is fair.h's: the caller who had the least of the engine so far (prompt + max_tokens, by
- * weight), and of his jobs the one with the lowest priority number. The one at the head waits until it fits; nobody overtakes it.
+ * weight), and of his jobs the one with the lowest priority number. The one at the head waits until it fits; nobody overtakes it. An eighth of the engine's
+ * places is kept for callers who run nothing, and while somebody waits a job whose reader is slow gives its place back: its answer ends with an error.
  *
  * Among running jobs of several callers the rows of a step are shared too: whoever has more of them than the one with the least takes turns with
  * himself, so that a flood of one caller does not make everybody's steps long. A sequence that waits a turn is paused, which changes no bit of it.
@@ -15,11 +16,10 @@
 
 #include "server/auth.h"
 #include "server/conf.h"
+#include "server/fair.h"
 #include "server/metrics.h"
 
-enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED, JOB_NO_MEMORY };
-
-struct account; /* the scheduler's */
+enum job_end { JOB_FINISHED, JOB_CANCELED, JOB_QUEUE_TIMEOUT, JOB_DEADLINE, JOB_DRAINED, JOB_REFUSED, JOB_NO_MEMORY, JOB_GAVE_WAY };
 
 struct job {
     /* set by the submitter */
@@ -34,7 +34,7 @@ struct job {
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine thread; may be NULL. admission is filled */
     void (*on_step)(struct job *j);  /* engine thread, after a step: what its TOKENs gave goes out; may be NULL */
-    /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and JOB_NO_MEMORY: message says why */
+    /* engine thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and JOB_NO_MEMORY: message says why. JOB_GAVE_WAY: others waited, and its reader was slow */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* the scheduler's */
     struct deq_admission admission;
@@ -44,7 +44,8 @@ struct job {
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* the last of choice 0 */
     _Atomic bool cancel, pause;
     bool paused, expired;
-    bool crowded;      /* there was no room for its answer; while jobs are admitted */
+    bool gave_way;
+    struct fair_reader reader;
     bool held;         /* waits its turn in this step */
     uint64_t last_turn; /* the step it last took part in */
     bool touched; /* had a TOKEN that was not handed over */

@@ -93,6 +93,39 @@ TEST(fair_places_of_a_queue)
     CHECK(fair_places(&a, 256) == 224 && fair_places(&a, 7) == 7 && fair_places(&a, 0) == 0);
 }
 
+TEST(fair_places_in_the_engine)
+{
+    /* 32 and 256 configured */
+    const struct fair_room all = {36, 288, 1000};
+    struct account flood = {.running = 1}, first = {0};
+    CHECK(fair_may_begin(&flood, &(struct fair_room){32, 256, 889}, &all));
+    CHECK(!fair_may_begin(&flood, &(struct fair_room){33, 256, 889}, &all) && !fair_may_begin(&flood, &(struct fair_room){32, 257, 889}, &all) &&
+          !fair_may_begin(&flood, &(struct fair_room){32, 256, 890}, &all));
+    CHECK(fair_may_begin(&first, &(struct fair_room){36, 288, 1000}, &all));
+    for (uint64_t n = 1; n < 5000; n++) { /* as many as are configured */
+        const struct fair_room room = {n + n / 8, n + n / 8, n + n / 8};
+        CHECK(fair_may_begin(&flood, &(struct fair_room){n, n, n}, &room) && !fair_may_begin(&flood, &(struct fair_room){n + 1, n, n}, &room));
+    }
+}
+
+/* One that reads a little now and then counts like one that reads nothing; a short wait, or one long ago, does not. */
+TEST(fair_slow_readers_give_way)
+{
+    struct fair_reader r = {0};
+    const uint64_t ms = 1000000, began = 5 * ms;
+    CHECK(!fair_gives_way(&r, began, began + 100000 * ms));
+    fair_reader_is(&r, true, began + 100 * ms);
+    fair_reader_is(&r, true, began + 1000 * ms);
+    CHECK(!fair_gives_way(&r, began, began + 2099 * ms) && fair_gives_way(&r, began, began + 2100 * ms));
+    fair_reader_is(&r, false, began + 1100 * ms);
+    CHECK(!fair_gives_way(&r, began, began + 9000 * ms) && fair_slow_ns(&r, began + 9000 * ms) == 1000 * ms);
+    fair_reader_is(&r, true, began + 1150 * ms);
+    CHECK(!fair_gives_way(&r, began, began + 2149 * ms) && fair_gives_way(&r, began, began + 2150 * ms));
+    fair_reader_is(&r, false, began + 2150 * ms);
+    fair_reader_is(&r, true, began + 20000 * ms); /* 2 s of 20 */
+    CHECK(!fair_gives_way(&r, began, began + 21000 * ms));
+}
+
 TEST(fair_shares_of_a_step)
 {
     enum { N = 33 };
