@@ -288,6 +288,67 @@ def test_reader_that_stops():
         d.alive()
 
 
+def unread(d, body, path="/v1/completions", extra="", source="127.0.0.1"):
+    """A request whose answer nobody reads; the socket takes little of it."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    s.settimeout(30 * SLOW)
+    s.bind((source, 0))
+    s.connect((d.host, d.port))
+    s.sendall(raw_request(body, path, extra))
+    return s
+
+
+def test_slow_readers_give_way():
+    """Streams that nobody reads hold the engine only while nobody waits for it; a caller without any has a place of his own. (Seconds: a reader has two of them.)"""
+    stream = dict(LONG, stream=True, logprobs=20)
+    with Daemon("engine.max_sequences=8", "stream.buffer_bytes=4096", "stream.stall_ms=60000", "engine.max_positions=200000") as d:
+        held = [unread(d, stream) for _ in range(8)]
+        ok, m = d.wait_metric(lambda m: m["deqd_stream_paused_total"] >= 8, 20)
+        check(ok, "all readers are slow: %s" % m["deqd_stream_paused_total"])
+        with unread(d, {"prompt": "A", "max_tokens": 1, "temperature": 0}, source="127.0.0.2") as s:
+            equal(read_response(s)[0], 200, "another caller")
+        equal(d.metrics()["deqd_stream_gave_way_total"], 0, "nobody had to give way to him")
+        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200, "the same caller, who has all places")
+        equal(d.metrics()["deqd_stream_gave_way_total"], 1, "one gave way")
+        # nobody waits: the others go on being held, and are whole up to where they are
+        equal(d.metrics()["deqd_requests_running"], 7, "the others")
+        ends = []
+        for s in held:
+            data = b""
+            while b"slow_reader" not in data and len(data) < 1 << 20:  # the others go on when they are read
+                data += s.recv(65536)
+            ends += [data[-400:]] if b"slow_reader" in data else []
+            s.close()
+            if ends:
+                break
+        check(len(ends) == 1 and b'"error"' in ends[0] and b"[DONE]" not in ends[0], "its stream ends with an error event: %r" % ends)
+        for s in held:
+            s.close()
+        freed(d, "slow readers", 10)
+
+
+def test_answers_have_a_budget():
+    """Whole answers that nobody reads hold no more than limits.answer_bytes; who asks for little meanwhile is served; a reader below the least rate is dropped."""
+    # positions * 384 numbers of 4 bytes: 1.5 MB an answer
+    body, octets = {"prompt": [70] * 1000, "positions": "all"}, "Accept: application/octet-stream\r\n"
+    with Daemon("limits.answer_bytes=8M", "limits.max_logits_bytes=2M", "stream.stall_ms=%d" % (1000 * SLOW)) as d:
+        held = [unread(d, body, "/v1/logits", octets) for _ in range(20)]
+        ok, m = d.wait_metric(lambda m: m["deqd_answer_memory_bytes"] > 2.9e6, 10)
+        check(ok, "two answers of one caller: %s" % m["deqd_answer_memory_bytes"])
+        check(m["deqd_requests_waiting"] >= 10, "the others wait: %s" % m["deqd_requests_waiting"])
+        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200, "a small request of the same caller")
+        with unread(d, body, "/v1/logits", octets, "127.0.0.2") as s:
+            status, _, data, _ = read_response(s)
+            equal((status, len(data)), (200, 1000 * 384 * 4), "a large one of another")
+        # readers that take nothing are dropped, and those behind them come, until nothing is held
+        ok, m = d.wait_metric(lambda m: m["deqd_http_connections"] <= 1 and m["deqd_answer_memory_bytes"] < 1e5, 30)
+        check(ok, "all were dropped: %s connections, %s bytes" % (m["deqd_http_connections"], m["deqd_answer_memory_bytes"]))
+        for s in held:
+            s.close()
+        freed(d, "answers", 10)
+
+
 def test_readers_that_read():
     """Wide streams of clients that read come whole, however fast the model is; also when one pauses for less than stream.stall_ms."""
     with Daemon("engine.max_positions=200000") as d:
