@@ -41,14 +41,14 @@ async function refused(kind, promise) {
 
 async function expect(what, promise, checks) {
     try {
-        checks(await promise);
+        await checks(await promise);
     } catch (e) {
         if (!(e instanceof OpenAI.OpenAIError)) throw e;
         check(false, `${what}: ${e.message}`);
     }
 }
 
-let [d, client] = await start("server.drain_delay_ms=0", "chat.message={role}: {content}\\n");
+let [d, client] = await start("server.drain_delay_ms=0");
 const make = more => client.completions.create({model: "tiny", prompt: "ROMEO:", max_tokens: 24, temperature: 0, ...more});
 const whole = await make();
 const text = whole.choices[0].text;
@@ -94,6 +94,20 @@ await expect("echo", make({echo: true, logprobs: 1, max_tokens: 1}), o => {
 });
 await expect("chat", client.chat.completions.create({model: "tiny", messages: [{role: "user", content: "Hello"}], max_tokens: 4}), o =>
     check(o.object === "chat.completion" && o.choices[0].message.role === "assistant" && typeof o.choices[0].message.content === "string", "chat"));
+const ask = {model: "tiny", input: "First Citizen:", temperature: 0, max_output_tokens: 12};
+await expect("responses", client.responses.create(ask), async o => {
+    const said = o.output_text;
+    check(said && o.object === "response" && o.usage.total_tokens === o.usage.input_tokens + o.usage.output_tokens, "response");
+    const events = [];
+    for await (const e of await client.responses.create({...ask, stream: true})) events.push(e);
+    check(events.every((e, i) => e.sequence_number === i) && events[0].type === "response.created", "numbered events");
+    check(events.filter(e => e.type === "response.output_text.delta").map(e => e.delta).join("") === said, "deltas");
+    check(events.at(-1).type === `response.${o.status}` && events.at(-1).response.output[0].content[0].text === said, "the last event");
+    const final = await client.responses.stream({...ask, max_output_tokens: 60, stop: said[2]}).finalResponse();
+    check(final.status === "completed" && final.output[0].content[0].text === said.slice(0, 2), "stream helper");
+    const input = [{role: "user", content: "First Citizen:"}, ...o.output, {role: "user", content: "And?"}];
+    check((await client.responses.create({...ask, input})).usage.input_tokens > o.usage.input_tokens, "its own items come back");
+});
 const hello = {role: "user", content: "Hello"};
 const talk = messages => client.chat.completions.create(
     {model: "tiny", messages, max_tokens: 4, store: false, metadata: {}, parallel_tool_calls: true, service_tier: "auto", tools: []});

@@ -51,8 +51,31 @@ def expect(what, call, checks):
         check(False, f"{what}: {e}")
 
 
+def responses(client):
+    """The Responses API: whole, as events, by the stream helper, and with the last answer's own items in the next question."""
+    ask = dict(model="tiny", input="First Citizen:", temperature=0, max_output_tokens=12)
+    whole = client.responses.create(**ask)
+    text = whole.output_text
+    check(text and whole.object == "response" and whole.store is False and whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens,
+          "response")
+    check(whole.status == "completed" or whole.incomplete_details.reason == "max_output_tokens", "how a response ends")
+    events = list(client.responses.create(**ask, stream=True))
+    check([e.sequence_number for e in events] == list(range(len(events))) and events[0].type == "response.created", "numbered events")
+    check("".join(e.delta for e in events if e.type == "response.output_text.delta") == text, "deltas")
+    check(events[-1].type == "response." + whole.status and events[-1].response.output_text == text, "the last event")
+    done = dict(ask, max_output_tokens=60, extra_body={"stop": text[2]})  # ends by itself: the helper waits for response.completed
+    with client.responses.stream(**done) as stream:
+        snapshots = [e.snapshot for e in stream if e.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    check(final.status == "completed" and final.output_text == text[:2] and snapshots[-1] == text[:2], "stream helper")
+    again = client.responses.create(**dict(ask, input=[{"role": "user", "content": "First Citizen:"}, *whole.output, {"role": "user", "content": "And?"}]))
+    check(again.usage.input_tokens > whole.usage.input_tokens, "its own items come back")
+    e = refused(openai.BadRequestError, lambda: client.responses.create(**ask, previous_response_id=whole.id))
+    check(e is not None and e.param == "previous_response_id", "previous_response_id")
+
+
 def main():
-    d, client = start("server.drain_delay_ms=0", "chat.message={role}: {content}\\n")
+    d, client = start("server.drain_delay_ms=0")
     make = client.completions.create
     greedy = dict(model="tiny", prompt="ROMEO:", max_tokens=24, temperature=0)
     whole = make(**greedy)
@@ -95,6 +118,7 @@ def main():
           lambda o: check(o.choices[0].text == "ROMEO:" and len(o.choices[0].logprobs.tokens) == o.usage.prompt_tokens, "scoring only"))
     expect("chat", lambda: client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}], max_tokens=4),
           lambda o: check(o.object == "chat.completion" and o.choices[0].message.role == "assistant", "chat"))
+    responses(client)
     hello = {"role": "user", "content": "Hello"}
     talk = dict(model="tiny", max_tokens=4, store=False, metadata={}, parallel_tool_calls=True, service_tier="auto", tools=[])
     expect("second turn", lambda: client.chat.completions.create(messages=[hello], **talk).choices[0].message,
