@@ -35,7 +35,8 @@ static int fd = -1;
 static struct sockaddr_un address;
 static socklen_t address_len;
 static uint64_t watchdog_us; /* 0: none is asked for */
-static clockid_t loader;     /* CPU time of the thread that loads */
+static clockid_t loader;     /* CPU time of the thread that loads... */
+static uint64_t loader_began_ns; /* ... when it began: this file's thread may come to run long after */
 static pthread_t thread;
 static bool (*alive_fn)(void *ctx);
 static void *alive_ctx;
@@ -98,9 +99,9 @@ static uint64_t loader_cpu_ns(void)
 
 static void *notify_main(void *arg)
 {
-    uint64_t cpu_ns = loader_cpu_ns();
     (void)arg;
     pthread_mutex_lock(&lock);
+    uint64_t cpu_ns = loader_began_ns;
     while (phase != STOPPED) {
         const uint64_t ms = phase == LOADING ? LOADING_TICK_MS : watchdog_us ? DEQ_MAX(watchdog_us / 3000, 1u) : UINT32_MAX;
         const enum phase before = phase;
@@ -163,10 +164,12 @@ enum deq_rc notify_start(const char *status, struct deq_err *err)
         rc = deq_fail(err, DEQ_EIO, "NOTIFY_SOCKET: cannot send to \"%s\": %s", socket_text, strerror(errno));
     if (!rc && (pthread_getcpuclockid(pthread_self(), &loader) || pthread_create(&thread, NULL, notify_main, NULL)))
         rc = deq_fail(err, DEQ_EIO, "cannot start a thread");
-    if (rc && fd >= 0)
+    if (rc && fd >= 0) {
         close(fd);
-    else if (!rc)
+    } else if (!rc) {
         phase = LOADING;
+        loader_began_ns = loader_cpu_ns();
+    }
     pthread_mutex_unlock(&lock);
     if (rc)
         return rc;

@@ -158,7 +158,7 @@ SHORT = ["--set", "train.steps=20", "--set", "train.shallow_steps=8", "--set", "
 
 
 def train(out, *more, data=DATA, recipe=RECIPE, **kw):
-    return run([DEQ, "train", recipe, "--data", data, "--out", out] + list(more), timeout=60, **kw)
+    return run([DEQ, "train", recipe, "--data", data, "--out", out] + list(more), timeout=600, **kw)
 
 
 def weights(out):

@@ -30,7 +30,7 @@ SETTINGS = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "serve
 AT_ONCE = 0.35  # a connection that ends sooner than this was closed, later: waited until a deadline
 # the deadline, idle time too when a request's first bytes came along with the one before, and the noise of a busy machine
 PATIENCE = DEADLINE + IDLE + 1.5 * max(SLOW, 1)
-GOOD_WITHIN = 0.1 * SLOW
+GOOD_WITHIN = AT_ONCE * SLOW
 GOOD = {"prompt": "A", "max_tokens": 1, "temperature": 0}
 PROBE = b"GET /version HTTP/1.1\r\nHost: x\r\nX-Request-Id: probe\r\n\r\n"
 
@@ -245,7 +245,16 @@ def wrong_reply(got, alternatives):
     return "got %s%s" % (said, " id %s" % headers["x-request-id"] if "x-request-id" in headers else "")
 
 
-def play(connect, data, expect, cuts=None, behind=b"", end=None):
+def play(*args, **more):
+    """As play_once. What ends at once and what ends at a deadline are told apart by time, and a busy machine only ever adds: the best of some tries."""
+    for _ in range(5):
+        wrong = play_once(*args, **more)
+        if wrong is None or "(ended after" not in wrong:
+            break
+    return wrong
+
+
+def play_once(connect, data, expect, cuts=None, behind=b"", end=None):
     """Sends a case's bytes; returns what is wrong with the replies or the connection's fate, or None. end: what to do to the socket after sending."""
     replies, fates = expect
     with connect() as s:
@@ -305,8 +314,8 @@ class Corpus:
             self.tls = isinstance(s, ssl.SSLSocket)
 
     def good(self, name):
-        """A good request on a connection of its own is answered at once. Tried twice: on a shared machine one measurement may be anybody's fault."""
-        for last in (False, True):
+        """A good request on a connection of its own is answered at once, in the best of some tries: on a busy machine one measurement may be anybody's fault."""
+        for last in (False, False, False, False, True):
             begin = time.monotonic()
             try:
                 with self.connect() as s:

@@ -71,6 +71,8 @@ def short(x):
 
 
 TICK_S = 5
+# How long is waited for what must come: a bound on a hang, not on speed. Whatever a test tells apart by time must differ from it by more.
+PATIENCE_S = 60
 
 
 def _tick(over, begin):
@@ -162,7 +164,7 @@ class Daemon:
         self.log = tempfile.TemporaryFile()
         self.p = subprocess.Popen(argv + list(args), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log, env=clean_env(env))
         self.checked = False
-        until = time.monotonic() + 20 * SLOW
+        until = time.monotonic() + PATIENCE_S * SLOW
         self.first = None
         while not self.first:
             for line in self.stderr().split("\n")[:-1]:
@@ -211,7 +213,7 @@ class Daemon:
             return False
         self.stop()
 
-    def stop(self, code=0, timeout=20):
+    def stop(self, code=0, timeout=PATIENCE_S):
         """SIGTERM, exit code, and everything that every log must fulfil."""
         for k, v in list(_shared.items()):
             if v is self:
@@ -321,8 +323,8 @@ class Daemon:
         return parse_metrics(b.decode("utf-8"))
 
     def wait_line(self, seconds, **fields):
-        """The first line of the log with these fields (a regular expression or a value each), or None after so long."""
-        until = time.monotonic() + seconds * SLOW
+        """The first line of the log with these fields (a regular expression or a value each), or None after seconds, or PATIENCE_S."""
+        until = time.monotonic() + max(seconds, PATIENCE_S) * SLOW
         while True:
             for line in self.lines():
                 if all(k in line and (v.search(str(line[k])) if isinstance(v, re.Pattern) else line[k] == v) for k, v in fields.items()):
@@ -332,8 +334,8 @@ class Daemon:
             time.sleep(0.01)
 
     def wait_metric(self, cond, seconds):
-        """Polls /metrics until cond(values) holds; returns (held, the last values)."""
-        until = time.monotonic() + seconds * SLOW
+        """Polls /metrics until cond(values) holds, for seconds or PATIENCE_S; returns (held, the last values)."""
+        until = time.monotonic() + max(seconds, PATIENCE_S) * SLOW
         while True:
             m = self.metrics()
             if cond(m):
