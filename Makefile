@@ -167,7 +167,7 @@ install: all ## binaries, configuration, units and the shipped model; PREFIX=/us
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
 	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
-	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json README.md) $(DESTDIR)$(SHARED)/models/stories
+	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json tokenizer_config.json README.md) $(DESTDIR)$(SHARED)/models/stories
 	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
 	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(OUT)/installed.yaml
 	install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SHARED)/deqd.yaml

@@ -41,7 +41,7 @@ echo 'deqd:x:65532:' >"$root/etc/group"
 cp -L /etc/nsswitch.conf /etc/os-release "$root/etc/"
 cp docker/deqd.yaml "$root/etc/deqd/"
 cp docker/LICENSE "$root/usr/share/doc/deqd/copyright"
-for file in config.json tokenizer.json model.safetensors README.md; do
+for file in config.json tokenizer.json tokenizer_config.json model.safetensors README.md; do
     cp "models/stories/$file" "$root/usr/share/deqd/models/stories/"
 done
 

@@ -14,6 +14,7 @@
 #include "core/base/text.h"
 #include "core/data/torchfile.h"
 #include "core/data/weights.h"
+#include "core/data/tokenizer_config.h"
 #include "core/data/wordlevel.h"
 
 enum { CONFIG_MAX_BYTES = 1 << 20, NAME = 128, DEFAULT_HORIZON = 1000 /* local_size or 1000, in all three sources */ };
@@ -562,13 +563,15 @@ static enum deq_rc write_card(const struct import *m, const char *path, const st
 static enum deq_rc write_files(struct import *m, const char *dir, const struct deq_import_report *r)
 {
     char path[4096];
-    struct deq_wordlevel_info words = {.eos_id = -1};
+    struct deq_wordlevel_info words = {.eos_id = -1, .unk_id = -1};
     enum deq_rc rc;
     if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
         return deq_fail(m->err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "tokenizer.json"); /* shorter names */
     rc = m->o->vocab ? deq_wordlevel_from_vocab(m->o->vocab, m->arch.vocab.size, path, &words, m->err)
                      : deq_wordlevel_placeholder(m->arch.vocab.size, path, m->err);
+    if (!rc)
+        rc = deq_tokenizer_config_save(path, words.eos_id, words.unk_id, m->err);
     m->arch.vocab.eos_id = words.eos_id;
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(m->o->checkpoint), "model_type", sources[m->how.source]);
     char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */

@@ -13,6 +13,7 @@
 #include "core/base/rng.h"
 #include "core/base/text.h"
 #include "core/data/corpus.h"
+#include "core/data/tokenizer_config.h"
 #include "core/math/kern.h"
 #include "core/train/adamw.h"
 #include "core/train/dataset.h"
@@ -120,8 +121,27 @@ static enum deq_rc look_at_files(const struct run *r, struct deq_err *err)
 static enum deq_rc save_tokenizer(const struct run *r, const struct deq_buf *json, struct deq_err *err)
 {
     char path[4096];
-    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json"); /* look_at_files has shown that names fit */
-    return json->len ? deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err) : DEQ_OK;
+    enum deq_rc rc = DEQ_OK;
+    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer_config.json"); /* look_at_files has shown that names fit */
+    const bool told = deq_io_exists(path);
+    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json");
+    if (json->len)
+        rc = deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err);
+    return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, r->arch.vocab.eos_id, -1, err);
+}
+
+/* Which token ends a document: the tokenizer's own, wherever that comes from. One just trained needs no file: what is there was another's. */
+static enum deq_rc find_end(struct run *r, bool new_tokenizer, struct deq_err *err)
+{
+    const char *dir = new_tokenizer && r->opts->init ? r->opts->init : r->opts->out_dir;
+    if (new_tokenizer && !r->opts->init) {
+        r->arch.vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
+        return DEQ_OK;
+    }
+    const enum deq_rc rc = deq_tokenizer_config_eos(dir, r->tok, &r->arch.vocab.eos_id, err);
+    if (rc || r->arch.vocab.eos_id >= 0)
+        return rc;
+    return deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json has no token that ends a document: name one as eos_token in tokenizer_config.json beside it", dir);
 }
 
 /* data.valid, or what is held back of the training files. */
@@ -515,6 +535,8 @@ static enum deq_rc prepare(struct run *r, struct deq_err *err)
         rc = deq_train_tokenizer(r->recipe, r->opts, note, r, &r->tok, &new_tokenizer, err);
     if (!rc)
         rc = deq_recipe_arch(r->recipe, deq_tokenizer_vocab_size(r->tok), &r->arch, err);
+    if (!rc)
+        rc = find_end(r, new_tokenizer.len > 0, err);
     if (!rc) {
         note(r, "reading and encoding the text");
         rc = deq_dataset_load(r->tok, r->arch.vocab.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),

@@ -15,6 +15,7 @@
 #include "core/base/utf8.h"
 #include "core/data/bpe_train.h"
 #include "core/data/tokenizer.h"
+#include "core/data/tokenizer_config.h"
 #include "models/cli/cli.h"
 
 enum { MAX_FILES = 1024 };
@@ -162,6 +163,8 @@ static int train(int argc, char **argv)
         rc = deq_tokenizer_encode(tok, text.data, text.len, true, &tokens, &err);
     if (!rc)
         rc = deq_io_replace(f.out, &part, 1, &err);
+    if (!rc)
+        rc = deq_tokenizer_config_save(f.out, deq_tokenizer_id(tok, "<|endoftext|>"), -1, &err);
     if (!rc)
         describe(&f, &text, deq_tokenizer_vocab_size(tok), tokens.n, seconds, &line);
     code = rc ? report(&err) : print_all(&line);

@@ -6,6 +6,7 @@
 #include "core/base/err.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
+#include "core/data/tokenizer_config.h"
 #include "core/data/wordlevel.h"
 #include "models/cli/cli.h"
 
@@ -66,6 +67,8 @@ int cmd_tokenizer_words(int argc, char **argv)
     if (f.vocab_out && !strcmp(f.out, f.vocab_out))
         return cli_usage("tokenizer words", "--out and --vocab-out name one file, %s", f.out);
     if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err) : count(args, n, f.out, f.vocab_out, &info, &words, &err))
+        return cli_fail("tokenizer words", err.text);
+    if (deq_tokenizer_config_save(f.out, info.eos_id, info.unk_id, &err))
         return cli_fail("tokenizer words", err.text);
     if (f.json)
         printf("{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n", info.n_words, (long long)info.eos_id,

@@ -286,7 +286,7 @@ def test_train_resume_is_exact():
                 elif not os.path.exists(os.path.join(out, "checkpoint.safetensors")):
                     check(False, "SIGKILL after step %d with a checkpoint every 7 steps: there is one" % step)
                     continue
-                left = [x for x in os.listdir(out) if x not in ("checkpoint.safetensors", "train.jsonl", "tokenizer.json")]
+                left = [x for x in os.listdir(out) if x not in ("checkpoint.safetensors", "train.jsonl", "tokenizer.json", "tokenizer_config.json")]
                 check(sig == signal.SIGKILL or not left, "only the checkpoint, the log and the tokenizer are there: %s" % left)
                 code, _, err = train(out, *args, *more, data=data)
                 check(code == 1 and "--resume" in err, "without --resume it does not overwrite: %d %r" % (code, err[-200:]))
@@ -333,7 +333,7 @@ def test_failed_write_of_a_checkpoint():
         check(p.returncode == 1 and last.startswith("deq train: ") and "checkpoint.safetensors" in last and "File too large" in last, "file size limit: %d %r" % (p.returncode, last))
         with open(ck, "rb") as f:
             equal(f.read() == before, True, "the last checkpoint is intact")
-        equal(sorted(os.listdir(out)), ["checkpoint.safetensors", "tokenizer.json", "train.jsonl"], "no rest of the failed one is left")
+        equal(sorted(os.listdir(out)), ["checkpoint.safetensors", "tokenizer.json", "tokenizer_config.json", "train.jsonl"], "no rest of the failed one is left")
 
         mount = os.path.join(tmp, "small")
         os.mkdir(mount)

@@ -99,7 +99,7 @@ def test_goldens():
         with fixture(folder, vocab=False) as (p, out):
             config = config_of(folder)
             check(config["model_type"].split("-")[0] in out and "parameters" in out, "what was read is told: %s" % out)
-            equal(sorted(os.listdir(p.path("model"))), ["README.md", "config.json", "model.safetensors", "tokenizer.json"], "the directory")
+            equal(sorted(os.listdir(p.path("model"))), ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"], "the directory")
             for flags in solvers_of(config):
                 o = agrees(p.path("model"), golden_of(folder), "%s %s" % (folder, flags), *flags)
                 equal((o["segments"], o["sequences"]), (3, 3), "all segments of all sequences")
@@ -635,7 +635,7 @@ def test_bad_directories():
         os.symlink("nothing", p.path("link"))
         refused(p, ["link"], out="link")
         equal(p.imported(config_of(ADAPTIVE), out="slash/")[0], 0, "a slash behind the name")
-        equal(listing(p.path("slash")), ["README.md", "config.json", "model.safetensors", "tokenizer.json"], "there")
+        equal(listing(p.path("slash")), ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"], "there")
         for args in ([], [p.path("checkpoint.pth")], [p.path("checkpoint.pth"), "--config", p.path("config.json")],
                      [p.path("checkpoint.pth"), "--out", p.path("m")], [p.path("checkpoint.pth"), "--confg", "x"]):
             code, out, err = run([DEQ, "import"] + args)

@@ -1,0 +1,98 @@
+#include "core/data/tokenizer_config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/mem.h"
+
+#define NAME "tokenizer_config.json"
+
+enum { MAX_BYTES = 16 << 20 };
+
+/* The path of the file in the directory of the tokenizer.json at `path`; false when that has another name, or there is no room. */
+static bool beside(const char *path, char *ret, size_t size)
+{
+    static const char name[] = "tokenizer.json";
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    if (strcmp(base, name) || (size_t)(base - path) + sizeof NAME > size)
+        return false;
+    memcpy(ret, path, (size_t)(base - path));
+    memcpy(ret + (base - path), NAME, sizeof NAME);
+    return true;
+}
+
+static bool set_token(json_t *root, const char *key, const struct deq_tokenizer *tok, int64_t id)
+{
+    size_t n;
+    const char *s = id >= 0 && id <= UINT32_MAX ? deq_tokenizer_bytes(tok, (uint32_t)id, &n) : NULL;
+    return !s || !json_object_set_new(root, key, json_stringn(s, n));
+}
+
+enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t unk_id, struct deq_err *err)
+{
+    char to[4096];
+    struct deq_tokenizer *tok = NULL;
+    if (!beside(path, to, sizeof to))
+        return DEQ_OK;
+    enum deq_rc rc = deq_tokenizer_load(path, &tok, err);
+    if (rc)
+        return rc;
+    /* positions are relative, so that no text is too long: transformers' number for that */
+    json_t *root = json_pack("{s:s, s:b, s:f}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0, "model_max_length", 1e30);
+    const bool ok = root && set_token(root, "eos_token", tok, eos_id) && set_token(root, "unk_token", tok, unk_id);
+    char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+    if (!text)
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", to);
+    else
+        rc = deq_io_replace(to, (const struct deq_part[]){{text, strlen(text)}, {"\n", 1}}, 2, err);
+    free(text); /* jansson's */
+    json_decref(root);
+    deq_tokenizer_free(tok);
+    return rc;
+}
+
+/* "eos_token": "...", or {"content": "..."}, as older files have it; null when absent. */
+static enum deq_rc find_eos(const char *path, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id, struct deq_err *err)
+{
+    const json_t *v = json_object_get(root, "eos_token"), *content = json_is_object(v) ? json_object_get(v, "content") : v;
+    if (!json_is_object(root))
+        return deq_fail(err, DEQ_EFORMAT, "%s: expected an object", path);
+    if (!v || json_is_null(v))
+        return DEQ_OK;
+    if (!json_is_string(content))
+        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: expected a string", path);
+    if ((*ret_id = deq_tokenizer_id(tok, json_string_value(content))) < 0)
+        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: \"%.64s\" is not among the added tokens of tokenizer.json", path, json_string_value(content));
+    return DEQ_OK;
+}
+
+enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id, struct deq_err *err)
+{
+    static const char *const usual[] = {"<|endoftext|>", "<eos>"};
+    char path[4096], *data = NULL;
+    size_t len;
+    int64_t id = -1;
+    enum deq_rc rc = DEQ_OK;
+    if (!deq_io_join(path, sizeof path, dir, NAME))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    if (deq_io_exists(path)) {
+        if ((rc = deq_io_read(path, MAX_BYTES, &data, &len, err)))
+            return rc;
+        json_error_t where;
+        json_t *root = NULL;
+        rc = deq_json_parse(data, len, 0, &root, &where);
+        if (rc == DEQ_ENOMEM)
+            deq_fail(err, rc, "%s: no memory to read it", path);
+        else
+            rc = rc ? deq_fail(err, rc, "%s: line %d, column %d: %s", path, where.line, where.column, where.text) : find_eos(path, root, tok, &id, err);
+        json_decref(root);
+        deq_free(data);
+    }
+    for (size_t i = 0; i < DEQ_COUNT(usual) && id < 0; i++)
+        id = deq_tokenizer_id(tok, usual[i]);
+    if (!rc)
+        *ret_id = id;
+    return rc;
+}
