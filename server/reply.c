@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
+
 enum { FLOAT_DIGITS = 9 }; /* a float survives the way through text */
 
 static const char *error_type(int status)
@@ -25,7 +27,7 @@ static const char *error_type(int status)
 void reply_json(struct deq_buf *out, json_t *object)
 {
     char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS)) : NULL;
-    if (text)
+    if (text && !deq_json_failed())
         deq_buf_str(out, text);
     else
         deq_buf_fail(out);

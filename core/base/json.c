@@ -13,10 +13,15 @@ static _Thread_local struct {
     size_t n, cap;
 } parse;
 
+static _Thread_local bool failed;
+
 static void *take(size_t bytes)
 {
-    if (!parse.on)
-        return deq_alloc_plain(bytes);
+    if (!parse.on) {
+        void *b = deq_alloc_plain(bytes);
+        failed = failed || !b;
+        return b;
+    }
     if (parse.n == parse.cap) {
         const size_t cap = DEQ_MAX(2 * parse.cap, (size_t)64);
         void **more = deq_realloc(parse.block, parse.n * sizeof *more, cap * sizeof *more);
@@ -56,6 +61,13 @@ static json_t *guarded(const char *text, size_t len, size_t flags, json_error_t 
     }
     parse.on = true;
     return json_loadb(text, len, flags, where);
+}
+
+bool deq_json_failed(void)
+{
+    const bool was = failed;
+    failed = false;
+    return was;
 }
 
 enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **ret, json_error_t *ret_where)

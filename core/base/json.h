@@ -5,10 +5,14 @@
 #define DEQ_BASE_JSON_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "core/base/err.h"
 
 /* flags: of json_loadb. DEQ_EFORMAT: where says the place and the reason; DEQ_ENOMEM: it says nothing. */
 enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **ret, json_error_t *ret_where);
+/* Whether an allocation of jansson's failed on this thread, outside of a parse, since this was last asked. What it built or printed then may lack a key,
+ * or half of one, and nothing else tells. */
+bool deq_json_failed(void);
 
 #endif
