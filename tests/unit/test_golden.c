@@ -24,7 +24,7 @@ struct golden {
 
 static void remove_model(const char *dir)
 {
-    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "README.md"};
+    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"};
     char path[256];
     for (size_t i = 0; i < DEQ_COUNT(names); i++) {
         snprintf(path, sizeof path, "%s/%s", dir, names[i]);
