@@ -1,11 +1,8 @@
 #include "server/fields.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/json.h"
@@ -58,57 +55,16 @@ static bool shallow(const char *s, size_t n)
     return true;
 }
 
-/* Length of the JSON number at s, 0 when there is none. */
-static size_t number_length(const char *s, bool *ret_real)
-{
-    const char *at = s + (*s == '-');
-    if (!isdigit((unsigned char)*at) || (*at == '0' && isdigit((unsigned char)at[1])))
-        return 0;
-    at += strspn(at, "0123456789");
-    const char *const whole = at;
-    if (*at == '.' && isdigit((unsigned char)at[1]))
-        at += 1 + strspn(at + 1, "0123456789");
-    const char *const e = *at == 'e' || *at == 'E' ? at + 1 + (at[1] == '-' || at[1] == '+') : at;
-    if (e > at && isdigit((unsigned char)*e))
-        at = e + strspn(e, "0123456789");
-    *ret_real = at > whole;
-    return (size_t)(at - s);
-}
-
-/* Whether neither a double nor, without a point or exponent, an int64_t holds it. */
-static bool overflows(const char *s, bool real)
-{
-    errno = 0;
-    if (real)
-        return isinf(strtod(s, NULL));
-    (void)strtoll(s, NULL, 10);
-    return errno == ERANGE;
-}
-
 /* jansson stops at a number that no type holds, and cannot say whose it is. 1e308 stands for it, and the field's own
  * range is what it exceeds. */
 static enum deq_rc parse_clamped(const char *body, size_t len, json_t **ret, json_error_t *je)
 {
-    char *copy = deq_alloc(len + 1); /* ends with 0, where numbers end too */
-    bool in_string = false, real;
+    char *copy = deq_alloc(len + 1);
     if (!copy)
         return DEQ_ENOMEM;
     memcpy(copy, body, len);
     copy[len] = 0;
-    for (size_t i = 0, n; i < len; i += n) {
-        n = in_string && copy[i] == '\\' ? 2 : 1;
-        if (copy[i] == '"')
-            in_string = !in_string;
-        const size_t number = in_string ? 0 : number_length(copy + i, &real);
-        if (!number)
-            continue;
-        n = number;
-        if (!overflows(copy + i, real))
-            continue;
-        const char *const big = copy[i] == '-' ? "-1e308" : "1e308"; /* what overflows is at least as long: 9e308 */
-        memset(copy + i, ' ', n);
-        memcpy(copy + i, big, strlen(big));
-    }
+    deq_json_clamp(copy, len);
     const enum deq_rc rc = deq_json_parse(copy, len, BODY_FLAGS, ret, je);
     deq_free(copy);
     return rc;

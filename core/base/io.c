@@ -12,7 +12,7 @@
 
 static enum deq_rc sys_fail(struct deq_err *err, const char *path, const char *what)
 {
-    return deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot %s: %s", path, what, strerror(errno));
+    return deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot %s: %s", *path ? path : "\"\"", what, strerror(errno));
 }
 
 enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err)

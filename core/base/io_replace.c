@@ -265,14 +265,18 @@ enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_
 
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err)
 {
-    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0666);
-    struct stat st;
+    /* O_NONBLOCK: a pipe that nobody reads must not hang */
+    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
+    struct stat st = {0};
     if (fd < 0)
-        return sys_fail(err, path, "open");
-    const bool regular = !fstat(fd, &st) && S_ISREG(st.st_mode);
+        return errno == ENXIO ? deq_fail(err, DEQ_EIO, "%s: nobody reads from this pipe", path) : sys_fail(err, path, "open");
+    if (fcntl(fd, F_SETFL, O_APPEND) < 0 || fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))) {
+        close(fd);
+        return deq_fail(err, DEQ_EIO, "%s: lines can be added to a file or a pipe, and this is neither", path);
+    }
     const struct deq_part parts[] = {{line, strlen(line)}, {"\n", 1}};
     enum deq_rc rc = write_parts(fd, path, parts, DEQ_COUNT(parts), err);
-    if (rc && regular && ftruncate(fd, st.st_size) < 0)
+    if (rc && S_ISREG(st.st_mode) && ftruncate(fd, st.st_size) < 0)
         rc = sys_fail(err, path, "take back a part of a line");
     if (close(fd) < 0 && !rc)
         rc = sys_fail(err, path, "close");

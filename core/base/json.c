@@ -1,7 +1,12 @@
 #include "core/base/json.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "core/base/mem.h"
 
@@ -84,4 +89,101 @@ enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **
         return no_memory ? DEQ_ENOMEM : DEQ_EFORMAT;
     *ret = root;
     return DEQ_OK;
+}
+
+/* --- What JSON allows and jansson does not hold --- */
+
+/* Length of the JSON number at s, 0 when there is none. */
+static size_t number_length(const char *s, bool *ret_real)
+{
+    const char *at = s + (*s == '-');
+    if (!isdigit((unsigned char)*at) || (*at == '0' && isdigit((unsigned char)at[1])))
+        return 0;
+    at += strspn(at, "0123456789");
+    const char *const whole = at;
+    if (*at == '.' && isdigit((unsigned char)at[1]))
+        at += 1 + strspn(at + 1, "0123456789");
+    const char *const e = *at == 'e' || *at == 'E' ? at + 1 + (at[1] == '-' || at[1] == '+') : at;
+    if (e > at && isdigit((unsigned char)*e))
+        at = e + strspn(e, "0123456789");
+    *ret_real = at > whole;
+    return (size_t)(at - s);
+}
+
+/* Whether neither a double nor, without a point or exponent, an int64_t holds it. */
+static bool overflows(const char *s, bool real)
+{
+    errno = 0;
+    if (real)
+        return isinf(strtod(s, NULL));
+    (void)strtoll(s, NULL, 10);
+    return errno == ERANGE;
+}
+
+void deq_json_clamp(char *text, size_t len)
+{
+    bool in_string = false, real;
+    for (size_t i = 0, n; i < len; i += n) {
+        n = in_string && text[i] == '\\' ? 2 : 1;
+        if (text[i] == '"')
+            in_string = !in_string;
+        const size_t number = in_string ? 0 : number_length(text + i, &real);
+        if (!number)
+            continue;
+        n = number;
+        if (!overflows(text + i, real))
+            continue;
+        const char *const big = text[i] == '-' ? "-1e308" : "1e308"; /* what overflows is at least as long: 9e308 */
+        memset(text + i, ' ', n);
+        memcpy(text + i, big, strlen(big));
+    }
+}
+
+/* The number that \uXXXX at s stands for, or -1: it is none. */
+static long escaped(const char *s)
+{
+    char digits[5] = "", *end;
+    if (s[0] != '\\' || s[1] != 'u')
+        return -1;
+    memcpy(digits, s + 2, strnlen(s + 2, 4));
+    const long code = isxdigit((unsigned char)digits[0]) ? strtol(digits, &end, 16) : -1;
+    return code < 0 || end != digits + 4 ? -1 : code;
+}
+
+/* \u0000, which jansson takes in no key, and halves of surrogate pairs become \ufffd. */
+static void plain_strings(char *text, size_t len)
+{
+    enum { ESCAPE = 6 };
+    for (size_t i = 0, n; i < len; i += n) {
+        const long code = escaped(text + i);
+        const bool high = code >= 0xd800 && code < 0xdc00, low = code >= 0xdc00 && code < 0xe000;
+        n = code >= 0 ? ESCAPE : text[i] == '\\' ? 2 : 1;
+        if (high) {
+            const long next = escaped(text + i + ESCAPE);
+            if (next >= 0xdc00 && next < 0xe000) {
+                n = 2 * ESCAPE;
+                continue;
+            }
+        }
+        if (high || low || !code)
+            memcpy(text + i + 2, "fffd", 4);
+    }
+}
+
+enum deq_rc deq_json_parse_loose(const char *text, size_t len, json_t **ret)
+{
+    json_error_t where;
+    enum deq_rc rc = deq_json_parse(text, len, 0, ret, &where);
+    if (rc != DEQ_EFORMAT)
+        return rc;
+    char *copy = deq_alloc(len + 1);
+    if (!copy)
+        return DEQ_ENOMEM;
+    memcpy(copy, text, len);
+    copy[len] = 0;
+    deq_json_clamp(copy, len);
+    plain_strings(copy, len);
+    rc = deq_json_parse(copy, len, 0, ret, &where);
+    deq_free(copy);
+    return rc;
 }

@@ -15,4 +15,11 @@ enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **
  * or half of one, and nothing else tells. */
 bool deq_json_failed(void);
 
+/* Numbers that neither a double nor, without point and exponent, an int64_t holds become 1e308 or -1e308, in place. text[len] is 0. */
+void deq_json_clamp(char *text, size_t len);
+
+/* Of a text whose numbers and strings are looked at roughly or not at all: every JSON text is taken, with large numbers clamped, and with U+FFFD for NUL and
+ * halves of surrogate pairs where jansson does not hold them. *ret only on success. */
+enum deq_rc deq_json_parse_loose(const char *text, size_t len, json_t **ret);
+
 #endif

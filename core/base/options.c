@@ -116,6 +116,12 @@ static int choice(const char *choices, const char *text)
     return -1;
 }
 
+/* Compared as integers: a double would round what is just beyond 2^53. */
+static bool outside(const struct deq_opt *o, uint64_t u)
+{
+    return u < (uint64_t)o->min || (o->max < 0x1p64 && u > (uint64_t)o->max);
+}
+
 enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text, int item, struct deq_err *err)
 {
     void *p = (char *)values + o->offset;
@@ -130,7 +136,7 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
         return DEQ_OK;
     case DEQ_OPT_U32:
     case DEQ_OPT_U64:
-        if (!parse_u64(text, &u) || (double)u < o->min || (double)u > o->max)
+        if (!parse_u64(text, &u) || outside(o, u))
             return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an integer in %.0f..%.0f", o->name, text, o->min, o->max);
         if (o->type == DEQ_OPT_U32)
             *(uint32_t *)p = (uint32_t)u;
@@ -138,7 +144,7 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
             *(uint64_t *)p = u;
         return DEQ_OK;
     case DEQ_OPT_BYTES:
-        if (!parse_bytes(text, &u) || (double)u < o->min || (double)u > o->max)
+        if (!parse_bytes(text, &u) || outside(o, u))
             return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a size in %.0f..%.0f bytes (units K, M, G)", o->name, text, o->min, o->max);
         *(uint64_t *)p = u;
         return DEQ_OK;
@@ -156,7 +162,11 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
             return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not one of %s", o->name, text, o->choices);
         *(int *)p = k;
         return DEQ_OK;
-    case DEQ_OPT_ARG: *(const char **)p = text; return DEQ_OK;
+    case DEQ_OPT_ARG:
+        if (!*text) /* of a shell's variable that is not set */
+            return deq_fail(err, DEQ_EINVAL, "%s: the value is empty", o->name);
+        *(const char **)p = text;
+        return DEQ_OK;
     case DEQ_OPT_ARGS:
         if (((struct deq_args *)p)->n >= (size_t)o->max)
             return deq_fail(err, DEQ_EINVAL, "%s: given more than %.0f times", o->name, o->max);
@@ -253,9 +263,11 @@ enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char
     return deq_yaml_walk_file(path, on_item, &l, err);
 }
 
-/* A value that has no place in a file: of a flag or a variable. */
+/* A value that has no place in a file: of a flag or a variable. A null puts back what the table has. */
 static enum deq_rc set_text(const struct deq_opt_table *t, const struct deq_opt *o, void *values, const char *text, struct deq_err *err)
 {
+    if (*text && deq_yaml_is_null(text))
+        return deq_opt_set(o, values, o->def ? o->def : "", 0, err);
     if (o->type != DEQ_OPT_LIST || text[0] != '[')
         return deq_opt_set(o, values, text, 0, err);
     char yaml[8192];

@@ -54,15 +54,19 @@ static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_
     return DEQ_OK;
 }
 
-/* An unquoted null of YAML 1.2's core schema. */
-static bool is_null(const yaml_event_t *e)
+bool deq_yaml_is_null(const char *text)
 {
     static const char *const names[] = {"", "~", "null", "Null", "NULL"};
-    const char *value = (const char *)e->data.scalar.value;
     bool found = false;
-    for (size_t i = 0; i < DEQ_COUNT(names) && e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE; i++)
-        found = found || (!strcmp(value, names[i]) && e->data.scalar.length == strlen(names[i]));
+    for (size_t i = 0; i < DEQ_COUNT(names); i++)
+        found = found || !strcmp(text, names[i]);
     return found;
+}
+
+static bool is_null(const yaml_event_t *e)
+{
+    const char *value = (const char *)e->data.scalar.value;
+    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && e->data.scalar.length == strlen(value) && deq_yaml_is_null(value);
 }
 
 /* The item that stands at m, of the key that was read last. */
@@ -137,6 +141,22 @@ static enum deq_rc on_event(struct walker *w, const yaml_event_t *e, deq_yaml_fn
     }
 }
 
+/* What libyaml says is wrong, and where. Of bytes that are no text it knows the offset only. */
+static enum deq_rc not_yaml(const yaml_parser_t *p, const char *text, const char *name, struct deq_err *err)
+{
+    size_t line = p->problem_mark.line, column = p->problem_mark.column;
+    if (p->error == YAML_MEMORY_ERROR)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory", name);
+    if (p->error == YAML_READER_ERROR)
+        line = column = 0;
+    for (size_t i = 0; p->error == YAML_READER_ERROR && i < p->problem_offset; i++) {
+        column = text[i] == '\n' ? 0 : column + 1;
+        line += text[i] == '\n';
+    }
+    return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s%s", name, line + 1, column + 1, p->context ? p->context : "", p->context ? ": " : "",
+                    p->problem ? p->problem : "not YAML");
+}
+
 enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_yaml_fn fn, void *ctx, struct deq_err *err)
 {
     yaml_parser_t parser;
@@ -154,10 +174,7 @@ enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_ya
     for (bool done = false; !done && rc != DEQ_ENOMEM;) { /* after an error only to see whether the rest is YAML */
         yaml_event_t e;
         if (!yaml_parser_parse(&parser, &e)) {
-            rc = parser.error == YAML_MEMORY_ERROR
-                     ? deq_fail(err, DEQ_ENOMEM, "%s: no memory", name)
-                     : deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s%s", name, parser.problem_mark.line + 1, parser.problem_mark.column + 1,
-                                parser.context ? parser.context : "", parser.context ? ": " : "", parser.problem ? parser.problem : "not YAML");
+            rc = not_yaml(&parser, text, name, err);
             break;
         }
         if (!rc && e.type == YAML_DOCUMENT_START_EVENT && ++documents > 1)

@@ -28,6 +28,9 @@ struct deq_yaml_item {
 /* Called for all of them in order; a code other than DEQ_OK ends the walk, and is its result unless the rest of the file is not YAML: that is told first. */
 typedef enum deq_rc (*deq_yaml_fn)(void *ctx, const struct deq_yaml_item *item, struct deq_err *err);
 
+/* Whether text, without quotes, is YAML's null. */
+bool deq_yaml_is_null(const char *text);
+
 enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_yaml_fn fn, void *ctx, struct deq_err *err);
 enum deq_rc deq_yaml_walk_file(const char *path, deq_yaml_fn fn, void *ctx, struct deq_err *err);
 

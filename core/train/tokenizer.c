@@ -58,8 +58,10 @@ static enum deq_rc use(const struct deq_recipe *r, const struct deq_train_opts *
                        struct deq_err *err)
 {
     enum deq_rc rc = deq_tokenizer_load(in_out, ret, err);
-    if (rc || o->resume) /* the checkpoint was trained with it, and its shapes say whether they fit */
+    if (rc)
         return rc;
+    if (o->resume) /* the checkpoint was trained with it, and its shapes say whether they fit; a text can give fewer tokens than were asked for */
+        return deq_tokenizer_vocab_size(*ret) <= r->vocab_size ? DEQ_OK : check_size(r, in_out, *ret, false, err);
     struct deq_buf here, there;
     deq_buf_init(&here, DEQ_TOKENIZER_MAX_FILE_BYTES);
     deq_buf_init(&there, DEQ_TOKENIZER_MAX_FILE_BYTES);

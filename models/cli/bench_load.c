@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include "core/base/clock.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/base/terms.h"
@@ -71,14 +72,24 @@ static size_t count_of(const json_t *v)
     return x >= 1 && x < 1e15 ? (size_t)x : 0;
 }
 
+/* [DONE], with blanks round it */
+static bool is_done(const char *data, size_t n)
+{
+    static const char mark[] = "[DONE]";
+    const char *at = data + strspn(data, " \t");
+    return !strncmp(at, mark, sizeof mark - 1) && (size_t)(at - data) + sizeof mark - 1 + strspn(at + sizeof mark - 1, " \t") == n;
+}
+
 static void on_event(void *ctx, const char *data, size_t n)
 {
     struct bench_call *c = ctx;
-    c->done = n == 6 && !memcmp(data, "[DONE]", 6); /* must come last */
+    if (!data[strspn(data, " \t\n")] && strlen(data) == n)
+        return; /* as good as a comment */
+    c->done = is_done(data, n); /* must come last */
     if (c->done)
         return;
-    json_error_t je;
-    json_t *o = json_loadb(data, n, JSON_ALLOW_NUL, &je);
+    json_t *o = NULL;
+    (void)deq_json_parse_loose(data, n, &o);
     if (!json_is_object(o)) {
         fail_call(c, "bad_event", "an event is not a JSON object");
         json_decref(o);
@@ -180,8 +191,9 @@ static void end_call(struct bench *b, struct bench_call *c, CURLcode rc)
     if (!rc && status == 200 && !sse_end(&c->sse, on_event, c))
         fail_call(c, "bad_event", "an event is too long");
     if (status && status != 200) {
-        json_error_t je;
-        json_t *o = c->reply.len ? json_loadb(c->reply.data, c->reply.len, JSON_ALLOW_NUL, &je) : NULL;
+        json_t *o = NULL;
+        if (c->reply.len)
+            (void)deq_json_parse_loose(c->reply.data, c->reply.len, &o);
         const char *text = json_string_value(json_object_get(json_object_get(o, "error"), "message"));
         c->refused = status == 429;
         snprintf(name, sizeof name, "http_%ld", status);
@@ -345,7 +357,6 @@ static size_t on_reply(char *bytes, size_t size, size_t n, void *ctx)
 static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body)
 {
     struct deq_buf reply;
-    json_error_t je;
     json_t *o = NULL;
     long status = 0;
     deq_buf_init(&reply, 64 << 20);
@@ -359,8 +370,8 @@ static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body
         deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld: give the server's key with --api-key or DEQ_API_KEY", b->url, path, status);
     else if (status != 200)
         deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld, expected 200", b->url, path, status);
-    else if (!(o = json_loadb(reply.data ? reply.data : "", reply.len, JSON_ALLOW_NUL, &je)))
-        deq_fail(&b->err, DEQ_EFORMAT, "%s%s: the reply is not JSON: %s", b->url, path, je.text);
+    else if (deq_json_parse_loose(reply.data ? reply.data : "", reply.len, &o))
+        deq_fail(&b->err, DEQ_EFORMAT, "%s%s: the reply is not JSON", b->url, path);
     curl_easy_cleanup(e);
     deq_buf_free(&reply);
     return o;

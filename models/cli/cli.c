@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args, size_t *ret_n)
@@ -44,6 +45,13 @@ int cli_print_json(const char *command, json_t *r, size_t flags)
     puts(text); /* main looks whether it arrived */
     free(text); /* jansson's */
     return CLI_OK;
+}
+
+FILE *cli_report(const char *out)
+{
+    struct stat file, own;
+    const bool same = !stat(out, &file) && !fstat(STDOUT_FILENO, &own) && file.st_dev == own.st_dev && file.st_ino == own.st_ino;
+    return same ? stderr : stdout;
 }
 
 static bool line_open;

@@ -15,6 +15,8 @@ int cli_fail(const char *command, const char *message);
 /* Prints r, which is given away, as one JSON text; flags: jansson's. CLI_FAIL, with a message, when r could not be made. */
 struct json_t;
 int cli_print_json(const char *command, struct json_t *r, size_t flags);
+/* Where the command that writes the file `out` reports: standard error where out is standard output itself. To be asked before it is written. */
+FILE *cli_report(const char *out);
 /* One line that replaces the last one on a terminal; nothing elsewhere. */
 void cli_progress(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cli_progress_end(void);

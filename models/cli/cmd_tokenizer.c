@@ -36,11 +36,11 @@ static int report(const struct deq_err *err)
     return EXIT_FAILURE;
 }
 
-static int print_all(const struct deq_buf *b)
+static int print_all(const struct deq_buf *b, FILE *to)
 {
     if (b->failed)
         return fprintf(stderr, "deq tokenizer: no memory for the output\n"), EXIT_FAILURE;
-    fwrite(b->data ? b->data : "", 1, b->len, stdout); /* main looks whether it arrived */
+    fwrite(b->data ? b->data : "", 1, b->len, to); /* main looks whether it arrived */
     return EXIT_SUCCESS;
 }
 
@@ -148,6 +148,7 @@ static int train(int argc, char **argv)
     struct deq_tokens tokens = {0};
     const struct deq_bpe_train_opts opts = {.vocab_size = f.vocab_size, .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
     const double begin = deq_now_s();
+    FILE *to = cli_report(f.out);
     deq_buf_init(&text, MAX_TEXT_BYTES);
     deq_buf_init(&file, DEQ_TOKENIZER_MAX_FILE_BYTES);
     deq_buf_init(&line, 8192);
@@ -167,7 +168,7 @@ static int train(int argc, char **argv)
         rc = deq_tokenizer_config_save(f.out, deq_tokenizer_id(tok, "<|endoftext|>"), -1, &err);
     if (!rc)
         describe(&f, &text, deq_tokenizer_vocab_size(tok), tokens.n, seconds, &line);
-    code = rc ? report(&err) : print_all(&line);
+    code = rc ? report(&err) : print_all(&line, to);
     deq_tokens_free(&tokens);
     deq_tokenizer_free(tok);
     deq_buf_free(&text);
@@ -300,7 +301,7 @@ static int encode(int argc, char **argv)
         print_ids(&out, &tokens, " ");
         deq_buf_str(&out, "\n");
     }
-    code = rc ? report(&err) : print_all(&out);
+    code = rc ? report(&err) : print_all(&out, stdout);
     deq_free(data);
     deq_buf_free(&out);
     deq_tokens_free(&tokens);
@@ -401,7 +402,7 @@ static int decode(int argc, char **argv)
         !decode_lines(tok, ids.len ? ids.data : data, ids.len ? ids.len : len, f.skip_special, f.hex, &out, &err))
         code = report(&err);
     else
-        code = print_all(&out);
+        code = print_all(&out, stdout);
     deq_tokenizer_free(tok);
     deq_free(data);
     deq_buf_free(&out);

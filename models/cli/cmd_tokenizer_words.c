@@ -66,14 +66,15 @@ int cmd_tokenizer_words(int argc, char **argv)
         return cli_usage("tokenizer words", "expected --out and either texts or --vocab");
     if (f.vocab_out && !strcmp(f.out, f.vocab_out))
         return cli_usage("tokenizer words", "--out and --vocab-out name one file, %s", f.out);
+    FILE *to = f.vocab_out && cli_report(f.vocab_out) == stderr ? stderr : cli_report(f.out);
     if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err) : count(args, n, f.out, f.vocab_out, &info, &words, &err))
         return cli_fail("tokenizer words", err.text);
     if (deq_tokenizer_config_save(f.out, info.eos_id, info.unk_id, &err))
         return cli_fail("tokenizer words", err.text);
     if (f.json)
-        printf("{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n", info.n_words, (long long)info.eos_id,
+        fprintf(to, "{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n", info.n_words, (long long)info.eos_id,
                (long long)info.unk_id, (unsigned long long)words);
     else
-        printf("%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", f.out, info.n_words, (long long)info.eos_id, (long long)info.unk_id);
+        fprintf(to, "%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", f.out, info.n_words, (long long)info.eos_id, (long long)info.unk_id);
     return CLI_OK;
 }

@@ -51,7 +51,8 @@ bool sse_push(struct sse *s, const char *bytes, size_t n, sse_fn fn, void *ctx)
         const char *at = bytes;
         while (at < end && *at != '\n' && *at != '\r')
             at++;
-        if (!deq_buf_add(&s->line, bytes, (size_t)(at - bytes)))
+        const bool comment = s->line.len && s->line.data[0] == ':'; /* of any length */
+        if (!comment && !deq_buf_add(&s->line, bytes, (size_t)(at - bytes)))
             return false;
         if (at == end)
             break;

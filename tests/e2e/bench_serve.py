@@ -255,7 +255,9 @@ def test_every_valid_stream():
         return 200, body[:-len(last)] if last else body
     cases = (("NUL in a text", stream("\0")), ("CR", stream("b", "\r")), ("CRLF", stream("b", "\r\n")), ("a mark", stream("b", head=b"\xef\xbb\xbf")),
              ("no blank", stream("b", data="data:")), ("comments, fields", stream("b", head=b": hello\n\nretry: 10\n", data="event: chunk\nid: 7\ndata: ")),
-             ("the end unclosed", stream("b", last="\n\n")), ("multi-byte", stream("\u20ac\U0001f600")), ("whole numbers as reals", stream("b", usage='{"prompt_tokens": 3.0, "completion_tokens": 3.0}')))
+             ("the end unclosed", stream("b", last="\n\n")), ("NUL in a key", stream("b", usage='{"prompt_tokens": 3, "completion_tokens": 3, "\\u0000": 1}')), ("half a character", stream("\ud83d")),
+             ("numbers of any size", stream("b", head=b'data: {"created": 18446744073709551615, "x": 1e999}\n\n')), ("nothing in an event", stream("b", head=b"data:\n\ndata\n\n")),
+             ("blanks", stream("b", data="data: \t ")), ("a long comment", stream("b", head=b":" + b"x" * (5 << 20) + b"\n")), ("multi-byte", stream("\u20ac\U0001f600")), ("whole numbers as reals", stream("b", usage='{"prompt_tokens": 3.0, "completion_tokens": 3.0}')))
     for name, script in cases:
         with Scripted([script]) as s:
             code, o, err = bench(s.url, "--num-prompts", 1)

@@ -101,13 +101,13 @@ def test_out_that_is_no_plain_file():
         code, _, err = words(path("fifo"))
         check(code == 1 and "nobody reads" in err, "a pipe without a reader: %d %r" % (code, err))
         code, out, _ = words("/dev/stdout")
-        check(code == 0 and out.startswith(want), "standard output by its name")
+        equal((code, out), (0, want), "standard output by its name holds the file and no report")
         with open(path("log"), "w") as f:
             f.write("first\n")
             f.flush()
-            subprocess.run([DEQ, "tokenizer", "words", path("w.txt"), "--out", "/dev/stdout"], stdout=f, timeout=60 * SLOW)
+            subprocess.run([DEQ, "tokenizer", "words", path("w.txt"), "--out", "/dev/stdout"], stdout=f, stderr=subprocess.DEVNULL, timeout=60 * SLOW)
         with open(path("log")) as f:
-            check(f.read().startswith("first\n" + want), "as `>> file`")
+            equal(f.read(), "first\n" + want, "as `>> file`")
         for out, word in ((tmp, "directory"), (path("no/where"), "No such file"), (path("new/"), "directory")):
             code, _, err = words(out)
             check(code == 1 and word in err, "--out %s: %d %r" % (out, code, err))
@@ -213,8 +213,8 @@ def test_a_start_that_is_refused_leaves_nothing():
         with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
             g.write(f.read()[:2000])
 
-        def train(*sets):
-            more = [x for s in ("data.train=t.txt", "data.valid=t.txt") + sets for x in ("--set", s)]
+        def train(*sets, resume=False):
+            more = ["--resume"] * resume + [x for s in ("data.train=t.txt", "data.valid=t.txt") + sets for x in ("--set", s)]
             return run([DEQ, "train", RECIPE, "--data", tmp, "--out", out, "--threads", "1", "--set", "train.steps=1", "--set", "train.shallow_steps=1",
                         "--set", "train.warmup=0", "--set", "predictor.steps=0"] + more)
 
@@ -231,3 +231,6 @@ def test_a_start_that_is_refused_leaves_nothing():
         check(code == 0 and "using %s/tokenizer.json, 280 tokens" % out in err, "the same size, and it says so: %d %r" % (code, err))
         with open(os.path.join(out, "train.jsonl")) as f:
             check(all(json.loads(line)["event"] for line in f), "the log is of this run alone")
+        code, _, err = train("data.vocab_size=270", resume=True)
+        check(code == 1 and "280 tokens" in err and "is 270" in err, "a run goes on with the size it began with: %d %r" % (code, err))
+        equal([train("data.vocab_size=%d" % n, resume=True)[0] for n in (280, 9999)], [0, 0], "a text can give fewer tokens than were asked for")

@@ -610,6 +610,9 @@ def test_precedence_and_print_config():
         got = printed(["--set", "server.http_threads=6", "--config", path], env)[1]
         equal(got["server.http_threads"], "6", "wherever --config stands")
         equal(printed([], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"], "5", "DEQD_CONFIG")
+        equal(printed(["--set", "engine.max_sequences=null"], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"], "32", "a null puts the default back")
+        code, _, err = run([DEQD, "--print-config"], env=dict(env, DEQD_CONFIG="/nowhere.yaml"))
+        check(code == 2 and "DEQD_CONFIG: /nowhere.yaml: cannot open" in err, "the variable is named: %d %r" % (code, err))
         equal(printed(["--listen=[::1]:5", "--model", "m"])[1]["server.listen"], '"[::1]:5"', "--listen=, IPv6")
         equal(printed(["--set", "engine.threads=1", "--set", "engine.threads=2"])[1]["engine.threads"], "2", "the last flag wins")
         # nulls and sections whose keys are commented out are not there; in quotes it is text

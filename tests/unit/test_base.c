@@ -899,6 +899,10 @@ TEST(io_replace_is_all_or_nothing)
     CHECK(!deq_io_append_line(in_dir("log"), "one", &e) && !deq_io_append_line(in_dir("log"), "two", &e));
     CHECK(file_is(in_dir("log"), "one\ntwo\n"));
     CHECK(deq_io_append_line(in_dir("none/log"), "x", &e) == DEQ_ENOTFOUND);
+    CHECK(deq_io_append_line(in_dir("d"), "x", &e) == DEQ_EIO);
+    CHECK(!mkfifo(in_dir("pipe"), 0600) && deq_io_append_line(in_dir("pipe"), "x", &e) == DEQ_EIO && strstr(e.text, "nobody reads")); /* it does not wait */
+    CHECK(!unlink(in_dir("pipe")));
+    CHECK(!deq_io_append_line("/dev/null", "x", &e) && deq_io_read("", 1, &(char *){NULL}, &(size_t){0}, &e) == DEQ_ENOTFOUND && strstr(e.text, "\"\": cannot open"));
     CHECK(deq_io_mkdir(f, &e) == DEQ_EIO); /* exists, but is a file */
     CHECK(deq_io_exists(f) && !deq_io_is_dir(f) && !deq_io_exists(in_dir("none")));
     char out[8];
@@ -986,7 +990,8 @@ TEST(yaml_refuses)
         {"a: [1\n", "line", "t.yaml"},
         {"a: 1\n b: 2\n", "line 2", "t.yaml"},
         {"\ta: 1\n", "line 1", "t.yaml"},
-        {"a: \xff\n", "t.yaml", "line"},
+        {"a: \xff\n", "t.yaml", "line 1, column 4"},
+        {"a: 1\nb: \x01\n", "t.yaml", "line 2, column 4"},
         {"a:\n  b: stop\n", "stopped", "a.b"},
         {"a: {b: {c: {d: {e: {f: {g: {h: {i: 1}}}}}}}}\n", "line 1, column 32", "too deeply"},
         /* the header promises that merge keys are refused; without an alias only the key itself can tell */
@@ -1120,6 +1125,7 @@ TEST(options_bad_values_name_the_option)
         {"count", ""},           {"count", "0"},          {"count", "101"},       {"count", "-1"},        {"count", "+5"},
         {"count", " 5"},         {"count", "5 "},         {"count", "5x"},        {"count", "0x5"},       {"count", "1e1"},
         {"count", "4294967301"}, {"count", "18446744073709551621"},               {"server.large", "18446744073709551616"},
+        {"server.large", "1000000000000000001"},
         {"server.large", "1000000000000000001000"},       {"server.room", "K"},   {"server.room", "-1"},  {"server.room", "1T"},
         {"server.room", "1k"},   {"server.room", "1 K"},  {"server.room", "1.5G"}, {"server.room", "1025G"}, {"server.room", "17179869185G"},
         {"server.room", "00000000000000000000000000000000000001"},                {"server.rate", ""},    {"server.rate", "nan"},
@@ -1137,6 +1143,9 @@ TEST(options_bad_values_name_the_option)
         CHECK_MSG(strstr(e.text, t[i].name), "\"%s\" does not name %s", e.text, t[i].name);
         CHECK_MSG(!memcmp(&before, &v, sizeof v), "%s \"%s\" changed a value", t[i].name, t[i].text);
     }
+    static const struct deq_opt exact = {"exact", DEQ_OPT_U64, 0, 0, 0x1p53, NULL, NULL, "as a double this and the next are one"};
+    uint64_t u = 0;
+    CHECK(!deq_opt_set(&exact, &u, "9007199254740992", 0, NULL) && deq_opt_set(&exact, &u, "9007199254740993", 0, NULL) == DEQ_EINVAL);
 }
 
 TEST(options_from_yaml)
@@ -1217,6 +1226,9 @@ TEST(options_assign)
     CHECK(!deq_opt_assign(&table, &v, "log.list=one", &e) && !strcmp(v.list, "one"));
     CHECK(!deq_opt_assign(&table, &v, "log.list=[a.txt, 'b c']", &e) && !strcmp(v.list, "a.txt\nb c"));
     CHECK(!deq_opt_assign(&table, &v, "log.list=[]", &e) && !v.list[0]);
+    /* YAML's null puts the default back, whatever a file has said */
+    CHECK(!deq_opt_assign(&table, &v, "count=null", &e) && v.count == 5 && !deq_opt_assign(&table, &v, "log.list=~", &e) && !strcmp(v.list, "x"));
+    CHECK(!deq_opt_assign(&table, &v, "log.name=null", &e) && strcmp(v.name, "null") && !deq_opt_assign(&table, &v, "log.name=nullx", &e) && !strcmp(v.name, "nullx"));
     static const struct {
         const char *text, *says;
     } bad[] = {{"conut=7", "unknown key conut (did you mean count?)"}, {"count", "expected KEY=VALUE"}, {"=5", "expected KEY=VALUE"}, {"", "expected KEY=VALUE"},

@@ -85,6 +85,8 @@ TEST(flags_messages_name_flag_value_and_what_was_expected)
         {"a --colour Blue", "--colour: \"Blue\" is not one of red|green|blue"},
         {"a --colour", "--colour needs a value"},
         {"a --out --json", "--out needs a value"},
+        {"a --out=", "--out: the value is empty"},
+        {"a --out EMPTY", "--out: the value is empty"},
         {"a --set x --set y --set z", "--set: given more than 2 times"},
         {"a --json=true", "--json takes no value"},
         {"a --cuont 5", "unknown flag --cuont (did you mean --count?)"},

@@ -97,5 +97,14 @@ TEST(sse_has_a_longest_event)
         n++;
     CHECK(!ok && n == SSE_EVENT_MAX / PIECE && !e.n);
     sse_free(&s);
+    sse_init(&s); /* a comment is never an event too long */
+    memset(piece, 'x', PIECE);
+    ok = sse_push(&s, ":", 1, on_event, &e);
+    for (n = 0; n < 8 && ok; n++)
+        ok = sse_push(&s, piece, PIECE, on_event, &e);
+    deq_buf_init(&e.all, 16);
+    CHECK(ok && sse_push(&s, "\ndata: a\n\n", 10, on_event, &e) && e.n == 1);
+    deq_buf_free(&e.all);
+    sse_free(&s);
     deq_free(piece);
 }
