@@ -30,7 +30,7 @@ struct header_check {
     struct credential bearer, key; /* of Authorization, of x-api-key */
     struct header_weight octets, json;
     bool is_encoded, browser;
-    /* the first value of each, without the blanks round it; or NULL */
+    /* the first value of each that is not empty, without the blanks round it; or NULL. An empty Origin is nobody's */
     const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method, *ask_headers, *ask_private;
 };
 
@@ -134,7 +134,8 @@ static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const ch
     take_credential(c, key, key_len, value, value_len);
     for (size_t i = 0; i < DEQ_COUNT(kept); i++) {
         const char **const slot = (const char **)((char *)c + kept[i].offset);
-        if (is_name(key, key_len, kept[i].name) && !*slot)
+        const bool says = value_len || kept[i].offset == offsetof(struct header_check, origin);
+        if (says && !*slot && is_name(key, key_len, kept[i].name))
             *slot = end_at(value, value_len);
     }
     if (is_name(key, key_len, "Accept")) {

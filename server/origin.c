@@ -21,7 +21,7 @@ static bool parse_authority(const char *s, size_t len, unsigned long default_por
     const char *close = v6 ? memchr(s, ']', len) : NULL;
     const size_t n = v6 ? (close ? (size_t)(close - s) + 1 : 0) : strcspn(s, ":");
     *ret = (struct authority){s, DEQ_MIN(n, len), default_port};
-    if (!ret->n || ret->n > NAME_MAX_BYTES || memchr(s, '@', len) || memchr(s, '/', len))
+    if (ret->n <= (v6 ? strlen("[]") : 0) || ret->n > NAME_MAX_BYTES || strcspn(s, " \t\"#*,/<>?@\\^`{|}") < len)
         return false;
     if (ret->n < len) {
         const char *digits = s + ret->n + 1;
@@ -46,6 +46,7 @@ static bool same_name(const struct authority *a, const char *name, size_t n)
 struct origin {
     const char *scheme;
     size_t n_scheme;
+    unsigned long default_port; /* of the scheme; 0: none */
     struct authority at;
 };
 
@@ -57,8 +58,8 @@ static bool parse_origin(const char *s, size_t len, struct origin *ret)
         return false;
     ret->scheme = s;
     ret->n_scheme = n;
-    const unsigned long port = n == 4 && !strncasecmp(s, "http", 4) ? 80 : n == 5 && !strncasecmp(s, "https", 5) ? 443 : 0;
-    return parse_authority(sep + 3, len - n - 3, port, &ret->at);
+    ret->default_port = n == 4 && !strncasecmp(s, "http", 4) ? 80 : n == 5 && !strncasecmp(s, "https", 5) ? 443 : 0;
+    return parse_authority(sep + 3, len - n - 3, ret->default_port, &ret->at);
 }
 
 static bool same_origin(const char *a, size_t n_a, const char *b)
@@ -93,13 +94,14 @@ static bool listed(const char *list, const char *origin)
     return false;
 }
 
-/* A page that came from the host that is asked now. The scheme is the proxy's in front, who may have taken TLS off. */
+/* A page that came from the host that is asked now. Which of http and https is the proxy's in front, who may have taken TLS off; a page of another
+ * scheme is an app's, whatever its host is called. */
 static bool from_here(const char *origin, const char *host)
 {
     struct origin o;
     struct authority h;
-    return host && parse_origin(origin, strlen(origin), &o) && parse_authority(host, strlen(host), o.at.port, &h) && h.port == o.at.port &&
-           same_name(&h, o.at.name, o.at.n);
+    return host && parse_origin(origin, strlen(origin), &o) && o.default_port &&
+           parse_authority(host, strlen(host), o.default_port, &h) && h.port == o.at.port && same_name(&h, o.at.name, o.at.n);
 }
 
 static bool is_site(const struct origin_head *h, const char *site)

@@ -51,9 +51,10 @@ def test_forms():
         s, _, b = d.request("POST", "/v1/completions", BODY, dict(extra, **{"Content-Type": form}))
         equal(s, status, "a form with %s" % extra)
     for kind, status in (("application/json;charset=\"UTF-8\"", 200), ("Application/JSON ; charset=utf-8 ; x=\"a;b\"", 200), (form + ";charset=utf-8", 200),
-                         ("text/plain", 415), ("application/json, text/plain", 415), ("multipart/form-data; boundary=x", 415)):
+                         ("", 200), ("text/plain", 415), ("application/json, text/plain", 415), ("multipart/form-data; boundary=x", 415)):
         s, _, b = d.request("POST", "/v1/completions", BODY, {"Content-Type": kind})
         equal(s, status, "Content-Type: " + kind)
+    equal(d.request("POST", "/v1/completions", BODY, {"X-Request-Timeout-Ms": ""})[0], 200, "no header's empty value is a value")
     for coding, status in (("identity", 200), (" Identity\t", 200), ("", 200), ("gzip", 415), ("identity, gzip", 415), ("br", 415), ("zstd", 415)):
         s, h, b = d.request("POST", "/v1/completions", BODY, {"Content-Encoding": coding})
         equal((s, h.get("accept-encoding")), (status, "identity" if status == 415 else None), "Content-Encoding: " + coding)

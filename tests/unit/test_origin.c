@@ -27,6 +27,9 @@ TEST(origin_of_pages)
         /* others */
         {ORIGIN_FOREIGN, "", "POST", "localhost:8080", "http://localhost:3000", NULL, NULL},
         {ORIGIN_FOREIGN, "", "GET", "localhost:8080", "http://localhost", NULL, NULL},
+        {ORIGIN_FOREIGN, "", "POST", "localhost", "http://localhost:3000", NULL, NULL}, /* no port is the scheme's */
+        {ORIGIN_FOREIGN, "", "POST", "localhost", "https://localhost:80", NULL, NULL},
+        {ORIGIN_FOREIGN, "", "POST", "localhost", "capacitor://localhost", NULL, NULL}, /* an app's page */
         {ORIGIN_FOREIGN, "", "POST", "localhost", "http://localhost.evil.example", NULL, NULL},
         {ORIGIN_FOREIGN, "", "POST", "localhost", "http://evil.example", NULL, NULL},
         {ORIGIN_FOREIGN, "", "POST", "localhost", "null", NULL, NULL},
@@ -75,7 +78,7 @@ TEST(origin_hosts)
     static const char *const always[] = {"", "localhost", "LocalHost:8080", "localhost.", "a.localhost:1", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080", "10.1.2.3:80",
                                          "deqd", "x:", "deqd:80"};
     static const char *const never[] = {"evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "1.2.3", "a.b@localhost",
-                                        "evil.example.", "[::1", "[evil.example]x", "evil.localhost.example", "localhost:x", ".localhost.x"};
+                                        "evil.example.", "[::1", "[evil.example]x", "evil.localhost.example", "localhost:x", ".localhost.x", "[]", "a b", "local#host"};
     for (size_t i = 0; i < DEQ_COUNT(always); i++)
         CHECK_MSG(origin_host_allowed("", always[i]), "%s", always[i]);
     for (size_t i = 0; i < DEQ_COUNT(never); i++)
@@ -88,7 +91,8 @@ TEST(origin_hosts)
 
 TEST(origin_lists)
 {
-    static const char *const origins[] = {"", "*", "null", LIST, "chrome-extension://abcdef"}, *const no_origins[] = {"app.example.com", "https://", "https://a/", "http://a:x", "a\n*"},
+    static const char *const origins[] = {"", "*", "null", LIST, "chrome-extension://abcdef"}, *const no_origins[] = {"app.example.com", "https://", "https://a/", "http://a:x", "a\n*",
+                                            "https://*.example.com", "http://a b"},
                       *const hosts[] = {"", "*", "api.example.com\ndeqd", "[::1]"}, *const no_hosts[] = {"http://a", "a:80", "*.example.com", "a/b"};
     struct deq_err err;
     for (size_t i = 0; i < DEQ_COUNT(origins); i++)
