@@ -14,7 +14,12 @@ struct neutral {
 };
 
 enum { VALUES_MAX_BYTES = 160 };
-enum { BOTH = BODY_COMPLETION | BODY_CHAT, ALL = BOTH | BODY_RESPONSES, TALK = BODY_CHAT | BODY_RESPONSES };
+enum {
+    BOTH = BODY_COMPLETION | BODY_CHAT,
+    ALL = BOTH | BODY_RESPONSES,
+    TALK = BODY_CHAT | BODY_RESPONSES,
+    TEMPLATE = TALK | BODY_TOKENIZE,
+};
 
 static const char NO_TOOLS[] = "no tools are called";
 static const char NO_FORMAT[] = "answers are not constrained to a format";
@@ -25,18 +30,19 @@ static const char NO_REASONING[] = "models here do not reason apart from their a
 static const char NO_BANS[] = "logit_bias bans or forces tokens";
 static const char NO_REPETITIONS[] = "repetitions are not looked for";
 static const char ITS_OWN_CACHE[] = "the prefix cache is in memory and needs no advice; see cache and cache_salt";
+static const char WHOLE_CONVERSATION[] = "answers are not kept; send the whole conversation as input";
 static const char TEXT_OF_TOKENS[] = "the text is all tokens but the special ones; return_token_ids shows those";
 
 static const struct neutral table[] = {
     /* OpenAI's */
     {"suffix", BODY_COMPLETION, "['']", "texts are continued at their end"},
-    {"tools", TALK, "[[]]", NO_TOOLS},
+    {"tools", TEMPLATE, "[[]]", NO_TOOLS},
     {"tool_choice", TALK, "['auto', 'none']", NO_TOOLS},
     {"parallel_tool_calls", TALK, "[true, false]", NO_TOOLS},
     {"functions", BODY_CHAT, "[[]]", NO_TOOLS},
     {"function_call", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
     {"web_search_options", BODY_CHAT, "[]", NO_TOOLS},
-    {"response_format", BOTH, "[{}, {'type': 'text'}]", NO_FORMAT},
+    {"response_format", ALL, "[{}, {'type': 'text'}]", NO_FORMAT},
     {"modalities", BODY_CHAT, "[['text']]", TEXT_ONLY},
     {"audio", BODY_CHAT, "[]", TEXT_ONLY},
     {"prediction", BODY_CHAT, "[]", "the engine makes its own guesses"},
@@ -50,10 +56,13 @@ static const struct neutral table[] = {
     {"prompt_cache_key", ALL, "string", NULL},
     {"safety_identifier", ALL, "string", NULL},
     {"metadata", BOTH, "object", NULL},
-    {"previous_response_id", BODY_RESPONSES, "[]", "answers are not kept; send the whole conversation as input"},
-    {"conversation", BODY_RESPONSES, "[]", "answers are not kept; send the whole conversation as input"},
+    {"previous_response_id", BODY_RESPONSES, "[]", WHOLE_CONVERSATION},
+    {"conversation", BODY_RESPONSES, "[]", WHOLE_CONVERSATION},
     {"prompt", BODY_RESPONSES, "[]", "no prompts are kept; instructions and input are the prompt"},
     {"background", BODY_RESPONSES, "[false]", "answers are not kept"},
+    {"background_options", BODY_RESPONSES, "[{}]", "answers are not kept"},
+    {"access_programs", BODY_RESPONSES, "[{}]", "there are no programs of access"},
+    {"image", BODY_RESPONSES, "[{}]", TEXT_ONLY},
     {"context_management", BODY_RESPONSES, "[[]]", "nothing is made shorter; see truncation"},
     {"max_tool_calls", BODY_RESPONSES, "integer", NULL},
     {"reasoning", BODY_RESPONSES, "[{}, {'effort': 'none'}]", NO_REASONING},
@@ -64,48 +73,60 @@ static const struct neutral table[] = {
     {"n", BODY_RESPONSES, "[1]", "a response is one answer"},
     {"include_obfuscation", BODY_STREAM_OPTIONS, "[false]", "events are not padded"},
     /* vLLM's */
-    {"use_beam_search", BOTH, "[false]", NO_BEAMS},
-    {"length_penalty", BOTH, "[1]", NO_BEAMS},
-    {"early_stopping", BOTH, "[false]", NO_BEAMS},
-    {"include_stop_str_in_output", BOTH, "[false]", "stop strings are not part of the answer"},
-    {"skip_special_tokens", BOTH, "[true]", TEXT_OF_TOKENS},
-    {"spaces_between_special_tokens", BOTH, "[true, false]", TEXT_OF_TOKENS},
-    {"detokenize", BOTH, "[true]", "answers are text; return_token_ids adds the tokens"},
-    {"add_special_tokens", BOTH, "[true, false]", "the tokenizers here add none"},
-    {"allowed_token_ids", BOTH, "[[]]", NO_BANS},
-    {"bad_words", BOTH, "[[]]", NO_BANS},
-    {"logits_processors", BOTH, "[[]]", NO_BANS},
-    {"prompt_logprobs", BOTH, "[]", "echo with logprobs scores a prompt (/v1/completions)"},
-    {"flat_logprobs", BOTH, "[false]", "log probabilities have one shape"},
-    {"structured_outputs", BOTH, "[{}]", NO_FORMAT},
-    {"guided_json", BOTH, "[]", NO_FORMAT},
-    {"guided_regex", BOTH, "['']", NO_FORMAT},
-    {"guided_choice", BOTH, "[[]]", NO_FORMAT},
-    {"guided_grammar", BOTH, "['']", NO_FORMAT},
-    {"guided_decoding_backend", BOTH, "string", NULL},
-    {"guided_whitespace_pattern", BOTH, "string", NULL},
+    {"watermarking", ALL, "[false]", "answers are not marked"},
+    {"use_beam_search", ALL, "[false]", NO_BEAMS},
+    {"length_penalty", ALL, "[1]", NO_BEAMS},
+    {"early_stopping", ALL, "[false]", NO_BEAMS},
+    {"include_stop_str_in_output", ALL, "[false]", "stop strings are not part of the answer"},
+    {"skip_special_tokens", ALL, "[true]", TEXT_OF_TOKENS},
+    {"spaces_between_special_tokens", ALL, "[true, false]", TEXT_OF_TOKENS},
+    {"detokenize", ALL, "[true]", "answers are text; return_token_ids adds the tokens"},
+    {"add_special_tokens", ALL, "[true, false]", "the tokenizers here add none"},
+    {"allowed_token_ids", ALL, "[[]]", NO_BANS},
+    {"bad_words", ALL, "[[]]", NO_BANS},
+    {"logits_processors", ALL, "[[]]", NO_BANS},
+    {"prompt_logprobs", ALL, "[]", "echo with logprobs scores a prompt (/v1/completions)"},
+    {"flat_logprobs", ALL, "[false]", "log probabilities have one shape"},
+    {"structured_outputs", ALL, "[{}]", NO_FORMAT},
+    {"structural_tag", ALL, "['']", NO_FORMAT},
+    {"guided_json", ALL, "[]", NO_FORMAT},
+    {"guided_regex", ALL, "['']", NO_FORMAT},
+    {"guided_choice", ALL, "[[]]", NO_FORMAT},
+    {"guided_grammar", ALL, "['']", NO_FORMAT},
+    {"guided_decoding_backend", ALL, "string", NULL},
+    {"guided_whitespace_pattern", ALL, "string", NULL},
     {"prompt_embeds", BODY_COMPLETION, "[]", "prompts are text or token ids"},
-    {"request_id", BOTH, "[]", "the header X-Request-Id names a request"},
-    {"kv_transfer_params", BOTH, "[{}]", "states are not passed between servers"},
-    {"ec_transfer_params", BOTH, "[{}]", "states are not passed between servers"},
-    {"vllm_xargs", BOTH, "[{}]", "there are no extensions"},
-    {"repetition_detection", BOTH, "[]", NO_REPETITIONS},
-    {"max_repetition_pattern_size", BOTH, "[0]", NO_REPETITIONS},
-    {"min_repetition_pattern_size", BOTH, "[0]", NO_REPETITIONS},
-    {"repetition_min_count", BOTH, "[0]", NO_REPETITIONS},
-    {"return_prompt_text", BOTH, "[false]", "echo shows the prompt (/v1/completions)"},
-    {"return_token_offsets", BOTH, "[false]", "logprobs have text_offset (/v1/completions)"},
-    {"thinking_token_budget", BOTH, "[]", NO_REASONING},
+    {"request_id", ALL, "[]", "the header X-Request-Id names a request"},
+    {"session_id", ALL, "string", NULL},
+    {"stream_interval", ALL, "[1]", "tokens are sent as they come; see stream.flush_ms"},
+    {"truncation_side", ALL, "['left']", "of a prompt that is cut the end stays"},
+    {"routed_experts_prompt_start", ALL, "[0]", "models here have no experts"},
+    {"return_mm_kwargs", ALL, "[true, false]", TEXT_ONLY},
+    {"return_token_ids", BODY_RESPONSES, "[false]", "/v1/completions shows tokens"},
+    {"enable_response_messages", BODY_RESPONSES, "[false]", "/v1/completions shows tokens"},
+    {"previous_input_messages", BODY_RESPONSES, "[[]]", WHOLE_CONVERSATION},
+    {"previous_response", BODY_RESPONSES, "[]", WHOLE_CONVERSATION},
+    {"kv_transfer_params", ALL, "[{}]", "states are not passed between servers"},
+    {"ec_transfer_params", ALL, "[{}]", "states are not passed between servers"},
+    {"vllm_xargs", ALL, "[{}]", "there are no extensions"},
+    {"repetition_detection", ALL, "[]", NO_REPETITIONS},
+    {"max_repetition_pattern_size", ALL, "[0]", NO_REPETITIONS},
+    {"min_repetition_pattern_size", ALL, "[0]", NO_REPETITIONS},
+    {"repetition_min_count", ALL, "[0]", NO_REPETITIONS},
+    {"return_prompt_text", ALL, "[false]", "echo shows the prompt (/v1/completions)"},
+    {"return_token_offsets", ALL, "[false]", "logprobs have text_offset (/v1/completions)"},
+    {"thinking_token_budget", ALL, "[-1]", NO_REASONING},
     {"include_reasoning", BODY_CHAT, "[true, false]", NO_REASONING},
     {"best_of", BODY_CHAT, "[0, 1]", "chats have n (best_of is of /v1/completions)"},
     {"echo", BODY_CHAT, "[false]", "chats are not echoed (/v1/completions does)"},
-    {"add_generation_prompt", BODY_CHAT, "[true]", PLAIN_TEMPLATE},
-    {"continue_final_message", BODY_CHAT, "[false]", PLAIN_TEMPLATE},
-    {"chat_template", BODY_CHAT, "[]", PLAIN_TEMPLATE},
-    {"chat_template_kwargs", BODY_CHAT, "[{}]", PLAIN_TEMPLATE},
+    {"add_generation_prompt", TEMPLATE, "[true]", PLAIN_TEMPLATE},
+    {"continue_final_message", TEMPLATE, "[false]", PLAIN_TEMPLATE},
+    {"chat_template", TEMPLATE, "['']", PLAIN_TEMPLATE},
+    {"chat_template_kwargs", TEMPLATE, "[{}]", PLAIN_TEMPLATE},
     {"documents", BODY_CHAT, "[[]]", PLAIN_TEMPLATE},
-    {"mm_processor_kwargs", BODY_CHAT, "[{}]", TEXT_ONLY},
-    {"media_io_kwargs", BODY_CHAT, "[{}]", TEXT_ONLY},
+    {"mm_processor_kwargs", TEMPLATE, "[{}]", TEXT_ONLY},
+    {"media_io_kwargs", TEMPLATE, "[{}]", TEXT_ONLY},
+    {"messages", BODY_TOKENIZE, "[]", "texts are tokenized; see prompt"},
     {"return_token_strs", BODY_TOKENIZE, "[false]", "/detokenize shows the text of tokens"},
     /* of messages, as they come back from an answer */
     {"name", BODY_MESSAGE, "string", NULL},
@@ -137,10 +158,12 @@ static void as_json(const char *values, char out[VALUES_MAX_BYTES])
 
 static bool take_hint(const struct object *o, const struct neutral *n, const json_t *v)
 {
+    int64_t unused;
+    bool held;
     if (!strcmp(n->values, "string"))
         return json_is_string(v) || fields_bad_type(o, n->name, "a string");
     if (!strcmp(n->values, "integer"))
-        return json_is_integer(v) || fields_bad_type(o, n->name, "an integer");
+        return fields_whole(v, &unused, &held) || fields_bad_type(o, n->name, "an integer");
     return json_is_object(v) || fields_bad_type(o, n->name, "an object");
 }
 

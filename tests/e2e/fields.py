@@ -68,7 +68,7 @@ def test_neutral_values():
         if kind.startswith("neutral: "):
             good, bad = json.loads(kind[len("neutral: "):]), [{"a": 1}, "robot", -3, [1]]
         elif kind.startswith("hint: "):
-            good, bad = {"object": [{"a": "b"}, {}], "string": ["x", ""], "integer": [1, 0]}[kind[len("hint: "):]], []
+            good, bad = {"object": [{"a": "b"}, {}], "string": ["x", ""], "integer": [1, 0, 1.0]}[kind[len("hint: "):]], []
             s, _, o = d.post(path, dict(BODIES[path], **wrap({name: True})))
             check_error(s, o, 400, "invalid_type", prefix + name, "a hint of another type")
         else:
