@@ -170,7 +170,7 @@ enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_ya
     w->name = name;
     yaml_parser_set_input_string(&parser, (const unsigned char *)text, len);
     enum deq_rc rc = DEQ_OK;
-    unsigned documents = 0;
+    unsigned documents = 0, open = 0;
     for (bool done = false; !done && rc != DEQ_ENOMEM;) { /* after an error only to see whether the rest is YAML */
         yaml_event_t e;
         if (!yaml_parser_parse(&parser, &e)) {
@@ -181,7 +181,10 @@ enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_ya
             rc = at(w, &e.start_mark, err, "a second document is not expected", "");
         else if (!rc)
             rc = on_event(w, &e, fn, ctx, err);
-        done = e.type == YAML_STREAM_END_EVENT;
+        open += e.type == YAML_MAPPING_START_EVENT || e.type == YAML_SEQUENCE_START_EVENT;
+        open -= e.type == YAML_MAPPING_END_EVENT || e.type == YAML_SEQUENCE_END_EVENT;
+        /* libyaml's time for a token grows with the depth that it stands in */
+        done = e.type == YAML_STREAM_END_EVENT || open > DEQ_YAML_DEPTH_MAX + 1;
         yaml_event_delete(&e);
     }
     yaml_parser_delete(&parser);

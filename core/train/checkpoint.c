@@ -55,7 +55,8 @@ static enum deq_rc meta_number(const struct deq_safetensors *f, const char *path
     char *end = NULL;
     if (!text)
         return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: missing; not a training checkpoint", path, key);
-    const double x = *text >= '0' && *text <= '9' ? strtod(text, &end) : -1;
+    /* strtod would take hexadecimal, too */
+    const double x = *text >= '0' && *text <= '9' && !text[strspn(text, "0123456789.eE+-")] ? strtod(text, &end) : -1;
     if (!end || *end || !(x >= 0 && x <= max)) /* also nan */
         return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: \"%.40s\" is not a number in 0..%.17g", path, key, text, max);
     *ret = x;

@@ -174,6 +174,18 @@ static void yaml_comments(struct deq_buf *b, size_t n)
     repeat(b, "#\n\n", n);
 }
 
+static void yaml_brackets(struct deq_buf *b, size_t n)
+{
+    repeat(b, "[", n);
+}
+
+/* Refused, but by libyaml only after a time that grows with the square of the depth. */
+static bool refuse_yaml(const char *s, size_t len)
+{
+    size_t lines = 0;
+    return deq_yaml_walk(s, len, "x", on_item, &lines, NULL) == DEQ_EFORMAT;
+}
+
 static void keys_file(struct deq_buf *b, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -269,6 +281,7 @@ TEST(files_are_linear)
         {"YAML: items of a flow sequence", 8000, yaml_flow, read_yaml},
         {"YAML: a scalar", 6000, yaml_scalar, read_yaml},
         {"YAML: comments", 8000, yaml_comments, read_yaml},
+        {"YAML: brackets", 8000, yaml_brackets, refuse_yaml},
         {"keys file", 128, keys_file, read_keys},
         {"pickle: entries and memo", 8000, pickle_entries, read_pickle},
         {"pickle: appends", 8000, pickle_appends, read_pickle},

@@ -507,7 +507,7 @@ TEST(train_checkpoint_metadata)
         {0, NULL, "format"}, {0, "pt", "format"}, {1, NULL, "step: missing"}, {1, "x", "step: \"x\""}, {1, "", "step"}, {1, "-1", "step"}, {1, "5x", "step"},
         {1, " 5", "step"}, {1, "5.5", "step: \"5.5\" is not a whole number"}, {1, "5e0", "whole"}, {1, "4294967296", "step"},
         {1, "18446744073709551615", "step"}, {1, "99999999999999999999999", "step"}, {2, "1e400", "tokens"}, {2, "9007199254740993000", "tokens"},
-        {3, "nan", "seconds"}, {3, "-1", "seconds"}, {3, "inf", "seconds"}, {3, "1e300", "seconds"}, {3, "0x", "seconds"}, {4, "6", "skipped"}, {4, "nan", "skipped"},
+        {3, "nan", "seconds"}, {3, "-1", "seconds"}, {3, "inf", "seconds"}, {3, "1e300", "seconds"}, {3, "0x", "seconds"}, {3, "0x10", "seconds"}, {4, "6", "skipped"}, {4, "nan", "skipped"},
     };
     char dir[] = "/tmp/deq-test-XXXXXX", path[64];
     CHECK(mkdtemp(dir) != NULL);
