@@ -22,7 +22,7 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch *ret_arch, struct d
 {
     char path[4096];
     if (!deq_io_is_dir(dir))
-        return deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", dir);
+        return deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", *dir ? dir : "\"\"");
     if (!deq_io_join(ret_weights_path, sizeof path, dir, "model.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */

@@ -100,7 +100,7 @@ static const struct deq_opt flag_rows[] = {
     {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
     {"--model", DEQ_OPT_ARG, FLAG(model), 0, 0, NULL, "DIR", "model.path"},
     {"--listen", DEQ_OPT_ARG, FLAG(listen), 0, 0, NULL, "ADDR:PORT", "server.listen"},
-    {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b], null the default"},
+    {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--check-config", DEQ_OPT_BOOL, FLAG(check_config), 0, 0, NULL, NULL,
      "check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)"},
     {"--print-fields", DEQ_OPT_BOOL, FLAG(print_fields), 0, 0, NULL, NULL, "print every field of every request's body and stop"},

@@ -22,7 +22,7 @@ static enum deq_rc parse_unix(const char *option, const char *text, struct liste
     const size_t n = comma ? (size_t)(comma - path) : strlen(path);
     char *end = NULL;
     ret->mode = comma ? (unsigned)strtoul(comma + 6, &end, 8) : UNIX_MODE;
-    if (comma && (end == comma + 6 || *end || ret->mode > 0777))
+    if (comma && (comma[6] < '0' || comma[6] > '7' || *end || ret->mode > 0777))
         return deq_fail(err, DEQ_EINVAL, "%s: \"%s\": mode must be octal, like 0660", option, text);
     if (path[0] != '/' || n >= sizeof a->sun_path)
         return deq_fail(err, DEQ_EINVAL, "%s: \"%s\": expected unix:/PATH of at most %zu bytes", option, text, sizeof a->sun_path - 1);

@@ -263,10 +263,10 @@ enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char
     return deq_yaml_walk_file(path, on_item, &l, err);
 }
 
-/* A value that has no place in a file: of a flag or a variable. A null puts back what the table has. */
+/* A value that has no place in a file: of a flag or a variable. A null puts back what the table has; of a list it is an item, as the origin "null" is. */
 static enum deq_rc set_text(const struct deq_opt_table *t, const struct deq_opt *o, void *values, const char *text, struct deq_err *err)
 {
-    if (*text && deq_yaml_is_null(text))
+    if (o->type != DEQ_OPT_LIST && *text && deq_yaml_is_null(text))
         return deq_opt_set(o, values, o->def ? o->def : "", 0, err);
     if (o->type != DEQ_OPT_LIST || text[0] != '[')
         return deq_opt_set(o, values, text, 0, err);

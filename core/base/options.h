@@ -51,8 +51,8 @@ const struct deq_opt *deq_opt_find(const struct deq_opt_table *t, const char *na
 const char *deq_opt_nearest(const struct deq_opt_table *t, const char *name);
 /* Parses one value; the message names the option and what was expected. item > 0 appends to a list, else it replaces. */
 enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text, int item, struct deq_err *err);
-/* "KEY=VALUE", as flags have it. A list takes an item, or YAML's [a, b]; null and ~ are the default. An unknown key is an error with the nearest
- * one. */
+/* "KEY=VALUE", as flags have it. A list takes an item, or YAML's [a, b]; for others null and ~ are the default. An unknown key is an
+ * error with the nearest one. */
 enum deq_rc deq_opt_assign(const struct deq_opt_table *t, void *values, const char *text, struct deq_err *err);
 /* Reads a YAML file; an unknown key or bad value is an error with line and column. A null is as if its key were not there, an empty section too. */
 enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char *path, struct deq_err *err);

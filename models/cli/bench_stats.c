@@ -105,6 +105,15 @@ size_t bench_peak_second(const double *sorted, size_t n, double origin)
 
 /* --- Limits --- */
 
+/* A decimal number; NAN: none, or more than one. strtod alone would take blanks, signs, hexadecimal, "inf". */
+static double decimal(const char *s, char **ret_end)
+{
+    const size_t n = strspn(s, "0123456789.eE+-");
+    const bool begins = (*s >= '0' && *s <= '9') || *s == '.';
+    const double x = begins ? strtod(s, ret_end) : (double)NAN;
+    return begins && *ret_end == s + n ? x : (double)NAN;
+}
+
 bool bench_goodput_parse(const char *text, struct bench_goodput *ret)
 {
     struct bench_goodput g = {INFINITY, INFINITY, INFINITY};
@@ -114,8 +123,8 @@ bool bench_goodput_parse(const char *text, struct bench_goodput *ret)
         char *end;
         if (!to || !isinf(*to))
             return false;
-        *to = strtod(s + 5, &end);
-        if (end == s + 5 || !isfinite(*to) || *to < 0 || (*end && *end != ' ' && *end != ','))
+        *to = decimal(s + 5, &end);
+        if (!isfinite(*to) || (*end && *end != ' ' && *end != ','))
             return false;
         s = end;
         n++;
@@ -130,8 +139,8 @@ bool bench_percentiles_parse(const char *text, double *ret, size_t max, size_t *
     size_t n = 0;
     for (const char *s = text;; s++) {
         char *end;
-        const double p = strtod(s, &end);
-        if (end == s || !(p >= 0 && p <= 100) || n == max || (n && p <= ret[n - 1]) || (*end && *end != ','))
+        const double p = decimal(s, &end);
+        if (!(p >= 0 && p <= 100) || n == max || (n && p <= ret[n - 1]) || (*end && *end != ','))
             return false;
         ret[n++] = p;
         s = end;

@@ -160,7 +160,7 @@ static const struct deq_opt flags[] = {
     {"--out", DEQ_OPT_ARG, AT(out), 0, 0, NULL, "MODEL_DIR", "the model directory to write (required)"},
     {"--resume", DEQ_OPT_BOOL, AT(resume), 0, 0, NULL, NULL, "go on from MODEL_DIR/checkpoint.safetensors, exactly"},
     {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR", "start from that model's weights, with a fresh optimiser"},
-    {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "override a key of the recipe (repeatable); a list is [a, b], null the default"},
+    {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "override a key of the recipe (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--threads", DEQ_OPT_U32, AT(threads), 1, 256, NULL, NULL, "worker threads; else all cores"},
     {"--f32", DEQ_OPT_BOOL, AT(f32), 0, 0, NULL, NULL, "write model.safetensors as F32 instead of BF16"},
     {"--print-recipe", DEQ_OPT_BOOL, AT(print_recipe), 0, 0, NULL, NULL, "print the whole recipe with every default and stop"},

