@@ -90,16 +90,16 @@ uint32_t conf_max_rows(const struct conf *c)
 }
 
 struct flags {
-    const char *config, *model, *listen;
-    struct deq_args sets;
+    const char *config;
+    struct deq_args sets; /* --set, and what is short for it */
     bool check_config, print_fields, print_routes, print_config, health_probe, version;
 };
 
 #define FLAG(field) offsetof(struct flags, field)
 static const struct deq_opt flag_rows[] = {
     {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
-    {"--model", DEQ_OPT_ARG, FLAG(model), 0, 0, NULL, "DIR", "model.path"},
-    {"--listen", DEQ_OPT_ARG, FLAG(listen), 0, 0, NULL, "ADDR:PORT", "server.listen"},
+    {"--model", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "DIR", "short for --set model.path=DIR"},
+    {"--listen", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "ADDR:PORT", "short for --set server.listen=ADDR:PORT"},
     {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--check-config", DEQ_OPT_BOOL, FLAG(check_config), 0, 0, NULL, NULL,
      "check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)"},
@@ -247,14 +247,18 @@ static bool other_variable(const char *name, const char *value)
     return false;
 }
 
+static enum deq_rc set(struct conf *c, const char *flag, const char *text, struct deq_err *err)
+{
+    const char *key = !strcmp(flag, "--model") ? "model.path" : !strcmp(flag, "--listen") ? "server.listen" : NULL;
+    const enum deq_rc rc = key ? deq_opt_set(deq_opt_find(&conf_table, key), c, text, 0, err) : deq_opt_assign(&conf_table, c, text, err);
+    return rc && !key ? deq_fail_prefix(err, rc, flag) : rc;
+}
+
 /* Defaults, file, environment, flags: the later wins. */
 static enum deq_rc read_all(const struct flags *f, struct conf *c, struct deq_err *err)
 {
     char installed[4096];
     const char *file = f->config ? f->config : getenv("DEQD_CONFIG");
-    const struct {
-        const char *key, *value;
-    } shortcuts[] = {{"model.path", f->model}, {"server.listen", f->listen}};
     enum deq_rc rc = deq_opt_defaults(&conf_table, c, err);
     if ((!file || (!*file && !f->config)) && deq_installed("etc/deqd.yaml", installed))
         file = installed;
@@ -265,11 +269,7 @@ static enum deq_rc read_all(const struct flags *f, struct conf *c, struct deq_er
     if (!rc)
         rc = deq_opt_env(&conf_table, c, "DEQD_", other_variable, err);
     for (size_t i = 0; i < f->sets.n && !rc; i++)
-        if ((rc = deq_opt_assign(&conf_table, c, f->sets.item[i], err)))
-            deq_fail_prefix(err, rc, "--set");
-    for (size_t i = 0; i < DEQ_COUNT(shortcuts) && !rc; i++)
-        if (shortcuts[i].value)
-            rc = deq_opt_set(deq_opt_find(&conf_table, shortcuts[i].key), c, shortcuts[i].value, 0, err);
+        rc = set(c, f->sets.flag[i], f->sets.item[i], err);
     return rc ? rc : check_together(c, err);
 }
 

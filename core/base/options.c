@@ -128,6 +128,7 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
     double d;
     uint64_t u = 0;
     int k;
+    struct deq_args *list;
     switch (o->type) {
     case DEQ_OPT_BOOL:
         if (strcmp(text, "true") && strcmp(text, "false"))
@@ -168,9 +169,11 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
         *(const char **)p = text;
         return DEQ_OK;
     case DEQ_OPT_ARGS:
-        if (((struct deq_args *)p)->n >= (size_t)o->max)
+        list = p;
+        if (list->n >= (size_t)o->max)
             return deq_fail(err, DEQ_EINVAL, "%s: given more than %.0f times", o->name, o->max);
-        ((struct deq_args *)p)->item[((struct deq_args *)p)->n++] = text;
+        list->flag[list->n] = o->name;
+        list->item[list->n++] = text;
         return DEQ_OK;
     case DEQ_OPT_STR:
         if (o->choices && choice(o->choices, text) < 0)

@@ -27,6 +27,7 @@ enum deq_opt_type {
 enum { DEQ_ARGS_MAX = 64 };
 struct deq_args {
     const char *item[DEQ_ARGS_MAX];
+    const char *flag[DEQ_ARGS_MAX]; /* each item's: several flags may share the list, so that the last one given is the last one in it */
     size_t n;
 };
 
