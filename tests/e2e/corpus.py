@@ -504,15 +504,17 @@ def tls_daemon():
         return None
     d = shared(*SETTINGS, "tls.cert=" + pair[0], "tls.key=" + pair[1])
     context = ssl.create_default_context(cafile=pair[0])
+    turns = threading.Semaphore(2)  # the deadline of headers runs from the first byte: two hundred handshakes at once would all miss it
 
     def connect():
-        s = d.connect(5)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the request waits 40 ms for the handshake's last acknowledgement
-        try:
-            return context.wrap_socket(s, server_hostname="localhost")
-        except BaseException:
-            s.close()
-            raise
+        with turns:
+            s = d.connect(5)
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the request waits 40 ms for the handshake's last acknowledgement
+            try:
+                return context.wrap_socket(s, server_hostname="localhost")
+            except BaseException:
+                s.close()
+                raise
 
     return d, connect
 

@@ -442,7 +442,7 @@ def test_tls():
         return
     with Daemon() as plain:
         want = plain.complete(MARK, max_tokens=60)["choices"][0]["text"]
-    with Place() as place, tls_daemon(place, "server.admin_listen=127.0.0.1:0", "server.header_timeout_ms=500", "server.body_timeout_ms=500") as d:
+    with Place() as place, tls_daemon(place) as d:
         equal(d.complete(MARK, max_tokens=60)["choices"][0]["text"], want, "a completion over TLS")
         s, h, events, done = d.stream(MARK, max_tokens=60)
         equal((s, done, events_text(events)), (200, True, want), "a stream over TLS")
@@ -455,6 +455,7 @@ def test_tls():
         for t in threads:
             t.join()
         equal(got, [want] * 12, "12 at once")
+    with Place() as place, tls_daemon(place, "server.admin_listen=127.0.0.1:0", "server.header_timeout_ms=500", "server.body_timeout_ms=500") as d:
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             c = trust(pair("one")[0], highest=version)
             with socket.create_connection((d.host, d.port), 10 * SLOW) as s, c.wrap_socket(s, server_hostname=d.host) as t:
