@@ -168,7 +168,7 @@ enum deq_rc listen_inherit(struct listen_inherited *ret, struct deq_err *err)
     char names[NAMES_MAX_BYTES] = "", *rest = names;
     long pid, n = 0;
     enum deq_rc rc = DEQ_OK;
-    if (!pid_text || !fds_text) {
+    if (!pid_text || !fds_text || (!*pid_text && !*fds_text)) { /* empty is unset */
         *ret = given;
         return DEQ_OK;
     }

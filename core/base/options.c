@@ -55,10 +55,27 @@ const char *deq_opt_nearest(const struct deq_opt_table *t, const char *name)
     return best;
 }
 
+/* A section that stands alone, or with a value, is mistyped as a key is. */
+static bool near_section(const struct deq_opt_table *t, const char *name, char ret[64])
+{
+    for (size_t i = 0; i < t->n; i++) {
+        const char *dot = strchr(t->opt[i].name, '.');
+        if (!dot || dot - t->opt[i].name >= 64)
+            continue;
+        snprintf(ret, 64, "%.*s", (int)(dot - t->opt[i].name), t->opt[i].name);
+        if (distance(name, ret) <= strlen(ret) / 3)
+            return true;
+    }
+    return false;
+}
+
 /* " (did you mean NAME?)", or nothing */
 static const char *did_you_mean(const struct deq_opt_table *t, const char *name, char ret[160])
 {
     const char *near = deq_opt_nearest(t, name);
+    char section[64];
+    if (!near && !strchr(name, '.') && near_section(t, name, section))
+        near = section;
     snprintf(ret, 160, near ? " (did you mean %s?)" : "%s", near ? near : "");
     return ret;
 }

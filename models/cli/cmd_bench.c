@@ -15,6 +15,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/terms.h"
+#include "core/base/utf8.h"
 #include "models/cli/bench_load.h"
 #include "models/cli/cli.h"
 
@@ -241,6 +242,8 @@ static int check_flags(const struct flags *f, struct wanted *w)
 {
     if (!good_key(f->set.api_key))
         return cli_usage("bench", "--api-key: must be at most 512 printable characters without spaces");
+    if (f->set.model && !deq_utf8_valid(f->set.model, strlen(f->set.model)))
+        return cli_usage("bench", "--model: is not UTF-8");
     if (f->goodput && !bench_goodput_parse(f->goodput, &w->goodput))
         return cli_usage("bench", "--goodput: \"%s\" is not like \"ttft:200 tpot:20 e2el:5000\" (milliseconds; any of the three)", f->goodput);
     if (!bench_percentiles_parse(f->percentiles, w->percentiles, BENCH_PERCENTILES_MAX, &w->n_percentiles))

@@ -282,7 +282,7 @@ def test_wrong_flags():
                         ((url, "--request-rate", "-1"), "--request-rate"), ((url, "--burstiness", "x"), "--burstiness"), ((url, "--window", "65"), "--window"),
                         ((url, "--tol", "0"), "--tol"), ((url, "--goodput", "itl:1"), "--goodput"), ((url, "--percentiles", "99,50"), "--percentiles"),
                         ((url, "--max-concurrency", "0"), "--max-concurrency"), ((url, "--api-key", "a\nb"), "--api-key"), (("127.0.0.1:1",), "URL"), ((), "usage"),
-                        ((url, "--timeout-ms"), "--timeout-ms")):
+                        ((url, "--timeout-ms"), "--timeout-ms"), ((url, "--model", "a\udcff"), "--model: is not UTF-8")):
         code, out, err = run([DEQ, "bench", "serve"] + list(flags))
         check(code == 2 and not out and word in err, "%s: %d %r" % (flags, code, err))
     code, _, err = run([DEQ, "bench", "latency", url])

@@ -364,6 +364,8 @@ def test_inherited_sockets():
         equal(d.first["address"], address, "the name that systemd gives by itself")
     with Supervised(sockets=[main], env={"LISTEN_PID": "1"}).ready() as d:
         check(d.first["address"] != address, "sockets for another process are left alone")
+    with Supervised(env={"LISTEN_PID": "", "LISTEN_FDS": ""}).ready() as d:
+        check(d.first["address"] != address, "empty is unset")
     with Supervised(sockets=[admin], env={"LISTEN_FDNAMES": "admin"}).ready() as d:
         check(d.first["address"] != address and "admin_address" in d.first, "only an admin socket: server.listen is opened as ever")
     main.close()

@@ -1172,6 +1172,8 @@ TEST(options_from_yaml)
         {"count: {}\n", "line 1", "count takes a value, not a mapping"},
         {"conut:\n", "line 1, column 1", "unknown key conut (did you mean count?)"},
         {"conut: {}\n", "line 1, column 1", "unknown key conut"},
+        {"sevrer:\n", "line 1, column 1", "unknown key sevrer (did you mean server?)"},
+        {"sever: {}\n", "line 1, column 1", "did you mean server?"},
         {"log: {list: [a, ~]}\n", "line 1, column 17", "log.list a null is no item"},
         {"count: 1.9\n", "line 1, column 8", "count: \"1.9\" is not an integer in 1..100"},
         {"count: 1_0\n", "line 1, column 8", "count"},
@@ -1233,7 +1235,7 @@ TEST(options_assign)
         const char *text, *says;
     } bad[] = {{"conut=7", "unknown key conut (did you mean count?)"}, {"count", "expected KEY=VALUE"}, {"=5", "expected KEY=VALUE"}, {"", "expected KEY=VALUE"},
                {"log=5", "log is a section"}, {"count=1.9", "count: \"1.9\" is not an integer in 1..100"}, {"log.list=[a", "flow sequence"},
-               {"rate=1", "did you mean server.rate?"}};
+               {"rate=1", "did you mean server.rate?"}, {"serve=1", "unknown key serve (did you mean server?)"}};
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)
         CHECK_MSG(deq_opt_assign(&table, &v, bad[i].text, &e) < 0 && strstr(e.text, bad[i].says), "%s: %s", bad[i].text, e.text);
 }
