@@ -1,22 +1,28 @@
 #include "core/data/bpe_train.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "core/data/bpe.h"
+#include "core/data/bpe_write.h"
 #include "core/data/pretok.h"
 
-static const char end_of_text[] = "<|endoftext|>";
-
-enum { END_LEN = sizeof end_of_text - 1, FIRST_BYTE_ID = 1, FIRST_MERGE_ID = 257 };
+enum { END_LEN = sizeof DEQ_BPE_END_OF_TEXT - 1, GONE = 0 /* the end of text is in no word */, FIRST_MERGE_ID = 257 };
+static const uint32_t NOWHERE = UINT32_MAX;
 
 struct word {
     const char *text; /* [text_len] in the caller's text */
     size_t text_len;
-    size_t at;     /* first symbol in train.symbols */
-    uint32_t n;    /* symbols now */
     int64_t count; /* occurrences */
+};
+
+/* A word's bytes, then what they are merged into: a list in order, joined by positions in train.symbol. A merged symbol stands where its left
+ * part stood. */
+struct symbol {
+    uint32_t id; /* GONE where a right part stood */
+    uint32_t word;
+    uint32_t prev, next; /* NOWHERE at the ends of a word */
 };
 
 struct pair {
@@ -24,18 +30,13 @@ struct pair {
     uint32_t id; /* of the merged token; 0 = not merged yet */
     bool grew;   /* stands in train.grown */
     int64_t count;
-    uint32_t *where; /* [n_where] words it was seen in, some more than once */
+    uint32_t *where; /* [n_where] positions of its left symbol, some of them past */
     size_t n_where, cap_where;
 };
 
 struct queued { /* a count may be out of date and is put right when the entry comes up */
     int64_t count;
     uint32_t pair;
-};
-
-struct token {
-    char *bytes; /* owned */
-    size_t len;
 };
 
 /* Open-addressing table of 1 + index into some array; its owner compares keys. */
@@ -48,7 +49,7 @@ struct train {
     struct word *word; /* [n_words] */
     size_t n_words, cap_words;
     struct table words;
-    uint32_t *symbols; /* of all words, one after the other */
+    struct symbol *symbol; /* of all words, one after the other */
     struct pair *pair; /* [n_pairs] */
     size_t n_pairs, cap_pairs;
     struct table pairs;
@@ -56,10 +57,10 @@ struct train {
     size_t n_heap, cap_heap;
     uint32_t *grown; /* [n_grown] pairs that became more frequent by the current merge */
     size_t n_grown, cap_grown;
-    struct token *token; /* [vocab_size], [n_tokens] in use; token 0 is the end of text */
+    struct deq_bpe_token *token; /* [vocab_size], [n_tokens] in use; token 0 is the end of text */
     size_t n_tokens;
     struct table tokens;
-    uint32_t *merge; /* [n_merges] pairs in order */
+    struct deq_bpe_parts *merge; /* [n_merges] in order */
     size_t n_merges, cap_merges;
 };
 
@@ -178,7 +179,7 @@ static bool count_text(struct train *t, const char *s, size_t n)
     for (size_t line = 0; line < n;) {
         const char *nl = memchr(s + line, '\n', n - line);
         size_t end = nl ? (size_t)(nl - s) : n, next = nl ? end + 1 : n;
-        if (end - line == END_LEN && !memcmp(s + line, end_of_text, END_LEN)) {
+        if (end - line == END_LEN && !memcmp(s + line, DEQ_BPE_END_OF_TEXT, END_LEN)) {
             if (!count_document(t, s + begin, line > begin ? line - 1 - begin : 0))
                 return false;
             begin = next;
@@ -230,8 +231,8 @@ static struct queued heap_pop(struct train *t)
     return top;
 }
 
-/* Adds delta to the count of a pair; where it grows, word w joins the words it is found in. */
-static bool pair_add(struct train *t, uint32_t left, uint32_t right, int64_t delta, uint32_t w)
+/* Adds delta to the count of a pair; where it grows, its left symbol's position joins those it is found at. */
+static bool pair_add(struct train *t, uint32_t left, uint32_t right, int64_t delta, uint32_t at)
 {
     void *m = room(t->pair, t->n_pairs, &t->cap_pairs, sizeof *t->pair);
     if (!m)
@@ -255,12 +256,10 @@ static bool pair_add(struct train *t, uint32_t left, uint32_t right, int64_t del
     p->count += delta;
     if (delta < 0)
         return true;
-    if (!p->n_where || p->where[p->n_where - 1] != w) {
-        if (!(m = room(p->where, p->n_where, &p->cap_where, sizeof *p->where)))
-            return false;
-        p->where = m;
-        p->where[p->n_where++] = w;
-    }
+    if (!(m = room(p->where, p->n_where, &p->cap_where, sizeof *p->where)))
+        return false;
+    p->where = m;
+    p->where[p->n_where++] = at;
     if (!p->grew) {
         if (!(m = room(t->grown, t->n_grown, &t->cap_grown, sizeof *t->grown)))
             return false;
@@ -289,49 +288,69 @@ static bool count_pairs(struct train *t, const uint32_t byte_id[256])
     size_t n_symbols = 0;
     for (size_t i = 0; i < t->n_words; i++)
         n_symbols += t->word[i].text_len;
-    if (!(t->symbols = DEQ_NEW_ARRAY(uint32_t, n_symbols)))
+    if (!(t->symbol = DEQ_NEW_ARRAY(struct symbol, n_symbols)))
         return false;
-    n_symbols = 0;
+    uint32_t at = 0;
     for (size_t i = 0; i < t->n_words; i++) {
-        struct word *w = &t->word[i];
-        uint32_t *s = t->symbols + n_symbols;
-        w->at = n_symbols;
-        w->n = (uint32_t)w->text_len;
-        n_symbols += w->text_len;
-        for (uint32_t k = 0; k < w->n; k++) {
-            s[k] = byte_id[(uint8_t)w->text[k]];
-            if (k && !pair_add(t, s[k - 1], s[k], w->count, (uint32_t)i))
+        const struct word *w = &t->word[i];
+        const uint32_t begin = at, end = begin + (uint32_t)w->text_len;
+        for (; at < end; at++) {
+            t->symbol[at] = (struct symbol){.id = byte_id[(uint8_t)w->text[at - begin]], .word = (uint32_t)i,
+                                            .prev = at > begin ? at - 1 : NOWHERE, .next = at + 1 < end ? at + 1 : NOWHERE};
+            if (at > begin && !pair_add(t, t->symbol[at - 1].id, t->symbol[at].id, w->count, at - 1))
                 return false;
         }
     }
     return queue_grown(t);
 }
 
-/* Replaces left, right by id in word i, from left to right, and accounts for the neighbours. */
-static bool merge_word(struct train *t, uint32_t i, uint32_t left, uint32_t right, uint32_t id)
+static int by_position(const void *a, const void *b)
 {
-    struct word *w = &t->word[i];
-    uint32_t *s = t->symbols + w->at, n = 0;
-    for (uint32_t k = 0; k < w->n; k++) {
-        if (s[k] != left || k + 1 == w->n || s[k + 1] != right) {
-            s[n++] = s[k];
-            continue;
-        }
-        k++;
-        if (n && !(pair_add(t, s[n - 1], left, -w->count, i) && pair_add(t, s[n - 1], id, w->count, i)))
-            return false;
-        if (k + 1 < w->n && !(pair_add(t, right, s[k + 1], -w->count, i) && pair_add(t, id, s[k + 1], w->count, i)))
-            return false;
-        s[n++] = id;
-    }
-    w->n = n;
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Replaces left, right at a position by id, if they still stand there, and accounts for the neighbours. */
+static bool merge_at(struct train *t, uint32_t at, uint32_t left, uint32_t right, uint32_t id)
+{
+    struct symbol *s = t->symbol, *l = &s[at];
+    if (l->id != left || l->next == NOWHERE || s[l->next].id != right)
+        return true;
+    struct symbol *r = &s[l->next];
+    const int64_t count = t->word[l->word].count;
+    if (l->prev != NOWHERE &&
+        !(pair_add(t, s[l->prev].id, left, -count, l->prev) && pair_add(t, s[l->prev].id, id, count, l->prev)))
+        return false;
+    if (r->next != NOWHERE && !(pair_add(t, right, s[r->next].id, -count, at) && pair_add(t, id, s[r->next].id, count, at)))
+        return false;
+    l->id = id;
+    r->id = GONE;
+    l->next = r->next;
+    if (l->next != NOWHERE)
+        s[l->next].prev = at;
     return true;
+}
+
+/* Replaces the pair by its token wherever it stands, in each word from left to right: "aaa" is (aa)a. */
+static bool merge_pair(struct train *t, uint32_t index)
+{
+    struct pair p = t->pair[index];
+    bool ok = true;
+    /* a merged pair can come up again when another merge makes one of its parts once more: same token, no new merge */
+    t->pair[index] = (struct pair){.left = p.left, .right = p.right, .id = p.id};
+    if (p.left == p.right && p.n_where)
+        qsort(p.where, p.n_where, sizeof *p.where, by_position);
+    for (size_t i = 0; i < p.n_where && ok; i++)
+        ok = merge_at(t, p.where[i], p.left, p.right, p.id);
+    deq_free(p.where);
+    t->pair[index].count = DEQ_MAX(t->pair[index].count, (int64_t)0);
+    return ok && queue_grown(t);
 }
 
 /* The id of the token left + right: a new one, or the one that has the same bytes already. 0 = no memory. */
 static uint32_t join_tokens(struct train *t, uint32_t left, uint32_t right)
 {
-    const struct token *a = &t->token[left], *b = &t->token[right];
+    const struct deq_bpe_token *a = &t->token[left], *b = &t->token[right];
     size_t len = a->len + b->len;
     char *bytes = deq_alloc(len);
     if (!bytes || !table_room(t, &t->tokens, hash_of_token)) {
@@ -342,14 +361,14 @@ static uint32_t join_tokens(struct train *t, uint32_t left, uint32_t right)
     memcpy(bytes + a->len, b->bytes, b->len);
     size_t mask = t->tokens.n_slots - 1, k = hash_bytes(bytes, len) & mask;
     for (; t->tokens.slot[k]; k = (k + 1) & mask) {
-        const struct token *old = &t->token[t->tokens.slot[k] - 1];
+        const struct deq_bpe_token *old = &t->token[t->tokens.slot[k] - 1];
         if (old->len == len && !memcmp(old->bytes, bytes, len)) {
             deq_free(bytes);
             return t->tokens.slot[k] - 1;
         }
     }
     uint32_t id = (uint32_t)t->n_tokens++;
-    t->token[id] = (struct token){bytes, len};
+    t->token[id] = (struct deq_bpe_token){bytes, len};
     t->tokens.slot[k] = id + 1;
     t->tokens.n_used++;
     return id;
@@ -360,31 +379,24 @@ static bool merge_pairs(struct train *t, const struct deq_bpe_train_opts *opts)
     size_t total = opts->vocab_size - FIRST_MERGE_ID;
     while (t->n_tokens < opts->vocab_size && t->n_heap) {
         struct queued q = heap_pop(t);
-        struct pair p = t->pair[q.pair];
-        if (q.count != p.count) {
-            if (p.count > 0 && !heap_push(t, (struct queued){p.count, q.pair}))
+        struct pair *p = &t->pair[q.pair];
+        if (q.count != p->count) {
+            if (p->count > 0 && !heap_push(t, (struct queued){p->count, q.pair}))
                 return false;
             continue;
         }
-        if (!p.id) {
+        if (!p->id) {
             void *m = room(t->merge, t->n_merges, &t->cap_merges, sizeof *t->merge);
             if (!m)
                 return false;
             t->merge = m;
-            if (!(p.id = join_tokens(t, p.left, p.right)))
+            if (!(p->id = join_tokens(t, p->left, p->right)))
                 return false;
-            t->merge[t->n_merges++] = q.pair;
+            t->merge[t->n_merges++] = (struct deq_bpe_parts){p->left, p->right};
             if (opts->progress && t->n_merges % 32 == 0)
                 opts->progress(opts->ctx, DEQ_MIN(t->n_tokens - FIRST_MERGE_ID, total), total);
         }
-        /* a merged pair can come up again when another merge makes one of its parts once more: same token, no new merge */
-        t->pair[q.pair] = (struct pair){.left = p.left, .right = p.right, .id = p.id};
-        bool ok = true;
-        for (size_t i = 0; i < p.n_where && ok; i++)
-            ok = merge_word(t, p.where[i], p.left, p.right, p.id);
-        deq_free(p.where);
-        t->pair[q.pair].count = DEQ_MAX(t->pair[q.pair].count, (int64_t)0);
-        if (!ok || !queue_grown(t))
+        if (!merge_pair(t, q.pair))
             return false;
     }
     if (opts->progress)
@@ -392,53 +404,11 @@ static bool merge_pairs(struct train *t, const struct deq_bpe_train_opts *opts)
     return true;
 }
 
-/* ---- the file ---- */
-
-/* A token in the byte alphabet, with the escapes of JSON; the alphabet has no control characters. */
-static void write_token(struct deq_buf *out, const struct token *token)
-{
-    deq_buf_str(out, "\"");
-    for (size_t i = 0; i < token->len; i++) {
-        char symbol[4];
-        int n = deq_utf8_encode(deq_byte_to_cp((uint8_t)token->bytes[i]), symbol);
-        if (n == 1 && (symbol[0] == '"' || symbol[0] == '\\'))
-            deq_buf_str(out, "\\");
-        deq_buf_add(out, symbol, (size_t)n);
-    }
-    deq_buf_str(out, "\"");
-}
-
-static void write_json(const struct train *t, struct deq_buf *out)
-{
-    static const char byte_level[] =
-        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
-    deq_buf_fmt(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n"
-                     "    {\"id\": 0, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-                     "\"normalized\": false, \"special\": true}\n  ],\n  \"normalizer\": null,\n", end_of_text);
-    deq_buf_fmt(out, "  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n", byte_level, byte_level);
-    deq_buf_str(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-                     "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-                     "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
-    for (size_t i = 0; i < t->n_tokens; i++) {
-        deq_buf_str(out, i ? ",\n      " : "\n      ");
-        write_token(out, &t->token[i]);
-        deq_buf_fmt(out, ": %zu", i);
-    }
-    deq_buf_str(out, "\n    },\n    \"merges\": [");
-    for (size_t i = 0; i < t->n_merges; i++) {
-        const struct pair *p = &t->pair[t->merge[i]];
-        deq_buf_str(out, i ? ",\n      [" : "\n      [");
-        write_token(out, &t->token[p->left]);
-        deq_buf_str(out, ", ");
-        write_token(out, &t->token[p->right]);
-        deq_buf_str(out, "]");
-    }
-    deq_buf_str(out, t->n_merges ? "\n    ]\n  }\n}\n" : "]\n  }\n}\n");
-}
+/* ---- the call ---- */
 
 static bool first_tokens(struct train *t, uint32_t vocab_size, uint32_t byte_id[256])
 {
-    if (!(t->token = DEQ_NEW_ARRAY(struct token, vocab_size)) || !(t->token[0].bytes = deq_strdup(end_of_text)))
+    if (!(t->token = DEQ_NEW_ARRAY(struct deq_bpe_token, vocab_size)) || !(t->token[0].bytes = deq_strdup(DEQ_BPE_END_OF_TEXT)))
         return false;
     t->token[0].len = END_LEN;
     t->n_tokens = 1;
@@ -446,7 +416,7 @@ static bool first_tokens(struct train *t, uint32_t vocab_size, uint32_t byte_id[
         int byte = deq_cp_to_byte(cp);
         if (byte < 0)
             continue;
-        struct token *k = &t->token[t->n_tokens];
+        struct deq_bpe_token *k = &t->token[t->n_tokens];
         if (!(k->bytes = deq_alloc(1)))
             return false;
         k->bytes[0] = (char)byte;
@@ -464,7 +434,7 @@ static void train_free(struct train *t)
         deq_free(t->token[i].bytes);
     deq_free(t->word);
     deq_free(t->words.slot);
-    deq_free(t->symbols);
+    deq_free(t->symbol);
     deq_free(t->pair);
     deq_free(t->pairs.slot);
     deq_free(t->heap);
@@ -490,7 +460,7 @@ enum deq_rc deq_bpe_train(const char *text, size_t len, const struct deq_bpe_tra
         rc = deq_fail(err, DEQ_ENOMEM, "no memory to train a vocabulary of %u tokens", opts->vocab_size);
         goto out;
     }
-    write_json(&t, ret_json);
+    deq_bpe_write(t.token, t.n_tokens, t.merge, t.n_merges, ret_json);
     if (ret_json->failed)
         rc = deq_fail(err, DEQ_ENOMEM, "no room for a tokenizer of %zu tokens", t.n_tokens);
 out:

@@ -1,7 +1,8 @@
 /* Trains a byte-level BPE vocabulary on plain text and writes it as a tokenizer.json that the `tokenizers` library loads too.
  *
  * The algorithm is that library's trainer: cut the text with GPT-2's expression, count the distinct words, and then repeatedly
- * merge the most frequent adjacent pair (of equals the one with the smaller ids), keeping pair counts up to date word by word.
+ * merge the most frequent adjacent pair (of equals the one with the smaller ids), keeping pair counts up to date where it stood. The
+ * time is n log n of the text, whatever the lengths of its words.
  * Ids: 0 is <|endoftext|>, then the 256 bytes in the order of their symbols, then one per merge. The result depends on the text
  * and vocab_size only. A line that is exactly <|endoftext|> separates documents; it and the line end before it are not text.
  *

@@ -6,6 +6,7 @@
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/data/added.h"
+#include "core/data/bpe_train.h"
 #include "core/data/normalize.h"
 #include "core/data/pretok.h"
 #include "tests/unit/test.h"
@@ -256,4 +257,25 @@ TEST(tokenizer_files_are_linear)
 {
     CHECK_LINEAR(load_words, NULL, 700, "word level: rules, added tokens, words");
     CHECK_LINEAR(load_bpe, NULL, 1000, "BPE: tokens and merges");
+}
+
+/* One word without a cut, and merges as many as a part of it. */
+static void train_on_a_word(void *ctx, size_t n)
+{
+    const struct deq_bpe_train_opts opts = {.vocab_size = (uint32_t)(DEQ_BPE_TRAIN_MIN_VOCAB + n / 4)};
+    struct deq_buf json;
+    uint32_t x = 1;
+    (void)ctx;
+    char *s = deq_alloc(n);
+    for (size_t i = 0; i < n; i++)
+        s[i] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[((x = x * 1664525 + 1013904223) >> 16) % 52];
+    deq_buf_init(&json, 64 << 20);
+    CHECK(!deq_bpe_train(s, n, &opts, &json, NULL));
+    deq_buf_free(&json);
+    deq_free(s);
+}
+
+TEST(training_on_a_long_word_is_linear)
+{
+    CHECK_LINEAR(train_on_a_word, NULL, 6000, "letters");
 }
