@@ -132,7 +132,7 @@ def clean_env(extra=None):
     return env
 
 
-def run(args, env=None, timeout=60, **more):
+def run(args, env=None, timeout=300, **more):
     """Runs a program to its end: (exit code, stdout, stderr) as text."""
     p = subprocess.run(args, env=clean_env(env), capture_output=True, timeout=timeout * SLOW, **more)
     out, err = p.stdout.decode("utf-8", "replace"), p.stderr.decode("utf-8", "replace")
