@@ -59,7 +59,21 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
     }
 }
 
+/* libmicrohttpd's limit on silence; watch.c keeps the exact ones. */
+static unsigned silence_s(const struct conf *c)
+{
+    return (DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1;
+}
+
 /* --- Responses --- */
+
+/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client
+ * sends is then taken for the end of the connection. Those with a limit on silence of their own are asked for their
+ * answer first, in every round of the thread: a connection is one of them while it waits for the answer. */
+static void ask_before_reading(struct request_state *s, bool yes)
+{
+    (void)MHD_set_connection_option(s->conn, MHD_CONNECTION_OPTION_TIMEOUT, silence_s(s->http->conf) + yes);
+}
 
 static enum MHD_Result send_response(struct request_state *s, int status, struct MHD_Response *r)
 {
@@ -67,6 +81,8 @@ static enum MHD_Result send_response(struct request_state *s, int status, struct
         return MHD_NO;
     if (status >= 100 && status < METRIC_CODES)
         atomic_fetch_add(&s->http->metrics->http_responses[s->x.probe][status], 1);
+    if (s->dispatched)
+        ask_before_reading(s, false);
     const enum MHD_Result ok = MHD_queue_response(s->conn, (unsigned)status, r);
     MHD_destroy_response(r);
     s->answered = true;
@@ -282,6 +298,7 @@ static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
     s->dispatched = true;
+    ask_before_reading(s, true);
     watch_phase(h->watch, s->client, WATCH_WORK);
     watch_channel(h->watch, s->client, s->x.channel);
     if (s->x.body.len > LARGE_BODY_BYTES)
@@ -427,7 +444,7 @@ static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls
         MHD_OPTION_EXTERNAL_LOGGER, on_error, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
         admin ? 0u : (unsigned)DEQ_MAX(c->http_threads, 2u), MHD_OPTION_CONNECTION_LIMIT,
         admin ? (unsigned)ADMIN_CONNECTIONS : (unsigned)(c->max_connections + SPARE_CONNECTIONS), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1), /* watch.c keeps the exact ones */
+        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, silence_s(c),
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
     return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");

@@ -255,9 +255,11 @@ static void tick(struct watch *w)
         /* libmicrohttpd does not tell that a further request began on an idle connection: its first bytes do */
         if (cl->phase == WATCH_IDLE && received_bytes(cl->fd) != cl->received_bytes)
             set_deadline(cl, WATCH_HEADERS, w->conf->header_timeout_ms);
-        /* who half-closed in the middle of a request never ends it; libmicrohttpd may have read all there is and not have seen the end behind it */
+        /* who half-closed in the middle of a request never ends it, and behind the last one sends no other;
+         * libmicrohttpd may have read all there is and not have seen the end behind it */
         int unread = 0;
-        const bool is_short = cl->hangup && (cl->phase == WATCH_HEADERS || cl->phase == WATCH_BODY) && ioctl(cl->fd, FIONREAD, &unread) == 0 && !unread;
+        const bool is_short =
+            cl->hangup && cl->phase != WATCH_WORK && ioctl(cl->fd, FIONREAD, &unread) == 0 && !unread;
         if (!is_short)
             cl->short_since_ns = 0;
         else if (!cl->short_since_ns)

@@ -152,6 +152,25 @@ def test_half_closed_client_gets_its_whole_answer():
         d.alive()
 
 
+def test_half_closed_beside_idle_connections():
+    """The end of what is sent must not be read before the answer is given; behind it nothing keeps the connection."""
+    with Daemon("server.idle_timeout_ms=600000") as d:
+        others = [d.connect() for _ in range(8)]  # so that each HTTP thread has one
+        for s in others:
+            s.sendall(raw_request("", "/v1/models", method="GET"))
+            read_response(s)
+        for path, body in (("/v1/completions", {"prompt": "A", "max_tokens": 2}),
+                           ("/v1/completions", {"prompt": "A", "max_tokens": 2, "stream": True}),
+                           ("/v1/responses", {"input": "A", "max_output_tokens": 2}), ("/v1/logits", {"prompt": "A"}),
+                           ("/tokenize", {"prompt": "A"}), ("/tokenize", {"prompt": "A" * 100000})):
+            with d.connect() as s:
+                s.sendall(raw_request(body, path))
+                s.shutdown(socket.SHUT_WR)
+                equal(final(s)[1], 200, "half-closed at %s: %.60s" % (path, body))
+        for s in others:
+            s.close()
+
+
 def test_half_closed_on_a_unix_socket():
     """The system tells who closed: no interim answers."""
     with tempfile.TemporaryDirectory() as tmp, Daemon("engine.max_sequences=1", "engine.max_positions=200000", listen="unix:%s/s" % tmp) as d:
