@@ -30,7 +30,7 @@ struct header_check {
     struct credential bearer, key; /* of Authorization, of x-api-key */
     struct header_weight octets, json;
     bool is_encoded, browser;
-    /* the first value of each that is not empty, without the blanks round it; or NULL. An empty Origin is nobody's */
+    /* the first value of each, without the blanks round it; or NULL */
     const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method, *ask_headers, *ask_private;
 };
 
@@ -134,8 +134,7 @@ static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const ch
     take_credential(c, key, key_len, value, value_len);
     for (size_t i = 0; i < DEQ_COUNT(kept); i++) {
         const char **const slot = (const char **)((char *)c + kept[i].offset);
-        const bool says = value_len || kept[i].offset == offsetof(struct header_check, origin);
-        if (says && !*slot && is_name(key, key_len, kept[i].name))
+        if (is_name(key, key_len, kept[i].name) && !*slot)
             *slot = end_at(value, value_len);
     }
     if (is_name(key, key_len, "Accept")) {
@@ -317,7 +316,7 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
     else
         snprintf(x->request_id, sizeof x->request_id, "%016llx",
                  (unsigned long long)deq_rng_u64(h->run_id, 0, atomic_fetch_add(&h->next_request, 1)));
-    x->content_type = c.content_type;
+    x->content_type = c.content_type && *c.content_type ? c.content_type : NULL; /* an empty one names no type */
     x->is_encoded = c.is_encoded;
     /* what is named goes before what is covered by an asterisk */
     x->wants_octets = c.octets.q && (c.octets.q > c.json.q || (c.octets.q == c.json.q && c.octets.specific == 3));

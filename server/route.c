@@ -179,13 +179,13 @@ static const char *known_method(const char *method)
     return "-";
 }
 
-/* The path of a route; what else was asked for as it came, without the query, what is not printable ASCII as %XX, cut. Another form of a target may
- * hold credentials: "-". */
+/* The path of a route; what else was asked for as it came, without query and fragment, what is not printable ASCII as
+ * %XX, cut. Another form of a target may hold credentials: "-". */
 static void loggable_path(const struct exchange *x, char out[LOGGED_PATH_MAX_BYTES + 1])
 {
     const char *path = x->route ? ((const struct route *)x->route)->path : x->path && (x->path[0] == '/' || !strcmp(x->path, "*")) ? x->path : "-";
     size_t n = 0;
-    for (const unsigned char *s = (const unsigned char *)path; *s && *s != '?'; s++) {
+    for (const unsigned char *s = (const unsigned char *)path; *s && *s != '?' && *s != '#'; s++) {
         const bool plain = *s > 0x20 && *s < 0x7f;
         if (n + (plain ? 1 : 3) > LOGGED_PATH_MAX_BYTES)
             break;

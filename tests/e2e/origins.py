@@ -54,7 +54,6 @@ def test_forms():
                          ("", 200), ("text/plain", 415), ("application/json, text/plain", 415), ("multipart/form-data; boundary=x", 415)):
         s, _, b = d.request("POST", "/v1/completions", BODY, {"Content-Type": kind})
         equal(s, status, "Content-Type: " + kind)
-    equal(d.request("POST", "/v1/completions", BODY, {"X-Request-Timeout-Ms": ""})[0], 200, "no header's empty value is a value")
     for coding, status in (("identity", 200), (" Identity\t", 200), ("", 200), ("gzip", 415), ("identity, gzip", 415), ("br", 415), ("zstd", 415)):
         s, h, b = d.request("POST", "/v1/completions", BODY, {"Content-Encoding": coding})
         equal((s, h.get("accept-encoding")), (status, "identity" if status == 415 else None), "Content-Encoding: " + coding)
