@@ -6,7 +6,10 @@
 #include "core/base/utf8.h"
 #include "core/data/tokenizer_impl.h"
 
-enum { MAX_ADDED = 1 << 16 };
+enum {
+    MAX_ADDED = 1 << 16,
+    SPARE_IDS = 1 << 16, /* that no token has, for any file, beside one a token: tables by id are no larger than the file justifies */
+};
 
 static int by_id(const void *pa, const void *pb)
 {
@@ -161,6 +164,9 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
         highest = DEQ_MAX(highest, tok->added[i].id);
         bytes += tok->added[i].len + 1;
     }
+    if (highest >= 2 * (n_vocab + tok->n_added) + SPARE_IDS)
+        return BAD(l, "id %u: the file has %zu tokens, expected their ids below %zu", highest, n_vocab + tok->n_added,
+                   2 * (n_vocab + tok->n_added) + SPARE_IDS);
     tok->vocab_size = highest + 1;
     if (tok->model == MODEL_WORDLEVEL)
         bytes += n_vocab + tok->n_added; /* the blanks */
