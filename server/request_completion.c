@@ -258,7 +258,8 @@ static bool take_responses_include(const struct object *o, const struct field *f
         if (!strcmp(s, "message.output_text.logprobs"))
             r->logprobs = 0;
         else if (strcmp(s, "reasoning.encrypted_content")) /* there is no reasoning to be had, encrypted or not */
-            return fields_bad_value(o, f->name, "knows message.output_text.logprobs and reasoning.encrypted_content");
+            return fields_bad_value(o, f->name, "knows message.output_text.logprobs and reasoning.encrypted_content (others "
+                                                "are not supported)");
     }
     return true;
 }

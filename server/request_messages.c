@@ -22,7 +22,7 @@ static bool take_role(const struct object *o, const struct field *f, const json_
             ((struct message *)request)->role = roles[i];
             return true;
         }
-    return fields_bad_value(o, f->name, "must be system, developer, user or assistant");
+    return fields_bad_value(o, f->name, "must be system, developer, user or assistant (tools are not supported)");
 }
 
 /* A part is {"type": "text", "text": ...}, of an item input_text or output_text; its other keys (cache_control,
@@ -41,8 +41,10 @@ static bool take_content(const struct object *o, const struct field *f, const js
         ok = is_text_part(o, json_array_get(v, i));
     ((struct message *)request)->content = v;
     return ok || fields_bad_type(o, f->name,
-                                 o->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text"
-                                                      : "a string or an array of parts of type text");
+                                 o->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text "
+                                                        "(others are not supported)"
+                                                      : "a string or an array of parts of type text (others are not "
+                                                        "supported)");
 }
 
 static bool take_item_type(const struct object *o, const struct field *f, const json_t *v, void *request)

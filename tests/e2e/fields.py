@@ -116,6 +116,7 @@ def test_the_answer_comes_back():
             (0, dict(USER, content=[{"type": "image_url", "image_url": {}}]), "invalid_type", "content")):
         s, _, o = talk(*[USER] * i, turn)
         check_error(s, o, 400, code, "messages[%d].%s" % (i, param), "%s" % turn)
+        check(not code.startswith("invalid") or "not supported" in o["error"]["message"], "what is not served: %s" % o)
 
 
 def test_numbers_of_any_size():
