@@ -114,8 +114,8 @@ static void print(const struct score *s, const struct deq_engine_stats *st, cons
                s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max, s->not_converged, seconds,
                (double)s->scored / seconds, (double)p->tol, p->max_iter, deq_solver_name(p->solver), p->window, deq_warm_name(p->warm_start));
     else
-        printf("tokens             %zu (%llu bytes)\nnats a token       %.4f\nperplexity         %.3f\nbits a byte        %.4f\n"
-               "evaluations a token %.2f (%.2f steps)\nlargest residual   %.2e (%zu above tol)\nseconds            %.1f (%.0f tokens/s)\n",
+        printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\nperplexity           %.3f\nbits a byte          %.4f\n"
+               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\nseconds              %.1f (%.0f tokens/s)\n",
                s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max, s->not_converged, seconds,
                (double)s->scored / seconds);
 }

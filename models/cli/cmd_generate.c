@@ -131,6 +131,7 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
                               JSON_REAL_PRECISION(9));
     fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
     putchar('\n');
+    fflush(stdout); /* the line's end before what follows, also where both go to one file */
     fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n", o->tokens,
             finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
     return CLI_OK;

@@ -138,12 +138,18 @@ static bool data_is_text(const char *data)
     return !stat(data, &st) && S_ISREG(st.st_mode);
 }
 
+/* Where the recipe names no text, --data is the text: a path that leads nowhere is the cause then. */
+static enum deq_rc data_exists(const struct deq_recipe *r, const char *data, struct deq_err *err)
+{
+    return r->train_files[0] || deq_io_exists(data) ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "--data: no file or directory \"%s\"", data);
+}
+
 /* What came of it, and what can be done with it. */
 static void show_result(const struct view *v, const char *out)
 {
     char n[32];
     const unsigned s = (unsigned)(deq_now_s() - v->began_s);
-    fprintf(stderr, "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n    %s generate %s \"The\" --max-tokens 100\n    %sd --model %s\n", out,
+    fprintf(stderr, "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n", out,
             bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
 }
 
@@ -188,7 +194,7 @@ int cmd_train(int argc, char **argv)
         return cli_fail("train", err.text);
     for (size_t i = 0; i < f.sets.n; i++)
         if (deq_opt_assign(&deq_recipe_table, &recipe, f.sets.item[i], &err))
-            return cli_usage("train", "--set %s", err.text);
+            return cli_usage("train", "--set: %s", err.text);
     const bool one_file = data_is_text(f.data);
     if (one_file && deq_opt_set(deq_opt_find(&deq_recipe_table, "data.train"), &recipe, f.data, 0, &err))
         return cli_fail("train", err.text);
@@ -198,6 +204,8 @@ int cmd_train(int argc, char **argv)
     }
     if (!f.out)
         return cli_usage("train", "--out MODEL_DIR is needed");
+    if (data_exists(&recipe, f.data, &err))
+        return cli_fail("train", err.text);
     if (deq_recipe_check(&recipe, &err)) {
         (void)deq_fail_prefix(&err, err.code, args[0]);
         return cli_fail("train", err.text);

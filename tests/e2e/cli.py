@@ -239,15 +239,21 @@ def test_train_tiny():
         code, _, err = train(out, *few, data=text, recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         lines = err.split("\n")
         check(code == 0 and "\r" not in err and any(x.startswith("step 10/12 ") and " valid - bits/byte" in x for x in lines), "plain lines: %d %s" % (code, err))
-        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq generate \S*tiny \"The\" --max-tokens 100\n"
+        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq generate \S*tiny \"The\" --max-tokens 100 --temperature 0.7\n"
                         r"    \S*deqd --model \S*tiny\n$", err), "the result: %s" % err)
         with open(os.path.join(out, "train.jsonl")) as f:
             check("nan" not in err and not re.search(r"\b(nan|inf)\b", f.read()), "no nan")
         equal(run([DEQ, "generate", out, "The", "--max-tokens", "3"])[0], 0, "it is a model")
+        both = subprocess.run([DEQ, "generate", out, "The", "--max-tokens", "3", "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW).stdout
+        check(b"\n3 tokens (" in both, "text and statistics in one file: a line each: %s" % both)
         code, _, err = train(os.path.join(tmp, "other"), *few, "--set", "data.train=" + text, data=tmp + "/nowhere", recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         equal(code, 0, "the same file by --set data.train: " + err[-200:])
         code, _, err = train(os.path.join(tmp, "none"), recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         check(code == 1 and "data.train: missing" in err and "--data FILE" in err, "no text: %s" % err)
+        code, _, err = train(os.path.join(tmp, "none"), data=tmp + "/READMEE.md", recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        check(code == 1 and "--data: no file or directory" in err and "READMEE.md" in err, "a text that is not there: %s" % err)
+        code, _, err = train(os.path.join(tmp, "none"), "--set", "train.stepss=3", data=text, recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        check(code == 2 and "--set: unknown key train.stepss (did you mean train.steps?)" in err, "a misspelt key: %s" % err)
 
 
 def test_train_resume_is_exact():

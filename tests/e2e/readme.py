@@ -79,7 +79,8 @@ def main():
             if "/v1/completions" in c and "stream" not in c:
                 check(json.loads(r.stdout)["choices"][0]["text"], c)
             if '"stream": true' in c and "/v1/responses" not in c:
-                check(len(r.stdout.split()) > 50 and "data:" not in r.stdout, f"{c}: text, not events: {r.stdout[:200]}")
+                check(len(r.stdout.split()) > 3 and "data:" not in r.stdout and "\\" not in r.stdout and r.stdout.endswith("\n"),
+                      f"{c}: text, not events nor JSON's escapes, and a line's end behind it: {r.stdout[:900]}")
             elif '"stream": true' in c:
                 check("event: response.completed" in r.stdout or "event: response.incomplete" in r.stdout, f"{c}: events to the last: {r.stdout[-200:]}")
         check(os.path.getsize(f"{work}/logits.f32") % (4 * 4096) == 0, "logits.f32")
