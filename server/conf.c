@@ -132,7 +132,8 @@ static int probe(const struct conf *c)
     struct deq_err err;
     char answer[64];
     const bool admin = c->admin_listen[0] != 0;
-    if (listen_parse(admin ? "server.admin_listen" : "server.listen", admin ? c->admin_listen : c->listen, &a, &err)) {
+    const char *where = admin ? c->admin_listen : c->listen;
+    if (listen_parse(admin ? "server.admin_listen" : "server.listen", where, &a, &err)) {
         fprintf(stderr, "deqd: %s\n", err.text);
         return 2;
     }
@@ -159,7 +160,13 @@ static int probe(const struct conf *c)
                 got += (size_t)n;
         close(fd);
     }
-    return got >= 12 && !memcmp(answer + 9, "200", 3) ? 0 : 1;
+    if (got >= 12 && !memcmp(answer + 9, "200", 3))
+        return 0;
+    if (got >= 12)
+        fprintf(stderr, "deqd: --health-probe: %s answers %.3s, not ready\n", where, answer + 9);
+    else
+        fprintf(stderr, "deqd: --health-probe: %s does not answer\n", where);
+    return 1;
 }
 
 /* "\n" as two characters becomes a line's end: a flag or a variable cannot hold one comfortably. */

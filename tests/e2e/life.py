@@ -641,7 +641,8 @@ def test_health_probe():
         equal(run([DEQD, "--listen", address, "--health-probe"])[0], 0, "--health-probe of a running daemon")
         equal(run([DEQD, "--listen", "0.0.0.0:%d" % d.port, "--health-probe"])[0], 0, "0.0.0.0 is asked on loopback")
         port = d.port
-    equal(run([DEQD, "--listen", "127.0.0.1:%d" % port, "--health-probe"])[0], 1, "--health-probe when nobody listens")
+    equal(run([DEQD, "--listen", "127.0.0.1:%d" % port, "--health-probe"]), (1, "", "deqd: --health-probe: 127.0.0.1:%d does not answer\n" % port),
+          "--health-probe when nobody listens")
     with socket.socket() as s:  # somebody else listens and says nothing
         s.bind(("127.0.0.1", 0))
         s.listen(1)
@@ -653,7 +654,8 @@ def test_health_probe():
     until = time.monotonic() + 60 * SLOW
     while status_of(d) == 200 and time.monotonic() < until:
         time.sleep(0.01)
-    equal(run([DEQD, "--listen", "127.0.0.1:%d" % d.port, "--health-probe"])[0], 1, "--health-probe of a draining daemon")
+    equal(run([DEQD, "--listen", "127.0.0.1:%d" % d.port, "--health-probe"]), (1, "", "deqd: --health-probe: 127.0.0.1:%d answers 503, not ready\n" % d.port),
+          "--health-probe of a draining daemon")
     d.stop()
 
 
