@@ -38,8 +38,9 @@ enum deq_rc listen_parse(const char *option, const char *text, struct listen_add
     memset(ret, 0, sizeof *ret);
     if (!strncmp(text, "unix:", 5))
         return parse_unix(option, text, ret, err);
-    if (*text && strspn(text, "0123456789") == strlen(text))
-        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT or unix:/PATH; did you mean 127.0.0.1:%s?", option, text, text);
+    const char *alone = text + (*text == ':'); /* a port without an address */
+    if (*alone && strspn(alone, "0123456789") == strlen(alone))
+        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT or unix:/PATH; did you mean 127.0.0.1:%s?", option, text, alone);
     const char *colon = strrchr(text, ':');
     char *end = NULL;
     const unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;

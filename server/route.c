@@ -223,6 +223,13 @@ static void unknown_path(struct exchange *x)
     deq_buf_free(&text);
 }
 
+static void wrong_method(struct exchange *x)
+{
+    char text[64];
+    snprintf(text, sizeof text, "this path takes %s", x->allow);
+    exchange_error(x, 405, "method_not_allowed", NULL, text);
+}
+
 void route_check(void *ctx, struct exchange *x, const struct credential *keys, size_t n)
 {
     struct service *s = ctx;
@@ -240,7 +247,7 @@ void route_check(void *ctx, struct exchange *x, const struct credential *keys, s
     else if (!allowed(s, x, r, keys, n))
         ;
     else if (!r && x->allow)
-        exchange_error(x, 405, "method_not_allowed", NULL, "this path takes another method; see the Allow header");
+        wrong_method(x);
     else if (!r)
         unknown_path(x);
     else if (!strcmp(r->method, "POST"))

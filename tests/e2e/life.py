@@ -561,6 +561,7 @@ def test_configuration_errors():
         fails(["--check-config", "--set", "server=x"], 2, "server is a section")
         fails(["--check-confg"], 2, "did you mean --check-config?")
         fails(["--listen", "8080"], 2, "did you mean 127.0.0.1:8080?")
+        fails(["--listen", ":8080"], 2, "did you mean 127.0.0.1:8080?")
         file("server: [\n", "line 2", "flow")
         fails(["--check-config"], 2, "DEQ_CPU", "foo", env={"DEQ_CPU": "foo"})
         fails(["--check-config", "--listen", "127.0.0.1:9", "--set", "server.admin_listen=localhost:9"], 2, "server.admin_listen", "server.listen")

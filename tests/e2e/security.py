@@ -179,6 +179,8 @@ def test_every_route():
             equal((s, h.get("allow")), (401, None), "%s %s, no key" % (other, path))
             s, h, b = ask(d, other, path, bearer(ALICE))
             equal((s, h.get("allow")), (405, method), "%s %s with a key" % (other, path))
+            check_error(s, b, 405, "method_not_allowed", None, "%s %s with a key" % (other, path))
+            check("this path takes " + method in str(b), "%s %s says which: %s" % (other, path, short(b)))
         for path in ("/", "/admin", "/admin/", "/admin/x", "/admin/reload/", "/v1", "/v1/nothing", "/v1/completions/", "/v1/modelsx/a", "//health", "/health/",
                      "/health/live/x",
                      "/HEALTH", "/healthz", "/metrics/", "/health/../v1/models", "/%68ealth", "/health%2f", "/health;x", "/favicon.ico"):

@@ -87,7 +87,7 @@ TEST(listen_addresses)
     struct listen_address a;
     struct deq_err err;
     static const char *const good[] = {"127.0.0.1:80", "[::1]:0", "localhost:65535", "0.0.0.0:1", "unix:/x", "unix:/run/deqd.sock,mode=0600"};
-    static const char *const bad[] = {"", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:8x", "::1:80", "host:80", "unix:", "unix:x",
+    static const char *const bad[] = {"", ":", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:8x", "::1:80", "host:80", ":80", "unix:", "unix:x",
                                       "unix:/x,mode=", "unix:/x,mode=9", "unix:/x,mode=1777", "unix:/x,mode= 660", "unix:/x,mode=+660"};
     for (size_t i = 0; i < DEQ_COUNT(good); i++)
         CHECK_MSG(listen_parse("server.listen", good[i], &a, &err) == DEQ_OK, "%s", good[i]);
