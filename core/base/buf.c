@@ -121,16 +121,19 @@ bool deq_buf_str(struct deq_buf *b, const char *s)
     return deq_buf_add(b, s, strlen(s));
 }
 
+/* Once where it fits into the room there is, a second time where it did not. */
 bool deq_buf_fmt(struct deq_buf *b, const char *fmt, ...)
 {
     va_list ap, again;
+    const size_t spare = b->failed ? 0 : b->cap - b->len;
     va_start(ap, fmt);
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    int n = vsnprintf(spare ? b->data + b->len : NULL, spare, fmt, ap);
     va_end(ap);
     bool ok = n >= 0 && room(b, (size_t)n);
     if (ok) {
-        vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
+        if ((size_t)n >= spare)
+            vsnprintf(b->data + b->len, (size_t)n + 1, fmt, again);
         b->len += (size_t)n;
     } else if (n < 0) {
         deq_buf_fail(b);

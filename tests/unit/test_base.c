@@ -80,6 +80,20 @@ TEST(buf_grows_and_drops_front)
     deq_buf_free(&b);
 }
 
+/* Text that fits, that just does not, and that wants new memory, each after some and each twice. */
+TEST(buf_formats_at_the_edge_of_its_room)
+{
+    char want[512];
+    for (int width = 1; width < 200; width++) {
+        struct deq_buf b;
+        deq_buf_init(&b, 4096);
+        CHECK(deq_buf_fmt(&b, "ab%*d%s", width, 7, "c") && deq_buf_fmt(&b, "%*d", width, 8));
+        snprintf(want, sizeof want, "ab%*dc%*d", width, 7, width, 8);
+        CHECK_MSG(b.len == strlen(want) && b.len < b.cap && !strcmp(b.data, want), "width %d", width);
+        deq_buf_free(&b);
+    }
+}
+
 TEST(buf_without_memory)
 {
     struct deq_buf b;
