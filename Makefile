@@ -80,7 +80,7 @@ $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/li
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@)
-.PRECIOUS: $(OBJ)/tests/fuzz/%.o
+.SECONDARY: $(FUZZ:%=$(OBJ)/tests/fuzz/fuzz_%.o) $(OBJ)/tests/fuzz/replay.o
 # the links follow the configuration that was built last
 .PHONY: link
 link: $(OBJ)/deq $(OBJ)/deqd
@@ -98,14 +98,19 @@ help: ## this list
 	@awk '/^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { name = $$1; sub(":", "", name); sub(/.*## /, ""); printf "  %-16s %s\n", name, $$0 }' Makefile
 
 ##@ Tests that need nothing but Python
-test: lint unit replay e2e readme ## everything that is quick
+test: python lint unit replay e2e readme ## everything that is quick
+# told before the building, not behind it
+.PHONY: python
+python:
+	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
+	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
 unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
-e2e: all ## the daemon and the command line over real sockets and files
+e2e: python all ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-readme: all ## the README's commands as they stand there
+readme: python all ## the README's commands as they stand there
 	@python3 tests/e2e/readme.py
 lint: ## floors, banned calls, configuration table = etc/deqd.yaml
 	@sh tests/lint/lint.sh

@@ -1,6 +1,7 @@
 """make itself: what it says when something is missing, how much it prints, what help lists."""
 import os
 import re
+import shutil
 import tempfile
 
 from lib import ROOT, check, equal, run
@@ -32,6 +33,12 @@ def test_missing_compiler_is_named():
     equal(make("CC=cc", "needed"), (0, "", ""), "with everything there")
 
 
+def test_missing_python_is_named():
+    code, out, err = run([shutil.which("make"), "-C", ROOT, "--no-print-directory", "python"], env={**CLEAN, "PATH": "/nowhere"})
+    check(code == 2 and out == "" and err.split("\n")[1].endswith(" python3 python3-venv"), "the line to type: %d %s%s" % (code, out, err))
+    equal(make("python"), (0, "", ""), "with Python there")
+
+
 def test_building_is_quiet():
     with tempfile.TemporaryDirectory() as tmp:
         what = [os.path.join(tmp, "release", "core", "base", "err.o")]
@@ -48,6 +55,6 @@ def test_help_lists_every_target():
     with open(os.path.join(ROOT, "Makefile")) as f:
         text = f.read()
     phony = set(" ".join(re.findall(r"^\.PHONY: (.*)$", text, re.M)).split())
-    inner = {"link", "needed", "sanitized", "sanitized-threads"}
+    inner = {"link", "needed", "python", "sanitized", "sanitized-threads"}
     code, out, _ = make("help")
     equal((code, set(re.findall(r"^  ([a-z0-9-]+) +\S", out, re.M))), (0, phony - inner), "make help")
