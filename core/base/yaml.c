@@ -4,10 +4,11 @@
 #include <string.h>
 #include <yaml.h>
 
+#include "core/base/hash.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 
-enum { KEYS_MAX = 1024 };
+enum { KEYS_MAX = 1024, SLOTS = 2 * KEYS_MAX };
 
 struct level {
     size_t key_len; /* length of the path before this mapping's keys */
@@ -24,11 +25,22 @@ struct walker {
     unsigned key_line, key_column;
     char *seen[KEYS_MAX]; /* full paths of keys, for duplicates */
     size_t n_seen;
+    uint16_t slot[SLOTS]; /* where they are found again by hash: place in seen + 1, 0: none */
 };
 
 static enum deq_rc at(const struct walker *w, const yaml_mark_t *m, struct deq_err *err, const char *what, const char *arg)
 {
     return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s", w->name, m->line + 1, m->column + 1, what, arg);
+}
+
+/* Where the path is, or would be, found again. */
+static uint16_t *slot_of(struct walker *w)
+{
+    const struct deq_hash h = deq_siphash(&(struct deq_hash){{0}}, w->path, strlen(w->path));
+    size_t i = h.h[0] % SLOTS;
+    while (w->slot[i] && strcmp(w->seen[w->slot[i] - 1], w->path))
+        i = (i + 1) % SLOTS;
+    return &w->slot[i];
 }
 
 static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_err *err)
@@ -40,14 +52,14 @@ static enum deq_rc push_key(struct walker *w, const yaml_event_t *e, struct deq_
     if (!strcmp(key, "<<"))
         return at(w, &e->start_mark, err, "merge keys are not supported", "");
     snprintf(w->path + base, sizeof w->path - base, "%s%s", base ? "." : "", key);
-    for (size_t i = 0; i < w->n_seen; i++)
-        if (!strcmp(w->seen[i], w->path))
-            return at(w, &e->start_mark, err, "key given twice: ", w->path);
+    uint16_t *slot = slot_of(w);
+    if (*slot)
+        return at(w, &e->start_mark, err, "key given twice: ", w->path);
     if (w->n_seen == KEYS_MAX)
         return at(w, &e->start_mark, err, "too many keys", "");
     if (!(w->seen[w->n_seen] = deq_strdup(w->path)))
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory", w->name);
-    w->n_seen++;
+    *slot = (uint16_t)++w->n_seen;
     w->key_line = (unsigned)e->start_mark.line + 1;
     w->key_column = (unsigned)e->start_mark.column + 1;
     w->want_value = w->level[w->depth - 1].any_key = true;

@@ -482,7 +482,7 @@ TEST(damaged_files_are_refused_by_name)
         {"\"c\": 2", "\"c\": 1", "which another token has too"},
         {"\"c\": 2", "\"c\": -1", "\"c\": id -1 is outside"},
         {"\"c\": 2", "\"c\": 16777216", "\"c\": id 16777216 is outside"},
-        {"\"c\": 2", "\"c\": 16777215", "id 16777215: the file has 9 tokens, expected their ids below 65554"},
+        {"\"c\": 2", "\"c\": 16777215", "id 16777215: the file has 10 tokens, expected their ids below 65556"},
         {"\"c\": 2", "\"c\": 99999999999999999999", "line 1"},
         {"\"c\": 2", "\"c\": \"2\"", "\"c\": expected an integer id, found a string"},
         {"\"c\": 2", "\"c\": 2.0", "\"c\": expected an integer id, found a fraction"},
