@@ -16,11 +16,22 @@ void deq_stdio_init(void)
     signal(SIGXFSZ, SIG_IGN);
 }
 
+static int reason; /* errno of the first flush that failed; what was not written is gone then, and a later one knows no reason */
+
+bool deq_stdio_flush(void)
+{
+    errno = 0;
+    if (fflush(stdout) && !reason)
+        reason = errno;
+    return !ferror(stdout);
+}
+
 enum deq_rc deq_stdio_close(struct deq_err *err)
 {
-    const int failed = ferror(stdout);
+    const bool ok = deq_stdio_flush();
     errno = 0;
-    if (!fclose(stdout) && !failed)
+    if (!fclose(stdout) && ok)
         return DEQ_OK;
-    return deq_fail(err, DEQ_EIO, "standard output: cannot write%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
+    reason = reason ? reason : errno;
+    return deq_fail(err, DEQ_EIO, "standard output: cannot write%s%s", reason ? ": " : "", reason ? strerror(reason) : "");
 }

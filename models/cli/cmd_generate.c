@@ -7,6 +7,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/stdio.h"
 #include "core/base/utf8.h"
 #include "core/deq.h"
 #include "models/cli/solve_flags.h"
@@ -45,7 +46,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     }
     if (!o->json) {
         fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
-        fflush(stdout);
+        (void)deq_stdio_flush();
     }
     return o->stopped || ferror(stdout) ? DEQ_STOP : DEQ_CONTINUE; /* nobody gets more of it; main says so */
 }
@@ -131,7 +132,7 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
                               JSON_REAL_PRECISION(9));
     fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
     putchar('\n');
-    fflush(stdout); /* the line's end before what follows, also where both go to one file */
+    (void)deq_stdio_flush(); /* the line's end before what follows, also where both go to one file */
     fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n", o->tokens,
             finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
     return CLI_OK;
