@@ -67,11 +67,32 @@ uint64_t fair_places(const struct account *a, uint64_t places)
 
 /* --- Places --- */
 
+/* n + n/8 is all of a configured n; (n + n/8) / 9 is n/8 again */
+static struct fair_room eighth(const struct fair_room *all)
+{
+    return (struct fair_room){all->sequences / 9, all->rows / 9, all->pages / 9};
+}
+
+static bool fits(const struct fair_room *a, const struct fair_room *b)
+{
+    return a->sequences <= b->sequences && a->rows <= b->rows && a->pages <= b->pages;
+}
+
+static struct fair_room without(const struct fair_room *a, const struct fair_room *b)
+{
+    return (struct fair_room){a->sequences - b->sequences, a->rows - b->rows, a->pages - b->pages};
+}
+
 bool fair_may_begin(const struct account *a, const struct fair_room *held, const struct fair_room *all)
 {
-    /* n + n/8 is all of a configured n; (n + n/8) / 9 is n/8 again */
-    return !a->running || (held->sequences <= all->sequences - all->sequences / 9 && held->rows <= all->rows - all->rows / 9 &&
-                           held->pages <= all->pages - all->pages / 9);
+    const struct fair_room kept = eighth(all), usual = without(all, &kept);
+    return !a->running || fits(held, &usual);
+}
+
+bool fair_may_overtake(const struct account *a, const struct fair_room *overtakers, const struct fair_room *first, const struct fair_room *all)
+{
+    const struct fair_room kept = eighth(all), usual = without(all, &kept);
+    return !a->running && fits(overtakers, &kept) && fits(first, &usual);
 }
 
 void fair_reader_is(struct fair_reader *r, bool slow, uint64_t now_ns)

@@ -60,6 +60,11 @@ struct fair_room {
 /* Whether the account's job may begin that makes the engine hold `held`, of `all`. What is not there at all is not asked here. */
 bool fair_may_begin(const struct account *a, const struct fair_room *held, const struct fair_room *all);
 
+/* Whether the account's job may begin before `first`, which comes next and finds no room: of callers who run nothing, as many as such overtakers, this one
+ * with them, hold an eighth. So narrow jobs do not wait for a wide one that waits for half of the engine, and it fits as soon as those are gone that were there
+ * before it. */
+bool fair_may_overtake(const struct account *a, const struct fair_room *overtakers, const struct fair_room *first, const struct fair_room *all);
+
 /* How long a reader kept his job from its turns. */
 struct fair_reader {
     bool slow;

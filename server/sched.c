@@ -40,6 +40,8 @@ struct sched {
     struct job *queue, **queue_end; /* in order of arrival */
     size_t queued, queued_tokens, reserved, reserved_tokens;
     size_t running_sequences, running_rows, n_running;
+    struct fair_room overtakers; /* what jobs hold that overtook others */
+    const struct job *first;     /* came next and found no room; while jobs are admitted */
     bool stop, draining, end_all;
     bool attention;            /* some job's cancel or pause was set */
     bool arrivals;             /* jobs came since the last look at the queue */
@@ -131,6 +133,9 @@ static void account_end(struct sched *s, struct job *j, uint64_t now)
     s->n_running--;
     s->running_sequences -= choices(j);
     s->running_rows -= choices(j) * j->request.solve.window;
+    if (j->overtook)
+        s->overtakers = (struct fair_room){s->overtakers.sequences - choices(j),
+                                           s->overtakers.rows - choices(j) * j->request.solve.window, s->overtakers.pages - j->pages};
     j->account->running--;
     s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
     leave(j);
@@ -227,7 +232,13 @@ static bool finds_room(struct sched *s, const struct job *j)
     const uint32_t rows = choices(j) * j->request.solve.window;
     const struct fair_room held = {s->running_sequences + choices(j), s->running_rows + rows, st.pages_reserved};
     const struct fair_room all = {st.max_sequences, st.max_rows, st.pages};
-    return fair_may_begin(j->account, &held, &all) && deq_allowance_reserve(j->answer, j->answer_bytes);
+    bool may = fair_may_begin(j->account, &held, &all);
+    if (s->first) { /* pages are known once they are reserved: one job may pass their eighth */
+        const struct fair_room over = {s->overtakers.sequences + choices(j), s->overtakers.rows + rows, s->overtakers.pages};
+        const struct fair_room first = {choices(s->first), choices(s->first) * s->first->request.solve.window, 0};
+        may = may && fair_may_overtake(j->account, &over, &first, &all);
+    }
+    return may && deq_allowance_reserve(j->answer, j->answer_bytes);
 }
 
 /* with the lock. The next job that finds room. A caller whose first does not is passed by: what he holds, or others of memory, nobody else waits for. */
@@ -258,6 +269,7 @@ static bool take_place(struct sched *s, uint64_t now)
 static void admit(struct sched *s)
 {
     s->blocked = false;
+    s->first = NULL;
     pthread_mutex_lock(&s->lock);
     for (struct job *j = s->queue; j; j = j->next)
         j->account->barred = false;
@@ -283,13 +295,15 @@ static void admit(struct sched *s)
         j->request.prompt = j->prompt.ids;
         j->request.n_prompt = j->prompt.n;
         j->open_choices = choices(j);
+        const uint64_t reserved = deq_engine_stats(s->engine).pages_reserved;
         const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->admission, &err);
         if (rc == DEQ_EFULL) {
             deq_allowance_unreserve(j->answer, j->answer_bytes);
             if (take_place(s, now))
                 continue;
-            s->blocked = true;
-            return;
+            s->blocked = j->account->barred = true;
+            s->first = s->first ? s->first : j;
+            continue;
         }
         pthread_mutex_lock(&s->lock);
         for (link = &s->queue; *link != j;) /* others may have come meanwhile */
@@ -301,6 +315,11 @@ static void admit(struct sched *s)
             s->running_sequences += choices(j);
             s->running_rows += choices(j) * j->request.solve.window;
             j->account->running++;
+            j->pages = deq_engine_stats(s->engine).pages_reserved - reserved;
+            j->overtook = s->first != NULL;
+            if (j->overtook)
+                s->overtakers = (struct fair_room){s->overtakers.sequences + choices(j),
+                                                   s->overtakers.rows + choices(j) * j->request.solve.window, s->overtakers.pages + j->pages};
         } else {
             leave(j);
         }

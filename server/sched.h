@@ -45,6 +45,8 @@ struct job {
     _Atomic bool cancel, pause;
     bool paused, expired;
     bool gave_way;
+    bool overtook;              /* began before one that came next and found no room */
+    uint64_t pages;             /* that its sequences reserved */
     struct fair_reader reader;
     bool held;         /* waits its turn in this step */
     uint64_t last_turn; /* the step it last took part in */

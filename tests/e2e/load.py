@@ -347,6 +347,26 @@ def test_slow_readers_give_way():
         freed(d, "slow readers", 10)
 
 
+def test_narrow_requests_overtake_a_wide_one():
+    """Two callers hold the engine, a third waits for half of it: a fourth with one choice does not wait behind him, and the third has his turn."""
+    wide = dict(LONG, n=8, max_tokens=100000)
+    with Daemon("engine.max_sequences=16", "engine.max_positions=200000") as d:
+        held = [unread(d, dict(wide, stream=True), source="127.0.0.%d" % i) for i in (2, 3)]
+        check(d.wait_metric(lambda m: m["deqd_requests_running"] == 2, 20)[0], "two hold the engine")
+        third = unread(d, dict(wide, max_tokens=4), source="127.0.0.4")
+        check(d.wait_metric(lambda m: m["deqd_requests_waiting"] == 1, 20)[0], "a third waits")
+        for i in range(5, 9):
+            with unread(d, {"prompt": "A", "max_tokens": 2, "temperature": 0}, source="127.0.0.%d" % i) as s:
+                equal(read_response(s)[0], 200, "a narrow one")
+        m = d.metrics()
+        equal((m["deqd_requests_running"], m["deqd_requests_waiting"]), (2, 1), "meanwhile")
+        held[0].close()
+        equal(read_response(third)[0], 200, "the wide one, once there is room")
+        for s in held + [third]:
+            s.close()
+        freed(d, "wide requests", 10)
+
+
 def test_answers_have_a_budget():
     """Whole answers that nobody reads hold no more than limits.answer_bytes; who asks for little meanwhile is served; a reader below the least rate is dropped."""
     # positions * 384 numbers of 4 bytes: 1.5 MB an answer

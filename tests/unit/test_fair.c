@@ -109,6 +109,22 @@ TEST(fair_places_in_the_engine)
 }
 
 /* One that reads a little now and then counts like one that reads nothing; a short wait, or one long ago, does not. */
+/* A wide job waits for half of the engine: narrow ones of callers who run nothing begin before it, in an eighth together. */
+TEST(fair_narrow_jobs_overtake)
+{
+    const struct fair_room all = {36, 288, 900}, first = {16, 128, 0}, all_of_it = {33, 264, 0};
+    const struct account nobody = {.id = 1}, busy = {.id = 2, .running = 1};
+    CHECK(fair_may_overtake(&nobody, &(struct fair_room){1, 8, 0}, &first, &all));
+    CHECK(fair_may_overtake(&nobody, &(struct fair_room){4, 32, 100}, &first, &all));
+    CHECK(!fair_may_overtake(&nobody, &(struct fair_room){5, 32, 100}, &first, &all));
+    CHECK(!fair_may_overtake(&nobody, &(struct fair_room){4, 33, 100}, &first, &all));
+    CHECK(!fair_may_overtake(&nobody, &(struct fair_room){4, 32, 101}, &first, &all));
+    CHECK(!fair_may_overtake(&busy, &(struct fair_room){1, 8, 0}, &first, &all));
+    CHECK(!fair_may_overtake(&nobody, &(struct fair_room){1, 8, 0}, &all_of_it, &all)); /* it would wait for ever */
+    /* with all overtakers there, and as much as anybody else may hold beside it, it fits */
+    CHECK(4 + 16 + 16 <= all.sequences && 32 + 128 + 128 <= all.rows);
+}
+
 TEST(fair_slow_readers_give_way)
 {
     struct fair_reader r = {0};
