@@ -517,7 +517,7 @@ def test_too_little_memory():
     if not runner.memory_limit:
         return skip("confine.py sets no limit")
     ends = []
-    for mb in (16, 24, 32, 40, 48, 56, 64, 72, 80, 96):
+    for mb in (16, 32, 48, 64, 96, 160, 192, 224, 256, 320):  # with the answers' budget of 128 MiB
         memory = "%dm" % mb
         # as many sequences as it may have at once, so that every reserved page is touched
         s = Served(env=QUICK, memory=memory, wait=False)
