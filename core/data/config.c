@@ -29,15 +29,6 @@ static bool by_name(const char *const *names, size_t n, const char *name, int *r
     return false;
 }
 
-bool deq_norm_by_name(const char *name, enum deq_norm *ret)
-{
-    int i;
-    if (!by_name(norms, DEQ_COUNT(norms), name, &i))
-        return false;
-    *ret = (enum deq_norm)i;
-    return true;
-}
-
 /* Reads keys of one object; remembers the first error, and refuses keys that nobody asked for. */
 struct reader {
     const json_t *obj;

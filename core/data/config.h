@@ -42,7 +42,6 @@ struct deq_arch {
 };
 
 const char *deq_norm_name(enum deq_norm n);
-bool deq_norm_by_name(const char *name, enum deq_norm *ret);
 
 /* Outputs of one block's injection: q, k, v and, with inject_residual, x. */
 static inline size_t deq_inject_dim(const struct deq_arch *a)

@@ -497,11 +497,9 @@ TEST(config_structure)
     }
     CHECK(deq_config_load("/nonexistent/config.json", &a, &e) == DEQ_ENOTFOUND && a.vocab.size == 7);
     for (int i = 0; i < 3; i++) {
-        enum deq_norm norm = DEQ_NORM_POST;
         enum deq_warm warm = DEQ_WARM_ZERO;
-        CHECK(deq_norm_by_name(deq_norm_name((enum deq_norm)i), &norm) && (int)norm == i);
         CHECK(deq_warm_by_name(deq_warm_name((enum deq_warm)i), &warm) && (int)warm == i);
-        CHECK(!deq_norm_by_name("x", &norm) && !deq_warm_by_name("", &warm) && (int)norm == i && (int)warm == i);
+        CHECK(!deq_warm_by_name("", &warm) && (int)warm == i);
     }
 }
 
