@@ -23,7 +23,7 @@ NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:l
 
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c)
-SERVER  := $(wildcard server/*.c)
+SERVER  := $(wildcard server/*.c server/*/*.c)
 UNIT    := $(wildcard tests/unit/*.c) models/cli/bench_stats.c models/cli/sse.c
 BENCH   := $(wildcard tests/bench/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -62,7 +62,7 @@ needed:
 	echo "deqd cannot be built: missing$$headers. On Debian or Ubuntu, as root:" >&2; \
 	echo "    apt-get update && apt-get install -y --no-install-recommends$$packages" >&2; exit 1
 
-$(OBJ)/server/ep_models.o: server/openapi.json
+$(OBJ)/server/api/ep_models.o: server/api/openapi.json
 
 $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@

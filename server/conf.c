@@ -11,9 +11,9 @@
 #include "core/base/flags.h"
 #include "core/base/installed.h"
 #include "core/base/utf8.h"
-#include "server/listen.h"
-#include "server/origin.h"
-#include "server/route.h"
+#include "server/net/listen.h"
+#include "server/net/origin.h"
+#include "server/api/route.h"
 
 #define AT(field) offsetof(struct conf, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}

@@ -13,12 +13,12 @@
 #include "core/base/clock.h"
 #include "core/base/stdio.h"
 #include "server/conf.h"
-#include "server/http.h"
+#include "server/net/http.h"
 #include "server/log.h"
-#include "server/memory.h"
+#include "server/work/memory.h"
 #include "server/metrics.h"
 #include "server/notify.h"
-#include "server/route.h"
+#include "server/api/route.h"
 #include <jansson.h>
 
 enum {

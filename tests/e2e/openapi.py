@@ -1,6 +1,7 @@
-"""server/openapi.json: what is served is the file, the file is OpenAPI 3.1 in structure, its fields and paths are those of the daemon's
+"""server/api/openapi.json: what is served is the file, the file is OpenAPI 3.1 in structure, its fields and paths are those of the daemon's
 tables, and what the daemon answers is what the file says. schemathesis (tests/clients) asks further, with requests made from the file."""
 import copy
+import glob
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import tempfile
 
 from lib import DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, parse_named_sse, raw_request, read_response, run, shared, usual
 
-FILE = os.path.join(ROOT, "server", "openapi.json")
+FILE = os.path.join(ROOT, "server", "api", "openapi.json")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 CHAT = "chat.message={role}: {content}\\n"
 
@@ -392,12 +393,11 @@ def answers(o):
 
 
 def test_error_codes_are_the_sources():
-    """Status and code of every error: what server/*.c says, and what the document says."""
+    """Status and code of every error: what server/ says, and what the document says."""
     got, want = set(), set()
-    for name in os.listdir(os.path.join(ROOT, "server")):
-        if name.endswith(".c"):
-            with open(os.path.join(ROOT, "server", name), encoding="utf-8") as f:
-                got |= set(re.findall(r'\b([45]\d\d), "([a-z_]+)"', f.read()))
+    for path in glob.glob(os.path.join(ROOT, "server", "**", "*.c"), recursive=True):
+        with open(path, encoding="utf-8") as f:
+            got |= set(re.findall(r'\b([45]\d\d), "([a-z_]+)"', f.read()))
     got |= {("408", "request_timeout"), ("503", "reload_failed")}  # written otherwise there
     got.discard(("501", "not_supported_error"))
     error = DOC["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"]

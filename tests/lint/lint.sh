@@ -24,7 +24,7 @@ only() { # header, rooms
     complain "<$1> outside its room" "$(grep -nE "#include <$1>" -r core server models --include='*.[ch]' | grep -vE "^($2)")"
 }
 only cblas.h 'core/math/gemm_fast\.c'
-only microhttpd.h 'server/http(\.c|_head\.c|_impl\.h)'
+only microhttpd.h 'server/net/http(\.c|_head\.c|_impl\.h)'
 only yaml.h 'core/base/yaml\.c'
 only 'curl/curl\.h' 'models/cli/bench_load\.c'
 only zip.h 'core/data/torchfile\.c'

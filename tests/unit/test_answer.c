@@ -1,13 +1,13 @@
 /* Memory runs out at every place of a request's way, from its body to its last byte: the answer is the one that it would have been, or an error; never
  * one with a part missing. The requests go through router, parser, scheduler and engine as they do behind HTTP. */
-#include "server/answer.h"
+#include "server/api/answer.h"
 
 #include <time.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/log.h"
-#include "server/route.h"
+#include "server/api/route.h"
 #include "tests/unit/test.h"
 
 static struct conf conf;

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "server/listen.h"
+#include "server/net/listen.h"
 #include "tests/unit/test.h"
 
 /* printf %s secret | sha256sum, and of "other" */

@@ -1,5 +1,5 @@
 /* The way of a response: pacing of slow readers, who is told what, and when. */
-#include "server/channel.h"
+#include "server/net/channel.h"
 
 #include "core/base/clock.h"
 

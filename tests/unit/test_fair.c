@@ -1,5 +1,5 @@
 /* Fairness between callers, without an engine: the order of a queue, its places, the sharing of a step. */
-#include "server/fair.h"
+#include "server/work/fair.h"
 
 #include "tests/unit/test.h"
 

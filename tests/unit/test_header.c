@@ -1,5 +1,5 @@
 /* The grammar of header values. */
-#include "server/header.h"
+#include "server/net/header.h"
 
 #include "tests/unit/test.h"
 

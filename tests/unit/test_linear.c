@@ -19,8 +19,8 @@
 #include "core/data/wordlevel.h"
 #include "models/cli/sse.h"
 #include "server/auth.h"
-#include "server/reply.h"
-#include "server/request.h"
+#include "server/api/reply.h"
+#include "server/api/request.h"
 #include "tests/unit/test.h"
 
 enum { BYTES_BOUND = 16, BYTES_SLACK = 64 << 10 };

@@ -1,5 +1,5 @@
 /* What a model and an engine will take is known before it is taken, to the byte; and the limits of cgroups, as they look from inside. */
-#include "server/memory.h"
+#include "server/work/memory.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>

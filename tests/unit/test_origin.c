@@ -1,5 +1,5 @@
 /* Whose pages may ask, and under which names. */
-#include "server/origin.h"
+#include "server/net/origin.h"
 
 #include "tests/unit/test.h"
 

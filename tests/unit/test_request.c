@@ -1,5 +1,5 @@
 /* Bodies of requests: damaged at random they are refused with a reason or accepted within all bounds, never anything else; and text as JSON. */
-#include "server/request.h"
+#include "server/api/request.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "server/reply.h"
+#include "server/api/reply.h"
 #include "tests/unit/test.h"
 
 static const char *const bodies[] = {

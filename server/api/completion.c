@@ -1,0 +1,440 @@
+/* POST /v1/completions, /v1/chat/completions and /v1/responses: place in the queue -> parse -> a job for each prompt ->
+ * (engine thread) tokens -> choices -> JSON -> channel. */
+#include "server/api/completion.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/clock.h"
+#include "core/base/mem.h"
+#include "core/base/utf8.h"
+#include "server/api/answer.h"
+#include "server/log.h"
+#include "server/api/reply.h"
+
+enum { TEXT_MAX_BYTES = 256 << 20, BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
+
+static size_t n_choices(const struct completion *c)
+{
+    return c->req.n_prompts * (size_t)c->req.best_of;
+}
+
+static void completion_free(struct completion *c)
+{
+    if (!c)
+        return;
+    for (size_t i = 0; c->choices && i < n_choices(c); i++) {
+        struct choice *ch = &c->choices[i];
+        struct deq_buf *const bufs[] = {&ch->shown, &ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets, &ch->ids, &ch->iters, &ch->residuals, &ch->starts};
+        for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
+            deq_buf_free(bufs[k]);
+        deq_text_free(ch->text);
+    }
+    for (size_t i = 0; c->prompts && i < c->req.n_prompts; i++) {
+        struct prompt *p = &c->prompts[i];
+        struct deq_buf *const bufs[] = {&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets, &p->echo};
+        for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
+            deq_buf_free(bufs[k]);
+        deq_tokens_free(&p->job.prompt);
+    }
+    deq_free(c->choices);
+    deq_free(c->prompts);
+    deq_buf_free(&c->head);
+    completion_request_free(&c->req);
+    channel_unref(c->channel);
+    store_release(c->served);
+    deq_free(c);
+}
+
+/* --- The job, on the engine's thread --- */
+
+static void fail(struct completion *c, int status, const char *code, const char *message)
+{
+    if (c->failed)
+        return;
+    c->failed = true;
+    c->status = status;
+    c->code = code;
+    snprintf(c->message, sizeof c->message, "%s", message);
+    deq_utf8_line(c->message);
+    for (size_t i = 0; i < c->req.n_prompts; i++) /* the others have nobody to answer to */
+        sched_cancel(&c->prompts[i].job);
+}
+
+static bool is_stop_token(const struct completion_request *r, uint32_t token)
+{
+    for (size_t i = 0; i < r->stop_ids.n; i++)
+        if (r->stop_ids.ids[i] == token)
+            return true;
+    return false;
+}
+
+/* The prompt's tokens as they stand behind the position that was just solved. */
+static void echo_event(struct prompt *p, const struct deq_event *e)
+{
+    const size_t next = e->position + 1;
+    if (next < p->job.prompt.n)
+        prompt_add(p, p->job.prompt.ids[next], e->logits);
+}
+
+static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
+{
+    struct prompt *p = (struct prompt *)j;
+    struct completion *c = p->c;
+    struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + e->choice];
+    if (e->kind == DEQ_EVENT_PROMPT) {
+        echo_event(p, e);
+        return DEQ_CONTINUE;
+    }
+    if (e->kind == DEQ_EVENT_END) {
+        ch->finish = e->finish;
+        ch->prompt_positions = e->prompt_positions;
+        ch->prompt_evaluations = e->prompt_evaluations;
+        ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
+        ch->converged = ch->converged && !(e->prompt_residual_max >= c->req.solve.tol);
+        if (e->finish == DEQ_FINISH_CANCELED)
+            return DEQ_CONTINUE;
+        if (e->finish == DEQ_FINISH_NUMERIC)
+            fail(c, 500, "solver_diverged", e->message);
+        if (c->failed)
+            return DEQ_CONTINUE;
+        choice_end(ch);
+        if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) { /* those wait: if nobody has anything, it is an error */
+            if (choice_has_news(ch))
+                (void)choice_send(ch, NULL);
+            (void)choice_send(ch, finish_word(ch->finish));
+        }
+        return DEQ_CONTINUE;
+    }
+    choice_begin(ch);
+    const bool stop_token = is_stop_token(&c->req, e->token) && ch->tokens >= (uint32_t)c->req.min_tokens;
+    if (stop_token)
+        ch->stop_token = e->token;
+    choice_add(ch, e);
+    return ch->stopped >= 0 || stop_token ? DEQ_STOP : DEQ_CONTINUE;
+}
+
+/* After a step: what its tokens gave, one chunk a choice. */
+static void on_step(struct job *j)
+{
+    const struct prompt *p = (const struct prompt *)j;
+    struct completion *c = p->c;
+    for (size_t i = 0; c->req.stream && i < (size_t)c->req.best_of; i++) {
+        struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + i];
+        if (choice_has_news(ch) && !choice_send(ch, NULL)) {
+            sched_cancel(j); /* nobody reads any more; it ends before the next step */
+            return;
+        }
+    }
+}
+
+static void on_admit(struct job *j)
+{
+    struct prompt *p = (struct prompt *)j;
+    /* headers leave now and not before, so that refusals keep their own status */
+    if (p->c->req.stream)
+        channel_start_stream(p->c->channel);
+    if (p->c->req.stream && p->c->req.responses)
+        response_begin(p->c);
+}
+
+static void log_completion(const struct completion *c)
+{
+    uint64_t prompt_tokens = 0, tokens = 0, cached = 0, admitted = 0;
+    double iters = 0;
+    const char *finish = c->failed ? c->code : c->cancelled ? "cancelled" : finish_word(c->choices[0].finish);
+    for (size_t i = 0; i < c->req.n_prompts; i++) {
+        const struct job *j = &c->prompts[i].job;
+        prompt_tokens += j->prompt.n;
+        cached += j->admission.cached_tokens;
+        admitted = DEQ_MAX(admitted, j->admitted_ns);
+    }
+    for (size_t i = 0; i < n_choices(c); i++) {
+        tokens += c->choices[i].tokens;
+        iters += c->choices[i].iters_sum;
+    }
+    char caller[20], user[20];
+    snprintf(caller, sizeof caller, "%016llx", (unsigned long long)c->prompts[0].job.caller.id);
+    snprintf(user, sizeof user, "%016llx", (unsigned long long)c->req.user_hash);
+    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}", "request_id", c->request_id, "status",
+             c->failed ? c->status : c->cancelled ? 499 : 200, "finish", finish, "prompt_tokens", (json_int_t)prompt_tokens, "cached_tokens",
+             (json_int_t)cached, "completion_tokens", (json_int_t)tokens, "seed", (json_int_t)c->req.seed, "ms",
+             (double)(deq_now_ns() - c->arrived_ns) * 1e-6, "queue_ms",
+             admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0, "iters_mean", tokens ? iters / (double)tokens : 0.0,
+             "stream", (int)c->req.stream, "caller", caller, "user", c->req.user_hash ? user : NULL, "trace_id", c->trace_id[0] ? c->trace_id : NULL,
+             "parent_id", c->trace_id[0] ? c->parent_id : NULL);
+}
+
+/* A deadline passed, and no choice of any prompt has a token. */
+static bool late_without_anything(const struct completion *c)
+{
+    bool late = false;
+    for (size_t i = 0; i < n_choices(c); i++) {
+        if (c->choices[i].tokens)
+            return false;
+        late = late || c->choices[i].finish == DEQ_FINISH_DEADLINE;
+    }
+    return late;
+}
+
+static void on_end(struct job *j, enum job_end end, const char *message)
+{
+    struct completion *c = ((struct prompt *)j)->c;
+    switch (end) {
+    case JOB_FINISHED: break;
+    case JOB_CANCELED: c->cancelled = true; break;
+    case JOB_QUEUE_TIMEOUT: fail(c, 503, "queue_timeout", "the request waited too long for a place"); break;
+    case JOB_DEADLINE: /* the choices have nothing; other prompts' may */
+        for (size_t i = 0; i < (size_t)c->req.best_of; i++) {
+            struct choice *ch = &c->choices[((struct prompt *)j)->index * (size_t)c->req.best_of + i];
+            ch->finish = DEQ_FINISH_DEADLINE;
+            choice_end(ch);
+        }
+        break;
+    case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
+    case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
+    case JOB_GAVE_WAY: fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly"); break;
+    case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
+    }
+    if (--c->open_jobs)
+        return;
+    channel_listen(c->channel, (struct channel_events){0});
+    for (size_t i = 0; c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c) && i < n_choices(c); i++)
+        if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens)
+            (void)choice_send(&c->choices[i], finish_word(DEQ_FINISH_DEADLINE));
+    if (late_without_anything(c))
+        fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
+    if (c->failed)
+        completion_error(c, c->status, c->code, c->message);
+    else if (c->cancelled || channel_starved(c->channel))
+        answer_cut(c->channel);
+    else
+        completion_answer(c);
+    if (log_on(LOG_INFO))
+        log_completion(c);
+    completion_free(c);
+}
+
+/* --- From the channel, with its lock --- */
+
+static void on_gone(void *ctx)
+{
+    struct completion *c = ctx;
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        sched_cancel(&c->prompts[i].job);
+}
+
+static void on_pace(void *ctx, bool pause)
+{
+    struct completion *c = ctx;
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        sched_pause(&c->prompts[i].job, pause);
+}
+
+/* --- The request, on a thread of the HTTP server --- */
+
+static bool set_up_choice(struct completion *c, size_t i)
+{
+    struct choice *ch = &c->choices[i];
+    struct deq_buf *const bufs[] = {&ch->shown, &ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets, &ch->ids, &ch->iters, &ch->residuals, &ch->starts};
+    for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
+        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
+    ch->c = c;
+    ch->prompt = i / (size_t)c->req.best_of;
+    ch->stopped = -1;
+    ch->stop_token = -1;
+    ch->converged = true;
+    if (deq_text_new((const char *const *)c->req.stop, c->req.stop_len, c->req.n_stops, &ch->text, NULL))
+        return false;
+    if (c->req.chat) /* the template's last word stands before them */
+        deq_text_skip_blanks(ch->text);
+    return true;
+}
+
+static void set_up_prompt(struct completion *c, size_t i, const struct exchange *x)
+{
+    const struct completion_request *r = &c->req;
+    struct prompt *p = &c->prompts[i];
+    struct deq_buf *const bufs[] = {&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets, &p->echo};
+    for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
+        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
+    struct deq_request q = deq_request_defaults(c->served->model);
+    const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
+    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* the default was nobody's wish */
+    q.n = (uint32_t)r->best_of;
+    q.ignore_eos = r->ignore_eos;
+    q.want_prompt = r->echo && r->logprobs >= 0;
+    q.want_logits = r->logprobs >= 0 || r->best_of > r->n;
+    q.solve = r->solve;
+    q.cache = r->cache;
+    q.cache_salt = r->salt;
+    q.cache_salt_len = r->salt_len;
+    q.sampling = (struct deq_sampling){.temperature = r->temperature,
+                                       .top_p = r->top_p,
+                                       .min_p = r->min_p,
+                                       .top_k = r->top_k > 0 ? (uint32_t)r->top_k : 0,
+                                       .seed = (uint64_t)r->seed,
+                                       .bias = r->bias,
+                                       .n_bias = r->n_bias,
+                                       .repetition_penalty = r->repetition_penalty,
+                                       .presence_penalty = r->presence_penalty,
+                                       .frequency_penalty = r->frequency_penalty,
+                                       .min_tokens = (uint32_t)r->min_tokens,
+                                       .stop_ids = r->stop_ids.ids,
+                                       .n_stop_ids = r->stop_ids.n};
+    uint64_t deadline_ms = (uint64_t)r->deadline_ms;
+    if (x->timeout_ms && (!deadline_ms || x->timeout_ms < deadline_ms))
+        deadline_ms = x->timeout_ms;
+    p->c = c;
+    p->index = i;
+    p->job = (struct job){.request = q,
+                          .prompt = c->req.prompts[i],
+                          .caller = x->caller,
+                          .priority = (int)r->priority,
+                          .arrived_ns = x->arrived_ns,
+                          .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,
+                          .on_event = on_event,
+                          .on_admit = on_admit,
+                          .on_step = on_step,
+                          .on_end = on_end,
+                          .sched = c->served->sched};
+    c->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */
+    if (!r->echo)
+        return;
+    struct deq_buf bytes;
+    deq_buf_init(&bytes, TEXT_MAX_BYTES);
+    p->prev = -1;
+    for (size_t k = 0; k < p->job.prompt.n; k++) {
+        size_t n;
+        const char *b = deq_token_text(c->served->model, p->prev, p->job.prompt.ids[k], &n);
+        if (!b)
+            continue;
+        deq_buf_add(&bytes, b, n);
+        p->prev = p->job.prompt.ids[k];
+    }
+    /* ids may cut a character; JSON holds only whole ones */
+    (void)deq_buf_carry(&p->echo, &bytes);
+    const size_t whole = deq_utf8_complete(bytes.data, bytes.len);
+    p->n_cut = bytes.len - whole;
+    deq_utf8_sanitize(&p->echo, bytes.data, whole);
+    if (p->n_cut)
+        memcpy(p->cut, bytes.data + whole, p->n_cut);
+    deq_buf_free(&bytes);
+    p->prev = -1; /* again from the front, token by token, for the logprobs */
+    prompt_add(p, p->job.prompt.ids[0], NULL);
+}
+
+/* What prompt i will hold of an answer: all of it, in parts and in one piece; of a stream what may lie unread, and the
+ * prompt's scores, and for /v1/responses what its end repeats. */
+static uint64_t answer_bytes(const struct completion *c, size_t i)
+{
+    const struct completion_request *r = &c->req;
+    const struct job *j = &c->prompts[i].job;
+    const bool kept = !r->stream || r->responses;
+    const uint64_t echo = r->echo ? j->prompt.n : 0, tokens = kept ? echo + j->request.max_tokens : echo;
+    const uint64_t buffer = r->stream && !i ? c->service->conf->stream_buffer_bytes + r->echo_bytes : 0;
+    return buffer + (uint64_t)r->best_of * (CHOICE_BYTES + 2 * tokens * r->token_bytes);
+}
+
+/* Everything the request needs, or NULL: no memory. Takes r, and m when it succeeds. */
+static struct completion *completion_new(struct service *s, struct served *m, const struct exchange *x, struct completion_request *r)
+{
+    struct completion *c = DEQ_NEW(struct completion);
+    if (!c) {
+        completion_request_free(r);
+        return NULL;
+    }
+    c->req = *r;
+    c->service = s;
+    c->served = m;
+    c->channel = x->channel;
+    channel_ref(x->channel);
+    c->created = (int64_t)(deq_wall_ms() / 1000);
+    c->arrived_ns = x->arrived_ns;
+    c->open_jobs = r->n_prompts;
+    memcpy(c->request_id, x->request_id, sizeof c->request_id);
+    memcpy(c->trace_id, x->trace_id, sizeof c->trace_id);
+    memcpy(c->parent_id, x->parent_id, sizeof c->parent_id);
+    deq_buf_init(&c->head, 4096);
+    completion_head(c);
+    c->prompts = DEQ_NEW_ARRAY(struct prompt, r->n_prompts);
+    c->choices = DEQ_NEW_ARRAY(struct choice, n_choices(c));
+    bool ok = c->prompts && c->choices;
+    for (size_t i = 0; ok && i < r->n_prompts; i++) {
+        set_up_prompt(c, i, x);
+        c->prompts[i].job.answer = &c->channel->allowance;
+        c->prompts[i].job.answer_bytes = answer_bytes(c, i);
+    }
+    for (size_t i = 0; ok && i < n_choices(c); i++)
+        ok = set_up_choice(c, i);
+    if (!ok) {
+        c->served = NULL; /* m stays the caller's */
+        completion_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void complete(struct service *s, struct served *m, struct exchange *x, enum endpoint at)
+{
+    const struct request_context rc = service_context(s, m);
+    struct completion_request r;
+    struct request_error err;
+    struct place place;
+    /* a place first: whoever will be refused costs no tokenising */
+    enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, &place);
+    if (verdict != SUBMIT_OK) {
+        exchange_not_submitted(x, m->sched, verdict);
+        store_release(m);
+        return;
+    }
+    if (!request_completion(&rc, at, x->body.data, x->body.len, &r, &err)) {
+        sched_release(&place);
+        store_release(m);
+        exchange_request_error(x, &err);
+        return;
+    }
+    struct sched *sched = m->sched;
+    struct completion *c = completion_new(s, m, x, &r);
+    struct job **jobs = c ? DEQ_NEW_ARRAY(struct job *, c->req.n_prompts) : NULL;
+    if (!jobs) {
+        sched_release(&place); /* while the model that it belongs to is still held */
+        if (!c)
+            store_release(m);
+        completion_free(c);
+        exchange_no_memory(x);
+        return;
+    }
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        jobs[i] = &c->prompts[i].job;
+    pthread_mutex_lock(&x->channel->lock);
+    x->channel->may_stream = c->req.stream;
+    x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece, for which the scheduler kept room */
+    pthread_mutex_unlock(&x->channel->lock);
+    channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
+    /* refused below, c is still this thread's; else it belongs to the engine's thread and may be gone already */
+    verdict = sched_submit(sched, &place, jobs, c->req.n_prompts);
+    deq_free(jobs);
+    if (verdict == SUBMIT_OK)
+        return;
+    channel_listen(x->channel, (struct channel_events){0});
+    exchange_not_submitted(x, sched, verdict);
+    completion_free(c);
+}
+
+void ep_completions(struct service *s, struct served *m, struct exchange *x)
+{
+    complete(s, m, x, ON_COMPLETIONS);
+}
+
+void ep_chat(struct service *s, struct served *m, struct exchange *x)
+{
+    complete(s, m, x, ON_CHAT);
+}
+
+void ep_responses(struct service *s, struct served *m, struct exchange *x)
+{
+    complete(s, m, x, ON_RESPONSES);
+}

@@ -1,0 +1,100 @@
+/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c is its life, completion_reply.c
+ * its words. After submission everything happens on the engine's thread. */
+#ifndef DEQ_SERVER_COMPLETION_H
+#define DEQ_SERVER_COMPLETION_H
+
+#include "core/base/utf8.h"
+#include "server/api/route.h"
+
+struct completion;
+
+/* One continuation of one prompt. */
+struct choice {
+    struct completion *c;
+    size_t prompt;           /* number of its prompt */
+    struct deq_text *text;   /* bytes of tokens -> text that may be shown */
+    struct deq_buf shown;    /* not yet sent (stream), or all of it */
+    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and `lp_tokens` */
+    size_t told, told_logprobs;
+    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* JSON, comma after each; since the last chunk, or all */
+    struct deq_buf ids;      /* token ids, the same */
+    struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    struct deq_utf8_place place; /* where its text has got to: text_offset */
+    int64_t prev;            /* the token that its text ends with */
+    uint32_t tokens;
+    bool begun;              /* has its prompt's text, with echo */
+    bool sent;               /* its first chunk is out */
+    enum deq_finish finish;
+    int stopped;             /* index of the stop string, or -1 */
+    int64_t stop_token;      /* of stop_token_ids, or -1 */
+    double logprob_sum, iters_sum;
+    uint32_t iters_max;
+    float residual_max;      /* of its tokens, and of the prompt before them */
+    bool converged;
+    size_t prompt_positions; /* of the prompt, solved for this choice */
+    uint64_t prompt_evaluations;
+};
+
+/* One prompt: a job of the scheduler's, with best_of choices. */
+struct prompt {
+    struct job job; /* first: the scheduler's callbacks get it */
+    struct completion *c;
+    size_t index;
+    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* of the prompt's tokens, with echo */
+    struct deq_buf echo;     /* its text, but for: */
+    char cut[4];             /* [n_cut] the beginning of a character that an answer may go on with */
+    size_t n_cut;
+    struct deq_utf8_place place; /* where the tokens seen so far have got to */
+    int64_t prev;            /* the token before, -1: none */
+};
+
+struct completion {
+    struct completion_request req;
+    struct service *service;
+    struct served *served;   /* held */
+    struct channel *channel; /* held */
+    char request_id[132], trace_id[33], parent_id[17];
+    int64_t created;
+    uint64_t arrived_ns;
+    struct deq_buf head;     /* {"id": ..., up to the choices */
+    struct prompt *prompts;  /* [n_prompts] */
+    struct choice *choices;  /* [n_prompts * best_of]: prompt i's are i * best_of.. */
+    uint64_t events;         /* of a stream of /v1/responses, so far */
+    size_t open_jobs;
+    bool failed;             /* the first error counts; it is answered when all jobs have ended */
+    bool cancelled;
+    int status;
+    const char *code;
+    char message[256];
+};
+
+/* completion_reply.c */
+
+void completion_head(struct completion *c);
+/* The tokens of one position: text, logprobs, telemetry. e: a TOKEN event. */
+void choice_add(struct choice *ch, const struct deq_event *e);
+/* A prompt's token, and its logprob from logits [V] at the position before (NULL: the first). */
+void prompt_add(struct prompt *p, uint32_t token, const float *logits);
+/* Gives the choice its prompt's text, with echo; once. */
+void choice_begin(struct choice *ch);
+/* Its text ends: what was held back is shown, but for what begins with a stop string. */
+void choice_end(struct choice *ch);
+/* Whether there is something for a chunk. */
+bool choice_has_news(const struct choice *ch);
+/* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */
+bool choice_send(struct choice *ch, const char *finish);
+const char *finish_word(enum deq_finish f);
+/* The whole answer, or the end of a stream. */
+void completion_answer(struct completion *c);
+void completion_error(struct completion *c, int status, const char *code, const char *message);
+/* "deq": what was asked of the solver and what it reached, over n choices. */
+void completion_report(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out);
+
+/* completion_responses.c: the same for /v1/responses */
+
+void response_begin(struct completion *c); /* of a stream */
+bool response_delta(struct choice *ch);
+void response_answer(struct completion *c);
+void response_error(struct completion *c, int status, const char *code, const char *message); /* in a stream */
+
+#endif

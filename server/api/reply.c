@@ -1,0 +1,112 @@
+#include "server/api/reply.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/json.h"
+
+enum { FLOAT_DIGITS = 9 }; /* a float survives the way through text */
+
+static const char *error_type(int status)
+{
+    switch (status) {
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 408:
+    case 504: return "timeout_error";
+    case 429: return "rate_limit_error";
+    case 501: return "not_supported_error";
+    case 503: return "unavailable_error";
+    default: return status >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+void reply_json(struct deq_buf *out, json_t *object)
+{
+    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS)) : NULL;
+    if (text && !deq_json_failed())
+        deq_buf_str(out, text);
+    else
+        deq_buf_fail(out);
+    free(text); /* jansson's */
+    json_decref(object);
+}
+
+static json_t *error_object(int status, const char *code, const char *param, const char *message)
+{
+    return json_pack("{s:s, s:s, s:s?, s:s?}", "message", message, "type", error_type(status), "param", param, "code", code);
+}
+
+void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message)
+{
+    reply_json(out, json_pack("{s:o}", "error", error_object(status, code, param, message)));
+}
+
+void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx)
+{
+    json_t *e = error_object(400, "context_length_exceeded", param, message);
+    const bool whole = !json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens)) &&
+                       !json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
+    reply_json(out, json_pack("{s:o}", "error", e));
+    if (!whole)
+        deq_buf_fail(out);
+}
+
+json_t *reply_setting(float x)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.6g", (double)x);
+    return json_real(strtod(text, NULL));
+}
+
+json_t *reply_text(const char *s, size_t n)
+{
+    return json_stringn(s ? s : "", n);
+}
+
+void reply_string(struct deq_buf *out, const char *s, size_t n)
+{
+    size_t plain = 0;
+    deq_buf_add(out, "\"", 1);
+    for (size_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)s[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        deq_buf_add(out, s + plain, i - plain);
+        plain = i + 1;
+        if (c == '"' || c == '\\')
+            deq_buf_fmt(out, "\\%c", c);
+        else if (c == '\n')
+            deq_buf_add(out, "\\n", 2);
+        else
+            deq_buf_fmt(out, "\\u%04x", c);
+    }
+    deq_buf_add(out, s + plain, n - plain);
+    deq_buf_add(out, "\"", 1);
+}
+
+void reply_buf(struct deq_buf *out, const struct deq_buf *s)
+{
+    if (deq_buf_carry(out, s))
+        reply_string(out, s->data ? s->data : "", s->len);
+}
+
+void reply_list(struct deq_buf *out, const struct deq_buf *entries)
+{
+    const struct deq_buf list = {
+        .data = entries->data, .len = entries->len - (entries->len > 0), .failed = entries->failed};
+    deq_buf_str(out, "[");
+    deq_buf_append(out, &list);
+    deq_buf_str(out, "]");
+}
+
+void reply_number(struct deq_buf *out, float x)
+{
+    if (isfinite(x))
+        deq_buf_fmt(out, "%.9g", (double)x);
+    else
+        deq_buf_str(out, "-9999.0");
+}

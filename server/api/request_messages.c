@@ -1,0 +1,221 @@
+/* The messages of a chat become the text that the model continues: each by the template's message, and its reply behind
+ * them. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/buf.h"
+#include "core/base/mem.h"
+#include "server/api/request_impl.h"
+
+struct message {
+    const char *role;
+    const json_t *content; /* NULL: none; a string, or an array of parts */
+};
+
+static bool take_role(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    static const char *const roles[] = {"system", "developer", "user", "assistant"};
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    for (size_t i = 0; i < DEQ_COUNT(roles); i++)
+        if (!strcmp(fields_word(v), roles[i])) {
+            ((struct message *)request)->role = roles[i];
+            return true;
+        }
+    return fields_bad_value(o, f->name, "must be system, developer, user or assistant (tools are not supported)");
+}
+
+/* A part is {"type": "text", "text": ...}, of an item input_text or output_text; its other keys (cache_control,
+ * annotations) are not looked at. */
+static bool is_text_part(const struct object *o, const json_t *part)
+{
+    const char *type = fields_word(json_object_get(part, "type"));
+    return type && json_is_string(json_object_get(part, "text")) &&
+           (o->body == BODY_ITEM ? !strcmp(type, "input_text") || !strcmp(type, "output_text") : !strcmp(type, "text"));
+}
+
+static bool take_content(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    bool ok = json_is_string(v) || (json_is_array(v) && json_array_size(v) <= JSON_ARRAY_MAX);
+    for (size_t i = 0; ok && json_is_array(v) && i < json_array_size(v); i++)
+        ok = is_text_part(o, json_array_get(v, i));
+    ((struct message *)request)->content = v;
+    return ok || fields_bad_type(o, f->name,
+                                 o->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text "
+                                                        "(others are not supported)"
+                                                      : "a string or an array of parts of type text (others are not "
+                                                        "supported)");
+}
+
+static bool take_item_type(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    (void)request;
+    const bool message = fields_word(v) && !strcmp(fields_word(v), "message");
+    return message || fields_unsupported(o, f->name, "items are messages of text");
+}
+
+static const struct field message_fields[] = {
+    {"role", OTHER, 0, 0, 0, take_role, "string: system, developer, user, assistant"},
+    {"content", OTHER, 0, 0, 0, take_content, "string or array of text parts"},
+};
+
+static const struct field item_fields[] = {
+    {"type", OTHER, 0, 0, 0, take_item_type, "string: message"},
+    {"role", OTHER, 0, 0, 0, take_role, "string: system, developer, user, assistant"},
+    {"content", OTHER, 0, 0, 0, take_content, "string or array of text parts"},
+};
+
+/* --- The text --- */
+
+struct chat_template request_chat_template(const struct request_context *c)
+{
+    const struct deq_model_info i = deq_model_info(c->model);
+    /* What a base model continues well is text: no words about who speaks, a line for each. A line end would begin the
+     * next message, so it ends the answer. */
+    struct chat_template t = {"default", "{content}\n", "", "\n"};
+    if (c->conf->chat_message[0])
+        t = (struct chat_template){"configuration", c->conf->chat_message, c->conf->chat_reply, ""};
+    else if (i.chat_message[0])
+        t = (struct chat_template){"model", i.chat_message, i.chat_reply, i.chat_stop};
+    if (c->conf->chat_stop[0])
+        t.stop = c->conf->chat_stop;
+    return t;
+}
+
+static bool add_content(const json_t *v, struct deq_buf *out)
+{
+    if (json_is_string(v))
+        return deq_buf_add(out, json_string_value(v), json_string_length(v));
+    bool ok = true;
+    for (size_t i = 0; ok && i < json_array_size(v); i++) {
+        const json_t *text = json_object_get(json_array_get(v, i), "text");
+        ok = deq_buf_add(out, json_string_value(text), json_string_length(text));
+    }
+    return ok;
+}
+
+static size_t content_bytes(const json_t *v)
+{
+    size_t n = json_string_length(v);
+    for (size_t i = 0; i < json_array_size(v); i++)
+        n += json_string_length(json_object_get(json_array_get(v, i), "text"));
+    return n;
+}
+
+/* One step through a template: how many of its bytes, and what stands there. */
+enum piece { LITERAL = 1, ROLE = 6, CONTENT = 9 };
+
+static enum piece piece_at(const char *at)
+{
+    return !strncmp(at, "{role}", ROLE) ? ROLE : !strncmp(at, "{content}", CONTENT) ? CONTENT : LITERAL;
+}
+
+/* A conversation on its way to text. */
+struct conversation {
+    const struct object *o; /* the body */
+    const char *field;      /* messages, input */
+    struct chat_template template;
+    struct deq_buf text;
+};
+
+/* {role} and {content} filled in. A template may repeat a long content many times: that is measured before memory is
+ * asked for. */
+static bool fill_in(struct conversation *c, const struct message *m)
+{
+    const char *const template = c->template.message;
+    const size_t room = c->text.max - c->text.len, content = content_bytes(m->content);
+    size_t n = 0;
+    bool ok = true;
+    for (const char *at = template; *at && n <= room; at += piece_at(at))
+        n += piece_at(at) == ROLE ? strlen(m->role) : piece_at(at) == CONTENT ? content : 1;
+    if (n > room)
+        return fields_fail(c->o->err, 400, "invalid_value", c->field,
+                           "%s: the chat template (of the %s) makes more than %zu bytes of text of them", c->field,
+                           c->template.source, c->text.max);
+    for (const char *at = template; *at && ok; at += piece_at(at))
+        ok = piece_at(at) == ROLE      ? deq_buf_str(&c->text, m->role)
+             : piece_at(at) == CONTENT ? add_content(m->content, &c->text)
+                                       : deq_buf_add(&c->text, at, 1);
+    return ok || fields_no_memory(c->o);
+}
+
+static bool add_message(struct conversation *c, const json_t *v, size_t i)
+{
+    char prefix[32];
+    struct message m = {0};
+    const bool item = c->o->body == BODY_RESPONSES;
+    snprintf(prefix, sizeof prefix, "%s[%zu].", c->field, i);
+    const struct object o = {.json = v, .prefix = prefix, .body = item ? BODY_ITEM : BODY_MESSAGE,
+                             .context = c->o->context, .err = c->o->err};
+    if (!json_is_object(v))
+        return fields_bad_type(c->o, c->field, "an array of objects with role and content");
+    if (!(item ? fields_take_fields(&o, item_fields, DEQ_COUNT(item_fields), &m)
+          : fields_take_fields(&o, message_fields, DEQ_COUNT(message_fields), &m)))
+        return false;
+    if (!m.role)
+        return fields_missing(&o, "role");
+    if (!m.content && strcmp(m.role, "assistant")) /* whose turn may be without text */
+        return fields_missing(&o, "content");
+    return fill_in(c, &m);
+}
+
+static bool add_messages(struct conversation *c, const json_t *v)
+{
+    bool ok = true;
+    if (!json_is_array(v) || !json_array_size(v) || json_array_size(v) > JSON_ARRAY_MAX)
+        return fields_fail(c->o->err, 400, "invalid_type", c->field, "%s: expected %san array of 1 to %d messages",
+                           c->field,
+                           c->o->body == BODY_RESPONSES ? "a string or " : "", JSON_ARRAY_MAX);
+    for (size_t i = 0; i < json_array_size(v) && ok; i++)
+        ok = add_message(c, json_array_get(v, i), i);
+    return ok;
+}
+
+static struct conversation conversation(const struct object *o, const char *field)
+{
+    struct conversation c = {.o = o, .field = field, .template = request_chat_template(o->context)};
+    deq_buf_init(&c.text, o->context->conf->max_body_bytes + JSON_ARRAY_MAX * sizeof o->context->conf->chat_message);
+    return c;
+}
+
+/* The text becomes the request's prompt, unless there was an error; it is freed. */
+static bool to_prompt(struct conversation *c, bool ok, struct completion_request *r)
+{
+    struct deq_err err;
+    ok = ok && (deq_buf_str(&c->text, c->template.reply) || fields_no_memory(c->o));
+    if (ok && !(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
+        ok = fields_no_memory(c->o);
+    if (ok) {
+        r->n_prompts = 1;
+        if (deq_encode(c->o->context->model, c->text.data, c->text.len, false, &r->prompts[0], &err))
+            ok = err.code == DEQ_ENOMEM
+                     ? fields_no_memory(c->o)
+                     : fields_fail(c->o->err, 400, "invalid_value", c->field, "%s: %s", c->field, err.text);
+    }
+    deq_buf_free(&c->text);
+    return ok && request_never_empty(c->o, &r->prompts[0]);
+}
+
+bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct conversation c = conversation(o, f->name);
+    return to_prompt(&c, add_messages(&c, v), request);
+}
+
+/* `instructions` are a system message in front; a string is a user's message. */
+bool request_take_input(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct conversation c = conversation(o, f->name);
+    const struct message instructions = {"system", json_object_get(o->json, "instructions")}, only = {"user", v};
+    bool ok = !instructions.content || fill_in(&c, &instructions);
+    ok = ok && (json_is_string(v) ? fill_in(&c, &only) : add_messages(&c, v));
+    return to_prompt(&c, ok, request);
+}
+
+void request_print_message_fields(void)
+{
+    fields_print("messages", message_fields, DEQ_COUNT(message_fields));
+    fields_print_neutral("messages", BODY_MESSAGE);
+    fields_print("input", item_fields, DEQ_COUNT(item_fields));
+    fields_print_neutral("input", BODY_ITEM);
+}

@@ -1,0 +1,279 @@
+#include "server/api/route.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core/base/clock.h"
+#include "server/api/answer.h"
+#include "server/net/header.h"
+#include "server/log.h"
+#include "server/api/reply.h"
+
+enum { LOGGED_PATH_MAX_BYTES = 256 };
+
+enum route_flags {
+    NEEDS_MODEL = 1, /* 503 model_loading until one is there */
+    OPEN = 2,        /* asks for no key */
+    PROBE = 4,       /* answered when all connections are taken; not logged */
+    ADMIN = 8,       /* an admin key */
+    ON_ADMIN = 16,   /* also served on server.admin_listen */
+    METRICS = 32,    /* open when auth.open_metrics says so */
+};
+
+struct route {
+    const char *method, *path; /* a path that ends in '/' is the beginning of many */
+    void (*endpoint)(struct service *s, struct served *m, struct exchange *x);
+    unsigned flags;
+};
+
+static const struct route table[] = {
+    {"POST", "/v1/completions", ep_completions, NEEDS_MODEL},
+    {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL},
+    {"POST", "/v1/responses", ep_responses, NEEDS_MODEL},
+    {"POST", "/v1/logits", ep_logits, NEEDS_MODEL},
+    {"GET", "/v1/models", ep_models, NEEDS_MODEL},
+    {"GET", "/v1/models/", ep_model, NEEDS_MODEL},
+    {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL},
+    {"POST", "/detokenize", ep_detokenize, NEEDS_MODEL},
+    {"GET", "/tokenizer_info", ep_tokenizer_info, NEEDS_MODEL},
+    {"GET", "/version", ep_version, NEEDS_MODEL | ON_ADMIN},
+    {"GET", "/openapi.json", ep_openapi, 0},
+    {"GET", "/health", ep_ready, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/live", ep_live, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/health/startup", ep_startup, OPEN | PROBE | ON_ADMIN},
+    {"GET", "/metrics", ep_metrics, METRICS | PROBE | ON_ADMIN},
+    {"POST", "/admin/reload", ep_reload, ADMIN | ON_ADMIN},
+};
+
+void route_print(void)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++)
+        printf("%s %s%s\n", table[i].method, table[i].path,
+               table[i].flags & ADMIN ? " admin" : table[i].flags & OPEN ? " open" : table[i].flags & METRICS ? " metrics" : "");
+}
+
+/* --- Errors --- */
+
+void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
+{
+    deq_buf_free(&x->reply);
+    x->reply_type = NULL;
+    x->status = status;
+    reply_error(&x->reply, status, code, param, message);
+}
+
+void exchange_no_memory(struct exchange *x)
+{
+    x->retry_after_ms = ANSWER_RETRY_MS;
+    exchange_error(x, 503, "out_of_memory", NULL, "out of memory; try again later");
+}
+
+void exchange_request_error(struct exchange *x, const struct request_error *e)
+{
+    x->status = e->status;
+    if (e->status == 503)
+        x->retry_after_ms = ANSWER_RETRY_MS;
+    if (e->n_ctx)
+        reply_length_error(&x->reply, e->param, e->message, e->n_prompt_tokens, e->n_ctx);
+    else
+        reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
+}
+
+void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict)
+{
+    x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);
+    switch (verdict) {
+    case SUBMIT_QUEUE_FULL: exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later"); break;
+    case SUBMIT_TOKENS_FULL: exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later"); break;
+    case SUBMIT_KEY_LIMIT:
+        exchange_error(x, 429, "key_rate_limited", NULL, "this key has as many requests under way as limits.max_requests_per_key allows");
+        break;
+    default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
+    }
+}
+
+struct request_context service_context(const struct service *s, const struct served *m)
+{
+    return (struct request_context){.model = m->model, .conf = s->conf, .model_name = m->name, .max_positions = sched_max_positions(m->sched)};
+}
+
+/* --- Headers: who may, and what for --- */
+
+static const struct route *find(struct exchange *x)
+{
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        const struct route *r = &table[i];
+        const size_t n = strlen(r->path);
+        const bool prefix = r->path[n - 1] == '/';
+        if (prefix ? strncmp(r->path, x->path, n) || !x->path[n] : strcmp(r->path, x->path) != 0)
+            continue;
+        if (x->admin_listener && !(r->flags & ON_ADMIN))
+            continue;
+        /* HEAD is GET without a body; libmicrohttpd leaves the body out */
+        if (!strcmp(r->method, x->method) || (!strcmp(x->method, "HEAD") && !strcmp(r->method, "GET"))) {
+            x->allow = NULL;
+            return r;
+        }
+        x->allow = r->method;
+    }
+    return NULL;
+}
+
+/* Deny by default: a path without a flag that opens it asks for a key, also one that does not exist. */
+static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const struct credential *keys, size_t n)
+{
+    const bool open = r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
+    struct caller caller;
+    for (size_t i = 0; i < n && !x->caller.known; i++)
+        if (auth_check(s->auth, keys[i].key, keys[i].n, &caller))
+            x->caller = caller;
+    if (open)
+        return true;
+    if (auth_has_keys(s->auth) && !x->caller.known) {
+        x->authenticate = true;
+        exchange_error(x, 401, "invalid_api_key", NULL, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
+        return false;
+    }
+    if (r && (r->flags & ADMIN) && !x->caller.admin) {
+        exchange_error(x, 403, "admin_only", NULL, auth_has_keys(s->auth) ? "this needs an admin key" : "this needs an admin key, and auth.keys_file names none");
+        return false;
+    }
+    return true;
+}
+
+/* Bodies are JSON, in the clear. Absent, and what curl -d sends, is taken for it; but not from a browser, whose forms send that to any site. */
+static bool takes_body(struct exchange *x)
+{
+    const char *type = x->content_type;
+    const bool form = type && header_type_is(type, "application/x-www-form-urlencoded");
+    if (x->is_encoded) {
+        x->accept_encoding = "identity";
+        exchange_error(x, 415, "unsupported_content_encoding", NULL, "Content-Encoding: the body must be sent as it is (identity)");
+    } else if (form && x->browser) {
+        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: application/x-www-form-urlencoded is not taken from a browser; send application/json");
+    } else if (type && !form && !header_type_is(type, "application/json")) {
+        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: the body must be application/json");
+    }
+    return !x->status;
+}
+
+/* Refuses what a page of another site sends, and names that somebody else's pages may have here, before anything else is looked at. */
+static bool welcome(struct exchange *x, const struct route *r)
+{
+    if (x->wrong_host && !(r && (r->flags & OPEN)))
+        exchange_error(x, 421, "host_not_allowed", NULL, "Host: this name is not one of this server's; server.hosts lists those beside addresses and localhost");
+    else if (x->page == ORIGIN_FOREIGN)
+        exchange_error(x, 403, "origin_not_allowed", NULL, "Origin: pages of this site may not use this server; server.cors_origins lists those that may");
+    return !x->status;
+}
+
+/* For the log: what a client makes up does not belong there. */
+static const char *known_method(const char *method)
+{
+    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"};
+    for (size_t i = 0; i < DEQ_COUNT(methods); i++)
+        if (!strcmp(method, methods[i]))
+            return methods[i];
+    return "-";
+}
+
+/* The path of a route; what else was asked for as it came, without query and fragment, what is not printable ASCII as
+ * %XX, cut. Another form of a target may hold credentials: "-". */
+static void loggable_path(const struct exchange *x, char out[LOGGED_PATH_MAX_BYTES + 1])
+{
+    const char *path = x->route ? ((const struct route *)x->route)->path : x->path && (x->path[0] == '/' || !strcmp(x->path, "*")) ? x->path : "-";
+    size_t n = 0;
+    for (const unsigned char *s = (const unsigned char *)path; *s && *s != '?' && *s != '#'; s++) {
+        const bool plain = *s > 0x20 && *s < 0x7f;
+        if (n + (plain ? 1 : 3) > LOGGED_PATH_MAX_BYTES)
+            break;
+        n += (size_t)snprintf(out + n, LOGGED_PATH_MAX_BYTES + 1 - n, plain ? "%c" : "%%%02X", *s);
+    }
+    out[n] = 0;
+}
+
+static void log_exchange(const struct exchange *x)
+{
+    char path[LOGGED_PATH_MAX_BYTES + 1];
+    if (!log_on(LOG_INFO) || x->probe)
+        return;
+    loggable_path(x, path);
+    log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path", path, "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
+                 "parent_id", x->trace_id[0] ? x->parent_id : NULL);
+}
+
+/* 404 that says what there is, at this address. */
+static void unknown_path(struct exchange *x)
+{
+    struct deq_buf text;
+    const char *before = "there is nothing at this path; there is";
+    deq_buf_init(&text, 4096);
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        const char *path = table[i].path;
+        if (x->admin_listener && !(table[i].flags & ON_ADMIN))
+            continue;
+        deq_buf_fmt(&text, "%s %s%s", before, path, path[strlen(path) - 1] == '/' ? "{id}" : "");
+        before = ",";
+    }
+    if (!x->admin_listener)
+        deq_buf_str(&text, "; /openapi.json describes them");
+    exchange_error(x, 404, "unknown_path", NULL, text.failed ? "there is nothing at this path" : text.data);
+    deq_buf_free(&text);
+}
+
+static void wrong_method(struct exchange *x)
+{
+    char text[64];
+    snprintf(text, sizeof text, "this path takes %s", x->allow);
+    exchange_error(x, 405, "method_not_allowed", NULL, text);
+}
+
+void route_check(void *ctx, struct exchange *x, const struct credential *keys, size_t n)
+{
+    struct service *s = ctx;
+    const struct route *r = x->status ? NULL : find(x);
+    x->route = r;
+    x->probe = r && (r->flags & PROBE);
+    if (x->status) /* what the headers are refused for */
+        ;
+    else if (x->overfull && !(r && (r->flags & PROBE)))
+        exchange_error(x, 503, "too_many_connections", NULL, "all connections are taken");
+    else if (!welcome(x, r))
+        ;
+    else if (x->preflight)
+        x->status = 204;
+    else if (!allowed(s, x, r, keys, n))
+        ;
+    else if (!r && x->allow)
+        wrong_method(x);
+    else if (!r)
+        unknown_path(x);
+    else if (!strcmp(r->method, "POST"))
+        (void)takes_body(x);
+    if (x->status) {
+        if (x->status != 405)
+            x->allow = NULL;
+        if (x->status == 503)
+            x->retry_after_ms = 1000;
+        log_exchange(x);
+    }
+}
+
+void route_handle(void *ctx, struct exchange *x)
+{
+    struct service *s = ctx;
+    const struct route *r = x->route;
+    struct served *m = r->flags & NEEDS_MODEL ? store_acquire(s->store) : NULL;
+    if ((r->flags & NEEDS_MODEL) && !m) {
+        x->retry_after_ms = 1000;
+        exchange_error(x, 503, "model_loading", NULL, "the model is being loaded");
+    } else {
+        r->endpoint(s, m, x);
+    }
+    if (x->status && x->reply.failed)
+        exchange_no_memory(x);
+    if (x->status)
+        log_exchange(x);
+}

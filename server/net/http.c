@@ -1,0 +1,551 @@
+#define _GNU_SOURCE
+#include "server/net/http_impl.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "server/api/answer.h"
+#include "server/log.h"
+#include "server/api/reply.h"
+#include "server/net/watch.h"
+
+enum {
+    CONNECTION_MEMORY = 64 << 10, /* libmicrohttpd's pool: request line and headers */
+    PIECE_BYTES = 64 << 10,       /* of a large answer */
+    SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
+    ADMIN_CONNECTIONS = 64,
+    REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
+    STOP_MS = 1000, /* at the end, so that answers under way get out of the hands of libmicrohttpd */
+    LARGE_BODY_BYTES = 64 << 10, /* larger ones: http_body.c */
+};
+
+static struct socket_state *socket_of(struct MHD_Connection *conn)
+{
+    const union MHD_ConnectionInfo *i = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return i ? i->socket_context : NULL;
+}
+
+static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_context, enum MHD_ConnectionNotificationCode code)
+{
+    const struct listener *l = cls;
+    struct http *h = l->http;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *i = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        struct socket_state *s = DEQ_NEW(struct socket_state);
+        *socket_context = s;
+        atomic_fetch_add(&h->metrics->connections, 1);
+        if (!s || !i)
+            return;
+        s->refused = !l->admin && atomic_fetch_add(&h->connections, 1) >= h->conf->max_connections;
+        s->client = watch_add(h->watch, i->connect_fd, s->refused, l->tls);
+    } else {
+        struct socket_state *s = *socket_context;
+        atomic_fetch_sub(&h->metrics->connections, 1);
+        if (!s)
+            return;
+        if (s->client)
+            watch_remove(h->watch, s->client);
+        if (!l->admin)
+            atomic_fetch_sub(&h->connections, 1);
+        deq_free(s);
+        *socket_context = NULL;
+    }
+}
+
+/* libmicrohttpd's limit on silence; watch.c keeps the exact ones. */
+static unsigned silence_s(const struct conf *c)
+{
+    return (DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1;
+}
+
+/* --- Responses --- */
+
+/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client
+ * sends is then taken for the end of the connection. Those with a limit on silence of their own are asked for their
+ * answer first, in every round of the thread: a connection is one of them while it waits for the answer. */
+static void ask_before_reading(struct request_state *s, bool yes)
+{
+    (void)MHD_set_connection_option(s->conn, MHD_CONNECTION_OPTION_TIMEOUT, silence_s(s->http->conf) + yes);
+}
+
+static enum MHD_Result send_response(struct request_state *s, int status, struct MHD_Response *r)
+{
+    if (!r)
+        return MHD_NO;
+    if (status >= 100 && status < METRIC_CODES)
+        atomic_fetch_add(&s->http->metrics->http_responses[s->x.probe][status], 1);
+    if (s->dispatched)
+        ask_before_reading(s, false);
+    const enum MHD_Result ok = MHD_queue_response(s->conn, (unsigned)status, r);
+    MHD_destroy_response(r);
+    s->answered = true;
+    return ok;
+}
+
+struct reply_headers {
+    const char *content_type, *allow;
+    bool authenticate, no_retry, close;
+    unsigned retry_after_ms;
+};
+
+/* For a page of another site: it may read the answer. Never with credentials: a page that has a key sends it itself. */
+static void add_origin(const struct exchange *x, struct MHD_Response *r)
+{
+    if (x->origin) {
+        MHD_add_response_header(r, "Access-Control-Allow-Origin", x->origin);
+        MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, retry-after-ms");
+    }
+    if (!x->preflight)
+        return;
+    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, HEAD, POST");
+    if (x->ask_headers && x->ask_headers[0])
+        MHD_add_response_header(r, "Access-Control-Allow-Headers", x->ask_headers);
+    if (x->ask_private)
+        MHD_add_response_header(r, "Access-Control-Allow-Private-Network", "true");
+    MHD_add_response_header(r, "Access-Control-Max-Age", "600");
+}
+
+static void add_headers(const struct request_state *s, struct MHD_Response *r, const struct reply_headers *f)
+{
+    if (!s->x.preflight)
+        MHD_add_response_header(r, "Content-Type", f->content_type ? f->content_type : "application/json");
+    if (s->http->conf->cors_origins[0])
+        MHD_add_response_header(r, "Vary", s->x.preflight ? "Origin, Access-Control-Request-Method, Access-Control-Request-Headers" : "Origin");
+    add_origin(&s->x, r);
+    MHD_add_response_header(r, "X-Request-Id", s->x.request_id);
+    if (f->retry_after_ms) {
+        char text[24];
+        snprintf(text, sizeof text, "%u", (f->retry_after_ms + 999) / 1000);
+        MHD_add_response_header(r, "Retry-After", text);
+        snprintf(text, sizeof text, "%u", f->retry_after_ms);
+        MHD_add_response_header(r, "retry-after-ms", text);
+    }
+    if (f->allow)
+        MHD_add_response_header(r, "Allow", f->allow);
+    if (s->x.accept_encoding)
+        MHD_add_response_header(r, "Accept-Encoding", s->x.accept_encoding);
+    if (f->authenticate)
+        MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
+    if (f->no_retry)
+        MHD_add_response_header(r, "x-should-retry", "false");
+    if (f->close || s->last_request || atomic_load(&s->http->closing))
+        MHD_add_response_header(r, "Connection", "close");
+}
+
+/* Gives a whole response's bytes to the socket. */
+static ssize_t whole_reader(void *cls, uint64_t pos, char *buf, size_t max)
+{
+    struct channel *c = cls;
+    pthread_mutex_lock(&c->lock);
+    const ssize_t n = c->failed ? MHD_CONTENT_READER_END_WITH_ERROR : (ssize_t)channel_read(c, (size_t)pos, buf, max);
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+static void let_go(void *cls)
+{
+    channel_unref(cls);
+}
+
+/* What the channel has, from its own memory, which stays counted until it is sent. A large one is read piece by piece, so that its reader can be watched;
+ * a small one is in the system's buffers at once. */
+static enum MHD_Result send_whole(struct request_state *s, int status, const struct reply_headers *f)
+{
+    struct channel *c = s->x.channel;
+    struct MHD_Response *r;
+    pthread_mutex_lock(&c->lock);
+    const size_t n = c->bytes.len;
+    char *data = n ? c->bytes.data : (char *)(c->last_words ? c->last_words : "");
+    c->sending = n > PIECE_BYTES;
+    c->window_ns = c->last_read_ns = deq_now_ns();
+    pthread_mutex_unlock(&c->lock);
+    if (n > PIECE_BYTES)
+        r = MHD_create_response_from_callback(n, PIECE_BYTES, whole_reader, c, let_go);
+    else
+        r = MHD_create_response_from_buffer_with_free_callback_cls(n ? n : strlen(data), data, let_go, c);
+    if (r) {
+        channel_ref(c);
+        add_headers(s, r, f);
+    }
+    return send_response(s, status, r);
+}
+
+/* The endpoint's own answer. */
+static enum MHD_Result send_reply(struct request_state *s, bool close_after)
+{
+    struct exchange *x = &s->x;
+    if (x->reply.failed) { /* not even an error could be written */
+        x->status = 503;
+        x->reply_type = NULL;
+        x->retry_after_ms = ANSWER_RETRY_MS;
+        channel_last_words(x->channel, answer_no_memory);
+    } else {
+        channel_give(x->channel, &x->reply);
+    }
+    const struct reply_headers f = {.content_type = x->reply_type,
+                                    .allow = x->allow,
+                                    .authenticate = x->authenticate,
+                                    .retry_after_ms = x->retry_after_ms,
+                                    .close = close_after};
+    return send_whole(s, x->status, &f);
+}
+
+static enum MHD_Result send_error(struct request_state *s, int status, const char *code, const char *message)
+{
+    deq_buf_free(&s->x.reply);
+    s->x.status = 0;
+    http_refuse(&s->x, status, code, message);
+    return send_reply(s, true);
+}
+
+/* Gives a stream's bytes to the socket, or sleeps. Returning 0 without sleeping would spin. */
+static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
+{
+    struct channel *c = cls;
+    ssize_t n = 0;
+    (void)pos;
+    pthread_mutex_lock(&c->lock);
+    if (c->failed)
+        n = MHD_CONTENT_READER_END_WITH_ERROR;
+    else if ((n = (ssize_t)channel_take(c, buf, max)) == 0) {
+        if (c->done) {
+            n = MHD_CONTENT_READER_END_OF_STREAM;
+        } else if (c->conn) {
+            c->suspended = true;
+            MHD_suspend_connection(c->conn);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    return n;
+}
+
+/* The channel has something to say: a stream begins, a whole response is there, or the client left. */
+static enum MHD_Result answer_from_channel(struct request_state *s)
+{
+    struct channel *c = s->x.channel;
+    pthread_mutex_lock(&c->lock);
+    if (c->failed && !c->streaming) {
+        pthread_mutex_unlock(&c->lock);
+        return MHD_NO; /* nobody is there to read an answer */
+    }
+    if (c->streaming) {
+        pthread_mutex_unlock(&c->lock);
+        struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, let_go);
+        if (!r)
+            return MHD_NO;
+        channel_ref(c);
+        add_headers(s, r, &(struct reply_headers){.content_type = c->content_type});
+        MHD_add_response_header(r, "Cache-Control", "no-cache");
+        MHD_add_response_header(r, "X-Accel-Buffering", "no");
+        return send_response(s, 200, r);
+    }
+    if (c->done) {
+        const struct reply_headers f = {.content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
+        pthread_mutex_unlock(&c->lock);
+        return send_whole(s, c->status, &f); /* done: nobody writes any more */
+    }
+    c->suspended = true;
+    MHD_suspend_connection(c->conn);
+    pthread_mutex_unlock(&c->lock);
+    return MHD_YES;
+}
+
+/* --- Requests --- */
+
+static void resume(void *conn)
+{
+    MHD_resume_connection(conn);
+}
+
+/* After the handler: its answer, or what the channel has. */
+static enum MHD_Result answer(struct request_state *s)
+{
+    struct channel *c = s->x.channel;
+    pthread_mutex_lock(&c->lock);
+    const bool working = http_body_working(s), gone = c->gone;
+    if (working && !gone) { /* the channel has something already; the handler is not back yet */
+        c->suspended = true;
+        MHD_suspend_connection(s->conn);
+    }
+    pthread_mutex_unlock(&c->lock);
+    if (working)
+        return gone ? MHD_NO : MHD_YES;
+    return s->x.status ? send_reply(s, s->x.overfull) : answer_from_channel(s);
+}
+
+/* To the worker, asleep until it is done. */
+static enum MHD_Result hand_over(struct request_state *s)
+{
+    switch (http_body_hand_over(s)) {
+    case LARGE_TAKEN: return MHD_YES;
+    case LARGE_GONE: return MHD_NO;
+    case LARGE_NO_MEMORY: return send_error(s, 500, "internal_error", "out of memory");
+    case LARGE_TOO_MANY: break;
+    }
+    s->x.retry_after_ms = 1000;
+    http_refuse(&s->x, 429, "queue_full", "too many large requests are waiting; try again later");
+    return send_reply(s, false);
+}
+
+static enum MHD_Result dispatch(struct request_state *s)
+{
+    struct http *h = s->http;
+    s->dispatched = true;
+    ask_before_reading(s, true);
+    watch_phase(h->watch, s->client, WATCH_WORK);
+    watch_channel(h->watch, s->client, s->x.channel);
+    if (s->x.body.len > LARGE_BODY_BYTES)
+        return hand_over(s);
+    http_understand(s);
+    return answer(s);
+}
+
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
+                                  const char *upload, size_t *upload_len, void **con_cls)
+{
+    const struct listener *l = cls;
+    struct http *h = l->http;
+    struct request_state *s = *con_cls;
+    if (!s) { /* first call: headers only */
+        struct socket_state *socket_state = socket_of(conn);
+        /* no memory for it, or for its watcher, without whom nobody would wake it */
+        if (!socket_state || !socket_state->client || !(s = DEQ_NEW(struct request_state)))
+            return MHD_NO;
+        *con_cls = s;
+        atomic_fetch_add(&h->exchanges, 1);
+        s->http = h;
+        s->conn = conn;
+        s->client = socket_state->client;
+        s->x.method = method;
+        s->x.path = url;
+        s->x.admin_listener = l->admin;
+        s->x.overfull = socket_state->refused;
+        s->last_request = ++socket_state->requests >= REQUESTS_PER_CONNECTION;
+        s->x.arrived_ns = deq_now_ns();
+        deq_buf_init(&s->x.body, h->conf->max_body_bytes);
+        deq_buf_init(&s->x.reply, (size_t)64 << 20);
+        http_check_head(s, l, socket_state, version);
+        s->x.channel = channel_new(conn, resume, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
+        if (!s->x.channel)
+            return MHD_NO;
+        s->x.body.allowance = &s->x.channel->allowance;
+        if (!s->x.probe && !s->x.status) /* a probe is answered whatever others hold */
+            s->x.reply.allowance = s->x.body.allowance;
+        watch_body(h->watch, s->client, s->x.request_id, !strcmp(version, "HTTP/1.1"));
+        if (!s->x.status)
+            return MHD_YES;
+        if (!s->last_word && s->body_bytes <= DISCARD_MAX_BYTES) {
+            s->refused = true;
+            return MHD_YES;
+        }
+        /* answered before the body: what follows on this connection cannot be trusted or is not wanted */
+        return send_reply(s, true);
+    }
+    if (*upload_len) {
+        if (!s->refused && !s->x.body.failed && !deq_buf_add(&s->x.body, upload, *upload_len)) {
+            /* a chunked body, or no memory; the rest is read and thrown away, since an answer in the middle would be lost */
+            s->too_large = s->x.body.full;
+            s->starved = !s->too_large;
+        }
+        *upload_len = 0;
+        return MHD_YES;
+    }
+    if (s->answered)
+        return MHD_YES;
+    if (s->refused)
+        return send_reply(s, false);
+    if (s->too_large)
+        return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+    if (s->starved) {
+        s->x.retry_after_ms = ANSWER_RETRY_MS;
+        return send_error(s, 503, "out_of_memory", "out of memory; try again later");
+    }
+    return s->dispatched ? answer(s) : dispatch(s);
+}
+
+static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls, enum MHD_RequestTerminationCode code)
+{
+    struct http *h = ((const struct listener *)cls)->http;
+    struct request_state *s = *con_cls;
+    (void)conn;
+    (void)code;
+    if (!s)
+        return;
+    struct channel *c = s->x.channel;
+    watch_channel(h->watch, s->client, NULL);
+    watch_phase(h->watch, s->client, WATCH_IDLE);
+    if (c) {
+        channel_hang_up(c); /* tells the job, when there still is one */
+        pthread_mutex_lock(&c->lock);
+        c->conn = NULL;
+        pthread_mutex_unlock(&c->lock);
+    }
+    if (!http_body_leave(s))
+        http_state_free(s);
+    *con_cls = NULL;
+    atomic_fetch_sub(&h->exchanges, 1);
+}
+
+/* Percent-decoding is refused altogether: no path of ours needs it, and "%00" would cut the string. */
+static size_t keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
+{
+    (void)cls;
+    (void)conn;
+    return strlen(s);
+}
+
+__attribute__((format(printf, 2, 0))) static void on_error(void *cls, const char *fmt, va_list ap)
+{
+    char text[512];
+    (void)cls;
+    vsnprintf(text, sizeof text, fmt, ap);
+    text[strcspn(text, "\r\n")] = 0;
+    log_line(LOG_DEBUG, "libmicrohttpd", "{s:s}", "text", text);
+}
+
+/* --- Start and stop --- */
+
+static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address, struct deq_err *err)
+{
+    l->http = h;
+    l->admin = admin;
+    l->inherited = given >= 0;
+    l->fd = given;
+    enum deq_rc rc = DEQ_OK;
+    if (l->inherited)
+        listen_name(given, ret_address);
+    else
+        rc = listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
+    l->loopback = !rc && listen_is_loopback(l->fd);
+    return rc;
+}
+
+static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls *tls, struct deq_err *err)
+{
+    const struct conf *c = h->conf;
+    const bool admin = l->admin;
+    l->tls = tls != NULL;
+    struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_retrieve_function()},
+                                       {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities()},
+                                       {MHD_OPTION_END, 0, NULL}};
+    if (!tls)
+        for_tls[0].option = MHD_OPTION_END;
+    else
+        tls_serve(tls);
+    l->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL, on_request, l,
+        MHD_OPTION_EXTERNAL_LOGGER, on_error, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
+        admin ? 0u : (unsigned)DEQ_MAX(c->http_threads, 2u), MHD_OPTION_CONNECTION_LIMIT,
+        admin ? (unsigned)ADMIN_CONNECTIONS : (unsigned)(c->max_connections + SPARE_CONNECTIONS), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, silence_s(c),
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
+    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");
+}
+
+enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
+                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err)
+{
+    struct http *h = DEQ_NEW(struct http);
+    if (!h)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the server");
+    h->conf = conf;
+    h->metrics = m;
+    h->tls = tls;
+    h->handler = *handler;
+    h->main.fd = h->admin.fd = -1;
+    h->run_id = deq_now_ns() ^ deq_mix64((uint64_t)getpid() ^ deq_wall_ms());
+    ret_admin[0] = 0;
+    const bool worker = http_body_start(h);
+    enum deq_rc rc = watch_start(conf, &h->watch, err);
+    if (!rc && !worker)
+        rc = deq_fail(err, DEQ_EIO, "cannot start a thread");
+    if (!rc)
+        rc = open_listener(h, &h->main, false, given->main, ret_address, err);
+    if (!rc && !h->main.inherited)
+        rc = serve_listener(h, &h->main, tls, err);
+    if (!rc && (conf->admin_listen[0] || given->admin >= 0))
+        rc = open_listener(h, &h->admin, true, given->admin, ret_admin, err);
+    if (!rc && h->admin.fd >= 0)
+        rc = serve_listener(h, &h->admin, NULL, err);
+    if (rc) {
+        http_stop(h);
+        return rc;
+    }
+    *ret = h;
+    return DEQ_OK;
+}
+
+enum deq_rc http_serve(struct http *h, struct deq_err *err)
+{
+    return h->main.daemon ? DEQ_OK : serve_listener(h, &h->main, h->tls, err);
+}
+
+bool http_inherited(const struct http *h)
+{
+    return h->main.inherited;
+}
+
+size_t http_connections(const struct http *h)
+{
+    return atomic_load(&h->connections);
+}
+
+void http_close_connections(struct http *h)
+{
+    atomic_store(&h->closing, true);
+}
+
+void http_stop_accepting(struct http *h)
+{
+    if (h->main.forsaken)
+        return;
+    (void)MHD_quiesce_daemon(h->main.daemon);
+    if (!h->main.inherited) {
+        (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */
+        listen_cleanup(h->conf->listen);       /* now, not later: another daemon may take the path meanwhile */
+    }
+    h->main.forsaken = true;
+}
+
+size_t http_open_exchanges(const struct http *h)
+{
+    return atomic_load(&h->exchanges);
+}
+
+static void stop_listener(struct listener *l, const char *address)
+{
+    if (l->daemon) {
+        if (!l->forsaken)
+            (void)MHD_quiesce_daemon(l->daemon); /* or it would close the socket, which is ours to close */
+        MHD_stop_daemon(l->daemon);
+    }
+    if (l->fd >= 0) {
+        close(l->fd);
+        if (!l->forsaken && !l->inherited)
+            listen_cleanup(address);
+    }
+}
+
+void http_stop(struct http *h)
+{
+    if (!h)
+        return;
+    /* stopping with a sleeping connection aborts the process: none sleeps from now on */
+    if (h->watch)
+        watch_hang_up_all(h->watch);
+    for (int tries = 0; tries < STOP_MS / 10 && atomic_load(&h->exchanges); tries++)
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    stop_listener(&h->main, h->conf->listen);
+    stop_listener(&h->admin, h->conf->admin_listen);
+    watch_stop(h->watch);
+    http_body_stop(h);
+    deq_free(h);
+}
