@@ -5,10 +5,10 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/cell/transformer.h"
-#include "core/data/tokenizer.h"
 #include "core/deq.h"
 #include "core/engine/engine.h"
 #include "core/math/kern.h"
+#include "core/text/tokenizer.h"
 
 struct deq_model {
     struct deq_arch arch;

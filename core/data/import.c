@@ -14,8 +14,8 @@
 #include "core/base/text.h"
 #include "core/data/torchfile.h"
 #include "core/data/weights.h"
-#include "core/data/tokenizer_config.h"
-#include "core/data/wordlevel.h"
+#include "core/text/tokenizer_config.h"
+#include "core/text/wordlevel.h"
 
 enum { CONFIG_MAX_BYTES = 1 << 20, NAME = 128, DEFAULT_HORIZON = 1000 /* local_size or 1000, in all three sources */ };
 

@@ -7,7 +7,7 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/base/text.h"
-#include "core/data/corpus.h"
+#include "core/text/corpus.h"
 
 enum { STREAM_OFFSET = 101, STREAM_ORDER = 102 }; /* streams of the generator, by use */
 

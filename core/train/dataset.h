@@ -6,7 +6,7 @@
 #ifndef DEQ_TRAIN_DATASET_H
 #define DEQ_TRAIN_DATASET_H
 
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 #define DEQ_DATASET_TEXT_MAX ((size_t)4 << 30) /* bytes of one text file */
 

@@ -5,8 +5,8 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
-#include "core/data/bpe_train.h"
-#include "core/data/corpus.h"
+#include "core/text/bpe_train.h"
+#include "core/text/corpus.h"
 #include "core/train/dataset.h"
 
 static enum deq_rc train(const struct deq_recipe *r, const char *data_dir, struct deq_buf *json, struct deq_err *err)

@@ -5,7 +5,7 @@
 #define DEQ_TRAIN_TOKENIZER_H
 
 #include "core/base/buf.h"
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 #include "core/train/train.h"
 
 /* note: told in a sentence what is done. *ret_new: the tokenizer.json that is to be written, empty when it is there; the caller's, freed by

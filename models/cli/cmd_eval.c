@@ -7,8 +7,8 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
-#include "core/data/corpus.h"
 #include "core/deq.h"
+#include "core/text/corpus.h"
 #include "models/cli/eval_segments.h"
 
 struct score {

@@ -13,9 +13,9 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/base/utf8.h"
-#include "core/data/bpe_train.h"
-#include "core/data/tokenizer.h"
-#include "core/data/tokenizer_config.h"
+#include "core/text/bpe_train.h"
+#include "core/text/tokenizer.h"
+#include "core/text/tokenizer_config.h"
 #include "models/cli/cli.h"
 
 enum { MAX_FILES = 1024 };

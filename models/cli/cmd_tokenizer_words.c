@@ -6,8 +6,8 @@
 #include "core/base/err.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
-#include "core/data/tokenizer_config.h"
-#include "core/data/wordlevel.h"
+#include "core/text/tokenizer_config.h"
+#include "core/text/wordlevel.h"
 #include "models/cli/cli.h"
 
 enum { MAX_FILES = 64 };

@@ -16,7 +16,7 @@
 #include "core/base/pool.h"
 #include "core/base/text.h"
 #include "core/cell/segment.h"
-#include "core/data/corpus.h"
+#include "core/text/corpus.h"
 
 struct work {
     const struct deq_tokens *tokens;

@@ -28,8 +28,8 @@ only microhttpd.h 'server/net/http(\.c|_head\.c|_impl\.h)'
 only yaml.h 'core/base/yaml\.c'
 only 'curl/curl\.h' 'models/cli/bench_load\.c'
 only zip.h 'core/data/torchfile\.c'
-only uninorm.h 'core/data/normalize\.c'
-only jansson.h 'core/base/json\.|core/data/|server/|models/cli/'
+only uninorm.h 'core/text/normalize\.c'
+only jansson.h 'core/base/json\.|core/text/|core/data/|server/|models/cli/'
 
 complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
     -r core server models --include='*.[ch]')"

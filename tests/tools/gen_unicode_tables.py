@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes core/data/unicode_tables.h: the ranges of \\p{L}, \\p{N} and White_Space.
+"""Writes core/text/unicode_tables.h: the ranges of \\p{L}, \\p{N} and White_Space.
 
     pip install unicodedata2==16.0.0
-    gen_unicode_tables.py > core/data/unicode_tables.h
+    gen_unicode_tables.py > core/text/unicode_tables.h
 
 The version is fixed: it is the one the `tokenizers` library compiles in, and a token is only reproducible when both agree on
 every code point. check_hf.py compares all of them."""
@@ -39,8 +39,8 @@ def table(name, comment, rows):
 if unicodedata2.unidata_version != VERSION:
     sys.exit(f"unicodedata2 has Unicode {unicodedata2.unidata_version}, wanted {VERSION}")
 print(f"""/* Written by tests/tools/gen_unicode_tables.py from Unicode {VERSION}; do not edit. Sorted, disjoint, inclusive ranges. */
-#ifndef DEQ_DATA_UNICODE_TABLES_H
-#define DEQ_DATA_UNICODE_TABLES_H
+#ifndef DEQ_TEXT_UNICODE_TABLES_H
+#define DEQ_TEXT_UNICODE_TABLES_H
 
 #include <stdint.h>
 

@@ -8,10 +8,10 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/data/config.h"
-#include "core/data/corpus.h"
 #include "core/data/safetensors.h"
 #include "core/data/weights.h"
 #include "core/math/half.h"
+#include "core/text/corpus.h"
 #include "tests/unit/test.h"
 
 static char dir[256];

@@ -1,6 +1,6 @@
 /* Tokenizer: equality with the reference library on the golden files (check_hf.py wrote them, and compares far more), lossless
  * round trips of any bytes, refusal of damaged files, failing allocations. (Time: test_tokenizer_linear.c.) */
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -9,11 +9,11 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "core/data/bpe.h"
-#include "core/data/bpe_train.h"
-#include "core/data/normalize.h"
-#include "core/data/pretok.h"
-#include "core/data/tokenizer_config.h"
+#include "core/text/bpe.h"
+#include "core/text/bpe_train.h"
+#include "core/text/normalize.h"
+#include "core/text/pretok.h"
+#include "core/text/tokenizer_config.h"
 #include "tests/unit/test.h"
 
 #define GOLDEN "tests/golden/tokenizer/"

@@ -1,14 +1,14 @@
 /* Tokenizer files and texts made to cost a product of two sizes. */
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 #include <stdlib.h>
 
 #include "core/base/buf.h"
 #include "core/base/mem.h"
-#include "core/data/added.h"
-#include "core/data/bpe_train.h"
-#include "core/data/normalize.h"
-#include "core/data/pretok.h"
+#include "core/text/added.h"
+#include "core/text/bpe_train.h"
+#include "core/text/normalize.h"
+#include "core/text/pretok.h"
 #include "tests/unit/test.h"
 
 /* ---- text ---- */

@@ -1,6 +1,6 @@
 /* Word level: the ids of the DEQ authors' code and the texts of the tokenizers library on the golden files (check_wordlevel.py wrote
  * them, and compares far more), damaged vocabularies and tokenizer.json, failing allocations, a vocabulary of WikiText-103's size. */
-#include "core/data/wordlevel.h"
+#include "core/text/wordlevel.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,8 +8,8 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "core/data/corpus.h"
-#include "core/data/tokenizer.h"
+#include "core/text/corpus.h"
+#include "core/text/tokenizer.h"
 #include "tests/unit/test.h"
 
 #define GOLDEN "tests/golden/tokenizer/wordlevel/"

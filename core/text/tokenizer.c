@@ -1,10 +1,10 @@
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 #include <string.h>
 
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
-#include "core/data/tokenizer_impl.h"
+#include "core/text/tokenizer_impl.h"
 
 bool deq_tokens_push(struct deq_tokens *t, uint32_t id)
 {

@@ -6,8 +6,8 @@
  * What it is not: stripping of blanks and what is done with a token that was found (tokenizer.c).
  *
  * The set borrows the contents; owner: whoever embeds it, deq_added_free. Reading is safe from any thread. */
-#ifndef DEQ_DATA_ADDED_H
-#define DEQ_DATA_ADDED_H
+#ifndef DEQ_TEXT_ADDED_H
+#define DEQ_TEXT_ADDED_H
 
 #include "core/base/base.h"
 

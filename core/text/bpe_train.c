@@ -1,12 +1,12 @@
-#include "core/data/bpe_train.h"
+#include "core/text/bpe_train.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/data/bpe.h"
-#include "core/data/bpe_write.h"
-#include "core/data/pretok.h"
+#include "core/text/bpe.h"
+#include "core/text/bpe_write.h"
+#include "core/text/pretok.h"
 
 enum { END_LEN = sizeof DEQ_BPE_END_OF_TEXT - 1, GONE = 0 /* the end of text is in no word */, FIRST_MERGE_ID = 257 };
 static const uint32_t NOWHERE = UINT32_MAX;

@@ -3,8 +3,8 @@
  * once it was put in, while both may move.
  *
  * Owner: whoever embeds it; deq_wordset_free. Reading is safe from any thread. */
-#ifndef DEQ_DATA_WORDSET_H
-#define DEQ_DATA_WORDSET_H
+#ifndef DEQ_TEXT_WORDSET_H
+#define DEQ_TEXT_WORDSET_H
 
 #include "core/base/base.h"
 #include "core/base/err.h"

@@ -1,6 +1,6 @@
 /* Written by tests/tools/gen_unicode_tables.py from Unicode 16.0.0; do not edit. Sorted, disjoint, inclusive ranges. */
-#ifndef DEQ_DATA_UNICODE_TABLES_H
-#define DEQ_DATA_UNICODE_TABLES_H
+#ifndef DEQ_TEXT_UNICODE_TABLES_H
+#define DEQ_TEXT_UNICODE_TABLES_H
 
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-#include "core/data/bpe.h"
+#include "core/text/bpe.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -10,8 +10,8 @@
  * only: blanks between them, and words that it does not know, are lost.
  *
  * Owner: whoever loads frees with deq_tokenizer_free. A loaded tokenizer is immutable; any thread may use it. */
-#ifndef DEQ_DATA_TOKENIZER_H
-#define DEQ_DATA_TOKENIZER_H
+#ifndef DEQ_TEXT_TOKENIZER_H
+#define DEQ_TEXT_TOKENIZER_H
 
 #include "core/base/base.h"
 #include "core/base/buf.h"

@@ -1,8 +1,8 @@
 /* Pre-tokenisers: cut text into the pieces inside which BPE may merge. Hand-written scanners for a fixed list of regular
  * expressions, because a general engine backtracks and has its own idea of \s; an unknown expression is refused by the loader.
  * Classes come from unicode_tables.h (one stated Unicode version). Pure functions, any thread. */
-#ifndef DEQ_DATA_PRETOK_H
-#define DEQ_DATA_PRETOK_H
+#ifndef DEQ_TEXT_PRETOK_H
+#define DEQ_TEXT_PRETOK_H
 
 #include "core/base/base.h"
 

@@ -1,9 +1,9 @@
-#include "core/data/pretok.h"
+#include "core/text/pretok.h"
 
 #include <string.h>
 
 #include "core/base/utf8.h"
-#include "core/data/unicode_tables.h"
+#include "core/text/unicode_tables.h"
 
 /* Alternatives are tried in order and the first that matches wins, so each scanner below is a list of ifs in the regex's order.
  * Linear time: a run of blanks is read once to its end, and at most its last blank is left for the next piece. */

@@ -8,7 +8,7 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/base/utf8.h"
-#include "core/data/tokenizer_impl.h"
+#include "core/text/tokenizer_impl.h"
 
 enum {
     SHOWN = 64,             /* bytes of text from the file in a message */

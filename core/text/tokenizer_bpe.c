@@ -3,7 +3,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
-#include "core/data/tokenizer_impl.h"
+#include "core/text/tokenizer_impl.h"
 
 struct merges {
     json_t *vocab;

@@ -7,8 +7,8 @@
  * and vocab_size only. A line that is exactly <|endoftext|> separates documents; it and the line end before it are not text.
  *
  * One call, one thread, nothing kept. */
-#ifndef DEQ_DATA_BPE_TRAIN_H
-#define DEQ_DATA_BPE_TRAIN_H
+#ifndef DEQ_TEXT_BPE_TRAIN_H
+#define DEQ_TEXT_BPE_TRAIN_H
 
 #include "core/base/base.h"
 #include "core/base/buf.h"

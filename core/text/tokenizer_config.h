@@ -1,9 +1,9 @@
 /* tokenizer_config.json, which stands beside a tokenizer.json for others: transformers' AutoTokenizer takes from it which class to make and which
  * token ends a text. deqd itself needs none: config.json has eos_token_id. */
-#ifndef DEQ_DATA_TOKENIZER_CONFIG_H
-#define DEQ_DATA_TOKENIZER_CONFIG_H
+#ifndef DEQ_TEXT_TOKENIZER_CONFIG_H
+#define DEQ_TEXT_TOKENIZER_CONFIG_H
 
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 /* Writes it beside the tokenizer.json at `path`, which is loaded to see which of the ids it has: eos_id, unk_id (-1: none). A file of another name
  * is nobody's model directory: then nothing is written. */

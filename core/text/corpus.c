@@ -1,4 +1,4 @@
-#include "core/data/corpus.h"
+#include "core/text/corpus.h"
 
 #include <string.h>
 

@@ -1,4 +1,4 @@
-#include "core/data/added.h"
+#include "core/text/added.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-#include "core/data/bpe_write.h"
+#include "core/text/bpe_write.h"
 
 #include "core/base/utf8.h"
-#include "core/data/bpe.h"
+#include "core/text/bpe.h"
 
 /* A token in the byte alphabet, with the escapes of JSON; the alphabet has no control characters. */
 static void write_token(struct deq_buf *out, const struct deq_bpe_token *token)

@@ -1,4 +1,4 @@
-#include "core/data/wordset.h"
+#include "core/text/wordset.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* The tokenizer.json of a trained byte-level BPE vocabulary. A pure function. */
-#ifndef DEQ_DATA_BPE_WRITE_H
-#define DEQ_DATA_BPE_WRITE_H
+#ifndef DEQ_TEXT_BPE_WRITE_H
+#define DEQ_TEXT_BPE_WRITE_H
 
 #include "core/base/base.h"
 #include "core/base/buf.h"

@@ -3,17 +3,17 @@
  *
  * A new model type adds a value to enum model, its tables to struct deq_tokenizer, a reader that read_model() in tokenizer_load.c
  * calls, and its case to encode_plain() and deq_tokenizer_text() in tokenizer.c. */
-#ifndef DEQ_DATA_TOKENIZER_IMPL_H
-#define DEQ_DATA_TOKENIZER_IMPL_H
+#ifndef DEQ_TEXT_TOKENIZER_IMPL_H
+#define DEQ_TEXT_TOKENIZER_IMPL_H
 
 #include <jansson.h>
 
-#include "core/data/added.h"
-#include "core/data/bpe.h"
-#include "core/data/normalize.h"
-#include "core/data/pretok.h"
-#include "core/data/tokenizer.h"
-#include "core/data/wordset.h"
+#include "core/text/added.h"
+#include "core/text/bpe.h"
+#include "core/text/normalize.h"
+#include "core/text/pretok.h"
+#include "core/text/tokenizer.h"
+#include "core/text/wordset.h"
 
 enum model { MODEL_BPE, MODEL_WORDLEVEL };
 enum { DEQ_STAGES_MAX = 4 }; /* of a Sequence */

@@ -1,4 +1,4 @@
-#include "core/data/normalize.h"
+#include "core/text/normalize.h"
 
 #include <stdlib.h>
 #include <string.h>

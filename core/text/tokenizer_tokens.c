@@ -4,7 +4,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
-#include "core/data/tokenizer_impl.h"
+#include "core/text/tokenizer_impl.h"
 
 enum {
     MAX_ADDED = 1 << 16,

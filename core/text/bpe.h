@@ -5,12 +5,12 @@
  * Not here: reading files (tokenizer.c), cutting text into pieces (pretok.h).
  * O(n log n): a heap of candidate pairs over a linked list of symbols; short pieces scan instead, with the same result.
  * The table is immutable once built and may be used from any thread; work memory belongs to the call. */
-#ifndef DEQ_DATA_BPE_H
-#define DEQ_DATA_BPE_H
+#ifndef DEQ_TEXT_BPE_H
+#define DEQ_TEXT_BPE_H
 
 #include "core/base/base.h"
 #include "core/base/err.h"
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 enum { DEQ_BPE_NONE = -1 };
 

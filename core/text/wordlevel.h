@@ -10,13 +10,13 @@
  * other ids ("c),": it is one word now); without the decoder, encode(decode(ids)) == ids.
  *
  * One call, one thread, nothing kept. */
-#ifndef DEQ_DATA_WORDLEVEL_H
-#define DEQ_DATA_WORDLEVEL_H
+#ifndef DEQ_TEXT_WORDLEVEL_H
+#define DEQ_TEXT_WORDLEVEL_H
 
 #include "core/base/base.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
-#include "core/data/wordset.h"
+#include "core/text/wordset.h"
 
 enum { DEQ_WORDLEVEL_MAX_WORDS = 1 << 22 };
 

@@ -18,7 +18,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
-#include "core/data/tokenizer_impl.h"
+#include "core/text/tokenizer_impl.h"
 
 #define NEWLINES_OF_PYTHON "\\r\\n?|\\n"
 

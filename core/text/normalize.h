@@ -4,8 +4,8 @@
  * would take n^2), works on buffers with a length, and is there already: GnuTLS needs it. Its tables are Unicode 14, those that the
  * `tokenizers` library compiles in are of another version: a normalisation once given never changes, so that the two differ only in characters
  * that one of them does not know yet. Bytes that are not UTF-8 stay as they are. Pure functions, any thread. */
-#ifndef DEQ_DATA_NORMALIZE_H
-#define DEQ_DATA_NORMALIZE_H
+#ifndef DEQ_TEXT_NORMALIZE_H
+#define DEQ_TEXT_NORMALIZE_H
 
 #include "core/base/buf.h"
 #include "core/base/err.h"

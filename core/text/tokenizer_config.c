@@ -1,4 +1,4 @@
-#include "core/data/tokenizer_config.h"
+#include "core/text/tokenizer_config.h"
 
 #include <stdlib.h>
 #include <string.h>

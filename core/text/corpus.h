@@ -1,9 +1,9 @@
 /* Text files (core/base/text.h) as documents: a line that is exactly <|endoftext|> separates two documents; it and the line ends beside it belong to
  * neither. A file without that line is one document. */
-#ifndef DEQ_DATA_CORPUS_H
-#define DEQ_DATA_CORPUS_H
+#ifndef DEQ_TEXT_CORPUS_H
+#define DEQ_TEXT_CORPUS_H
 
-#include "core/data/tokenizer.h"
+#include "core/text/tokenizer.h"
 
 #define DEQ_DOCUMENT_END "<|endoftext|>"
 

@@ -1,4 +1,4 @@
-#include "core/data/wordlevel.h"
+#include "core/text/wordlevel.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -7,8 +7,8 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/base/utf8.h"
-#include "core/data/pretok.h"
-#include "core/data/tokenizer.h"
+#include "core/text/pretok.h"
+#include "core/text/tokenizer.h"
 
 #define EOS "<eos>"
 
