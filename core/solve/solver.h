@@ -32,7 +32,7 @@
 
 #include "core/base/base.h"
 #include "core/base/err.h"
-#include "core/base/terms.h"
+#include "core/solve/terms.h"
 
 enum deq_stop_mode { DEQ_STOP_REL, DEQ_STOP_ABS };
 
@@ -52,10 +52,6 @@ struct deq_solver_opts {
 /* anderson, memory 3, tol 1e-2 rel, 32 iterations, beta 1, reg 1e-4 */
 struct deq_solver_opts deq_solver_defaults(void);
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err);
-const char *deq_solver_name(enum deq_solver_method m);
-bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);
-const char *deq_warm_name(enum deq_warm w);
-bool deq_warm_by_name(const char *name, enum deq_warm *ret);
 
 /* State of one system. `mem` has deq_solver_floats() floats. */
 struct deq_solver {

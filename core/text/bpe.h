@@ -10,7 +10,7 @@
 
 #include "core/base/base.h"
 #include "core/base/err.h"
-#include "core/text/tokenizer.h"
+#include "core/base/tokens.h"
 
 enum { DEQ_BPE_NONE = -1 };
 

@@ -16,7 +16,7 @@
 #include "core/base/base.h"
 #include "core/base/buf.h"
 #include "core/base/err.h"
-#include "core/base/terms.h"
+#include "core/base/tokens.h"
 
 enum { DEQ_TOKENIZER_MAX_IDS = 1 << 24, DEQ_TOKENIZER_MAX_FILE_BYTES = 128 << 20 };
 
@@ -52,8 +52,5 @@ enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *te
 /* Appends raw bytes to out; they may end inside a code point. An id outside the vocabulary is DEQ_EINVAL. */
 enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t *ids, size_t n, bool skip_special,
                                  struct deq_buf *out, struct deq_err *err);
-
-bool deq_tokens_push(struct deq_tokens *t, uint32_t id); /* false: no memory */
-void deq_tokens_free(struct deq_tokens *t);
 
 #endif

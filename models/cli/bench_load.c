@@ -17,8 +17,8 @@
 #include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "core/base/terms.h"
 #include "core/base/text.h"
+#include "core/base/tokens.h"
 #include "models/cli/cli.h"
 
 enum {

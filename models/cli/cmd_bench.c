@@ -14,8 +14,8 @@
 #include <jansson.h>
 
 #include "core/base/mem.h"
-#include "core/base/terms.h"
 #include "core/base/utf8.h"
+#include "core/deq.h"
 #include "models/cli/bench_load.h"
 #include "models/cli/cli.h"
 

@@ -9,9 +9,10 @@ complain() { [ -n "$2" ] && { echo "lint: $1"; echo "$2" | sed 's/^/  /'; bad=1;
 floor() { # room, pattern of rooms it may not include
     complain "$1 includes from above" "$(grep -nE "#include \"($2)" -r "$1" --include='*.[ch]' 2>/dev/null)"
 }
-floor core/base   'core/(math|data|solve|cell|engine|train)|core/deq\.h|server|models'
-floor core/math   'core/(solve|data|cell|engine|train)|core/deq\.h|server|models'
-floor core/solve  'core/(data|cell|engine|train)|core/deq\.h|server|models'
+floor core/base   'core/(math|solve|text|data|cell|engine|train)|core/deq\.h|server|models'
+floor core/math   'core/(solve|text|data|cell|engine|train)|core/deq\.h|server|models'
+floor core/solve  'core/(text|data|cell|engine|train)|core/deq\.h|server|models'
+floor core/text   'core/(data|cell|engine|train)|core/deq\.h|server|models'
 floor core/data   'core/(cell|engine|train)|core/deq\.h|server|models'
 floor core/cell   'core/(engine|train)|core/deq\.h|server|models'
 floor core/engine 'core/train|server|models'

@@ -1,9 +1,8 @@
-/* The field's words that the public header and the inner floors share. */
-#ifndef DEQ_BASE_TERMS_H
-#define DEQ_BASE_TERMS_H
+/* The words of solving that also stand in requests, configurations and recipes: methods, warm starts, the window. */
+#ifndef DEQ_SOLVE_TERMS_H
+#define DEQ_SOLVE_TERMS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include <stdbool.h>
 
 enum deq_solver_method { DEQ_PICARD, DEQ_ANDERSON, DEQ_BROYDEN };
 #define DEQ_SOLVER_CHOICES "picard|anderson|broyden" /* for tables of options, in the order of the enum */
@@ -15,10 +14,9 @@ enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR };
 
 enum { DEQ_ROW_WINDOW_MAX = 64 };
 
-/* Token ids, growing; owned by whoever declared it, given back with deq_tokens_free. */
-struct deq_tokens {
-    uint32_t *ids;
-    size_t n, cap;
-};
+const char *deq_solver_name(enum deq_solver_method m);
+bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);
+const char *deq_warm_name(enum deq_warm w);
+bool deq_warm_by_name(const char *name, enum deq_warm *ret);
 
 #endif
