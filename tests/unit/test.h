@@ -1,10 +1,13 @@
-/* The smallest harness that does the job: CHECK counts, a failure prints place and values, main prints one closing line. */
+/* The smallest harness that does the job: CHECK counts, a failure prints place and values, main prints one closing line.
+ * CHECK_EQ(got, want) prints both values itself; REQUIRE is for what the rest of a test stands on: when it fails, the
+ * test ends. */
 #ifndef DEQ_TEST_H
 #define DEQ_TEST_H
 
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -32,14 +35,34 @@ extern int test_passed, test_failed, test_skipped;
         }                                                                    \
     } while (0)
 
+#define REQUIRE(cond)                                                        \
+    do {                                                                     \
+        const int failed_before = test_failed;                               \
+        CHECK(cond);                                                         \
+        if (test_failed != failed_before)                                    \
+            return;                                                          \
+    } while (0)
+
+/* Integers of any width, floating point, or strings, which are equal by what they say (NULL is equal to NULL alone). */
+#define CHECK_EQ(got, want)                                                  \
+    _Generic((got), char *: test_equal_text, const char *: test_equal_text,  \
+        float: test_equal_real, double: test_equal_real,                     \
+        unsigned long: test_equal_unsigned, unsigned long long: test_equal_unsigned, default: test_equal_integer) \
+        (__FILE__, __LINE__, #got " == " #want, got, want)
+void test_equal_text(const char *file, int line, const char *what, const char *got, const char *want);
+void test_equal_real(const char *file, int line, const char *what, double got, double want);
+void test_equal_unsigned(const char *file, int line, const char *what, uintmax_t got, uintmax_t want);
+void test_equal_integer(const char *file, int line, const char *what, intmax_t got, intmax_t want);
+
 /* The larger of a largest error so far and the next; NaN is the largest of all. */
 static inline double worse(double so_far, double error)
 {
     return error <= so_far ? so_far : isnan(error) ? INFINITY : error;
 }
 
-/* How many times as much of this thread's processor time work(ctx, 8 n) takes as work(ctx, n), the best of some tries: other load only ever adds.
- * Linear is 8 times, with a logarithm a little more, quadratic 64; the bound of 32 leaves room for caches that no longer hold everything, and for neighbours that empty them. */
+/* How many times as much of this thread's processor time work(ctx, 8 n) takes as work(ctx, n), the best of some tries:
+ * other load only ever adds. Linear is 8 times, with a logarithm a little more, quadratic 64; the bound of 32 leaves
+ * room for caches that no longer hold everything, and for neighbours that empty them. */
 enum { TEST_GROWTH_BOUND = 32 };
 double test_growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n);
 

@@ -1,5 +1,5 @@
-/* Runs every registered test, or those whose name contains argv[1]; a line a file, and one more at least every few seconds. DEQ_TIMES=1 prints
- * how long each test took. */
+/* Runs every registered test, or those whose name contains argv[1]; a line a file, and one more at least every few
+ * seconds. DEQ_TIMES=1 prints how long each test took and how much it checked. */
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
@@ -14,6 +14,39 @@ void test_register(struct test_case *t)
 {
     *last = t;
     last = &t->next;
+}
+
+/* Counts; what failed begins a line that the caller ends with the values. */
+static bool failed(bool ok, const char *file, int line, const char *what)
+{
+    *(ok ? &test_passed : &test_failed) += 1;
+    if (!ok)
+        printf("%s:%d: failed: %s: ", file, line, what);
+    return !ok;
+}
+
+void test_equal_text(const char *file, int line, const char *what, const char *got, const char *want)
+{
+    if (failed(got && want ? !strcmp(got, want) : got == want, file, line, what))
+        printf("\"%s\", not \"%s\"\n", got ? got : "(null)", want ? want : "(null)");
+}
+
+void test_equal_real(const char *file, int line, const char *what, double got, double want)
+{
+    if (failed(got == want, file, line, what))
+        printf("%.17g, not %.17g\n", got, want);
+}
+
+void test_equal_unsigned(const char *file, int line, const char *what, uintmax_t got, uintmax_t want)
+{
+    if (failed(got == want, file, line, what))
+        printf("%ju, not %ju\n", got, want);
+}
+
+void test_equal_integer(const char *file, int line, const char *what, intmax_t got, intmax_t want)
+{
+    if (failed(got == want, file, line, what))
+        printf("%jd, not %jd\n", got, want);
 }
 
 static double seconds(clockid_t clock)
@@ -64,11 +97,12 @@ int main(int argc, char **argv)
         const double begin = seconds(CLOCK_MONOTONIC);
         if (!part.file || strcmp(part.file, t->file) || begin - part.since > TICK_S)
             close_part(t->file);
-        const int before = test_failed;
+        const int before = test_failed, checks = test_passed + test_failed;
         t->fn();
         part.tests++;
         if (times)
-            printf("%7.2f s  %s\n", seconds(CLOCK_MONOTONIC) - begin, t->name);
+            printf("%7.2f s %8d checks  %s\n", seconds(CLOCK_MONOTONIC) - begin, test_passed + test_failed - checks,
+                   t->name);
         if (test_failed != before || argc > 1)
             printf("%s: %s\n", t->name, test_failed != before ? "FAILED" : "ok");
         fflush(stdout);
