@@ -7,7 +7,7 @@
 
 #include "core/base/installed.h"
 #include "core/base/stdio.h"
-#include "core/math/kern.h"
+#include "core/deq.h"
 #include "models/cli/cli.h"
 
 static const struct {

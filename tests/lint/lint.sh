@@ -5,32 +5,42 @@ cd "$(dirname "$0")/../.." || exit 2
 bad=0
 complain() { [ -n "$2" ] && { echo "lint: $1"; echo "$2" | sed 's/^/  /'; bad=1; }; }
 
-# Floors: a room includes itself and the rooms below it.
-floor() { # room, pattern of rooms it may not include
-    complain "$1 includes from above" "$(grep -nE "#include \"($2)" -r "$1" --include='*.[ch]' 2>/dev/null)"
+# Floors: a room includes itself and the rooms below it, and nothing else.
+floor() { # room, what it may include, files and headers that are let through
+    complain "$1 includes from above" \
+        "$(grep -nE '#include "' -r "$1" --include='*.[ch]' | grep -vE "#include \"($2)" | grep -vE "^(${3:-nothing})")"
 }
-floor core/base   'core/(math|solve|text|data|cell|engine|train)|core/deq\.h|server|models'
-floor core/math   'core/(solve|text|data|cell|engine|train)|core/deq\.h|server|models'
-floor core/solve  'core/(text|data|cell|engine|train)|core/deq\.h|server|models'
-floor core/text   'core/(data|cell|engine|train)|core/deq\.h|server|models'
-floor core/data   'core/(cell|engine|train)|core/deq\.h|server|models'
-floor core/cell   'core/(engine|train)|core/deq\.h|server|models'
-floor core/engine 'core/train|server|models'
-floor core/train  'core/engine|core/deq\.h|server|models'
-complain "server includes of core only deq.h and base" \
-    "$(grep -nE '#include "core/' -r server --include='*.[ch]' | grep -vE '"core/(deq\.h|base/)')"
+below=core/base/
+for room in base math solve text data cell; do
+    below="$below|core/$room/"
+    floor "core/$room" "$below"
+done
+floor core/engine "$below|core/engine/|core/deq\.h"
+floor core/train  "$below|core/train/"
+floor server 'core/(deq\.h|base/)|server/'
+# The commands see the door, training and tokenizers; what still looks past them is listed, and the list only shrinks.
+floor models 'core/(deq\.h|base/|text/|train/)|models/' \
+    'models/cli/(cmd_check\.c.*core/(cell/segment|data/safetensors)|cmd_import\.c.*core/data/import|cmd_inspect\.c.*core/data/safetensors|eval_segments\.c.*core/cell/segment)\.h"'
 
-# Each library has its room.
-only() { # header, rooms
-    complain "<$1> outside its room" "$(grep -nE "#include <$1>" -r core server models --include='*.[ch]' | grep -vE "^($2)")"
+# Each library has its room (README names them).
+only() { # header, files
+    complain "<$1> outside its room" "$(grep -nE "#include <$1>" -r core server models --include='*.[ch]' | grep -vE "^($2):")"
 }
 only cblas.h 'core/math/gemm_fast\.c'
-only microhttpd.h 'server/net/http(\.c|_head\.c|_impl\.h)'
+only microhttpd.h 'server/net/http_impl\.h'
+only 'gnutls/.*' 'server/(net/tls|auth)\.c'
 only yaml.h 'core/base/yaml\.c'
-only 'curl/curl\.h' 'models/cli/bench_load\.c'
+only 'curl/.*' 'models/cli/bench_load\.c'
 only zip.h 'core/data/torchfile\.c'
-only uninorm.h 'core/text/normalize\.c'
-only jansson.h 'core/base/json\.|core/text/|core/data/|server/|models/cli/'
+only 'uni(norm|str|ctype|case|name)\.h' 'core/text/normalize\.c'
+only jansson.h 'core/(base/json\.h|(text|data)/[a-z_]*\.[ch])|server/(api/(fields|reply)\.h|work/store\.c|log\.c|main\.c)|models/cli/[a-z_]*\.c'
+
+# How it is read: 120 characters a line, and what a header is stands before anything else in it.
+uneven='core/(api\.c|base/|cell/|data/|deq\.h|engine/|math/|solve/|text/|train/)|models/|server/|tests/' # not brought to that width yet
+complain "lines of more than 120 characters" \
+    "$(grep -nE '^.{121}' -r core server models tests --include='*.[ch]' | grep -vE "^($uneven)" | cut -c1-160)"
+complain "headers that do not open with a comment that says what they are" \
+    "$(find core server models tests -name '*.h' -exec awk 'FNR == 1 && !/^\/\*/ { print FILENAME }' {} +)"
 
 complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
     -r core server models --include='*.[ch]')"
@@ -64,5 +74,18 @@ if [ -x build/deqd ]; then
     complain "etc/deqd.yaml differs from deqd --print-config" "$(diff etc/deqd.yaml build/print-config.yaml)"
 fi
 complain "docker/k8s/deqd/files/deqd.yaml differs from etc/deqd.yaml (make k8s-manifests)" "$(diff etc/deqd.yaml docker/k8s/deqd/files/deqd.yaml)"
+
+# Told, not refused: what may hold two things.
+find core server models tests -name '*.[ch]' -exec awk '
+    function told() { if (lines > 500) printf "lint: long file: %s, %d lines\n", file, lines }
+    FNR == 1 { told(); file = FILENAME; inside = 0 }
+    { lines = FNR }
+    /^[A-Za-z_].*\(/ && !/;$/ { name = $0; from = FNR }
+    /^{$/ { inside = 1 }
+    /^}$/ && inside {
+        if (FNR - from >= 80) printf "lint: long function: %s:%d, %d lines: %s\n", FILENAME, from, FNR - from + 1, name
+        inside = 0
+    }
+    END { told() }' {} + | LC_ALL=C sort
 [ "$bad" = 0 ] && echo "lint: ok"
 exit "$bad"
