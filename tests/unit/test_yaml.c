@@ -1,4 +1,4 @@
-/* core/base/yaml.c: the part of YAML that a configuration is, each item with its place; the rest is refused where it is. */
+/* core/base/yaml.c: the YAML of a configuration, each item with its place; the rest is refused where it is. */
 #include "core/base/yaml.h"
 
 #include <stdlib.h>
