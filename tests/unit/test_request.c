@@ -1,4 +1,4 @@
-/* Bodies of requests: damaged at random they are refused with a reason or accepted within all bounds, never anything else; and text as JSON. */
+/* Bodies of requests: damaged at random they are refused with a reason or accepted within all bounds, never anything else */
 #include "server/api/request.h"
 
 #include <math.h>
@@ -8,7 +8,6 @@
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "server/api/reply.h"
 #include "tests/unit/test.h"
 
 static const char *const bodies[] = {
@@ -189,29 +188,6 @@ TEST(request_without_a_seed_draws_one)
     }
     CHECK(seeds[4] == INT64_MIN && seeds[6] == 12 && seeds[7] == 12);
     deq_model_free(m);
-}
-
-TEST(reply_strings_are_json)
-{
-    static const char text[] = "a\"b\\c\n\t\x01\x7f/é😀";
-    struct deq_buf b;
-    deq_buf_init(&b, 1 << 20);
-    reply_string(&b, text, sizeof text - 1);
-    json_t *back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
-    CHECK(back && json_string_length(back) == sizeof text - 1 && !memcmp(json_string_value(back), text, sizeof text - 1));
-    json_decref(back);
-    for (uint64_t i = 0; i < 2000; i++) { /* every float comes back from 9 digits */
-        const union {
-            uint32_t bits;
-            float f;
-        } x = {(uint32_t)deq_rng_u64(1, 2, i)};
-        deq_buf_reset(&b);
-        reply_number(&b, x.f);
-        back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
-        CHECK_MSG(back && (isfinite(x.f) ? (float)json_number_value(back) == x.f : json_number_value(back) == -9999), "%s", b.data);
-        json_decref(back);
-    }
-    deq_buf_free(&b);
 }
 
 /* NUL is a character of a text, and no end of a name */

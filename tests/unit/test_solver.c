@@ -4,7 +4,6 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/math/kern.h"
-#include "core/solve/methods.h"
 #include "core/solve/solver.h"
 #include "tests/unit/test.h"
 
@@ -256,12 +255,6 @@ TEST(solver_mixing)
         struct deq_solve_report r = solve(&o, &t, z, NULL);
         CHECK_MSG(r.converged, "%s: %g", deq_solver_name(o.method), (double)r.residual_max);
     }
-    /* one step by hand: z + beta (f - z) */
-    float fz[DIM], want[DIM];
-    for (int i = 0; i < DIM; i++)
-        z[i] = (float)i, fz[i] = 3.0f - (float)i, want[i] = 0.5f * z[i] + 0.5f * fz[i]; /* exact in binary */
-    deq_picard_step(&o, DIM, z, fz);
-    CHECK(!memcmp(z, want, sizeof z));
 }
 
 TEST(solver_stop_rules)
@@ -516,20 +509,6 @@ TEST(solver_dependent_history)
     deq_free(scratch);
 }
 
-TEST(solver_cholesky)
-{
-    double h[3][4] = {{4, 2, 0.4, 9}, {2, 5, 1, 9}, {0.4, 1, 3, 9}}, x[3] = {0};
-    CHECK(deq_cholesky_ones(&h[0][0], 4, 3, x));
-    for (int i = 0; i < 3; i++) /* a 3x3 system of condition 3: a few double roundings */
-        CHECK(fabs(h[i][0] * x[0] + h[i][1] * x[1] + h[i][2] * x[2] - 1) < 1e-14);
-    CHECK(deq_cholesky_ones(&h[0][0], 4, 1, x) && x[0] == 0.25);
-    double singular[2][2] = {{1, 1}, {1, 1}}, indefinite[2][2] = {{1, 2}, {2, 1}}, zero[1][1] = {{0}}, nan[1][1] = {{NAN}},
-           inf[1][1] = {{INFINITY}};
-    CHECK(!deq_cholesky_ones(&singular[0][0], 2, 2, x));
-    CHECK(!deq_cholesky_ones(&indefinite[0][0], 2, 2, x));
-    CHECK(!deq_cholesky_ones(&zero[0][0], 1, 1, x) && !deq_cholesky_ones(&nan[0][0], 1, 1, x) && !deq_cholesky_ones(&inf[0][0], 1, 1, x));
-}
-
 TEST(solver_state_is_private)
 {
     enum { STEPS = 12 };
@@ -600,126 +579,4 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
             }
             CHECK(deq_kern_force(before));
         }
-}
-
-/* --- One step at a time against the formulas of solver.h, in double and with full matrices --- */
-
-/* Pairs (z, f(z)) that come from no solver run: a rough contraction with noise, so that nothing cancels. */
-static void random_pair(uint64_t seed, uint64_t step, float *z, float *fz)
-{
-    for (uint64_t i = 0; i < DIM; i++)
-        z[i] = (float)deq_rng_normal(seed, 3 * step, i);
-    for (uint64_t i = 0; i < DIM; i++) {
-        fz[i] = 0.3f * z[(i + 1) % DIM] + 0.5f * (float)deq_rng_normal(seed, 3 * step + 1, i);
-    }
-    fz[DIM - 1] = (float)deq_rng_normal(seed, 3 * step + 2, 0);
-}
-
-TEST(solver_anderson_step_is_the_constrained_least_squares)
-{
-    enum { STEPS = 9 };
-    for (unsigned memory = 2; memory <= 5; memory++) {
-        struct deq_solver_opts o = opts_of(DEQ_ANDERSON, 1e-6f, 100);
-        o.memory = memory;
-        o.beta = 0.4f;
-        o.reg = 0.05f;
-        struct deq_solver s = {.mem = DEQ_NEW_ARRAY(float, deq_solver_floats(&o, DIM))};
-        deq_solver_restart(&s);
-        float z[STEPS][DIM], fz[STEPS][DIM], next[DIM];
-        for (unsigned k = 0; k < STEPS; k++) {
-            random_pair(31, k, z[k], fz[k]);
-            memcpy(next, z[k], sizeof next);
-            deq_solver_step(&o, &s, DIM, next, fz[k], 1);
-            const unsigned n = DEQ_MIN(k + 1, memory), first = k + 1 - n;
-            double h[5][6], alpha[5], top = 0, sum = 0, worst = 0;
-            for (unsigned i = 0; i < n; i++) {
-                for (unsigned j = 0; j < n; j++) {
-                    h[i][j] = 0;
-                    for (int d = 0; d < DIM; d++)
-                        h[i][j] += ((double)fz[first + i][d] - (double)z[first + i][d]) * ((double)fz[first + j][d] - (double)z[first + j][d]);
-                }
-                h[i][n] = 1;
-                top = DEQ_MAX(top, h[i][i]);
-            }
-            const double lambda = 0.05 * h[n - 1][n - 1] + 1e-7 * top;
-            for (unsigned i = 0; i < n; i++)
-                h[i][i] += lambda;
-            for (unsigned i = 0; i < n; i++) /* Gauss-Jordan; H is positive definite, so no pivoting */
-                for (unsigned r = 0; r < n; r++)
-                    for (unsigned c = n + 1; r != i && c-- > i;)
-                        h[r][c] -= h[r][i] / h[i][i] * h[i][c];
-            for (unsigned i = 0; i < n; i++)
-                sum += alpha[i] = h[i][n] / h[i][i];
-            for (int d = 0; d < DIM; d++) {
-                double want = 0;
-                for (unsigned i = 0; i < n; i++)
-                    want += alpha[i] / sum * (0.6 * (double)z[first + i][d] + 0.4 * (double)fz[first + i][d]);
-                worst = DEQ_MAX(worst, fabs(want - (double)next[d]));
-            }
-            /* float Gram entries (about 1e-6 relative) over a condition number below 100, times values of size 1 */
-            CHECK_MSG(worst < 1e-4, "M=%u step %u: %g", memory, k, worst);
-        }
-        deq_free(s.mem);
-    }
-}
-
-TEST(solver_broyden_step_is_the_good_broyden_update)
-{
-    enum { STEPS = 14 };
-    for (unsigned memory = 1; memory <= 5; memory += 2) {
-        struct deq_solver_opts o = opts_of(DEQ_BROYDEN, 1e-6f, 100);
-        o.memory = memory;
-        o.beta = 0.7f;
-        struct deq_solver s = {.mem = DEQ_NEW_ARRAY(float, deq_solver_floats(&o, DIM))};
-        deq_solver_restart(&s);
-        static double b[DIM][DIM]; /* J^-1 */
-        double z_prev[DIM] = {0}, g_prev[DIM] = {0};
-        unsigned updates = 0;
-        for (unsigned k = 0; k < STEPS; k++) {
-            float z[DIM], fz[DIM], next[DIM];
-            double g[DIM], dz[DIM], dg[DIM], bdg[DIM], dzb[DIM], denom = 0, worst = 0;
-            random_pair(32, k, z, fz);
-            memcpy(next, z, sizeof next);
-            deq_solver_step(&o, &s, DIM, next, fz, 1);
-            if (k == 0 || updates == memory) { /* starts again from -I */
-                updates = 0;
-                for (int i = 0; i < DIM; i++)
-                    for (int j = 0; j < DIM; j++)
-                        b[i][j] = -(i == j);
-            }
-            for (int i = 0; i < DIM; i++) {
-                g[i] = (double)fz[i] - (double)z[i];
-                dz[i] = (double)z[i] - z_prev[i];
-                dg[i] = g[i] - g_prev[i];
-                bdg[i] = dzb[i] = 0;
-            }
-            for (int i = 0; i < DIM; i++)
-                for (int j = 0; j < DIM; j++) {
-                    bdg[i] += b[i][j] * dg[j];
-                    dzb[j] += dz[i] * b[i][j];
-                }
-            for (int i = 0; i < DIM; i++)
-                denom += dz[i] * bdg[i];
-            if (k) { /* Sherman-Morrison: B += (dz - B dg) (dz' B) / (dz' B dg) */
-                updates++;
-                for (int i = 0; i < DIM; i++)
-                    for (int j = 0; j < DIM; j++)
-                        b[i][j] += (dz[i] - bdg[i]) * dzb[j] / denom;
-            }
-            CHECK(s.n == updates);
-            double size = 0;
-            for (int i = 0; i < DIM; i++) {
-                double want = (double)z[i];
-                for (int j = 0; j < DIM; j++)
-                    want -= 0.7 * b[i][j] * g[j];
-                worst = DEQ_MAX(worst, fabs(want - (double)next[i]));
-                size = DEQ_MAX(size, fabs(want));
-                z_prev[i] = (double)z[i];
-                g_prev[i] = g[i];
-            }
-            /* float products of 24 terms, through at most five updates whose denominators are not small here */
-            CHECK_MSG(worst < 1e-4 * (1 + size), "M=%u step %u: %g of %g", memory, k, worst, size);
-        }
-        deq_free(s.mem);
-    }
 }

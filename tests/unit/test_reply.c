@@ -1,0 +1,32 @@
+/* server/api/reply.c: what is written into JSON comes back from it. */
+#include "server/api/reply.h"
+
+#include <jansson.h>
+#include <math.h>
+
+#include "core/base/buf.h"
+#include "core/base/rng.h"
+#include "tests/unit/test.h"
+
+TEST(reply_strings_are_json)
+{
+    static const char text[] = "a\"b\\c\n\t\x01\x7f/é😀";
+    struct deq_buf b;
+    deq_buf_init(&b, 1 << 20);
+    reply_string(&b, text, sizeof text - 1);
+    json_t *back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
+    CHECK(back && json_string_length(back) == sizeof text - 1 && !memcmp(json_string_value(back), text, sizeof text - 1));
+    json_decref(back);
+    for (uint64_t i = 0; i < 2000; i++) { /* every float comes back from 9 digits */
+        const union {
+            uint32_t bits;
+            float f;
+        } x = {(uint32_t)deq_rng_u64(1, 2, i)};
+        deq_buf_reset(&b);
+        reply_number(&b, x.f);
+        back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
+        CHECK_MSG(back && (isfinite(x.f) ? (float)json_number_value(back) == x.f : json_number_value(back) == -9999), "%s", b.data);
+        json_decref(back);
+    }
+    deq_buf_free(&b);
+}
