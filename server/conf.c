@@ -84,11 +84,6 @@ static const struct deq_opt options[] = {
 
 const struct deq_opt_table conf_table = {options, DEQ_COUNT(options)};
 
-uint32_t conf_max_rows(const struct conf *c)
-{
-    return c->max_rows ? c->max_rows : DEQ_MAX(8 * c->max_sequences, 64u);
-}
-
 struct flags {
     const char *config;
     struct deq_args sets; /* --set, and what is short for it */

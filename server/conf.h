@@ -40,9 +40,6 @@ struct conf {
 
 extern const struct deq_opt_table conf_table;
 
-/* engine.max_rows, or its default. */
-uint32_t conf_max_rows(const struct conf *c);
-
 enum conf_action { CONF_RUN, CONF_CHECK, CONF_EXIT };
 
 /* sampling.seed; false: random, every request without one draws its own. */

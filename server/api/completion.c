@@ -382,7 +382,7 @@ static void complete(struct service *s, struct served *m, struct exchange *x, en
     const struct request_context rc = service_context(s, m);
     struct completion_request r;
     struct request_error err;
-    struct place place;
+    struct reservation place;
     /* a place first: whoever will be refused costs no tokenising */
     enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, &place);
     if (verdict != SUBMIT_OK) {

@@ -141,7 +141,7 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     const struct request_context c = service_context(s, m);
     struct logits_request r;
     struct request_error err;
-    struct place place;
+    struct reservation place;
     enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, &place);
     if (verdict != SUBMIT_OK) {
         exchange_not_submitted(x, m->sched, verdict);

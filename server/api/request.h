@@ -22,7 +22,8 @@ struct request_context {
     const struct deq_model *model;
     const struct conf *conf;
     const char *model_name;
-    uint32_t max_positions;
+    uint32_t max_positions; /* of a sequence */
+    uint32_t max_rows;      /* of all choices' windows together */
 };
 
 /* Fields are int64_t, float or bool, as the table in request.c fills them. */

@@ -96,7 +96,11 @@ void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit
 
 struct request_context service_context(const struct service *s, const struct served *m)
 {
-    return (struct request_context){.model = m->model, .conf = s->conf, .model_name = m->name, .max_positions = sched_max_positions(m->sched)};
+    return (struct request_context){.model = m->model,
+                                    .conf = s->conf,
+                                    .model_name = m->name,
+                                    .max_positions = sched_max_positions(m->sched),
+                                    .max_rows = sched_max_rows(m->sched)};
 }
 
 /* --- Headers: who may, and what for --- */

@@ -11,7 +11,7 @@ struct account *fair_account(struct fair *f, uint64_t id)
         struct account *b = &f->account[(id + i) & (FAIR_ACCOUNTS - 1)];
         if (b->id == id)
             return b;
-        if (!b->in_flight && (!a || b->had < a->had))
+        if (!b->in_flight && (!a || b->virtual_time < a->virtual_time))
             a = b;
     }
     if (!a)
@@ -43,7 +43,7 @@ bool fair_before(const struct fair *f, const struct fair_job *a, const struct fa
     if (pa != pb)
         return pa < pb;
     if (a->account != b->account) {
-        const double ta = fmax(a->account->had, f->now), tb = fmax(b->account->had, f->now);
+        const double ta = fmax(a->account->virtual_time, f->now), tb = fmax(b->account->virtual_time, f->now);
         if (ta < tb || ta > tb)
             return ta < tb;
         if (a->account->oldest_ns != b->account->oldest_ns)
@@ -56,8 +56,8 @@ bool fair_before(const struct fair *f, const struct fair_job *a, const struct fa
 
 void fair_charge(struct fair *f, struct account *a, double tokens)
 {
-    f->now = fmax(a->had, f->now);
-    a->had = f->now + tokens;
+    f->now = fmax(a->virtual_time, f->now);
+    a->virtual_time = f->now + tokens;
 }
 
 uint64_t fair_places(const struct account *a, uint64_t places)
@@ -67,10 +67,31 @@ uint64_t fair_places(const struct account *a, uint64_t places)
 
 /* --- Places --- */
 
-/* n + n/8 is all of a configured n; (n + n/8) / 9 is n/8 again */
+struct fair_room fair_plus(const struct fair_room *a, const struct fair_room *b)
+{
+    return (struct fair_room){a->sequences + b->sequences, a->rows + b->rows, a->pages + b->pages};
+}
+
+struct fair_room fair_minus(const struct fair_room *a, const struct fair_room *b)
+{
+    return (struct fair_room){a->sequences - b->sequences, a->rows - b->rows, a->pages - b->pages};
+}
+
+uint32_t fair_with_eighth(uint32_t configured)
+{
+    return configured + configured / 8;
+}
+
+/* (n + n/8) / 9 is n/8 again */
 static struct fair_room eighth(const struct fair_room *all)
 {
     return (struct fair_room){all->sequences / 9, all->rows / 9, all->pages / 9};
+}
+
+struct fair_room fair_configured(const struct fair_room *all)
+{
+    const struct fair_room kept = eighth(all);
+    return fair_minus(all, &kept);
 }
 
 static bool fits(const struct fair_room *a, const struct fair_room *b)
@@ -78,21 +99,17 @@ static bool fits(const struct fair_room *a, const struct fair_room *b)
     return a->sequences <= b->sequences && a->rows <= b->rows && a->pages <= b->pages;
 }
 
-static struct fair_room without(const struct fair_room *a, const struct fair_room *b)
-{
-    return (struct fair_room){a->sequences - b->sequences, a->rows - b->rows, a->pages - b->pages};
-}
-
 bool fair_may_begin(const struct account *a, const struct fair_room *held, const struct fair_room *all)
 {
-    const struct fair_room kept = eighth(all), usual = without(all, &kept);
-    return !a->running || fits(held, &usual);
+    const struct fair_room configured = fair_configured(all);
+    return !a->running || fits(held, &configured);
 }
 
-bool fair_may_overtake(const struct account *a, const struct fair_room *overtakers, const struct fair_room *first, const struct fair_room *all)
+bool fair_may_overtake(const struct account *a, const struct fair_room *overtakers, const struct fair_room *first,
+                       const struct fair_room *all)
 {
-    const struct fair_room kept = eighth(all), usual = without(all, &kept);
-    return !a->running && fits(overtakers, &kept) && fits(first, &usual);
+    const struct fair_room kept = eighth(all), configured = fair_minus(all, &kept);
+    return !a->running && fits(overtakers, &kept) && fits(first, &configured);
 }
 
 void fair_reader_is(struct fair_reader *r, bool slow, uint64_t now_ns)
@@ -118,59 +135,72 @@ bool fair_gives_way(const struct fair_reader *r, uint64_t began_ns, uint64_t now
 
 /* --- Sharing a step --- */
 
-struct shares {
+struct share {
     uint64_t id;
-    double rows, weight, budget;
+    double rows, weight;
 };
 
-/* Whom each seat belongs to, and what he could take part with. Returns the number of callers. */
-static size_t callers_of(struct fair_seat *seat, size_t n, struct shares *caller)
+/* Finds each seat's caller, and the rows that each caller could take part with. Returns the number of callers. */
+static size_t callers_of(struct fair_seat *const *seat, size_t n, struct share *caller)
 {
     size_t callers = 0;
     for (size_t k = 0; k < n; k++) {
         size_t i = 0;
-        while (i < callers && caller[i].id != seat[k].caller && i < FAIR_CALLERS - 1)
+        while (i < callers && caller[i].id != seat[k]->caller && i < FAIR_CALLERS - 1)
             i++;
         if (i == callers)
-            caller[callers++] = (struct shares){.id = seat[k].caller, .weight = seat[k].weight};
-        seat[k].of = i;
-        seat[k].held = false;
-        caller[i].rows += seat[k].idle ? 0 : seat[k].rows;
+            caller[callers++] = (struct share){.id = seat[k]->caller, .weight = seat[k]->weight};
+        seat[k]->caller_index = i;
+        seat[k]->throttled = false;
+        caller[i].rows += seat[k]->idle ? 0 : seat[k]->rows;
     }
     return callers;
 }
 
-/* Caller i has more than he may: at least one of his jobs, then what fits, who waited longest first. */
-static void take_turns(struct fair_seat *seat, size_t n, size_t i, double budget)
+/* Caller i is above its share: at least one of its jobs takes part, then what fits, longest wait first. */
+static void rotate(struct fair_seat *const *seat, size_t n, size_t i, double budget)
 {
     bool first = true;
     for (size_t k = 0; k < n; k++)
-        seat[k].held = seat[k].held || (seat[k].of == i && !seat[k].must);
+        seat[k]->throttled = seat[k]->throttled || (seat[k]->caller_index == i && !seat[k]->must);
     for (;;) {
         struct fair_seat *next = NULL;
         for (size_t k = 0; k < n; k++)
-            if (seat[k].of == i && seat[k].held && !seat[k].idle && (!next || seat[k].last_turn < next->last_turn))
-                next = &seat[k];
+            if (seat[k]->caller_index == i && seat[k]->throttled && !seat[k]->idle &&
+                (!next || seat[k]->last_turn < next->last_turn))
+                next = seat[k];
         if (!next || (!first && next->rows > budget))
             return;
         budget -= next->rows;
-        next->held = first = false;
+        next->throttled = first = false;
     }
 }
 
-void fair_share(struct fair_seat *seat, size_t n, double free_rows)
+bool fair_takes_part(const struct fair_seat *seat)
 {
-    struct shares caller[FAIR_CALLERS];
+    return seat->must || !(seat->throttled || seat->idle);
+}
+
+bool fair_share(struct fair_seat *const *seat, size_t n, double free_rows, uint64_t turn)
+{
+    struct share caller[FAIR_CALLERS];
     const size_t callers = callers_of(seat, n, caller);
     double least = INFINITY;
+    bool throttled = false;
     for (size_t i = 0; i < callers; i++)
         if (caller[i].rows > 0)
             least = fmin(least, caller[i].rows / caller[i].weight);
     for (size_t i = 0; i < callers && callers > 1; i++) {
         const double budget = least * caller[i].weight + free_rows;
         if (caller[i].rows > budget)
-            take_turns(seat, n, i, budget);
+            rotate(seat, n, i, budget);
     }
+    for (size_t k = 0; k < n; k++) {
+        throttled = throttled || seat[k]->throttled;
+        if (fair_takes_part(seat[k]))
+            seat[k]->last_turn = turn;
+    }
+    return throttled;
 }
 
 /* --- The cost of a step --- */

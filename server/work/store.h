@@ -5,7 +5,6 @@
 #ifndef DEQ_SERVER_STORE_H
 #define DEQ_SERVER_STORE_H
 
-#include "server/net/channel.h"
 #include "server/work/sched.h"
 
 /* Immutable but for the count. */

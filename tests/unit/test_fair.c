@@ -71,7 +71,7 @@ TEST(fair_order_is_in_proportion)
     /* who was away does not save up */
     struct account *late = fair_account(&fair, 3);
     fair_charge(&fair, late, 1);
-    CHECK(late->had > had[0] - 100);
+    CHECK(late->virtual_time > had[0] - 100);
 }
 
 TEST(fair_accounts_are_bounded)
@@ -79,10 +79,10 @@ TEST(fair_accounts_are_bounded)
     fair = (struct fair){0};
     struct account *busy = fair_account(&fair, 5);
     busy->in_flight = 1;
-    busy->had = 9;
+    busy->virtual_time = 9;
     for (uint64_t id = 0; id < 100000; id++)
         CHECK(fair_account(&fair, id * FAIR_ACCOUNTS + 5)->id == id * FAIR_ACCOUNTS + 5);
-    CHECK(fair_account(&fair, 5) == busy && busy->had == 9);
+    CHECK(fair_account(&fair, 5) == busy && busy->virtual_time == 9);
 }
 
 TEST(fair_places_of_a_queue)
@@ -96,19 +96,21 @@ TEST(fair_places_of_a_queue)
 TEST(fair_places_in_the_engine)
 {
     /* 32 and 256 configured */
-    const struct fair_room all = {36, 288, 1000};
+    const struct fair_room all = {36, 288, 1000}, configured = fair_configured(&all);
+    CHECK(configured.sequences == 32 && configured.rows == 256 && configured.pages == 889);
     struct account flood = {.running = 1}, first = {0};
     CHECK(fair_may_begin(&flood, &(struct fair_room){32, 256, 889}, &all));
     CHECK(!fair_may_begin(&flood, &(struct fair_room){33, 256, 889}, &all) && !fair_may_begin(&flood, &(struct fair_room){32, 257, 889}, &all) &&
           !fair_may_begin(&flood, &(struct fair_room){32, 256, 890}, &all));
     CHECK(fair_may_begin(&first, &(struct fair_room){36, 288, 1000}, &all));
-    for (uint64_t n = 1; n < 5000; n++) { /* as many as are configured */
-        const struct fair_room room = {n + n / 8, n + n / 8, n + n / 8};
+    for (uint32_t n = 1; n < 5000; n++) { /* as many as are configured */
+        const uint32_t most = fair_with_eighth(n);
+        const struct fair_room room = {most, most, most};
+        CHECK(fair_configured(&room).rows == n);
         CHECK(fair_may_begin(&flood, &(struct fair_room){n, n, n}, &room) && !fair_may_begin(&flood, &(struct fair_room){n + 1, n, n}, &room));
     }
 }
 
-/* One that reads a little now and then counts like one that reads nothing; a short wait, or one long ago, does not. */
 /* A wide job waits for half of the engine: narrow ones of callers who run nothing begin before it, in an eighth together. */
 TEST(fair_narrow_jobs_overtake)
 {
@@ -125,6 +127,7 @@ TEST(fair_narrow_jobs_overtake)
     CHECK(4 + 16 + 16 <= all.sequences && 32 + 128 + 128 <= all.rows);
 }
 
+/* One that reads a little now and then counts like one that reads nothing; a short wait, or one long ago, does not. */
 TEST(fair_slow_readers_give_way)
 {
     struct fair_reader r = {0};
@@ -142,43 +145,78 @@ TEST(fair_slow_readers_give_way)
     CHECK(!fair_gives_way(&r, began, began + 21000 * ms));
 }
 
-TEST(fair_shares_of_a_step)
+enum { SEATS_MAX = 33 };
+
+/* One step's sharing; returns how many take part. */
+static size_t share(struct fair_seat *seat, size_t n, double free_rows, uint64_t turn, bool *ret_throttled)
 {
-    enum { N = 33 };
-    struct fair_seat seat[N];
-    unsigned turns[N] = {0};
-    /* 32 of one caller beside one: each step has one of his, in turn; with free rows more */
-    for (unsigned step = 1; step <= 64; step++) {
-        for (size_t i = 0; i < N; i++)
-            seat[i] = (struct fair_seat){.caller = i < N - 1 ? 1 : 2, .weight = 1, .rows = 8, .last_turn = turns[i]};
-        fair_share(seat, N, 0);
-        size_t in = 0;
-        for (size_t i = 0; i < N; i++) {
-            in += !seat[i].held;
-            turns[i] = seat[i].held ? turns[i] : step;
-        }
-        CHECK(in == 2 && !seat[N - 1].held);
-    }
-    for (size_t i = 0; i < N; i++)
-        CHECK(turns[i] > 32);
-    fair_share(seat, N, 17);
+    struct fair_seat *all[SEATS_MAX];
     size_t in = 0;
-    for (size_t i = 0; i < N; i++)
-        in += !seat[i].held;
-    CHECK(in == 1 + 3); /* 8 as the other, and two of 8 in 17 */
-    /* alone nobody waits; a slow reader counts for nothing; what must, does; weight doubles */
-    fair_share(seat, N - 1, 0);
-    for (size_t i = 0; i < N - 1; i++)
-        CHECK(!seat[i].held);
-    struct fair_seat few[] = {{.caller = 1, .weight = 2, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8},
-                              {.caller = 2, .weight = 1, .rows = 8}, {.caller = 1, .weight = 2, .rows = 8, .idle = true},
+    for (size_t i = 0; i < n; i++)
+        all[i] = &seat[i];
+    *ret_throttled = fair_share(all, n, free_rows, turn);
+    for (size_t i = 0; i < n; i++)
+        in += fair_takes_part(&seat[i]);
+    return in;
+}
+
+/* 32 jobs of one caller beside one of another: each step has one of the 32, in turn; with free rows more. */
+TEST(fair_share_rotates_the_jobs_of_a_flood)
+{
+    struct fair_seat seat[SEATS_MAX];
+    bool throttled;
+    for (size_t i = 0; i < SEATS_MAX; i++)
+        seat[i] = (struct fair_seat){.caller = i < SEATS_MAX - 1 ? 1 : 2, .weight = 1, .rows = 8};
+    for (unsigned turn = 1; turn <= 64; turn++) {
+        CHECK(share(seat, SEATS_MAX, 0, turn, &throttled) == 2 && throttled);
+        CHECK(!seat[SEATS_MAX - 1].throttled && seat[SEATS_MAX - 1].last_turn == turn);
+    }
+    for (size_t i = 0; i < SEATS_MAX; i++)
+        CHECK(seat[i].last_turn > 32);
+    CHECK(share(seat, SEATS_MAX, 17, 65, &throttled) == 1 + 3); /* 8 as the other, and two of 8 in 17 */
+    CHECK(share(seat, SEATS_MAX, 31 * 8, 66, &throttled) == SEATS_MAX && !throttled);
+    /* alone nobody waits */
+    CHECK(share(seat, SEATS_MAX - 1, 0, 67, &throttled) == SEATS_MAX - 1 && !throttled);
+}
+
+/* A slow reader's rows count for nothing; a job at its deadline takes part; weight doubles a share. */
+TEST(fair_share_of_slow_readers_and_deadlines)
+{
+    bool throttled;
+    struct fair_seat few[] = {{.caller = 1, .weight = 2, .rows = 8},
+                              {.caller = 1, .weight = 2, .rows = 8},
+                              {.caller = 1, .weight = 2, .rows = 8},
+                              {.caller = 2, .weight = 1, .rows = 8},
+                              {.caller = 1, .weight = 2, .rows = 8, .idle = true},
                               {.caller = 1, .weight = 2, .rows = 8, .must = true}};
-    fair_share(few, DEQ_COUNT(few), 0);
-    CHECK(!few[0].held && !few[1].held && few[2].held && !few[3].held && !few[5].held);
+    CHECK(share(few, DEQ_COUNT(few), 0, 1, &throttled) == 4 && throttled);
+    CHECK(!few[0].throttled && !few[1].throttled && few[2].throttled && !few[3].throttled && !few[5].throttled);
+    CHECK(few[2].last_turn == 0 && few[4].last_turn == 0 && few[5].last_turn == 1);
+    few[5].idle = true; /* its last step, though nobody reads */
+    CHECK(fair_takes_part(&few[5]) && !fair_takes_part(&few[4]));
+    /* whose only job is idle leaves the others all there is */
+    struct fair_seat away[] = {{.caller = 1, .weight = 1, .rows = 8}, {.caller = 1, .weight = 1, .rows = 8},
+                               {.caller = 2, .weight = 1, .rows = 8, .idle = true}};
+    CHECK(share(away, DEQ_COUNT(away), 0, 1, &throttled) == 2 && !throttled);
     /* a job wider than its caller's share takes its turn too */
     struct fair_seat wide[] = {{.caller = 1, .weight = 1, .rows = 256}, {.caller = 2, .weight = 1, .rows = 8}};
-    fair_share(wide, 2, 0);
-    CHECK(!wide[0].held && !wide[1].held);
+    CHECK(share(wide, 2, 0, 1, &throttled) == 2 && !throttled);
+}
+
+/* More callers than are told apart: the further ones count as the last of them, and nobody starves. */
+TEST(fair_share_of_many_callers)
+{
+    enum { N = FAIR_CALLERS + 20 };
+    static struct fair_seat seat[N];
+    struct fair_seat *all[N];
+    for (size_t i = 0; i < N; i++) {
+        seat[i] = (struct fair_seat){.caller = i, .weight = 1, .rows = 8};
+        all[i] = &seat[i];
+    }
+    for (unsigned turn = 1; turn <= 21; turn++)
+        CHECK(fair_share(all, N, 0, turn));
+    for (size_t i = 0; i < N; i++)
+        CHECK(seat[i].last_turn > 0);
 }
 
 TEST(fair_cost_of_a_step)

@@ -507,7 +507,7 @@ TEST(requests_are_linear)
     snprintf(conf.chat_message, sizeof conf.chat_message, "{role}: {content}\n");
     conf.max_stop = 64;
     conf.answer_bytes = (uint64_t)1 << 30; /* the answer that so many positions allow is not what is measured */
-    context = (struct request_context){.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 1 << 24};
+    context = (struct request_context){.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 1 << 24, .max_rows = 256};
     if (m)
         check_paths(paths, DEQ_COUNT(paths));
     deq_model_free(m);

@@ -51,7 +51,7 @@ TEST(request_damaged_at_random)
     struct deq_err e;
     CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
     strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context context = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    const struct request_context context = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
     size_t accepted = 0, refused = 0;
     for (uint64_t round = 0; round < 30000; round++) {
         const enum endpoint endpoint = round % 7 == 6 ? ON_CHAT : round % 7 == 5 ? ON_RESPONSES : ON_COMPLETIONS;
@@ -130,7 +130,7 @@ TEST(request_fields_of_other_servers)
     struct request_error err;
     CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
     strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
     /* body of a chat without its messages, and the field that it is refused for, "" when it is not */
     static const char *const cases[][2] = {
         {"\"store\":null,\"nobody_knows\":null,\"deq\":{\"tol\":null,\"x\":null},\"logit_bias\":{\"5\":null}", ""},
@@ -168,7 +168,7 @@ TEST(request_without_a_seed_draws_one)
     struct request_error err;
     int64_t seeds[8] = {0};
     CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
     for (size_t i = 0; i < DEQ_COUNT(seeds); i++) {
         struct completion_request r;
         if (i == 6)
@@ -199,7 +199,7 @@ TEST(request_names_end_at_their_end)
     struct request_error err;
     CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
     strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200};
+    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
     CHECK(!refused_for(&c, false, "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}", &err)[0]);
     static const struct {
         bool chat;

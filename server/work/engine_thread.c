@@ -1,0 +1,478 @@
+#define _GNU_SOURCE
+#include <time.h>
+
+#include "core/base/clock.h"
+#include "server/work/sched_impl.h"
+
+enum {
+    IDLE_HEARTBEAT_MS = 200, /* an idle engine shows that it lives so often */
+    SCAN_MS = 10,            /* the queue is searched for expired jobs so often */
+};
+
+/* --- The queue --- */
+
+static struct fair_job in_line(const struct job *j)
+{
+    return (struct fair_job){j->account, j->priority, j->caller.priority, j->arrived_ns};
+}
+
+/* caller holds s->lock. The link that points to the job that comes next, of callers that are not barred. */
+static struct job **next_in_line(struct sched *s, uint64_t now)
+{
+    struct job **best = NULL;
+    struct fair_job first = {0};
+    for (int round = 0; round < 2; round++)
+        for (const struct job *j = s->queue; j; j = j->next) {
+            const struct fair_job f = in_line(j);
+            round ? fair_see(&f) : fair_forget(&f);
+        }
+    for (struct job **p = &s->queue; *p; p = &(*p)->next) {
+        const struct fair_job f = in_line(*p);
+        if (!(*p)->account->barred && (!best || fair_before(&s->fair, &f, &first, now))) {
+            best = p;
+            first = f;
+        }
+    }
+    return best;
+}
+
+/* caller holds s->lock. j, which *link points to, waits no more. */
+static void unlink_waiting(struct sched *s, struct job **link)
+{
+    struct job *j = *link;
+    *link = j->next;
+    if (!*link)
+        s->queue_end = link;
+    s->queued--;
+    s->queued_tokens -= j->prompt.n;
+    j->account->waiting--;
+}
+
+/* caller holds s->lock. Takes jobs off the queue that will not run, as a list: cancelled, waited too long, or
+ * everything ends. */
+static struct job *collect_expired(struct sched *s, uint64_t now)
+{
+    struct job *expired = NULL, **p = &s->queue;
+    while (*p) {
+        struct job *j = *p;
+        if (atomic_load(&j->cancel) || s->end_all || (j->deadline_ns && now > j->deadline_ns) ||
+            (now > j->arrived_ns && now - j->arrived_ns > s->conf->queue_timeout_ms * 1000000ull)) {
+            unlink_waiting(s, p);
+            j->account->in_flight--;
+            j->next = expired;
+            expired = j;
+        } else {
+            p = &j->next;
+        }
+    }
+    return expired;
+}
+
+static void finish_expired(struct sched *s, struct job *expired, bool end_all)
+{
+    while (expired) {
+        struct job *j = expired;
+        expired = j->next;
+        enum job_end end = JOB_DRAINED;
+        if (atomic_load(&j->cancel)) {
+            end = JOB_CANCELED;
+            atomic_fetch_add(&s->metrics->cancelled[CANCEL_QUEUED], 1);
+        } else if (!end_all) {
+            end = j->deadline_ns && deq_now_ns() > j->deadline_ns ? JOB_DEADLINE : JOB_QUEUE_TIMEOUT;
+            atomic_fetch_add(&s->metrics->rejected[end == JOB_DEADLINE ? REJECT_DEADLINE : REJECT_QUEUE_TIMEOUT], 1);
+        }
+        atomic_fetch_sub(&s->metrics->waiting, 1); /* last: a scrape that finds it gone finds it counted */
+        j->on_end(j, end, NULL);
+    }
+}
+
+/* --- What the engine tells of running jobs --- */
+
+static void unlink_running(struct sched *s, struct job *j)
+{
+    struct job **p = &s->running;
+    while (*p != j)
+        p = &(*p)->next;
+    *p = j->next;
+}
+
+/* j leaves the engine. */
+static void leave_engine(struct sched *s, struct job *j, uint64_t now)
+{
+    struct metrics *m = s->metrics;
+    const double t = 1e-9 * (double)(now - j->admitted_ns);
+    const double decode = 1e-9 * (double)(j->last_token_ns - j->first_token_ns);
+    metrics_observe(&m->e2e_s, (double)(now - j->arrived_ns) * 1e-9);
+    if (j->first_token_ns)
+        metrics_observe(&m->decode_s, (double)(now - j->first_token_ns) * 1e-9);
+    if (j->first_choice_tokens > 1)
+        metrics_observe(&m->tpot_s, decode / (j->first_choice_tokens - 1));
+    metrics_observe(&m->generation_length, j->tokens);
+    atomic_fetch_sub(&m->running, 1);
+    unlink_running(s, j);
+    if (j->overtook)
+        s->overtakers = fair_minus(&s->overtakers, &j->room);
+    pthread_mutex_lock(&s->lock);
+    s->n_running--;
+    s->held = fair_minus(&s->held, &j->room);
+    s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
+    j->account->running--;
+    j->account->in_flight--;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void observe_token(struct metrics *m, struct job *j, const struct deq_event *e)
+{
+    const uint64_t now = deq_now_ns();
+    if (!j->tokens++) {
+        j->first_token_ns = now;
+        metrics_observe(&m->ttft_s, (double)(now - j->arrived_ns) * 1e-9);
+        metrics_observe(&m->prefill_s, (double)(now - j->admitted_ns) * 1e-9);
+    }
+    if (e->choice == 0) { /* of several choices one is timed: they come together */
+        if (j->first_choice_tokens++)
+            metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
+        j->last_token_ns = now;
+    }
+    atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
+    metrics_observe(&m->iterations, e->evaluations);
+    metrics_observe(&m->residual, (double)e->residual);
+    atomic_fetch_add_explicit(&m->start_tokens[e->start], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&m->start_evaluations[e->start], e->evaluations, memory_order_relaxed);
+    j->has_output = true;
+}
+
+static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
+{
+    struct job *j = ctx;
+    struct sched *s = j->sched;
+    if (e->kind == DEQ_EVENT_TOKEN)
+        observe_token(s->metrics, j, e);
+    else if (e->kind == DEQ_EVENT_PROMPT)
+        metrics_observe(&s->metrics->prompt_iterations, e->evaluations);
+    if (e->kind != DEQ_EVENT_END)
+        return j->on_event(j, e);
+    atomic_fetch_add(&s->metrics->finished[e->finish], 1);
+    s->blocked = false;
+    (void)j->on_event(j, e);
+    if (--j->open_choices)
+        return DEQ_CONTINUE;
+    const bool cancelled = e->finish == DEQ_FINISH_CANCELED;
+    leave_engine(s, j, deq_now_ns());
+    if (cancelled && atomic_load(&j->cancel)) {
+        atomic_fetch_add(&s->metrics->cancelled[j->first_token_ns ? CANCEL_DECODE : CANCEL_PREFILL], 1);
+        j->on_end(j, JOB_CANCELED, NULL);
+    } else {
+        j->on_end(j, !cancelled ? JOB_FINISHED : j->gave_way ? JOB_GAVE_WAY : JOB_DRAINED, e->message);
+    }
+    return DEQ_CONTINUE;
+}
+
+/* --- Admission --- */
+
+/* caller holds s->lock. Whether the callers' shares of the engine, and the memory for answers, let j begin. */
+static bool finds_room(struct sched *s, const struct job *j)
+{
+    struct fair_room held = fair_plus(&s->held, &j->room);
+    held.pages = deq_engine_stats(s->engine).pages_reserved; /* choices that ended have given theirs back */
+    bool may = fair_may_begin(j->account, &held, &s->room);
+    if (s->first) { /* pages are known once they are reserved: one job may pass their eighth */
+        const struct fair_room over = fair_plus(&s->overtakers, &j->room);
+        may = may && fair_may_overtake(j->account, &over, &s->first->room, &s->room);
+    }
+    return may && deq_allowance_reserve(j->answer, j->answer_bytes);
+}
+
+/* caller holds s->lock. The next job that finds room. A caller whose next job does not is passed by: nobody else waits
+ * for what it holds, or for memory that others hold. */
+static struct job *next_with_room(struct sched *s, uint64_t now)
+{
+    struct job **link;
+    while ((link = next_in_line(s, now)) && !finds_room(s, *link))
+        s->blocked = (*link)->account->barred = true;
+    return link ? *link : NULL;
+}
+
+/* A job waits for a place: the one whose slow reader kept it from steps for longest ends, if any did for too long. */
+static bool end_slowest_reader(struct sched *s, uint64_t now)
+{
+    struct job *slowest = NULL;
+    for (struct job *j = s->running; j; j = j->next)
+        if (fair_gives_way(&j->reader, j->admitted_ns, now) &&
+            (!slowest || fair_slow_ns(&j->reader, now) > fair_slow_ns(&slowest->reader, now)))
+            slowest = j;
+    if (!slowest)
+        return false;
+    slowest->gave_way = true;
+    atomic_fetch_add(&s->metrics->gave_way, 1);
+    (void)deq_cancel(s->engine, slowest->admission.id);
+    return true;
+}
+
+static enum deq_rc submit(struct sched *s, struct job *j, struct deq_err *err)
+{
+    const uint64_t before = deq_engine_stats(s->engine).pages_reserved;
+    j->request.event = on_event;
+    j->request.ctx = j;
+    j->request.prompt = j->prompt.ids;
+    j->request.n_prompt = j->prompt.n;
+    j->open_choices = (uint32_t)j->room.sequences;
+    const enum deq_rc rc = deq_submit(s->engine, &j->request, &j->admission, err);
+    if (!rc)
+        j->room.pages = deq_engine_stats(s->engine).pages_reserved - before;
+    return rc;
+}
+
+/* Takes j, which the engine took (or refused for good), off the queue. */
+static void leave_queue(struct sched *s, struct job *j, bool admitted)
+{
+    pthread_mutex_lock(&s->lock);
+    struct job **link = &s->queue;
+    while (*link != j) /* others may have come meanwhile */
+        link = &(*link)->next;
+    unlink_waiting(s, link);
+    if (admitted) {
+        const double tokens = (double)j->prompt.n + (double)j->room.sequences * j->request.max_tokens;
+        fair_charge(&s->fair, j->account, tokens / j->seat.weight);
+        s->n_running++;
+        s->held = fair_plus(&s->held, &j->room);
+        j->account->running++;
+    } else {
+        j->account->in_flight--;
+    }
+    pthread_mutex_unlock(&s->lock);
+    atomic_fetch_sub(&s->metrics->waiting, 1);
+}
+
+static void enter_engine(struct sched *s, struct job *j, uint64_t now)
+{
+    j->admitted_ns = now;
+    j->seat.last_turn = s->turn; /* behind those of its caller that wait already */
+    j->overtook = s->first != NULL;
+    if (j->overtook)
+        s->overtakers = fair_plus(&s->overtakers, &j->room);
+    j->next = s->running;
+    s->running = j;
+    if (j->deadline_ns && (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns))
+        s->next_deadline_ns = j->deadline_ns;
+    atomic_fetch_add(&s->metrics->running, 1);
+    atomic_fetch_add(&s->metrics->prompt_tokens, j->prompt.n);
+    metrics_observe(&s->metrics->prompt_length, (double)j->prompt.n);
+    metrics_observe(&s->metrics->max_tokens, j->request.max_tokens);
+    metrics_observe(&s->metrics->choices, (double)j->room.sequences);
+    metrics_observe(&s->metrics->queue_s, (double)(now - DEQ_MIN(j->arrived_ns, now)) * 1e-9);
+    if (j->on_admit)
+        j->on_admit(j);
+}
+
+/* Moves jobs from the queue into the engine while there is room. */
+static void admit(struct sched *s)
+{
+    s->blocked = false;
+    s->first = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (struct job *j = s->queue; j; j = j->next)
+        j->account->barred = false;
+    pthread_mutex_unlock(&s->lock);
+    for (;;) {
+        const uint64_t now = deq_now_ns();
+        struct deq_err err;
+        pthread_mutex_lock(&s->lock);
+        struct job *j = next_with_room(s, now);
+        pthread_mutex_unlock(&s->lock);
+        s->next_try_ns = now + SCAN_MS * 1000000ull;
+        if (!j) {
+            if (s->blocked && end_slowest_reader(s, now))
+                s->next_try_ns = now;
+            return;
+        }
+        if (atomic_load(&j->cancel)) { /* the next round takes a cancelled one off the queue */
+            deq_allowance_unreserve(j->answer, j->answer_bytes);
+            return;
+        }
+        const enum deq_rc rc = submit(s, j, &err);
+        if (rc == DEQ_EFULL) {
+            deq_allowance_unreserve(j->answer, j->answer_bytes);
+            if (end_slowest_reader(s, now))
+                continue;
+            s->blocked = j->account->barred = true;
+            s->first = s->first ? s->first : j;
+            continue;
+        }
+        leave_queue(s, j, rc == DEQ_OK);
+        if (rc) /* the parser lets nothing through that the engine refuses, but memory may be short */
+            j->on_end(j, rc == DEQ_ENOMEM ? JOB_NO_MEMORY : JOB_REFUSED, err.text);
+        else
+            enter_engine(s, j, now);
+    }
+}
+
+/* --- Who takes part in steps --- */
+
+/* Tells the engine whether j takes part from now on, as its seat and its reader have it. */
+static void set_pause(struct sched *s, struct job *j)
+{
+    j->seat.idle = atomic_load(&j->pause);
+    fair_reader_is(&j->reader, j->seat.idle, deq_now_ns());
+    const bool pause = !fair_takes_part(&j->seat);
+    if (pause == j->paused)
+        return;
+    j->paused = pause;
+    (void)deq_pause(s->engine, j->admission.id, pause);
+}
+
+/* Decides who takes part in the next step. */
+static void share_step(struct sched *s)
+{
+    size_t n = 0;
+    for (struct job *j = s->running; j; j = j->next) {
+        j->seat.rows = (double)j->request.solve.window * j->open_choices;
+        j->seat.idle = atomic_load(&j->pause);
+        s->seats[n++] = &j->seat;
+    }
+    s->sharing = fair_share(s->seats, n, step_cost_free_rows(&s->cost), ++s->turn);
+    for (struct job *j = s->running; j; j = j->next)
+        set_pause(s, j);
+}
+
+/* Cancels, pauses and deadlines of running jobs. A job leaves the list when it ends: start over after each that may. */
+static void apply_signals(struct sched *s, bool all)
+{
+    const uint64_t now = deq_now_ns();
+    bool again = true;
+    while (again) {
+        again = false;
+        s->next_deadline_ns = 0;
+        for (struct job *j = s->running; j; j = j->next) {
+            const uint64_t id = j->admission.id;
+            if (all || atomic_load(&j->cancel)) {
+                again = deq_cancel(s->engine, id) == DEQ_OK;
+            } else if (j->deadline_ns && !j->seat.must) {
+                if (now > j->deadline_ns) {
+                    j->seat.must = again = true; /* it takes its last step, however many wait */
+                    set_pause(s, j);
+                    (void)deq_expire(s->engine, id);
+                } else if (!s->next_deadline_ns || j->deadline_ns < s->next_deadline_ns) {
+                    s->next_deadline_ns = j->deadline_ns;
+                }
+            }
+            if (again) /* j may be gone */
+                break;
+            set_pause(s, j);
+        }
+    }
+}
+
+/* What steps gave goes out when one is over, never in the middle of it, and in one piece: the first token at once, then
+ * at most every stream.flush_ms, since waking a reader for every token of a fast stream costs more than making it. */
+static void flush_streams(struct sched *s, bool all)
+{
+    const uint64_t now = deq_now_ns(), wait_ns = s->conf->stream_flush_ms * 1000000ull;
+    for (struct job *j = s->running; j; j = j->next)
+        if (j->has_output && (all || now - j->flushed_ns >= wait_ns)) {
+            j->has_output = false;
+            j->flushed_ns = now;
+            if (j->on_step)
+                j->on_step(j);
+        }
+}
+
+/* --- The loop --- */
+
+static void heartbeat(struct sched *s)
+{
+    atomic_store_explicit(&s->heartbeat_ns, deq_now_ns(), memory_order_relaxed);
+}
+
+/* caller holds s->lock */
+static void wait_for_work(struct sched *s)
+{
+    struct timespec until;
+    uint64_t ms = s->queue ? SCAN_MS : IDLE_HEARTBEAT_MS;
+    const uint64_t now = deq_now_ns();
+    if (s->next_deadline_ns) /* paused sequences have deadlines too */
+        ms = s->next_deadline_ns > now ? DEQ_MIN((s->next_deadline_ns - now) / 1000000u + 1, ms) : 1;
+    heartbeat(s);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)(ms * 1000000);
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_cond_timedwait(&s->wake, &s->lock, &until);
+}
+
+/* Waits while there is nothing to do, then acts on what other threads asked for. False: the thread ends. */
+static bool take_signals(struct sched *s)
+{
+    pthread_mutex_lock(&s->lock);
+    const bool called = s->stop || s->end_all || s->attention;
+    if (!called && !s->sharing && !deq_runnable(s->engine) && (!s->queue || s->blocked))
+        wait_for_work(s);
+    const uint64_t now = deq_now_ns();
+    const bool stop = s->stop, end_all = s->end_all, attention = s->attention || end_all;
+    struct job *expired = NULL;
+    if (attention || now > s->next_scan_ns) {
+        expired = collect_expired(s, now);
+        s->next_scan_ns = now + SCAN_MS * 1000000ull;
+    }
+    s->blocked = s->blocked && !s->arrivals && !expired;
+    s->attention = s->arrivals = false;
+    pthread_mutex_unlock(&s->lock);
+    finish_expired(s, expired, end_all);
+    if (attention || (s->next_deadline_ns && now > s->next_deadline_ns))
+        apply_signals(s, end_all);
+    if (end_all) {
+        pthread_mutex_lock(&s->lock);
+        s->end_all = false;
+        pthread_mutex_unlock(&s->lock);
+    }
+    return !stop;
+}
+
+static void step(struct sched *s)
+{
+    struct metrics *m = s->metrics;
+    const uint64_t began = deq_now_ns();
+    atomic_fetch_add_explicit(&m->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
+    deq_step(s->engine);
+    s->outside_since_ns = deq_thread_cpu_ns();
+    const double seconds = (double)(deq_now_ns() - began) * 1e-9;
+    metrics_observe(&m->step_s, seconds);
+    flush_streams(s, false);
+    const struct deq_engine_stats now = deq_engine_stats(s->engine);
+    const double rows = (double)(now.rows - s->seen.rows);
+    step_cost_add(&s->cost, rows, seconds);
+    metrics_observe(&m->rows, rows);
+    metrics_observe(&m->step_tokens, (double)(now.positions - s->seen.positions));
+}
+
+/* All running jobs are paused, and no waiting one fits: nothing to do until a reader catches up. */
+static void wait_for_readers(struct sched *s)
+{
+    flush_streams(s, true);
+    pthread_mutex_lock(&s->lock);
+    if (s->queue && !s->attention && !s->arrivals && !s->stop && !s->end_all)
+        wait_for_work(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void *engine_thread(void *sched)
+{
+    struct sched *s = sched;
+    while (take_signals(s)) {
+        if (!s->blocked || deq_now_ns() >= s->next_try_ns)
+            admit(s);
+        if (s->sharing || (s->running && s->running->next))
+            share_step(s);
+        if (deq_runnable(s->engine))
+            step(s);
+        else if (deq_active(s->engine))
+            wait_for_readers(s);
+        const struct deq_engine_stats now = deq_engine_stats(s->engine); /* also after cancellations without a step */
+        metrics_engine(s->metrics, &s->seen, &now);
+        s->seen = now;
+        heartbeat(s);
+    }
+    return NULL;
+}

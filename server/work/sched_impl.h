@@ -1,0 +1,53 @@
+/* The state that sched.c (what any thread calls) and engine_thread.c (the engine's thread) share. sched.c starts the
+ * thread and calls nothing else of engine_thread.c, which calls nothing of sched.c. */
+#ifndef DEQ_SERVER_SCHED_IMPL_H
+#define DEQ_SERVER_SCHED_IMPL_H
+
+#include <pthread.h>
+
+#include "server/work/sched.h"
+
+struct sched {
+    /* constant while the thread runs */
+    const struct conf *conf;
+    struct metrics *metrics;
+    struct fair_room room;       /* all that the engine has */
+    struct fair_room configured; /* of that, without the eighth for callers that run nothing */
+    uint32_t max_positions;
+    pthread_t thread;
+    bool started;
+
+    /* the engine's thread alone */
+    struct deq_engine *engine;
+    struct deq_engine_stats seen; /* what the metrics hold of this engine */
+    struct job *running;
+    uint64_t outside_since_ns; /* its CPU time when the last step ended */
+    uint64_t next_deadline_ns; /* of running jobs; 0: none */
+    uint64_t next_scan_ns;     /* of the queue */
+    struct step_cost cost;
+    uint64_t turn;             /* number of the step */
+    bool sharing;              /* some job is throttled */
+    struct fair_seat **seats;  /* [room.sequences] of the running jobs, for one step's sharing */
+    bool blocked;              /* some job found no room, and none has ended since */
+    uint64_t next_try_ns;      /* then it is tried again: readers give room without a word */
+    const struct job *first;   /* came next and found no room; during one round of admission */
+    struct fair_room overtakers; /* what jobs hold that began before such a one */
+
+    pthread_mutex_t lock; /* guards what follows, and the accounts */
+    pthread_cond_t wake;
+    struct job *queue, **queue_end; /* in order of arrival */
+    size_t queued, queued_tokens, reserved, reserved_tokens, n_running;
+    struct fair_room held; /* by running jobs */
+    bool stop, draining, end_all;
+    bool attention; /* some job's cancel or pause was set */
+    bool arrivals;  /* jobs came since the last look at the queue */
+    struct fair fair;
+    double service_s; /* moving average of a job's time in the engine */
+
+    _Atomic uint64_t heartbeat_ns; /* last sign of life */
+};
+
+/* The thread's function; returns when s->stop is set and every job has ended. */
+void *engine_thread(void *sched);
+
+#endif
