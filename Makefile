@@ -62,7 +62,7 @@ needed:
 	echo "deqd cannot be built: missing$$headers. On Debian or Ubuntu, as root:" >&2; \
 	echo "    apt-get update && apt-get install -y --no-install-recommends$$packages" >&2; exit 1
 
-$(OBJ)/server/api/ep_models.o: server/api/openapi.json
+$(OBJ)/server/api/ep_about.o: server/api/openapi.json
 
 $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@

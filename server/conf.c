@@ -1,19 +1,12 @@
 #include "server/conf.h"
 
-#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 
 #include "core/base/flags.h"
 #include "core/base/installed.h"
 #include "core/base/utf8.h"
-#include "server/net/listen.h"
-#include "server/net/origin.h"
-#include "server/api/route.h"
 
 #define AT(field) offsetof(struct conf, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
@@ -109,7 +102,7 @@ static const struct deq_command command = {.usage = "deqd [--config FILE] [--mod
                                            .about = "Serves a deep equilibrium language model over HTTP.",
                                            .flags = {flag_rows, DEQ_COUNT(flag_rows)}, .min_args = 0, .max_args = 0};
 
-static void help(void)
+void conf_help(void)
 {
     deq_flags_help(&command, stdout);
     printf("\nKeys (environment: DEQD_SERVER_LISTEN for server.listen, an empty one counts as unset; flags win over the environment, that over the file):\n\n");
@@ -118,50 +111,6 @@ static void help(void)
     printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
            "and end, and, with WATCHDOG_USEC, that the engine makes progress.\n");
     printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, another try will not help).\n");
-}
-
-/* GET /health/ready of the configured address (the admin one, where there is one: it has no TLS); for containers without a shell. */
-static int probe(const struct conf *c)
-{
-    struct listen_address a;
-    struct deq_err err;
-    char answer[64];
-    const bool admin = c->admin_listen[0] != 0;
-    const char *where = admin ? c->admin_listen : c->listen;
-    if (listen_parse(admin ? "server.admin_listen" : "server.listen", where, &a, &err)) {
-        fprintf(stderr, "deqd: %s\n", err.text);
-        return 2;
-    }
-    if (!admin && c->tls_cert[0]) {
-        fprintf(stderr, "deqd: --health-probe speaks no TLS: set server.admin_listen\n");
-        return 2;
-    }
-    int fd = socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const struct timeval limit = {.tv_sec = 3};
-    static const char ask[] = "GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    size_t got = 0;
-    /* a daemon on every address is asked on loopback */
-    struct sockaddr_in *a4 = (struct sockaddr_in *)&a.addr;
-    struct sockaddr_in6 *a6 = (struct sockaddr_in6 *)&a.addr;
-    if (a.addr.ss_family == AF_INET && !a4->sin_addr.s_addr)
-        a4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (a.addr.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&a6->sin6_addr))
-        a6->sin6_addr = in6addr_loopback;
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-        if (connect(fd, (struct sockaddr *)&a.addr, a.len) == 0 && send(fd, ask, sizeof ask - 1, MSG_NOSIGNAL) == (ssize_t)sizeof ask - 1)
-            for (ssize_t n; got < 12 && (n = recv(fd, answer + got, sizeof answer - got, 0)) > 0;)
-                got += (size_t)n;
-        close(fd);
-    }
-    if (got >= 12 && !memcmp(answer + 9, "200", 3))
-        return 0;
-    if (got >= 12)
-        fprintf(stderr, "deqd: --health-probe: %s answers %.3s, not ready\n", where, answer + 9);
-    else
-        fprintf(stderr, "deqd: --health-probe: %s does not answer\n", where);
-    return 1;
 }
 
 /* "\n" as two characters becomes a line's end: a flag or a variable cannot hold one comfortably. */
@@ -201,7 +150,6 @@ static bool is_seed(const char *s)
 /* What one option's range cannot say. */
 static enum deq_rc check_together(struct conf *c, struct deq_err *err)
 {
-    struct listen_address a, admin;
     if (c->tol_min > c->tol_max)
         return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min, (double)c->tol_max);
     if (c->max_logits_bytes > c->answer_bytes)
@@ -221,16 +169,7 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
                         c->sampling_seed);
     split_commas(c->cors_origins);
     split_commas(c->hosts);
-    enum deq_rc rc = origin_check_origins("server.cors_origins", c->cors_origins, err);
-    if (!rc)
-        rc = origin_check_hosts("server.hosts", c->hosts, err);
-    if (!rc)
-        rc = listen_parse("server.listen", c->listen, &a, err);
-    if (!rc && c->admin_listen[0])
-        rc = listen_parse("server.admin_listen", c->admin_listen, &admin, err);
-    if (!rc && c->admin_listen[0] && !memcmp(&a.addr, &admin.addr, sizeof a.addr) && !listen_takes_free_port(&a))
-        rc = deq_fail(err, DEQ_EINVAL, "server.admin_listen: %s is server.listen's address too", c->admin_listen);
-    return rc;
+    return DEQ_OK;
 }
 
 /* Variables that begin with ours and are meant for nobody: Kubernetes and linked containers tell of a service called "deqd" or "deqd-x" by
@@ -275,49 +214,39 @@ static enum deq_rc read_all(const struct flags *f, struct conf *c, struct deq_er
     return rc ? rc : check_together(c, err);
 }
 
-/* What is printed without a configuration. False: nothing was asked for. */
-static bool print_only(const struct flags *f, bool asked_help)
+/* The first that is asked for, of those that need no configuration and then of the others. */
+static enum conf_action action_of(const struct flags *f, bool help)
 {
-    if (asked_help)
-        help();
-    else if (f->version)
-        printf("deqd %s\n", DEQ_VERSION);
-    else if (f->print_fields)
-        request_print_fields();
-    else if (f->print_routes)
-        route_print();
-    else
-        return false;
-    return true;
+    return help              ? CONF_HELP
+           : f->version      ? CONF_PRINT_VERSION
+           : f->print_fields ? CONF_PRINT_FIELDS
+           : f->print_routes ? CONF_PRINT_ROUTES
+           : f->print_config ? CONF_PRINT
+           : f->health_probe ? CONF_PROBE
+           : f->check_config ? CONF_CHECK
+                             : CONF_RUN;
 }
 
-enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code)
+enum deq_rc conf_read(int argc, char **argv, struct conf *ret, enum conf_action *ret_action, struct deq_err *err)
 {
     struct conf c = {0};
     struct flags f = {0};
-    struct deq_err err;
     size_t n;
     bool asked_help;
-    *ret_code = 2;
-    enum deq_rc rc = deq_flags_parse(&command, argc, argv, &f, NULL, &n, &asked_help, &err);
-    if (!rc && print_only(&f, asked_help)) {
-        *ret_code = 0;
-        return CONF_EXIT;
+    enum deq_rc rc = deq_flags_parse(&command, argc, argv, &f, NULL, &n, &asked_help, err);
+    if (rc)
+        return rc;
+    *ret_action = action_of(&f, asked_help);
+    if (*ret_action >= CONF_HELP)
+        return DEQ_OK;
+    rc = read_all(&f, &c, err);
+    if (rc)
+        return rc;
+    if (*ret_action != CONF_PRINT) { /* which prints them as they were written */
+        unescape(c.chat_message);
+        unescape(c.chat_reply);
+        unescape(c.chat_stop);
     }
-    if (!rc)
-        rc = read_all(&f, &c, &err);
-    if (rc) {
-        fprintf(stderr, "deqd: %s\n", err.text);
-        return CONF_EXIT;
-    }
-    *ret_code = 0;
-    if (f.print_config)
-        deq_opt_dump(&conf_table, &c, true, stdout);
-    else if (f.health_probe)
-        *ret_code = probe(&c);
-    unescape(c.chat_message);
-    unescape(c.chat_reply);
-    unescape(c.chat_stop);
     *ret = c;
-    return f.print_config || f.health_probe ? CONF_EXIT : f.check_config ? CONF_CHECK : CONF_RUN;
+    return DEQ_OK;
 }

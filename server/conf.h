@@ -40,11 +40,22 @@ struct conf {
 
 extern const struct deq_opt_table conf_table;
 
-enum conf_action { CONF_RUN, CONF_CHECK, CONF_EXIT };
+enum conf_action {
+    CONF_RUN,
+    CONF_CHECK, /* what the configuration names is to be checked, and nothing else */
+    CONF_PROBE, /* the daemon that runs with it is to be asked whether it is ready */
+    CONF_PRINT, /* as YAML */
+    CONF_HELP,  /* from here on none was read */
+    CONF_PRINT_VERSION,
+    CONF_PRINT_FIELDS,
+    CONF_PRINT_ROUTES,
+};
 
 /* sampling.seed; false: random, every request without one draws its own. */
 bool conf_seed(const struct conf *c, int64_t *ret);
-/* Reads everything. CONF_CHECK: what the configuration names is to be checked, and nothing else. CONF_EXIT: help, version or an error was printed; *ret_code is the exit code (0, or 2 for a wrong configuration). */
-enum conf_action conf_read(int argc, char **argv, struct conf *ret, int *ret_code);
+/* Reads everything, and what the command line asks for. Addresses and lists of names are not looked into: http_check_conf does. */
+enum deq_rc conf_read(int argc, char **argv, struct conf *ret, enum conf_action *ret_action, struct deq_err *err);
+/* Flags and keys, on standard output. */
+void conf_help(void);
 
 #endif

@@ -12,13 +12,17 @@
 
 #include "core/base/clock.h"
 #include "core/base/stdio.h"
-#include "server/conf.h"
-#include "server/net/http.h"
-#include "server/log.h"
-#include "server/work/memory.h"
-#include "server/metrics.h"
-#include "server/notify.h"
+#include "server/api/answer.h"
+#include "server/api/exchange.h"
 #include "server/api/route.h"
+#include "server/api/service.h"
+#include "server/conf.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/net/http.h"
+#include "server/net/probe.h"
+#include "server/notify.h"
+#include "server/work/memory.h"
 #include <jansson.h>
 
 enum {
@@ -173,10 +177,16 @@ static enum deq_rc model_named(const struct conf *c, struct deq_err *err)
     return deq_fail(err, DEQ_ENOTFOUND, "model.path: %s: not a directory; give one with config.json, model.safetensors, tokenizer.json as --model DIR", c->model_path);
 }
 
-/* The one line about why there is no daemon. The exit code 2 says that trying again as it is will not help. */
+/* 2 says that trying again as it is will not help. */
+static int exit_code(const struct deq_err *err)
+{
+    return err->code == DEQ_EINVAL ? 2 : 1;
+}
+
+/* The one line about why there is no daemon. */
 static int cannot_start(const struct deq_err *err)
 {
-    const int code = err->code == DEQ_EINVAL ? 2 : 1;
+    const int code = exit_code(err);
     log_line(LOG_ERROR, "cannot start", "{s:s, s:i}", "reason", err->text, "exit_code", code);
     notify_failed(err->text);
     return code;
@@ -186,31 +196,6 @@ static enum deq_rc take_kernels(struct deq_err *err)
 {
     const char *level = getenv("DEQ_CPU");
     return !level || !*level || deq_kern_force(level) ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
-}
-
-/* --check-config: what else a start would refuse. */
-static int check_config(const struct conf *c)
-{
-    struct auth *auth = NULL;
-    struct tls *tls = NULL;
-    struct deq_err err;
-    memory_begin();
-    enum deq_rc rc = take_kernels(&err);
-    if (!rc)
-        rc = auth_new(c->keys_file, &auth, &err);
-    if (!rc && c->tls_cert[0])
-        rc = tls_new(c->tls_cert, c->tls_key, &tls, &err);
-    if (!rc)
-        rc = descriptors_fit(c, &err);
-    if (!rc)
-        rc = store_check(c, &err);
-    auth_free(auth);
-    tls_free(tls);
-    if (rc)
-        fprintf(stderr, "deqd: %s\n", err.text);
-    else
-        printf("configuration ok\n");
-    return rc ? 2 : 0;
 }
 
 /* --- Signals --- */
@@ -242,102 +227,117 @@ static void take_signals(sigset_t *all, sigset_t *ending)
     signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
 }
 
-/* What was asked for on standard output must have arrived there. */
-static int printed(int code)
+/* --- The daemon --- */
+
+/* The door, which opens before the model is there, so that probes can be told. given: sockets of a supervisor's. */
+static enum deq_rc open_door(struct service *s, struct http **ret_http, struct deq_err *err)
 {
-    struct deq_err err;
-    if (!deq_stdio_close(&err))
-        return code;
-    fprintf(stderr, "deqd: %s\n", err.text);
-    return code ? code : 1;
+    const struct conf *c = s->conf;
+    struct listen_inherited given = {-1, -1};
+    const struct http_handler handler = {.check = route_check,
+                                         .handle = route_handle,
+                                         .refuse = exchange_error,
+                                         .no_memory = answer_no_memory,
+                                         .retry_ms = ANSWER_RETRY_MS,
+                                         .ctx = s,
+                                         .budget = s->budget};
+    enum deq_rc rc = listen_inherit(&given, err);
+    if (!rc)
+        rc = descriptors_fit(c, err);
+    if (!rc)
+        rc = auth_new(c->keys_file, &s->auth, err);
+    if (!rc && c->tls_cert[0])
+        rc = tls_new(c->tls_cert, c->tls_key, &s->tls, err);
+    if (!rc)
+        rc = model_named(c, err);
+    if (!rc)
+        rc = store_new(c, s->metrics, &s->store, err);
+    if (!rc)
+        rc = http_start(c, &given, s->metrics, s->tls, &handler, ret_http, address, admin_address, err);
+    return rc;
 }
 
-int main(int argc, char **argv)
+/* Until the model is loaded. */
+static enum deq_rc start(struct service *s, struct http **ret_http, struct deq_err *err)
 {
-    struct conf conf;
-    struct listen_inherited given = {-1, -1};
-    struct deq_err err;
-    struct http *http = NULL;
+    const struct conf *c = s->conf;
+    char status[NOTIFY_STATUS_MAX_BYTES];
+    snprintf(status, sizeof status, "loading %.*s", (int)sizeof c->model_path, c->model_path);
+    enum deq_rc rc = log_start(err);
+    if (!rc)
+        rc = take_kernels(err);
+    if (!rc)
+        rc = notify_start(status, err);
+    if (!rc)
+        rc = open_door(s, ret_http, err);
+    if (rc)
+        return rc;
+    log_line(LOG_DEBUG, "loading", "{s:s, s:s*, s:s}", "address", address, "admin_address",
+             admin_address[0] ? admin_address : NULL, "model", c->model_path);
+    rc = store_load(s->store, err);
+    if (!rc)
+        atomic_store(&s->state, SERVER_READY);
+    return rc;
+}
+
+static void announce(const struct service *s, uint64_t begin_ns)
+{
+    struct served *m = store_acquire(s->store);
+    log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
+             admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels",
+             m->info.kernels, "load_ms", (json_int_t)((deq_now_ns() - begin_ns) / 1000000), "parameters",
+             (json_int_t)m->info.parameters, "version", DEQ_VERSION);
+    greet(s->conf, m);
+    store_release(m);
+}
+
+/* From a loaded model to a signal that ends it, or an error. */
+static enum deq_rc serve(struct service *s, struct http *http, const sigset_t *signals, const sigset_t *ending,
+                         struct deq_err *err)
+{
+    char status[NOTIFY_STATUS_MAX_BYTES];
+    int sig = 0;
+    /* who was told to stop while it loaded has promised nothing to anybody yet, and takes nobody from an inherited socket */
+    if (wait_signal(ending, 0))
+        return DEQ_OK;
+    const enum deq_rc rc = http_serve(http, err);
+    if (rc)
+        return rc;
+    notify_ready(status_line(s, NULL, status), alive, s);
+    while (sig != SIGTERM && sig != SIGINT) {
+        sig = sigwaitinfo(signals, NULL);
+        if (sig == SIGHUP)
+            reload(s);
+    }
+    drain(s, http, ending, sig);
+    return DEQ_OK;
+}
+
+/* Returns the exit code. */
+static int run(const struct conf *conf)
+{
     static struct metrics metrics;
     static struct deq_budget budget;
     static struct service service;
+    const uint64_t begin_ns = deq_now_ns();
+    struct http *http = NULL;
+    struct deq_err err;
     sigset_t signals, ending;
-    char status[NOTIFY_STATUS_MAX_BYTES];
-    int sig = 0, code;
-    deq_stdio_init();
-    const enum conf_action action = conf_read(argc, argv, &conf, &code);
-    if (action != CONF_RUN)
-        return printed(action == CONF_CHECK ? check_config(&conf) : code);
-    log_init(conf.log_level);
+    log_init(conf->log_level);
     take_signals(&signals, &ending);
     /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */
     (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
-
-    const uint64_t t0 = deq_now_ns();
     metrics_init(&metrics);
-    deq_budget_init(&budget, conf.answer_bytes);
-    service = (struct service){.conf = &conf, .metrics = &metrics, .budget = &budget, .started_ms = deq_wall_ms()};
-    const struct http_handler handler = {route_check, route_handle, &service, &budget};
+    deq_budget_init(&budget, conf->answer_bytes);
     memory_begin();
-    enum deq_rc rc = log_start(&err);
-    if (!rc)
-        rc = take_kernels(&err);
-    snprintf(status, sizeof status, "loading %s", conf.model_path);
-    if (!rc)
-        rc = notify_start(status, &err);
-    if (!rc)
-        rc = listen_inherit(&given, &err);
-    if (!rc)
-        rc = descriptors_fit(&conf, &err);
-    if (!rc)
-        rc = auth_new(conf.keys_file, &service.auth, &err);
-    if (!rc && conf.tls_cert[0])
-        rc = tls_new(conf.tls_cert, conf.tls_key, &service.tls, &err);
-    if (!rc)
-        rc = model_named(&conf, &err);
-    if (!rc)
-        rc = store_new(&conf, &metrics, &service.store, &err);
-    /* the door opens before the model is there, so that probes can be told */
-    if (!rc)
-        rc = http_start(&conf, &given, &metrics, service.tls, &handler, &http, address, admin_address, &err);
+    service = (struct service){.conf = conf, .metrics = &metrics, .budget = &budget, .started_ms = deq_wall_ms()};
+    enum deq_rc rc = start(&service, &http, &err);
     if (!rc) {
-        log_line(LOG_DEBUG, "loading", "{s:s, s:s*, s:s}", "address", address, "admin_address", admin_address[0] ? admin_address : NULL, "model",
-                 conf.model_path);
-        rc = store_load(service.store, &err);
+        announce(&service, begin_ns);
+        rc = serve(&service, http, &signals, &ending, &err);
     }
-    if (!rc) {
-        atomic_store(&service.state, SERVER_READY);
-    }
-    if (rc) {
-        code = cannot_start(&err);
-        goto out;
-    }
-    struct served *m = store_acquire(service.store);
-    log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
-             admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels", m->info.kernels, "load_ms",
-             (json_int_t)((deq_now_ns() - t0) / 1000000), "parameters", (json_int_t)m->info.parameters, "version", DEQ_VERSION);
-    greet(&conf, m);
-    store_release(m);
-    /* who was told to stop while it loaded has promised nothing to anybody yet, and takes nobody from an inherited socket */
-    sig = wait_signal(&ending, 0);
-    if (sig) {
-        code = 0;
-        goto out;
-    }
-    if (http_serve(http, &err)) {
-        code = cannot_start(&err);
-        goto out;
-    }
-    notify_ready(status_line(&service, NULL, status), alive, &service);
-    while (sig != SIGTERM && sig != SIGINT) {
-        sig = sigwaitinfo(&signals, NULL);
-        if (sig == SIGHUP)
-            reload(&service);
-    }
-    drain(&service, http, &ending, sig);
-    code = 0;
-out:
+    const int code = rc ? cannot_start(&err) : 0;
     if (!code)
         end_within(END_MS);
     http_stop(http);
@@ -349,4 +349,67 @@ out:
         log_line(LOG_INFO, "stopped", NULL);
     log_stop();
     return code;
+}
+
+/* --- What is no daemon --- */
+
+/* --check-config: what else a start would refuse. */
+static enum deq_rc check_config(const struct conf *c, struct deq_err *err)
+{
+    struct auth *auth = NULL;
+    struct tls *tls = NULL;
+    memory_begin();
+    enum deq_rc rc = take_kernels(err);
+    if (!rc)
+        rc = auth_new(c->keys_file, &auth, err);
+    if (!rc && c->tls_cert[0])
+        rc = tls_new(c->tls_cert, c->tls_key, &tls, err);
+    if (!rc)
+        rc = descriptors_fit(c, err);
+    if (!rc)
+        rc = store_check(c, err);
+    auth_free(auth);
+    tls_free(tls);
+    if (!rc)
+        printf("configuration ok\n");
+    return rc;
+}
+
+static int complain(const struct deq_err *err, int code)
+{
+    fprintf(stderr, "deqd: %s\n", err->text);
+    return code;
+}
+
+/* All but CONF_RUN. Returns the exit code. */
+static int answer_for(enum conf_action action, const struct conf *c)
+{
+    struct deq_err err;
+    switch (action) {
+    case CONF_HELP: conf_help(); break;
+    case CONF_PRINT_VERSION: printf("deqd %s\n", DEQ_VERSION); break;
+    case CONF_PRINT_FIELDS: request_print_fields(); break;
+    case CONF_PRINT_ROUTES: route_print(); break;
+    case CONF_PRINT: deq_opt_dump(&conf_table, c, true, stdout); break;
+    case CONF_PROBE: return probe_ready(c, &err) ? complain(&err, exit_code(&err)) : 0;
+    case CONF_CHECK: return check_config(c, &err) ? complain(&err, 2) : 0;
+    case CONF_RUN: break;
+    }
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct conf conf;
+    enum conf_action action = CONF_RUN;
+    struct deq_err err;
+    deq_stdio_init();
+    enum deq_rc rc = conf_read(argc, argv, &conf, &action, &err);
+    if (!rc && action < CONF_HELP)
+        rc = http_check_conf(&conf, &err);
+    if (!rc && action == CONF_RUN)
+        return run(&conf);
+    const int code = rc ? complain(&err, 2) : answer_for(action, &conf);
+    /* what was asked for on standard output must have arrived there */
+    return deq_stdio_close(&err) ? complain(&err, DEQ_MAX(code, 1)) : code;
 }

@@ -11,8 +11,10 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "server/api/answer.h"
-#include "server/log.h"
+#include "server/api/endpoints.h"
+#include "server/api/exchange.h"
 #include "server/api/reply.h"
+#include "server/log.h"
 
 enum { TEXT_MAX_BYTES = 256 << 20, BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
 

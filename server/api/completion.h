@@ -4,7 +4,7 @@
 #define DEQ_SERVER_COMPLETION_H
 
 #include "core/base/utf8.h"
-#include "server/api/route.h"
+#include "server/api/service.h"
 
 struct completion;
 

@@ -1,9 +1,7 @@
-/* Probes, metrics, administration. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
+/* Probes and metrics. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
 #include "core/base/clock.h"
-#include "server/api/answer.h"
-#include "server/log.h"
+#include "server/api/endpoints.h"
 #include "server/api/reply.h"
-#include "server/api/route.h"
 
 static void health(struct service *s, struct exchange *x, bool ok)
 {
@@ -64,54 +62,4 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
     x->status = 200;
     metrics_render(s->metrics, &now, &x->reply);
     store_release(served);
-}
-
-/* --- Reload --- */
-
-enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err)
-{
-    struct deq_err tls_err;
-    enum deq_rc rc = auth_reload(s->auth, err);
-    if (rc)
-        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", "{s:s}", "reason", err->text);
-    const enum deq_rc tls = s->tls ? tls_reload(s->tls, &tls_err) : DEQ_OK;
-    if (tls)
-        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", "{s:s}", "reason", tls_err.text);
-    if (tls && !rc) {
-        *err = tls_err;
-        rc = tls;
-    }
-    return rc;
-}
-
-/* On the reload's thread; ctx: the channel that waits, held. */
-static void answer(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint)
-{
-    struct channel *c = ctx;
-    struct deq_buf b;
-    deq_buf_init(&b, 4096);
-    if (rc)
-        reply_error(&b, rc == DEQ_ECANCELED ? 503 : 500, "reload_failed", NULL, err->text);
-    else
-        reply_json(&b, json_pack("{s:s, s:s}", "status", "ok", "fingerprint", fingerprint));
-    answer_whole(c, rc == DEQ_ECANCELED ? 503 : rc ? 500 : 200, "application/json", &b);
-    deq_buf_free(&b);
-    channel_unref(c);
-}
-
-void ep_reload(struct service *s, struct served *m, struct exchange *x)
-{
-    (void)m;
-    struct deq_err err;
-    log_line(LOG_INFO, "reload asked for", "{s:s}", "request_id", x->request_id);
-    if (service_reload_secrets(s, &err)) { /* the weights stay too: whoever asked mends the file first */
-        exchange_error(x, 500, "reload_failed", NULL, err.text);
-        return;
-    }
-    channel_ref(x->channel);
-    if (store_reload(s->store, answer, x->channel))
-        return;
-    channel_unref(x->channel);
-    x->retry_after_ms = 1000;
-    exchange_error(x, 503, "reload_in_progress", NULL, "a reload is under way, or four earlier models still have work");
 }

@@ -5,9 +5,10 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "server/api/answer.h"
-#include "server/log.h"
+#include "server/api/endpoints.h"
+#include "server/api/exchange.h"
 #include "server/api/reply.h"
-#include "server/api/route.h"
+#include "server/log.h"
 
 enum {
     BYTES_PER_TOKEN = 4,       /* a guess, for the queue: before the prompt is read */

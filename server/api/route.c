@@ -5,10 +5,10 @@
 #include <strings.h>
 
 #include "core/base/clock.h"
-#include "server/api/answer.h"
-#include "server/net/header.h"
+#include "server/api/endpoints.h"
+#include "server/api/exchange.h"
 #include "server/log.h"
-#include "server/api/reply.h"
+#include "server/net/header.h"
 
 enum { LOGGED_PATH_MAX_BYTES = 256 };
 
@@ -52,55 +52,6 @@ void route_print(void)
     for (size_t i = 0; i < DEQ_COUNT(table); i++)
         printf("%s %s%s\n", table[i].method, table[i].path,
                table[i].flags & ADMIN ? " admin" : table[i].flags & OPEN ? " open" : table[i].flags & METRICS ? " metrics" : "");
-}
-
-/* --- Errors --- */
-
-void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
-{
-    deq_buf_free(&x->reply);
-    x->reply_type = NULL;
-    x->status = status;
-    reply_error(&x->reply, status, code, param, message);
-}
-
-void exchange_no_memory(struct exchange *x)
-{
-    x->retry_after_ms = ANSWER_RETRY_MS;
-    exchange_error(x, 503, "out_of_memory", NULL, "out of memory; try again later");
-}
-
-void exchange_request_error(struct exchange *x, const struct request_error *e)
-{
-    x->status = e->status;
-    if (e->status == 503)
-        x->retry_after_ms = ANSWER_RETRY_MS;
-    if (e->n_ctx)
-        reply_length_error(&x->reply, e->param, e->message, e->n_prompt_tokens, e->n_ctx);
-    else
-        reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
-}
-
-void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict)
-{
-    x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);
-    switch (verdict) {
-    case SUBMIT_QUEUE_FULL: exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later"); break;
-    case SUBMIT_TOKENS_FULL: exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later"); break;
-    case SUBMIT_KEY_LIMIT:
-        exchange_error(x, 429, "key_rate_limited", NULL, "this key has as many requests under way as limits.max_requests_per_key allows");
-        break;
-    default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
-    }
-}
-
-struct request_context service_context(const struct service *s, const struct served *m)
-{
-    return (struct request_context){.model = m->model,
-                                    .conf = s->conf,
-                                    .model_name = m->name,
-                                    .max_positions = sched_max_positions(m->sched),
-                                    .max_rows = sched_max_rows(m->sched)};
 }
 
 /* --- Headers: who may, and what for --- */

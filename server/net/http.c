@@ -11,9 +11,7 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
-#include "server/api/answer.h"
 #include "server/log.h"
-#include "server/api/reply.h"
 #include "server/net/watch.h"
 
 enum {
@@ -184,8 +182,8 @@ static enum MHD_Result send_reply(struct request_state *s, bool close_after)
     if (x->reply.failed) { /* not even an error could be written */
         x->status = 503;
         x->reply_type = NULL;
-        x->retry_after_ms = ANSWER_RETRY_MS;
-        channel_last_words(x->channel, answer_no_memory);
+        x->retry_after_ms = s->http->handler.retry_ms;
+        channel_last_words(x->channel, s->http->handler.no_memory);
     } else {
         channel_give(x->channel, &x->reply);
     }
@@ -201,7 +199,7 @@ static enum MHD_Result send_error(struct request_state *s, int status, const cha
 {
     deq_buf_free(&s->x.reply);
     s->x.status = 0;
-    http_refuse(&s->x, status, code, message);
+    http_refuse(s, status, code, message);
     return send_reply(s, true);
 }
 
@@ -290,7 +288,7 @@ static enum MHD_Result hand_over(struct request_state *s)
     case LARGE_TOO_MANY: break;
     }
     s->x.retry_after_ms = 1000;
-    http_refuse(&s->x, 429, "queue_full", "too many large requests are waiting; try again later");
+    http_refuse(s, 429, "queue_full", "too many large requests are waiting; try again later");
     return send_reply(s, false);
 }
 
@@ -364,7 +362,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     if (s->too_large)
         return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
     if (s->starved) {
-        s->x.retry_after_ms = ANSWER_RETRY_MS;
+        s->x.retry_after_ms = s->http->handler.retry_ms;
         return send_error(s, 503, "out_of_memory", "out of memory; try again later");
     }
     return s->dispatched ? answer(s) : dispatch(s);
@@ -411,6 +409,21 @@ __attribute__((format(printf, 2, 0))) static void on_error(void *cls, const char
 }
 
 /* --- Start and stop --- */
+
+enum deq_rc http_check_conf(const struct conf *c, struct deq_err *err)
+{
+    struct listen_address a, admin;
+    enum deq_rc rc = origin_check_origins("server.cors_origins", c->cors_origins, err);
+    if (!rc)
+        rc = origin_check_hosts("server.hosts", c->hosts, err);
+    if (!rc)
+        rc = listen_parse("server.listen", c->listen, &a, err);
+    if (!rc && c->admin_listen[0])
+        rc = listen_parse("server.admin_listen", c->admin_listen, &admin, err);
+    if (!rc && c->admin_listen[0] && !memcmp(&a.addr, &admin.addr, sizeof a.addr) && !listen_takes_free_port(&a))
+        rc = deq_fail(err, DEQ_EINVAL, "server.admin_listen: %s is server.listen's address too", c->admin_listen);
+    return rc;
+}
 
 static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address, struct deq_err *err)
 {

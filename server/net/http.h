@@ -1,4 +1,4 @@
-/* The only file that sees libmicrohttpd. It turns connections into struct exchange (one request and its response) and hands requests to the router:
+/* HTTP over libmicrohttpd, which http*.c alone see. It turns connections into struct exchange (one request and its response) and hands requests to the router:
  * `check` when the headers are there, `handle` when the body is; bytes come back through struct channel.
  *
  * Threads: libmicrohttpd's pool runs everything here, but for large bodies, which a thread of ours hands over one by one; watch.h has another for what
@@ -7,10 +7,10 @@
 #define DEQ_SERVER_HTTP_H
 
 #include "server/auth.h"
-#include "server/net/channel.h"
 #include "server/conf.h"
-#include "server/net/listen.h"
 #include "server/metrics.h"
+#include "server/net/channel.h"
+#include "server/net/listen.h"
 #include "server/net/origin.h"
 #include "server/net/tls.h"
 
@@ -59,12 +59,18 @@ struct http_handler {
      * client shows; one that is right is enough. */
     void (*check)(void *ctx, struct exchange *x, const struct credential *keys, size_t n);
     void (*handle)(void *ctx, struct exchange *x);
+    /* Fills the answer with an error, as everything that this server refuses is told: for what is refused here. */
+    void (*refuse)(struct exchange *x, int status, const char *code, const char *param, const char *message);
+    const char *no_memory; /* a literal: the body of a 503 when there is no memory to write one */
+    unsigned retry_ms;     /* when to try again after that */
     void *ctx;
     struct deq_budget *budget; /* what requests' bodies and answers count against */
 };
 
 struct http;
 
+/* Addresses and lists of names, which the configuration holds as text. */
+enum deq_rc http_check_conf(const struct conf *c, struct deq_err *err);
 /* Listens on server.listen and, where given, server.admin_listen, or on the sockets that were inherited in their place, which are its own then. tls may be
  * NULL; it serves the main one only. The addresses in use (port 0 resolved) go to ret_address and ret_admin [160].
  *

@@ -10,7 +10,6 @@
 #include "core/base/rng.h"
 #include "server/net/header.h"
 #include "server/net/http_impl.h"
-#include "server/api/reply.h"
 
 enum {
     HEADER_MAX_BYTES = 32 << 10,
@@ -223,12 +222,10 @@ static void take_traceparent(struct exchange *x, const char *v)
     memcpy(x->parent_id, v + 36, 16);
 }
 
-void http_refuse(struct exchange *x, int status, const char *code, const char *message)
+void http_refuse(struct request_state *s, int status, const char *code, const char *message)
 {
-    if (x->status)
-        return; /* the first reason counts */
-    x->status = status;
-    reply_error(&x->reply, status, code, NULL, message);
+    if (!s->x.status) /* the first reason counts */
+        s->http->handler.refuse(&s->x, status, code, NULL, message);
 }
 
 static struct caller anonymous(struct MHD_Connection *conn)
@@ -322,15 +319,15 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
     x->wants_octets = c.octets.q && (c.octets.q > c.json.q || (c.octets.q == c.json.q && c.octets.specific == 3));
     take_traceparent(x, c.traceparent);
     if (from && from->long_target)
-        http_refuse(x, 414, "uri_too_long", "the request's target exceeds 8192 bytes");
+        http_refuse(s, 414, "uri_too_long", "the request's target exceeds 8192 bytes");
     const char *problem = problem_of(s, &c, from, version);
     if (problem)
-        http_refuse(x, 400, "invalid_header", problem);
+        http_refuse(s, 400, "invalid_header", problem);
     x->timeout_ms = c.timeout ? timeout_of(c.timeout) : 0;
     if (c.timeout && !x->timeout_ms)
-        http_refuse(x, 400, "invalid_header", "X-Request-Timeout-Ms is not a number from 1 to 86400000");
+        http_refuse(s, 400, "invalid_header", "X-Request-Timeout-Ms is not a number from 1 to 86400000");
     if (c.count > HEADERS_MAX || c.bytes > HEADER_MAX_BYTES)
-        http_refuse(x, 431, "headers_too_large", "the headers are too many or too large");
+        http_refuse(s, 431, "headers_too_large", "the headers are too many or too large");
     take_page(s, l, &c);
     x->caller = anonymous(s->conn);
     s->last_word = x->status != 0;
@@ -344,5 +341,5 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
     /* whoever asks first whether to send the body is told now, and then does not send it */
     s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || c.expect;
     if (c.length > h->conf->max_body_bytes)
-        http_refuse(x, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+        http_refuse(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
 }

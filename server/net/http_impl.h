@@ -93,6 +93,6 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn);
 /* What the head decides: an answer, or that the body is wanted. */
 void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from, const char *version);
 /* The answer is an error; the first reason counts. */
-void http_refuse(struct exchange *x, int status, const char *code, const char *message);
+void http_refuse(struct request_state *s, int status, const char *code, const char *message);
 
 #endif

@@ -11,9 +11,9 @@
 #ifndef DEQ_SERVER_WATCH_H
 #define DEQ_SERVER_WATCH_H
 
-#include "server/net/channel.h"
-#include "server/conf.h"
 #include "core/base/err.h"
+#include "server/conf.h"
+#include "server/net/channel.h"
 
 enum watch_phase {
     WATCH_HEADERS, /* the request's head is due */

@@ -6,8 +6,9 @@
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
-#include "server/log.h"
 #include "server/api/route.h"
+#include "server/api/service.h"
+#include "server/log.h"
 #include "tests/unit/test.h"
 
 static struct conf conf;

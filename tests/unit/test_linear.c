@@ -18,9 +18,9 @@
 #include "core/text/tokenizer.h"
 #include "core/text/wordlevel.h"
 #include "models/cli/sse.h"
-#include "server/auth.h"
 #include "server/api/reply.h"
 #include "server/api/request.h"
+#include "server/auth.h"
 #include "tests/unit/test.h"
 
 enum { BYTES_BOUND = 16, BYTES_SLACK = 64 << 10 };

@@ -1,0 +1,42 @@
+#include "server/api/exchange.h"
+
+#include "server/api/answer.h"
+#include "server/api/reply.h"
+
+void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
+{
+    deq_buf_free(&x->reply);
+    x->reply_type = NULL;
+    x->status = status;
+    reply_error(&x->reply, status, code, param, message);
+}
+
+void exchange_no_memory(struct exchange *x)
+{
+    x->retry_after_ms = ANSWER_RETRY_MS;
+    exchange_error(x, 503, "out_of_memory", NULL, "out of memory; try again later");
+}
+
+void exchange_request_error(struct exchange *x, const struct request_error *e)
+{
+    x->status = e->status;
+    if (e->status == 503)
+        x->retry_after_ms = ANSWER_RETRY_MS;
+    if (e->n_ctx)
+        reply_length_error(&x->reply, e->param, e->message, e->n_prompt_tokens, e->n_ctx);
+    else
+        reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
+}
+
+void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict)
+{
+    x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);
+    switch (verdict) {
+    case SUBMIT_QUEUE_FULL: exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later"); break;
+    case SUBMIT_TOKENS_FULL: exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later"); break;
+    case SUBMIT_KEY_LIMIT:
+        exchange_error(x, 429, "key_rate_limited", NULL, "this key has as many requests under way as limits.max_requests_per_key allows");
+        break;
+    default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
+    }
+}

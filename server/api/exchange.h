@@ -1,0 +1,17 @@
+/* Answers that endpoints have in common: errors, with their status, code and when to try again. */
+#ifndef DEQ_SERVER_EXCHANGE_H
+#define DEQ_SERVER_EXCHANGE_H
+
+#include "server/api/request.h"
+#include "server/net/http.h"
+#include "server/work/sched.h"
+
+/* Fills x's answer with an error. param NULL: none. */
+void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message);
+/* Nobody's fault: 503, to be tried again. */
+void exchange_no_memory(struct exchange *x);
+void exchange_request_error(struct exchange *x, const struct request_error *e);
+/* An error for work that was not taken, with its Retry-After. */
+void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);
+
+#endif
