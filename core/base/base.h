@@ -5,8 +5,8 @@
  *   D  width of the state z          H   attention heads              Dh  width of one head (H*Dh need not equal D)
  *   F  inner width of the FFN        V   vocabulary                   L   blocks inside one evaluation of f
  *   W  attention window (positions)  M   solver memory                K   summed (inner) dimension of a product
- * A shape is written [rows, columns], row-major, last index fastest. Sizes of memory end in _bytes, of time in _ms/_us/_ns,
- * of text in _tok (tokens) or _bytes. */
+ * A shape is written [rows, columns], row-major, last index fastest. Sizes of memory end in _bytes, of time in
+ * _ms/_us/_ns, of text in _tok (tokens) or _bytes. */
 #ifndef DEQ_BASE_BASE_H
 #define DEQ_BASE_BASE_H
 

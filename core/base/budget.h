@@ -1,8 +1,10 @@
-/* One sum that many owners' memory counts against, such as what answers hold until they are read. An allowance is the part of one holder (one exchange);
- * it may reserve beforehand what it will need, and takes and gives as its buffers grow and go (buf.h). What is charged is the larger of both.
+/* One sum that many owners' memory counts against, such as what answers hold until they are read. An allowance is the
+ * part of one holder (one exchange); it may reserve beforehand what it will need, and takes and gives as its buffers
+ * grow and go (buf.h). What is charged is the larger of both.
  *
- * Nobody has it all: an owner with several allowances may have no more than stays free for others (dynamic thresholds, Choudhury and Hahne 1998),
- * one alone half, two a third each. His first may have whatever is free, so no size is impossible.
+ * Nobody has it all: an owner with several allowances may have no more than stays free for others (dynamic
+ * thresholds, Choudhury and Hahne 1998), one alone half, two a third each. His first may have whatever is
+ * free, so no size is impossible.
  * Any thread. A budget outlives its allowances. */
 #ifndef DEQ_BASE_BUDGET_H
 #define DEQ_BASE_BUDGET_H

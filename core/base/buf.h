@@ -1,9 +1,10 @@
-/* A growing byte buffer that is told its maximum at birth. All text is built through it, so that no length is ever taken from
- * snprintf's return value. Not thread-safe; the owner frees it with deq_buf_free. Contents are always NUL-terminated once something was
- * appended, but may hold NUL bytes: the length is `len`.
+/* A growing byte buffer that is told its maximum at birth. All text is built through it, so that no length is ever
+ * taken from snprintf's return value. Not thread-safe; the owner frees it with deq_buf_free. Contents are always
+ * NUL-terminated once something was appended, but may hold NUL bytes: the length is `len`.
  *
- * A failed append makes the buffer `failed` and empty, until it is freed: later appends do nothing, there are no bytes that could be taken for the
- * whole, and whatever a failed buffer is appended to fails too (deq_buf_append). So one check suffices, where the last one goes out. */
+ * A failed append makes the buffer `failed` and empty, until it is freed: later appends do nothing, there are no bytes
+ * that could be taken for the whole, and whatever a failed buffer is appended to fails too (deq_buf_append). So one
+ * check suffices, where the last one goes out. */
 #ifndef DEQ_BASE_BUF_H
 #define DEQ_BASE_BUF_H
 

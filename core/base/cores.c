@@ -16,7 +16,8 @@ static void least_quota(void *ctx, const char *dir, bool v1)
     long long quota, period = 0;
     if (!deq_cgroup_read(dir, v1 ? "cpu.cfs_quota_us" : "cpu.max", text, sizeof text))
         return;
-    quota = strtoll(text, &end, 10); /* v2: "200000 100000", or "max 100000"; v1: -1 is none, and the period stands in a file of its own */
+    /* v2: "200000 100000", or "max 100000"; v1: -1 is none, and the period stands in a file of its own */
+    quota = strtoll(text, &end, 10);
     if (!v1)
         period = strtoll(end, NULL, 10);
     else if (deq_cgroup_read(dir, "cpu.cfs_period_us", period_text, sizeof period_text))
@@ -37,6 +38,7 @@ unsigned deq_cores(void)
     cpu_set_t set;
     const long online = sysconf(_SC_NPROCESSORS_ONLN);
     /* fails where there are more than the set holds */
-    const unsigned allowed = sched_getaffinity(0, sizeof set, &set) ? (unsigned)DEQ_MAX(online, 1l) : (unsigned)CPU_COUNT(&set);
+    const unsigned allowed = sched_getaffinity(0, sizeof set, &set) ? (unsigned)DEQ_MAX(online, 1l)
+                                                                    : (unsigned)CPU_COUNT(&set);
     return DEQ_MIN(DEQ_MIN(allowed, deq_cores_quota("")), 256u);
 }

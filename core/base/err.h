@@ -1,8 +1,9 @@
 /* Return codes and the caller-owned error struct.
  *
- * Functions that can fail return enum deq_rc: DEQ_OK or a negative code. Results go through parameters named ret_*, written only
- * on success. An optional last parameter `struct deq_err *err` (may be NULL) receives one line that says what was wrong, where,
- * and what was expected. It is fixed-size and the caller's: reporting an error never allocates. */
+ * Functions that can fail return enum deq_rc: DEQ_OK or a negative code. Results go through parameters named
+ * ret_*, written only on success. An optional last parameter `struct deq_err *err` (may be NULL) receives one
+ * line that says what was wrong, where, and what was expected. It is fixed-size and the caller's: reporting
+ * an error never allocates. */
 #ifndef DEQ_BASE_ERR_H
 #define DEQ_BASE_ERR_H
 
@@ -23,8 +24,9 @@ struct deq_err {
     char text[480]; /* one line of UTF-8, no newline */
 };
 
-/* Fills err (when not NULL) and returns code, so that `return deq_fail(err, DEQ_EFORMAT, "...")` is one statement. Text from
- * outside may land in the message: control characters and what is not UTF-8 become '?', and what is too long is cut at a whole character. */
+/* Fills err (when not NULL) and returns code, so that `return deq_fail(err, DEQ_EFORMAT, "...")` is one statement. Text
+ * from outside may land in the message: control characters and what is not UTF-8 become '?', and what is too long is
+ * cut at a whole character. */
 enum deq_rc deq_fail(struct deq_err *err, enum deq_rc code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts "prefix: " before the text that stands in err. */

@@ -5,11 +5,13 @@
 static enum deq_rc unknown(const struct deq_command *c, const char *name, struct deq_err *err)
 {
     const char *near = deq_opt_nearest(&c->flags, name);
-    return deq_fail(err, DEQ_EINVAL, "unknown flag %s%s%s%s", name, near ? " (did you mean " : "; --help lists them", near ? near : "", near ? "?)" : "");
+    return deq_fail(err, DEQ_EINVAL, "unknown flag %s%s%s%s", name, near ? " (did you mean " : "; --help lists them",
+                    near ? near : "", near ? "?)" : "");
 }
 
 /* argv[*at] begins with '-'; moves *at to what was read last. */
-static enum deq_rc take_flag(const struct deq_command *c, int argc, char **argv, int *at, void *values, struct deq_err *err)
+static enum deq_rc take_flag(const struct deq_command *c, int argc, char **argv, int *at, void *values,
+                             struct deq_err *err)
 {
     const char *a = argv[*at], *eq = strchr(a, '=');
     char name[64];
@@ -20,14 +22,15 @@ static enum deq_rc take_flag(const struct deq_command *c, int argc, char **argv,
     if (o->type == DEQ_OPT_BOOL)
         return eq ? deq_fail(err, DEQ_EINVAL, "%s takes no value", name) : deq_opt_set(o, values, "true", 0, err);
     const char *value = eq ? eq + 1 : *at + 1 < argc ? argv[++*at] : NULL;
-    /* "--out --json": a flag was forgotten to be given its value; a text that is a flag's name is written --out=--json */
+    /* "--out --json": a flag was forgotten to be given its value; a text that is a flag's
+     * name is written --out=--json */
     if (!value || (!eq && !strncmp(value, "--", 2) && deq_opt_find(&c->flags, value)))
         return deq_fail(err, DEQ_EINVAL, "%s needs a value", name);
     return deq_opt_set(o, values, value, 0, err);
 }
 
-enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, void *values, const char **args, size_t *ret_n, bool *ret_help,
-                            struct deq_err *err)
+enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, void *values, const char **args,
+                            size_t *ret_n, bool *ret_help, struct deq_err *err)
 {
     size_t n = 0;
     bool only_args = false;
@@ -50,7 +53,8 @@ enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, 
         }
     }
     if (!rc && n < c->min_args)
-        rc = deq_fail(err, DEQ_EINVAL, "%zu of %zu arguments are missing; usage: %s", c->min_args - n, c->min_args, c->usage);
+        rc = deq_fail(err, DEQ_EINVAL, "%zu of %zu arguments are missing; usage: %s", c->min_args - n, c->min_args,
+                      c->usage);
     *ret_n = n;
     return rc;
 }
@@ -58,12 +62,14 @@ enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, 
 /* What may stand there and what stands there otherwise: " (1..64; default: 8)". */
 static void limits(const struct deq_opt *o, char ret[96])
 {
-    const bool number = o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_FLOAT || o->type == DEQ_OPT_DOUBLE;
+    const bool number = o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_FLOAT ||
+                        o->type == DEQ_OPT_DOUBLE;
     const bool def = o->def && o->type != DEQ_OPT_BOOL;
     char range[48] = "";
     if (number)
         snprintf(range, sizeof range, "%.16g..%.16g", o->min, o->max);
-    snprintf(ret, 96, number || def ? " (%s%s%s%s)" : "", range, number && def ? "; " : "", def ? "default: " : "", def ? o->def : "");
+    snprintf(ret, 96, number || def ? " (%s%s%s%s)" : "", range, number && def ? "; " : "", def ? "default: " : "",
+             def ? o->def : "");
 }
 
 void deq_flags_help(const struct deq_command *c, FILE *out)
@@ -72,7 +78,10 @@ void deq_flags_help(const struct deq_command *c, FILE *out)
     for (size_t i = 0; i < c->flags.n; i++) {
         const struct deq_opt *o = &c->flags.opt[i];
         char left[96], right[96];
-        const char *value = o->type == DEQ_OPT_BOOL ? "" : o->choices ? o->choices : o->type == DEQ_OPT_FLOAT || o->type == DEQ_OPT_DOUBLE ? "X" : "N";
+        const char *value = o->type == DEQ_OPT_BOOL                                 ? ""
+                            : o->choices                                            ? o->choices
+                            : o->type == DEQ_OPT_FLOAT || o->type == DEQ_OPT_DOUBLE ? "X"
+                                                                                    : "N";
         snprintf(left, sizeof left, "%s%s%s", o->name, *value ? " " : "", value);
         limits(o, right);
         if (strlen(left) > 24)

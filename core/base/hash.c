@@ -35,8 +35,8 @@ static uint64_t little_endian(const unsigned char *p, size_t n)
 struct deq_hash deq_siphash(const struct deq_hash *key, const void *data, size_t n)
 {
     const unsigned char *p = data;
-    uint64_t v[4] = {key->h[0] ^ 0x736f6d6570736575u, key->h[1] ^ 0x646f72616e646f6du ^ 0xee, key->h[0] ^ 0x6c7967656e657261u,
-                     key->h[1] ^ 0x7465646279746573u};
+    uint64_t v[4] = {key->h[0] ^ 0x736f6d6570736575u, key->h[1] ^ 0x646f72616e646f6du ^ 0xee,
+                     key->h[0] ^ 0x6c7967656e657261u, key->h[1] ^ 0x7465646279746573u};
     const uint64_t last = (uint64_t)n << 56;
     struct deq_hash out;
     for (; n >= 8; p += 8, n -= 8) {

@@ -1,5 +1,5 @@
-/* SipHash-2-4 with 128 bits of output (Aumasson, Bernstein 2012): a keyed hash. Whoever does not know the key cannot construct two inputs that
- * collide, so it may name things of different clients. Pure functions. */
+/* SipHash-2-4 with 128 bits of output (Aumasson, Bernstein 2012): a keyed hash. Whoever does not know the key cannot
+ * construct two inputs that collide, so it may name things of different clients. Pure functions. */
 #ifndef DEQ_BASE_HASH_H
 #define DEQ_BASE_HASH_H
 

@@ -12,10 +12,12 @@
 
 static enum deq_rc sys_fail(struct deq_err *err, const char *path, const char *what)
 {
-    return deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot %s: %s", *path ? path : "\"\"", what, strerror(errno));
+    return deq_fail(err, errno == ENOENT ? DEQ_ENOTFOUND : DEQ_EIO, "%s: cannot %s: %s", *path ? path : "\"\"", what,
+                    strerror(errno));
 }
 
-enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err)
+enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len,
+                           struct deq_err *err)
 {
     size_t cap = 1 << 16, len = 0;
     char *data = deq_alloc(cap + 1);
@@ -81,13 +83,15 @@ enum deq_rc deq_file_unchanged(const struct deq_file *f, const char *what, struc
     struct stat st;
     if (fstat(f->fd, &st) < 0)
         return sys_fail(err, f->path, "stat");
-    if ((uint64_t)st.st_size == f->bytes && st.st_mtim.tv_sec == f->changed.tv_sec && st.st_mtim.tv_nsec == f->changed.tv_nsec)
+    if ((uint64_t)st.st_size == f->bytes && st.st_mtim.tv_sec == f->changed.tv_sec &&
+        st.st_mtim.tv_nsec == f->changed.tv_nsec)
         return DEQ_OK;
-    return deq_fail(err, DEQ_EIO, "%s: %s%sthe file changed while it was read (%llu bytes, now %lld)", f->path, what, *what ? ": " : "",
-                    (unsigned long long)f->bytes, (long long)st.st_size);
+    return deq_fail(err, DEQ_EIO, "%s: %s%sthe file changed while it was read (%llu bytes, now %lld)", f->path, what,
+                    *what ? ": " : "", (unsigned long long)f->bytes, (long long)st.st_size);
 }
 
-enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size_t n, const char *what, struct deq_err *err)
+enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size_t n, const char *what,
+                          struct deq_err *err)
 {
     char *p = out;
     while (n) {
@@ -104,7 +108,8 @@ enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size
     }
     enum deq_rc rc = deq_file_unchanged(f, what, err);
     if (!rc && n)
-        rc = deq_fail(err, DEQ_EIO, "%s: %s%sthe file ends before byte %llu", f->path, what, *what ? ": " : "", (unsigned long long)(at + n));
+        rc = deq_fail(err, DEQ_EIO, "%s: %s%sthe file ends before byte %llu", f->path, what, *what ? ": " : "",
+                      (unsigned long long)(at + n));
     return rc;
 }
 
@@ -116,7 +121,8 @@ enum deq_rc deq_io_read(const char *path, size_t max_bytes, char **ret_data, siz
         return rc;
     char *data = NULL;
     if (f.bytes > max_bytes)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes, the limit is %zu", path, (unsigned long long)f.bytes, max_bytes);
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes, the limit is %zu", path, (unsigned long long)f.bytes,
+                      max_bytes);
     else if (!(data = deq_alloc((size_t)f.bytes + 1)))
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for %llu bytes", path, (unsigned long long)f.bytes);
     else

@@ -1,4 +1,5 @@
-/* Files: whole reads with a maximum, reads in pieces, and writes that replace the old file whole or not at all. Any thread. */
+/* Files: whole reads with a maximum, reads in pieces, and writes that replace the old file whole
+ * or not at all. Any thread. */
 #ifndef DEQ_BASE_IO_H
 #define DEQ_BASE_IO_H
 
@@ -11,10 +12,11 @@
 enum deq_rc deq_io_read(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err);
 
 /* Reads from an open stream until its end (a pipe, standard input). */
-enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len, struct deq_err *err);
+enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **ret_data, size_t *ret_len,
+                           struct deq_err *err);
 
-/* A regular file that is read in pieces, because it is too large to be held twice. It is not mapped: the kernel ends whoever looks at a mapped page
- * that somebody has cut off. What changes while it is read is an error. */
+/* A regular file that is read in pieces, because it is too large to be held twice. It is not mapped: the kernel ends
+ * whoever looks at a mapped page that somebody has cut off. What changes while it is read is an error. */
 struct deq_file {
     int fd;
     const char *path; /* the caller's, for messages */
@@ -23,7 +25,8 @@ struct deq_file {
 };
 enum deq_rc deq_file_open(const char *path, struct deq_file *ret, struct deq_err *err);
 /* Bytes [at, at + n) into out. what: the part that is read, for messages ("tensor x"), or "". */
-enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size_t n, const char *what, struct deq_err *err);
+enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size_t n, const char *what,
+                          struct deq_err *err);
 /* An error when size or time of the contents are not what they were; deq_file_read asks it too. */
 enum deq_rc deq_file_unchanged(const struct deq_file *f, const char *what, struct deq_err *err);
 void deq_file_close(struct deq_file *f);
@@ -32,15 +35,17 @@ struct deq_part {
     const void *data;
     size_t len;
 };
-/* Writes the parts one after the other. A regular file is replaced whole or not at all: they go to a new file beside it (an unused name, made
- * exclusively), which is synced and moved to its place. Symbolic links stay and their target is replaced; mode and, where the system allows, owner stay
- * too; other hard links keep the old contents. A pipe, a terminal or another character device and this process's own descriptors (/dev/stdout) are
- * written through. Directories, block devices and sockets are refused. */
+/* Writes the parts one after the other. A regular file is replaced whole or not at all: they go to a new file beside it
+ * (an unused name, made exclusively), which is synced and moved to its place. Symbolic links stay and their target is
+ * replaced; mode and, where the system allows, owner stay too; other hard links keep the old contents. A pipe, a
+ * terminal or another character device and this process's own descriptors (/dev/stdout) are written through.
+ * Directories, block devices and sockets are refused. */
 enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err);
 
 /* One line at the end of a file that is made if need be; on failure no part of it stays. */
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err);
-/* A new directory that appears at `path` when it is complete: its files are written to `part`, a directory beside it. */
+/* A new directory that appears at `path` when it is complete: its files are written to
+ * `part`, a directory beside it. */
 struct deq_new_dir {
     char path[4096], part[4352];
     int lock;

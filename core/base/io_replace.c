@@ -1,7 +1,7 @@
 /* Writing files and whole directories: see deq_io_replace and deq_io_dir_begin in io.h.
  *
- * What is new is called .NAME.<16 hex digits>.tmp until it is whole. Its writer holds a lock on it, so what a crash left behind has no lock, and whoever
- * writes NAME next removes it. */
+ * What is new is called .NAME.<16 hex digits>.tmp until it is whole. Its writer holds a lock on it, so what a crash
+ * left behind has no lock, and whoever writes NAME next removes it. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +18,14 @@
 
 #include "core/base/io.h"
 
-enum { PATH_BYTES = 4096, TMP_BYTES = PATH_BYTES + 256, LINKS_MAX = 40, NAMES_MAX = 100, DIGITS = 16, BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */ };
+enum {
+    PATH_BYTES = 4096,
+    TMP_BYTES = PATH_BYTES + 256,
+    LINKS_MAX = 40,
+    NAMES_MAX = 100,
+    DIGITS = 16,
+    BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */
+};
 enum { READER_WAIT_MS = 1000, READER_POLL_MS = 20 };
 
 struct place {
@@ -60,11 +67,13 @@ static bool set_place(struct place *p, const char *path)
         return false;
     const char *slash = strrchr(p->path, '/');
     p->base = slash ? slash + 1 : p->path;
-    snprintf(p->dir, sizeof p->dir, "%.*s", slash ? (int)(slash - p->path + (slash == p->path)) : 1, slash ? p->path : ".");
+    snprintf(p->dir, sizeof p->dir, "%.*s", slash ? (int)(slash - p->path + (slash == p->path)) : 1,
+             slash ? p->path : ".");
     return true;
 }
 
-/* The descriptor of this process that a path like /dev/fd/1 stands for, or -1. Opened by name it would begin at the front of its file again. */
+/* The descriptor of this process that a path like /dev/fd/1 stands for, or -1. Opened by name it would begin at
+ * the front of its file again. */
 static int own_descriptor(const struct place *p)
 {
     char own[64], real[PATH_MAX], *end;
@@ -75,7 +84,8 @@ static int own_descriptor(const struct place *p)
     return *end || fd > INT_MAX ? -1 : (int)fd;
 }
 
-/* Follows symbolic links, also to what is not there yet. *ret_fd: where they end in a descriptor of this process, else -1. */
+/* Follows symbolic links, also to what is not there yet. *ret_fd: where they end in a descriptor
+ * of this process, else -1. */
 static enum deq_rc follow(const char *path, struct place *p, int *ret_fd, struct deq_err *err)
 {
     char link[PATH_BYTES], next[2 * PATH_BYTES];
@@ -100,8 +110,8 @@ static enum deq_rc follow(const char *path, struct place *p, int *ret_fd, struct
 static bool is_temporary(const char *name, const char *base)
 {
     const size_t n = strnlen(base, BASE_MAX);
-    return name[0] == '.' && !strncmp(name + 1, base, n) && name[n + 1] == '.' && strspn(name + n + 2, "0123456789abcdef") == DIGITS &&
-           !strcmp(name + n + 2 + DIGITS, ".tmp");
+    return name[0] == '.' && !strncmp(name + 1, base, n) && name[n + 1] == '.' &&
+           strspn(name + n + 2, "0123456789abcdef") == DIGITS && !strcmp(name + n + 2 + DIGITS, ".tmp");
 }
 
 /* Removes a directory of files; what is no file in it stays, and it too. */
@@ -129,7 +139,8 @@ static void sweep(const struct place *p)
         const int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0)
             continue;
-        const bool ours = !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) && !flock(fd, LOCK_EX | LOCK_NB);
+        const bool ours = !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) &&
+                          !flock(fd, LOCK_EX | LOCK_NB);
         if (ours && S_ISDIR(st.st_mode))
             remove_dir(dirfd(d), e->d_name);
         else if (ours)
@@ -182,7 +193,8 @@ static void sync_dir(const char *dir)
 }
 
 /* old: what is replaced, or NULL. */
-static enum deq_rc replace(const struct place *p, const struct stat *old, const struct deq_part *parts, size_t n, struct deq_err *err)
+static enum deq_rc replace(const struct place *p, const struct stat *old, const struct deq_part *parts, size_t n,
+                           struct deq_err *err)
 {
     char tmp[TMP_BYTES];
     int fd = -1;
@@ -208,7 +220,8 @@ static enum deq_rc replace(const struct place *p, const struct stat *old, const 
     return rc;
 }
 
-/* A device or a pipe, to be written to. A FIFO's reader may come a moment later than we; for one that never comes nobody waits for ever. */
+/* A device or a pipe, to be written to. A FIFO's reader may come a moment later than we; for one that never
+ * comes nobody waits for ever. */
 static int open_through(const char *path)
 {
     const struct timespec pause = {.tv_nsec = READER_POLL_MS * 1000000};
@@ -269,8 +282,10 @@ enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_er
     const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
     struct stat st = {0};
     if (fd < 0)
-        return errno == ENXIO ? deq_fail(err, DEQ_EIO, "%s: nobody reads from this pipe", path) : sys_fail(err, path, "open");
-    if (fcntl(fd, F_SETFL, O_APPEND) < 0 || fstat(fd, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))) {
+        return errno == ENXIO ? deq_fail(err, DEQ_EIO, "%s: nobody reads from this pipe", path)
+                              : sys_fail(err, path, "open");
+    if (fcntl(fd, F_SETFL, O_APPEND) < 0 || fstat(fd, &st) < 0 ||
+        !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))) {
         close(fd);
         return deq_fail(err, DEQ_EIO, "%s: lines can be added to a file or a pipe, and this is neither", path);
     }

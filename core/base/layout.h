@@ -1,5 +1,6 @@
-/* One walk over the parts of an object, made twice: the first time it counts (base NULL), the second time it cuts the parts out of one block of that
- * many bytes. So what is declared and what is taken cannot differ, and one allocation can fail where twenty could.
+/* One walk over the parts of an object, made twice: the first time it counts (base NULL), the second time it cuts the
+ * parts out of one block of that many bytes. So what is declared and what is taken cannot differ, and one allocation
+ * can fail where twenty could.
  *
  *     static void lay_out(struct thing *t, struct deq_layout *l)
  *     {
@@ -22,7 +23,8 @@ static inline void *deq_layout_part(struct deq_layout *l, size_t n, size_t size)
 {
     const size_t at = l->bytes;
     size_t bytes;
-    if (!deq_mul_size(n, size, &bytes) || bytes > SIZE_MAX - 64 || !deq_add_size(at, DEQ_ROUND_UP(bytes, (size_t)64), &l->bytes))
+    if (!deq_mul_size(n, size, &bytes) || bytes > SIZE_MAX - 64 ||
+        !deq_add_size(at, DEQ_ROUND_UP(bytes, (size_t)64), &l->bytes))
         l->bytes = SIZE_MAX;
     return l->base && l->bytes != SIZE_MAX ? l->base + at : NULL;
 }

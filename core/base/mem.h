@@ -1,6 +1,6 @@
-/* The one file that calls malloc. Blocks are zeroed and aligned to 64 bytes (a cache line, an AVX-512 register).
- * Any thread. A counter tells tests how many calls were made (a solver step must make none), and the Nth call can be made to
- * fail, once or for ever, so that every error path can be walked. */
+/* The one file that calls malloc. Blocks are zeroed and aligned to 64 bytes (a cache line, an AVX-512 register). Any
+ * thread. A counter tells tests how many calls were made (a solver step must make none), and the Nth call can be made
+ * to fail, once or for ever, so that every error path can be walked. */
 #ifndef DEQ_BASE_MEM_H
 #define DEQ_BASE_MEM_H
 
@@ -18,8 +18,10 @@ char *deq_strdup(const char *s);
 
 uint64_t deq_mem_calls(void);                    /* allocations so far */
 uint64_t deq_mem_bytes(void);                    /* and what they asked for together, freed or not */
-uint64_t deq_mem_live(void);                     /* bytes of the blocks that are held now; libraries' own (OpenBLAS's buffers, jansson) are not among them */
-uint64_t deq_mem_peak(void);                     /* the most that deq_mem_live() was since the last deq_mem_peak_restart() */
+/* bytes of the blocks that are held now; libraries' own (OpenBLAS's buffers, jansson) are not among them */
+uint64_t deq_mem_live(void);
+/* the most that deq_mem_live() was since the last deq_mem_peak_restart() */
+uint64_t deq_mem_peak(void);
 void deq_mem_peak_restart(void);
 void deq_mem_count_plain(bool on);               /* those of deq_alloc_plain are fault points too */
 void deq_mem_fault(uint64_t nth, bool for_ever); /* nth allocation from now fails (1 = the next); 0 = off */

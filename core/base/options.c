@@ -114,8 +114,11 @@ static bool parse_bytes(const char *text, uint64_t *ret)
     memcpy(digits, text, n);
     digits[n] = 0;
     const char *unit = text + n;
-    unsigned shift = !*unit ? 0 : !strcmp(unit, "K") || !strcmp(unit, "KiB") ? 10 : !strcmp(unit, "M") || !strcmp(unit, "MiB") ? 20
-                     : !strcmp(unit, "G") || !strcmp(unit, "GiB") ? 30 : 99;
+    unsigned shift = !*unit                                       ? 0
+                     : !strcmp(unit, "K") || !strcmp(unit, "KiB") ? 10
+                     : !strcmp(unit, "M") || !strcmp(unit, "MiB") ? 20
+                     : !strcmp(unit, "G") || !strcmp(unit, "GiB") ? 30
+                                                                  : 99;
     return shift < 99 && parse_u64(digits, ret) && !__builtin_mul_overflow(*ret, (uint64_t)1 << shift, ret);
 }
 
@@ -155,7 +158,8 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
     case DEQ_OPT_U32:
     case DEQ_OPT_U64:
         if (!parse_u64(text, &u) || outside(o, u))
-            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an integer in %.0f..%.0f", o->name, text, o->min, o->max);
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an integer in %.0f..%.0f", o->name, text, o->min,
+                            o->max);
         if (o->type == DEQ_OPT_U32)
             *(uint32_t *)p = (uint32_t)u;
         else
@@ -163,7 +167,8 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
         return DEQ_OK;
     case DEQ_OPT_BYTES:
         if (!parse_bytes(text, &u) || outside(o, u))
-            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a size in %.0f..%.0f bytes (units K, M, G)", o->name, text, o->min, o->max);
+            return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not a size in %.0f..%.0f bytes (units K, M, G)", o->name,
+                            text, o->min, o->max);
         *(uint64_t *)p = u;
         return DEQ_OK;
     case DEQ_OPT_FLOAT:
@@ -203,7 +208,8 @@ enum deq_rc deq_opt_set(const struct deq_opt *o, void *values, const char *text,
         char *s = p;
         size_t have = item > 0 ? strlen(s) : 0, n = strlen(text);
         if (strchr(text, '\n') || have + n + 2 > (size_t)o->max)
-            return deq_fail(err, DEQ_EINVAL, "%s: the list is longer than %.0f bytes or an item holds a line end", o->name, o->max);
+            return deq_fail(err, DEQ_EINVAL, "%s: the list is longer than %.0f bytes or an item holds a line end",
+                            o->name, o->max);
         if (have)
             s[have++] = '\n';
         memcpy(s + have, text, n + 1);
@@ -250,11 +256,12 @@ static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct d
             return DEQ_OK;
         wrong = "is a section and takes keys of its own, not a value";
     } else if (!o) {
-        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: unknown key %s%s", l->name, item->key_line, item->key_column, item->key,
-                        did_you_mean(l->t, item->key, hint));
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: unknown key %s%s", l->name, item->key_line,
+                        item->key_column, item->key, did_you_mean(l->t, item->key, hint));
     } else if (item->kind == DEQ_YAML_NULL && item->index < 0) {
         return DEQ_OK;
-    } else if (item->kind == DEQ_YAML_SEQUENCE && o->type == DEQ_OPT_LIST) { /* replaces what was there, an empty one too */
+    } else if (item->kind == DEQ_YAML_SEQUENCE && o->type == DEQ_OPT_LIST) {
+        /* replaces what was there, an empty one too */
         *((char *)l->values + o->offset) = 0;
         return DEQ_OK;
     } else if (item->kind != DEQ_YAML_SCALAR) {
@@ -263,7 +270,8 @@ static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct d
                                                 : "takes a value, not a mapping";
     }
     if (wrong)
-        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s %s", l->name, item->line, item->column, item->key, wrong);
+        return deq_fail(err, DEQ_EINVAL, "%s: line %u, column %u: %s %s", l->name, item->line, item->column, item->key,
+                        wrong);
     enum deq_rc rc = deq_opt_set(o, l->values, item->value, item->index + 1, err);
     if (!rc)
         return DEQ_OK;
@@ -271,7 +279,8 @@ static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct d
     return deq_fail_prefix(err, rc, where);
 }
 
-enum deq_rc deq_opt_parse(const struct deq_opt_table *t, void *values, const char *text, size_t len, const char *name, struct deq_err *err)
+enum deq_rc deq_opt_parse(const struct deq_opt_table *t, void *values, const char *text, size_t len, const char *name,
+                          struct deq_err *err)
 {
     struct load l = {t, values, name};
     return deq_yaml_walk(text, len, name, on_item, &l, err);
@@ -283,8 +292,10 @@ enum deq_rc deq_opt_load(const struct deq_opt_table *t, void *values, const char
     return deq_yaml_walk_file(path, on_item, &l, err);
 }
 
-/* A value that has no place in a file: of a flag or a variable. A null puts back what the table has; of a list it is an item, as the origin "null" is. */
-static enum deq_rc set_text(const struct deq_opt_table *t, const struct deq_opt *o, void *values, const char *text, struct deq_err *err)
+/* A value that has no place in a file: of a flag or a variable. A null puts back what the table has; of a list it is an
+ * item, as the origin "null" is. */
+static enum deq_rc set_text(const struct deq_opt_table *t, const struct deq_opt *o, void *values, const char *text,
+                            struct deq_err *err)
 {
     if (o->type != DEQ_OPT_LIST && *text && deq_yaml_is_null(text))
         return deq_opt_set(o, values, o->def ? o->def : "", 0, err);
@@ -320,7 +331,8 @@ static void env_name(const char *prefix, const char *option, char ret[128])
 }
 
 /* name: of a variable, of which the part after the prefix is no option's */
-static enum deq_rc unknown_variable(const struct deq_opt_table *t, const char *prefix, const char *name, struct deq_err *err)
+static enum deq_rc unknown_variable(const struct deq_opt_table *t, const char *prefix, const char *name,
+                                    struct deq_err *err)
 {
     char lower[128], near[128] = "";
     snprintf(lower, sizeof lower, "%s", name + strlen(prefix));
@@ -329,13 +341,14 @@ static enum deq_rc unknown_variable(const struct deq_opt_table *t, const char *p
     const char *option = deq_opt_nearest(t, lower);
     if (option)
         env_name(prefix, option, near);
-    return deq_fail(err, DEQ_EINVAL, "%s: unknown variable of the environment%s%s%s; it must be unset or empty", name, option ? " (did you mean " : "", near,
-                    option ? "?)" : "");
+    return deq_fail(err, DEQ_EINVAL, "%s: unknown variable of the environment%s%s%s; it must be unset or empty", name,
+                    option ? " (did you mean " : "", near, option ? "?)" : "");
 }
 
 extern char **environ;
 
-enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char *prefix, deq_opt_others others, struct deq_err *err)
+enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char *prefix, deq_opt_others others,
+                        struct deq_err *err)
 {
     const size_t n_prefix = strlen(prefix);
     for (char **e = environ; e && *e; e++) {
@@ -410,8 +423,12 @@ void deq_opt_text(const struct deq_opt *o, const void *values, char *out, size_t
     case DEQ_OPT_BOOL: snprintf(out, cap, "%s", *(const bool *)p ? "true" : "false"); break;
     case DEQ_OPT_BYTES: {
         uint64_t u = *(const uint64_t *)p;
-        unsigned shift = u && !(u & ((1u << 30) - 1)) ? 30 : u && !(u & ((1u << 20) - 1)) ? 20 : u && !(u & 1023) ? 10 : 0;
-        snprintf(out, cap, "%llu%s", (unsigned long long)(u >> shift), shift == 30 ? "G" : shift == 20 ? "M" : shift == 10 ? "K" : "");
+        unsigned shift = u && !(u & ((1u << 30) - 1))   ? 30
+                         : u && !(u & ((1u << 20) - 1)) ? 20
+                         : u && !(u & 1023)             ? 10
+                                                        : 0;
+        const char *unit = shift == 30 ? "G" : shift == 20 ? "M" : shift == 10 ? "K" : "";
+        snprintf(out, cap, "%llu%s", (unsigned long long)(u >> shift), unit);
         break;
     }
     case DEQ_OPT_ENUM: {

@@ -1,6 +1,7 @@
-/* Counter-based random numbers: a number is a function of (seed, stream, position) and of nothing else, so that a result does not
- * depend on what was drawn before it, by whom, or in which batch. The mixer is SplitMix64's finaliser (Steele, Lea, Flood,
- * "Fast splittable pseudorandom number generators", OOPSLA 2014), applied once per key word. Pure functions. */
+/* Counter-based random numbers: a number is a function of (seed, stream, position) and of nothing else, so that a
+ * result does not depend on what was drawn before it, by whom, or in which batch. The mixer is SplitMix64's
+ * finaliser (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), applied once per
+ * key word. Pure functions. */
 #ifndef DEQ_BASE_RNG_H
 #define DEQ_BASE_RNG_H
 

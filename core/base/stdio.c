@@ -11,12 +11,14 @@ void deq_stdio_init(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) /* the lowest free number is given out, so it is this one */
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
-            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY); /* the wrong way: using it fails, as on a closed one */
+            /* the wrong way: using it fails, as on a closed one */
+            (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
 }
 
-static int reason; /* errno of the first flush that failed; what was not written is gone then, and a later one knows no reason */
+/* errno of the first flush that failed; what was not written is gone then, and a later one knows no reason */
+static int reason;
 
 bool deq_stdio_flush(void)
 {
@@ -33,5 +35,6 @@ enum deq_rc deq_stdio_close(struct deq_err *err)
     if (!fclose(stdout) && ok)
         return DEQ_OK;
     reason = reason ? reason : errno;
-    return deq_fail(err, DEQ_EIO, "standard output: cannot write%s%s", reason ? ": " : "", reason ? strerror(reason) : "");
+    return deq_fail(err, DEQ_EIO, "standard output: cannot write%s%s", reason ? ": " : "",
+                    reason ? strerror(reason) : "");
 }

@@ -1,6 +1,6 @@
-/* Text files: UTF-8 with lines that end in "\n". "\r\n" is read as one line end, and a byte order mark at the beginning is none of the text; neither is
- * trained on, scored or counted. A lone "\r" is a character as any other. UTF-16 and UTF-32 are refused; whether the rest is UTF-8 is for the reader to
- * ask. */
+/* Text files: UTF-8 with lines that end in "\n". "\r\n" is read as one line end, and a byte order mark at the beginning
+ * is none of the text; neither is trained on, scored or counted. A lone "\r" is a character as any other. UTF-16 and
+ * UTF-32 are refused; whether the rest is UTF-8 is for the reader to ask. */
 #ifndef DEQ_BASE_TEXT_H
 #define DEQ_BASE_TEXT_H
 

@@ -98,7 +98,8 @@ size_t deq_utf8_pass(struct deq_utf8_place *p, const char *s, size_t n)
         uint32_t cp;
         p->open[p->n_open++] = s[i];
         int k = deq_utf8_decode(p->open, p->n_open, &cp);
-        if (k < 0 && p->n_open > 1) { /* what was open will never be a character: one replacement, and this byte starts anew */
+        /* what was open will never be a character: one replacement, and this byte starts anew */
+        if (k < 0 && p->n_open > 1) {
             p->chars++;
             p->open[0] = s[i];
             p->n_open = 1;

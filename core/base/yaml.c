@@ -28,7 +28,8 @@ struct walker {
     uint16_t slot[SLOTS]; /* where they are found again by hash: place in seen + 1, 0: none */
 };
 
-static enum deq_rc at(const struct walker *w, const yaml_mark_t *m, struct deq_err *err, const char *what, const char *arg)
+static enum deq_rc at(const struct walker *w, const yaml_mark_t *m, struct deq_err *err, const char *what,
+                      const char *arg)
 {
     return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s", w->name, m->line + 1, m->column + 1, what, arg);
 }
@@ -78,7 +79,8 @@ bool deq_yaml_is_null(const char *text)
 static bool is_null(const yaml_event_t *e)
 {
     const char *value = (const char *)e->data.scalar.value;
-    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && e->data.scalar.length == strlen(value) && deq_yaml_is_null(value);
+    return e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && e->data.scalar.length == strlen(value) &&
+           deq_yaml_is_null(value);
 }
 
 /* The item that stands at m, of the key that was read last. */
@@ -165,11 +167,12 @@ static enum deq_rc not_yaml(const yaml_parser_t *p, const char *text, const char
         column = text[i] == '\n' ? 0 : column + 1;
         line += text[i] == '\n';
     }
-    return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s%s", name, line + 1, column + 1, p->context ? p->context : "", p->context ? ": " : "",
-                    p->problem ? p->problem : "not YAML");
+    return deq_fail(err, DEQ_EFORMAT, "%s: line %zu, column %zu: %s%s%s", name, line + 1, column + 1,
+                    p->context ? p->context : "", p->context ? ": " : "", p->problem ? p->problem : "not YAML");
 }
 
-enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_yaml_fn fn, void *ctx, struct deq_err *err)
+enum deq_rc deq_yaml_walk(const char *text, size_t len, const char *name, deq_yaml_fn fn, void *ctx,
+                          struct deq_err *err)
 {
     yaml_parser_t parser;
     if (len > DEQ_YAML_MAX_BYTES)

@@ -55,8 +55,8 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     s->row[s->n_rows++] = slot;
 }
 
-/* One more row into every window that takes one; returns how many entered. A round at a time, because a start is predicted from the state
- * before it, which may itself just have been predicted. */
+/* One more row into every window that takes one; returns how many entered. A round at a time, because a start is
+ * predicted from the state before it, which may itself just have been predicted. */
 static size_t fill_round(struct deq_engine *e)
 {
     const size_t D = e->cell->state_dim;
@@ -140,7 +140,8 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-/* `token` follows the last committed position. ev has what is known of that position. Returns false when the sequence ended. */
+/* `token` follows the last committed position. ev has what is known of that position. Returns
+ * false when the sequence ended. */
 static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token, struct deq_event ev)
 {
     s->tokens[s->n_known++] = token;
@@ -151,12 +152,17 @@ static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token,
     const bool eos = !s->req.ignore_eos && (int64_t)token == e->vocab.eos_id, full = ev.position == s->last_position;
     if (!eos && verdict != DEQ_STOP && !full && !s->expired)
         return true;
-    deq_seq_finish(e, s, eos ? DEQ_FINISH_EOS : verdict == DEQ_STOP ? DEQ_FINISH_STOP : full ? DEQ_FINISH_LENGTH : DEQ_FINISH_DEADLINE, NULL);
+    const enum deq_finish why = eos                   ? DEQ_FINISH_EOS
+                                : verdict == DEQ_STOP ? DEQ_FINISH_STOP
+                                : full                ? DEQ_FINISH_LENGTH
+                                                      : DEQ_FINISH_DEADLINE;
+    deq_seq_finish(e, s, why, NULL);
     return false;
 }
 
 /* The prompt of s is solved: its further choices begin, each with a token of its own from the same logits. */
-static void begin_choices(struct deq_engine *e, const struct sequence *leader, const struct row *r, const struct deq_event *ev)
+static void begin_choices(struct deq_engine *e, const struct sequence *leader, const struct row *r,
+                          const struct deq_event *ev)
 {
     deq_seq_fork(e, leader);
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
@@ -176,8 +182,8 @@ static bool is_final(const struct deq_engine *e, const struct sequence *s, uint3
     return r->finite && (r->converged || (k == 0 && deq_row_must_commit(s, r)));
 }
 
-/* Tells the cell what this step makes final, of sequences from..to-1: rows from the front on, until one whose token is not what the row before picked. A
- * receiver may end its sequence earlier; then nobody reads the rest. */
+/* Tells the cell what this step makes final, of sequences from..to-1: rows from the front on, until one whose token is
+ * not what the row before picked. A receiver may end its sequence earlier; then nobody reads the rest. */
 static void tell_final(struct deq_engine *e, uint32_t from, uint32_t to)
 {
     size_t n = 0;
@@ -196,7 +202,8 @@ static void tell_final(struct deq_engine *e, uint32_t from, uint32_t to)
             e->ring[n++] = &s->ring;
         }
     }
-    const struct deq_rows rows = {.n = n, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
+    const struct deq_rows rows =
+        {.n = n, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
     if (n)
         e->cell->ops->commit(e->cell, &rows);
 }
@@ -210,7 +217,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
             break;
         const struct row *r = &e->rows[s->row[k]];
         const size_t p = r->position;
-        const bool done = r->converged || !(s->solver.tol > 0); /* a fixed number of steps was taken, that was all that was asked */
+        const bool done = r->converged || !(s->solver.tol > 0); /* a fixed number of steps was taken,
+                                                                 * that was all that was asked */
         struct deq_event ev = {.id = s->id,
                                .position = p,
                                .evaluations = r->evaluations,
@@ -263,7 +271,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
     return true;
 }
 
-/* Drops rows whose guess changed or that became NaN; the front's NaN starts again from zero once, then ends the sequence. Returns false when it ended. */
+/* Drops rows whose guess changed or that became NaN; the front's NaN starts again from zero once, then ends the
+ * sequence. Returns false when it ended. */
 static bool prune(struct deq_engine *e, struct sequence *s)
 {
     for (uint32_t k = 0; k < s->n_rows; k++) {
@@ -329,7 +338,8 @@ void deq_step(struct deq_engine *e)
     gather(e);
     if (!e->n_batch)
         return;
-    const struct deq_rows rows = {.n = e->n_batch, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
+    const struct deq_rows rows =
+        {.n = e->n_batch, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
     e->cell->ops->step(e->cell, &rows);
     e->stats.steps++;
     e->stats.rows += e->n_batch;

@@ -1,26 +1,31 @@
 /* The row engine: one loop, one unit of work, one movement.
  *
- * A row is one position of one sequence whose equilibrium is sought. A sequence's window is up to w consecutive rows behind its committed
- * prefix; rows enter at the right and commit from the left. One step:
+ * A row is one position of one sequence whose equilibrium is sought. A sequence's window is up to w consecutive rows
+ * behind its committed prefix; rows enter at the right and commit from the left. One step:
  *
- *     fill      every window from the right: known tokens (prompt) or guesses (the token that the row before would pick now)
+ *     fill      every window from the right: known tokens (prompt) or guesses (the token that
+ *               the row before would pick now)
  *     evaluate  f once on all rows of all windows: one batch of matrix products
  *     residual  of every row; rows that begin a window and have r < tol can be committed
- *     readout   logits of rows that may commit, and of rows whose guess is due (first two evaluations, and when they converge)
- *     commit    leading rows with r < tol: their K and V in the cache are final, their logits give the next token; a guess that turns out
- *               wrong is dropped with every row behind it, which then enter again
+ *     readout   logits of rows that may commit, and of rows whose guess is due (first two
+ *               evaluations, and when they converge)
+ *     commit    leading rows with r < tol: their K and V in the cache are final, their logits give the next token; a
+ *               guess that turns out wrong is dropped with every row behind it, which then enter again
  *     solve     one solver step of every row that stays
  *
- * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w, solver settings) alone.
- * Every window is reserved whole at submission, so a sequence takes part in a step with all its rows, or, paused, with none, whatever the load. A prompt's
- * window drains at multiples of prefill_block positions, so whole blocks do not depend on what follows them and may come from the prefix cache
- * (prefix.h); and at its end, so that n choices can begin from one solve of it.
+ * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w,
+ * solver settings) alone. Every window is reserved whole at submission, so a sequence takes part in a step with all its
+ * rows, or, paused, with none, whatever the load. A prompt's window drains at multiples of prefill_block positions, so
+ * whole blocks do not depend on what follows them and may come from the prefix cache (prefix.h); and at its end, so
+ * that n choices can begin from one solve of it.
  *
- * A row that begins its window is solved against a final prefix: from then on its evaluations count against max_iter and its best iterate is kept. At the
- * last evaluation it goes back to the best iterate and commits whatever the residual. What is committed: K and V as computed from
- * the iterate z of the last evaluation, and f(z) as the state that is read out.
+ * A row that begins its window is solved against a final prefix: from then on its evaluations count against
+ * max_iter and its best iterate is kept. At the last evaluation it goes back to the best iterate and commits
+ * whatever the residual. What is committed: K and V as computed from the iterate z of the last evaluation, and f(z)
+ * as the state that is read out.
  *
- * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch; all from deq_engine_open. */
+ * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch;
+ * all from deq_engine_open. */
 #ifndef DEQ_ENGINE_ENGINE_H
 #define DEQ_ENGINE_ENGINE_H
 
@@ -29,15 +34,18 @@
 #include "core/data/vocab.h"
 #include "core/deq.h"
 
-/* An engine over any cell (the toy cell in tests), opened with as many pages as deq_engine_pages says. Takes the cell and its pool (on failure they stay
- * the caller's). */
-enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving, struct deq_pool *pool,
-                            const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err);
+/* An engine over any cell (the toy cell in tests), opened with as many pages as deq_engine_pages says. Takes the cell
+ * and its pool (on failure they stay the caller's). */
+enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving,
+                            struct deq_pool *pool, const struct deq_engine_opts *opts, struct deq_engine **ret,
+                            struct deq_err *err);
 /* Defaults and bounds of options over a cell of that shape. */
-enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in, struct deq_engine_opts *ret, struct deq_err *err);
+enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in,
+                                 struct deq_engine_opts *ret, struct deq_err *err);
 /* Pages that (filled) options ask for. */
 uint32_t deq_engine_pages(const struct deq_cell *shape, const struct deq_engine_opts *opts);
 /* What an engine with these (filled) options takes, with its cell and pool, to the byte. */
-uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *opts, const struct deq_cell *shape);
+uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *opts,
+                                 const struct deq_cell *shape);
 
 #endif

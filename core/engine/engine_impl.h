@@ -1,4 +1,5 @@
-/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), readout.c. */
+/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence),
+ * engine.c (the step), readout.c. */
 #ifndef DEQ_ENGINE_IMPL_H
 #define DEQ_ENGINE_IMPL_H
 
@@ -26,7 +27,8 @@ struct row {
     bool guess_due;       /* at this step */
     float *logits;        /* [V] of this step, or NULL */
     float *tails;         /* [n_tails] of this step */
-    uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one that its pick waits for, or 0 */
+    uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one
+                           * that its pick waits for, or 0 */
 };
 
 struct sequence {
@@ -45,7 +47,8 @@ struct sequence {
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations;
     float prompt_residual_max;
-    struct deq_hash exact, approximate; /* names of the text up to the last whole block, as the prefix cache knows them */
+    struct deq_hash exact, approximate; /* names of the text up to the last whole block, as
+                                         * the prefix cache knows them */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
     uint32_t n_rows;
 };
@@ -107,7 +110,8 @@ void deq_engine_run(struct deq_engine *e, deq_pool_fn stage, size_t work);
 
 /* readout.c */
 
-/* Which rows need logits: of the sequences from `from` on, as many as there is room for. Returns the one behind them. */
+/* Which rows need logits: of the sequences from `from` on, as many as there is room for.
+ * Returns the one behind them. */
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from);
 /* Their logits, and what each picks: row.guess. */
 void deq_readout_run(struct deq_engine *e);
@@ -123,8 +127,9 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);
 /* Ends s, and the choices that wait for it. */
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message);
-/* The token after r's position, from its logits, or NO_TOKEN: *ret_need is the cluster that must be known first. Window rows before it are looked back
- * at. thread: whose scratch. */
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread, uint32_t *ret_need);
+/* The token after r's position, from its logits, or NO_TOKEN: *ret_need is the cluster that must be known first. Window
+ * rows before it are looked back at. thread: whose scratch. */
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread,
+                        uint32_t *ret_need);
 
 #endif

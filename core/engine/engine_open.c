@@ -4,9 +4,11 @@
 #include "core/base/mem.h"
 #include "core/engine/engine_impl.h"
 
-enum { HEAD_FLOATS = 1 << 24 }; /* logits that exist at a time, where that is fewer rows than there are: the paper's vocabulary takes 1 MB a row */
+/* logits that exist at a time, where that is fewer rows than there are: the paper's vocabulary takes 1 MB a row */
+enum { HEAD_FLOATS = 1 << 24 };
 
-enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in, struct deq_engine_opts *ret, struct deq_err *err)
+enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in,
+                                 struct deq_engine_opts *ret, struct deq_err *err)
 {
     struct deq_engine_opts o = *in;
     if (!o.threads)
@@ -25,17 +27,19 @@ enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_
     if (o.prefill_block % shape->page_tok)
         return deq_fail(err, DEQ_EINVAL, "prefill_block %u is not a multiple of %u", o.prefill_block, shape->page_tok);
     if (o.max_sequences > 65536 || o.max_rows > 65536)
-        return deq_fail(err, DEQ_EINVAL, "max_sequences %u and max_rows %u must be at most 65536", o.max_sequences, o.max_rows);
+        return deq_fail(err, DEQ_EINVAL, "max_sequences %u and max_rows %u must be at most 65536", o.max_sequences,
+                        o.max_rows);
     if (o.max_rows < DEQ_ROW_WINDOW_MAX)
-        return deq_fail(err, DEQ_EINVAL, "max_rows %u: must be at least %d, which one window may take", o.max_rows, DEQ_ROW_WINDOW_MAX);
+        return deq_fail(err, DEQ_EINVAL, "max_rows %u: must be at least %d, which one window may take", o.max_rows,
+                        DEQ_ROW_WINDOW_MAX);
     if (o.max_positions > (1u << 24))
         return deq_fail(err, DEQ_EINVAL, "max_positions %u exceeds %u", o.max_positions, 1u << 24);
     if (o.cache_bytes < page * full)
-        return deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: one sequence of %u positions takes %llu", (unsigned long long)o.cache_bytes,
-                        o.max_positions, (unsigned long long)(page * full));
+        return deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: one sequence of %u positions takes %llu",
+                        (unsigned long long)o.cache_bytes, o.max_positions, (unsigned long long)(page * full));
     if (o.cache_bytes / page > UINT32_MAX)
-        return deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: at most %llu can be used", (unsigned long long)o.cache_bytes,
-                        (unsigned long long)(page * UINT32_MAX));
+        return deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: at most %llu can be used",
+                        (unsigned long long)o.cache_bytes, (unsigned long long)(page * UINT32_MAX));
     *ret = o;
     return DEQ_OK;
 }
@@ -100,7 +104,8 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
     deq_prefix_lay_out(&e->prefix, n_pages, e->opts.prefill_block, c, l);
 }
 
-uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *o, const struct deq_cell *shape)
+uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct deq_engine_opts *o,
+                                 const struct deq_cell *shape)
 {
     struct deq_engine e = {.serving = *serving, .opts = *o};
     struct deq_layout l = {0};
@@ -108,8 +113,9 @@ uint64_t deq_engine_memory_bytes(const struct deq_serving *serving, const struct
     return sizeof e + l.bytes + shape->bytes + deq_pool_bytes(o->threads);
 }
 
-enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving, struct deq_pool *pool,
-                            const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err)
+enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab, const struct deq_serving *serving,
+                            struct deq_pool *pool, const struct deq_engine_opts *opts, struct deq_engine **ret,
+                            struct deq_err *err)
 {
     struct deq_engine *e = DEQ_NEW(struct deq_engine);
     struct deq_layout l = {0};
@@ -120,7 +126,8 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
     e->serving = *serving;
     e->opts.threads = deq_pool_threads(pool);
     if (!rc && deq_engine_pages(cell, &e->opts) != cell->n_pages)
-        rc = deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: the cell was opened with %u pages", (unsigned long long)e->opts.cache_bytes, cell->n_pages);
+        rc = deq_fail(err, DEQ_EINVAL, "cache of %llu bytes: the cell was opened with %u pages",
+                      (unsigned long long)e->opts.cache_bytes, cell->n_pages);
     if (!rc && !deq_hash_key(&e->secret))
         rc = deq_fail(err, DEQ_EIO, "the system gives no random numbers");
     if (!rc) {

@@ -31,7 +31,8 @@ uint32_t deq_pages_needed(const struct deq_cell *c, size_t positions, uint32_t r
 enum deq_rc deq_ring_open(struct deq_pages *p, uint32_t n, struct deq_ring *ret, struct deq_err *err)
 {
     if (n > p->n_pages - p->n_reserved)
-        return deq_fail(err, DEQ_EFULL, "%u cache pages are needed, %u of %u are not reserved", n, p->n_pages - p->n_reserved, p->n_pages);
+        return deq_fail(err, DEQ_EFULL, "%u cache pages are needed, %u of %u are not reserved", n,
+                        p->n_pages - p->n_reserved, p->n_pages);
     uint32_t *page = DEQ_NEW_ARRAY(uint32_t, n);
     if (!page)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");

@@ -4,11 +4,13 @@
 
 enum { NONE = UINT32_MAX };
 
-void deq_prefix_lay_out(struct deq_prefix *c, uint32_t n_pages, uint32_t block, const struct deq_cell *cell, struct deq_layout *l)
+void deq_prefix_lay_out(struct deq_prefix *c, uint32_t n_pages, uint32_t block, const struct deq_cell *cell,
+                        struct deq_layout *l)
 {
     const uint32_t seen = DEQ_MIN(block, cell->lookback);
     c->pages_max = DEQ_MIN(block / cell->page_tok, (seen - 1) / cell->page_tok + 2);
-    /* entries mostly hold the pages that a row still reads; forks share some, so twice as many entries are room enough */
+    /* entries mostly hold the pages that a row still reads; forks share some, so twice as
+     * many entries are room enough */
     c->cap = DEQ_MAX(2 * n_pages / DEQ_MAX(seen / cell->page_tok, 1u), 1u);
     c->n_buckets = 1;
     while (c->n_buckets < c->cap)
@@ -27,7 +29,9 @@ void deq_prefix_init(struct deq_prefix *c, struct deq_pages *pages, const struct
     memset(c->bucket, 0xff, c->n_buckets * sizeof *c->bucket);
     c->newest = c->oldest = c->unused = NONE;
     for (uint32_t i = c->cap; i-- > 0;) {
-        c->entries[i] = (struct deq_prefix_entry){.page = c->pages + (size_t)i * c->pages_max, .state = c->states + i * c->state_dim, .next = c->unused};
+        c->entries[i] = (struct deq_prefix_entry){.page = c->pages + (size_t)i * c->pages_max,
+                                                  .state = c->states + i * c->state_dim,
+                                                  .next = c->unused};
         c->unused = i;
     }
 }
@@ -124,8 +128,8 @@ void deq_prefix_invalidate(struct deq_prefix *c, uint32_t page)
     }
 }
 
-void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page, uint32_t n_pages,
-                       const float *state)
+void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page,
+                       uint32_t n_pages, const float *state)
 {
     const struct deq_prefix_entry *there = deq_prefix_find(c, key);
     if (there) {

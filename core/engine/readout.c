@@ -1,8 +1,8 @@
 /* From states to picks: which rows need logits in a step, their logits, the token that each would pick now. */
 #include "core/engine/engine_impl.h"
 
-/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose guess is due. Of the sequences
- * from `from` on, as many as there is room for; returns the one behind them. */
+/* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose
+ * guess is due. Of the sequences from `from` on, as many as there is room for; returns the one behind them. */
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
 {
     uint32_t i = from;
@@ -20,7 +20,8 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
-            const bool guess_due = r->guess_due && picks && r->position >= s->req.n_prompt && r->position < s->last_position;
+            const bool guess_due = r->guess_due && picks && r->position >= s->req.n_prompt &&
+                                   r->position < s->last_position;
             const bool need = r->finite && ((leading && (picks || wanted)) || guess_due);
             r->guess_due = false;
             if (need) {
@@ -82,8 +83,8 @@ static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
     return n;
 }
 
-/* Logits and picks of the head rows. Of a vocabulary in clusters, only those are computed that a pick depends on, and all for a
- * request that wants to see distributions. */
+/* Logits and picks of the head rows. Of a vocabulary in clusters, only those are computed that a pick depends on, and
+ * all for a request that wants to see distributions. */
 void deq_readout_run(struct deq_engine *e)
 {
     const size_t work = e->n_head * e->cell->vocab_size;

@@ -39,14 +39,17 @@ static void weigh(const float *logits, uint32_t n, float top, float inv_temp, fl
 {
     for (uint32_t i = 0; i < n; i++) {
         const float x = (logits[i] - top) * inv_temp;
-        w[i] = x < 80 ? x : -INFINITY; /* a word of a cluster may be above the cluster by a rounding; NaN is not below */
+        /* a word of a cluster may be above the cluster by a rounding; NaN is not below */
+        w[i] = x < 80 ? x : -INFINITY;
     }
     (void)deq_kern()->exp_sum(w, w, 0, n);
 }
 
-/* Collects and sorts the candidates with p >= floor until at least `mass` (of probability) and `count` of them are there; returns how many. All
- * with p >= floor are in, so what was left out is less probable than anything that is in. */
-static uint32_t ranked(const float *w, uint32_t V, double mass, uint32_t count, struct deq_candidate *out, double *ret_total)
+/* Collects and sorts the candidates with p >= floor until at least `mass` (of probability) and `count` of
+ * them are there; returns how many. All with p >= floor are in, so what was left out is less probable
+ * than anything that is in. */
+static uint32_t ranked(const float *w, uint32_t V, double mass, uint32_t count, struct deq_candidate *out,
+                       double *ret_total)
 {
     double total = 0;
     for (uint32_t i = 0; i < V; i++)
@@ -104,8 +107,8 @@ static void repeat(float penalty, float *x, uint32_t *counts, const uint32_t *id
     }
 }
 
-void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_history *h, const float *logits, uint32_t V,
-                       struct deq_sample_scratch *scratch)
+void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_history *h, const float *logits,
+                       uint32_t V, struct deq_sample_scratch *scratch)
 {
     float *x = scratch->adjusted;
     uint32_t *counts = scratch->counts;
@@ -137,7 +140,8 @@ void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_his
     }
 }
 
-uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position, struct deq_sample_scratch *scratch)
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position,
+                    struct deq_sample_scratch *scratch)
 {
     struct deq_candidate *c = scratch->candidates;
     const uint32_t best = deq_argmax(logits, V);
@@ -205,14 +209,15 @@ static uint32_t greedy_clusters(const struct deq_tails *t, const float *logits, 
             *ret_need = c;
             return UINT32_MAX;
         }
-        const uint32_t begin = deq_cluster_begin(t->vocab, c), i = begin + deq_argmax(logits + begin, deq_cluster_size(t->vocab, c));
+        const uint32_t begin = deq_cluster_begin(t->vocab, c),
+                       i = begin + deq_argmax(logits + begin, deq_cluster_size(t->vocab, c));
         best = logits[i] > logits[best] ? i : best;
     }
     return best;
 }
 
-uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits, uint32_t choice, size_t position,
-                             struct deq_sample_scratch *scratch, uint32_t *ret_need)
+uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits,
+                             uint32_t choice, size_t position, struct deq_sample_scratch *scratch, uint32_t *ret_need)
 {
     if (greedy(s))
         return greedy_clusters(t, logits, ret_need);

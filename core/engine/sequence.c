@@ -1,4 +1,5 @@
-/* The life of a sequence: what it may look back at, what it takes from the prefix cache and leaves there, how it begins, forks and ends. */
+/* The life of a sequence: what it may look back at, what it takes from the prefix cache and leaves there, how
+ * it begins, forks and ends. */
 #include <string.h>
 
 #include "core/base/mem.h"
@@ -10,14 +11,16 @@ void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position)
 {
     uint32_t from;
     while (!deq_ring_claim(&e->pages, &s->ring, position, &from))
-        if (!deq_prefix_evict(&e->prefix)) /* then every page is held by a sequence, and the one to be written over is in the cache */
+        /* then every page is held by a sequence, and the one to be written over is in the cache */
+        if (!deq_prefix_evict(&e->prefix))
             deq_prefix_invalidate(&e->prefix, deq_page_of(&s->ring, position / e->cell->page_tok));
     if (from != DEQ_PAGE_NONE)
         e->cell->ops->page_copy(e->cell, deq_page_of(&s->ring, position / e->cell->page_tok), from);
 }
 
 /* The name of the empty text: all that the bits of a state depend on beside the tokens, and who may share it. */
-static void name_begin(const struct deq_engine *e, const struct sequence *s, struct deq_hash *ret_exact, struct deq_hash *ret_approximate)
+static void name_begin(const struct deq_engine *e, const struct sequence *s, struct deq_hash *ret_exact,
+                       struct deq_hash *ret_approximate)
 {
     struct {
         uint32_t method, warm, max_iter, min_iter, window, approximate;
@@ -62,7 +65,8 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position
     name_block(e, &s->approximate, s->tokens + end - B);
     const bool canonical = end <= s->req.n_prompt && !s->tainted;
     const size_t first = first_page_seen(e, end - B, end), behind = end / e->cell->page_tok;
-    deq_prefix_insert(&e->prefix, canonical ? &s->exact : &s->approximate, &s->ring, first, (uint32_t)(behind - first), state);
+    deq_prefix_insert(&e->prefix, canonical ? &s->exact : &s->approximate, &s->ring, first, (uint32_t)(behind - first),
+                      state);
 }
 
 struct found {
@@ -78,8 +82,8 @@ static struct found find(const struct deq_engine *e, const struct sequence *s, c
     return f;
 }
 
-/* Begins s behind the longest prefix whose blocks are cached, as far back as attention reaches. The last position of a prompt is always solved: its
- * logits are wanted. */
+/* Begins s behind the longest prefix whose blocks are cached, as far back as attention reaches. The last position of a
+ * prompt is always solved: its logits are wanted. */
 static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct deq_admission *ret)
 {
     const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, back = e->cell->lookback;
@@ -138,10 +142,11 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
         return deq_fail(err, DEQ_EINVAL, "prompt: at least one token is needed");
     for (size_t i = 0; i < q->n_prompt; i++)
         if (q->prompt[i] >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "prompt: token %u at %zu is outside the vocabulary of %zu", q->prompt[i], i, e->cell->vocab_size);
+            return deq_fail(err, DEQ_EINVAL, "prompt: token %u at %zu is outside the vocabulary of %zu", q->prompt[i],
+                            i, e->cell->vocab_size);
     if (q->n_prompt > e->opts.max_positions || q->max_tokens > e->opts.max_positions - q->n_prompt)
-        return deq_fail(err, DEQ_EINVAL, "prompt of %zu tokens plus max_tokens %u exceeds the limit of %u positions", q->n_prompt,
-                        q->max_tokens, e->opts.max_positions);
+        return deq_fail(err, DEQ_EINVAL, "prompt of %zu tokens plus max_tokens %u exceeds the limit of %u positions",
+                        q->n_prompt, q->max_tokens, e->opts.max_positions);
     const struct deq_solve_params *p = &q->solve;
     if (p->window < 1 || p->window > DEQ_ROW_WINDOW_MAX)
         return deq_fail(err, DEQ_EINVAL, "window: %u is outside 1..%d", p->window, DEQ_ROW_WINDOW_MAX);
@@ -151,13 +156,16 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
     if (q->n > 1 && (!q->max_tokens || q->n > e->opts.max_sequences))
-        return deq_fail(err, DEQ_EINVAL, "n: %u choices need max_tokens and at most max_sequences %u", q->n, e->opts.max_sequences);
+        return deq_fail(err, DEQ_EINVAL, "n: %u choices need max_tokens and at most max_sequences %u", q->n,
+                        e->opts.max_sequences);
     for (size_t i = 0; i < s->n_bias; i++)
         if (s->bias[i].token >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "bias: token %u is outside the vocabulary of %zu", s->bias[i].token, e->cell->vocab_size);
+            return deq_fail(err, DEQ_EINVAL, "bias: token %u is outside the vocabulary of %zu", s->bias[i].token,
+                            e->cell->vocab_size);
     for (size_t i = 0; i < s->n_stop_ids; i++)
         if (s->stop_ids[i] >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "stop_ids: token %u is outside the vocabulary of %zu", s->stop_ids[i], e->cell->vocab_size);
+            return deq_fail(err, DEQ_EINVAL, "stop_ids: token %u is outside the vocabulary of %zu", s->stop_ids[i],
+                            e->cell->vocab_size);
     return DEQ_OK;
 }
 
@@ -170,14 +178,15 @@ static void undo(struct deq_engine *e, struct sequence *s)
     s->id = 0;
 }
 
-static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q, const struct deq_solver_opts *o, uint32_t choice,
-                         struct deq_err *err)
+static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q,
+                         const struct deq_solver_opts *o, uint32_t choice, struct deq_err *err)
 {
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
     struct deq_ring ring;
     if (!tokens)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    const enum deq_rc rc = deq_ring_open(&e->pages, deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window), &ring, err);
+    const uint32_t pages = deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window);
+    const enum deq_rc rc = deq_ring_open(&e->pages, pages, &ring, err);
     if (rc) {
         deq_free(tokens);
         return rc;
@@ -199,7 +208,8 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
     return DEQ_OK;
 }
 
-enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret, struct deq_err *err)
+enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret,
+                       struct deq_err *err)
 {
     struct deq_solver_opts o = e->serving.solver;
     struct deq_admission a = {.id = e->next_id};
@@ -215,22 +225,27 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     if (!rc)
         rc = deq_solver_check(&o, err);
     if (!rc && !(o.tol > 0) && (q->solve.window != 1 || q->solve.warm_start != DEQ_WARM_ZERO))
-        rc = deq_fail(err, DEQ_EINVAL, "window, warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with window 1");
+        rc = deq_fail(err, DEQ_EINVAL,
+                      "window, warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with "
+                      "window 1");
     if (!rc && (uint64_t)n * q->solve.window > e->opts.max_rows)
-        rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n, q->solve.window, e->opts.max_rows);
+        rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n,
+                      q->solve.window, e->opts.max_rows);
     if (rc)
         return rc;
     const uint64_t pages = (uint64_t)n * deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window);
     if (pages > e->pages.n_pages)
-        return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n, (unsigned long long)pages, e->pages.n_pages);
+        return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n,
+                        (unsigned long long)pages, e->pages.n_pages);
     if (n > e->opts.max_sequences - e->n_active)
-        return deq_fail(err, DEQ_EFULL, "%u sequences are needed, %zu of %u are taken", n, e->n_active, e->opts.max_sequences);
+        return deq_fail(err, DEQ_EFULL, "%u sequences are needed, %zu of %u are taken", n, e->n_active,
+                        e->opts.max_sequences);
     if (pages > e->pages.n_pages - e->pages.n_reserved)
-        return deq_fail(err, DEQ_EFULL, "%llu cache pages are needed, %u of %u are not reserved", (unsigned long long)pages,
-                        e->pages.n_pages - e->pages.n_reserved, e->pages.n_pages);
+        return deq_fail(err, DEQ_EFULL, "%llu cache pages are needed, %u of %u are not reserved",
+                        (unsigned long long)pages, e->pages.n_pages - e->pages.n_reserved, e->pages.n_pages);
     if (n * q->solve.window > e->opts.max_rows - e->rows_reserved)
-        return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window, e->opts.max_rows - e->rows_reserved,
-                        e->opts.max_rows);
+        return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window,
+                        e->opts.max_rows - e->rows_reserved, e->opts.max_rows);
     for (uint32_t i = 0; i < e->opts.max_sequences && begun < n && !rc; i++) {
         struct sequence *s = &e->seqs[i];
         if (s->id)
@@ -258,7 +273,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
 
 void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
 {
-    const size_t P = e->cell->page_tok, back = e->cell->lookback, end = from->n_committed, lo = end > back ? end - back : 0;
+    const size_t P = e->cell->page_tok, back = e->cell->lookback, end = from->n_committed,
+                 lo = end > back ? end - back : 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (s->id != from->id || !s->waiting)
@@ -276,7 +292,8 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
 
 /* --- Middle --- */
 
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread, uint32_t *ret_need)
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread,
+                        uint32_t *ret_need)
 {
     struct deq_sample_scratch *scratch = &e->scratch[thread];
     const uint32_t V = (uint32_t)e->cell->vocab_size;
@@ -290,7 +307,8 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
         uint32_t guessed[DEQ_ROW_WINDOW_MAX];
         const size_t begin = s->req.n_prompt, known = DEQ_MIN(s->n_known, position + 1);
         size_t n_guessed = 0;
-        for (size_t p = known; p <= position; p++) /* rows of the window, whose tokens are guesses: they stand in it from n_committed on */
+        /* rows of the window, whose tokens are guesses: they stand in it from n_committed on */
+        for (size_t p = known; p <= position; p++)
             guessed[n_guessed++] = e->rows[s->row[p - s->n_committed]].token;
         const struct deq_sample_history h = {.prompt = s->tokens,
                                              .n_prompt = begin,
@@ -350,7 +368,8 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
     e->n_paused -= s->paused;
     e->rows_reserved -= s->req.solve.window;
     s->req.event(s->req.ctx, &end);
-    for (uint32_t i = 0; leads && i < e->opts.max_sequences; i++) /* choices that wait for a prompt that nobody solves any more */
+    /* choices that wait for a prompt that nobody solves any more */
+    for (uint32_t i = 0; leads && i < e->opts.max_sequences; i++)
         if (e->seqs[i].id == end.id && e->seqs[i].waiting)
             deq_seq_finish(e, &e->seqs[i], how, message);
 }
@@ -375,7 +394,8 @@ enum deq_rc deq_expire(struct deq_engine *e, uint64_t id)
             continue;
         rc = DEQ_OK;
         s->expired = true;
-        if (!s->waiting && (s->paused || s->n_committed + 1 < s->req.n_prompt || !s->req.max_tokens)) /* choices that wait end with their leader */
+        /* choices that wait end with their leader */
+        if (!s->waiting && (s->paused || s->n_committed + 1 < s->req.n_prompt || !s->req.max_tokens))
             deq_seq_finish(e, s, DEQ_FINISH_DEADLINE, NULL);
     }
     return rc;

@@ -25,7 +25,8 @@ static double nearest(double x)
     return (x + big) - big;
 }
 
-/* x = n ln 2 + r, |r| <= 0.35: 2^n times Taylor's series. ln 2 in two parts, the first with zeros behind 32 bits, so that n times it is exact. */
+/* x = n ln 2 + r, |r| <= 0.35: 2^n times Taylor's series. ln 2 in two parts, the first with zeros behind 32 bits, so
+ * that n times it is exact. */
 double deq_exp(double x)
 {
     static const double LN2_HI = 0x1.62e42feep-1, LN2_LO = 0x1.a39ef35793c76p-33, LOG2E = 0x1.71547652b82fep+0;
@@ -67,7 +68,8 @@ double deq_log(double x)
 /* x = n pi/2 + r, |r| <= pi/4. pi/2 in three parts, the first two with zeros behind 33 bits: n times them is exact. */
 void deq_sincos(double x, double *ret_sin, double *ret_cos)
 {
-    static const double P1 = 0x1.921fb544p+0, P2 = 0x1.0b4611a6p-34, P3 = 0x1.3198a2e037073p-69, TWO_OVER_PI = 0x1.45f306dc9c883p-1;
+    static const double P1 = 0x1.921fb544p+0, P2 = 0x1.0b4611a6p-34, P3 = 0x1.3198a2e037073p-69,
+                        TWO_OVER_PI = 0x1.45f306dc9c883p-1;
     const double n = nearest(x * TWO_OVER_PI), r = ((x - n * P1) - n * P2) - n * P3, q = r * r;
     double s = 1, c = 1;
     for (int k = 20; k >= 2; k -= 2) { /* pi/4 to the 21st over 21! < 1e-21 */

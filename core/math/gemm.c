@@ -15,8 +15,10 @@ enum deq_rc deq_pack(const float *w, size_t n, size_t k, bool bf16, struct deq_p
     if (!data)
         return deq_fail(err, DEQ_ENOMEM, "no memory to pack a weight of shape [%zu, %zu]", n, k);
     for (size_t p = 0; p < panels; p++)
-        for (size_t k0 = 0; k0 < k; k0 += BLOCK) { /* blocks that stay in the first cache: both sides are walked with a stride */
-            const size_t rows = DEQ_MIN((size_t)DEQ_PANEL, n - p * DEQ_PANEL), k1 = DEQ_MIN(k0 + BLOCK, k), base = p * DEQ_PANEL * k;
+        /* blocks that stay in the first cache: both sides are walked with a stride */
+        for (size_t k0 = 0; k0 < k; k0 += BLOCK) {
+            const size_t rows = DEQ_MIN((size_t)DEQ_PANEL, n - p * DEQ_PANEL), k1 = DEQ_MIN(k0 + BLOCK, k),
+                         base = p * DEQ_PANEL * k;
             for (size_t r = 0; r < rows; r++)
                 for (size_t i = k0; i < k1; i++) {
                     const float x = w[(p * DEQ_PANEL + r) * k + i];
@@ -41,7 +43,8 @@ size_t deq_packed_bytes(const struct deq_packed *p)
     return DEQ_ROUND_UP(p->n, (size_t)DEQ_PANEL) * p->k * (p->bf16 ? 2 : 4);
 }
 
-static void panel(const struct deq_kern *kern, const float *x, size_t ldx, size_t m, const struct deq_packed *w, size_t p, float *y, size_t ldy)
+static void panel(const struct deq_kern *kern, const float *x, size_t ldx, size_t m, const struct deq_packed *w,
+                  size_t p, float *y, size_t ldy)
 {
     const size_t n = DEQ_MIN((size_t)DEQ_PANEL, w->n - p * DEQ_PANEL), at = p * DEQ_PANEL * w->k;
     if (w->bf16)
@@ -50,8 +53,8 @@ static void panel(const struct deq_kern *kern, const float *x, size_t ldx, size_
         kern->mm_f32(x, ldx, m, w->k, (const float *)w->data + at, y + p * DEQ_PANEL, ldy, n);
 }
 
-void deq_gemm_exact(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *y, size_t ldy, unsigned thread,
-                    unsigned n_threads)
+void deq_gemm_exact(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *y, size_t ldy,
+                    unsigned thread, unsigned n_threads)
 {
     const struct deq_kern *kern = deq_kern();
     const size_t panels = (w->n + DEQ_PANEL - 1) / DEQ_PANEL;
@@ -59,7 +62,8 @@ void deq_gemm_exact(const float *x, size_t ldx, size_t m, const struct deq_packe
         panel(kern, x, ldx, m, w, p, y, ldy);
 }
 
-void deq_gemm_exact_to(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *const *y, unsigned thread, unsigned n_threads)
+void deq_gemm_exact_to(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *const *y,
+                       unsigned thread, unsigned n_threads)
 {
     const struct deq_kern *kern = deq_kern();
     const size_t panels = (w->n + DEQ_PANEL - 1) / DEQ_PANEL;
@@ -76,7 +80,8 @@ void deq_packed_row(const struct deq_packed *w, size_t row, float *out)
 {
     const size_t base = row / DEQ_PANEL * DEQ_PANEL * w->k + row % DEQ_PANEL;
     for (size_t i = 0; i < w->k; i++)
-        out[i] = w->bf16 ? deq_bf16_to_f32(((const uint16_t *)w->data)[base + i * DEQ_PANEL]) : ((const float *)w->data)[base + i * DEQ_PANEL];
+        out[i] = w->bf16 ? deq_bf16_to_f32(((const uint16_t *)w->data)[base + i * DEQ_PANEL])
+                         : ((const float *)w->data)[base + i * DEQ_PANEL];
 }
 
 static double start(float beta, const float *y)
@@ -84,7 +89,8 @@ static double start(float beta, const float *y)
     return beta != 0 ? (double)beta * (double)*y : 0; /* beta 0: y may hold anything */
 }
 
-void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta, float *y, size_t ldy)
+void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
+                       float *y, size_t ldy)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
@@ -95,8 +101,8 @@ void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx,
         }
 }
 
-void deq_gemm_dyw_wide(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw, float beta, float *dx,
-                       size_t lddx)
+void deq_gemm_dyw_wide(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw,
+                       float beta, float *dx, size_t lddx)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < k; j++) {

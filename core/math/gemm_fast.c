@@ -1,5 +1,6 @@
-/* The fast path of gemm.h: OpenBLAS. A file of its own, so that programs that only serve are linked without it: it would start threads before main, take
- * their memory, and, where that is not to be had (a low RLIMIT_AS), never let the process end. */
+/* The fast path of gemm.h: OpenBLAS. A file of its own, so that programs that only serve are linked without it:
+ * it would start threads before main, take their memory, and, where that is not to be had (a low RLIMIT_AS),
+ * never let the process end. */
 #include <cblas.h>
 
 #include "core/math/gemm.h"
@@ -14,21 +15,26 @@ static void one_thread(void)
     }
 }
 
-void deq_gemm_xwt(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta, float *y, size_t ldy)
+void deq_gemm_xwt(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
+                  float *y, size_t ldy)
 {
     one_thread();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, 1.0f, x, (int)ldx, w, (int)ldw, beta, y, (int)ldy);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, 1.0f, x, (int)ldx, w, (int)ldw, beta,
+                y, (int)ldy);
 }
 
-void deq_gemm_dyw(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw, float beta, float *dx,
-                  size_t lddx)
+void deq_gemm_dyw(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw, float beta,
+                  float *dx, size_t lddx)
 {
     one_thread();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)k, (int)n, 1.0f, dy, (int)lddy, w, (int)ldw, beta, dx, (int)lddx);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)k, (int)n, 1.0f, dy, (int)lddy, w, (int)ldw,
+                beta, dx, (int)lddx);
 }
 
-void deq_gemm_dytx(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *x, size_t ldx, float *dw, size_t lddw)
+void deq_gemm_dytx(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *x, size_t ldx, float *dw,
+                   size_t lddw)
 {
     one_thread();
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)k, (int)m, 1.0f, dy, (int)lddy, x, (int)ldx, 1.0f, dw, (int)lddw);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)n, (int)k, (int)m, 1.0f, dy, (int)lddy, x, (int)ldx, 1.0f,
+                dw, (int)lddw);
 }

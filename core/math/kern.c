@@ -14,8 +14,8 @@ static const struct deq_kern *available(size_t i)
 #if defined(__x86_64__)
     /* the builtin also asks whether the system saves the registers */
     if (i == 0)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512vl")
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
                    ? &deq_kern_avx512
                    : NULL;
     if (i == 1)

@@ -1,9 +1,10 @@
 /* The table of compute kernels, one entry per CPU level (ref, avx2, avx512), chosen once at run time.
  *
- * What every kernel promises: its result depends on its inputs alone, and is the same bits at every level. Matrix products: the
- * vector lanes are output elements, and each element is one chain of fused multiply-adds over k = 0..K-1. Reductions: sixteen partial
- * sums (lane i takes elements i, i+16, ...; a short tail is padded with the neutral element), added in the fixed tree of vf_hsum.
- * Pointers need no alignment. No kernel allocates, blocks or keeps state: any thread. */
+ * What every kernel promises: its result depends on its inputs alone, and is the same bits at every level. Matrix
+ * products: the vector lanes are output elements, and each element is one chain of fused multiply-adds over
+ * k = 0..K-1. Reductions: sixteen partial sums (lane i takes elements i, i+16, ...; a short tail is padded with
+ * the neutral element), added in the fixed tree of vf_hsum. Pointers need no alignment. No kernel allocates,
+ * blocks or keeps state: any thread. */
 #ifndef DEQ_MATH_KERN_H
 #define DEQ_MATH_KERN_H
 
@@ -13,7 +14,7 @@ enum { DEQ_PANEL = 64 }; /* columns of one packed weight panel */
 enum { DEQ_KV_PAGE_TOK = 16 }; /* positions of one cache page: one vector of scores */
 
 /* One head of one row attending over a paged cache (Dai et al., "Transformer-XL", 2019, section 3.3):
- *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j                                    */
+ *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j */
 struct deq_attn_args {
     const float *qc;           /* [Dh] query + r_w */
     const float *qr;           /* [Dh] query + r_r */
@@ -33,13 +34,16 @@ struct deq_kern {
     const char *name;
     /* y[m, 0..n) = sum_k x[m, k] * w(k, n); w is one packed panel [K, 64] of f32 or bf16; n <= 64 columns are stored */
     void (*mm_f32)(const float *x, size_t ldx, size_t m, size_t k, const float *panel, float *y, size_t ldy, size_t n);
-    void (*mm_bf16)(const float *x, size_t ldx, size_t m, size_t k, const uint16_t *panel, float *y, size_t ldy, size_t n);
+    void (*mm_bf16)(const float *x, size_t ldx, size_t m, size_t k, const uint16_t *panel, float *y, size_t ldy,
+                    size_t n);
     void (*attn)(const struct deq_attn_args *a);
     /* y = (x - mean) * rstd [* gain + bias]; gain, bias [n] or NULL; ret_stats {mean, rstd} or NULL */
-    void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y, float *ret_stats);
-    /* dx = rstd * (g - mean(g) - xhat * mean(g*xhat)), g = dy*gain; d_gain += dy*xhat, d_bias += dy (all three may be NULL) */
-    void (*layernorm_vjp)(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx, float *d_gain,
-                          float *d_bias);
+    void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,
+                      float *ret_stats);
+    /* dx = rstd * (g - mean(g) - xhat * mean(g*xhat)), g = dy*gain; d_gain += dy*xhat,
+     * d_bias += dy (all three may be NULL) */
+    void (*layernorm_vjp)(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx,
+                          float *d_gain, float *d_bias);
     float (*dot)(const float *a, const float *b, size_t n);
     float (*diff_sumsq)(const float *a, const float *b, size_t n); /* sum (a-b)^2 */
     void (*axpy)(float *y, float a, const float *x, size_t n);     /* y += a*x */
@@ -48,7 +52,8 @@ struct deq_kern {
     void (*mul)(float *y, const float *a, const float *b, size_t n);
     void (*add_relu)(float *y, const float *b, size_t n);          /* y = max(y + b, 0); NaN stays NaN */
     float (*max)(const float *x, size_t n);
-    float (*exp_sum)(float *y, const float *x, float shift, size_t n); /* y = exp(x - shift), returns the sum; y may be x or NULL */
+    /* y = exp(x - shift), returns the sum; y may be x or NULL */
+    float (*exp_sum)(float *y, const float *x, float shift, size_t n);
     void (*scale)(float *y, float a, size_t n);
 };
 

@@ -1,5 +1,6 @@
-/* The body of every kernel, compiled once per CPU level: the including file defines KERN (name), MM_ROWS and MM_VECS (the tile of
- * mm in rows and vectors, what the level's registers hold) and includes its vec_*.h first. See kern.h for what each one does. */
+/* The body of every kernel, compiled once per CPU level: the including file defines KERN (name), MM_ROWS and
+ * MM_VECS (the tile of mm in rows and vectors, what the level's registers hold) and includes its vec_*.h first. See
+ * kern.h for what each one does. */
 #include <math.h>
 #include <string.h>
 
@@ -41,8 +42,9 @@ static inline vf load_w(const void *p, size_t i, bool bf16)
 }
 
 /* One tile: rows x (16*vecs) outputs held in registers while k runs. */
-__attribute__((always_inline)) static inline void mm_tile(const float *x, size_t ldx, size_t K, const void *w, bool bf16, float *y,
-                                                          size_t ldy, size_t n, const int rows, const int vecs)
+__attribute__((always_inline)) static inline void mm_tile(const float *x, size_t ldx, size_t K, const void *w,
+                                                          bool bf16, float *y, size_t ldy, size_t n, const int rows,
+                                                          const int vecs)
 {
     vf acc[MM_ROWS][MM_VECS];
     for (int r = 0; r < rows; r++)
@@ -64,8 +66,8 @@ __attribute__((always_inline)) static inline void mm_tile(const float *x, size_t
                 st_n(y + (size_t)r * ldy + v * 16, acc[r][v], n - (size_t)v * 16);
 }
 
-__attribute__((always_inline)) static inline void mm_panel(const float *x, size_t ldx, size_t M, size_t K, const void *panel, bool bf16,
-                                                           float *y, size_t ldy, size_t n)
+__attribute__((always_inline)) static inline void mm_panel(const float *x, size_t ldx, size_t M, size_t K,
+                                                           const void *panel, bool bf16, float *y, size_t ldy, size_t n)
 {
     const size_t width = 16 * MM_VECS;
     for (size_t c = 0; c < n; c += width) {
@@ -95,13 +97,14 @@ static void mm_f32(const float *x, size_t ldx, size_t M, size_t K, const float *
     mm_panel(x, ldx, M, K, panel, false, y, ldy, n);
 }
 
-static void mm_bf16(const float *x, size_t ldx, size_t M, size_t K, const uint16_t *panel, float *y, size_t ldy, size_t n)
+static void mm_bf16(const float *x, size_t ldx, size_t M, size_t K, const uint16_t *panel, float *y, size_t ldy,
+                    size_t n)
 {
     mm_panel(x, ldx, M, K, panel, true, y, ldy, n);
 }
 
-/* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it is 0, and
- * NaN stays NaN (the second operand of vf_max wins then). */
+/* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it
+ * is 0, and NaN stays NaN (the second operand of vf_max wins then). */
 static inline vf vexp(vf x)
 {
     const vf lo = vf_set1(-87.0f);
@@ -195,7 +198,8 @@ static void add_relu(float *y, const float *b, size_t n)
     EACH(vf_max(vf_set1(0.0f), vf_add(ld_n(y + i, left, 0), ld_n(b + i, left, 0))))
 }
 
-static void layernorm(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y, float *ret_stats)
+static void layernorm(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,
+                      float *ret_stats)
 {
     vf s = vf_set1(0.0f);
     for (size_t i = 0; i < n; i += 16)
@@ -220,8 +224,8 @@ static void layernorm(const float *x, size_t n, float eps, const float *gain, co
     }
 }
 
-static void layernorm_vjp(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx, float *d_gain,
-                          float *d_bias)
+static void layernorm_vjp(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx,
+                          float *d_gain, float *d_bias)
 {
     vf m = vf_set1(stats[0]), rs = vf_set1(stats[1]), sg = vf_set1(0.0f), sgx = vf_set1(0.0f), one = vf_set1(1.0f);
     for (size_t i = 0; i < n; i += 16) {
@@ -259,7 +263,8 @@ static void attn(const struct deq_attn_args *a)
             const size_t q = p + (i < n ? i : 0); /* pages past the end repeat the first; their scores are dropped */
             s[i] = vf_set1(0.0f);
             k[i] = a->k[q];
-            /* column of lane 0: distance t - j; the last page may reach past t by 15 columns, the first before lo by 15 */
+            /* column of lane 0: distance t - j; the last page may reach past t by 15 columns,
+             * the first before lo by 15 */
             r[i] = a->rel + (ptrdiff_t)a->rel_zero - (ptrdiff_t)a->t + (ptrdiff_t)((p0 + q) * P);
         }
         for (size_t d = 0; d < a->d_head; d++) {

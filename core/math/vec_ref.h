@@ -22,7 +22,8 @@ static inline vf vf_fma(vf a, vf b, vf c) { VF_MAP(fmaf(a.v[i], b.v[i], c.v[i]))
 /* as the instruction: b when either is NaN */
 static inline vf vf_max(vf a, vf b) { VF_MAP(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 static inline vf vf_round(vf a) { VF_MAP(nearbyintf(a.v[i])); }
-/* 2^n for integral n in -126..127; anything finite for other n (a NaN's sign, say), which the caller multiplies by NaN */
+/* 2^n for integral n in -126..127; anything finite for other n (a NaN's sign, say), which
+ * the caller multiplies by NaN */
 static inline vf vf_exp2i(vf n)
 {
     vf r;

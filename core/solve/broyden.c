@@ -1,4 +1,5 @@
-/* Good Broyden with limited memory; see solver.h. State: u_i, v_i [M, dim] each, the previous z and g, and one work vector. */
+/* Good Broyden with limited memory; see solver.h. State: u_i, v_i [M, dim] each, the previous z
+ * and g, and one work vector. */
 #include <math.h>
 #include <string.h>
 
@@ -24,8 +25,8 @@ void deq_broyden_step(const struct deq_solver_opts *o, struct deq_solver *s, siz
 {
     const struct deq_kern *k = deq_kern();
     const size_t bytes = dim * sizeof(float);
-    float *us = s->mem, *vs = us + (size_t)o->memory * dim, *z_prev = vs + (size_t)o->memory * dim, *g_prev = z_prev + dim,
-          *work = g_prev + dim;
+    float *us = s->mem, *vs = us + (size_t)o->memory * dim, *z_prev = vs + (size_t)o->memory * dim,
+          *g_prev = z_prev + dim, *work = g_prev + dim;
 
     if (s->n == o->memory) { /* full: start again from -I, the newest pair still gives the first update */
         s->n = 0;

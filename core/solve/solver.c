@@ -37,7 +37,9 @@ bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
     return false;
 }
 
-static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero", [DEQ_WARM_PREVIOUS] = "previous", [DEQ_WARM_PREDICTOR] = "predictor"};
+static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero",
+                                    [DEQ_WARM_PREVIOUS] = "previous",
+                                    [DEQ_WARM_PREDICTOR] = "predictor"};
 
 const char *deq_warm_name(enum deq_warm w)
 {
@@ -59,7 +61,8 @@ enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *er
     if (o->memory < 1 || o->memory > DEQ_SOLVER_MEMORY_MAX)
         return deq_fail(err, DEQ_EINVAL, "solver memory %u is outside 1..%d", o->memory, DEQ_SOLVER_MEMORY_MAX);
     if (o->max_iter < 1 || o->max_iter > 100000 || o->min_iter > o->max_iter)
-        return deq_fail(err, DEQ_EINVAL, "solver max_iter %u is outside 1..100000 or below min_iter %u", o->max_iter, o->min_iter);
+        return deq_fail(err, DEQ_EINVAL, "solver max_iter %u is outside 1..100000 or below min_iter %u", o->max_iter,
+                        o->min_iter);
     if (!(o->tol >= 0) || !isfinite(o->tol))
         return deq_fail(err, DEQ_EINVAL, "solver tol %g is not a number >= 0", (double)o->tol);
     if (!(o->beta > 0 && o->beta <= 1))
@@ -93,7 +96,8 @@ float deq_solver_residual(const struct deq_solver_opts *o, size_t dim, const flo
     return o->stop == DEQ_STOP_ABS ? r : r / (sqrtf(k->dot(fz, fz, dim)) + 1e-9f);
 }
 
-void deq_solver_step(const struct deq_solver_opts *o, struct deq_solver *s, size_t dim, float *z, const float *fz, float residual)
+void deq_solver_step(const struct deq_solver_opts *o, struct deq_solver *s, size_t dim, float *z, const float *fz,
+                     float residual)
 {
     if (residual > RESTART_AT * s->best) {
         deq_solver_restart(s);
@@ -116,8 +120,8 @@ size_t deq_solve_floats(const struct deq_solver_opts *o, size_t n, size_t dim)
     return n * (2 * dim + per) + DEQ_ROUND_UP(n * (sizeof(struct deq_solver) + 2 * sizeof(float)), 4) / 4 + 32;
 }
 
-void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z, float *ret_fz, float *scratch,
-               float *trace, struct deq_solve_report *ret)
+void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_fn f, void *ctx, float *z,
+               float *ret_fz, float *scratch, float *trace, struct deq_solve_report *ret)
 {
     const size_t per = deq_solver_floats(o, dim);
     /* the structs hold doubles and pointers: they stand first, at the block's own alignment */
@@ -172,6 +176,9 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
         top = DEQ_MAX(top, best[i]);
         all = all && best[i] < o->tol;
     }
-    *ret = (struct deq_solve_report){
-        .evaluations = it, .residual_max = top, .residual_mean = (float)(sum / (double)n), .converged = all, .finite = finite};
+    *ret = (struct deq_solve_report){.evaluations = it,
+                                     .residual_max = top,
+                                     .residual_mean = (float)(sum / (double)n),
+                                     .converged = all,
+                                     .finite = finite};
 }

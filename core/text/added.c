@@ -85,7 +85,8 @@ static void build(struct deq_added_set *set, const struct backwards *sorted, str
                 while (hi < r.hi && byte_at(sorted[hi].token, depth) == byte)
                     hi++;
                 of[n_nodes] = (struct range){r.lo, hi};
-                set->node[n_nodes] = (struct deq_added_node){.byte = byte, .fail = depth ? step(set, p->fail, byte) : 0};
+                set->node[n_nodes] = (struct deq_added_node){.byte = byte,
+                                                             .fail = depth ? step(set, p->fail, byte) : 0};
                 if (!depth)
                     set->root[byte] = n_nodes;
                 n_nodes++;

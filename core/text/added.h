@@ -1,8 +1,9 @@
 /* Added tokens in a text: the leftmost of them, and of those that begin there the longest, again and again.
  *
- * What it is: a trie of the contents spelt backwards, with the failure links of Aho and Corasick (1975). A text is read once from its end to
- * its beginning; the state at byte i is the longest text beginning at i that some content ends with, and its `longest` is the longest content
- * that begins at i. So all beginnings are known after O(n) steps, whatever the contents share with each other and with the text.
+ * What it is: a trie of the contents spelt backwards, with the failure links of Aho and Corasick (1975). A text is read
+ * once from its end to its beginning; the state at byte i is the longest text beginning at i that some content ends
+ * with, and its `longest` is the longest content that begins at i. So all beginnings are known after O(n) steps,
+ * whatever the contents share with each other and with the text.
  * What it is not: stripping of blanks and what is done with a token that was found (tokenizer.c).
  *
  * The set borrows the contents; owner: whoever embeds it, deq_added_free. Reading is safe from any thread. */

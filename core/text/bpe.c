@@ -137,7 +137,8 @@ static enum deq_rc no_symbol(uint8_t byte, struct deq_err *err)
     return deq_fail(err, DEQ_EINVAL, "the text has byte 0x%02x, for which the vocabulary has no symbol", byte);
 }
 
-static enum deq_rc encode_short(const struct deq_bpe *b, const char *piece, size_t n, struct deq_tokens *out, struct deq_err *err)
+static enum deq_rc encode_short(const struct deq_bpe *b, const char *piece, size_t n, struct deq_tokens *out,
+                                struct deq_err *err)
 {
     uint32_t id[SCAN_MAX];
     const struct deq_bpe_merge *pair[SCAN_MAX]; /* [n-1] merge of id[i], id[i+1], or NULL */
@@ -266,8 +267,8 @@ static enum deq_rc encode_long(const struct deq_bpe *b, const char *piece, size_
     return DEQ_OK;
 }
 
-enum deq_rc deq_bpe_encode(const struct deq_bpe *b, const char *piece, size_t n, struct deq_bpe_work *work, struct deq_tokens *out,
-                           struct deq_err *err)
+enum deq_rc deq_bpe_encode(const struct deq_bpe *b, const char *piece, size_t n, struct deq_bpe_work *work,
+                           struct deq_tokens *out, struct deq_err *err)
 {
     if (!n)
         return DEQ_OK;

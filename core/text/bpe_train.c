@@ -17,8 +17,8 @@ struct word {
     int64_t count; /* occurrences */
 };
 
-/* A word's bytes, then what they are merged into: a list in order, joined by positions in train.symbol. A merged symbol stands where its left
- * part stood. */
+/* A word's bytes, then what they are merged into: a list in order, joined by positions in train.symbol. A merged symbol
+ * stands where its left part stood. */
 struct symbol {
     uint32_t id; /* GONE where a right part stood */
     uint32_t word;
@@ -295,8 +295,10 @@ static bool count_pairs(struct train *t, const uint32_t byte_id[256])
         const struct word *w = &t->word[i];
         const uint32_t begin = at, end = begin + (uint32_t)w->text_len;
         for (; at < end; at++) {
-            t->symbol[at] = (struct symbol){.id = byte_id[(uint8_t)w->text[at - begin]], .word = (uint32_t)i,
-                                            .prev = at > begin ? at - 1 : NOWHERE, .next = at + 1 < end ? at + 1 : NOWHERE};
+            t->symbol[at] = (struct symbol){.id = byte_id[(uint8_t)w->text[at - begin]],
+                                            .word = (uint32_t)i,
+                                            .prev = at > begin ? at - 1 : NOWHERE,
+                                            .next = at + 1 < end ? at + 1 : NOWHERE};
             if (at > begin && !pair_add(t, t->symbol[at - 1].id, t->symbol[at].id, w->count, at - 1))
                 return false;
         }
@@ -321,7 +323,8 @@ static bool merge_at(struct train *t, uint32_t at, uint32_t left, uint32_t right
     if (l->prev != NOWHERE &&
         !(pair_add(t, s[l->prev].id, left, -count, l->prev) && pair_add(t, s[l->prev].id, id, count, l->prev)))
         return false;
-    if (r->next != NOWHERE && !(pair_add(t, right, s[r->next].id, -count, at) && pair_add(t, id, s[r->next].id, count, at)))
+    if (r->next != NOWHERE &&
+        !(pair_add(t, right, s[r->next].id, -count, at) && pair_add(t, id, s[r->next].id, count, at)))
         return false;
     l->id = id;
     r->id = GONE;
@@ -408,7 +411,8 @@ static bool merge_pairs(struct train *t, const struct deq_bpe_train_opts *opts)
 
 static bool first_tokens(struct train *t, uint32_t vocab_size, uint32_t byte_id[256])
 {
-    if (!(t->token = DEQ_NEW_ARRAY(struct deq_bpe_token, vocab_size)) || !(t->token[0].bytes = deq_strdup(DEQ_BPE_END_OF_TEXT)))
+    if (!(t->token = DEQ_NEW_ARRAY(struct deq_bpe_token, vocab_size)) ||
+        !(t->token[0].bytes = deq_strdup(DEQ_BPE_END_OF_TEXT)))
         return false;
     t->token[0].len = END_LEN;
     t->n_tokens = 1;
@@ -451,8 +455,8 @@ enum deq_rc deq_bpe_train(const char *text, size_t len, const struct deq_bpe_tra
     uint32_t byte_id[256];
     enum deq_rc rc = DEQ_OK;
     if (opts->vocab_size < DEQ_BPE_TRAIN_MIN_VOCAB || opts->vocab_size > DEQ_BPE_TRAIN_MAX_VOCAB)
-        return deq_fail(err, DEQ_EINVAL, "vocabulary of %u tokens: expected %d..%d", opts->vocab_size, DEQ_BPE_TRAIN_MIN_VOCAB,
-                        DEQ_BPE_TRAIN_MAX_VOCAB);
+        return deq_fail(err, DEQ_EINVAL, "vocabulary of %u tokens: expected %d..%d", opts->vocab_size,
+                        DEQ_BPE_TRAIN_MIN_VOCAB, DEQ_BPE_TRAIN_MAX_VOCAB);
     if (len > DEQ_BPE_TRAIN_MAX_BYTES)
         return deq_fail(err, DEQ_EINVAL, "%zu bytes of text, the limit is %u", len, DEQ_BPE_TRAIN_MAX_BYTES);
     if (!first_tokens(&t, opts->vocab_size, byte_id) || !count_text(&t, text, len) || !count_pairs(&t, byte_id) ||

@@ -17,17 +17,22 @@ static void write_token(struct deq_buf *out, const struct deq_bpe_token *token)
     deq_buf_str(out, "\"");
 }
 
-void deq_bpe_write(const struct deq_bpe_token *token, size_t n_tokens, const struct deq_bpe_parts *merge, size_t n_merges, struct deq_buf *out)
+void deq_bpe_write(const struct deq_bpe_token *token, size_t n_tokens, const struct deq_bpe_parts *merge,
+                   size_t n_merges, struct deq_buf *out)
 {
     static const char byte_level[] =
         "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, \"use_regex\": true}";
-    deq_buf_fmt(out, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n"
-                     "    {\"id\": 0, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-                     "\"normalized\": false, \"special\": true}\n  ],\n  \"normalizer\": null,\n", DEQ_BPE_END_OF_TEXT);
-    deq_buf_fmt(out, "  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n", byte_level, byte_level);
+    deq_buf_fmt(out,
+                "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n"
+                "    {\"id\": 0, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+                "\"normalized\": false, \"special\": true}\n  ],\n  \"normalizer\": null,\n",
+                DEQ_BPE_END_OF_TEXT);
+    deq_buf_fmt(out, "  \"pre_tokenizer\": %s,\n  \"post_processor\": null,\n  \"decoder\": %s,\n", byte_level,
+                byte_level);
     deq_buf_str(out, "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-                     "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-                     "    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {");
+                     "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+                     "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n"
+                     "    \"vocab\": {");
     for (size_t i = 0; i < n_tokens; i++) {
         deq_buf_str(out, i ? ",\n      " : "\n      ");
         write_token(out, &token[i]);

@@ -16,7 +16,9 @@ struct deq_bpe_parts {
     uint32_t left, right; /* ids */
 };
 
-/* token: [n_tokens] by id, the first is the end of text; merge: [n_merges] in order. What does not fit is out->failed. */
-void deq_bpe_write(const struct deq_bpe_token *token, size_t n_tokens, const struct deq_bpe_parts *merge, size_t n_merges, struct deq_buf *out);
+/* token: [n_tokens] by id, the first is the end of text; merge: [n_merges] in order. What
+ * does not fit is out->failed. */
+void deq_bpe_write(const struct deq_bpe_token *token, size_t n_tokens, const struct deq_bpe_parts *merge,
+                   size_t n_merges, struct deq_buf *out);
 
 #endif

@@ -42,8 +42,8 @@ size_t deq_corpus_split(const char *text, size_t len, float share)
     return at;
 }
 
-enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len, struct deq_tokens *out,
-                              uint64_t *ret_text_bytes, struct deq_err *err)
+enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len,
+                              struct deq_tokens *out, uint64_t *ret_text_bytes, struct deq_err *err)
 {
     size_t at = 0, n;
     uint64_t bytes = 0;

@@ -1,5 +1,5 @@
-/* Text files (core/base/text.h) as documents: a line that is exactly <|endoftext|> separates two documents; it and the line ends beside it belong to
- * neither. A file without that line is one document. */
+/* Text files (core/base/text.h) as documents: a line that is exactly <|endoftext|> separates two documents; it and the
+ * line ends beside it belong to neither. A file without that line is one document. */
 #ifndef DEQ_TEXT_CORPUS_H
 #define DEQ_TEXT_CORPUS_H
 
@@ -14,7 +14,7 @@ bool deq_corpus_next(const char *text, size_t len, size_t *at, const char **ret_
 size_t deq_corpus_split(const char *text, size_t len, float share);
 
 /* Appends  doc eos doc eos ...  (eos < 0: no separators) and counts the documents' bytes, separators left out. */
-enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len, struct deq_tokens *out,
-                              uint64_t *ret_text_bytes, struct deq_err *err);
+enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len,
+                              struct deq_tokens *out, uint64_t *ret_text_bytes, struct deq_err *err);
 
 #endif

@@ -57,7 +57,8 @@ bool deq_normalize(enum deq_form form, const char *s, size_t n, struct deq_buf *
             end += (size_t)k;
         }
         const size_t bad = end < n && (uint8_t)s[end] >= 0x80; /* one byte that is not UTF-8 */
-        if (!deq_buf_add(out, s + at, begin - at) || (end > begin && !add_form(table(form), s + begin, end - begin, out)) ||
+        if (!deq_buf_add(out, s + at, begin - at) ||
+            (end > begin && !add_form(table(form), s + begin, end - begin, out)) ||
             (bad && !deq_buf_add(out, s + end, 1)))
             return false;
         at = end + bad;

@@ -5,7 +5,8 @@
 #include "core/base/utf8.h"
 #include "core/text/unicode_tables.h"
 
-/* Alternatives are tried in order and the first that matches wins, so each scanner below is a list of ifs in the regex's order.
+/* Alternatives are tried in order and the first that matches wins, so each scanner below is a list
+ * of ifs in the regex's order.
  * Linear time: a run of blanks is read once to its end, and at most its last blank is left for the next piece. */
 static const struct {
     enum deq_pretok kind;
@@ -13,10 +14,12 @@ static const struct {
 } known[] = {
     {DEQ_PRETOK_GPT2, "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
     {DEQ_PRETOK_GPT2, "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},
-    {DEQ_PRETOK_CL100K, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                        "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-    {DEQ_PRETOK_QWEN2, "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                       "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {DEQ_PRETOK_CL100K,
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {DEQ_PRETOK_QWEN2,
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
 };
 
 enum class { OTHER, LETTER, NUMBER, SPACE };

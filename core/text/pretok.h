@@ -1,6 +1,6 @@
-/* Pre-tokenisers: cut text into the pieces inside which BPE may merge. Hand-written scanners for a fixed list of regular
- * expressions, because a general engine backtracks and has its own idea of \s; an unknown expression is refused by the loader.
- * Classes come from unicode_tables.h (one stated Unicode version). Pure functions, any thread. */
+/* Pre-tokenisers: cut text into the pieces inside which BPE may merge. Hand-written scanners for a fixed list of
+ * regular expressions, because a general engine backtracks and has its own idea of \s; an unknown expression is refused
+ * by the loader. Classes come from unicode_tables.h (one stated Unicode version). Pure functions, any thread. */
 #ifndef DEQ_TEXT_PRETOK_H
 #define DEQ_TEXT_PRETOK_H
 
@@ -18,8 +18,8 @@ enum deq_pretok {
 /* The scanner for a regular expression as it stands in tokenizer.json; false when it is not on the list. */
 bool deq_pretok_find(const char *regex, enum deq_pretok *ret_kind);
 
-/* Length in bytes of the first piece of s[0..n), n > 0. Every byte belongs to exactly one piece. A byte that is not part of valid
- * UTF-8 counts as a character that is neither letter, number nor space. */
+/* Length in bytes of the first piece of s[0..n), n > 0. Every byte belongs to exactly one piece. A byte that is not
+ * part of valid UTF-8 counts as a character that is neither letter, number nor space. */
 size_t deq_pretok_next(enum deq_pretok kind, const char *s, size_t n);
 
 bool deq_cp_is_space(uint32_t cp); /* White_Space */

@@ -7,11 +7,13 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 
-/* The rule: show the longest beginning of what is pending that (a) ends on a character and (b) has no end that is the beginning of a
- * stop string. So what is shown never has to be taken back, and its concatenation does not depend on how the bytes arrived.
+/* The rule: show the longest beginning of what is pending that (a) ends on a character and (b) has no end that is
+ * the beginning of a stop string. So what is shown never has to be taken back, and its concatenation does not
+ * depend on how the bytes arrived.
  *
- * Each stop string is looked for by Knuth, Morris and Pratt's automaton: a byte costs the same however long the strings are and
- * whatever came before. Its state is the length of the longest end of the text that begins the string, which is what (b) asks for. */
+ * Each stop string is looked for by Knuth, Morris and Pratt's automaton: a byte costs the same however long the
+ * strings are and whatever came before. Its state is the length of the longest end of the text that begins the string,
+ * which is what (b) asks for. */
 struct deq_text {
     struct deq_buf pending;
     size_t given; /* of the pending bytes, those of deq_text_begin: not the text's own */
@@ -58,7 +60,8 @@ static bool make_stop(struct stop *s, const char *bytes, size_t len)
     return true;
 }
 
-enum deq_rc deq_text_new(const char *const *stops, const size_t *lens, size_t n, struct deq_text **ret, struct deq_err *err)
+enum deq_rc deq_text_new(const char *const *stops, const size_t *lens, size_t n, struct deq_text **ret,
+                         struct deq_err *err)
 {
     struct deq_text *t = DEQ_NEW(struct deq_text);
     if (!t)
@@ -97,7 +100,8 @@ static size_t skipped(const struct deq_text *t)
     return t->skip ? blanks(t->pending.data, t->pending.len) : 0;
 }
 
-/* Reads the pending bytes from `from` on: the first place where a stop string stands, or what must be held because it begins one. */
+/* Reads the pending bytes from `from` on: the first place where a stop string stands, or what must be
+ * held because it begins one. */
 static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_which, size_t *ret_held)
 {
     bool found = false;

@@ -74,7 +74,8 @@ const char *deq_tokenizer_bytes(const struct deq_tokenizer *tok, uint32_t id, si
     return tok->blob + tok->span[id].at - 1;
 }
 
-static const char *text_of(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool show_special, size_t *ret_len)
+static const char *text_of(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool show_special,
+                           size_t *ret_len)
 {
     size_t n;
     bool joint = false;
@@ -152,7 +153,8 @@ static enum deq_rc encode_after_blank(struct encoder *e, const char *s, size_t n
 static enum deq_rc encode_plain(struct encoder *e, const char *s, size_t n)
 {
     switch (e->tok->model) {
-    case MODEL_BPE: return n && e->tok->prefix_space && s[0] != ' ' ? encode_after_blank(e, s, n) : encode_stage(e, 0, s, n);
+    case MODEL_BPE:
+        return n && e->tok->prefix_space && s[0] != ' ' ? encode_after_blank(e, s, n) : encode_stage(e, 0, s, n);
     case MODEL_WORDLEVEL: return deq_wordlevel_encode(e->tok, s, n, e->out, e->err);
     }
     return DEQ_EINVAL;
@@ -222,7 +224,8 @@ static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, 
             begin = blanks_before(s, done, begin);
         if (a->rstrip)
             end = blanks_end = DEQ_MAX(blanks_end, blanks_after(s, n, DEQ_MAX(end, blanks_end)));
-        /* begin < done: this token is made of blanks that an rstrip before it swallowed. The reference emits it all the same. */
+        /* begin < done: this token is made of blanks that an rstrip before it swallowed. The
+         * reference emits it all the same. */
         if (begin > done && (rc = encode_between(e, level, s + done, begin - done)))
             return rc;
         if (!deq_tokens_push(e->out, a->id))

@@ -1,7 +1,8 @@
 /* What stands around a BPE model in a tokenizer.json: normalizer, pre-tokenizer, post-processor, decoder.
  *
  *   normalizer      null, NFC, NFD, NFKC, NFKD, or a Sequence of them
- *   pre_tokenizer   ByteLevel, or a Sequence of Split (by an expression of pretok.h) and Digits that ends with ByteLevel
+ *   pre_tokenizer   ByteLevel, or a Sequence of Split (by an expression of pretok.h) and Digits that ends
+ *                   with ByteLevel
  *   post_processor  null, ByteLevel (concerns offsets only), TemplateProcessing, or a Sequence of them
  *   decoder         ByteLevel, or a Sequence of that alone */
 #include <string.h>
@@ -22,8 +23,10 @@ static enum deq_rc read_form(struct loader *l, const json_t *o, const char *wher
     if (!type)
         return DEQ_EFORMAT;
     if (!deq_form_find(type, &form))
-        return BAD(l, "%s.type: \"%.*s\" is not supported, expected \"NFC\", \"NFD\", \"NFKC\" or \"NFKD\", alone or in a \"Sequence\"", where,
-                   deq_load_shown_z(type), type);
+        return BAD(l,
+                   "%s.type: \"%.*s\" is not supported, expected \"NFC\", \"NFD\", \"NFKC\" or \"NFKD\", alone or in a "
+                   "\"Sequence\"",
+                   where, deq_load_shown_z(type), type);
     if (tok->n_forms == DEQ_STAGES_MAX)
         return BAD(l, "normalizer: more than %d of them", DEQ_STAGES_MAX);
     tok->form[tok->n_forms++] = form;
@@ -101,7 +104,8 @@ static enum deq_rc read_split(struct loader *l, const json_t *o, const char *whe
     if (!deq_pretok_find(regex, &kind))
         return BAD(l, "%s.pattern.Regex: this expression is not supported: %.*s", where,
                    (int)deq_utf8_complete(regex, DEQ_MIN(strlen(regex), (size_t)300)), regex);
-    /* the known expressions match every character, so that keeping all matches is the same as removing all non-matches */
+    /* the known expressions match every character, so that keeping all matches is the same
+     * as removing all non-matches */
     if (behavior && ((is(behavior, "Isolated") && !invert) || (is(behavior, "Removed") && invert)))
         return add_stage(l, kind);
     return BAD(l, "%s.behavior: expected \"Isolated\" (or \"Removed\" with invert)", where);
@@ -125,7 +129,8 @@ static enum deq_rc read_pre_tokenizer(struct loader *l, const json_t *o)
     if (is(type, "ByteLevel"))
         return read_byte_level(l, o, "pre_tokenizer");
     if (!is(type, "Sequence"))
-        return BAD(l, "pre_tokenizer.type: \"%.*s\" is not supported, expected \"ByteLevel\" or \"Sequence\"", deq_load_shown_z(type), type);
+        return BAD(l, "pre_tokenizer.type: \"%.*s\" is not supported, expected \"ByteLevel\" or \"Sequence\"",
+                   deq_load_shown_z(type), type);
     const json_t *list = sequence(l, o, "pre_tokenizer", "pretokenizers");
     const size_t n = json_array_size(list);
     if (!list)
@@ -163,7 +168,8 @@ static enum deq_rc read_affix(struct loader *l, const json_t *ids, const char *w
         if (rc)
             return rc;
         if (id >= l->tok->vocab_size || !l->tok->span[id].at)
-            return BAD(l, "post_processor.special_tokens: \"%.*s\": id %u is not in the vocabulary", deq_load_shown_z(what), what, id);
+            return BAD(l, "post_processor.special_tokens: \"%.*s\": id %u is not in the vocabulary",
+                       deq_load_shown_z(what), what, id);
         if (*n == MAX_AFFIX)
             return BAD(l, "post_processor.single: more than %d tokens around a text", MAX_AFFIX);
         if (!*list && !(*list = DEQ_NEW_ARRAY(uint32_t, MAX_AFFIX)))
@@ -190,7 +196,8 @@ static enum deq_rc read_template(struct loader *l, const json_t *o)
             seen = true;
         } else if (id && !seq) {
             const json_t *ids = json_object_get(json_object_get(special, id), "ids");
-            enum deq_rc rc = read_affix(l, ids, id, seen ? &tok->after : &tok->before, seen ? &tok->n_after : &tok->n_before);
+            enum deq_rc rc = read_affix(l, ids, id, seen ? &tok->after : &tok->before,
+                                        seen ? &tok->n_after : &tok->n_before);
             if (rc)
                 return rc;
         } else {
@@ -212,15 +219,18 @@ static enum deq_rc read_post_processor(struct loader *l, const json_t *o, bool n
     if (!strcmp(type, "TemplateProcessing"))
         return read_template(l, o);
     if (strcmp(type, "Sequence") || nested)
-        return BAD(l, "post_processor.type: \"%.*s\" is not supported, expected null, \"ByteLevel\" or \"TemplateProcessing\"",
+        return BAD(l,
+                   "post_processor.type: \"%.*s\" is not supported, expected null, \"ByteLevel\" or "
+                   "\"TemplateProcessing\"",
                    deq_load_shown_z(type), type);
     const json_t *list = json_object_get(o, "processors");
     if (!json_is_array(list))
         return BAD(l, "post_processor.processors: expected an array, found %s", deq_load_type(list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *item = json_array_get(list, i);
-        enum deq_rc rc = deq_load_absent(item) ? BAD(l, "post_processor.processors[%zu]: expected an object, found null", i)
-                                               : read_post_processor(l, item, true);
+        enum deq_rc rc = deq_load_absent(item)
+                             ? BAD(l, "post_processor.processors[%zu]: expected an object, found null", i)
+                             : read_post_processor(l, item, true);
         if (rc)
             return rc;
     }
@@ -248,7 +258,8 @@ static enum deq_rc read_decoder(struct loader *l, const json_t *o)
     if (!type)
         return DEQ_EFORMAT;
     return is(type, "ByteLevel") ? DEQ_OK
-                                 : BAD(l, "decoder.type: \"%.*s\" is not supported, expected \"ByteLevel\"", deq_load_shown_z(type), type);
+                                 : BAD(l, "decoder.type: \"%.*s\" is not supported, expected \"ByteLevel\"",
+                                       deq_load_shown_z(type), type);
 }
 
 enum deq_rc deq_load_bpe_around(struct loader *l, const json_t *root)

@@ -11,7 +11,8 @@ struct merges {
     struct deq_buf joined;
 };
 
-static enum deq_rc add_merge(struct loader *l, struct merges *m, const char *left, size_t n_left, const char *right, size_t n_right)
+static enum deq_rc add_merge(struct loader *l, struct merges *m, const char *left, size_t n_left, const char *right,
+                             size_t n_right)
 {
     struct deq_bpe *b = &l->tok->bpe;
     size_t rank = b->n_merges;
@@ -37,8 +38,8 @@ static enum deq_rc add_merge_text(struct loader *l, struct merges *m, const char
     const char *space = memchr(text, ' ', n);
     size_t k = space ? (size_t)(space - text) : 0;
     if (!k || k + 1 == n || memchr(space + 1, ' ', n - k - 1))
-        return BAD(l, "model.merges[%zu]: expected two parts with one space between them, found \"%.*s\"", l->tok->bpe.n_merges,
-                   deq_load_shown(text, n), text);
+        return BAD(l, "model.merges[%zu]: expected two parts with one space between them, found \"%.*s\"",
+                   l->tok->bpe.n_merges, deq_load_shown(text, n), text);
     return add_merge(l, m, text, k, space + 1, n - k - 1);
 }
 
@@ -63,7 +64,8 @@ static enum deq_rc read_merges(struct loader *l, json_t *vocab, const json_t *li
         if (json_is_string(v))
             rc = add_merge_text(l, &m, json_string_value(v), json_string_length(v));
         else if (json_array_size(v) == 2 && json_is_string(a) && json_is_string(b))
-            rc = add_merge(l, &m, json_string_value(a), json_string_length(a), json_string_value(b), json_string_length(b));
+            rc = add_merge(l, &m, json_string_value(a), json_string_length(a), json_string_value(b),
+                           json_string_length(b));
         else
             rc = BAD(l, "model.merges[%zu]: expected \"left right\" or [\"left\", \"right\"]", i);
     }
@@ -114,7 +116,8 @@ enum deq_rc deq_load_bpe(struct loader *l, const json_t *model)
         return rc;
     if (!json_is_object(vocab))
         return BAD(l, "model.vocab: expected an object of token: id, found %s", deq_load_type(vocab));
-    if ((rc = deq_load_tokens(l, vocab, ignore_merges)) || (rc = read_merges(l, vocab, json_object_get(model, "merges"))))
+    if ((rc = deq_load_tokens(l, vocab, ignore_merges)) ||
+        (rc = read_merges(l, vocab, json_object_get(model, "merges"))))
         return rc;
     return finish_bpe(l, vocab);
 }

@@ -11,7 +11,8 @@
 
 enum { MAX_BYTES = 16 << 20 };
 
-/* The path of the file in the directory of the tokenizer.json at `path`; false when that has another name, or there is no room. */
+/* The path of the file in the directory of the tokenizer.json at `path`; false when that has another
+ * name, or there is no room. */
 static bool beside(const char *path, char *ret, size_t size)
 {
     static const char name[] = "tokenizer.json";
@@ -40,7 +41,8 @@ enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t 
     if (rc)
         return rc;
     /* positions are relative, so that no text is too long: transformers' number for that */
-    json_t *root = json_pack("{s:s, s:b, s:f}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0, "model_max_length", 1e30);
+    json_t *root = json_pack("{s:s, s:b, s:f}", "tokenizer_class", "PreTrainedTokenizerFast",
+                             "clean_up_tokenization_spaces", 0, "model_max_length", 1e30);
     const bool ok = root && set_token(root, "eos_token", tok, eos_id) && set_token(root, "unk_token", tok, unk_id);
     char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     if (!text)
@@ -54,9 +56,11 @@ enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t 
 }
 
 /* "eos_token": "...", or {"content": "..."}, as older files have it; null when absent. */
-static enum deq_rc find_eos(const char *path, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id, struct deq_err *err)
+static enum deq_rc find_eos(const char *path, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id,
+                            struct deq_err *err)
 {
-    const json_t *v = json_object_get(root, "eos_token"), *content = json_is_object(v) ? json_object_get(v, "content") : v;
+    const json_t *v = json_object_get(root, "eos_token"),
+                 *content = json_is_object(v) ? json_object_get(v, "content") : v;
     if (!json_is_object(root))
         return deq_fail(err, DEQ_EFORMAT, "%s: expected an object", path);
     if (!v || json_is_null(v))
@@ -64,11 +68,13 @@ static enum deq_rc find_eos(const char *path, const json_t *root, const struct d
     if (!json_is_string(content))
         return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: expected a string", path);
     if ((*ret_id = deq_tokenizer_id(tok, json_string_value(content))) < 0)
-        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: \"%.64s\" is not among the added tokens of tokenizer.json", path, json_string_value(content));
+        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: \"%.64s\" is not among the added tokens of tokenizer.json",
+                        path, json_string_value(content));
     return DEQ_OK;
 }
 
-enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id, struct deq_err *err)
+enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id,
+                                     struct deq_err *err)
 {
     static const char *const usual[] = {"<|endoftext|>", "<eos>"};
     char path[4096], *data = NULL;
@@ -86,7 +92,8 @@ enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer
         if (rc == DEQ_ENOMEM)
             deq_fail(err, rc, "%s: no memory to read it", path);
         else
-            rc = rc ? deq_fail(err, rc, "%s: line %d, column %d: %s", path, where.line, where.column, where.text) : find_eos(path, root, tok, &id, err);
+            rc = rc ? deq_fail(err, rc, "%s: line %d, column %d: %s", path, where.line, where.column, where.text)
+                    : find_eos(path, root, tok, &id, err);
         json_decref(root);
         deq_free(data);
     }

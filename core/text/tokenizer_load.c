@@ -1,6 +1,7 @@
-/* tokenizer.json -> struct deq_tokenizer. The file is not trusted: every value is checked where it is read, and an error names the
- * key and what was expected. Nothing here is quadratic in the size of the file.
- * Tokens are read by tokenizer_tokens.c, what stands around a BPE model by tokenizer_around.c, models by tokenizer_bpe.c and tokenizer_wordlevel.c. */
+/* tokenizer.json -> struct deq_tokenizer. The file is not trusted: every value is checked where it is read, and an
+ * error names the key and what was expected. Nothing here is quadratic in the size of the file.
+ * Tokens are read by tokenizer_tokens.c, what stands around a BPE model by tokenizer_around.c, models by
+ * tokenizer_bpe.c and tokenizer_wordlevel.c. */
 #include <string.h>
 
 #include "core/base/io.h"
@@ -50,7 +51,8 @@ bool deq_load_absent(const json_t *v)
     return !v || json_is_null(v);
 }
 
-enum deq_rc deq_load_bool(struct loader *l, const json_t *o, const char *where, const char *key, bool otherwise, bool *ret)
+enum deq_rc deq_load_bool(struct loader *l, const json_t *o, const char *where, const char *key, bool otherwise,
+                          bool *ret)
 {
     const json_t *v = json_object_get(o, key);
     if (deq_load_absent(v)) {
@@ -66,10 +68,12 @@ enum deq_rc deq_load_bool(struct loader *l, const json_t *o, const char *where, 
 enum deq_rc deq_load_id(struct loader *l, const json_t *v, const char *where, const char *what, uint32_t *ret)
 {
     if (!json_is_integer(v))
-        return BAD(l, "%s: \"%.*s\": expected an integer id, found %s", where, deq_load_shown_z(what), what, deq_load_type(v));
+        return BAD(l, "%s: \"%.*s\": expected an integer id, found %s", where, deq_load_shown_z(what), what,
+                   deq_load_type(v));
     json_int_t id = json_integer_value(v);
     if (id < 0 || id >= DEQ_TOKENIZER_MAX_IDS)
-        return BAD(l, "%s: \"%.*s\": id %lld is outside 0..%d", where, deq_load_shown_z(what), what, (long long)id, DEQ_TOKENIZER_MAX_IDS - 1);
+        return BAD(l, "%s: \"%.*s\": id %lld is outside 0..%d", where, deq_load_shown_z(what), what, (long long)id,
+                   DEQ_TOKENIZER_MAX_IDS - 1);
     *ret = (uint32_t)id;
     return DEQ_OK;
 }
@@ -103,7 +107,8 @@ static enum deq_rc read_model(struct loader *l, const json_t *root)
         l->tok->model = MODEL_WORDLEVEL;
         return deq_load_wordlevel(l, model);
     }
-    return BAD(l, "model.type: \"%.*s\" is not supported, expected \"BPE\" or \"WordLevel\"", deq_load_shown_z(name), name);
+    return BAD(l, "model.type: \"%.*s\" is not supported, expected \"BPE\" or \"WordLevel\"", deq_load_shown_z(name),
+               name);
 }
 
 static enum deq_rc read_root(struct loader *l, const json_t *root)
@@ -126,7 +131,8 @@ static enum deq_rc parse_json(struct loader *l, const char *json, size_t len, js
     return rc ? BAD(l, "line %d, column %d: %s", je.line, je.column, je.text) : DEQ_OK;
 }
 
-enum deq_rc deq_tokenizer_parse(const char *json, size_t len, const char *name, struct deq_tokenizer **ret_tok, struct deq_err *err)
+enum deq_rc deq_tokenizer_parse(const char *json, size_t len, const char *name, struct deq_tokenizer **ret_tok,
+                                struct deq_err *err)
 {
     struct loader l = {DEQ_NEW(struct deq_tokenizer), name, err};
     json_t *root = NULL;
@@ -157,8 +163,10 @@ static enum deq_rc load_json(const char *path, struct deq_tokenizer **ret_tok, s
     return rc;
 }
 
-/* GPT-2's own pair of files. They name no special token; the one every such vocabulary has is recognised by its text. */
-static enum deq_rc load_gpt2(const char *vocab_path, const char *merges_path, struct deq_tokenizer **ret_tok, struct deq_err *err)
+/* GPT-2's own pair of files. They name no special token; the one every such vocabulary has
+ * is recognised by its text. */
+static enum deq_rc load_gpt2(const char *vocab_path, const char *merges_path, struct deq_tokenizer **ret_tok,
+                             struct deq_err *err)
 {
     static const char end_of_text[] = "<|endoftext|>";
     struct loader l = {DEQ_NEW(struct deq_tokenizer), vocab_path, err};
@@ -209,7 +217,8 @@ enum deq_rc deq_tokenizer_load(const char *path, struct deq_tokenizer **ret_tok,
     char json[4096], vocab[4096], merges[4096];
     if (!deq_io_is_dir(path))
         return load_json(path, ret_tok, err);
-    if (!deq_io_join(json, sizeof json, path, "tokenizer.json") || !deq_io_join(vocab, sizeof vocab, path, "vocab.json") ||
+    if (!deq_io_join(json, sizeof json, path, "tokenizer.json") ||
+        !deq_io_join(vocab, sizeof vocab, path, "vocab.json") ||
         !deq_io_join(merges, sizeof merges, path, "merges.txt"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", path);
     if (deq_io_exists(json))

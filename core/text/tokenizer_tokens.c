@@ -1,4 +1,5 @@
-/* The tokens of a tokenizer.json: added_tokens and the vocabulary of the model -> spans of one blob, and the sets that are searched for. */
+/* The tokens of a tokenizer.json: added_tokens and the vocabulary of the model -> spans of one blob, and the
+ * sets that are searched for. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,8 @@
 
 enum {
     MAX_ADDED = 1 << 16,
-    SPARE_IDS = 1 << 16, /* that no token has, for any file, beside one a token: tables by id are no larger than the file justifies */
+    SPARE_IDS = 1 << 16, /* that no token has, for any file, beside one a token: tables by id are no
+                          * larger than the file justifies */
 };
 
 static int by_id(const void *pa, const void *pb)
@@ -83,12 +85,15 @@ static enum deq_rc check_normal(struct loader *l, const struct deq_added *a)
     for (size_t i = 0; i < l->tok->n_forms; i++) {
         struct deq_buf form;
         deq_buf_init(&form, DEQ_TOKENIZER_MAX_FILE_BYTES);
-        const bool ok = deq_normalize(l->tok->form[i], a->content, a->len, &form), same = ok && form.len == a->len && !memcmp(form.data, a->content, a->len);
+        const bool ok = deq_normalize(l->tok->form[i], a->content, a->len, &form),
+                   same = ok && form.len == a->len && !memcmp(form.data, a->content, a->len);
         deq_buf_free(&form);
         if (!ok)
             return deq_load_no_memory(l);
         if (!same)
-            return BAD(l, "added_tokens: \"%.*s\" is normalized, and the normalizer makes something else of it: this is not supported",
+            return BAD(l,
+                       "added_tokens: \"%.*s\" is normalized, and the normalizer makes something else of it: this is "
+                       "not supported",
                        deq_load_shown_z(a->content), a->content);
     }
     return DEQ_OK;
@@ -121,8 +126,9 @@ static enum deq_rc index_added(struct loader *l)
     return DEQ_OK;
 }
 
-/* The bytes that a token's text stands for, written to out (at least n bytes). Text with a character outside the byte alphabet
- * stands for itself, as in the reference; *ret_pure is false then, for such a token cannot come out of a merge of bytes. */
+/* The bytes that a token's text stands for, written to out (at least n bytes). Text with a character outside
+ * the byte alphabet stands for itself, as in the reference; *ret_pure is false then, for such a token cannot
+ * come out of a merge of bytes. */
 static size_t token_bytes(const char *text, size_t n, char *out, bool *ret_pure)
 {
     size_t len = 0;
@@ -181,8 +187,8 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
         struct deq_added *a = &tok->added[i];
         json_t *same = json_object_get(vocab, a->content);
         if (same && json_integer_value(same) != (json_int_t)a->id)
-            return BAD(l, "added_tokens: \"%.*s\" has id %u here and %lld in model.vocab", deq_load_shown_z(a->content), a->content, a->id,
-                       (long long)json_integer_value(same));
+            return BAD(l, "added_tokens: \"%.*s\" has id %u here and %lld in model.vocab", deq_load_shown_z(a->content),
+                       a->content, a->id, (long long)json_integer_value(same));
         if (tok->model == MODEL_WORDLEVEL)
             blob_add(tok, " ", 1);
         uint32_t at = blob_add(tok, a->content, a->len + 1); /* with its NUL, for messages */
@@ -197,10 +203,12 @@ enum deq_rc deq_load_tokens(struct loader *l, json_t *vocab, bool want_words)
         if (a && a->len == key_len && !memcmp(a->content, key, key_len))
             continue;
         if (tok->span[id].at)
-            return BAD(l, "model.vocab: \"%.*s\" has id %u, which another token has too", deq_load_shown_z(key), key, id);
+            return BAD(l, "model.vocab: \"%.*s\" has id %u, which another token has too", deq_load_shown_z(key), key,
+                       id);
         if (tok->model == MODEL_WORDLEVEL) {
             if (!deq_is_word(key, key_len))
-                return BAD(l, "model.vocab: \"%.*s\" is empty or holds white space, so that no text can give it", deq_load_shown_z(key), key);
+                return BAD(l, "model.vocab: \"%.*s\" is empty or holds white space, so that no text can give it",
+                           deq_load_shown_z(key), key);
             blob_add(tok, " ", 1);
             tok->span[id] = (struct deq_span){blob_add(tok, key, key_len), (uint32_t)key_len};
             continue;

@@ -1,18 +1,22 @@
-/* Word level: a tokenizer.json whose model.type is "WordLevel". Text is cut at white space, each word is looked up whole.
+/* Word level: a tokenizer.json whose model.type is "WordLevel". Text is cut at white space,
+ * each word is looked up whole.
  *
  * Around the model such a file may have
- *   pre_tokenizer  {"type": "WhitespaceSplit"}: cuts at Unicode's White_Space. Python's str.split(), with which word-level corpora are
- *                  usually cut, also cuts at U+001C..U+001F; the library and this code do not.
- *   normalizer     null, or a Replace of line ends by one word with blanks around it (" <eos> "), so that every line end is a token:
- *                  of {"String": "\n"}, or of {"Regex": "\r\n?|\n"}, which is what Python calls a line end in a text file.
- *   decoder        null: words are joined by blanks. Or a Sequence that joins some of them otherwise, in exactly this form:
+ *   pre_tokenizer  {"type": "WhitespaceSplit"}: cuts at Unicode's White_Space. Python's str.split(), with which
+ *                  word-level corpora are usually cut, also cuts at U+001C..U+001F; the library and this code do not.
+ *   normalizer     null, or a Replace of line ends by one word with blanks around it (" <eos> "), so that every
+ *                  line end is a token: of {"String": "\n"}, or of {"Regex": "\r\n?|\n"}, which is what Python
+ *                  calls a line end in a text file.
+ *   decoder        null: words are joined by blanks. Or a Sequence that joins some of them otherwise, in exactly
+ *                  this form:
  *                    Replace {"Regex": "^"} -> " "               a blank before every word
  *                    Replace {"Regex": "^ WORD$"} -> TEXT         any number, each for one word
  *                    Fuse
  *                    Replace {"Regex": "\t+ ?"} -> ""             a tab eats the blank after it
  *                    Strip " " 1 0
- *                  where TEXT is "\tT", " T\t" or "\tT\t": T without a blank before it, after it, or both. T is a word or "\n". No word
- *                  holds a tab, so that the text of a token is a function of it and of the token before it: decoding can stream. */
+ *                  where TEXT is "\tT", " T\t" or "\tT\t": T without a blank before it, after it, or both. T is a word
+ *                  or "\n". No word holds a tab, so that the text of a token is a function of it and of the token
+ *                  before it: decoding can stream. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,8 +75,10 @@ static enum deq_rc read_normalizer(struct loader *l, const json_t *o)
         return BAD(l, "normalizer.type: \"%.*s\" is not supported, expected null or a \"Replace\" of line ends",
                    deq_load_shown(type, strlen(type)), type);
     const json_t *pattern = json_object_get(o, "pattern");
-    const char *string = json_string_value(json_object_get(pattern, "String")), *regex = json_string_value(json_object_get(pattern, "Regex"));
-    if (json_object_size(pattern) != 1 || !((string && !strcmp(string, "\n")) || (regex && !strcmp(regex, NEWLINES_OF_PYTHON))))
+    const char *string = json_string_value(json_object_get(pattern, "String")),
+               *regex = json_string_value(json_object_get(pattern, "Regex"));
+    if (json_object_size(pattern) != 1 ||
+        !((string && !strcmp(string, "\n")) || (regex && !strcmp(regex, NEWLINES_OF_PYTHON))))
         return BAD(l, "normalizer.pattern: expected {\"String\": \"\\n\"} or {\"Regex\": \"\\\\r\\\\n?|\\\\n\"}");
     tok->words.cr = regex != NULL;
     content = json_string_value(json_object_get(o, "content"));
@@ -80,11 +86,13 @@ static enum deq_rc read_normalizer(struct loader *l, const json_t *o)
     if (n < 3 || content[0] != ' ' || content[n - 1] != ' ' || !deq_is_word(content + 1, n - 2))
         return BAD(l, "normalizer.content: expected one word between two blanks");
     if ((tok->words.newline = deq_wordset_find(&tok->words.set, words_of(tok), content + 1, n - 2)) < 0)
-        return BAD(l, "normalizer.content: the word \"%.*s\" is not in the vocabulary", deq_load_shown(content + 1, n - 2), content + 1);
+        return BAD(l, "normalizer.content: the word \"%.*s\" is not in the vocabulary",
+                   deq_load_shown(content + 1, n - 2), content + 1);
     /* such a token would be looked for in what the normaliser made */
     for (size_t i = 0; i < tok->n_added; i++)
         if (tok->added[i].normalized)
-            return BAD(l, "added_tokens: \"%s\".normalized: true is not supported together with a normalizer", tok->added[i].content);
+            return BAD(l, "added_tokens: \"%s\".normalized: true is not supported together with a normalizer",
+                       tok->added[i].content);
     return DEQ_OK;
 }
 
@@ -98,7 +106,8 @@ static bool equals(const json_t *v, const char *text)
     return same;
 }
 
-/* "^ WORD$": writes WORD without its backslashes to out (as long as regex) and returns its length; 0 when it is something else. */
+/* "^ WORD$": writes WORD without its backslashes to out (as long as regex) and returns its length; 0
+ * when it is something else. */
 static size_t literal_of(const char *regex, char *out)
 {
     size_t n = 0;
@@ -128,7 +137,8 @@ static enum deq_rc read_rule(struct loader *l, const json_t *rule, size_t index,
     struct deq_tokenizer *tok = l->tok;
     struct wordlevel *w = &tok->words;
     const char *regex = json_string_value(json_object_get(json_object_get(rule, "pattern"), "Regex"));
-    const char *content = json_string_value(json_object_get(rule, "content")), *type = json_string_value(json_object_get(rule, "type"));
+    const char *content = json_string_value(json_object_get(rule, "content")),
+               *type = json_string_value(json_object_get(rule, "type"));
     const size_t n_word = type && !strcmp(type, "Replace") && regex ? literal_of(regex, scratch) : 0;
     if (!n_word)
         return BAD(l, "decoder.decoders[%zu]: expected a Replace of {\"Regex\": \"^ WORD$\"}", index);
@@ -142,7 +152,9 @@ static enum deq_rc read_rule(struct loader *l, const json_t *rule, size_t index,
         n = 0;
     }
     if (!n || !(j.before || j.after) || !(deq_is_word(content, n) || (n == 1 && *content == '\n')))
-        return BAD(l, "decoder.decoders[%zu].content: expected \"\\tT\", \" T\\t\" or \"\\tT\\t\", T a word or a line end", index);
+        return BAD(l,
+                   "decoder.decoders[%zu].content: expected \"\\tT\", \" T\\t\" or \"\\tT\\t\", T a word or a line end",
+                   index);
     int64_t id = deq_wordset_find(&w->set, words_of(tok), scratch, n_word);
     const struct deq_added *added = id < 0 ? deq_added_by_content(tok, scratch, n_word) : NULL;
     if (added)
@@ -174,14 +186,19 @@ static enum deq_rc read_decoder(struct loader *l, const json_t *o)
     if (!(type = deq_load_component(l, o, "decoder")))
         return DEQ_EFORMAT;
     if (strcmp(type, "Sequence"))
-        return BAD(l, "decoder.type: \"%.*s\" is not supported, expected null or \"Sequence\"", deq_load_shown(type, strlen(type)), type);
+        return BAD(l, "decoder.type: \"%.*s\" is not supported, expected null or \"Sequence\"",
+                   deq_load_shown(type, strlen(type)), type);
     const json_t *list = json_object_get(o, "decoders");
     const size_t n = json_array_size(list);
-    if (n < 4 || !equals(json_array_get(list, 0), "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}") ||
+    if (n < 4 ||
+        !equals(json_array_get(list, 0),
+                "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}") ||
         !equals(json_array_get(list, n - 3), "{\"type\": \"Fuse\"}") ||
-        !equals(json_array_get(list, n - 2), "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}") ||
+        !equals(json_array_get(list, n - 2),
+                "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}") ||
         !equals(json_array_get(list, n - 1), "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"))
-        return BAD(l, "decoder.decoders: expected Replace \"^\" by \" \", words, Fuse, Replace \"\\t+ ?\" by \"\", Strip \" \" 1 0");
+        return BAD(l, "decoder.decoders: expected Replace \"^\" by \" \", words, Fuse, Replace \"\\t+ ?\" by \"\", "
+                      "Strip \" \" 1 0");
     size_t bytes = 1, longest = 0, used = 0;
     for (size_t i = 1; i < n - 3; i++) {
         const json_t *rule = json_array_get(list, i);
@@ -241,7 +258,8 @@ bool deq_is_word(const char *s, size_t n)
     return n > 0;
 }
 
-enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s, size_t n, struct deq_tokens *out, struct deq_err *err)
+enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s, size_t n, struct deq_tokens *out,
+                                 struct deq_err *err)
 {
     const struct wordlevel *w = &tok->words;
     for (size_t at = 0, k; at < n; at += k) {
@@ -256,7 +274,8 @@ enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s,
             while (at + k < n && !space_at(s + at + k, n - at - k))
                 k++;
             if ((id = deq_wordset_find(&w->set, words_of(tok), s + at, k)) < 0 && (id = w->unk) < 0)
-                return deq_fail(err, DEQ_EINVAL, "the word \"%.*s\" is not in the vocabulary, nor is an unk_token", deq_load_shown(s + at, k), s + at);
+                return deq_fail(err, DEQ_EINVAL, "the word \"%.*s\" is not in the vocabulary, nor is an unk_token",
+                                deq_load_shown(s + at, k), s + at);
         }
         if (!deq_tokens_push(out, (uint32_t)id))
             return deq_fail(err, DEQ_ENOMEM, "no memory for the tokens of a text");
@@ -267,10 +286,12 @@ enum deq_rc deq_wordlevel_encode(const struct deq_tokenizer *tok, const char *s,
 static const struct joint *joint_of(const struct wordlevel *w, int64_t id)
 {
     const struct joint key = {.id = (uint32_t)id};
-    return w->n_joints && id >= 0 && id <= UINT32_MAX ? bsearch(&key, w->joint, w->n_joints, sizeof key, joint_by_id) : NULL;
+    return w->n_joints && id >= 0 && id <= UINT32_MAX ? bsearch(&key, w->joint, w->n_joints, sizeof key, joint_by_id)
+                                                      : NULL;
 }
 
-const char *deq_wordlevel_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool *ret_joint, size_t *ret_len)
+const char *deq_wordlevel_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, bool *ret_joint,
+                               size_t *ret_len)
 {
     const struct joint *j = joint_of(&tok->words, id), *p = joint_of(&tok->words, prev);
     const struct deq_span *span = j ? &j->text : &tok->span[id];

@@ -14,7 +14,8 @@
 
 enum { MAX_VOCAB_BYTES = 256 << 20, SHOWN = 64 };
 
-/* Words that the decoder does not simply set apart by blanks; a tab stands where there is none (tokenizer_wordlevel.c). */
+/* Words that the decoder does not simply set apart by blanks; a tab stands where there is
+ * none (tokenizer_wordlevel.c). */
 static const struct {
     const char *word, *text;
 } joints[] = {
@@ -24,7 +25,8 @@ static const struct {
     {")", "\t)"}, {"]", "\t]"}, {"}", "\t}"}, {"\xe2\x80\x9d", "\t\xe2\x80\x9d"},
     {"(", " (\t"}, {"[", " [\t"}, {"{", " {\t"}, {"\xe2\x80\x9c", " \xe2\x80\x9c\t"},
     {"$", " $\t"}, {"\xc2\xa3", " \xc2\xa3\t"}, {"\xe2\x82\xac", " \xe2\x82\xac\t"},
-    {"'s", "\t's"}, {"'t", "\t't"}, {"n't", "\tn't"}, {"'re", "\t're"}, {"'ve", "\t've"}, {"'ll", "\t'll"}, {"'m", "\t'm"}, {"'d", "\t'd"},
+    {"'s", "\t's"}, {"'t", "\t't"}, {"n't", "\tn't"}, {"'re", "\t're"}, {"'ve", "\t've"}, {"'ll", "\t'll"},
+    {"'m", "\t'm"}, {"'d", "\t'd"},
 };
 
 /* ---- words in order of their ids, with their numbers ---- */
@@ -87,7 +89,8 @@ static void json_rule(struct deq_buf *out, const char *word, const char *text)
 
 static void json_decoder(struct deq_buf *out, const struct list *l)
 {
-    deq_buf_str(out, "{\"type\": \"Sequence\", \"decoders\": [\n      {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"},\n");
+    deq_buf_str(out, "{\"type\": \"Sequence\", \"decoders\": [\n"
+                     "      {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"},\n");
     for (size_t i = 0; i < DEQ_COUNT(joints); i++)
         if (number_of(l, joints[i].word) >= 0)
             json_rule(out, joints[i].word, joints[i].text);
@@ -97,9 +100,11 @@ static void json_decoder(struct deq_buf *out, const struct list *l)
 }
 
 /* plain: no line ends, no joints. */
-static enum deq_rc write_json(const struct list *l, bool plain, const char *out_path, struct deq_wordlevel_info *ret_info, struct deq_err *err)
+static enum deq_rc write_json(const struct list *l, bool plain, const char *out_path,
+                              struct deq_wordlevel_info *ret_info, struct deq_err *err)
 {
-    int64_t eos = plain ? -1 : number_of(l, EOS), unk = plain ? -1 : number_of(l, "<unk>"), capital = plain ? -1 : number_of(l, "<UNK>");
+    int64_t eos = plain ? -1 : number_of(l, EOS), unk = plain ? -1 : number_of(l, "<unk>"),
+            capital = plain ? -1 : number_of(l, "<UNK>");
     const char *unk_token = unk < 0 && capital >= 0 ? "<UNK>" : "<unk>";
     struct deq_wordlevel_info info = {l->n, -1, -1};
     struct deq_buf b;
@@ -112,11 +117,16 @@ static enum deq_rc write_json(const struct list *l, bool plain, const char *out_
     }
     deq_buf_str(&b, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [");
     if (eos >= 0)
-        deq_buf_fmt(&b, "{\"id\": %lld, \"content\": \"" EOS "\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, "
-                        "\"special\": true}", (long long)info.eos_id);
+        deq_buf_fmt(&b,
+                    "{\"id\": %lld, \"content\": \"" EOS "\", \"single_word\": false, \"lstrip\": false, "
+                    "\"rstrip\": false, \"normalized\": false, \"special\": true}",
+                    (long long)info.eos_id);
     deq_buf_str(&b, "],\n  \"normalizer\": ");
-    deq_buf_str(&b, eos >= 0 ? "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\r\\\\n?|\\\\n\"}, \"content\": \" " EOS " \"}" : "null");
-    deq_buf_str(&b, ",\n  \"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"},\n  \"post_processor\": null,\n  \"decoder\": ");
+    deq_buf_str(&b, eos < 0 ? "null"
+                            : "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\r\\\\n?|\\\\n\"}, "
+                              "\"content\": \" " EOS " \"}");
+    deq_buf_str(&b, ",\n  \"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"},\n  \"post_processor\": null,\n"
+                    "  \"decoder\": ");
     if (plain)
         deq_buf_str(&b, "null");
     else
@@ -133,7 +143,8 @@ static enum deq_rc write_json(const struct list *l, bool plain, const char *out_
     deq_buf_str(&b, "\n  }}\n}\n");
     enum deq_rc rc = DEQ_OK;
     if (b.failed)
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory, or more than %d bytes, for a vocabulary of %u words", out_path, DEQ_TOKENIZER_MAX_FILE_BYTES, l->n);
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory, or more than %d bytes, for a vocabulary of %u words", out_path,
+                      DEQ_TOKENIZER_MAX_FILE_BYTES, l->n);
     else
         rc = deq_io_replace(out_path, &(struct deq_part){b.data, b.len}, 1, err);
     deq_buf_free(&b);
@@ -165,7 +176,8 @@ static size_t next_word(const char *s, size_t n, size_t *at, const char **ret_wo
     return end - begin;
 }
 
-/* Length of the line at the beginning of s; *ret_next: where the next begins. A text file's line ends are "\n", "\r\n", "\r". */
+/* Length of the line at the beginning of s; *ret_next: where the next begins. A text file's line
+ * ends are "\n", "\r\n", "\r". */
 static size_t line_length(const char *s, size_t n, size_t *ret_next)
 {
     size_t i = 0;
@@ -177,7 +189,8 @@ static size_t line_length(const char *s, size_t n, size_t *ret_next)
 
 /* ---- a vocabulary file ---- */
 
-static enum deq_rc read_vocab(const char *path, const char *data, size_t len, struct list *l, struct deq_span *span, size_t *ret_again, struct deq_err *err)
+static enum deq_rc read_vocab(const char *path, const char *data, size_t len, struct list *l, struct deq_span *span,
+                              size_t *ret_again, struct deq_err *err)
 {
     size_t line = 1;
     *ret_again = 0;
@@ -202,8 +215,8 @@ static enum deq_rc read_vocab(const char *path, const char *data, size_t len, st
     return DEQ_OK;
 }
 
-enum deq_rc deq_wordlevel_from_vocab(const char *vocab_path, uint32_t expected, const char *out_path, struct deq_wordlevel_info *ret_info,
-                                     struct deq_err *err)
+enum deq_rc deq_wordlevel_from_vocab(const char *vocab_path, uint32_t expected, const char *out_path,
+                                     struct deq_wordlevel_info *ret_info, struct deq_err *err)
 {
     struct list l = {0};
     struct deq_span *span = NULL;
@@ -219,12 +232,14 @@ enum deq_rc deq_wordlevel_from_vocab(const char *vocab_path, uint32_t expected, 
         goto out;
     }
     l.words = (struct deq_words){data, span};
-    if ((rc = deq_wordset_init(&l.set, DEQ_MIN(expected, (uint32_t)DEQ_WORDLEVEL_MAX_WORDS), err)) || (rc = read_vocab(vocab_path, data, len, &l, span, &again, err)))
+    if ((rc = deq_wordset_init(&l.set, DEQ_MIN(expected, (uint32_t)DEQ_WORDLEVEL_MAX_WORDS), err)) ||
+        (rc = read_vocab(vocab_path, data, len, &l, span, &again, err)))
         goto out;
     if (!l.n)
         rc = deq_fail(err, DEQ_EFORMAT, "%s: expected a symbol a line, found nothing", vocab_path);
     else if (expected && l.n != expected && again)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: %u symbols (%zu more lines repeat one of them), expected %u", vocab_path, l.n, again, expected);
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: %u symbols (%zu more lines repeat one of them), expected %u", vocab_path,
+                      l.n, again, expected);
     else if (expected && l.n != expected)
         rc = deq_fail(err, DEQ_EFORMAT, "%s: %u symbols, expected %u", vocab_path, l.n, expected);
     else
@@ -315,7 +330,8 @@ static bool count_new(struct deq_wordcount *c, const char *word, size_t n)
     return deq_wordset_add(&c->set, (struct deq_words){c->blob, c->span}, number);
 }
 
-enum deq_rc deq_wordcount_add(struct deq_wordcount *c, const char *name, const char *text, size_t len, struct deq_err *err)
+enum deq_rc deq_wordcount_add(struct deq_wordcount *c, const char *name, const char *text, size_t len,
+                              struct deq_err *err)
 {
     const char *word;
     size_t n;
@@ -328,7 +344,8 @@ enum deq_rc deq_wordcount_add(struct deq_wordcount *c, const char *name, const c
             continue;
         }
         if (c->set.n == DEQ_WORDLEVEL_MAX_WORDS || c->len + n >= MAX_VOCAB_BYTES)
-            return deq_fail(err, DEQ_EFORMAT, "%s: more than %d different words, or %d bytes of them: %.*s", name, DEQ_WORDLEVEL_MAX_WORDS, MAX_VOCAB_BYTES,
+            return deq_fail(err, DEQ_EFORMAT, "%s: more than %d different words, or %d bytes of them: %.*s", name,
+                            DEQ_WORDLEVEL_MAX_WORDS, MAX_VOCAB_BYTES,
                             (int)deq_utf8_complete(word, DEQ_MIN(n, (size_t)SHOWN)), word);
         if (!count_new(c, word, n))
             return deq_fail(err, DEQ_ENOMEM, "%s: no memory for %zu words", name, c->set.n);
@@ -347,7 +364,8 @@ static int by_count(const void *pa, const void *pb)
     return a->count != b->count ? (a->count > b->count ? -1 : 1) : a->number < b->number ? -1 : a->number > b->number;
 }
 
-static enum deq_rc write_vocab(const struct deq_wordcount *c, const struct list *l, const char *path, struct deq_err *err)
+static enum deq_rc write_vocab(const struct deq_wordcount *c, const struct list *l, const char *path,
+                               struct deq_err *err)
 {
     struct deq_buf b;
     deq_buf_init(&b, MAX_VOCAB_BYTES + (size_t)l->n * 24);
@@ -362,8 +380,8 @@ static enum deq_rc write_vocab(const struct deq_wordcount *c, const struct list 
     return rc;
 }
 
-enum deq_rc deq_wordcount_write(struct deq_wordcount *c, const char *out_path, const char *vocab_path, struct deq_wordlevel_info *ret_info,
-                                struct deq_err *err)
+enum deq_rc deq_wordcount_write(struct deq_wordcount *c, const char *out_path, const char *vocab_path,
+                                struct deq_wordlevel_info *ret_info, struct deq_err *err)
 {
     int64_t eos = deq_wordset_find(&c->set, (struct deq_words){c->blob, c->span}, EOS, sizeof EOS - 1);
     if (eos < 0) { /* Vocab.special: it is there though the texts do not have it */

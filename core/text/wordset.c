@@ -52,7 +52,10 @@ static void place(struct deq_wordset *w, struct deq_words words, uint32_t number
 bool deq_wordset_add(struct deq_wordset *w, struct deq_words words, uint32_t number)
 {
     if (w->n + 1 > w->n_slots / 2) {
-        struct deq_wordset twice = {.key = w->key, .slot = DEQ_NEW_ARRAY(uint32_t, 2 * w->n_slots), .n_slots = 2 * w->n_slots, .n = w->n};
+        struct deq_wordset twice = {.key = w->key,
+                                    .slot = DEQ_NEW_ARRAY(uint32_t, 2 * w->n_slots),
+                                    .n_slots = 2 * w->n_slots,
+                                    .n = w->n};
         if (!twice.slot)
             return false;
         for (size_t i = 0; i < w->n_slots; i++)

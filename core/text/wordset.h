@@ -1,6 +1,6 @@
-/* A hash index over words that somebody else holds: bytes -> number. Open addressing, at most half full, keyed with SipHash, so that no
- * vocabulary or text can be made to collide. The words stand one after the other in a blob; word i is span[i] of it, which must not change
- * once it was put in, while both may move.
+/* A hash index over words that somebody else holds: bytes -> number. Open addressing, at most half full, keyed with
+ * SipHash, so that no vocabulary or text can be made to collide. The words stand one after the other in a blob; word i
+ * is span[i] of it, which must not change once it was put in, while both may move.
  *
  * Owner: whoever embeds it; deq_wordset_free. Reading is safe from any thread. */
 #ifndef DEQ_TEXT_WORDSET_H
@@ -30,7 +30,8 @@ struct deq_wordset {
 enum deq_rc deq_wordset_init(struct deq_wordset *w, size_t expected, struct deq_err *err);
 void deq_wordset_free(struct deq_wordset *w);
 
-int64_t deq_wordset_find(const struct deq_wordset *w, struct deq_words words, const char *s, size_t n); /* -1: not there */
+/* -1: not there */
+int64_t deq_wordset_find(const struct deq_wordset *w, struct deq_words words, const char *s, size_t n);
 /* Puts words.span[number] in; it must not be there yet. False: no memory. */
 bool deq_wordset_add(struct deq_wordset *w, struct deq_words words, uint32_t number);
 

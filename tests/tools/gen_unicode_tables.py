@@ -31,8 +31,8 @@ def ranges(major):
 def table(name, comment, rows):
     print(f"\n/* {comment}: {len(rows)} ranges, {sum(b - a + 1 for a, b in rows)} code points */")
     print(f"static const struct deq_cp_range {name}[] = {{")
-    for i in range(0, len(rows), 6):
-        print("    " + " ".join(f"{{0x{a:x}, 0x{b:x}}}," for a, b in rows[i:i + 6]))
+    for i in range(0, len(rows), 5):
+        print("    " + " ".join(f"{{0x{a:x}, 0x{b:x}}}," for a, b in rows[i:i + 5]))
     print("};")
 
 
