@@ -172,45 +172,6 @@ TEST(long_added_tokens_are_linear)
     CHECK_LINEAR(common_beginnings, NULL, 8192, "tokens that begin alike");
 }
 
-/* The search against the plain definition, over an alphabet of two letters, where everything overlaps. */
-TEST(added_tokens_leftmost_longest)
-{
-    static const struct deq_added token[] = {
-        {"a", 1, 0, 0, 0, 0, 0, 0}, {"ab", 2, 1, 0, 0, 0, 0, 0}, {"abab", 4, 2, 0, 0, 0, 0, 0}, {"bba", 3, 3, 0, 0, 0, 0, 0}, {"babaa", 5, 4, 0, 0, 0, 0, 0}, {"aabb", 4, 5, 0, 0, 0, 0, 0}};
-    struct deq_added_hits hits = {0};
-    for (unsigned some = 0; some < 1u << DEQ_COUNT(token); some++) {
-        struct deq_added_set set = {0};
-        const struct deq_added *twice;
-        CHECK(deq_added_room(&set, DEQ_COUNT(token)));
-        for (size_t i = 0; i < DEQ_COUNT(token); i++)
-            if (some >> i & 1)
-                set.item[set.n++] = &token[i];
-        CHECK(deq_added_index(&set, &twice) && !twice);
-        for (unsigned bits = 0; bits < 1 << 10; bits++) {
-            char s[11] = {0};
-            size_t bad = 0;
-            for (size_t i = 0; i < 10; i++)
-                s[i] = bits >> i & 1 ? 'a' : 'b';
-            CHECK(deq_added_scan(&set, s, 10, &hits));
-            for (size_t at = 0; at < 10; at++) {
-                const struct deq_added *want = NULL, *got = NULL;
-                for (size_t i = 0; i < DEQ_COUNT(token); i++)
-                    if (some >> i & 1 && !strncmp(s + at, token[i].content, token[i].len) && (!want || want->len < token[i].len))
-                        want = &token[i];
-                for (size_t i = 0; i < hits.n; i++)
-                    got = hits.hit[i].at == at ? hits.hit[i].token : got;
-                bad += got != want;
-            }
-            CHECK_MSG(!bad, "tokens %x, text %s", some, s);
-        }
-        for (size_t i = 0; i < DEQ_COUNT(token); i++)
-            CHECK(deq_added_find(&set, token[i].content, token[i].len) == (some >> i & 1 ? &token[i] : NULL));
-        CHECK(!deq_added_find(&set, "abb", 3) && !deq_added_find(&set, "", 0));
-        deq_added_free(&set);
-    }
-    deq_added_hits_free(&hits);
-}
-
 /* ---- files ---- */
 
 /* n rules of the decoder, n added tokens, n words. */
