@@ -388,7 +388,7 @@ static int answer_for(enum conf_action action, const struct conf *c)
     switch (action) {
     case CONF_HELP: conf_help(); break;
     case CONF_PRINT_VERSION: printf("deqd %s\n", DEQ_VERSION); break;
-    case CONF_PRINT_FIELDS: request_print_fields(); break;
+    case CONF_PRINT_FIELDS: route_print_fields(); break;
     case CONF_PRINT_ROUTES: route_print(); break;
     case CONF_PRINT: deq_opt_dump(&conf_table, c, true, stdout); break;
     case CONF_PROBE: return probe_ready(c, &err) ? complain(&err, exit_code(&err)) : 0;

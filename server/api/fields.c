@@ -141,7 +141,7 @@ bool fields_bad_type(const struct object *o, const char *name, const char *expec
     return fields_fail(o->err, 400, "invalid_type", path, "%s: expected %s", path, expected);
 }
 
-bool fields_bad_range(const struct object *o, const char *name, double lo, double hi)
+static bool bad_range(const struct object *o, const char *name, double lo, double hi)
 {
     char path[64];
     path_of(o, name, path);
@@ -211,20 +211,20 @@ bool fields_take_number(const struct object *o, const char *name, const json_t *
         return fields_bad_type(o, name, "a number");
     const double x = json_number_value(v);
     if (!(x >= lo && x <= hi))
-        return fields_bad_range(o, name, lo, hi);
+        return bad_range(o, name, lo, hi);
     *ret = (float)x;
     return true;
 }
 
 /* What no row of a table knows. */
-static bool take_the_rest(const struct object *o, const struct field *table, size_t n)
+static bool take_the_rest(const struct object *o)
 {
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)o->json, key, v) {
         bool known = false;
-        for (size_t i = 0; i < n && !known; i++)
-            known = !strcmp(key, table[i].name);
+        for (size_t i = 0; i < o->fields->n && !known; i++)
+            known = !strcmp(key, o->fields->rows[i].name);
         if (!known && !fields_take_neutral(o, key, v, &known))
             return false;
         if (!known && strcmp(o->context->conf->unknown_fields, "ignore")) {
@@ -236,10 +236,10 @@ static bool take_the_rest(const struct object *o, const struct field *table, siz
     return true;
 }
 
-bool fields_take_fields(const struct object *o, const struct field *table, size_t n, void *request)
+bool fields_take(const struct object *o, void *request)
 {
-    for (size_t i = 0; i < n; i++) {
-        const struct field *f = &table[i];
+    for (size_t i = 0; i < o->fields->n; i++) {
+        const struct field *f = &o->fields->rows[i];
         const json_t *v = json_object_get(o->json, f->name);
         char *at = (char *)request + f->at;
         bool ok = true;
@@ -258,12 +258,13 @@ bool fields_take_fields(const struct object *o, const struct field *table, size_
         if (!ok)
             return false;
     }
-    return take_the_rest(o, table, n);
+    return take_the_rest(o);
 }
 
-void fields_print(const char *where, const struct field *table, size_t n)
+void fields_print(const char *where, const struct fields *f)
 {
     static const char *const kinds[] = {[BOOL] = "boolean", [INT] = "integer", [NUMBER] = "number"};
-    for (size_t i = 0; i < n; i++)
-        printf("%s\t%s\t%s\t%.17g\t%.17g\n", where, table[i].name, table[i].kind >= OTHER ? table[i].type : kinds[table[i].kind], table[i].lo, table[i].hi);
+    for (const struct field *r = f->rows; r < f->rows + f->n; r++)
+        printf("%s\t%s\t%s\t%.17g\t%.17g\n", where, r->name, r->kind == OTHER ? r->type : kinds[r->kind], r->lo, r->hi);
+    fields_print_neutral(where, f->body);
 }

@@ -7,6 +7,8 @@
 
 #include "server/api/request.h"
 
+enum { FIELDS_INNER_MAX = 3 };
+
 enum body { /* objects that have fields of the table of neutral values (neutral.c) */
     BODY_COMPLETION = 1,
     BODY_CHAT = 2,
@@ -20,7 +22,7 @@ enum body { /* objects that have fields of the table of neutral values (neutral.
 struct object { /* a JSON object that is being read */
     const json_t *json;
     const char *prefix; /* "" or "deq." or "messages[3]." */
-    enum body body;     /* 0: another one */
+    const struct fields *fields;
     const struct request_context *context;
     struct request_error *err;
 };
@@ -41,11 +43,20 @@ struct field {
     const char *type; /* in words, of OTHER */
 };
 
+/* What an object may hold: the rows of its own table, and of the table of neutral values those that are marked for it. */
+struct fields {
+    const struct field *rows; /* [n] */
+    size_t n;
+    enum body body;           /* 0: no neutral ones */
+    const char *name;         /* of an object that stands within others */
+    const struct fields *inner[FIELDS_INNER_MAX]; /* such objects, as values of its rows; NULL behind the last */
+};
+
 /* The object in a body, without the keys that are null: depth is bounded before parsing, duplicates are refused. Numbers
  * that no type holds are there as +-1e308, which is out of the range of every field. NULL: *err says why. */
 json_t *fields_parse(const char *body, size_t len, struct request_error *err);
 /* Reads every field of the table, then looks for what is neither in it nor neutral. */
-bool fields_take_fields(const struct object *o, const struct field *table, size_t n, void *request);
+bool fields_take(const struct object *o, void *request);
 /* The text of a string that is one of a few names, NULL when v is no string. A text with a NUL in it is no name: "". */
 const char *fields_word(const json_t *v);
 /* A whole number, also written like 16.0. Beyond int64_t: *ret is the nearest, and *ret_held false. */
@@ -57,13 +68,12 @@ bool fields_take_neutral(const struct object *o, const char *name, const json_t 
 /* These fill the error and return false. */
 bool fields_fail(struct request_error *e, int status, const char *code, const char *param, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 bool fields_bad_type(const struct object *o, const char *name, const char *expected);
-bool fields_bad_range(const struct object *o, const char *name, double lo, double hi);
 bool fields_bad_value(const struct object *o, const char *name, const char *expected);
 bool fields_missing(const struct object *o, const char *name);
 bool fields_unsupported(const struct object *o, const char *name, const char *why);
 bool fields_no_memory(const struct object *o);
-/* Path, field, type and range of every row, a line each. */
-void fields_print(const char *where, const struct field *table, size_t n);
+/* Name of the object, field, type and range of every row, also of the neutral ones, a line each. */
+void fields_print(const char *where, const struct fields *f);
 void fields_print_neutral(const char *where, enum body body);
 
 #endif

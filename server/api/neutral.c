@@ -191,7 +191,7 @@ static bool take_neutral(const struct object *o, const struct neutral *n, const 
 bool fields_take_neutral(const struct object *o, const char *name, const json_t *v, bool *ret_known)
 {
     for (size_t i = 0; i < DEQ_COUNT(table); i++)
-        if ((table[i].where & o->body) && !strcmp(name, table[i].name)) {
+        if ((table[i].where & o->fields->body) && !strcmp(name, table[i].name)) {
             *ret_known = true;
             return is_hint(&table[i]) ? take_hint(o, &table[i], v) : take_neutral(o, &table[i], v);
         }

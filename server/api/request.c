@@ -1,9 +1,7 @@
 #include "server/api/request.h"
 
-#include <math.h>
 #include <string.h>
 
-#include "core/base/mem.h"
 #include "server/api/request_impl.h"
 
 /* --- What more than one endpoint knows --- */
@@ -49,7 +47,7 @@ static size_t most_ids(const struct object *o)
     return DEQ_MAX(4 * (size_t)o->context->max_positions, (size_t)JSON_ARRAY_MAX);
 }
 
-bool request_take_text(const struct object *o, const char *name, const json_t *v, bool parse_special, struct deq_tokens *out)
+static bool take_text(const struct object *o, const char *name, const json_t *v, bool parse_special, struct deq_tokens *out)
 {
     struct deq_err err;
     if (deq_encode(o->context->model, json_string_value(v), json_string_length(v), parse_special, out, &err))
@@ -73,126 +71,10 @@ bool request_take_one_prompt(const struct object *o, const json_t *v, struct deq
         return fields_bad_value(o, "prompt", "the array is empty");
     if (json_is_array(v))
         return request_take_ids(o, "prompt", v, most_ids(o), out);
-    return request_take_text(o, "prompt", v, false, out) && request_never_empty(o, out);
+    return take_text(o, "prompt", v, false, out) && request_never_empty(o, out);
 }
 
-/* --- deq --- */
-
-const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
-
-float request_preset_tol(const struct conf *c, float model_tol, int preset)
-{
-    static const float times[PRESETS] = {10, 1, 0.01f};
-    return model_tol > 0 ? fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max) : 0; /* a fixed number of steps stays one */
-}
-
-struct solve_fields {
-    struct deq_solve_params *p;
-    int64_t max_iter, min_iter, window;
-};
-
-/* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not fit that is an error. */
-static bool fixed_steps(const struct object *o)
-{
-    return !(deq_model_info(o->context->model).tol > 0);
-}
-
-static bool take_tol(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    const struct conf *c = o->context->conf;
-    if (fixed_steps(o))
-        return fields_bad_value(o, f->name, "this model takes a fixed number of steps (max_iter)");
-    /* the bounds are floats, and so are bounds as somebody writes them once they are read */
-    if (!json_is_number(v))
-        return fields_bad_type(o, f->name, "a number");
-    const float tol = (float)json_number_value(v);
-    if (!(tol >= c->tol_min && tol <= c->tol_max))
-        return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g", (double)c->tol_min, (double)c->tol_max);
-    ((struct solve_fields *)request)->p->tol = tol;
-    return true;
-}
-
-static bool take_max_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    return fields_take_int(o, f->name, v, 1, o->context->conf->max_iter_max, &((struct solve_fields *)request)->max_iter);
-}
-
-static bool take_min_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    struct solve_fields *s = request;
-    return fields_take_int(o, f->name, v, 0, s->max_iter, &s->min_iter);
-}
-
-static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &((struct solve_fields *)request)->window);
-}
-
-static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    struct solve_fields *s = request;
-    if (!json_is_string(v))
-        return fields_bad_type(o, f->name, "a string");
-    return deq_solver_by_name(fields_word(v), &s->p->solver) || fields_bad_value(o, f->name, "must be picard, anderson or broyden");
-}
-
-static bool take_warm(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    struct solve_fields *s = request;
-    if (!json_is_string(v))
-        return fields_bad_type(o, f->name, "a string");
-    if (!deq_warm_by_name(fields_word(v), &s->p->warm_start))
-        return fields_bad_value(o, f->name, "must be zero, previous or predictor");
-    if (s->p->warm_start == DEQ_WARM_PREDICTOR && !deq_model_info(o->context->model).has_predictor)
-        return fields_bad_value(o, f->name, "this model has no predictor");
-    if (s->p->warm_start != DEQ_WARM_ZERO && fixed_steps(o))
-        return fields_bad_value(o, f->name, "this model takes a fixed number of steps from zero");
-    return true;
-}
-
-static bool take_preset(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    struct solve_fields *s = request;
-    if (!json_is_string(v))
-        return fields_bad_type(o, f->name, "a string");
-    for (int i = 0; i < PRESETS; i++)
-        if (!strcmp(fields_word(v), request_preset_names[i])) {
-            s->p->tol = request_preset_tol(o->context->conf, deq_model_info(o->context->model).tol, i);
-            return true;
-        }
-    return fields_bad_value(o, f->name, "must be fast, balanced or exact");
-}
-
-static const struct field deq_fields[] = { /* preset before tol, which is then the last word; max_iter before min_iter */
-    {"preset", OTHER, 0, 0, 0, take_preset, "string: fast, balanced, exact"},
-    {"tol", OTHER, 0, -1, 0, take_tol, "number"},
-    {"max_iter", OTHER, 1, -1, 0, take_max_iter, "integer"},
-    {"min_iter", OTHER, 0, -1, 0, take_min_iter, "integer"},
-    {"solver", OTHER, 0, 0, 0, take_solver, "string: picard, anderson, broyden"},
-    {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor"},
-    {"window", OTHER, 1, -1, 0, take_window, "integer"},
-};
-
-bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p)
-{
-    if (!json_is_object(v))
-        return fields_bad_type(outer, "deq", "an object");
-    const struct object o = {.json = v, .prefix = "deq.", .context = outer->context, .err = outer->err};
-    struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window};
-    if (!fields_take_fields(&o, deq_fields, DEQ_COUNT(deq_fields), &s))
-        return false;
-    p->max_iter = (uint32_t)s.max_iter;
-    p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
-    p->window = (uint32_t)s.window;
-    return true;
-}
-
-struct deq_solve_params request_solve_defaults(const struct request_context *c)
-{
-    struct deq_solve_params p = deq_request_defaults(c->model).solve;
-    p.window = DEQ_MIN(p.window, c->conf->max_window);
-    return p;
-}
+/* --- Lengths --- */
 
 const char *request_length_field(const struct completion_request *r)
 {
@@ -204,7 +86,7 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
     const size_t room = n_prompt < c->max_positions ? c->max_positions - n_prompt : 0;
     if (n_prompt <= c->max_positions && (uint64_t)r->max_tokens <= room)
         return true;
-    if (!r->max_given && room) /* the default was nobody's wish: it is cut to what fits */
+    if (!r->max_given && room) /* max_tokens was defaulted: it is clamped to what fits */
         return true;
     err->n_prompt_tokens = n_prompt;
     err->n_ctx = c->max_positions;
@@ -245,12 +127,14 @@ static bool take_logits_solve(const struct object *o, const struct field *f, con
     return request_take_solve_object(o, v, &((struct logits_request *)request)->solve);
 }
 
-static const struct field logits_fields[] = {
+static const struct field logits_rows[] = {
     {"model", OTHER, 0, 0, 0, request_take_model, "string"},
     {"deq", OTHER, 0, 0, 0, take_logits_solve, "object"},
     {"positions", OTHER, 0, 0, 0, take_positions, "string: last, all"},
     {"prompt", OTHER, 0, 0, 0, take_logits_prompt, "string or array of token ids"},
 };
+
+const struct fields logits_fields = {.rows = logits_rows, .n = DEQ_COUNT(logits_rows), .inner = {&request_solve_fields}};
 
 bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret, struct request_error *err)
 {
@@ -258,10 +142,10 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
+    const struct object o = {.json = root, .prefix = "", .fields = &logits_fields, .context = c, .err = err};
     struct logits_request r = {.solve = request_solve_defaults(c)};
     struct completion_request none = {.max_given = true};
-    bool ok = fields_take_fields(&o, logits_fields, DEQ_COUNT(logits_fields), &r) && request_never_empty(&o, &r.prompt) && request_fits(c, r.prompt.n, &none, err);
+    bool ok = fields_take(&o, &r) && request_never_empty(&o, &r.prompt) && request_fits(c, r.prompt.n, &none, err);
     const uint64_t bytes = (uint64_t)(r.all_positions ? r.prompt.n : 1) * deq_model_info(c->model).vocab_size * sizeof(float);
     if (ok && bytes > c->conf->max_logits_bytes)
         ok = fields_fail(err, 400, "invalid_value", "positions", "positions: %llu bytes of logits exceed limits.max_logits_bytes %llu", (unsigned long long)bytes,
@@ -277,7 +161,7 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
 
 /* --- Text and tokens --- */
 
-struct tokenize_fields {
+struct tokenize_body {
     const json_t *prompt;
     const char *name;
     bool parse_special, add_special; /* the latter: our tokenizers add none either way */
@@ -285,7 +169,7 @@ struct tokenize_fields {
 
 static bool take_string(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    struct tokenize_fields *t = request;
+    struct tokenize_body *t = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     t->prompt = v;
@@ -293,14 +177,16 @@ static bool take_string(const struct object *o, const struct field *f, const jso
     return true;
 }
 
-static const struct field tokenize_fields_table[] = {
+static const struct field tokenize_rows[] = {
     {"model", OTHER, 0, 0, 0, request_take_model, "string"},
     {"content", OTHER, 0, 0, 0, take_string, "string"},
     {"prompt", OTHER, 0, 0, 0, take_string, "string"},
-    {"parse_special", BOOL, 0, 0, offsetof(struct tokenize_fields, parse_special), NULL, NULL},
-    {"add_special_tokens", BOOL, 0, 0, offsetof(struct tokenize_fields, add_special), NULL, NULL},
-    {"add_special", BOOL, 0, 0, offsetof(struct tokenize_fields, add_special), NULL, NULL},
+    {"parse_special", BOOL, 0, 0, offsetof(struct tokenize_body, parse_special), NULL, NULL},
+    {"add_special_tokens", BOOL, 0, 0, offsetof(struct tokenize_body, add_special), NULL, NULL},
+    {"add_special", BOOL, 0, 0, offsetof(struct tokenize_body, add_special), NULL, NULL},
 };
+
+const struct fields tokenize_fields = {.rows = tokenize_rows, .n = DEQ_COUNT(tokenize_rows), .body = BODY_TOKENIZE};
 
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err)
 {
@@ -308,13 +194,13 @@ bool request_tokenize(const struct request_context *c, const char *body, size_t 
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const struct object o = {.json = root, .prefix = "", .body = BODY_TOKENIZE, .context = c, .err = err};
+    const struct object o = {.json = root, .prefix = "", .fields = &tokenize_fields, .context = c, .err = err};
     struct tokenize_request r = {0};
-    struct tokenize_fields t = {.parse_special = true}; /* this text becomes ids that the client sees, nothing else */
-    bool ok = fields_take_fields(&o, tokenize_fields_table, DEQ_COUNT(tokenize_fields_table), &t);
+    struct tokenize_body t = {.parse_special = true}; /* this text becomes ids that the client sees, nothing else */
+    bool ok = fields_take(&o, &t);
     if (ok && !t.prompt)
         ok = fields_missing(&o, "prompt");
-    ok = ok && request_take_text(&o, t.name, t.prompt, t.parse_special, &r.tokens);
+    ok = ok && take_text(&o, t.name, t.prompt, t.parse_special, &r.tokens);
     json_decref(root);
     if (!ok) {
         deq_tokens_free(&r.tokens);
@@ -329,10 +215,12 @@ static bool take_tokens(const struct object *o, const struct field *f, const jso
     return request_take_ids(o, f->name, v, most_ids(o), &((struct tokenize_request *)request)->tokens);
 }
 
-static const struct field detokenize_fields[] = {
+static const struct field detokenize_rows[] = {
     {"model", OTHER, 0, 0, 0, request_take_model, "string"},
     {"tokens", OTHER, 0, 0, 0, take_tokens, "array of token ids"},
 };
+
+const struct fields detokenize_fields = {.rows = detokenize_rows, .n = DEQ_COUNT(detokenize_rows)};
 
 bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err)
 {
@@ -340,9 +228,9 @@ bool request_detokenize(const struct request_context *c, const char *body, size_
     json_t *root = fields_parse(body, len, err);
     if (!root)
         return false;
-    const struct object o = {.json = root, .prefix = "", .context = c, .err = err};
+    const struct object o = {.json = root, .prefix = "", .fields = &detokenize_fields, .context = c, .err = err};
     struct tokenize_request r = {0};
-    bool ok = fields_take_fields(&o, detokenize_fields, DEQ_COUNT(detokenize_fields), &r);
+    bool ok = fields_take(&o, &r);
     if (ok && !json_object_get(root, "tokens"))
         ok = fields_missing(&o, "tokens");
     json_decref(root);
@@ -352,16 +240,4 @@ bool request_detokenize(const struct request_context *c, const char *body, size_
     }
     *ret = r;
     return true;
-}
-
-/* --- The tables, for the test that compares them with openapi.json --- */
-
-void request_print_fields(void)
-{
-    request_print_completion_fields();
-    fields_print("/v1/logits", logits_fields, DEQ_COUNT(logits_fields));
-    fields_print("/tokenize", tokenize_fields_table, DEQ_COUNT(tokenize_fields_table));
-    fields_print_neutral("/tokenize", BODY_TOKENIZE);
-    fields_print("/detokenize", detokenize_fields, DEQ_COUNT(detokenize_fields));
-    fields_print("deq", deq_fields, DEQ_COUNT(deq_fields));
 }

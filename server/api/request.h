@@ -71,8 +71,9 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
 bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
 void completion_request_free(struct completion_request *r);
-/* Prints path, field and type of everything that the tables know, a line each. */
-void request_print_fields(void);
+/* What those bodies may hold. */
+struct fields; /* fields.h */
+extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, tokenize_fields, detokenize_fields;
 /* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
 enum { PRESETS = 3 };
 extern const char *const request_preset_names[PRESETS];

@@ -1,4 +1,4 @@
-/* What the parsers of request.c, request_completion.c and request_messages.c share. */
+/* What the parsers (request*.c) share. */
 #ifndef DEQ_SERVER_REQUEST_IMPL_H
 #define DEQ_SERVER_REQUEST_IMPL_H
 
@@ -6,24 +6,22 @@
 
 bool request_take_model(const struct object *o, const struct field *f, const json_t *v, void *request);
 bool request_take_ids(const struct object *o, const char *name, const json_t *v, size_t most, struct deq_tokens *out);
-/* Text becomes tokens. */
-bool request_take_text(const struct object *o, const char *name, const json_t *v, bool parse_special, struct deq_tokens *out);
 /* A string or an array of token ids. */
 bool request_take_one_prompt(const struct object *o, const json_t *v, struct deq_tokens *out);
 /* Empty text is the start of a document. */
 bool request_never_empty(const struct object *o, struct deq_tokens *t);
 /* The deq object. */
+extern const struct fields request_solve_fields;
 bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p);
 /* The model's own settings, where the server's bounds allow them. */
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
 /* A chat's messages, or the input of /v1/responses, become the prompt of a completion_request. */
+extern const struct fields request_message_fields, request_item_fields;
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);
 bool request_take_input(const struct object *o, const struct field *f, const json_t *v, void *request);
 /* The field that says how long an answer may be. */
 const char *request_length_field(const struct completion_request *r);
-void request_print_completion_fields(void);
-void request_print_message_fields(void);
 
 #endif

@@ -31,7 +31,7 @@ static bool is_text_part(const struct object *o, const json_t *part)
 {
     const char *type = fields_word(json_object_get(part, "type"));
     return type && json_is_string(json_object_get(part, "text")) &&
-           (o->body == BODY_ITEM ? !strcmp(type, "input_text") || !strcmp(type, "output_text") : !strcmp(type, "text"));
+           (o->fields->body == BODY_ITEM ? !strcmp(type, "input_text") || !strcmp(type, "output_text") : !strcmp(type, "text"));
 }
 
 static bool take_content(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -41,7 +41,7 @@ static bool take_content(const struct object *o, const struct field *f, const js
         ok = is_text_part(o, json_array_get(v, i));
     ((struct message *)request)->content = v;
     return ok || fields_bad_type(o, f->name,
-                                 o->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text "
+                                 o->fields->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text "
                                                         "(others are not supported)"
                                                       : "a string or an array of parts of type text (others are not "
                                                         "supported)");
@@ -54,16 +54,21 @@ static bool take_item_type(const struct object *o, const struct field *f, const 
     return message || fields_unsupported(o, f->name, "items are messages of text");
 }
 
-static const struct field message_fields[] = {
+static const struct field message_rows[] = {
     {"role", OTHER, 0, 0, 0, take_role, "string: system, developer, user, assistant"},
     {"content", OTHER, 0, 0, 0, take_content, "string or array of text parts"},
 };
 
-static const struct field item_fields[] = {
+static const struct field item_rows[] = {
     {"type", OTHER, 0, 0, 0, take_item_type, "string: message"},
     {"role", OTHER, 0, 0, 0, take_role, "string: system, developer, user, assistant"},
     {"content", OTHER, 0, 0, 0, take_content, "string or array of text parts"},
 };
+
+const struct fields request_message_fields = {
+    .rows = message_rows, .n = DEQ_COUNT(message_rows), .body = BODY_MESSAGE, .name = "messages"};
+const struct fields request_item_fields = {
+    .rows = item_rows, .n = DEQ_COUNT(item_rows), .body = BODY_ITEM, .name = "input"};
 
 /* --- The text --- */
 
@@ -143,14 +148,13 @@ static bool add_message(struct conversation *c, const json_t *v, size_t i)
 {
     char prefix[32];
     struct message m = {0};
-    const bool item = c->o->body == BODY_RESPONSES;
+    const bool item = c->o->fields->body == BODY_RESPONSES;
     snprintf(prefix, sizeof prefix, "%s[%zu].", c->field, i);
-    const struct object o = {.json = v, .prefix = prefix, .body = item ? BODY_ITEM : BODY_MESSAGE,
+    const struct object o = {.json = v, .prefix = prefix, .fields = item ? &request_item_fields : &request_message_fields,
                              .context = c->o->context, .err = c->o->err};
     if (!json_is_object(v))
         return fields_bad_type(c->o, c->field, "an array of objects with role and content");
-    if (!(item ? fields_take_fields(&o, item_fields, DEQ_COUNT(item_fields), &m)
-          : fields_take_fields(&o, message_fields, DEQ_COUNT(message_fields), &m)))
+    if (!fields_take(&o, &m))
         return false;
     if (!m.role)
         return fields_missing(&o, "role");
@@ -165,7 +169,7 @@ static bool add_messages(struct conversation *c, const json_t *v)
     if (!json_is_array(v) || !json_array_size(v) || json_array_size(v) > JSON_ARRAY_MAX)
         return fields_fail(c->o->err, 400, "invalid_type", c->field, "%s: expected %san array of 1 to %d messages",
                            c->field,
-                           c->o->body == BODY_RESPONSES ? "a string or " : "", JSON_ARRAY_MAX);
+                           c->o->fields->body == BODY_RESPONSES ? "a string or " : "", JSON_ARRAY_MAX);
     for (size_t i = 0; i < json_array_size(v) && ok; i++)
         ok = add_message(c, json_array_get(v, i), i);
     return ok;
@@ -210,12 +214,4 @@ bool request_take_input(const struct object *o, const struct field *f, const jso
     bool ok = !instructions.content || fill_in(&c, &instructions);
     ok = ok && (json_is_string(v) ? fill_in(&c, &only) : add_messages(&c, v));
     return to_prompt(&c, ok, request);
-}
-
-void request_print_message_fields(void)
-{
-    fields_print("messages", message_fields, DEQ_COUNT(message_fields));
-    fields_print_neutral("messages", BODY_MESSAGE);
-    fields_print("input", item_fields, DEQ_COUNT(item_fields));
-    fields_print_neutral("input", BODY_ITEM);
 }

@@ -7,6 +7,7 @@
 #include "core/base/clock.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
+#include "server/api/fields.h"
 #include "server/log.h"
 #include "server/net/header.h"
 
@@ -25,26 +26,27 @@ struct route {
     const char *method, *path; /* a path that ends in '/' is the beginning of many */
     void (*endpoint)(struct service *s, struct served *m, struct exchange *x);
     unsigned flags;
+    const struct fields *body; /* or NULL: none is read */
 };
 
 static const struct route table[] = {
-    {"POST", "/v1/completions", ep_completions, NEEDS_MODEL},
-    {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL},
-    {"POST", "/v1/responses", ep_responses, NEEDS_MODEL},
-    {"POST", "/v1/logits", ep_logits, NEEDS_MODEL},
-    {"GET", "/v1/models", ep_models, NEEDS_MODEL},
-    {"GET", "/v1/models/", ep_model, NEEDS_MODEL},
-    {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL},
-    {"POST", "/detokenize", ep_detokenize, NEEDS_MODEL},
-    {"GET", "/tokenizer_info", ep_tokenizer_info, NEEDS_MODEL},
-    {"GET", "/version", ep_version, NEEDS_MODEL | ON_ADMIN},
-    {"GET", "/openapi.json", ep_openapi, 0},
-    {"GET", "/health", ep_ready, OPEN | PROBE | ON_ADMIN},
-    {"GET", "/health/live", ep_live, OPEN | PROBE | ON_ADMIN},
-    {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN},
-    {"GET", "/health/startup", ep_startup, OPEN | PROBE | ON_ADMIN},
-    {"GET", "/metrics", ep_metrics, METRICS | PROBE | ON_ADMIN},
-    {"POST", "/admin/reload", ep_reload, ADMIN | ON_ADMIN},
+    {"POST", "/v1/completions", ep_completions, NEEDS_MODEL, &completion_fields},
+    {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL, &chat_fields},
+    {"POST", "/v1/responses", ep_responses, NEEDS_MODEL, &responses_fields},
+    {"POST", "/v1/logits", ep_logits, NEEDS_MODEL, &logits_fields},
+    {"GET", "/v1/models", ep_models, NEEDS_MODEL, NULL},
+    {"GET", "/v1/models/", ep_model, NEEDS_MODEL, NULL},
+    {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL, &tokenize_fields},
+    {"POST", "/detokenize", ep_detokenize, NEEDS_MODEL, &detokenize_fields},
+    {"GET", "/tokenizer_info", ep_tokenizer_info, NEEDS_MODEL, NULL},
+    {"GET", "/version", ep_version, NEEDS_MODEL | ON_ADMIN, NULL},
+    {"GET", "/openapi.json", ep_openapi, 0, NULL},
+    {"GET", "/health", ep_ready, OPEN | PROBE | ON_ADMIN, NULL},
+    {"GET", "/health/live", ep_live, OPEN | PROBE | ON_ADMIN, NULL},
+    {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN, NULL},
+    {"GET", "/health/startup", ep_startup, OPEN | PROBE | ON_ADMIN, NULL},
+    {"GET", "/metrics", ep_metrics, METRICS | PROBE | ON_ADMIN, NULL},
+    {"POST", "/admin/reload", ep_reload, ADMIN | ON_ADMIN, NULL},
 };
 
 void route_print(void)
@@ -52,6 +54,37 @@ void route_print(void)
     for (size_t i = 0; i < DEQ_COUNT(table); i++)
         printf("%s %s%s\n", table[i].method, table[i].path,
                table[i].flags & ADMIN ? " admin" : table[i].flags & OPEN ? " open" : table[i].flags & METRICS ? " metrics" : "");
+}
+
+static bool has_inner(const struct route *r, const struct fields *f)
+{
+    for (size_t i = 0; r->body && i < DEQ_COUNT(r->body->inner); i++)
+        if (r->body->inner[i] == f)
+            return true;
+    return false;
+}
+
+/* The objects in a route's body, but for those of the routes before. */
+static void print_inner(const struct route *r)
+{
+    for (size_t i = 0; i < DEQ_COUNT(r->body->inner) && r->body->inner[i]; i++) {
+        const struct fields *f = r->body->inner[i];
+        bool before = false;
+        for (const struct route *b = table; b < r && !before; b++)
+            before = has_inner(b, f);
+        if (!before)
+            fields_print(f->name, f);
+    }
+}
+
+void route_print_fields(void)
+{
+    for (const struct route *r = table; r < table + DEQ_COUNT(table); r++) {
+        if (!r->body)
+            continue;
+        fields_print(r->path, r->body);
+        print_inner(r);
+    }
 }
 
 /* --- Headers: who may, and what for --- */

@@ -9,5 +9,7 @@ void route_check(void *ctx, struct exchange *x, const struct credential *keys, s
 void route_handle(void *ctx, struct exchange *x);
 /* Prints method and path of every route, a line each. */
 void route_print(void);
+/* Prints every field that the bodies of requests may hold, and the objects in them. */
+void route_print_fields(void);
 
 #endif

@@ -1,0 +1,127 @@
+/* The deq object: how far, and by which means, the equilibria of this request are solved. */
+#include <math.h>
+#include <string.h>
+
+#include "server/api/request_impl.h"
+
+const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
+
+float request_preset_tol(const struct conf *c, float model_tol, int preset)
+{
+    static const float times[PRESETS] = {10, 1, 0.01f};
+    return model_tol > 0 ? fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max) : 0; /* a fixed number of steps stays one */
+}
+
+struct solve_fields {
+    struct deq_solve_params *p;
+    int64_t max_iter, min_iter, window;
+};
+
+/* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not fit that is an error. */
+static bool fixed_steps(const struct object *o)
+{
+    return !(deq_model_info(o->context->model).tol > 0);
+}
+
+static bool take_tol(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    const struct conf *c = o->context->conf;
+    if (fixed_steps(o))
+        return fields_bad_value(o, f->name, "this model takes a fixed number of steps (max_iter)");
+    /* the bounds are floats, and so are bounds as somebody writes them once they are read */
+    if (!json_is_number(v))
+        return fields_bad_type(o, f->name, "a number");
+    const float tol = (float)json_number_value(v);
+    if (!(tol >= c->tol_min && tol <= c->tol_max))
+        return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g", (double)c->tol_min, (double)c->tol_max);
+    ((struct solve_fields *)request)->p->tol = tol;
+    return true;
+}
+
+static bool take_max_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 1, o->context->conf->max_iter_max, &((struct solve_fields *)request)->max_iter);
+}
+
+static bool take_min_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct solve_fields *s = request;
+    return fields_take_int(o, f->name, v, 0, s->max_iter, &s->min_iter);
+}
+
+static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &((struct solve_fields *)request)->window);
+}
+
+static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct solve_fields *s = request;
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    return deq_solver_by_name(fields_word(v), &s->p->solver) || fields_bad_value(o, f->name, "must be picard, anderson or broyden");
+}
+
+static bool take_warm(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct solve_fields *s = request;
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    if (!deq_warm_by_name(fields_word(v), &s->p->warm_start))
+        return fields_bad_value(o, f->name, "must be zero, previous or predictor");
+    if (s->p->warm_start == DEQ_WARM_PREDICTOR && !deq_model_info(o->context->model).has_predictor)
+        return fields_bad_value(o, f->name, "this model has no predictor");
+    if (s->p->warm_start != DEQ_WARM_ZERO && fixed_steps(o))
+        return fields_bad_value(o, f->name, "this model takes a fixed number of steps from zero");
+    return true;
+}
+
+static bool take_preset(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct solve_fields *s = request;
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    for (int i = 0; i < PRESETS; i++)
+        if (!strcmp(fields_word(v), request_preset_names[i])) {
+            s->p->tol = request_preset_tol(o->context->conf, deq_model_info(o->context->model).tol, i);
+            return true;
+        }
+    return fields_bad_value(o, f->name, "must be fast, balanced or exact");
+}
+
+static const struct field rows[] = { /* preset before tol, which is then the last word; max_iter before min_iter */
+    {"preset", OTHER, 0, 0, 0, take_preset, "string: fast, balanced, exact"},
+    {"tol", OTHER, 0, -1, 0, take_tol, "number"},
+    {"max_iter", OTHER, 1, -1, 0, take_max_iter, "integer"},
+    {"min_iter", OTHER, 0, -1, 0, take_min_iter, "integer"},
+    {"solver", OTHER, 0, 0, 0, take_solver, "string: picard, anderson, broyden"},
+    {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor"},
+    {"window", OTHER, 1, -1, 0, take_window, "integer"},
+};
+
+const struct fields request_solve_fields = {.rows = rows, .n = DEQ_COUNT(rows), .name = "deq"};
+
+bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p)
+{
+    if (!json_is_object(v))
+        return fields_bad_type(outer, "deq", "an object");
+    const struct object o = {.json = v,
+                             .prefix = "deq.",
+                             .fields = &request_solve_fields,
+                             .context = outer->context,
+                             .err = outer->err};
+    struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window};
+    if (!fields_take(&o, &s))
+        return false;
+    p->max_iter = (uint32_t)s.max_iter;
+    p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
+    p->window = (uint32_t)s.window;
+    return true;
+}
+
+struct deq_solve_params request_solve_defaults(const struct request_context *c)
+{
+    struct deq_solve_params p = deq_request_defaults(c->model).solve;
+    p.window = DEQ_MIN(p.window, c->conf->max_window);
+    return p;
+}
