@@ -1,5 +1,6 @@
-/* Word level: the ids of the DEQ authors' code and the texts of the tokenizers library on the golden files (check_wordlevel.py wrote
- * them, and compares far more), damaged vocabularies and tokenizer.json, failing allocations, a vocabulary of WikiText-103's size. */
+/* core/text/wordlevel.c: the ids of the DEQ authors' code and the texts of the tokenizers library on the golden files
+ * (check_wordlevel.py wrote them, and compares far more), damaged vocabularies, failing allocations, a vocabulary of
+ * WikiText-103's size. */
 #include "core/text/wordlevel.h"
 
 #include <stdlib.h>
@@ -7,10 +8,9 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
-#include "core/base/rng.h"
 #include "core/text/corpus.h"
 #include "core/text/tokenizer.h"
-#include "tests/unit/test.h"
+#include "tests/unit/words.h"
 
 #define GOLDEN "tests/golden/tokenizer/wordlevel/"
 
@@ -61,19 +61,6 @@ static struct deq_tokenizer *golden(void)
     struct deq_err err = {0};
     CHECK_MSG(!deq_wordlevel_from_vocab(GOLDEN "vocab.txt", 0, file("golden.json"), NULL, &err), "%s", err.text);
     return load(file("golden.json"));
-}
-
-static struct deq_tokens ids_of(char *text)
-{
-    struct deq_tokens t = {0};
-    for (char *p = text, *end; p && (strtoul(p, &end, 10), end != p); p = end)
-        CHECK(deq_tokens_push(&t, (uint32_t)strtoul(p, NULL, 10)));
-    return t;
-}
-
-static bool same_tokens(const struct deq_tokens *a, const struct deq_tokens *b)
-{
-    return a->n == b->n && (!a->n || !memcmp(a->ids, b->ids, a->n * sizeof *a->ids));
 }
 
 TEST(wordlevel_counts_as_the_authors_do)
@@ -154,218 +141,6 @@ TEST(wordlevel_decodes_as_the_library_does)
     deq_free(data);
     deq_tokenizer_free(tok);
 }
-
-/* ---- small files ---- */
-
-#define ADDED "{\"id\": 0, \"content\": \"<eos>\", \"special\": true}"
-#define NEWLINE "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\r\\\\n?|\\\\n\"}, \"content\": \" <eos> \"}"
-#define RULE(word, text) "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^ " word "$\"}, \"content\": \"" text "\"}"
-#define BLANK "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}"
-#define FUSE "{\"type\": \"Fuse\"}"
-#define GLUE "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}"
-#define STRIP "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"
-#define COMMA RULE(",", "\\t,")
-#define JOINTS "{\"type\": \"Sequence\", \"decoders\": [" BLANK ", " RULE("<eos>", "\\t\\n\\t") ", " COMMA ", " RULE("\\\\(", " (\\t") ", " RULE("@-@", "\\t-\\t") ", " FUSE ", " GLUE ", " STRIP "]}"
-#define VOCAB "\"<eos>\": 0, \"the\": 1, \",\": 2, \"(\": 3, \"@-@\": 4, \"<unk>\": 5, \"caf\xc3\xa9\": 6"
-#define SMALL                                                                                                                        \
-    "{\"version\": \"1.0\", \"truncation\": null, \"padding\": null, \"added_tokens\": [" ADDED "], \"normalizer\": " NEWLINE ", " \
-    "\"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"}, \"post_processor\": null, \"decoder\": " JOINTS ", \"model\": {\"type\": " \
-    "\"WordLevel\", \"vocab\": {" VOCAB "}, \"unk_token\": \"<unk>\"}}"
-
-/* Copy of SMALL with one occurrence of `from` replaced; NULL when it is not there. */
-static char *with(const char *from, const char *to)
-{
-    const char *at = strstr(SMALL, from);
-    struct deq_buf b;
-    if (!at)
-        return NULL;
-    deq_buf_init(&b, 1 << 20);
-    deq_buf_add(&b, SMALL, (size_t)(at - SMALL));
-    deq_buf_str(&b, to);
-    deq_buf_str(&b, at + strlen(from));
-    return b.data;
-}
-
-static struct deq_tokenizer *parse_with(const char *from, const char *to)
-{
-    char *json = with(from, to);
-    struct deq_tokenizer *tok = NULL;
-    struct deq_err err = {0};
-    CHECK_MSG(json && !deq_tokenizer_parse(json, strlen(json), "test", &tok, &err), "%s", err.text);
-    deq_free(json);
-    return tok;
-}
-
-/* "0 1 2" */
-static bool encodes(const struct deq_tokenizer *tok, const char *text, const char *want)
-{
-    char copy[256];
-    struct deq_tokens t = {0};
-    snprintf(copy, sizeof copy, "%s", want);
-    struct deq_tokens ids = ids_of(copy);
-    bool ok = tok && !deq_tokenizer_encode(tok, text, strlen(text), false, &t, NULL) && same_tokens(&t, &ids);
-    for (size_t i = 0; !ok && i < t.n; i++)
-        printf("%s%u", i ? " " : "", t.ids[i]);
-    deq_tokens_free(&t);
-    deq_tokens_free(&ids);
-    return ok;
-}
-
-static bool decodes(const struct deq_tokenizer *tok, const char *ids, bool skip_special, const char *want)
-{
-    char copy[256];
-    struct deq_buf b;
-    snprintf(copy, sizeof copy, "%s", ids);
-    struct deq_tokens t = ids_of(copy);
-    deq_buf_init(&b, 1 << 20);
-    bool ok = tok && !deq_tokenizer_decode(tok, t.ids, t.n, skip_special, &b, NULL) && b.len == strlen(want) && (!b.len || !memcmp(b.data, want, b.len));
-    if (!ok)
-        printf("[%s]", b.data ? b.data : "");
-    deq_buf_free(&b);
-    deq_tokens_free(&t);
-    return ok;
-}
-
-TEST(wordlevel_small)
-{
-    size_t n = 0;
-    struct deq_tokenizer *tok = parse_with("1.0", "1.0");
-    if (!tok)
-        return;
-    CHECK(deq_tokenizer_vocab_size(tok) == 7 && deq_tokenizer_is_special(tok, 0) && !deq_tokenizer_is_special(tok, 5));
-    CHECK(deq_tokenizer_id(tok, "<eos>") == 0 && deq_tokenizer_id(tok, "the") == -1);
-    CHECK(encodes(tok, "", "") && encodes(tok, " \t ", ""));
-    CHECK(encodes(tok, "the , nowhere caf\xc3\xa9", "1 2 5 6"));
-    CHECK(encodes(tok, "the\xe3\x80\x80the\xc2\x85the", "1 1 1"));
-    CHECK(encodes(tok, "the\n\n the\r\nthe\rthe\n", "1 0 0 1 0 1 0 1 0")); /* a last line without its end has none */
-    CHECK(encodes(tok, "the <eos> the<eos>", "1 0 5"));
-    CHECK(encodes(tok, "caf\xc3 \xff\xfe the\xe3\x80", "5 5 5")); /* what is not UTF-8 is of no known word, and no white space */
-    CHECK(decodes(tok, "1 3 1 2 1 4 1 0 1 0 0", false, "the (the, the-the\nthe\n\n"));
-    CHECK(decodes(tok, "1 0 1", true, "the the") && decodes(tok, "0 1", false, "\nthe") && decodes(tok, "2 4 4 3 0", false, ",--(\n"));
-    CHECK(deq_tokenizer_bytes(tok, 6, &n) && n == 5);
-    CHECK(deq_tokenizer_text(tok, 1, 6, &n) && n == 6 && *deq_tokenizer_text(tok, 1, 6, &n) == ' ');
-    CHECK(deq_tokenizer_text(tok, 3, 6, &n) && n == 5);
-    CHECK(deq_tokenizer_text(tok, 1 << 24, 6, &n) && n == 6); /* any prev will do */
-    CHECK(!deq_tokenizer_text(tok, 1, 7, &n) && !deq_tokenizer_text(tok, -1, UINT32_MAX, &n));
-    deq_tokenizer_free(tok);
-
-    tok = parse_with(JOINTS, "null"); /* words joined by blanks: encode(decode(ids)) == ids */
-    CHECK(decodes(tok, "1 3 1 2 4 0 1", false, "the ( the , @-@ <eos> the") && encodes(tok, "the ( the , @-@ <eos> the", "1 3 1 2 4 0 1"));
-    CHECK(!deq_tokenizer_text(tok, 1, 0, &n)); /* special, and nobody says what it looks like */
-    deq_tokenizer_free(tok);
-    tok = parse_with(NEWLINE, "null");
-    CHECK(encodes(tok, "the\nthe\r\n", "1 1"));
-    deq_tokenizer_free(tok);
-    tok = parse_with("{\"Regex\": \"\\\\r\\\\n?|\\\\n\"}", "{\"String\": \"\\n\"}");
-    CHECK(encodes(tok, "the\nthe\r\nthe\rthe", "1 0 1 0 1 1"));
-    deq_tokenizer_free(tok);
-
-    struct deq_tokens t = {0};
-    struct deq_err err = {0};
-    tok = parse_with("\"unk_token\": \"<unk>\"", "\"unk_token\": \"[UNK]\"");
-    CHECK(deq_tokens_push(&t, 42));
-    CHECK(tok && deq_tokenizer_encode(tok, "the nowhere", 11, false, &t, &err) == DEQ_EINVAL && strstr(err.text, "\"nowhere\"") && t.n == 1);
-    deq_tokens_free(&t);
-    deq_tokenizer_free(tok);
-}
-
-TEST(wordlevel_damaged_files_are_refused_by_name)
-{
-    static const struct {
-        const char *from, *to, *message;
-    } cases[] = {
-        {"\"vocab\": {" VOCAB "}", "\"vocab\": []", "model.vocab: expected an object of word: id, found an array"},
-        {"\"vocab\": {" VOCAB "}", "\"vocab\": {}", "model.vocab: expected tokens, found none"},
-        {"\"the\": 1", "\"the\": 2", "which another token has too"},
-        {"\"the\": 1", "\"the\": \"1\"", "expected an integer id, found a string"},
-        {"\"the\": 1", "\"the\": 99999999", "is outside"},
-        {"\"the\": 1", "\",\": 1", "duplicate"},
-        {"\"the\": 1", "\"\": 1", "model.vocab: \"\" is empty or holds white space"},
-        {"\"the\": 1", "\"the end\": 1", "model.vocab: \"the end\" is empty or holds white space"},
-        {"\"the\": 1", "\"a\xe2\x80\x83\": 1", "is empty or holds white space"},
-        {"\"<eos>\": 0", "\"<eos>\": 7", "\"<eos>\" has id 0 here and 7 in model.vocab"},
-        {", \"unk_token\": \"<unk>\"", "", "model.unk_token: expected a string, found nothing"},
-        {"\"unk_token\": \"<unk>\"", "\"unk_token\": null", "model.unk_token: expected a string, found null"},
-        {"\"WhitespaceSplit\"", "\"Whitespace\"", "pre_tokenizer.type: \"Whitespace\" is not supported with WordLevel"},
-        {"{\"type\": \"WhitespaceSplit\"}", "null", "pre_tokenizer: expected an object, found null"},
-        {NEWLINE, "{\"type\": \"Lowercase\"}", "normalizer.type: \"Lowercase\" is not supported"},
-        {NEWLINE, "{}", "normalizer.type: expected a string, found nothing"},
-        {"\\\\r\\\\n?|\\\\n", "\\\\s", "normalizer.pattern: expected"},
-        {"\" <eos> \"", "\"<eos>\"", "normalizer.content: expected one word between two blanks"},
-        {"\" <eos> \"", "\"  \"", "normalizer.content: expected one word between two blanks"},
-        {"\" <eos> \"", "\" a b \"", "normalizer.content: expected one word between two blanks"},
-        {"\" <eos> \"", "\" <nl> \"", "normalizer.content: the word \"<nl>\" is not in the vocabulary"},
-        {"\"special\": true", "\"normalized\": true", "\"<eos>\".normalized: true is not supported together with a normalizer"},
-        {JOINTS, "7", "decoder: expected an object, found an integer"},
-        {JOINTS, "{\"type\": \"WordPiece\"}", "decoder.type: \"WordPiece\" is not supported, expected null or \"Sequence\""},
-        {JOINTS, "{\"type\": \"Sequence\"}", "decoder.decoders: expected"},
-        {BLANK ", ", "", "decoder.decoders: expected"},
-        {", " FUSE, "", "decoder.decoders: expected"},
-        {", " GLUE, "", "decoder.decoders: expected"},
-        {"\"start\": 1", "\"start\": 2", "decoder.decoders: expected"},
-        {COMMA, "null", "decoder.decoders[2]: expected a Replace"},
-        {COMMA, FUSE, "decoder.decoders[2]: expected a Replace"},
-        {COMMA, RULE(".", "\\t."), "decoder.decoders[2]: expected a Replace"},
-        {COMMA, RULE("\\\\w", "\\tw"), "decoder.decoders[2]: expected a Replace"},
-        {COMMA, RULE("", "\\t,"), "decoder.decoders[2]: expected a Replace"},
-        {COMMA, RULE("a b", "\\t,"), "decoder.decoders[2]: expected a Replace"},
-        {COMMA, RULE(",", " ,"), "decoder.decoders[2].content: expected"},
-        {COMMA, RULE(",", ""), "decoder.decoders[2].content: expected"},
-        {COMMA, RULE(",", "\\t"), "decoder.decoders[2].content: expected"},
-        {COMMA, RULE(",", "\\t\\t"), "decoder.decoders[2].content: expected"},
-        {COMMA, RULE(",", "\\t, ,"), "decoder.decoders[2].content: expected"},
-        {COMMA, RULE(",", ",\\t"), "decoder.decoders[2].content: expected"},
-        {COMMA, COMMA ", " COMMA, "decoder.decoders: the word \",\" stands there twice"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}", "\"BertProcessing\" is not supported"},
-    };
-    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
-        char *json = with(cases[i].from, cases[i].to);
-        struct deq_tokenizer *tok = NULL;
-        struct deq_err err = {0};
-        CHECK_MSG(json != NULL, "case %zu does not apply", i);
-        if (!json)
-            continue;
-        enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
-        CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
-        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message), "case %zu: \"%s\" lacks \"%s\"", i, err.text,
-                  cases[i].message);
-        deq_tokenizer_free(tok);
-        deq_free(json);
-    }
-}
-
-TEST(wordlevel_cut_and_changed_files_never_crash)
-{
-    size_t len = strlen(SMALL), accepted = 0, loaded = 0;
-    char *copy = deq_alloc(len + 1);
-    for (size_t n = 0; n < len; n++) {
-        struct deq_tokenizer *tok = NULL;
-        accepted += !deq_tokenizer_parse(SMALL, n, "cut", &tok, NULL);
-        deq_tokenizer_free(tok);
-    }
-    CHECK(accepted == 0);
-    for (uint64_t i = 0; i < 20000; i++) {
-        struct deq_tokenizer *tok = NULL;
-        memcpy(copy, SMALL, len + 1);
-        for (uint64_t k = 0; k <= i % 3; k++)
-            copy[deq_rng_below(9, i, 2 * k, len)] = "0123456789\"{}[],:ab<\xc4\xa0 \\-nt$^"[deq_rng_below(9, i, 2 * k + 1, 29)];
-        if (!deq_tokenizer_parse(copy, len, "changed", &tok, NULL)) {
-            struct deq_tokens t = {0};
-            struct deq_buf b;
-            loaded++;
-            deq_buf_init(&b, 4096);
-            (void)deq_tokenizer_encode(tok, "the ( caf\xc3\xa9 , @-@\n<eos> no\r", 27, true, &t, NULL);
-            CHECK(!deq_tokenizer_decode(tok, t.ids, t.n, false, &b, NULL));
-            deq_buf_free(&b);
-            deq_tokens_free(&t);
-        }
-        deq_tokenizer_free(tok);
-    }
-    CHECK(loaded > 1000);
-    deq_free(copy);
-}
-
-/* ---- vocabulary files ---- */
 
 TEST(wordlevel_vocabulary_files)
 {
