@@ -16,11 +16,13 @@ double bench_gamma(double shape, uint64_t seed, uint64_t i)
     const uint64_t at = i * TRIES_MAX;
     if (shape == 1)
         return -log1p(-deq_rng_uniform(seed, STREAM_UNIFORM, at));
-    /* Marsaglia, Tsang, "A simple method for generating gamma variables", 2000; below 1: gamma(a) = gamma(a+1) u^(1/a) */
+    /* Marsaglia, Tsang, "A simple method for generating gamma variables", 2000; below 1:
+     * gamma(a) = gamma(a+1) u^(1/a) */
     const double boost = shape < 1 ? pow(1 - deq_rng_uniform(seed, STREAM_BOOST, at), 1 / shape) : 1;
     const double d = (shape < 1 ? shape + 1 : shape) - 1.0 / 3, c = 1 / sqrt(9 * d);
     for (uint64_t k = 0; k < TRIES_MAX; k++) {
-        const double x = deq_rng_normal(seed, STREAM_NORMAL, at + k), u = 1 - deq_rng_uniform(seed, STREAM_UNIFORM, at + k);
+        const double x = deq_rng_normal(seed, STREAM_NORMAL, at + k),
+                     u = 1 - deq_rng_uniform(seed, STREAM_UNIFORM, at + k);
         const double v = pow(1 + c * x, 3);
         if (v > 0 && log(u) < 0.5 * x * x + d - d * v + d * log(v))
             return d * v * boost;
@@ -119,7 +121,10 @@ bool bench_goodput_parse(const char *text, struct bench_goodput *ret)
     struct bench_goodput g = {INFINITY, INFINITY, INFINITY};
     size_t n = 0;
     for (const char *s = text; *(s += strspn(s, " ,"));) {
-        double *to = !strncmp(s, "ttft:", 5) ? &g.ttft_ms : !strncmp(s, "tpot:", 5) ? &g.tpot_ms : !strncmp(s, "e2el:", 5) ? &g.e2el_ms : NULL;
+        double *to = !strncmp(s, "ttft:", 5)   ? &g.ttft_ms
+                     : !strncmp(s, "tpot:", 5) ? &g.tpot_ms
+                     : !strncmp(s, "e2el:", 5) ? &g.e2el_ms
+                                               : NULL;
         char *end;
         if (!to || !isinf(*to))
             return false;

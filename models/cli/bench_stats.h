@@ -1,4 +1,5 @@
-/* The arithmetic of `deq bench serve`: arrivals, statistics, peaks. No sockets, no clock, no JSON: pure functions. Times are seconds since the start of the run. */
+/* The arithmetic of `deq bench serve`: arrivals, statistics, peaks. No sockets, no clock, no JSON: pure functions.
+ * Times are seconds since the start of the run. */
 #ifndef DEQ_MODELS_CLI_BENCH_STATS_H
 #define DEQ_MODELS_CLI_BENCH_STATS_H
 
@@ -6,11 +7,13 @@
 
 /* --- Arrivals --- */
 
-/* A draw of the gamma distribution with this shape (> 0) and scale 1, a function of (seed, i) alone. Shape 1 is the exponential distribution. */
+/* A draw of the gamma distribution with this shape (> 0) and scale 1, a function of (seed, i) alone. Shape 1 is the
+ * exponential distribution. */
 double bench_gamma(double shape, uint64_t seed, uint64_t i);
-/* When each of n requests arrives. The gaps are gamma distributed with mean 1/rate and shape `burstiness`: 1 is a Poisson process, less comes in
- * bursts, more is evener, INFINITY is a metronome. As in vLLM all times are then scaled so that the last is exactly n/rate, which takes the seed out of
- * the offered load. An infinite rate makes all of them 0. */
+/* When each of n requests arrives. The gaps are gamma distributed with mean 1/rate and shape `burstiness`: 1 is
+ * a Poisson process, less comes in bursts, more is evener, INFINITY is a metronome. As in vLLM all times are
+ * then scaled so that the last is exactly n/rate, which takes the seed out of the offered load. An infinite
+ * rate makes all of them 0. */
 void bench_arrivals(double rate, double burstiness, uint64_t seed, double *ret_s, size_t n); /* ret_s [n] */
 
 /* --- Statistics, numpy's definitions --- */
@@ -18,7 +21,8 @@ void bench_arrivals(double rate, double burstiness, uint64_t seed, double *ret_s
 void bench_sort(double *x, size_t n);
 /* Linear interpolation between the two nearest ranks of sorted x; 0 when n is 0. p in 0..100. */
 double bench_percentile(const double *sorted, size_t n, double p);
-void bench_mean_std(const double *x, size_t n, double *ret_mean, double *ret_std); /* std over n, not n-1; both 0 when n is 0 */
+/* std over n, not n-1; both 0 when n is 0 */
+void bench_mean_std(const double *x, size_t n, double *ret_mean, double *ret_std);
 
 /* --- Peaks --- */
 

@@ -7,7 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args, size_t *ret_n)
+int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args,
+              size_t *ret_n)
 {
     struct deq_err err;
     bool help;
@@ -50,7 +51,8 @@ int cli_print_json(const char *command, json_t *r, size_t flags)
 FILE *cli_report(const char *out)
 {
     struct stat file, own;
-    const bool same = !stat(out, &file) && !fstat(STDOUT_FILENO, &own) && file.st_dev == own.st_dev && file.st_ino == own.st_ino;
+    const bool same = !stat(out, &file) && !fstat(STDOUT_FILENO, &own) && file.st_dev == own.st_dev &&
+                      file.st_ino == own.st_ino;
     return same ? stderr : stdout;
 }
 

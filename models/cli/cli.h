@@ -6,16 +6,20 @@
 
 enum { CLI_OK = 0, CLI_FAIL = 1, CLI_USAGE = 2 };
 
-/* Parses argv[1..) into values and args [max_args]. Returns -1 to go on, else the exit code: help or an error was printed. */
-int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args, size_t *ret_n);
+/* Parses argv[1..) into values and args [max_args]. Returns -1 to go on, else the exit code:
+ * help or an error was printed. */
+int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args,
+              size_t *ret_n);
 /* Prints "deq NAME: message" and returns CLI_USAGE: what was asked for makes no sense. */
 int cli_usage(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Prints "deq NAME: message" and returns CLI_FAIL. */
 int cli_fail(const char *command, const char *message);
-/* Prints r, which is given away, as one JSON text; flags: jansson's. CLI_FAIL, with a message, when r could not be made. */
+/* Prints r, which is given away, as one JSON text; flags: jansson's. CLI_FAIL, with a message,
+ * when r could not be made. */
 struct json_t;
 int cli_print_json(const char *command, struct json_t *r, size_t flags);
-/* Where the command that writes the file `out` reports: standard error where out is standard output itself. To be asked before it is written. */
+/* Where the command that writes the file `out` reports: standard error where out is standard output itself. To be
+ * asked before it is written. */
 FILE *cli_report(const char *out);
 /* One line that replaces the last one on a terminal; nothing elsewhere. */
 void cli_progress(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -1,11 +1,13 @@
 /* deq bench serve: loads a completions endpoint that streams server-sent events, and measures it.
  *
  * The metrics are those of `vllm bench serve`, so that figures of both can stand side by side:
- *   TTFT  start -> first chunk with a choice         ITL   every gap between such chunks, the closing one without text included
- *   E2EL  start -> last such chunk                   TPOT  (E2EL - TTFT) / (output tokens - 1), of requests with more than one token
- * over successful requests only: status 200, at least one chunk, data: [DONE] last. Percentiles interpolate linearly, std divides by n.
- * max_output_tokens_per_s counts chunks, as there; output tokens come from the usage chunk. Latencies count from the *scheduled* arrival in open loop, where
- * vLLM's count from the sending (see bench_load.h). */
+ *   TTFT  start -> first chunk with a choice
+ *   ITL   every gap between such chunks, the closing one without text included
+ *   E2EL  start -> last such chunk
+ *   TPOT  (E2EL - TTFT) / (output tokens - 1), of requests with more than one token
+ * over successful requests only: status 200, at least one chunk, data: [DONE] last. Percentiles interpolate linearly,
+ * std divides by n. max_output_tokens_per_s counts chunks, as there; output tokens come from the usage chunk. Latencies
+ * count from the *scheduled* arrival in open loop, where vLLM's count from the sending (see bench_load.h). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +52,8 @@ static bool measure(const struct bench *b, const struct wanted *w, struct figure
     double solved = 0, evaluations = 0, first = INFINITY, refusals = 0;
     for (size_t i = 0; i < b->sent; i++)
         chunks += b->call[i].success ? b->call[i].n_chunks : 0;
-    double *starts = DEQ_NEW_ARRAY(double, b->sent), *ends = DEQ_NEW_ARRAY(double, b->sent), *times = DEQ_NEW_ARRAY(double, chunks);
+    double *starts = DEQ_NEW_ARRAY(double, b->sent), *ends = DEQ_NEW_ARRAY(double, b->sent),
+           *times = DEQ_NEW_ARRAY(double, chunks);
     bool ok = starts && ends && times;
     for (size_t m = 0; m < N_METRICS; m++)
         ok = (f->x[m] = DEQ_NEW_ARRAY(double, m == ITL ? chunks : b->sent)) && ok;
@@ -66,7 +69,8 @@ static bool measure(const struct bench *b, const struct wanted *w, struct figure
             continue;
         const size_t tokens = c->output_tokens ? c->output_tokens : c->text_chunks;
         const double ttft = 1e3 * (c->chunk[0] - c->start), e2el = 1e3 * (c->chunk[c->n_chunks - 1] - c->start);
-        const double tpot = tokens > 1 ? (e2el - ttft) / (double)(tokens - 1) : 0; /* 0 for goodput, as in vLLM; of no weight in the mean */
+        /* 0 for goodput, as in vLLM; of no weight in the mean */
+        const double tpot = tokens > 1 ? (e2el - ttft) / (double)(tokens - 1) : 0;
         f->x[TTFT][f->n[TTFT]++] = ttft;
         f->x[E2EL][f->n[E2EL]++] = e2el;
         if (tokens > 1)
@@ -114,17 +118,23 @@ static bool print_json(const struct bench *b, const struct wanted *w, const stru
 {
     const struct bench_settings *s = &b->set;
     const double d = b->duration;
-    json_t *r = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:f, s:I, s:I, s:I, s:I}", "model_id", b->model, "num_prompts", (json_int_t)s->n, "request_rate",
-                          real(s->rate), "burstiness", real(s->burstiness), "max_concurrency",
-                          s->concurrency ? json_integer((json_int_t)s->concurrency) : json_null(), "seed", (json_int_t)s->seed, "duration", d, "completed",
-                          (json_int_t)b->ok, "failed", (json_int_t)b->failed, "total_input_tokens", (json_int_t)f->input, "total_output_tokens",
-                          (json_int_t)f->output);
-    json_t *more = json_pack("{s:f, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:o}", "request_throughput", (double)b->ok / d, "request_goodput",
-                             w->has_goodput ? json_real((double)f->good / d) : json_null(), "output_throughput", (double)f->output / d,
-                             "total_token_throughput", (double)(f->input + f->output) / d, "max_output_tokens_per_s", (double)f->peak_second,
-                             "max_concurrent_requests", (json_int_t)f->peak_open, "unfinished", (json_int_t)(s->n - b->ok - b->failed), "rejected",
-                             (json_int_t)b->refused, "refusal_mean_ms", f->refusal_mean_ms, "refusal_max_ms", f->refusal_max_ms, "evaluations_per_token",
-                             real(f->evaluations), "residual_max", real(f->residual_max));
+    json_t *r = json_pack("{s:s, s:I, s:o, s:o, s:o, s:I, s:f, s:I, s:I, s:I, s:I}", "model_id", b->model,
+                          "num_prompts", (json_int_t)s->n, "request_rate", real(s->rate),
+                          "burstiness", real(s->burstiness),
+                          "max_concurrency", s->concurrency ? json_integer((json_int_t)s->concurrency) : json_null(),
+                          "seed", (json_int_t)s->seed, "duration", d, "completed", (json_int_t)b->ok,
+                          "failed", (json_int_t)b->failed, "total_input_tokens", (json_int_t)f->input,
+                          "total_output_tokens", (json_int_t)f->output);
+    json_t *more = json_pack("{s:f, s:o, s:f, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:o, s:o}",
+                             "request_throughput", (double)b->ok / d,
+                             "request_goodput", w->has_goodput ? json_real((double)f->good / d) : json_null(),
+                             "output_throughput", (double)f->output / d,
+                             "total_token_throughput", (double)(f->input + f->output) / d,
+                             "max_output_tokens_per_s", (double)f->peak_second,
+                             "max_concurrent_requests", (json_int_t)f->peak_open,
+                             "unfinished", (json_int_t)(s->n - b->ok - b->failed), "rejected", (json_int_t)b->refused,
+                             "refusal_mean_ms", f->refusal_mean_ms, "refusal_max_ms", f->refusal_max_ms,
+                             "evaluations_per_token", real(f->evaluations), "residual_max", real(f->residual_max));
     json_t *kinds = json_object();
     bool ok = r && more && kinds && !json_object_update(r, more);
     for (size_t k = 0; ok && k < b->n_kinds; k++)
@@ -160,13 +170,15 @@ static void print_table(const struct bench *b, const struct wanted *w, const str
     printf("%-44s %zu, of these refused (429) %zu\n", "Failed requests", b->failed, b->refused);
     if (b->set.n > b->ok + b->failed)
         printf("%-44s %zu\n", "Unfinished requests", b->set.n - b->ok - b->failed);
-    printf("%-44s %.2f\n%-44s %zu\n%-44s %zu\n", "Duration (s)", d, "Input tokens", f->input, "Output tokens", f->output);
+    printf("%-44s %.2f\n%-44s %zu\n%-44s %zu\n", "Duration (s)", d, "Input tokens", f->input, "Output tokens",
+           f->output);
     printf("%-44s %.2f\n", "Request throughput (requests/s)", (double)b->ok / d);
     if (w->has_goodput)
         printf("%-44s %.2f\n", "Request goodput (requests/s)", (double)f->good / d);
-    printf("%-44s %.1f\n%-44s %.1f\n", "Output token throughput (tokens/s)", (double)f->output / d, "Total token throughput (tokens/s)",
-           (double)(f->input + f->output) / d);
-    printf("%-44s %zu\n%-44s %zu\n", "Most output tokens in a second", f->peak_second, "Most concurrent requests", f->peak_open);
+    printf("%-44s %.1f\n%-44s %.1f\n", "Output token throughput (tokens/s)", (double)f->output / d,
+           "Total token throughput (tokens/s)", (double)(f->input + f->output) / d);
+    printf("%-44s %zu\n%-44s %zu\n", "Most output tokens in a second", f->peak_second, "Most concurrent requests",
+           f->peak_open);
     if (!isnan(f->evaluations))
         printf("%-44s %.2f\n%-44s %.1e\n", "Evaluations a token", f->evaluations, "Largest residual", f->residual_max);
     if (b->refused)
@@ -174,7 +186,8 @@ static void print_table(const struct bench *b, const struct wanted *w, const str
     for (size_t m = 0; m < N_METRICS; m++) {
         double mean, std;
         bench_mean_std(f->x[m], f->n[m], &mean, &std);
-        printf("%s, %s (ms)\n  mean %.2f  median %.2f  std %.2f", metrics[m].head, metrics[m].name, mean, bench_percentile(f->x[m], f->n[m], 50), std);
+        printf("%s, %s (ms)\n  mean %.2f  median %.2f  std %.2f", metrics[m].head, metrics[m].name, mean,
+               bench_percentile(f->x[m], f->n[m], 50), std);
         for (size_t k = 0; k < w->n_percentiles; k++)
             printf("  p%g %.2f", w->percentiles[k], bench_percentile(f->x[m], f->n[m], w->percentiles[k]));
         putchar('\n');
@@ -213,29 +226,39 @@ struct flags {
 #define AT(field) offsetof(struct flags, field)
 static const struct deq_opt flags[] = {
     {"--num-prompts", DEQ_OPT_U64, AT(set.n), 1, BENCH_PROMPTS_MAX, "200", NULL, "requests to send"},
-    {"--request-rate", DEQ_OPT_DOUBLE, AT(set.rate), 1e-6, INFINITY, "inf", NULL, "arrivals a second; inf: all at once"},
-    {"--burstiness", DEQ_OPT_DOUBLE, AT(set.burstiness), 1e-6, INFINITY, "1", NULL, "gamma shape of the gaps: 1 is Poisson, less comes in bursts, inf is even"},
-    {"--max-concurrency", DEQ_OPT_U64, AT(set.concurrency), 1, BENCH_PROMPTS_MAX, NULL, NULL, "at most N open; latencies then count from the sending"},
+    {"--request-rate", DEQ_OPT_DOUBLE, AT(set.rate), 1e-6, INFINITY, "inf", NULL,
+     "arrivals a second; inf: all at once"},
+    {"--burstiness", DEQ_OPT_DOUBLE, AT(set.burstiness), 1e-6, INFINITY, "1", NULL,
+     "gamma shape of the gaps: 1 is Poisson, less comes in bursts, inf is even"},
+    {"--max-concurrency", DEQ_OPT_U64, AT(set.concurrency), 1, BENCH_PROMPTS_MAX, NULL, NULL,
+     "at most N open; latencies then count from the sending"},
     {"--input-len", DEQ_OPT_U64, AT(set.input_len), 1, BENCH_LEN_MAX, "32", NULL, "tokens of a prompt"},
     {"--output-len", DEQ_OPT_U64, AT(set.output_len), 1, BENCH_LEN_MAX, "64", NULL, "max_tokens, with ignore_eos"},
-    {"--text", DEQ_OPT_ARG, AT(set.text), 0, 0, NULL, "FILE", "cut prompts from this text, else they are random token ids"},
+    {"--text", DEQ_OPT_ARG, AT(set.text), 0, 0, NULL, "FILE",
+     "cut prompts from this text, else they are random token ids"},
     {"--temperature", DEQ_OPT_DOUBLE, AT(set.temperature), 0, 100, "0", NULL, "0 is greedy"},
     {"--window", DEQ_OPT_U32, AT(set.window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL, "the request's deq.window"},
     {"--tol", DEQ_OPT_DOUBLE, AT(set.tol), 1e-7, 10, NULL, NULL, "the request's deq.tol"},
-    {"--api-key", DEQ_OPT_ARG, AT(set.api_key), 0, 0, NULL, "KEY", "bearer token; better in the environment as DEQ_API_KEY"},
+    {"--api-key", DEQ_OPT_ARG, AT(set.api_key), 0, 0, NULL, "KEY",
+     "bearer token; better in the environment as DEQ_API_KEY"},
     {"--model", DEQ_OPT_ARG, AT(set.model), 0, 0, NULL, "NAME", "else the first of /v1/models"},
     {"--seed", DEQ_OPT_U64, AT(set.seed), 0, 9007199254740992.0, "0", NULL, "same seed, same prompts and arrivals"},
     {"--timeout-ms", DEQ_OPT_U32, AT(set.timeout_ms), 1, 86400000, "600000", NULL, "for one request, whole"},
-    {"--goodput", DEQ_OPT_ARG, AT(goodput), 0, 0, NULL, "LIMITS", "\"ttft:MS tpot:MS e2el:MS\", any of them: requests a second within all"},
+    {"--goodput", DEQ_OPT_ARG, AT(goodput), 0, 0, NULL, "LIMITS",
+     "\"ttft:MS tpot:MS e2el:MS\", any of them: requests a second within all"},
     {"--percentiles", DEQ_OPT_ARG, AT(percentiles), 0, 0, "50,90,95,99", "LIST", "ascending"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object, with vLLM's keys"},
 };
 
 static const struct deq_command command = {
     .usage = "deq bench serve URL [flags]",
-    .about = "Sends completions to a server at a given rate and measures the streams, with the definitions of `vllm bench serve`.\n"
+    .about = "Sends completions to a server at a given rate and measures the streams, with the definitions of "
+             "`vllm bench serve`.\n"
              "Ctrl-C prints what was measured so far. Exit code 0 when requests succeeded and none failed but by 429.",
-    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+    .flags = {flags, DEQ_COUNT(flags)},
+    .min_args = 2,
+    .max_args = 2,
+};
 
 /* What the table cannot say. -1 to go on, else the exit code. */
 static int check_flags(const struct flags *f, struct wanted *w)
@@ -245,9 +268,13 @@ static int check_flags(const struct flags *f, struct wanted *w)
     if (f->set.model && !deq_utf8_valid(f->set.model, strlen(f->set.model)))
         return cli_usage("bench", "--model: is not UTF-8");
     if (f->goodput && !bench_goodput_parse(f->goodput, &w->goodput))
-        return cli_usage("bench", "--goodput: \"%s\" is not like \"ttft:200 tpot:20 e2el:5000\" (milliseconds; any of the three)", f->goodput);
+        return cli_usage("bench",
+                         "--goodput: \"%s\" is not like \"ttft:200 tpot:20 e2el:5000\" "
+                         "(milliseconds; any of the three)",
+                         f->goodput);
     if (!bench_percentiles_parse(f->percentiles, w->percentiles, BENCH_PERCENTILES_MAX, &w->n_percentiles))
-        return cli_usage("bench", "--percentiles: \"%s\" is not like 50,90,99.9 (ascending, 0 to 100, at most %d)", f->percentiles, BENCH_PERCENTILES_MAX);
+        return cli_usage("bench", "--percentiles: \"%s\" is not like 50,90,99.9 (ascending, 0 to 100, at most %d)",
+                         f->percentiles, BENCH_PERCENTILES_MAX);
     return -1;
 }
 

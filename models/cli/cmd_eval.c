@@ -1,5 +1,6 @@
-/* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the context that the window
- * allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c). A document's first token is predicted from the end-of-text token before it. */
+/* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the
+ * context that the window allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c).
+ * A document's first token is predicted from the end-of-text token before it. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +35,8 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         s->nats -= (double)deq_logprob(e->logits, s->vocab_size, s->tokens->ids[e->position + 1]);
         s->scored++;
         if (s->scored % 256 == 0) {
-            const double t = deq_now_s() - s->started, left = t / (double)s->scored * (double)(s->tokens->n - 1 - s->scored);
+            const double t = deq_now_s() - s->started,
+                         left = t / (double)s->scored * (double)(s->tokens->n - 1 - s->scored);
             cli_progress("%zu of %zu tokens  %.4f nats a token  %.0f tok/s  ETA %.0f s", s->scored, s->tokens->n - 1,
                          s->nats / (double)s->scored, (double)s->scored / t, left);
         }
@@ -59,14 +61,18 @@ static const struct deq_opt flags[] = {
 
 static const struct deq_command command = {
     .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
-    .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts as one token, but not\n"
+    .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts "
+             "as one token, but not\n"
              "as text: bits_per_byte divides by the documents' bytes.",
-    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+    .flags = {flags, DEQ_COUNT(flags)},
+    .min_args = 2,
+    .max_args = 2,
+};
 
-/* doc eos doc eos ..., after one eos (token 0 of a model without one would be scored from nothing, so it only starts the stream); at most `limit` tokens.
- * *ret_bytes: of the text that they stand for. */
-static enum deq_rc read_tokens(const struct deq_model *model, const char *path, uint64_t limit, struct deq_tokens *tokens, uint64_t *ret_bytes,
-                               struct deq_err *err)
+/* doc eos doc eos ..., after one eos (token 0 of a model without one would be scored from nothing, so it only starts
+ * the stream); at most `limit` tokens. *ret_bytes: of the text that they stand for. */
+static enum deq_rc read_tokens(const struct deq_model *model, const char *path, uint64_t limit,
+                               struct deq_tokens *tokens, uint64_t *ret_bytes, struct deq_err *err)
 {
     const int64_t eos = deq_model_info(model).eos_id;
     char *text;
@@ -100,31 +106,38 @@ static enum deq_rc read_tokens(const struct deq_model *model, const char *path, 
     return rc;
 }
 
-static void print(const struct score *s, const struct deq_engine_stats *st, const struct deq_solve_params *p, uint64_t bytes, double seconds, bool json)
+static void print(const struct score *s, const struct deq_engine_stats *st, const struct deq_solve_params *p,
+                  uint64_t bytes, double seconds, bool json)
 {
     const double nll = s->nats / (double)s->scored, bits = s->nats / log(2.0) / (double)bytes;
     const double evals = (double)st->rows / (double)st->positions, steps = (double)st->steps / (double)st->positions;
     char perplexity[32];
     snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : "null", exp(nll));
     if (json)
-        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, \"bits_per_byte\": %.6f, "
-               "\"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, \"residual_max\": %.6g, \"not_converged\": %zu, "
-               "\"seconds\": %.3f, \"tokens_per_second\": %.1f, \"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, "
-               "\"warm_start\": \"%s\"}\n",
-               s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max, s->not_converged, seconds,
-               (double)s->scored / seconds, (double)p->tol, p->max_iter, deq_solver_name(p->solver), p->window, deq_warm_name(p->warm_start));
+        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, "
+               "\"bits_per_byte\": %.6f, \"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, "
+               "\"residual_max\": %.6g, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
+               "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\"}\n",
+               s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max,
+               s->not_converged, seconds, (double)s->scored / seconds, (double)p->tol, p->max_iter,
+               deq_solver_name(p->solver), p->window, deq_warm_name(p->warm_start));
     else
-        printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\nperplexity           %.3f\nbits a byte          %.4f\n"
-               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\nseconds              %.1f (%.0f tokens/s)\n",
-               s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max, s->not_converged, seconds,
-               (double)s->scored / seconds);
+        printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
+               "perplexity           %.3f\nbits a byte          %.4f\n"
+               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\n"
+               "seconds              %.1f (%.0f tokens/s)\n",
+               s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max,
+               s->not_converged, seconds, (double)s->scored / seconds);
 }
 
-static enum deq_rc run(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens, uint64_t bytes, struct deq_err *err)
+static enum deq_rc run(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens,
+                       uint64_t bytes, struct deq_err *err)
 {
     struct deq_engine *engine;
     struct score s = {.tokens = tokens, .vocab_size = deq_model_info(model).vocab_size};
-    const struct deq_engine_opts opts = {.threads = solve_flags_threads(&f->solve), .max_sequences = 1, .max_positions = (uint32_t)tokens->n};
+    const struct deq_engine_opts opts = {.threads = solve_flags_threads(&f->solve),
+                                         .max_sequences = 1,
+                                         .max_positions = (uint32_t)tokens->n};
     struct deq_request q = deq_request_defaults(model);
     solve_flags_apply(&f->solve, &q.solve);
     q.prompt = tokens->ids;
@@ -164,7 +177,8 @@ int cmd_eval(int argc, char **argv)
     if (f.segments.tgt_len)
         return eval_segments(args[0], args[1], &f.segments, &f.solve, f.limit, f.json);
     if (f.segments.mem_len != UINT32_MAX || f.segments.streams)
-        return cli_usage("eval", "%s: goes with --tgt-len", f.segments.mem_len != UINT32_MAX ? "--mem-len" : "--streams");
+        return cli_usage("eval", "%s: goes with --tgt-len",
+                         f.segments.mem_len != UINT32_MAX ? "--mem-len" : "--streams");
     struct deq_err err;
     struct deq_model *model = NULL;
     struct deq_tokens tokens = {0};

@@ -70,7 +70,8 @@ static const struct deq_opt flags[] = {
     {"--max-tokens", DEQ_OPT_U32, AT(max_tokens), 1, 1 << 24, "100", NULL, "tokens to generate"},
     {"--temperature", DEQ_OPT_FLOAT, AT(temperature), 0, 100, "0", NULL, "0 is greedy"},
     {"--top-k", DEQ_OPT_U32, AT(top_k), 0, 1 << 24, "0", NULL, "keep the N most probable tokens; 0: all"},
-    {"--top-p", DEQ_OPT_FLOAT, AT(top_p), 0, 1, "1", NULL, "keep the most probable tokens that hold X of the probability"},
+    {"--top-p", DEQ_OPT_FLOAT, AT(top_p), 0, 1, "1", NULL,
+     "keep the most probable tokens that hold X of the probability"},
     {"--min-p", DEQ_OPT_FLOAT, AT(min_p), 0, 1, "0", NULL, "keep tokens at least X times as probable as the first"},
     {"--seed", DEQ_OPT_U64, AT(seed), 0, 9007199254740992.0, "0", NULL, "same seed, same text"},
     {"--stop", DEQ_OPT_ARGS, AT(stops), 0, 16, NULL, "TEXT", "end before this text (repeatable)"},
@@ -124,26 +125,33 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
         deq_text_end(o->text, &o->shown);
     if (o->json)
         return cli_print_json("generate",
-                              json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}", "prompt", o->prompt.data ? o->prompt.data : "",
-                                        o->prompt.len, "text", o->shown.data ? o->shown.data : "", o->shown.len, "finish_reason", finish_name(o->finish),
-                                        "prompt_tokens", (int)n_prompt, "completion_tokens", (int)o->tokens, "evaluations_per_token", o->evaluations / per,
-                                        "steps_per_token", steps, "residual_max", o->residual_max, "converged", o->converged == o->tokens, "seconds",
-                                        seconds, "time_to_first_token_seconds", o->first_token_s, "tokens_per_second", per / seconds),
+                              json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}",
+                                        "prompt", o->prompt.data ? o->prompt.data : "", o->prompt.len,
+                                        "text", o->shown.data ? o->shown.data : "", o->shown.len,
+                                        "finish_reason", finish_name(o->finish), "prompt_tokens", (int)n_prompt,
+                                        "completion_tokens", (int)o->tokens,
+                                        "evaluations_per_token", o->evaluations / per, "steps_per_token", steps,
+                                        "residual_max", o->residual_max, "converged", o->converged == o->tokens,
+                                        "seconds", seconds, "time_to_first_token_seconds", o->first_token_s,
+                                        "tokens_per_second", per / seconds),
                               JSON_REAL_PRECISION(9));
     fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
     putchar('\n');
     (void)deq_stdio_flush(); /* the line's end before what follows, also where both go to one file */
-    fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n", o->tokens,
-            finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
+    fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n",
+            o->tokens, finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
     return CLI_OK;
 }
 
 /* Solves q and prints; o receives the events. The exit code. */
-static int run(const struct deq_model *model, struct deq_request *q, const char *prompt, unsigned threads, struct output *o)
+static int run(const struct deq_model *model, struct deq_request *q, const char *prompt, unsigned threads,
+               struct output *o)
 {
     struct deq_engine *engine = NULL;
     struct deq_err err;
-    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1, .max_positions = (uint32_t)(q->n_prompt + q->max_tokens)};
+    const struct deq_engine_opts opts = {.threads = threads,
+                                         .max_sequences = 1,
+                                         .max_positions = (uint32_t)(q->n_prompt + q->max_tokens)};
     int code = CLI_FAIL;
     if (deq_engine_new(model, &opts, &engine, &err) || deq_submit(engine, q, NULL, &err)) {
         cli_fail("generate", err.text);
@@ -183,7 +191,8 @@ int cmd_generate(int argc, char **argv)
         rc = deq_encode(model, args[1], strlen(args[1]), false, &tokens, &err);
     if (!rc) {
         const struct deq_model_info info = deq_model_info(model);
-        const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0; /* an empty prompt: the start of a document */
+        /* an empty prompt: the start of a document */
+        const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0;
         struct deq_request q = deq_request_defaults(model);
         ask(&f, &q);
         q.prompt = tokens.n ? tokens.ids : &start;

@@ -88,16 +88,22 @@ struct train_flags {
 };
 
 static const struct deq_opt train_flags[] = {
-    {"--vocab-size", DEQ_OPT_U32, offsetof(struct train_flags, vocab_size), DEQ_BPE_TRAIN_MIN_VOCAB, DEQ_BPE_TRAIN_MAX_VOCAB, NULL, NULL,
-     "tokens, with <|endoftext|> and the 256 bytes (required)"},
-    {"--out", DEQ_OPT_ARG, offsetof(struct train_flags, out), 0, 0, NULL, "FILE", "where to write; replaced whole or not at all (required)"},
-    {"--json", DEQ_OPT_BOOL, offsetof(struct train_flags, json), 0, 0, NULL, NULL, "print the outcome as one JSON object"},
+    {"--vocab-size", DEQ_OPT_U32, offsetof(struct train_flags, vocab_size), DEQ_BPE_TRAIN_MIN_VOCAB,
+     DEQ_BPE_TRAIN_MAX_VOCAB, NULL, NULL, "tokens, with <|endoftext|> and the 256 bytes (required)"},
+    {"--out", DEQ_OPT_ARG, offsetof(struct train_flags, out), 0, 0, NULL, "FILE",
+     "where to write; replaced whole or not at all (required)"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct train_flags, json), 0, 0, NULL, NULL,
+     "print the outcome as one JSON object"},
 };
 
-static const struct deq_command train_command = {.usage = "deq tokenizer train --vocab-size N --out FILE [--json] TEXT_FILE...",
-                                                 .about = "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json.\n"
-                                                          "A line that is exactly <|endoftext|> separates documents and is not trained on.",
-                                                 .flags = {train_flags, DEQ_COUNT(train_flags)}, .min_args = 1, .max_args = MAX_FILES};
+static const struct deq_command train_command = {
+    .usage = "deq tokenizer train --vocab-size N --out FILE [--json] TEXT_FILE...",
+    .about = "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json.\n"
+             "A line that is exactly <|endoftext|> separates documents and is not trained on.",
+    .flags = {train_flags, DEQ_COUNT(train_flags)},
+    .min_args = 1,
+    .max_args = MAX_FILES,
+};
 
 /* All texts as one; one file's end is no context for the next one's beginning. */
 static enum deq_rc read_texts(const char *const *paths, size_t n, struct deq_buf *text, struct deq_err *err)
@@ -119,15 +125,18 @@ static enum deq_rc read_texts(const char *const *paths, size_t n, struct deq_buf
     return text->failed ? deq_fail(err, DEQ_ENOMEM, "no memory for the texts") : DEQ_OK;
 }
 
-static void describe(const struct train_flags *f, const struct deq_buf *text, uint32_t n, size_t n_tokens, double seconds, struct deq_buf *line)
+static void describe(const struct train_flags *f, const struct deq_buf *text, uint32_t n, size_t n_tokens,
+                     double seconds, struct deq_buf *line)
 {
     const double ratio = n_tokens ? (double)text->len / (double)n_tokens : 0;
     if (f->json)
-        deq_buf_fmt(line, "{\"vocab_size\": %u, \"merges\": %u, \"bytes\": %zu, \"bytes_per_token\": %.4f, \"seconds\": %.3f}\n", n,
-                    n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len, ratio, seconds);
+        deq_buf_fmt(line,
+                    "{\"vocab_size\": %u, \"merges\": %u, \"bytes\": %zu, \"bytes_per_token\": %.4f, "
+                    "\"seconds\": %.3f}\n",
+                    n, n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len, ratio, seconds);
     else
-        deq_buf_fmt(line, "%s: %u tokens (%u merges) from %zu bytes in %.1f s, %.2f bytes per token\n", f->out, n, n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len,
-                    seconds, ratio);
+        deq_buf_fmt(line, "%s: %u tokens (%u merges) from %zu bytes in %.1f s, %.2f bytes per token\n", f->out, n,
+                    n - DEQ_BPE_TRAIN_MIN_VOCAB, text->len, seconds, ratio);
     if (n < f->vocab_size)
         fprintf(stderr, "deq tokenizer: the text has no more pairs: %u tokens instead of %u\n", n, f->vocab_size);
 }
@@ -146,7 +155,8 @@ static int train(int argc, char **argv)
     struct deq_buf text, file, line;
     struct deq_tokenizer *tok = NULL;
     struct deq_tokens tokens = {0};
-    const struct deq_bpe_train_opts opts = {.vocab_size = f.vocab_size, .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
+    const struct deq_bpe_train_opts opts = {.vocab_size = f.vocab_size,
+                                            .progress = isatty(STDERR_FILENO) ? show_progress : NULL};
     const double begin = deq_now_s();
     FILE *to = cli_report(f.out);
     deq_buf_init(&text, MAX_TEXT_BYTES);
@@ -181,7 +191,10 @@ static int train(int argc, char **argv)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 static void print_ids(struct deq_buf *out, const struct deq_tokens *t, const char *between)
@@ -191,8 +204,8 @@ static void print_ids(struct deq_buf *out, const struct deq_tokens *t, const cha
 }
 
 /* Every line of data is one text. Decodes in place. */
-static enum deq_rc encode_hex_lines(const struct deq_tokenizer *tok, char *data, size_t len, bool special, struct deq_buf *out,
-                                    struct deq_err *err)
+static enum deq_rc encode_hex_lines(const struct deq_tokenizer *tok, char *data, size_t len, bool special,
+                                    struct deq_buf *out, struct deq_err *err)
 {
     struct deq_tokens t = {0};
     enum deq_rc rc = DEQ_OK;
@@ -216,7 +229,8 @@ static enum deq_rc encode_hex_lines(const struct deq_tokenizer *tok, char *data,
     return rc;
 }
 
-static void print_encoded_json(struct deq_buf *out, const struct deq_tokenizer *tok, const struct deq_tokens *t, size_t text_len)
+static void print_encoded_json(struct deq_buf *out, const struct deq_tokenizer *tok, const struct deq_tokens *t,
+                               size_t text_len)
 {
     deq_buf_str(out, "{\"ids\": [");
     print_ids(out, t, ", ");
@@ -242,16 +256,23 @@ struct encode_flags {
 
 static const struct deq_opt encode_flags[] = {
     {"--file", DEQ_OPT_ARG, offsetof(struct encode_flags, file), 0, 0, NULL, "FILE", "read the text from FILE"},
-    {"--special", DEQ_OPT_BOOL, offsetof(struct encode_flags, special), 0, 0, NULL, NULL, "recognise special tokens such as <|endoftext|> in the text"},
-    {"--json", DEQ_OPT_BOOL, offsetof(struct encode_flags, json), 0, 0, NULL, NULL, "print ids, pieces, counts as one JSON object"},
+    {"--special", DEQ_OPT_BOOL, offsetof(struct encode_flags, special), 0, 0, NULL, NULL,
+     "recognise special tokens such as <|endoftext|> in the text"},
+    {"--json", DEQ_OPT_BOOL, offsetof(struct encode_flags, json), 0, 0, NULL, NULL,
+     "print ids, pieces, counts as one JSON object"},
     {"--hex", DEQ_OPT_BOOL, offsetof(struct encode_flags, hex), 0, 0, NULL, NULL,
      "many texts: each line of input is one text in hexadecimal, each line of output its ids"},
 };
 
-static const struct deq_command encode_command = {.usage = "deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]",
-                                                  .about = "Prints the token ids of a text: the argument, a file, or standard input. Files and input are read as a model's texts are: a\n"
-                                                           "line end of CR LF is LF, and a byte order mark is none of the text.",
-                                                  .flags = {encode_flags, DEQ_COUNT(encode_flags)}, .min_args = 1, .max_args = 2};
+static const struct deq_command encode_command = {
+    .usage = "deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]",
+    .about = "Prints the token ids of a text: the argument, a file, or standard input. Files and input are "
+             "read as a model's texts are: a\n"
+             "line end of CR LF is LF, and a byte order mark is none of the text.",
+    .flags = {encode_flags, DEQ_COUNT(encode_flags)},
+    .min_args = 1,
+    .max_args = 2,
+};
 
 /* Standard input, as a text file. */
 static enum deq_rc read_input(char **ret_text, size_t *ret_len, struct deq_err *err)
@@ -280,7 +301,8 @@ static int encode(int argc, char **argv)
         return code;
     const char *text = n > 1 ? args[1] : NULL;
     if ((text && f.file) || (f.json && f.hex))
-        return cli_usage("tokenizer encode", "%s", f.json && f.hex ? "--json or --hex, not both" : "TEXT or --file, not both");
+        return cli_usage("tokenizer encode", "%s",
+                         f.json && f.hex ? "--json or --hex, not both" : "TEXT or --file, not both");
     struct deq_err err;
     struct deq_tokenizer *tok = NULL;
     struct deq_tokens tokens = {0};
@@ -311,7 +333,8 @@ static int encode(int argc, char **argv)
 
 /* ---- decode ---- */
 
-/* Reads the ids of one line, or of all lines when `newline_ends` is false. Returns the place after it, NULL on a bad number. */
+/* Reads the ids of one line, or of all lines when `newline_ends` is false. Returns the place after
+ * it, NULL on a bad number. */
 static char *read_ids(char *p, const char *end, bool newline_ends, struct deq_tokens *t, struct deq_err *err)
 {
     while (p < end) {
@@ -341,8 +364,8 @@ static char *read_ids(char *p, const char *end, bool newline_ends, struct deq_to
     return p;
 }
 
-static bool decode_lines(const struct deq_tokenizer *tok, char *data, size_t len, bool skip, bool hex, struct deq_buf *out,
-                         struct deq_err *err)
+static bool decode_lines(const struct deq_tokenizer *tok, char *data, size_t len, bool skip, bool hex,
+                         struct deq_buf *out, struct deq_err *err)
 {
     struct deq_tokens t = {0};
     struct deq_buf bytes;
@@ -368,14 +391,19 @@ struct decode_flags {
 };
 
 static const struct deq_opt decode_flags[] = {
-    {"--skip-special", DEQ_OPT_BOOL, offsetof(struct decode_flags, skip_special), 0, 0, NULL, NULL, "leave special tokens out"},
+    {"--skip-special", DEQ_OPT_BOOL, offsetof(struct decode_flags, skip_special), 0, 0, NULL, NULL,
+     "leave special tokens out"},
     {"--hex", DEQ_OPT_BOOL, offsetof(struct decode_flags, hex), 0, 0, NULL, NULL,
      "many lists: each line of input is one list of ids, each line of output its bytes in hexadecimal"},
 };
 
-static const struct deq_command decode_command = {.usage = "deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]",
-                                                  .about = "Prints the text of token ids: the arguments, or numbers on standard input.",
-                                                  .flags = {decode_flags, DEQ_COUNT(decode_flags)}, .min_args = 1, .max_args = SIZE_MAX};
+static const struct deq_command decode_command = {
+    .usage = "deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]",
+    .about = "Prints the text of token ids: the arguments, or numbers on standard input.",
+    .flags = {decode_flags, DEQ_COUNT(decode_flags)},
+    .min_args = 1,
+    .max_args = SIZE_MAX,
+};
 
 static int decode(int argc, char **argv)
 {

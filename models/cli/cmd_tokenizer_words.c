@@ -1,4 +1,5 @@
-/* deq tokenizer words: the tokenizer.json of a word-level model, its vocabulary counted from training texts or read from a file. */
+/* deq tokenizer words: the tokenizer.json of a word-level model, its vocabulary counted from training
+ * texts or read from a file. */
 #include <stdio.h>
 #include <string.h>
 
@@ -13,8 +14,8 @@
 enum { MAX_FILES = 64 };
 #define MAX_TEXT_BYTES ((size_t)4 << 30) /* of one file; WikiText-103's training text is half a gibibyte */
 
-static enum deq_rc count(const char *const *paths, size_t n, const char *out, const char *vocab_out, struct deq_wordlevel_info *info, uint64_t *ret_words,
-                         struct deq_err *err)
+static enum deq_rc count(const char *const *paths, size_t n, const char *out, const char *vocab_out,
+                         struct deq_wordlevel_info *info, uint64_t *ret_words, struct deq_err *err)
 {
     struct deq_wordcount c;
     enum deq_rc rc = deq_wordcount_init(&c, err);
@@ -41,15 +42,22 @@ struct flags {
 };
 
 static const struct deq_opt flags[] = {
-    {"--out", DEQ_OPT_ARG, offsetof(struct flags, out), 0, 0, NULL, "FILE", "the tokenizer.json to write; replaced whole or not at all (required)"},
-    {"--vocab", DEQ_OPT_ARG, offsetof(struct flags, vocab), 0, 0, NULL, "FILE", "take the words from FILE, one a line in the order of ids, instead of texts"},
-    {"--vocab-out", DEQ_OPT_ARG, offsetof(struct flags, vocab_out), 0, 0, NULL, "FILE", "also write the counted words in that form"},
+    {"--out", DEQ_OPT_ARG, offsetof(struct flags, out), 0, 0, NULL, "FILE",
+     "the tokenizer.json to write; replaced whole or not at all (required)"},
+    {"--vocab", DEQ_OPT_ARG, offsetof(struct flags, vocab), 0, 0, NULL, "FILE",
+     "take the words from FILE, one a line in the order of ids, instead of texts"},
+    {"--vocab-out", DEQ_OPT_ARG, offsetof(struct flags, vocab_out), 0, 0, NULL, "FILE",
+     "also write the counted words in that form"},
     {"--json", DEQ_OPT_BOOL, offsetof(struct flags, json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
-static const struct deq_command command = {.usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [flags]",
-                                           .about = "Makes a word-level tokenizer.json with the ids of the DEQ authors' code: <eos>, then words by count.",
-                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 0, .max_args = MAX_FILES};
+static const struct deq_command command = {
+    .usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [flags]",
+    .about = "Makes a word-level tokenizer.json with the ids of the DEQ authors' code: <eos>, then words by count.",
+    .flags = {flags, DEQ_COUNT(flags)},
+    .min_args = 0,
+    .max_args = MAX_FILES,
+};
 
 int cmd_tokenizer_words(int argc, char **argv)
 {
@@ -67,14 +75,16 @@ int cmd_tokenizer_words(int argc, char **argv)
     if (f.vocab_out && !strcmp(f.out, f.vocab_out))
         return cli_usage("tokenizer words", "--out and --vocab-out name one file, %s", f.out);
     FILE *to = f.vocab_out && cli_report(f.vocab_out) == stderr ? stderr : cli_report(f.out);
-    if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err) : count(args, n, f.out, f.vocab_out, &info, &words, &err))
+    if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err)
+                : count(args, n, f.out, f.vocab_out, &info, &words, &err))
         return cli_fail("tokenizer words", err.text);
     if (deq_tokenizer_config_save(f.out, info.eos_id, info.unk_id, &err))
         return cli_fail("tokenizer words", err.text);
     if (f.json)
-        fprintf(to, "{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n", info.n_words, (long long)info.eos_id,
-               (long long)info.unk_id, (unsigned long long)words);
+        fprintf(to, "{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n",
+                info.n_words, (long long)info.eos_id, (long long)info.unk_id, (unsigned long long)words);
     else
-        fprintf(to, "%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", f.out, info.n_words, (long long)info.eos_id, (long long)info.unk_id);
+        fprintf(to, "%s: %u words, <eos> is %lld, the unknown word %lld (-1: none)\n", f.out, info.n_words,
+                (long long)info.eos_id, (long long)info.unk_id);
     return CLI_OK;
 }

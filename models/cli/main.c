@@ -33,7 +33,8 @@ static void usage(FILE *out)
     char model[4096];
     if (!deq_installed("models/stories", model))
         snprintf(model, sizeof model, "models/stories");
-    fprintf(out, "\nfor example, with the model that comes with it:\n  %s generate %s \"Once upon a time\"\n", program_invocation_name, model);
+    fprintf(out, "\nfor example, with the model that comes with it:\n  %s generate %s \"Once upon a time\"\n",
+            program_invocation_name, model);
 }
 
 static const char *nearest(const char *name)
@@ -67,7 +68,8 @@ static int run(int argc, char **argv)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);
     const char *near = nearest(argv[1]);
-    fprintf(stderr, "deq: unknown command \"%s\"%s%s%s\n", argv[1], near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    fprintf(stderr, "deq: unknown command \"%s\"%s%s%s\n", argv[1], near ? " (did you mean " : "", near ? near : "",
+            near ? "?)" : "");
     usage(stderr);
     return CLI_USAGE;
 }

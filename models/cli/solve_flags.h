@@ -13,14 +13,19 @@ struct solve_flags {
 
 #define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
-#define SOLVE_FLAGS(at)                                                                                                                               \
-    {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL, "relative residual at which a row stops; else the model's"}, \
-    {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 1, 100000, NULL, NULL, "evaluations of a row at most; else the model's"}, \
-    {"--solver", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, solver), 0, 0, NULL, DEQ_SOLVER_CHOICES, "root finder; else the model's"},                      \
-    {"--window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL,                                         \
-     "rows solved behind the committed prefix; else the model's"},                                                                                    \
-    {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES, "state that a row starts from; else the model's"},  \
-    {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL, "compute threads; else all cores"}
+#define SOLVE_FLAGS(at)                                                                                       \
+    {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \
+     "relative residual at which a row stops; else the model's"},                                             \
+    {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 1, 100000, NULL, NULL,         \
+     "evaluations of a row at most; else the model's"},                                                       \
+    {"--solver", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, solver), 0, 0, NULL, DEQ_SOLVER_CHOICES,   \
+     "root finder; else the model's"},                                                                        \
+    {"--window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL, \
+     "rows solved behind the committed prefix; else the model's"},                                            \
+    {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES,   \
+     "state that a row starts from; else the model's"},                                                       \
+    {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \
+     "compute threads; else all cores"}
 
 void solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p);
 unsigned solve_flags_threads(const struct solve_flags *f);
