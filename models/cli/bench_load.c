@@ -16,19 +16,12 @@
 #include "core/base/clock.h"
 #include "core/base/json.h"
 #include "core/base/mem.h"
-#include "core/base/rng.h"
-#include "core/base/text.h"
-#include "core/base/tokens.h"
 #include "models/cli/cli.h"
 
 enum {
-    TEXT_MAX_BYTES = 64 << 20,
-    TEXT_SENT_BYTES = 256 << 10, /* of the text: what servers take as one body */
-    FILES_SPARE = 32,            /* descriptors that are not streams */
-    SEND_AT_ONCE = 32,           /* arrivals between two looks at the sockets */
-    RNG_PROMPT = 0x70726f6d,     /* rng stream of token ids */
+    FILES_SPARE = 32,  /* descriptors that are not streams */
+    SEND_AT_ONCE = 32, /* arrivals between two looks at the sockets */
 };
-static const size_t BODIES_MAX_BYTES = (size_t)2 << 30;
 
 static double now(const struct bench *b)
 {
@@ -59,7 +52,8 @@ static void on_chunk(struct bench_call *c, const json_t *choice)
     }
     c->chunk[c->n_chunks++] = now(c->bench);
     /* the closing chunk without text is no token; another may be one without text of its own */
-    if (json_string_length(json_object_get(choice, "text")) || !json_is_string(json_object_get(choice, "finish_reason"))) {
+    if (json_string_length(json_object_get(choice, "text")) ||
+        !json_is_string(json_object_get(choice, "finish_reason"))) {
         c->text_chunks++;
         c->bench->tokens_seen++;
     }
@@ -77,7 +71,8 @@ static bool is_done(const char *data, size_t n)
 {
     static const char mark[] = "[DONE]";
     const char *at = data + strspn(data, " \t");
-    return !strncmp(at, mark, sizeof mark - 1) && (size_t)(at - data) + sizeof mark - 1 + strspn(at + sizeof mark - 1, " \t") == n;
+    return !strncmp(at, mark, sizeof mark - 1) &&
+           (size_t)(at - data) + sizeof mark - 1 + strspn(at + sizeof mark - 1, " \t") == n;
 }
 
 static void on_event(void *ctx, const char *data, size_t n)
@@ -95,7 +90,8 @@ static void on_event(void *ctx, const char *data, size_t n)
         json_decref(o);
         return;
     }
-    const json_t *error = json_object_get(o, "error"), *deq = json_object_get(o, "deq"), *usage = json_object_get(o, "usage");
+    const json_t *error = json_object_get(o, "error"), *deq = json_object_get(o, "deq"),
+                 *usage = json_object_get(o, "usage");
     const json_t *choices = json_object_get(o, "choices");
     if (error && !json_is_null(error)) {
         const char *text = json_string_value(json_is_string(error) ? error : json_object_get(error, "message"));
@@ -129,7 +125,8 @@ static size_t on_bytes(char *bytes, size_t size, size_t n, void *ctx)
 }
 
 /* What libcurl shall do for POST url with this body; the handle's owner is the caller. */
-static CURL *new_request(const struct bench *b, const char *path, const char *body, size_t body_len, curl_write_callback write, void *ctx)
+static CURL *new_request(const struct bench *b, const char *path, const char *body, size_t body_len,
+                         curl_write_callback write, void *ctx)
 {
     char url[sizeof b->url + 64];
     CURL *e = curl_easy_init();
@@ -139,11 +136,15 @@ static CURL *new_request(const struct bench *b, const char *path, const char *bo
     bool ok = !curl_easy_setopt(e, CURLOPT_URL, url) && !curl_easy_setopt(e, CURLOPT_HTTPHEADER, b->headers) &&
               !curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, write) && !curl_easy_setopt(e, CURLOPT_WRITEDATA, ctx) &&
               !curl_easy_setopt(e, CURLOPT_PRIVATE, ctx) && !curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) &&
-              !curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)b->set.timeout_ms) && !curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
-              !curl_easy_setopt(e, CURLOPT_PROXY, "") && /* measured is the server, not what the environment puts before it */
-              !curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1); /* a connection for each stream */
+              !curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, (long)b->set.timeout_ms) &&
+              !curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") &&
+              /* measured is the server, not what the environment puts before it */
+              !curl_easy_setopt(e, CURLOPT_PROXY, "") &&
+              /* a connection for each stream */
+              !curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     if (ok && body)
-        ok = !curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_len) && !curl_easy_setopt(e, CURLOPT_POSTFIELDS, body);
+        ok = !curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_len) &&
+             !curl_easy_setopt(e, CURLOPT_POSTFIELDS, body);
     if (!ok) {
         curl_easy_cleanup(e);
         e = NULL;
@@ -245,7 +246,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *kn
 {
     (void)easy;
     struct bench *b = ctx;
-    struct epoll_event ev = {.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u), .data.fd = fd};
+    struct epoll_event ev = {.events = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u),
+                             .data.fd = fd};
     if (what == CURL_POLL_REMOVE) {
         (void)epoll_ctl(b->epoll, EPOLL_CTL_DEL, fd, NULL);
         return 0;
@@ -274,7 +276,10 @@ static double send_due(struct bench *b)
         if (k == SEND_AT_ONCE)
             return 0;
         if (b->open >= b->streams_max) {
-            deq_fail(&b->err, DEQ_EFULL, "%zu streams are open and the limit of open files is reached: raise it (ulimit -n), or use --max-concurrency", b->open);
+            deq_fail(&b->err, DEQ_EFULL,
+                     "%zu streams are open and the limit of open files is reached: raise it (ulimit -n), or use "
+                     "--max-concurrency",
+                     b->open);
             return 0;
         }
         (void)send_call(b, &b->call[b->sent]);
@@ -288,7 +293,8 @@ static void receive(struct bench *b)
     int running, left;
     const int n = epoll_wait(b->epoll, ev, DEQ_COUNT(ev), 0);
     for (int i = 0; i < n; i++) {
-        const int what = (ev[i].events & EPOLLIN ? CURL_CSELECT_IN : 0) | (ev[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+        const int what = (ev[i].events & EPOLLIN ? CURL_CSELECT_IN : 0) |
+                         (ev[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
                          (ev[i].events & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
         curl_multi_socket_action(b->multi, ev[i].data.fd, what, &running);
     }
@@ -312,13 +318,14 @@ static void progress(struct bench *b, double *last)
     if (t - *last < 0.2)
         return;
     *last = t;
-    cli_progress("%zu of %zu done, %zu sent, %zu open, %zu failed, %.0f tokens/s", b->ok + b->failed, b->set.n, b->sent, b->open, b->failed,
-                 (double)b->tokens_seen / t);
+    cli_progress("%zu of %zu done, %zu sent, %zu open, %zu failed, %.0f tokens/s", b->ok + b->failed, b->set.n, b->sent,
+                 b->open, b->failed, (double)b->tokens_seen / t);
 }
 
 void bench_load_run(struct bench *b)
 {
-    sigset_t blocked, before; /* signals are taken only while waiting: none is lost between a look at the flag and the wait */
+    /* signals are taken only while waiting: none is lost between a look at the flag and the wait */
+    sigset_t blocked, before;
     struct sigaction sa = {.sa_handler = on_signal}, old_int, old_term;
     double last = 0;
     sigemptyset(&blocked);
@@ -353,8 +360,7 @@ static size_t on_reply(char *bytes, size_t size, size_t n, void *ctx)
     return deq_buf_add(ctx, bytes, size * n) ? size * n : 0;
 }
 
-/* One request of its own, GET without a body. NULL with err set, or the reply's JSON. */
-static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body)
+json_t *bench_load_ask(struct bench *b, const char *path, const struct deq_buf *body)
 {
     struct deq_buf reply;
     json_t *o = NULL;
@@ -367,7 +373,8 @@ static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body
     if (rc)
         deq_fail(&b->err, DEQ_EIO, "%s%s: %s; is the server running there?", b->url, path, curl_easy_strerror(rc));
     else if (status == 401 || status == 403)
-        deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld: give the server's key with --api-key or DEQ_API_KEY", b->url, path, status);
+        deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld: give the server's key with --api-key or DEQ_API_KEY", b->url,
+                 path, status);
     else if (status != 200)
         deq_fail(&b->err, DEQ_EIO, "%s%s: status %ld, expected 200", b->url, path, status);
     else if (deq_json_parse_loose(reply.data ? reply.data : "", reply.len, &o))
@@ -377,129 +384,24 @@ static json_t *ask(struct bench *b, const char *path, const struct deq_buf *body
     return o;
 }
 
-/* Name and vocabulary of the model: the named one, else the server's first. */
-static bool find_model(struct bench *b, json_int_t *ret_vocab)
-{
-    json_t *o = ask(b, "/v1/models", NULL);
-    const json_t *data = json_object_get(o, "data"), *m = NULL;
-    for (size_t i = 0; i < json_array_size(data); i++) {
-        const char *id = json_string_value(json_object_get(json_array_get(data, i), "id"));
-        if (id && (!b->set.model || !strcmp(id, b->set.model)) && !m)
-            m = json_array_get(data, i);
-    }
-    const char *id = b->set.model ? b->set.model : json_string_value(json_object_get(m, "id"));
-    const json_int_t vocab = json_integer_value(json_object_get(json_object_get(m, "deqd"), "vocab_size"));
-    *ret_vocab = vocab > 0 && vocab <= UINT32_MAX ? vocab : 256; /* a server that does not tell: ids of bytes, which every vocabulary has */
-    const bool ok = id && strlen(id) < sizeof b->model;
-    if (ok)
-        snprintf(b->model, sizeof b->model, "%s", id);
-    else if (o)
-        deq_fail(&b->err, DEQ_EFORMAT, "%s/v1/models names no model; give one with --model", b->url);
-    json_decref(o);
-    return ok && o;
-}
-
-static int to_buf(const char *bytes, size_t n, void *ctx)
-{
-    return deq_buf_add(ctx, bytes, n) ? 0 : -1;
-}
-
-/* The token ids of a text, as the server cuts it. */
-static bool read_text(struct bench *b, const char *path, struct deq_tokens *ret)
-{
-    char *text = NULL;
-    size_t len = 0;
-    struct deq_buf body;
-    deq_buf_init(&body, 8 * TEXT_SENT_BYTES);
-    if (deq_text_read(path, TEXT_MAX_BYTES, &text, &len, &b->err))
-        return false;
-    len = DEQ_MIN(len, (size_t)TEXT_SENT_BYTES);
-    while (len && ((unsigned char)text[len] & 0xc0) == 0x80)
-        len--; /* not within a character; text ends with NUL */
-    json_t *q = json_pack("{s:s, s:s%}", "model", b->model, "prompt", text, len), *o = NULL;
-    if (!q)
-        deq_fail(&b->err, DEQ_EFORMAT, "--text: %s is not UTF-8", path);
-    else if (json_dump_callback(q, to_buf, &body, JSON_COMPACT))
-        deq_fail(&b->err, DEQ_EFORMAT, "--text: %s holds too many control characters", path);
-    else if (!(o = ask(b, "/tokenize", &body)))
-        deq_fail_prefix(&b->err, b->err.code, "--text needs the server's tokenizer; without --text random token ids are sent");
-    const json_t *ids = json_object_get(o, "tokens");
-    const size_t n = json_array_size(ids);
-    if (o && n < b->set.input_len)
-        deq_fail(&b->err, DEQ_EINVAL, "--text: %s has %zu tokens, fewer than --input-len %zu", path, n, b->set.input_len);
-    else if (o && !(ret->ids = DEQ_NEW_ARRAY(uint32_t, n)))
-        deq_fail(&b->err, DEQ_ENOMEM, "out of memory");
-    for (size_t i = 0; ret->ids && i < n; i++)
-        ret->ids[ret->n++] = (uint32_t)json_integer_value(json_array_get(ids, i));
-    json_decref(o);
-    json_decref(q);
-    deq_buf_free(&body);
-    deq_free(text);
-    return ret->ids;
-}
-
-/* Prompt i: a piece of the text, or random ids below vocab. Both are functions of (seed, i). */
-static void add_prompt(const struct bench *b, size_t i, const struct deq_tokens *text, json_int_t vocab, struct deq_buf *out)
-{
-    const size_t len = b->set.input_len;
-    const size_t from = text->n ? (size_t)deq_rng_below(b->set.seed, RNG_PROMPT, i * BENCH_LEN_MAX, text->n - len + 1) : 0;
-    for (size_t k = 0; k < len; k++)
-        deq_buf_fmt(out, "%s%u", k ? "," : "",
-                    text->n ? text->ids[from + k] : (unsigned)deq_rng_below(b->set.seed, RNG_PROMPT, i * BENCH_LEN_MAX + k, (uint64_t)vocab));
-}
-
-static bool make_bodies(struct bench *b, const struct deq_tokens *text, json_int_t vocab)
-{
-    const struct bench_settings *s = &b->set;
-    struct deq_buf head, body;
-    size_t total = 0;
-    deq_buf_init(&head, 4096);
-    deq_buf_init(&body, 16 * (size_t)BENCH_LEN_MAX);
-    json_t *q = json_pack("{s:s, s:I, s:f, s:b, s:b, s:{s:b}}", "model", b->model, "max_tokens", (json_int_t)s->output_len, "temperature", s->temperature,
-                          "ignore_eos", 1, "stream", 1, "stream_options", "include_usage", 1);
-    if (q && (s->window || s->tol > 0))
-        json_object_set_new(q, "deq", json_object());
-    if (s->window)
-        json_object_set_new(json_object_get(q, "deq"), "window", json_integer(s->window));
-    if (s->tol > 0)
-        json_object_set_new(json_object_get(q, "deq"), "tol", json_real(s->tol));
-    bool ok = q && !json_dump_callback(q, to_buf, &head, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    json_decref(q);
-    for (size_t i = 0; ok && i < s->n; i++) {
-        deq_buf_reset(&body);
-        deq_buf_add(&body, head.data, head.len - 1); /* without the closing brace */
-        if (s->temperature > 0)
-            deq_buf_fmt(&body, ",\"seed\":%zu", (size_t)(s->seed % 1000000007) + i); /* or equal prompts would get equal answers */
-        deq_buf_str(&body, ",\"prompt\":[");
-        add_prompt(b, i, text, vocab, &body);
-        deq_buf_str(&body, "]}");
-        ok = !body.failed && (total += body.len) <= BODIES_MAX_BYTES && (b->call[i].body = deq_alloc(body.len));
-        if (ok)
-            memcpy(b->call[i].body, body.data, b->call[i].body_len = body.len);
-        b->call[i].bench = b;
-    }
-    if (!ok)
-        deq_fail(&b->err, DEQ_ENOMEM, "no room for all prompts (at most %zu bytes): take fewer with --num-prompts or shorter ones with --input-len", BODIES_MAX_BYTES);
-    deq_buf_free(&head);
-    deq_buf_free(&body);
-    return ok;
-}
-
 /* Every stream is a file to the system. */
 static bool raise_files(struct bench *b)
 {
     struct rlimit r;
     const size_t streams = b->set.concurrency ? DEQ_MIN(b->set.concurrency, b->set.n) : b->set.n;
     const rlim_t need = (rlim_t)streams + FILES_SPARE;
-    const bool surely = b->set.concurrency || isinf(b->set.rate); /* else most of them are over before the last is sent */
+    /* else most of them are over before the last is sent */
+    const bool surely = b->set.concurrency || isinf(b->set.rate);
     b->streams_max = streams;
     if (getrlimit(RLIMIT_NOFILE, &r) || r.rlim_cur == RLIM_INFINITY || r.rlim_cur >= need)
         return true;
     const rlim_t hard = r.rlim_max;
     r.rlim_cur = hard == RLIM_INFINITY ? need : DEQ_MIN(need, hard);
     if (setrlimit(RLIMIT_NOFILE, &r) || (r.rlim_cur < need && surely) || r.rlim_cur <= FILES_SPARE) {
-        deq_fail(&b->err, DEQ_EFULL, "%zu streams need %zu open files, and the limit is %zu: raise it (ulimit -Hn), or use a smaller --max-concurrency", streams,
-                 (size_t)need, (size_t)hard);
+        deq_fail(&b->err, DEQ_EFULL,
+                 "%zu streams need %zu open files, and the limit is %zu: raise it (ulimit -Hn), or use a smaller "
+                 "--max-concurrency",
+                 streams, (size_t)need, (size_t)hard);
         return false;
     }
     b->streams_max = (size_t)r.rlim_cur - FILES_SPARE;
@@ -509,8 +411,6 @@ static bool raise_files(struct bench *b)
 bool bench_load_prepare(struct bench *b)
 {
     const struct bench_settings *s = &b->set;
-    struct deq_tokens text = {0};
-    json_int_t vocab;
     char auth[600];
     b->headers = curl_slist_append(NULL, "Content-Type: application/json");
     struct curl_slist *more = curl_slist_append(b->headers, "Expect:"); /* no waiting for 100 before a long body */
@@ -522,18 +422,19 @@ bool bench_load_prepare(struct bench *b)
     b->call = DEQ_NEW_ARRAY(struct bench_call, s->n);
     b->multi = curl_multi_init();
     b->epoll = epoll_create1(EPOLL_CLOEXEC);
-    bool ok = more && b->arrival && b->call && b->multi && b->epoll >= 0 && !curl_multi_setopt(b->multi, CURLMOPT_SOCKETFUNCTION, on_socket) &&
-              !curl_multi_setopt(b->multi, CURLMOPT_SOCKETDATA, b) && !curl_multi_setopt(b->multi, CURLMOPT_TIMERFUNCTION, on_timer) &&
-              !curl_multi_setopt(b->multi, CURLMOPT_TIMERDATA, b) && !curl_multi_setopt(b->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+    bool ok = more && b->arrival && b->call && b->multi && b->epoll >= 0 &&
+              !curl_multi_setopt(b->multi, CURLMOPT_SOCKETFUNCTION, on_socket) &&
+              !curl_multi_setopt(b->multi, CURLMOPT_SOCKETDATA, b) &&
+              !curl_multi_setopt(b->multi, CURLMOPT_TIMERFUNCTION, on_timer) &&
+              !curl_multi_setopt(b->multi, CURLMOPT_TIMERDATA, b) &&
+              !curl_multi_setopt(b->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
     if (!ok)
         deq_fail(&b->err, DEQ_ENOMEM, "out of memory or open files");
-    ok = ok && raise_files(b) && find_model(b, &vocab) && (!s->text || read_text(b, s->text, &text)) && make_bodies(b, &text, vocab);
-    if (ok) {
-        curl_multi_setopt(b->multi, CURLMOPT_MAXCONNECTS, (long)b->streams_max); /* idle ones are kept for the next arrivals */
-        bench_arrivals(s->rate, s->burstiness, s->seed, b->arrival, s->n);
-    }
-    deq_free(text.ids);
-    return ok;
+    if (!ok || !raise_files(b))
+        return false;
+    curl_multi_setopt(b->multi, CURLMOPT_MAXCONNECTS, (long)b->streams_max); /* idle ones are kept for the next */
+    bench_arrivals(s->rate, s->burstiness, s->seed, b->arrival, s->n);
+    return true;
 }
 
 void bench_load_free(struct bench *b)

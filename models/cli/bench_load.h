@@ -1,13 +1,17 @@
-/* The load of `deq bench serve`: prompts and arrivals made beforehand, requests sent when they are due, streams read with a time for every chunk.
- * Not a client library: it judges no text. It only gathers; the arithmetic is in bench_stats.h, the report in cmd_bench.c.
+/* The load of `deq bench serve`: requests sent when they are due, streams read with a time for every chunk. What they
+ * ask is made beforehand (bench_prompts.h). Not a client library: it judges no text. It only gathers; the arithmetic is
+ * in bench_stats.h, the report in cmd_bench.c.
  *
- * A request's start is its *scheduled* arrival in open loop: when it leaves late, because this program or the server's accept queue was busy, its wait counts
- * (no coordinated omission: Tene, "How NOT to measure latency", 2013). With max_concurrency the loop is closed, and start is the sending, as in vLLM.
+ * A request's start is its *scheduled* arrival in open loop: when it leaves late, because this program or the server's
+ * accept queue was busy, its wait counts (no coordinated omission: Tene, "How NOT to measure latency", 2013). With
+ * max_concurrency the loop is closed, and start is the sending, as in vLLM.
  *
- * One thread. libcurl's multi interface tells through callbacks which sockets matter; epoll watches them, so that the cost of an event does not grow with
- * the number of open streams. The only file that sees libcurl is bench_load.c. */
+ * One thread. libcurl's multi interface tells through callbacks which sockets matter; epoll watches them, so that the
+ * cost of an event does not grow with the number of open streams. The only file that sees libcurl is bench_load.c. */
 #ifndef DEQ_MODELS_CLI_BENCH_LOAD_H
 #define DEQ_MODELS_CLI_BENCH_LOAD_H
+
+#include <jansson.h>
 
 #include "core/base/err.h"
 #include "models/cli/bench_stats.h"
@@ -64,9 +68,12 @@ struct bench {
     struct deq_err err;
 };
 
-/* Asks the server for its model (and for the tokens of a text) and makes all prompts. False: err says why, and what to do. */
+/* Handles, descriptors and arrivals; False: err says why, and what to do. */
 bool bench_load_prepare(struct bench *b);
-/* Until all requests are over, SIGINT or SIGTERM comes, or this side fails (err is set). What was measured so far stands in call[0..sent). */
+/* One request of its own, GET without a body. NULL with err set, or the reply's JSON. */
+json_t *bench_load_ask(struct bench *b, const char *path, const struct deq_buf *body);
+/* Until all requests are over, SIGINT or SIGTERM comes, or this side fails (err is set). What was measured so far
+ * stands in call[0..sent). */
 void bench_load_run(struct bench *b);
 void bench_load_free(struct bench *b);
 bool bench_load_start(void); /* libcurl, once before all others */

@@ -19,6 +19,7 @@
 #include "core/base/utf8.h"
 #include "core/deq.h"
 #include "models/cli/bench_load.h"
+#include "models/cli/bench_prompts.h"
 #include "models/cli/cli.h"
 
 struct wanted {
@@ -300,7 +301,7 @@ int cmd_bench(int argc, char **argv)
     if (!bench_load_start())
         return cli_fail("bench", "libcurl does not start");
     code = CLI_FAIL;
-    if (!bench_load_prepare(&b)) {
+    if (!bench_load_prepare(&b) || !bench_prompts_make(&b)) {
         cli_fail("bench", b.err.text);
         goto out;
     }
