@@ -137,7 +137,17 @@ struct deq_solve_params {
     uint32_t window;   /* rows solved behind the committed prefix, 1..64 */
 };
 
-enum deq_finish { DEQ_FINISH_LENGTH, DEQ_FINISH_EOS, DEQ_FINISH_STOP, DEQ_FINISH_CANCELED, DEQ_FINISH_NUMERIC, DEQ_FINISH_DEADLINE };
+enum deq_finish {
+    DEQ_FINISH_LENGTH,
+    DEQ_FINISH_EOS,
+    DEQ_FINISH_STOP,
+    DEQ_FINISH_CANCELED,
+    DEQ_FINISH_NUMERIC,
+    DEQ_FINISH_DEADLINE,
+    DEQ_FINISH_COUNT
+};
+/* "length", "stop" (both kinds), "cancelled", "numeric_error", "deadline" */
+const char *deq_finish_name(enum deq_finish f);
 
 /* Equilibria of whole blocks of a prompt are kept and found again, with the same bits as a fresh solve. APPROXIMATE also takes blocks that
  * generation produced, whose bits differ within the tolerance. OFF neither takes nor leaves any. */
@@ -206,19 +216,41 @@ bool deq_runnable(const struct deq_engine *engine); /* some sequence is not paus
 /* One evaluation of the cell on all open rows, one solver step of each, commits and events. Allocates nothing. */
 void deq_step(struct deq_engine *engine);
 
-struct deq_engine_stats { /* since the engine was made; counters only grow */
-    uint64_t steps, rows, head_rows; /* evaluations of f, rows in them, rows through the output head */
-    uint64_t positions;              /* committed */
-    uint64_t nonconverged, restarts; /* positions committed above tol; rows restarted because a guess changed */
-    uint64_t numeric_errors;
-    uint32_t sequences, rows_open;   /* now */
-    uint64_t pages, pages_used, pages_reserved; /* of the cache: all; held by sequences; promised to them */
-    uint64_t starts[3], starts_cached;          /* rows that entered, by enum deq_warm; of them, from cached states */
-    uint64_t prefix_queries_tok, prefix_hits_tok, prefix_approximate_tok; /* prompt tokens asked for, found */
-    uint64_t prefix_entries, prefix_bytes, prefix_evictions;
-    uint32_t max_rows, max_positions, max_sequences;
-    uint64_t memory_bytes;           /* reserved at start: rows, cache, scratch */
+uint32_t deq_engine_max_positions(const struct deq_engine *engine); /* of one sequence: prompt and text */
+
+/* What an engine counts, one row a statistic: X(name, dimension, kind, help). A counter only grows; a gauge is as of
+ * now. All are sums: those of several engines add up. */
+enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
+#define DEQ_ENGINE_STATS(X)                                                                                 \
+    X(steps, , DEQ_COUNTER, "Evaluations of the cell on a batch.")                                          \
+    X(rows, , DEQ_COUNTER, "Rows in those evaluations.")                                                    \
+    X(head_rows, , DEQ_COUNTER, "Rows through the output head.")                                            \
+    X(positions, , DEQ_COUNTER, "Positions committed.")                                                     \
+    X(nonconverged, , DEQ_COUNTER, "Positions committed above their tolerance.")                            \
+    X(numeric_errors, , DEQ_COUNTER, "Sequences ended because a state was not finite.")                     \
+    X(restarts, , DEQ_COUNTER, "Rows started again because a guessed token changed.")                       \
+    X(starts, [DEQ_WARM_COUNT], DEQ_COUNTER, "Rows that entered, by where their iterates began.")           \
+    X(starts_cached, , DEQ_COUNTER, "Of them, from a state of the prefix cache.")                           \
+    X(prefix_entries, , DEQ_GAUGE, "Blocks in the prefix cache.")                                           \
+    X(prefix_bytes, , DEQ_GAUGE, "Their size.")                                                             \
+    X(prefix_queries_tok, , DEQ_COUNTER, "Prompt tokens looked up.")                                        \
+    X(prefix_hits_tok, , DEQ_COUNTER, "Prompt tokens found.")                                               \
+    X(prefix_approximate_tok, , DEQ_COUNTER, "Of them, produced by generation.")                            \
+    X(prefix_evictions, , DEQ_COUNTER, "Blocks that made room.")                                            \
+    X(sequences, , DEQ_GAUGE, "Choices in the engine.")                                                     \
+    X(max_sequences, , DEQ_GAUGE, "Their limit.")                                                           \
+    X(rows_open, , DEQ_GAUGE, "Rows being solved.")                                                         \
+    X(max_rows, , DEQ_GAUGE, "Rows of the largest batch.")                                                  \
+    X(pages, , DEQ_GAUGE, "Pages of the key/value cache.")                                                  \
+    X(pages_used, , DEQ_GAUGE, "Pages that sequences hold.")                                                \
+    X(pages_reserved, , DEQ_GAUGE, "Pages that sequences may come to hold.")                                \
+    X(memory_bytes, , DEQ_GAUGE, "Reserved for rows, cache and scratch.")
+
+#define DEQ_ENGINE_STAT(name, dimension, kind, help) uint64_t name dimension;
+struct deq_engine_stats {
+    DEQ_ENGINE_STATS(DEQ_ENGINE_STAT)
 };
+#undef DEQ_ENGINE_STAT
 struct deq_engine_stats deq_engine_stats(const struct deq_engine *engine);
 
 /* --- Numbers from logits (any thread) --- */

@@ -10,8 +10,10 @@
 #include "core/base/clock.h"
 #include "server/log.h"
 
-static const double seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1, 2.5, 5, 10, 20, 40, 80, 160, 640};
-static const double small_seconds[] = {0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 10};
+static const double seconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3,
+                                 0.6,    1,     2.5,    5,     10,   20,   40,   80,   160,  640};
+static const double small_seconds[] = {0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025,
+                                       0.05,   0.075,  0.1,    0.25,  0.5,   1,     2.5,  10};
 static const double row_counts[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
 static const double iteration_counts[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64};
 static const double residuals[] = {1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1};
@@ -41,46 +43,34 @@ void metrics_observe(struct histogram *h, double value)
     atomic_fetch_add_explicit(&h->sum_micro, (uint64_t)(value * 1e6), memory_order_relaxed);
 }
 
+static void move(_Atomic uint64_t *sum, const uint64_t *from, const uint64_t *to, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (to[i] != from[i]) /* a gauge may fall: the sum is right modulo 2^64, and never below zero */
+            atomic_fetch_add_explicit(&sum[i], to[i] - from[i], memory_order_relaxed);
+}
+
 void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, const struct deq_engine_stats *to)
 {
-#define ADD(counter, field)                                                                           \
-    do {                                                                                              \
-        if (to->field != from->field)                                                                 \
-            atomic_fetch_add_explicit(&m->counter, to->field - from->field, memory_order_relaxed);    \
-    } while (0)
-    ADD(steps, steps);
-    ADD(rows_total, rows);
-    ADD(head_rows, head_rows);
-    ADD(positions, positions);
-    ADD(nonconverged, nonconverged);
-    ADD(restarts, restarts);
-    ADD(numeric_errors, numeric_errors);
-    ADD(starts[0], starts[0]);
-    ADD(starts[1], starts[1]);
-    ADD(starts[2], starts[2]);
-    ADD(starts_cached, starts_cached);
-    ADD(prefix_queries, prefix_queries_tok);
-    ADD(prefix_hits, prefix_hits_tok);
-    ADD(prefix_approximate, prefix_approximate_tok);
-    ADD(prefix_evictions, prefix_evictions);
-#undef ADD
-#define MOVE(gauge, field)                                                                                                           \
-    do {                                                                                                                             \
-        if (to->field != from->field)                                                                                                \
-            atomic_fetch_add_explicit(&m->gauge, (int64_t)to->field - (int64_t)from->field, memory_order_relaxed);                   \
-    } while (0)
-    MOVE(pages, pages);
-    MOVE(pages_used, pages_used);
-    MOVE(pages_reserved, pages_reserved);
-    MOVE(sequences, sequences);
-    MOVE(max_sequences, max_sequences);
-    MOVE(rows_open, rows_open);
-    MOVE(max_rows, max_rows);
-    MOVE(engine_memory_bytes, memory_bytes);
-    MOVE(prefix_entries, prefix_entries);
-    MOVE(prefix_bytes, prefix_bytes);
+#define MOVE(name, dimension, kind, help)                                                             \
+    move((_Atomic uint64_t *)&m->engine.name, (const uint64_t *)&from->name, (const uint64_t *)&to->name, \
+         sizeof to->name / sizeof(uint64_t));
+    DEQ_ENGINE_STATS(MOVE)
 #undef MOVE
 }
+
+void metrics_engine_gone(struct metrics *m, const struct deq_engine_stats *last)
+{
+    struct deq_engine_stats none = *last;
+#define CLEAR_GAUGE(name, dimension, kind, help) \
+    if ((kind) == DEQ_GAUGE)                     \
+        memset(&none.name, 0, sizeof none.name);
+    DEQ_ENGINE_STATS(CLEAR_GAUGE)
+#undef CLEAR_GAUGE
+    metrics_engine(m, last, &none);
+}
+
+/* --- Text --- */
 
 static void head(struct deq_buf *b, const char *name, const char *type, const char *help)
 {
@@ -93,20 +83,30 @@ static void one(struct deq_buf *b, const char *name, const char *type, const cha
     deq_buf_fmt(b, "%s %.17g\n", name, value);
 }
 
+static void counter(struct deq_buf *b, const char *name, const char *help, const _Atomic uint64_t *value)
+{
+    one(b, name, "counter", help, (double)atomic_load(value));
+}
+
+static void gauge(struct deq_buf *b, const char *name, const char *help, double value)
+{
+    one(b, name, "gauge", help, value);
+}
+
 /* labels: "" or "a=\"b\"" */
 static void hist_labels(struct deq_buf *b, const char *name, const char *labels, const struct histogram *h)
 {
-    uint64_t sum = 0;
+    unsigned long long sum = 0;
     const char *comma = labels[0] ? "," : "", *open = labels[0] ? "{" : "", *close = labels[0] ? "}" : "";
     for (unsigned i = 0; i <= h->n; i++) {
         sum += atomic_load_explicit(&h->count[i], memory_order_relaxed);
         if (i < h->n)
-            deq_buf_fmt(b, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, labels, comma, h->bounds[i], (unsigned long long)sum);
+            deq_buf_fmt(b, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, labels, comma, h->bounds[i], sum);
         else
-            deq_buf_fmt(b, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, labels, comma, (unsigned long long)sum);
+            deq_buf_fmt(b, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, labels, comma, sum);
     }
-    deq_buf_fmt(b, "%s_sum%s%s%s %.9g\n%s_count%s%s%s %llu\n", name, open, labels, close, (double)atomic_load(&h->sum_micro) * 1e-6, name, open,
-                labels, close, (unsigned long long)sum);
+    deq_buf_fmt(b, "%s_sum%s%s%s %.9g\n", name, open, labels, close, (double)atomic_load(&h->sum_micro) * 1e-6);
+    deq_buf_fmt(b, "%s_count%s%s%s %llu\n", name, open, labels, close, sum);
 }
 
 static void hist(struct deq_buf *b, const char *name, const char *help, const struct histogram *h)
@@ -115,11 +115,48 @@ static void hist(struct deq_buf *b, const char *name, const char *help, const st
     hist_labels(b, name, "", h);
 }
 
+/* A series for each value of a label. */
+static void labelled(struct deq_buf *b, const char *name, const char *help, const char *label, const char *const *words,
+                     const _Atomic uint64_t *values, size_t n)
+{
+    head(b, name, "counter", help);
+    for (size_t i = 0; i < n; i++)
+        deq_buf_fmt(b, "%s{%s=\"%s\"} %llu\n", name, label, words[i], (unsigned long long)atomic_load(&values[i]));
+}
+
+static void by_start(struct deq_buf *b, const char *name, const char *help, const _Atomic uint64_t *values)
+{
+    const char *words[DEQ_WARM_COUNT];
+    for (int i = 0; i < DEQ_WARM_COUNT; i++)
+        words[i] = deq_warm_name((enum deq_warm)i);
+    labelled(b, name, help, "source", words, values, DEQ_WARM_COUNT);
+}
+
+/* Kind and help of what the engine counts. */
+struct stat {
+    enum deq_stat_kind kind;
+    const char *help;
+};
+#define STAT(name, dimension, kind, help) struct stat name;
+#define STAT_WORDS(name, dimension, kind, help) .name = {kind, help},
+static const struct {
+    DEQ_ENGINE_STATS(STAT)
+} stats = {DEQ_ENGINE_STATS(STAT_WORDS)};
+#undef STAT
+#undef STAT_WORDS
+
+static void engine_stat(struct deq_buf *b, const char *name, const struct stat *s, uint64_t value)
+{
+    one(b, name, s->kind == DEQ_COUNTER ? "counter" : "gauge", s->help, (double)value);
+}
+#define ENGINE(series, name) engine_stat(b, series, &stats.name, atomic_load(&m->engine.name))
+
 static void process(const struct metrics_now *now, struct deq_buf *b)
 {
     struct rusage u;
     struct rlimit fds;
-    one(b, "process_start_time_seconds", "gauge", "When the process started, since the epoch.", (double)now->started_ms * 1e-3);
+    gauge(b, "process_start_time_seconds", "When the process started, since the epoch.",
+          (double)now->started_ms * 1e-3);
     getrusage(RUSAGE_SELF, &u);
     one(b, "process_cpu_seconds_total", "counter", "User and system CPU time.",
         (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6);
@@ -130,17 +167,17 @@ static void process(const struct metrics_now *now, struct deq_buf *b)
             pages = 0;
         fclose(f);
     }
-    one(b, "process_resident_memory_bytes", "gauge", "Resident memory.", (double)pages * (double)sysconf(_SC_PAGESIZE));
+    gauge(b, "process_resident_memory_bytes", "Resident memory.", (double)pages * (double)sysconf(_SC_PAGESIZE));
     DIR *d = opendir("/proc/self/fd");
     if (d) {
         long n = -3; /* ".", ".." and the directory's own */
         while (readdir(d))
             n++;
         closedir(d);
-        one(b, "process_open_fds", "gauge", "Open file descriptors.", (double)n);
+        gauge(b, "process_open_fds", "Open file descriptors.", (double)n);
     }
     if (!getrlimit(RLIMIT_NOFILE, &fds) && fds.rlim_cur != RLIM_INFINITY)
-        one(b, "process_max_fds", "gauge", "Their limit.", (double)fds.rlim_cur);
+        gauge(b, "process_max_fds", "Their limit.", (double)fds.rlim_cur);
 }
 
 /* The usual codes are there from the start: an increase from nothing to one would be none to a rate. */
@@ -172,15 +209,18 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
 #define HISTOGRAM(name, help, h)                                       \
     head(b, "vllm:" name, "histogram", help);                          \
     hist_labels(b, "vllm:" name, labels, h)
-    const double pages = (double)atomic_load(&m->pages);
+    const double pages = (double)atomic_load(&m->engine.pages);
+    const double reserved = (double)atomic_load(&m->engine.pages_reserved);
     GAUGE("num_requests_running", "As deqd_requests_running.", atomic_load(&m->running));
     GAUGE("num_requests_waiting", "As deqd_requests_waiting.", atomic_load(&m->waiting));
-    GAUGE("kv_cache_usage_perc", "Share of the cache's pages that is reserved, 0 to 1.", pages > 0 ? (double)atomic_load(&m->pages_reserved) / pages : 0);
+    GAUGE("kv_cache_usage_perc", "Share of the cache's pages that is reserved, 0 to 1.",
+          pages > 0 ? reserved / pages : 0);
     COUNTER("prompt_tokens_total", "As deqd_prompt_tokens_total.", atomic_load(&m->prompt_tokens));
     COUNTER("generation_tokens_total", "As deqd_generation_tokens_total.", atomic_load(&m->generation_tokens));
     COUNTER("num_preemptions_total", "Always 0: no request is set aside to go on later.", 0);
-    COUNTER("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", atomic_load(&m->prefix_queries));
-    COUNTER("prefix_cache_hits_total", "Prompt tokens found there.", atomic_load(&m->prefix_hits));
+    COUNTER("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+            atomic_load(&m->engine.prefix_queries_tok));
+    COUNTER("prefix_cache_hits_total", "Prompt tokens found there.", atomic_load(&m->engine.prefix_hits_tok));
     HISTOGRAM("time_to_first_token_seconds", "As deqd_time_to_first_token_seconds.", &m->ttft_s);
     HISTOGRAM("inter_token_latency_seconds", "As deqd_inter_token_latency_seconds.", &m->itl_s);
     HISTOGRAM("time_per_output_token_seconds", "Older name of vllm:inter_token_latency_seconds.", &m->itl_s);
@@ -196,62 +236,98 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
     HISTOGRAM("request_params_n", "Choices of a request.", &m->choices);
     HISTOGRAM("iteration_tokens_total", "Positions committed by a step.", &m->step_tokens);
     head(b, "vllm:request_success_total", "counter", "Choices that came to their end, by the reason.");
-    const struct {
-        const char *reason;
-        uint64_t n;
-    } reasons[] = {{"stop", atomic_load(&m->finished[DEQ_FINISH_EOS]) + atomic_load(&m->finished[DEQ_FINISH_STOP])},
-                   {"length", atomic_load(&m->finished[DEQ_FINISH_LENGTH]) + atomic_load(&m->finished[DEQ_FINISH_DEADLINE])},
-                   {"abort", atomic_load(&m->finished[DEQ_FINISH_CANCELED])}};
-    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
-        deq_buf_fmt(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels, reasons[i].reason, (unsigned long long)reasons[i].n);
+    static const char *const reasons[] = {"stop", "length", "abort"};
+    const _Atomic uint64_t *const n = m->finished;
+    const uint64_t success[] = {atomic_load(&n[DEQ_FINISH_EOS]) + atomic_load(&n[DEQ_FINISH_STOP]),
+                                atomic_load(&n[DEQ_FINISH_LENGTH]) + atomic_load(&n[DEQ_FINISH_DEADLINE]),
+                                atomic_load(&n[DEQ_FINISH_CANCELED])};
+    for (size_t i = 0; i < DEQ_COUNT(reasons); i++)
+        deq_buf_fmt(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels, reasons[i],
+                    (unsigned long long)success[i]);
     head(b, "vllm:cache_config_info", "gauge", "Of the key/value cache.");
-    deq_buf_fmt(b, "vllm:cache_config_info{%s,block_size=\"16\",num_gpu_blocks=\"%lld\",enable_prefix_caching=\"True\"} 1\n", labels,
-                (long long)atomic_load(&m->pages));
+    deq_buf_fmt(b, "vllm:cache_config_info{%s,block_size=\"16\",num_gpu_blocks=\"%.0f\",", labels, pages);
+    deq_buf_str(b, "enable_prefix_caching=\"True\"} 1\n");
 #undef GAUGE
 #undef COUNTER
 #undef HISTOGRAM
 }
 
-void metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+/* --- Sections, in the order in which they are printed --- */
+
+static void identity(const struct metrics_now *now, struct deq_buf *b)
 {
-    static const char *const finishes[METRIC_FINISHES] = {"length", "stop", "stop", "cancelled", "numeric_error", "deadline"};
-    static const char *const reasons[REJECT_REASONS] = {"queue_full", "tokens_queue_full", "key_rate_limited", "queue_timeout", "deadline", "draining"};
-    static const char *const phases[CANCEL_PHASES] = {"queued", "prefill", "decode"};
-    static const char *const starts[3] = {"zero", "previous", "predictor"};
     head(b, "deqd_build_info", "gauge", "Version of the daemon.");
     deq_buf_fmt(b, "deqd_build_info{version=\"%s\"} 1\n", DEQ_VERSION);
-    one(b, "deqd_ready", "gauge", "1 while /health/ready answers 200: neither starting nor draining, and the engine alive.", now->ready);
-    if (now->model_name) {
-        head(b, "deqd_model_info", "gauge", "The model that is served.");
-        deq_buf_fmt(b, "deqd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", now->model_name, now->fingerprint);
-        one(b, "deqd_model_weight_bytes", "gauge", "Packed weights.", (double)now->weight_bytes);
-        one(b, "deqd_max_model_len", "gauge", "Positions of one sequence.", now->max_positions);
-    }
-    one(b, "deqd_requests_running", "gauge", "Requests in the engine.", (double)atomic_load(&m->running));
-    one(b, "deqd_requests_waiting", "gauge", "Requests in the queue.", (double)atomic_load(&m->waiting));
-    one(b, "deqd_max_requests_waiting", "gauge", "Places in the queue.", now->max_waiting);
-    one(b, "deqd_http_connections", "gauge", "Open client connections.", (double)atomic_load(&m->connections));
-    one(b, "deqd_max_http_connections", "gauge", "Beyond so many, new ones are answered 503.", now->max_connections);
-    responses(b, "deqd_http_responses_total", "Responses by status, without those to probes and scrapes.", m->http_responses[0]);
-    responses(b, "deqd_http_probe_responses_total", "Responses of /health* and /metrics by status.", m->http_responses[1]);
+    gauge(b, "deqd_ready", "1 while /health/ready answers 200: neither starting nor draining, and the engine alive.",
+          now->ready);
+    if (!now->model_name)
+        return;
+    head(b, "deqd_model_info", "gauge", "The model that is served.");
+    deq_buf_fmt(b, "deqd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", now->model_name, now->fingerprint);
+    gauge(b, "deqd_model_weight_bytes", "Packed weights.", (double)now->weight_bytes);
+    gauge(b, "deqd_max_model_len", "Positions of one sequence.", now->max_positions);
+}
+
+/* Ends of one name are one series. */
+static void finishes(const struct metrics *m, struct deq_buf *b)
+{
     head(b, "deqd_requests_total", "counter", "Choices that left the engine, by the reason.");
-    for (int i = 0; i < METRIC_FINISHES; i++)
-        if (i != DEQ_FINISH_STOP) /* the two kinds of stop are one series */
-            deq_buf_fmt(b, "deqd_requests_total{finish_reason=\"%s\"} %llu\n", finishes[i],
-                        (unsigned long long)(atomic_load(&m->finished[i]) +
-                                             (i == DEQ_FINISH_EOS ? atomic_load(&m->finished[DEQ_FINISH_STOP]) : 0)));
-    head(b, "deqd_requests_rejected_total", "counter", "Requests refused without work.");
-    for (int i = 0; i < REJECT_REASONS; i++)
-        deq_buf_fmt(b, "deqd_requests_rejected_total{reason=\"%s\"} %llu\n", reasons[i], (unsigned long long)atomic_load(&m->rejected[i]));
-    head(b, "deqd_requests_cancelled_total", "counter", "Requests whose client left.");
-    for (int i = 0; i < CANCEL_PHASES; i++)
-        deq_buf_fmt(b, "deqd_requests_cancelled_total{phase=\"%s\"} %llu\n", phases[i], (unsigned long long)atomic_load(&m->cancelled[i]));
-    one(b, "deqd_prompt_tokens_total", "counter", "Prompt tokens of admitted requests.", (double)atomic_load(&m->prompt_tokens));
-    one(b, "deqd_generation_tokens_total", "counter", "Generated tokens.", (double)atomic_load(&m->generation_tokens));
-    one(b, "deqd_prompt_tokens_cached_total", "counter", "Prompt tokens taken from the prefix cache.", (double)atomic_load(&m->prefix_hits));
-    one(b, "deqd_prompt_tokens_approximate_total", "counter", "Of them, produced by generation.", (double)atomic_load(&m->prefix_approximate));
-    one(b, "deqd_stream_paused_total", "counter", "Times that a sequence waited for a slow reader.", (double)atomic_load(&m->paused));
-    one(b, "deqd_stream_gave_way_total", "counter", "Streams that ended because their readers were slow and others waited for their places.", (double)atomic_load(&m->gave_way));
+    for (int i = 0; i < DEQ_FINISH_COUNT; i++) {
+        const char *const name = deq_finish_name((enum deq_finish)i);
+        uint64_t n = 0;
+        bool told = false;
+        for (int k = 0; k < DEQ_FINISH_COUNT; k++)
+            if (!strcmp(deq_finish_name((enum deq_finish)k), name)) {
+                n += atomic_load(&m->finished[k]);
+                told = told || k < i;
+            }
+        if (!told)
+            deq_buf_fmt(b, "deqd_requests_total{finish_reason=\"%s\"} %llu\n", name, (unsigned long long)n);
+    }
+}
+
+static void requests(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+{
+    static const char *const reasons[] = {[REJECT_QUEUE_FULL] = "queue_full",
+                                          [REJECT_TOKENS_FULL] = "tokens_queue_full",
+                                          [REJECT_KEY_LIMIT] = "key_rate_limited",
+                                          [REJECT_QUEUE_TIMEOUT] = "queue_timeout",
+                                          [REJECT_DEADLINE] = "deadline",
+                                          [REJECT_DRAINING] = "draining"};
+    static const char *const phases[] = {[CANCEL_QUEUED] = "queued",
+                                         [CANCEL_PREFILL] = "prefill",
+                                         [CANCEL_DECODE] = "decode"};
+    _Static_assert(DEQ_COUNT(reasons) == REJECT_COUNT && DEQ_COUNT(phases) == CANCEL_COUNT, "a word for each");
+    gauge(b, "deqd_requests_running", "Requests in the engine.", (double)atomic_load(&m->running));
+    gauge(b, "deqd_requests_waiting", "Requests in the queue.", (double)atomic_load(&m->waiting));
+    gauge(b, "deqd_max_requests_waiting", "Places in the queue.", now->max_waiting);
+    gauge(b, "deqd_http_connections", "Open client connections.", (double)atomic_load(&m->connections));
+    gauge(b, "deqd_max_http_connections", "Beyond so many, new ones are answered 503.", now->max_connections);
+    responses(b, "deqd_http_responses_total", "Responses by status, without those to probes and scrapes.",
+              m->http_responses[0]);
+    responses(b, "deqd_http_probe_responses_total", "Responses of /health* and /metrics by status.",
+              m->http_responses[1]);
+    finishes(m, b);
+    labelled(b, "deqd_requests_rejected_total", "Requests refused without work.", "reason", reasons, m->rejected,
+             REJECT_COUNT);
+    labelled(b, "deqd_requests_cancelled_total", "Requests whose client left.", "phase", phases, m->cancelled,
+             CANCEL_COUNT);
+}
+
+static void tokens(const struct metrics *m, struct deq_buf *b)
+{
+    counter(b, "deqd_prompt_tokens_total", "Prompt tokens of admitted requests.", &m->prompt_tokens);
+    counter(b, "deqd_generation_tokens_total", "Generated tokens.", &m->generation_tokens);
+    counter(b, "deqd_prompt_tokens_cached_total", "Prompt tokens taken from the prefix cache.",
+            &m->engine.prefix_hits_tok);
+    ENGINE("deqd_prompt_tokens_approximate_total", prefix_approximate_tok);
+    counter(b, "deqd_stream_paused_total", "Times that a sequence waited for a slow reader.", &m->paused);
+    counter(b, "deqd_stream_gave_way_total",
+            "Streams that ended because their readers were slow and others waited for their places.", &m->gave_way);
+}
+
+static void times(const struct metrics *m, struct deq_buf *b)
+{
     hist(b, "deqd_queue_seconds", "Time in the queue.", &m->queue_s);
     hist(b, "deqd_time_to_first_token_seconds", "From arrival to the first token.", &m->ttft_s);
     hist(b, "deqd_inter_token_latency_seconds", "Between two tokens of a request.", &m->itl_s);
@@ -259,53 +335,83 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     hist(b, "deqd_prefill_seconds", "From admission to the first token.", &m->prefill_s);
     hist(b, "deqd_decode_seconds", "From the first token to the end.", &m->decode_s);
     hist(b, "deqd_step_seconds", "One step of the engine.", &m->step_s);
-    one(b, "deqd_engine_overhead_seconds_total", "counter", "CPU time of the engine's thread outside steps: scheduling, JSON, hand-over.",
+    one(b, "deqd_engine_overhead_seconds_total", "counter",
+        "CPU time of the engine's thread outside steps: scheduling, JSON, hand-over.",
         (double)atomic_load(&m->outside_ns) * 1e-9);
+}
+
+static void solver(const struct metrics *m, struct deq_buf *b)
+{
     hist(b, "deqd_batch_rows", "Rows of one evaluation.", &m->rows);
-    head(b, "deqd_solver_iterations", "histogram", "Evaluations of a position: of prompts whose logits are asked for, and of generation.");
+    head(b, "deqd_solver_iterations", "histogram",
+         "Evaluations of a position: of prompts whose logits are asked for, and of generation.");
     hist_labels(b, "deqd_solver_iterations", "phase=\"decode\"", &m->iterations);
     hist_labels(b, "deqd_solver_iterations", "phase=\"prefill\"", &m->prompt_iterations);
     hist(b, "deqd_solver_residual", "Relative residual of a generated position when it was committed.", &m->residual);
-    one(b, "deqd_steps_total", "counter", "Evaluations of the cell on a batch.", (double)atomic_load(&m->steps));
-    one(b, "deqd_rows_total", "counter", "Rows in those evaluations.", (double)atomic_load(&m->rows_total));
-    one(b, "deqd_head_rows_total", "counter", "Rows through the output head.", (double)atomic_load(&m->head_rows));
-    one(b, "deqd_positions_total", "counter", "Positions committed.", (double)atomic_load(&m->positions));
-    one(b, "deqd_solver_nonconverged_total", "counter", "Positions committed above their tolerance.", (double)atomic_load(&m->nonconverged));
-    one(b, "deqd_solver_diverged_total", "counter", "Sequences ended because a state was not finite.", (double)atomic_load(&m->numeric_errors));
-    one(b, "deqd_guess_restarts_total", "counter", "Rows started again because a guessed token changed.", (double)atomic_load(&m->restarts));
-    head(b, "deqd_warm_start_total", "counter", "Rows that entered, by where their iterates began.");
-    for (int i = 0; i < 3; i++)
-        deq_buf_fmt(b, "deqd_warm_start_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->starts[i]));
-    head(b, "deqd_start_tokens_total", "counter", "Generated tokens, by where the iterates of their position began.");
-    for (int i = 0; i < 3; i++)
-        deq_buf_fmt(b, "deqd_start_tokens_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->start_tokens[i]));
-    head(b, "deqd_start_evaluations_total", "counter", "Evaluations of those positions.");
-    for (int i = 0; i < 3; i++)
-        deq_buf_fmt(b, "deqd_start_evaluations_total{source=\"%s\"} %llu\n", starts[i], (unsigned long long)atomic_load(&m->start_evaluations[i]));
-    one(b, "deqd_warm_start_cached_total", "counter", "Of them, from a state of the prefix cache.", (double)atomic_load(&m->starts_cached));
-    one(b, "deqd_state_cache_entries", "gauge", "Blocks in the prefix cache.", (double)atomic_load(&m->prefix_entries));
-    one(b, "deqd_state_cache_bytes", "gauge", "Their size.", (double)atomic_load(&m->prefix_bytes));
-    one(b, "deqd_state_cache_queries_tokens_total", "counter", "Prompt tokens looked up.", (double)atomic_load(&m->prefix_queries));
-    one(b, "deqd_state_cache_hits_total", "counter", "Prompt tokens found.", (double)atomic_load(&m->prefix_hits));
-    one(b, "deqd_state_cache_evictions_total", "counter", "Blocks that made room.", (double)atomic_load(&m->prefix_evictions));
-    head(b, "deqd_reloads_total", "counter", "Reloads of the model.");
-    deq_buf_fmt(b, "deqd_reloads_total{result=\"failed\"} %llu\ndeqd_reloads_total{result=\"done\"} %llu\n",
-                (unsigned long long)atomic_load(&m->reloads[0]), (unsigned long long)atomic_load(&m->reloads[1]));
-    one(b, "deqd_log_lines_dropped_total", "counter", "Lines of the log that could not be written, or found no room to wait.", (double)log_dropped());
-    one(b, "deqd_sequences", "gauge", "Choices in the engine.", (double)atomic_load(&m->sequences));
-    one(b, "deqd_max_sequences", "gauge", "Their limit, the eighth for callers who have none included; further requests wait.", (double)atomic_load(&m->max_sequences));
-    one(b, "deqd_rows_open", "gauge", "Rows being solved.", (double)atomic_load(&m->rows_open));
-    one(b, "deqd_max_rows", "gauge", "Rows of the largest batch.", (double)atomic_load(&m->max_rows));
-    one(b, "deqd_cache_pages", "gauge", "Pages of the key/value cache.", (double)atomic_load(&m->pages));
-    one(b, "deqd_cache_pages_used", "gauge", "Pages that sequences hold.", (double)atomic_load(&m->pages_used));
-    one(b, "deqd_cache_pages_reserved", "gauge", "Pages that sequences may come to hold.", (double)atomic_load(&m->pages_reserved));
-    one(b, "deqd_engine_memory_bytes", "gauge", "Reserved for rows, cache and scratch.", (double)atomic_load(&m->engine_memory_bytes));
-    one(b, "deqd_answer_memory_bytes", "gauge", "Held by requests' bodies and by answers until they are read, or reserved for them.", (double)now->answer_bytes);
-    one(b, "deqd_max_answer_memory_bytes", "gauge", "Its limit (limits.answer_bytes): what does not fit waits, or is refused with 503.", (double)now->max_answer_bytes);
+    ENGINE("deqd_steps_total", steps);
+    ENGINE("deqd_rows_total", rows);
+    ENGINE("deqd_head_rows_total", head_rows);
+    ENGINE("deqd_positions_total", positions);
+    ENGINE("deqd_solver_nonconverged_total", nonconverged);
+    ENGINE("deqd_solver_diverged_total", numeric_errors);
+    ENGINE("deqd_guess_restarts_total", restarts);
+    by_start(b, "deqd_warm_start_total", stats.starts.help, m->engine.starts);
+    by_start(b, "deqd_start_tokens_total", "Generated tokens, by where the iterates of their position began.",
+             m->start_tokens);
+    by_start(b, "deqd_start_evaluations_total", "Evaluations of those positions.", m->start_evaluations);
+    ENGINE("deqd_warm_start_cached_total", starts_cached);
+}
+
+static void prefix_cache(const struct metrics *m, struct deq_buf *b)
+{
+    ENGINE("deqd_state_cache_entries", prefix_entries);
+    ENGINE("deqd_state_cache_bytes", prefix_bytes);
+    ENGINE("deqd_state_cache_queries_tokens_total", prefix_queries_tok);
+    ENGINE("deqd_state_cache_hits_total", prefix_hits_tok);
+    ENGINE("deqd_state_cache_evictions_total", prefix_evictions);
+}
+
+static void room(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+{
+    ENGINE("deqd_sequences", sequences);
+    gauge(b, "deqd_max_sequences", "Their limit, the eighth for callers who have none included; further requests wait.",
+          (double)atomic_load(&m->engine.max_sequences));
+    ENGINE("deqd_rows_open", rows_open);
+    ENGINE("deqd_max_rows", max_rows);
+    ENGINE("deqd_cache_pages", pages);
+    ENGINE("deqd_cache_pages_used", pages_used);
+    ENGINE("deqd_cache_pages_reserved", pages_reserved);
+    ENGINE("deqd_engine_memory_bytes", memory_bytes);
+    gauge(b, "deqd_answer_memory_bytes",
+          "Held by requests' bodies and by answers until they are read, or reserved for them.",
+          (double)now->answer_bytes);
+    gauge(b, "deqd_max_answer_memory_bytes",
+          "Its limit (limits.answer_bytes): what does not fit waits, or is refused with 503.",
+          (double)now->max_answer_bytes);
+}
+
+static void liveness(const struct metrics_now *now, struct deq_buf *b)
+{
+    const double since = ((double)deq_now_ns() - (double)now->last_step_ns) * 1e-9, age = since > 0 ? since : 0;
+    gauge(b, "deqd_last_step_age_seconds", "Since the engine's last sign of life.", age);
+    gauge(b, "deqd_last_step_timestamp_seconds", "When it was.", (double)deq_wall_ms() * 1e-3 - age);
+}
+
+void metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+{
+    static const char *const results[] = {"failed", "done"};
+    identity(now, b);
+    requests(m, now, b);
+    tokens(m, b);
+    times(m, b);
+    solver(m, b);
+    prefix_cache(m, b);
+    labelled(b, "deqd_reloads_total", "Reloads of the model.", "result", results, m->reloads, DEQ_COUNT(results));
+    one(b, "deqd_log_lines_dropped_total", "counter",
+        "Lines of the log that could not be written, or found no room to wait.", (double)log_dropped());
+    room(m, now, b);
     if (now->model_name) {
-        const double age = ((double)deq_now_ns() - (double)now->last_step_ns) * 1e-9;
-        one(b, "deqd_last_step_age_seconds", "gauge", "Since the engine's last sign of life.", age > 0 ? age : 0);
-        one(b, "deqd_last_step_timestamp_seconds", "gauge", "When it was.", (double)deq_wall_ms() * 1e-3 - (age > 0 ? age : 0));
+        liveness(now, b);
         vllm(m, now, b);
     }
     process(now, b);

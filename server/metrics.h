@@ -1,4 +1,5 @@
-/* Counters, gauges and histograms, and their Prometheus text. Writers are any thread; everything is atomic, so a scrape takes no lock of the engine. */
+/* Counters, gauges and histograms, and their Prometheus text. Writers are any thread; everything is atomic, so a scrape
+ * takes no lock of the engine. */
 #ifndef DEQ_SERVER_METRICS_H
 #define DEQ_SERVER_METRICS_H
 
@@ -16,26 +17,35 @@ struct histogram {
     _Atomic uint64_t sum_micro; /* sum of observations * 1e6 */
 };
 
-enum reject_reason { REJECT_QUEUE_FULL, REJECT_TOKENS_FULL, REJECT_KEY_LIMIT, REJECT_QUEUE_TIMEOUT, REJECT_DEADLINE, REJECT_DRAINING, REJECT_REASONS };
-enum cancel_phase { CANCEL_QUEUED, CANCEL_PREFILL, CANCEL_DECODE, CANCEL_PHASES };
-enum { METRIC_FINISHES = 6, METRIC_CODES = 600 };
+enum reject_reason {
+    REJECT_QUEUE_FULL,
+    REJECT_TOKENS_FULL,
+    REJECT_KEY_LIMIT,
+    REJECT_QUEUE_TIMEOUT,
+    REJECT_DEADLINE,
+    REJECT_DRAINING,
+    REJECT_COUNT
+};
+enum cancel_phase { CANCEL_QUEUED, CANCEL_PREFILL, CANCEL_DECODE, CANCEL_COUNT };
+enum { METRIC_CODES = 600 };
 
 struct metrics {
     _Atomic uint64_t http_responses[2][METRIC_CODES]; /* of the interface, of probes and scrapes; by status */
-    _Atomic uint64_t finished[METRIC_FINISHES];    /* by enum deq_finish */
-    _Atomic uint64_t rejected[REJECT_REASONS];
-    _Atomic uint64_t cancelled[CANCEL_PHASES];
+    _Atomic uint64_t finished[DEQ_FINISH_COUNT];
+    _Atomic uint64_t rejected[REJECT_COUNT];
+    _Atomic uint64_t cancelled[CANCEL_COUNT];
     _Atomic uint64_t prompt_tokens, generation_tokens, paused, gave_way;
-    _Atomic uint64_t start_tokens[3], start_evaluations[3]; /* generated tokens and their evaluations, by enum deq_warm */
+    _Atomic uint64_t start_tokens[DEQ_WARM_COUNT], start_evaluations[DEQ_WARM_COUNT]; /* of generated tokens */
     _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, JSON, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */
     _Atomic int64_t connections, waiting, running;
-    struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations, prompt_iterations, residual,
-        prompt_length, generation_length, max_tokens, choices;
-    /* sums over the engines, added to by their threads after every step */
-    _Atomic uint64_t steps, rows_total, head_rows, positions, nonconverged, restarts, numeric_errors, starts[3], starts_cached, prefix_queries,
-        prefix_hits, prefix_approximate, prefix_evictions;
-    _Atomic int64_t pages, pages_used, pages_reserved, sequences, max_sequences, rows_open, max_rows, engine_memory_bytes, prefix_entries, prefix_bytes;
+    struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations,
+        prompt_iterations, residual, prompt_length, generation_length, max_tokens, choices;
+#define METRICS_ENGINE_SUM(name, dimension, kind, help) _Atomic uint64_t name dimension;
+    struct {
+        DEQ_ENGINE_STATS(METRICS_ENGINE_SUM)
+    } engine; /* sums over the engines, added to by their threads after every step */
+#undef METRICS_ENGINE_SUM
 };
 
 /* What the daemon knows beside the counters, at the time of a scrape. */
@@ -53,8 +63,10 @@ struct metrics_now {
 
 void metrics_init(struct metrics *m);
 void metrics_observe(struct histogram *h, double value);
-/* An engine went from one state to the next. */
+/* An engine went from one state to the next; from a state of zeros when it is new. */
 void metrics_engine(struct metrics *m, const struct deq_engine_stats *from, const struct deq_engine_stats *to);
+/* An engine ended in that state: its gauges go, what it counted stays. */
+void metrics_engine_gone(struct metrics *m, const struct deq_engine_stats *last);
 void metrics_render(const struct metrics *m, const struct metrics_now *now, struct deq_buf *out);
 
 #endif

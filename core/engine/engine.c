@@ -361,10 +361,15 @@ void deq_step(struct deq_engine *e)
     deq_engine_run(e, stage_solve, 8 * e->n_batch * e->cell->state_dim);
 }
 
+uint32_t deq_engine_max_positions(const struct deq_engine *e)
+{
+    return e->opts.max_positions;
+}
+
 struct deq_engine_stats deq_engine_stats(const struct deq_engine *e)
 {
     struct deq_engine_stats s = e->stats;
-    s.sequences = (uint32_t)e->n_active;
+    s.sequences = e->n_active;
     s.rows_open = e->opts.max_rows - e->n_free_rows;
     const struct deq_prefix_stats p = deq_prefix_stats(&e->prefix);
     s.pages_used = e->pages.n_held;

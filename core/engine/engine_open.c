@@ -161,7 +161,6 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
     e->cell = cell; /* taken only now: a failure leaves them with the caller */
     e->pool = pool;
     e->stats = (struct deq_engine_stats){.max_rows = e->opts.max_rows,
-                                         .max_positions = e->opts.max_positions,
                                          .max_sequences = e->opts.max_sequences,
                                          .pages = cell->n_pages,
                                          .memory_bytes = deq_engine_memory_bytes(serving, &e->opts, cell)};

@@ -347,6 +347,18 @@ enum deq_rc deq_pause(struct deq_engine *e, uint64_t id, bool paused)
 
 /* --- End --- */
 
+const char *deq_finish_name(enum deq_finish f)
+{
+    static const char *const names[] = {[DEQ_FINISH_LENGTH] = "length",
+                                        [DEQ_FINISH_EOS] = "stop",
+                                        [DEQ_FINISH_STOP] = "stop",
+                                        [DEQ_FINISH_CANCELED] = "cancelled",
+                                        [DEQ_FINISH_NUMERIC] = "numeric_error",
+                                        [DEQ_FINISH_DEADLINE] = "deadline"};
+    _Static_assert(DEQ_COUNT(names) == DEQ_FINISH_COUNT, "a name for each end");
+    return names[f];
+}
+
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message)
 {
     struct deq_event end = {.kind = DEQ_EVENT_END,

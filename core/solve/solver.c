@@ -7,6 +7,7 @@
 #include "core/solve/methods.h"
 
 static const char *const names[] = {[DEQ_PICARD] = "picard", [DEQ_ANDERSON] = "anderson", [DEQ_BROYDEN] = "broyden"};
+_Static_assert(DEQ_COUNT(names) == DEQ_SOLVER_COUNT, "a name for each method");
 
 static const float RESTART_AT = 4.0f; /* times the best residual */
 
@@ -40,6 +41,7 @@ bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
 static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero",
                                     [DEQ_WARM_PREVIOUS] = "previous",
                                     [DEQ_WARM_PREDICTOR] = "predictor"};
+_Static_assert(DEQ_COUNT(warms) == DEQ_WARM_COUNT, "a name for each start");
 
 const char *deq_warm_name(enum deq_warm w)
 {

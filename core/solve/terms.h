@@ -5,12 +5,13 @@
 #include <stdbool.h>
 
 enum deq_solver_method { DEQ_PICARD, DEQ_ANDERSON, DEQ_BROYDEN };
+enum { DEQ_SOLVER_COUNT = DEQ_BROYDEN + 1 };
 #define DEQ_SOLVER_CHOICES "picard|anderson|broyden" /* for tables of options, in the order of the enum */
 
 /* How the state of an entering row starts. zero; previous: the state of the position before; predictor: a
  * small fitted map from the position before and the token at hand. A start changes the number of evaluations,
  * never what is converged to. */
-enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR };
+enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_COUNT };
 #define DEQ_WARM_CHOICES "zero|previous|predictor"
 
 enum { DEQ_ROW_WINDOW_MAX = 64 };

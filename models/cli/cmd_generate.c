@@ -51,11 +51,6 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     return o->stopped || ferror(stdout) ? DEQ_STOP : DEQ_CONTINUE; /* nobody gets more of it; main says so */
 }
 
-static const char *finish_name(enum deq_finish f)
-{
-    return f == DEQ_FINISH_LENGTH ? "length" : f == DEQ_FINISH_NUMERIC ? "numeric_error" : "stop";
-}
-
 struct flags {
     uint32_t max_tokens, top_k;
     float temperature, top_p, min_p;
@@ -128,7 +123,7 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
                               json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}",
                                         "prompt", o->prompt.data ? o->prompt.data : "", o->prompt.len,
                                         "text", o->shown.data ? o->shown.data : "", o->shown.len,
-                                        "finish_reason", finish_name(o->finish), "prompt_tokens", (int)n_prompt,
+                                        "finish_reason", deq_finish_name(o->finish), "prompt_tokens", (int)n_prompt,
                                         "completion_tokens", (int)o->tokens,
                                         "evaluations_per_token", o->evaluations / per, "steps_per_token", steps,
                                         "residual_max", o->residual_max, "converged", o->converged == o->tokens,
@@ -139,7 +134,7 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
     putchar('\n');
     (void)deq_stdio_flush(); /* the line's end before what follows, also where both go to one file */
     fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n",
-            o->tokens, finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
+            o->tokens, deq_finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
     return CLI_OK;
 }
 

@@ -12,7 +12,15 @@ enum { ANSWER_MAX_BYTES = 1 << 30, TOP_MAX = 1024 };
 
 const char *finish_word(enum deq_finish f)
 {
-    return f == DEQ_FINISH_LENGTH || f == DEQ_FINISH_DEADLINE ? "length" : "stop";
+    /* OpenAI's protocol has these two; choices that ended otherwise are told as errors, or not at all */
+    static const char *const words[] = {[DEQ_FINISH_LENGTH] = "length",
+                                        [DEQ_FINISH_EOS] = "stop",
+                                        [DEQ_FINISH_STOP] = "stop",
+                                        [DEQ_FINISH_CANCELED] = "stop",
+                                        [DEQ_FINISH_NUMERIC] = "stop",
+                                        [DEQ_FINISH_DEADLINE] = "length"};
+    _Static_assert(DEQ_COUNT(words) == DEQ_FINISH_COUNT, "a word for each end");
+    return words[f];
 }
 
 static size_t best_of(const struct completion *c)

@@ -43,7 +43,8 @@ struct fair_job {
 /* A caller with a request in flight keeps its account; of the idle accounts the one with the least virtual time is
  * replaced by a new caller's. Where all are busy the last one is shared: then two callers count as one. */
 struct account *fair_account(struct fair *f, uint64_t id);
-/* Before jobs are compared all are passed to fair_forget, then all to fair_see: each account's longest wait is found. */
+/* Before jobs are compared all are passed to fair_forget, then all to fair_see, which finds each account's longest
+ * wait. */
 void fair_forget(const struct fair_job *j);
 void fair_see(const struct fair_job *j);
 /* a comes before b: a strict order of the jobs that were passed. now_ns: not before their arrivals. */

@@ -41,7 +41,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     const struct deq_engine_stats st = deq_engine_stats(s->engine);
     s->room = (struct fair_room){st.max_sequences, st.max_rows, st.pages};
     s->configured = fair_configured(&s->room);
-    s->max_positions = st.max_positions;
+    s->max_positions = deq_engine_max_positions(s->engine);
     metrics_engine(m, &s->seen, &st);
     s->seen = st;
     s->seats = DEQ_NEW_ARRAY(struct fair_seat *, st.max_sequences);
@@ -74,12 +74,7 @@ void sched_free(struct sched *s)
         pthread_mutex_unlock(&s->lock);
         pthread_join(s->thread, NULL);
     }
-    const struct deq_engine_stats none = {.steps = s->seen.steps, .rows = s->seen.rows, .head_rows = s->seen.head_rows, .positions = s->seen.positions,
-                                          .nonconverged = s->seen.nonconverged, .restarts = s->seen.restarts, .numeric_errors = s->seen.numeric_errors,
-                                          .starts = {s->seen.starts[0], s->seen.starts[1], s->seen.starts[2]}, .starts_cached = s->seen.starts_cached,
-                                          .prefix_queries_tok = s->seen.prefix_queries_tok, .prefix_hits_tok = s->seen.prefix_hits_tok,
-                                          .prefix_approximate_tok = s->seen.prefix_approximate_tok, .prefix_evictions = s->seen.prefix_evictions};
-    metrics_engine(s->metrics, &s->seen, &none); /* its gauges go with it */
+    metrics_engine_gone(s->metrics, &s->seen);
     deq_engine_free(s->engine);
     deq_free(s->seats);
     pthread_mutex_destroy(&s->lock);

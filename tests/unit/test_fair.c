@@ -41,7 +41,10 @@ TEST(fair_order_between_callers)
     fair = (struct fair){0};
     struct account *flood = fair_account(&fair, 1), *mine = fair_account(&fair, 2);
     fair_charge(&fair, flood, 1000);
-    struct fair_job jobs[] = {{flood, -20, false, 0}, {flood, 0, false, 0}, {mine, 0, false, 59ull * SECOND}, {mine, 20, false, 59ull * SECOND}};
+    struct fair_job jobs[] = {{flood, -20, false, 0},
+                              {flood, 0, false, 0},
+                              {mine, 0, false, 59ull * SECOND},
+                              {mine, 20, false, 59ull * SECOND}};
     CHECK(next(jobs, 4, 60ull * SECOND) == 2);
     jobs[0].across = true; /* a key that may */
     CHECK(next(jobs, 4, 60ull * SECOND) == 0);
@@ -54,7 +57,8 @@ TEST(fair_order_between_callers)
     CHECK(next(even, 4, 100) == 2);
 }
 
-/* Two floods beside each other, one of twice the weight: served tokens stay in proportion, whatever the sizes of their jobs. */
+/* Two floods beside each other, one of twice the weight: served tokens stay in proportion, whatever the sizes of their
+ * jobs. */
 TEST(fair_order_is_in_proportion)
 {
     fair = (struct fair){0};
@@ -100,18 +104,21 @@ TEST(fair_places_in_the_engine)
     CHECK(configured.sequences == 32 && configured.rows == 256 && configured.pages == 889);
     struct account flood = {.running = 1}, first = {0};
     CHECK(fair_may_begin(&flood, &(struct fair_room){32, 256, 889}, &all));
-    CHECK(!fair_may_begin(&flood, &(struct fair_room){33, 256, 889}, &all) && !fair_may_begin(&flood, &(struct fair_room){32, 257, 889}, &all) &&
-          !fair_may_begin(&flood, &(struct fair_room){32, 256, 890}, &all));
+    CHECK(!fair_may_begin(&flood, &(struct fair_room){33, 256, 889}, &all));
+    CHECK(!fair_may_begin(&flood, &(struct fair_room){32, 257, 889}, &all));
+    CHECK(!fair_may_begin(&flood, &(struct fair_room){32, 256, 890}, &all));
     CHECK(fair_may_begin(&first, &(struct fair_room){36, 288, 1000}, &all));
     for (uint32_t n = 1; n < 5000; n++) { /* as many as are configured */
         const uint32_t most = fair_with_eighth(n);
         const struct fair_room room = {most, most, most};
         CHECK(fair_configured(&room).rows == n);
-        CHECK(fair_may_begin(&flood, &(struct fair_room){n, n, n}, &room) && !fair_may_begin(&flood, &(struct fair_room){n + 1, n, n}, &room));
+        CHECK(fair_may_begin(&flood, &(struct fair_room){n, n, n}, &room));
+        CHECK(!fair_may_begin(&flood, &(struct fair_room){n + 1, n, n}, &room));
     }
 }
 
-/* A wide job waits for half of the engine: narrow ones of callers who run nothing begin before it, in an eighth together. */
+/* A wide job waits for half of the engine: narrow ones of callers who run nothing begin before it, in an eighth
+ * together. */
 TEST(fair_narrow_jobs_overtake)
 {
     const struct fair_room all = {36, 288, 900}, first = {16, 128, 0}, all_of_it = {33, 264, 0};
