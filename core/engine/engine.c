@@ -51,7 +51,7 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     e->stats.starts_cached += r->start_cached;
     r->last = s->solver.max_iter == 1;
     deq_solver_restart(&r->solver);
-    deq_seq_claim(e, s, r->position);
+    deq_seq_make_writable(e, s, r->position);
     s->row[s->n_rows++] = slot;
 }
 

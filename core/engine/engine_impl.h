@@ -32,12 +32,12 @@ struct row {
 };
 
 struct sequence {
-    uint64_t id;     /* of its request; 0: free */
-    uint32_t choice; /* of the request's n */
-    bool waiting;    /* a further choice, until choice 0 has solved the prompt */
+    uint64_t id;      /* of its request; 0: free */
+    uint32_t choice;  /* of the request's n */
+    bool waiting;     /* a further choice, until choice 0 has solved the prompt */
     bool paused, expired;
-    bool tainted;    /* began behind blocks that generation produced: what it solves is not canonical */
-    bool from_cache; /* the next row starts from a cached state */
+    bool approximate; /* began behind blocks that generation produced: what it solves is not canonical */
+    bool from_cache;  /* the next row starts from a cached state */
     struct deq_request req;
     struct deq_solver_opts solver;
     struct deq_ring ring;
@@ -47,8 +47,7 @@ struct sequence {
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations;
     float prompt_residual_max;
-    struct deq_hash exact, approximate; /* names of the text up to the last whole block, as
-                                         * the prefix cache knows them */
+    struct deq_hash key_exact, key_approximate; /* prefix keys of the text up to the last whole block */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
     uint32_t n_rows;
 };
@@ -119,7 +118,7 @@ void deq_readout_run(struct deq_engine *e);
 /* sequence.c */
 
 /* The page of `position` becomes the sequence's own; blocks of the prefix cache make room. */
-void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position);
+void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t position);
 /* The sequence's next position, `position`, is final: state is f(z) there. Whole blocks go to the prefix cache. */
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state);
 /* Further choices of s take its prompt over: pages, state. */

@@ -69,7 +69,7 @@ void deq_ring_close(struct deq_pages *p, struct deq_ring *s)
     *s = (struct deq_ring){0};
 }
 
-bool deq_ring_claim(struct deq_pages *p, struct deq_ring *s, size_t position, uint32_t *ret_from)
+bool deq_ring_make_writable(struct deq_pages *p, struct deq_ring *s, size_t position, uint32_t *ret_from)
 {
     uint32_t *slot = &s->page[position / p->page_tok % s->n];
     const uint32_t old = *slot;

@@ -2,8 +2,8 @@
  * the cell's (core/cell/cell.h).
  *
  * Pages are shared: several sequences (forks of one prompt) and the prefix cache may hold the same page, which is then
- * read-only; whoever writes claims the page first and gets one of its own. A sequence reserves its whole ring when it
- * opens, and reservations never exceed the pages there are; so a claim always succeeds once the prefix cache has let go
+ * read-only; who writes makes the page writable first and gets one of its own. A sequence reserves its whole ring when
+ * it opens, and reservations never exceed the pages there are; so that always succeeds once the prefix cache has let go
  * of enough, and nobody waits for a page in the middle of a text. One thread. */
 #ifndef DEQ_ENGINE_PAGES_H
 #define DEQ_ENGINE_PAGES_H
@@ -32,7 +32,7 @@ void deq_ring_close(struct deq_pages *p, struct deq_ring *s);
 /* Makes the page of `position` the sequence's own, to be written: a fresh one at the first position of a page, else its
  * own or one that must become a copy of *ret_from (DEQ_PAGE_NONE: nothing to copy). False when no page is free (nothing
  * has changed then): the prefix cache must let go of one. */
-bool deq_ring_claim(struct deq_pages *p, struct deq_ring *s, size_t position, uint32_t *ret_from);
+bool deq_ring_make_writable(struct deq_pages *p, struct deq_ring *s, size_t position, uint32_t *ret_from);
 /* Logical page `page` of s becomes `number`, which others hold. */
 void deq_ring_share(struct deq_pages *p, struct deq_ring *s, size_t page, uint32_t number);
 /* The prefix cache holds a page, or lets go of it. */

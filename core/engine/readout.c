@@ -53,7 +53,7 @@ static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
 static bool needs_full_distribution(const struct sequence *s, const struct row *r)
 {
     const bool begins = s->req.n > 1 && r->position + 1 == s->req.n_prompt;
-    return s->req.want_logits || s->req.want_prompt || begins || deq_sample_whole(&s->req.sampling);
+    return s->req.want_logits || s->req.want_prompt || begins || deq_sample_needs_full(&s->req.sampling);
 }
 
 /* Row i of a readout. */

@@ -194,7 +194,7 @@ static bool greedy(const struct deq_sampling *s)
     return s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(1.0f / s->temperature);
 }
 
-bool deq_sample_whole(const struct deq_sampling *s)
+bool deq_sample_needs_full(const struct deq_sampling *s)
 {
     return deq_sample_adjusts(s) || (!greedy(s) && (s->top_k || s->top_p < 1 || s->min_p > 0));
 }

@@ -43,7 +43,7 @@ struct deq_tails {
 };
 
 /* Whether the pick needs the whole distribution; else deq_sample asks for the clusters that it needs. */
-bool deq_sample_whole(const struct deq_sampling *s);
+bool deq_sample_needs_full(const struct deq_sampling *s);
 /* The token after `position` of a choice, or UINT32_MAX: ret_need is the cluster that must be known first. What is
  * picked does not depend on which others are known.
  *   greedy        a cluster that is not more probable than the best word so far has no better word

@@ -7,10 +7,10 @@
 
 /* --- Pages and the prefix cache --- */
 
-void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position)
+void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t position)
 {
     uint32_t from;
-    while (!deq_ring_claim(&e->pages, &s->ring, position, &from))
+    while (!deq_ring_make_writable(&e->pages, &s->ring, position, &from))
         /* then every page is held by a sequence, and the one to be written over is in the cache */
         if (!deq_prefix_evict(&e->prefix))
             deq_prefix_invalidate(&e->prefix, deq_page_of(&s->ring, position / e->cell->page_tok));
@@ -18,8 +18,8 @@ void deq_seq_claim(struct deq_engine *e, struct sequence *s, size_t position)
         e->cell->ops->page_copy(e->cell, deq_page_of(&s->ring, position / e->cell->page_tok), from);
 }
 
-/* The name of the empty text: all that the bits of a state depend on beside the tokens, and who may share it. */
-static void name_begin(const struct deq_engine *e, const struct sequence *s, struct deq_hash *ret_exact,
+/* The key of the empty text: all that the bits of a state depend on beside the tokens, and who may share it. */
+static void prefix_key_init(const struct deq_engine *e, const struct sequence *s, struct deq_hash *ret_exact,
                        struct deq_hash *ret_approximate)
 {
     struct {
@@ -39,12 +39,12 @@ static void name_begin(const struct deq_engine *e, const struct sequence *s, str
     *ret_approximate = deq_siphash(&e->secret, &of, sizeof of);
 }
 
-/* ... and of a text that is longer by one block: its name is the key of its block. */
-static void name_block(const struct deq_engine *e, struct deq_hash *name, const uint32_t *tokens)
+/* ... and of a text that is longer by one block: the key of that block. */
+static void prefix_key_extend(const struct deq_engine *e, struct deq_hash *key, const uint32_t *tokens)
 {
-    const struct deq_hash block = deq_siphash(name, tokens, e->opts.prefill_block * sizeof *tokens);
-    const struct deq_hash both[2] = {*name, block};
-    *name = deq_siphash(&e->secret, both, sizeof both);
+    const struct deq_hash block = deq_siphash(key, tokens, e->opts.prefill_block * sizeof *tokens);
+    const struct deq_hash both[2] = {*key, block};
+    *key = deq_siphash(&e->secret, both, sizeof both);
 }
 
 /* First logical page that position `end` can still see, within the block that ends there. */
@@ -61,12 +61,12 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position
     s->n_committed = end;
     if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
         return;
-    name_block(e, &s->exact, s->tokens + end - B);
-    name_block(e, &s->approximate, s->tokens + end - B);
-    const bool canonical = end <= s->req.n_prompt && !s->tainted;
+    prefix_key_extend(e, &s->key_exact, s->tokens + end - B);
+    prefix_key_extend(e, &s->key_approximate, s->tokens + end - B);
+    const bool canonical = end <= s->req.n_prompt && !s->approximate;
     const size_t first = first_page_seen(e, end - B, end), behind = end / e->cell->page_tok;
-    deq_prefix_insert(&e->prefix, canonical ? &s->exact : &s->approximate, &s->ring, first, (uint32_t)(behind - first),
-                      state);
+    deq_prefix_insert(&e->prefix, canonical ? &s->key_exact : &s->key_approximate, &s->ring, first,
+                      (uint32_t)(behind - first), state);
 }
 
 struct found {
@@ -74,11 +74,11 @@ struct found {
     bool approximate;
 };
 
-static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash names[2])
+static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash keys[2])
 {
-    struct found f = {deq_prefix_find(&e->prefix, &names[0]), false};
+    struct found f = {deq_prefix_find(&e->prefix, &keys[0]), false};
     if (!f.entry && s->req.cache == DEQ_CACHE_APPROXIMATE)
-        f = (struct found){deq_prefix_find(&e->prefix, &names[1]), true};
+        f = (struct found){deq_prefix_find(&e->prefix, &keys[1]), true};
     return f;
 }
 
@@ -87,17 +87,17 @@ static struct found find(const struct deq_engine *e, const struct sequence *s, c
 static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct deq_admission *ret)
 {
     const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, back = e->cell->lookback;
-    name_begin(e, s, &s->exact, &s->approximate);
+    prefix_key_init(e, s, &s->key_exact, &s->key_approximate);
     if (!blocks || s->req.want_prompt || s->req.cache == DEQ_CACHE_OFF)
         return DEQ_OK;
-    struct deq_hash(*names)[2] = deq_alloc_array(blocks, sizeof *names);
-    if (!names)
+    struct deq_hash(*keys)[2] = deq_alloc_array(blocks, sizeof *keys);
+    if (!keys)
         return DEQ_ENOMEM;
     for (size_t b = 0; b < blocks; b++) {
-        names[b][0] = b ? names[b - 1][0] : s->exact;
-        names[b][1] = b ? names[b - 1][1] : s->approximate;
-        name_block(e, &names[b][0], s->tokens + b * B);
-        name_block(e, &names[b][1], s->tokens + b * B);
+        keys[b][0] = b ? keys[b - 1][0] : s->key_exact;
+        keys[b][1] = b ? keys[b - 1][1] : s->key_approximate;
+        prefix_key_extend(e, &keys[b][0], s->tokens + b * B);
+        prefix_key_extend(e, &keys[b][1], s->tokens + b * B);
     }
     e->stats.prefix_queries_tok += s->req.n_prompt;
     size_t hit = blocks, from = 0;
@@ -105,32 +105,32 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
         from = hit * B > back ? (hit * B - back) / B : 0;
         from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where attention is not */
         size_t b = hit;
-        while (b > from && find(e, s, names[b - 1]).entry)
+        while (b > from && find(e, s, keys[b - 1]).entry)
             b--;
         if (b == from)
             break;
     }
     for (size_t b = from; hit && b < hit; b++) {
-        const struct found f = find(e, s, names[b]);
+        const struct found f = find(e, s, keys[b]);
         const size_t lo = DEQ_MAX(f.entry->first_page, first_page_seen(e, b * B, hit * B));
         for (size_t page = lo; page < f.entry->first_page + f.entry->n_pages; page++)
             deq_ring_share(&e->pages, &s->ring, page, f.entry->page[page - f.entry->first_page]);
-        s->tainted = s->tainted || f.approximate;
+        s->approximate = s->approximate || f.approximate;
         e->stats.prefix_approximate_tok += f.approximate ? B : 0;
         if (b + 1 == hit)
             memcpy(s->state, f.entry->state, e->cell->state_dim * sizeof(float));
         deq_prefix_touch(&e->prefix, f.entry);
     }
     if (hit) {
-        s->exact = names[hit - 1][0];
-        s->approximate = names[hit - 1][1];
+        s->key_exact = keys[hit - 1][0];
+        s->key_approximate = keys[hit - 1][1];
         s->n_committed = hit * B;
         s->from_cache = true;
         e->stats.prefix_hits_tok += hit * B;
         ret->cached_tokens = hit * B;
-        ret->approximate = s->tainted;
+        ret->approximate = s->approximate;
     }
-    deq_free(names);
+    deq_free(keys);
     return DEQ_OK;
 }
 
@@ -262,7 +262,7 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     }
     for (uint32_t i = 0; i < e->opts.max_sequences; i++)
         if (e->seqs[i].id == e->next_id)
-            e->seqs[i].req.cache_salt = NULL; /* borrowed until now; the names hold it */
+            e->seqs[i].req.cache_salt = NULL; /* borrowed until now; the keys hold it */
     e->next_id++;
     e->n_active += n;
     e->rows_reserved += n * q->solve.window;
@@ -283,10 +283,10 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
             deq_ring_share(&e->pages, &s->ring, page, deq_page_of(&from->ring, page));
         memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
         s->n_committed = end;
-        s->tainted = from->tainted;
-        s->prompt_residual_max = from->prompt_residual_max;
-        s->exact = from->exact;
         s->approximate = from->approximate;
+        s->prompt_residual_max = from->prompt_residual_max;
+        s->key_exact = from->key_exact;
+        s->key_approximate = from->key_approximate;
     }
 }
 
@@ -299,7 +299,7 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
     const uint32_t V = (uint32_t)e->cell->vocab_size;
     const size_t position = r->position;
     const float *logits = r->logits;
-    if (e->cell->n_tails && !deq_sample_whole(&s->req.sampling)) {
+    if (e->cell->n_tails && !deq_sample_needs_full(&s->req.sampling)) {
         const struct deq_tails t = {.vocab = &e->vocab, .logprob = r->tails, .known = r->known};
         return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, scratch, ret_need);
     }

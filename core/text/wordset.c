@@ -41,7 +41,7 @@ int64_t deq_wordset_find(const struct deq_wordset *w, struct deq_words words, co
     return -1;
 }
 
-static void place(struct deq_wordset *w, struct deq_words words, uint32_t number)
+static void insert(struct deq_wordset *w, struct deq_words words, uint32_t number)
 {
     size_t i = first_slot(w, words.blob + words.span[number].at - 1, words.span[number].len);
     while (w->slot[i])
@@ -60,11 +60,11 @@ bool deq_wordset_add(struct deq_wordset *w, struct deq_words words, uint32_t num
             return false;
         for (size_t i = 0; i < w->n_slots; i++)
             if (w->slot[i])
-                place(&twice, words, w->slot[i] - 1);
+                insert(&twice, words, w->slot[i] - 1);
         deq_free(w->slot);
         *w = twice;
     }
-    place(w, words, number);
+    insert(w, words, number);
     w->n++;
     return true;
 }

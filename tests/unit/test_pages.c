@@ -72,7 +72,7 @@ TEST(pages_are_counted)
             const uint32_t before = deq_page_of(q, at / P);
             const bool alone = before != DEQ_PAGE_NONE && p.holders[before] == 1 && !p.cached[before];
             uint32_t from;
-            if (deq_ring_claim(&p, q, at, &from)) {
+            if (deq_ring_make_writable(&p, q, at, &from)) {
                 const uint32_t now = deq_page_of(q, at / P);
                 wrong += p.holders[now] != 1 || p.cached[now] || (alone && now != before);
                 wrong += from != (at % P && now != before ? before : (uint32_t)DEQ_PAGE_NONE);

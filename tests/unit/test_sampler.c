@@ -113,11 +113,11 @@ TEST(sampler_clusters_distribution)
 
 TEST(sampler_clusters_whole)
 {
-    CHECK(!deq_sample_whole(&(struct deq_sampling){.top_p = 1}));
-    CHECK(!deq_sample_whole(&(struct deq_sampling){.temperature = 1, .top_p = 1}));
-    CHECK(!deq_sample_whole(&(struct deq_sampling){.temperature = 1, .top_p = 1, .top_k = 1}));
-    CHECK(deq_sample_whole(&(struct deq_sampling){.temperature = 1, .top_p = 0.9f}));
-    CHECK(deq_sample_whole(&(struct deq_sampling){.temperature = 1, .top_p = 1, .top_k = 40}));
-    CHECK(deq_sample_whole(&(struct deq_sampling){.temperature = 1, .top_p = 1, .min_p = 0.1f}));
-    CHECK(deq_sample_whole(&(struct deq_sampling){.top_p = 1, .presence_penalty = 1}));
+    CHECK(!deq_sample_needs_full(&(struct deq_sampling){.top_p = 1}));
+    CHECK(!deq_sample_needs_full(&(struct deq_sampling){.temperature = 1, .top_p = 1}));
+    CHECK(!deq_sample_needs_full(&(struct deq_sampling){.temperature = 1, .top_p = 1, .top_k = 1}));
+    CHECK(deq_sample_needs_full(&(struct deq_sampling){.temperature = 1, .top_p = 0.9f}));
+    CHECK(deq_sample_needs_full(&(struct deq_sampling){.temperature = 1, .top_p = 1, .top_k = 40}));
+    CHECK(deq_sample_needs_full(&(struct deq_sampling){.temperature = 1, .top_p = 1, .min_p = 0.1f}));
+    CHECK(deq_sample_needs_full(&(struct deq_sampling){.top_p = 1, .presence_penalty = 1}));
 }
