@@ -3,6 +3,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
 enum { PAGES = 10, SEQS = 6, P = 4 };
@@ -123,4 +124,78 @@ TEST(pages_ring_holds_what_a_step_touches)
                 }
             }
     CHECK_MSG(bad == 0 && wasteful == 0, "%u too small, %u too large", bad, wasteful);
+}
+
+/* Company of all kinds in a cache that is far too small for it: hits, forks, evictions, pauses, deadlines, cancels; what is not cut short has the bits
+ * that it has alone, and pages in = pages out. */
+TEST(engine_pages_in_pages_out)
+{
+    enum { PROBES = 4, ROUNDS = 60, SLOTS = 40 };
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer alone[PROBES], x = {0};
+    struct deq_request q[PROBES];
+    for (size_t i = 0; i < PROBES; i++) {
+        q[i] = tiny_request(m, &p, 10 + 5 * (uint32_t)i, &x);
+        q[i].n_prompt = 40 + 25 * i;
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = 1, .seed = i, .presence_penalty = i == 3 ? 1 : 0};
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        alone[i] = ask(e, &q[i], NULL);
+        deq_engine_free(e);
+    }
+    const uint64_t per_token = deq_model_info(m).cache_bytes_per_token;
+    struct deq_engine *e = NULL;
+    CHECK(deq_engine_new(m, &(struct deq_engine_opts){.threads = 1, .max_sequences = 6, .max_positions = 200, .prefill_block = 32,
+                                                      .cache_bytes = per_token * 16 * 22}, &e, NULL) == DEQ_OK);
+    size_t different = 0, whole = 0, full = 0;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        struct choices *got = DEQ_NEW_ARRAY(struct choices, SLOTS);
+        struct deq_admission id[SLOTS] = {{0}};
+        size_t which[SLOTS], next = 0;
+        uint64_t r = 0;
+#define DRAW(n) deq_rng_below(round, 9, r++, (n))
+        while (next < SLOTS || deq_active(e)) {
+            if (next < SLOTS && DRAW(3) == 0) {
+                which[next] = DRAW(PROBES);
+                struct deq_request one = q[which[next]];
+                one.event = record_choice;
+                one.ctx = &got[next];
+                one.n = 1 + (uint32_t)DRAW(3);
+                one.cache = DRAW(4) == 0 ? DEQ_CACHE_OFF : DEQ_CACHE_EXACT;
+                for (size_t k = 0; k < CHOICES; k++)
+                    got[next].a[k].vocab = x.vocab;
+                const enum deq_rc rc = deq_submit(e, &one, &id[next], NULL);
+                CHECK(rc == DEQ_OK || rc == DEQ_EFULL);
+                full += rc == DEQ_EFULL;
+                next += rc == DEQ_OK;
+            }
+            const size_t victim = DRAW(SLOTS), what = DRAW(40);
+            if (victim < next) {
+                if (what == 0)
+                    (void)deq_cancel(e, id[victim].id);
+                else if (what == 1)
+                    (void)deq_expire(e, id[victim].id);
+                else if (what < 6)
+                    (void)deq_pause(e, id[victim].id, what < 4);
+            }
+            for (size_t k = 0; k < next && !deq_runnable(e) && deq_active(e); k++)
+                (void)deq_pause(e, id[k].id, false);
+            deq_step(e);
+        }
+        for (size_t i = 0; i < SLOTS; i++)
+            if (got[i].a[0].finish == DEQ_FINISH_LENGTH) {
+                whole++;
+                different += !same_answer(&got[i].a[0], &alone[which[i]]);
+            }
+        const struct deq_engine_stats s = deq_engine_stats(e);
+        CHECK(s.pages_used == 0 && s.pages_reserved == 0 && s.rows_open == 0 && s.sequences == 0);
+        deq_free(got);
+    }
+    const struct deq_engine_stats s = deq_engine_stats(e);
+    CHECK_MSG(different == 0, "%zu of %zu answers differ from the ones given alone", different, whole);
+    CHECK_MSG(whole > ROUNDS * SLOTS / 2 && full > 100 && s.prefix_hits_tok > 1000 && s.prefix_evictions > 100,
+              "%zu whole, %zu full, %llu tokens hit, %llu evictions", whole, full, (unsigned long long)s.prefix_hits_tok, (unsigned long long)s.prefix_evictions);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
 }

@@ -1,0 +1,96 @@
+#include "tests/unit/answers.h"
+
+enum deq_verdict record_answer(void *ctx, const struct deq_event *e)
+{
+    struct answer *a = ctx;
+    if (e->kind == DEQ_EVENT_END) {
+        a->ended = true;
+        a->finish = e->finish;
+        return DEQ_CONTINUE;
+    }
+    a->not_converged += !e->converged;
+    if (e->kind == DEQ_EVENT_PROMPT) {
+        if (a->all_logits && e->logits)
+            memcpy(a->all_logits + e->position * a->vocab, e->logits, a->vocab * sizeof(float));
+        a->prompt_positions++;
+        return DEQ_CONTINUE;
+    }
+    a->token[a->n] = e->token;
+    a->evaluations[a->n] = e->evaluations;
+    a->residual[a->n] = e->residual;
+    a->logprob[a->n] = e->logits ? deq_logprob(e->logits, a->vocab, e->token) : 0;
+    a->n++;
+    return a->stop_after && a->n == a->stop_after ? DEQ_STOP : DEQ_CONTINUE;
+}
+
+enum deq_verdict record_choice(void *ctx, const struct deq_event *e)
+{
+    return record_answer(&((struct choices *)ctx)->a[e->choice], e);
+}
+
+bool same_answer(const struct answer *a, const struct answer *b)
+{
+    return a->n == b->n && a->finish == b->finish && !memcmp(a->token, b->token, a->n * sizeof *a->token) &&
+           !memcmp(a->evaluations, b->evaluations, a->n * sizeof *a->evaluations) &&
+           !memcmp(a->logprob, b->logprob, a->n * sizeof *a->logprob) &&
+           !memcmp(a->residual, b->residual, a->n * sizeof *a->residual);
+}
+
+void run_all(struct deq_engine *e)
+{
+    for (int guard = 0; deq_active(e) && guard < 200000; guard++)
+        deq_step(e);
+    CHECK(deq_active(e) == 0);
+}
+
+struct deq_model *tiny_model(void)
+{
+    struct deq_err err;
+    struct deq_model *m = NULL;
+    CHECK_MSG(deq_model_load(TINY, &m, &err) == DEQ_OK, "%s", err.text);
+    return m;
+}
+
+struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences)
+{
+    struct deq_err err;
+    struct deq_engine *e = NULL;
+    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = sequences, .max_positions = 500,
+                                         .max_rows = DEQ_MAX(64u, 16 * sequences), .prefill_block = 32};
+    CHECK_MSG(deq_engine_new(m, &opts, &e, &err) == DEQ_OK, "%s", err.text);
+    return e;
+}
+
+struct deq_request tiny_request(const struct deq_model *m, const struct deq_tokens *p, uint32_t max_tokens,
+                                struct answer *a)
+{
+    struct deq_request q = deq_request_defaults(m);
+    a->vocab = deq_model_info(m).vocab_size;
+    q.prompt = p->ids;
+    q.n_prompt = p->n;
+    q.max_tokens = max_tokens;
+    q.want_logits = true;
+    q.ignore_eos = true;
+    q.event = record_answer;
+    q.ctx = a;
+    return q;
+}
+
+struct deq_tokens encode_text(const struct deq_model *m, const char *text)
+{
+    struct deq_tokens t = {0};
+    CHECK(deq_encode(m, text, strlen(text), false, &t, NULL) == DEQ_OK);
+    return t;
+}
+
+struct answer ask(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret)
+{
+    struct answer a = {.vocab = ((struct answer *)q->ctx)->vocab};
+    struct deq_request one = *q;
+    struct deq_admission unused;
+    one.ctx = &a;
+    CHECK(deq_submit(e, &one, ret ? ret : &unused, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(a.ended);
+    return a;
+}

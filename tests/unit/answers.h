@@ -1,0 +1,49 @@
+/* What the tests of the engine ask for, and how they keep what it gave. */
+#ifndef DEQ_TEST_ANSWERS_H
+#define DEQ_TEST_ANSWERS_H
+
+#include "core/engine/engine.h"
+#include "tests/unit/test.h"
+
+#define TINY "tests/golden/tiny"
+#define LONG_TEXT                                                                                            \
+    "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, " \
+    "rascals, and runaways, a scum of Bretons"
+
+enum { MOST = 512, CHOICES = 5 };
+
+/* What a request gave: tokens, log-probability bits, iterations. */
+struct answer {
+    uint32_t vocab;
+    uint32_t token[MOST], evaluations[MOST];
+    float logprob[MOST], residual[MOST];
+    size_t n, prompt_positions, not_converged;
+    enum deq_finish finish;
+    bool ended;
+    size_t stop_after; /* 0: never */
+    float *all_logits; /* [positions, vocab] of PROMPT events, or NULL */
+};
+
+struct choices {
+    struct answer a[CHOICES];
+};
+
+/* Events into a struct answer, and those of several choices into a struct choices. */
+enum deq_verdict record_answer(void *ctx, const struct deq_event *e);
+enum deq_verdict record_choice(void *ctx, const struct deq_event *e);
+
+/* To the bit. */
+bool same_answer(const struct answer *a, const struct answer *b);
+void run_all(struct deq_engine *e);
+
+/* The tiny trained model, an engine for it, a greedy request, and ids of a text. */
+struct deq_model *tiny_model(void);
+struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences);
+struct deq_request tiny_request(const struct deq_model *m, const struct deq_tokens *p, uint32_t max_tokens,
+                                struct answer *a);
+struct deq_tokens encode_text(const struct deq_model *m, const char *text);
+
+/* Asked and answered, with nobody else about. */
+struct answer ask(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret);
+
+#endif

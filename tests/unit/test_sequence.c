@@ -1,0 +1,182 @@
+/* core/engine/sequence.c: admission, choices, sliding windows, stops, pauses and deadlines. */
+#include "core/engine/engine.h"
+
+#include "core/base/rng.h"
+#include "tests/unit/answers.h"
+#include "tests/unit/test.h"
+
+/* Text longer than the attention window slides: memory stays, and the last position's logits are those of the same text entered later in another sequence of the
+ * same suffix only when the window is full, so we check sizes and determinism here, values in engine_equals_sequence_form. */
+TEST(engine_slides)
+{
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, "A long story begins");
+    struct deq_engine *e = tiny_engine(m, 2, 2);
+    struct answer a = {0}, b = {0};
+    struct deq_request q = tiny_request(m, &p, 400, &a);
+    uint64_t most = 0;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    for (int guard = 0; deq_active(e) && guard < 100000; guard++) {
+        deq_step(e);
+        most = DEQ_MAX(most, deq_engine_stats(e).pages_used);
+    }
+    CHECK(a.n == 400 && a.finish == DEQ_FINISH_LENGTH);
+    /* 400 positions would be 25 pages; window 48 and row window 8 need (48 + 8 - 2) / 16 + 2 = 5 */
+    CHECK_MSG(most == 5, "%llu pages", (unsigned long long)most);
+    q.ctx = &b;
+    b.vocab = a.vocab;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(same_answer(&a, &b));
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+TEST(engine_stops_when_told)
+{
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, "ROMEO:");
+    struct deq_engine *e = tiny_engine(m, 1, 1);
+    struct answer a = {.stop_after = 5};
+    struct deq_request q = tiny_request(m, &p, 50, &a);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(a.n == 5 && a.finish == DEQ_FINISH_STOP);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* n choices from one solve of the prompt: choice k has the bits that it has with any other n, and the prompt's positions are solved once. */
+TEST(engine_choices)
+{
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer x = {0};
+    for (size_t n_prompt = 60; n_prompt < 70; n_prompt += 4) { /* ends inside a page and at its end */
+        struct choices got[2];
+        uint64_t positions[2];
+        memset(got, 0, sizeof got);
+        for (uint32_t round = 0; round < 2; round++) {
+            struct deq_engine *e = tiny_engine(m, 1 + round, 6);
+            struct deq_request q = tiny_request(m, &p, 30, &x);
+            q.n_prompt = n_prompt;
+            q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
+            q.event = record_choice;
+            q.ctx = &got[round];
+            q.n = round ? CHOICES : 2;
+            for (size_t i = 0; i < CHOICES; i++)
+                got[round].a[i].vocab = deq_model_info(m).vocab_size;
+            got[round].a[1].stop_after = 3; /* one leaves early */
+            CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+            run_all(e);
+            const struct deq_engine_stats s = deq_engine_stats(e);
+            positions[round] = s.positions;
+            CHECK(s.pages_used == 0 && s.pages_reserved == 0 && s.rows_open == 0);
+            deq_engine_free(e);
+        }
+        struct deq_engine *e = tiny_engine(m, 1, 1);
+        struct deq_request q = tiny_request(m, &p, 30, &x);
+        q.n_prompt = n_prompt;
+        q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
+        const struct answer alone = ask(e, &q, NULL);
+        deq_engine_free(e);
+        CHECK(same_answer(&alone, &got[0].a[0]) && same_answer(&alone, &got[1].a[0]) && same_answer(&got[0].a[1], &got[1].a[1]));
+        CHECK(got[1].a[1].n == 3 && got[1].a[1].finish == DEQ_FINISH_STOP);
+        for (size_t i = 0; i < CHOICES; i++)
+            for (size_t k = i + 1; k < CHOICES && i != 1; k++)
+                CHECK(k == 1 || memcmp(got[1].a[i].token, got[1].a[k].token, sizeof got[1].a[i].token));
+        CHECK_MSG(positions[0] == n_prompt + 29 + 2 && positions[1] == n_prompt + 4 * 29 + 2, "%llu and %llu positions", (unsigned long long)positions[0],
+                  (unsigned long long)positions[1]);
+    }
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* Choices that end with their first token do not take the others along; a deadline at the end of the prompt gives each its token. */
+TEST(engine_choices_of_one_token)
+{
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, "ROMEO: ");
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 6);
+    for (int round = 0; round < 2; round++) {
+        struct choices got;
+        struct deq_admission id;
+        memset(&got, 0, sizeof got);
+        struct deq_request q = tiny_request(m, &p, round ? 50 : 1, &x);
+        q.event = record_choice;
+        q.ctx = &got;
+        q.n = CHOICES;
+        q.solve.tol = 1e-6f;
+        q.solve.window = 1; /* positions one by one, so that the last one can be caught alone */
+        for (size_t i = 0; i < CHOICES; i++)
+            got.a[i].vocab = x.vocab;
+        CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+        if (round) { /* all but the last position of the prompt are solved when time is up */
+            const uint64_t before = deq_engine_stats(e).positions;
+            while (deq_engine_stats(e).positions - before < p.n - 1)
+                deq_step(e);
+            CHECK(deq_expire(e, id.id) == DEQ_OK);
+        }
+        run_all(e);
+        for (size_t i = 0; i < CHOICES; i++)
+            CHECK_MSG(got.a[i].ended && got.a[i].n == 1 && got.a[i].finish == (round ? DEQ_FINISH_DEADLINE : DEQ_FINISH_LENGTH), "round %d, choice %zu: %zu tokens, %d",
+                      round, i, got.a[i].n, (int)got.a[i].finish);
+    }
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+TEST(engine_pause_and_deadline)
+{
+    struct deq_model *m = tiny_model();
+    struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter"), other = encode_text(m, "O");
+    struct answer x = {0}, a = {0}, b = {0}, c = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 3);
+    struct deq_admission id, id2;
+    struct deq_request q = tiny_request(m, &p, 60, &x);
+    const struct answer alone = ask(e, &q, NULL);
+    a.vocab = b.vocab = c.vocab = x.vocab;
+    q.ctx = &a;
+    struct deq_request q2 = tiny_request(m, &other, 40, &b);
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK && deq_submit(e, &q2, NULL, NULL) == DEQ_OK);
+    for (int i = 0; i < 30; i++) { /* stop and go, while another one runs */
+        CHECK(deq_pause(e, id.id, i % 3 != 0) == DEQ_OK);
+        deq_step(e);
+    }
+    CHECK(deq_pause(e, id.id, true) == DEQ_OK);
+    const size_t stands = a.n;
+    while (deq_runnable(e))
+        deq_step(e);
+    CHECK(b.ended && !a.ended && a.n == stands && deq_active(e) == 1);
+    deq_step(e); /* nothing to do */
+    CHECK(a.n == stands && deq_pause(e, id.id, false) == DEQ_OK && deq_runnable(e));
+    run_all(e);
+    CHECK(same_answer(&a, &alone));
+    /* a deadline in the text: one more token from the iterate at hand; in the prompt: nothing */
+    q.ctx = &c;
+    q.solve.tol = 1e-6f; /* dozens of evaluations a token, so that it comes between two */
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+    while (c.n < 5)
+        deq_step(e);
+    deq_step(e);
+    const size_t had = c.n;
+    CHECK(deq_expire(e, id.id) == DEQ_OK);
+    deq_step(e);
+    CHECK_MSG(c.ended && c.finish == DEQ_FINISH_DEADLINE && c.n == had + 1 && c.not_converged == 1, "%d, %zu tokens, had %zu, %zu above tol", (int)c.finish, c.n,
+              had, c.not_converged);
+    struct answer d = {.vocab = x.vocab};
+    q.ctx = &d;
+    CHECK(deq_submit(e, &q, &id2, NULL) == DEQ_OK);
+    deq_step(e);
+    CHECK(deq_expire(e, id2.id) == DEQ_OK && d.ended && d.finish == DEQ_FINISH_DEADLINE && d.n == 0);
+    CHECK(deq_expire(e, id2.id) == DEQ_ENOTFOUND && deq_pause(e, id2.id, true) == DEQ_ENOTFOUND && !deq_active(e));
+    CHECK(deq_engine_stats(e).pages_used == 0 && deq_engine_stats(e).rows_open == 0);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_tokens_free(&other);
+    deq_model_free(m);
+}
