@@ -1,5 +1,5 @@
-/* Figures of the engine on a model: evaluations a token, tokens a second, and how near one evaluation comes to the machine's floor.
- * make bench [MODEL=dir]. All figures of a table come from one run; compare ratios, not runs. */
+/* Figures of the engine on a model: evaluations a token, tokens a second, and how near one evaluation comes to the
+ * machine's floor. make bench [MODEL=dir]. All figures of a table come from one run; compare ratios, not runs. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +11,10 @@
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
 
-static const char *const prompts[] = {"Once upon a time", "Tom and Jane were playing in the park. They", "The little dog was very",
-                                      "One day, a girl named Lucy found a", "Mum said, \"You must", "There was a big tree in the"};
+static const char *const prompts[] = {
+    "Once upon a time", "Tom and Jane were playing in the park. They", "The little dog was very",
+    "One day, a girl named Lucy found a", "Mum said, \"You must", "There was a big tree in the",
+};
 enum { PROMPTS = 6 };
 
 static struct deq_model *model;
@@ -40,8 +42,10 @@ static struct figures run(struct deq_request q, size_t streams, size_t total, si
     struct deq_err err;
     struct deq_engine *e;
     struct deq_tokens p[PROMPTS] = {0}, longer = {0};
-    const struct deq_engine_opts o = {.threads = threads, .max_sequences = (uint32_t)streams,
-                                      .max_rows = (uint32_t)DEQ_MAX(streams * q.solve.window, (size_t)64), .max_positions = 4096};
+    const struct deq_engine_opts o = {.threads = threads,
+                                      .max_sequences = (uint32_t)streams,
+                                      .max_rows = (uint32_t)DEQ_MAX(streams * q.solve.window, (size_t)64),
+                                      .max_positions = 4096};
     if (deq_engine_new(model, &o, &e, &err)) {
         fprintf(stderr, "bench: %s\n", err.text);
         exit(1);
@@ -69,7 +73,8 @@ static struct figures run(struct deq_request q, size_t streams, size_t total, si
         deq_step(e);
     }
     const struct deq_engine_stats s = deq_engine_stats(e);
-    const struct figures f = {deq_now_s() - t, (double)generated, (double)s.steps, (double)s.rows, (double)s.head_rows, (double)s.positions, evaluations};
+    const struct figures f = {deq_now_s() - t, (double)generated, (double)s.steps, (double)s.rows,
+                              (double)s.head_rows, (double)s.positions, evaluations};
     deq_engine_free(e);
     for (size_t i = 0; i < PROMPTS; i++)
         deq_tokens_free(&p[i]);
@@ -81,7 +86,9 @@ static void evaluations_table(void)
 {
     static const float tols[] = {1e-1f, 3e-2f, 1e-2f, 1e-3f};
     static const uint32_t windows[] = {1, 2, 4, 8, 16};
-    printf("evaluations a token, one stream, greedy, %d prompts of 100 tokens: steps / row evaluations / head rows, and tokens/s\n", PROMPTS);
+    printf("evaluations a token, one stream, greedy, %d prompts of 100 tokens: steps / row evaluations / head rows, "
+           "and tokens/s\n",
+           PROMPTS);
     for (int warm = DEQ_WARM_ZERO; warm <= DEQ_WARM_PREDICTOR; warm++)
         for (size_t t = 0; t < DEQ_COUNT(tols); t++) {
             printf("  start %-9s tol %-5g", deq_warm_name((enum deq_warm)warm), (double)tols[t]);
@@ -94,8 +101,8 @@ static void evaluations_table(void)
                 q.solve.warm_start = (enum deq_warm)warm;
                 q.solve.max_iter = 64;
                 const struct figures f = run(q, 1, PROMPTS, 0);
-                printf("  | w %-2u %5.2f /%5.2f /%5.2f %5.0f", windows[w], f.steps / f.positions, f.rows / f.positions, f.head_rows / f.positions,
-                       f.tokens / f.seconds);
+                printf("  | w %-2u %5.2f /%5.2f /%5.2f %5.0f", windows[w], f.steps / f.positions, f.rows / f.positions,
+                       f.head_rows / f.positions, f.tokens / f.seconds);
                 fflush(stdout);
             }
             printf("\n");
@@ -126,7 +133,8 @@ static void throughput_table(void)
         q.max_tokens = 0;
         q.solve.window = w;
         const struct figures f = run(q, 1, w < 4 ? 1 : 3, 1024);
-        printf(" window %u: %.0f (%.2f, %.2f) ", w, f.positions / f.seconds, f.steps / f.positions, f.rows / f.positions);
+        printf(" window %u: %.0f (%.2f, %.2f) ", w, f.positions / f.seconds, f.steps / f.positions,
+               f.rows / f.positions);
         fflush(stdout);
     }
     printf("\n");
@@ -165,11 +173,13 @@ static void floors(void)
 {
     const struct deq_model_info info = deq_model_info(model);
     const size_t HD = (size_t)info.n_head * info.d_head, D = info.d_model, F = info.d_inner;
-    const double P = (double)info.n_block * (double)(3 * HD * D + HD * D + 2 * D * F), bytes = P * (strcmp(info.dtype, "bf16") ? 4 : 2);
+    const double P = (double)info.n_block * (double)(3 * HD * D + HD * D + 2 * D * F),
+                 bytes = P * (strcmp(info.dtype, "bf16") ? 4 : 2);
     struct deq_pool *pool;
     struct deq_packed small, large;
     float *w = DEQ_NEW_ARRAY(float, (size_t)P + 64 * 64), *x = DEQ_NEW_ARRAY(float, 2 * threads * 4096 * 16);
-    if (deq_pool_new(threads, &pool, NULL) || deq_pack(w, 64, 64, false, &small, NULL) || deq_pack(w, 64, (size_t)(bytes / 4 / 64), false, &large, NULL))
+    if (deq_pool_new(threads, &pool, NULL) || deq_pack(w, 64, 64, false, &small, NULL) ||
+        deq_pack(w, 64, (size_t)(bytes / 4 / 64), false, &large, NULL))
         exit(1);
     /* the kernel's own peak: one panel that stays in the first cache */
     struct limit l = {.w = &small, .x = x, .y = x + threads * 4096 * 16, .m = 48, .rounds = 40000};
@@ -182,9 +192,11 @@ static void floors(void)
     t = deq_now_s();
     deq_pool_run(pool, read_all, &l);
     const double bandwidth = bytes * l.rounds / (deq_now_s() - t);
-    printf("machine, %u threads, kernels %s: %.0f GFLOP/s (matrix kernel in the first cache), %.0f GB/s (reading %.1f MB)\n", threads, info.kernels,
-           flops * 1e-9, bandwidth * 1e-9, bytes * 1e-6);
-    printf("one evaluation of f (%.2f M weights, %.2f MB) on n rows against max(2 P n / flops, bytes / bandwidth); the rest is attention, norms, solver, head:\n ",
+    printf("machine, %u threads, kernels %s: %.0f GFLOP/s (matrix kernel in the first cache), "
+           "%.0f GB/s (reading %.1f MB)\n",
+           threads, info.kernels, flops * 1e-9, bandwidth * 1e-9, bytes * 1e-6);
+    printf("one evaluation of f (%.2f M weights, %.2f MB) on n rows against max(2 P n / flops, bytes / bandwidth); "
+           "the rest is attention, norms, solver, head:\n ",
            P * 1e-6, bytes * 1e-6);
     static const uint32_t rows[] = {1, 2, 4, 8, 16, 32, 64, 256};
     for (size_t i = 0; i < DEQ_COUNT(rows); i++) {
@@ -197,7 +209,8 @@ static void floors(void)
         const struct figures f = run(q, streams, streams, rows[i] < 8 ? 16 : 128);
         const double n = f.rows / f.steps, measured = f.seconds / f.steps;
         const double a = 2 * P * n / flops, b = bytes / bandwidth, floor = a > b ? a : b;
-        printf(" n %.1f: %.0f us, %.1fx of %.0f us (%s) ", n, measured * 1e6, measured / floor, floor * 1e6, a > b ? "flops" : "bytes");
+        printf(" n %.1f: %.0f us, %.1fx of %.0f us (%s) ", n, measured * 1e6, measured / floor, floor * 1e6,
+               a > b ? "flops" : "bytes");
         fflush(stdout);
     }
     printf("\n");
@@ -219,8 +232,8 @@ int main(int argc, char **argv)
         return 1;
     }
     const struct deq_model_info i = deq_model_info(model);
-    printf("model %s: %llu parameters, %s, tol %g, window %u, start %s\n", argc > 1 ? argv[1] : "models/stories", (unsigned long long)i.parameters, i.dtype,
-           (double)i.tol, i.window, deq_warm_name(i.warm_start));
+    printf("model %s: %llu parameters, %s, tol %g, window %u, start %s\n", argc > 1 ? argv[1] : "models/stories",
+           (unsigned long long)i.parameters, i.dtype, (double)i.tol, i.window, deq_warm_name(i.warm_start));
     floors();
     evaluations_table();
     throughput_table();

@@ -1,6 +1,7 @@
 /* Whole checkpoints: the zip container, its records, the pickle in it, and every tensor read.
  *
- * Under libFuzzer most mutated inputs get the checksums of their stored entries corrected, or nearly all would end there. */
+ * Under libFuzzer most mutated inputs get the checksums of their stored entries corrected, or
+ * nearly all would end there. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
