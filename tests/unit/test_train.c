@@ -1,5 +1,5 @@
-/* Training: implicit gradients against full unrolling, every VJP of the head and the predictor, optimisers, exact resume, memory that does not grow with
- * the number of iterations. */
+/* Training: implicit gradients against full unrolling, every VJP of the head and the predictor, exact resume, memory that does
+ * not grow with the number of iterations. */
 #include "core/train/train.h"
 
 #include <stdlib.h>
@@ -10,11 +10,7 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/math/kern.h"
-#include "core/text/corpus.h"
-#include "core/train/adamw.h"
-#include "core/train/dataset.h"
 #include "core/train/implicit.h"
-#include "core/train/muon.h"
 #include "core/train/predictor.h"
 #include "tests/unit/test.h"
 
@@ -183,47 +179,6 @@ TEST(train_predictor_vjp)
     deq_weights_free(g);
 }
 
-TEST(train_adamw_reference)
-{
-    /* two steps of the published update, by hand in double */
-    float w = 1.5f, m = 0, v = 0;
-    double rw = 1.5, rm = 0, rv = 0;
-    for (int t = 1; t <= 2; t++) {
-        const double g = t == 1 ? 0.4 : -0.1;
-        const float gf = (float)g;
-        const struct deq_adamw o = {0.01f, 0.9f, 0.99f, 1e-8f, 0.1f, (uint64_t)t};
-        deq_adamw_update(&o, &w, &m, &v, &gf, 1, true, 1);
-        rm = 0.9 * rm + 0.1 * g;
-        rv = 0.99 * rv + 0.01 * g * g;
-        rw = rw * (1 - 0.01 * 0.1) - 0.01 * (rm / (1 - pow(0.9, t))) / (sqrt(rv / (1 - pow(0.99, t))) + 1e-8);
-        CHECK_MSG(fabs((double)w - rw) < 1e-5, "step %d: %g, expected %g", t, (double)w, rw); /* float moments: 1e-6 relative */
-    }
-}
-
-/* The update is orthogonal up to the band of the Newton-Schulz steps: singular values in 0.6..1.3, so row norms of a wide matrix near 1. */
-TEST(train_muon_orthogonalises)
-{
-    const size_t shapes[3][2] = {{8, 24}, {24, 8}, {16, 16}};
-    for (size_t k = 0; k < 3; k++) {
-        const size_t r = shapes[k][0], c = shapes[k][1], s = DEQ_MIN(r, c);
-        float w[256] = {0}, m[256] = {0}, g[256], *scratch = DEQ_NEW_ARRAY(float, deq_muon_floats(r, c));
-        for (size_t i = 0; i < r * c; i++)
-            g[i] = (float)deq_rng_normal(5, k, i);
-        deq_muon_update(1, 0.95f, 0, w, m, g, 1, r, c, scratch);
-        const double unit = 0.2 * sqrt((double)DEQ_MAX(r, c));
-        for (size_t i = 0; i < s; i++) {
-            double n = 0, along = 0;
-            for (size_t j = 0; j < r * c / s; j++) {
-                const size_t at = r <= c ? i * c + j : j * c + i;
-                n += (double)w[at] * (double)w[at] / (unit * unit);
-                along += (double)w[at] * (double)g[at];
-            }
-            CHECK_MSG(n > 0.36 && n < 1.7 && along < 0, "[%zu, %zu] row %zu: |row|^2 %g, against the gradient %g", r, c, i, n, along);
-        }
-        deq_free(scratch);
-    }
-}
-
 TEST(train_schedule)
 {
     struct deq_recipe r = {0};
@@ -237,48 +192,6 @@ TEST(train_schedule)
     r.schedule = DEQ_RECIPE_WSD;
     r.decay_share = 0.5f;
     CHECK((double)deq_train_lr(&r, 54) == 1 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
-}
-
-TEST(train_dataset_order)
-{
-    struct deq_tokenizer *tok;
-    struct deq_dataset *a, *b;
-    struct deq_err err;
-    CHECK(deq_tokenizer_load("tests/golden/tiny", &tok, NULL) == DEQ_OK);
-    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
-    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &b, NULL) == DEQ_OK);
-    uint32_t x[8 * 32], y[8 * 32], x2[8 * 32], y2[8 * 32];
-    const uint64_t epoch = a->n_seq / 8 + 1;
-    deq_dataset_batch(a, epoch + 3, 8, x, y);
-    deq_dataset_batch(b, 0, 8, x2, y2);
-    CHECK(memcmp(x, x2, sizeof x));
-    deq_dataset_batch(b, epoch + 3, 8, x2, y2); /* another history, the same step */
-    CHECK(!memcmp(x, x2, sizeof x) && !memcmp(y, y2, sizeof y));
-    CHECK(!memcmp(x + 1, y, 31 * sizeof *x)); /* targets are the next tokens */
-    CHECK(deq_dataset_load(tok, 0, "tests/golden", "nothing.txt", 0, 32, 7, &b, &err) == DEQ_ENOTFOUND && strstr(err.text, "nothing.txt"));
-    deq_dataset_free(a);
-    deq_dataset_free(b);
-    deq_tokenizer_free(tok);
-}
-
-/* Training and validation text of one file: together all of it, cut at a line, else at a character. */
-TEST(train_text_is_held_back)
-{
-    static const char lines[] = "one\ntwo\nthree\nfour\n", no_lines[] = "\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9";
-    CHECK(deq_corpus_split(lines, sizeof lines - 1, 0) == sizeof lines - 1);
-    CHECK(deq_corpus_split(lines, sizeof lines - 1, 0.5f) == 14); /* "four" */
-    CHECK(deq_corpus_split(no_lines, 8, 0.4f) == 6); /* 5 is inside a character */
-    CHECK(deq_corpus_split("", 0, 0.4f) == 0);
-    char *all, *head, *tail;
-    size_t n, n_head, n_tail;
-    static const char path[] = "tests/golden/tokenizer/sample.txt";
-    CHECK(!deq_dataset_read(path, 0, false, &all, &n, NULL) && !deq_dataset_read(path, 0.1f, false, &head, &n_head, NULL) &&
-          !deq_dataset_read(path, 0.1f, true, &tail, &n_tail, NULL));
-    CHECK(n_head + n_tail == n && !memcmp(all, head, n_head) && !memcmp(all + n_head, tail, n_tail));
-    CHECK(n_tail > n / 20 && n_tail <= n / 10 + 1 && head[n_head - 1] == '\n');
-    deq_free(all);
-    deq_free(head);
-    deq_free(tail);
 }
 
 /* --- Whole runs --- */
