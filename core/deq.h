@@ -255,8 +255,15 @@ struct deq_engine_stats deq_engine_stats(const struct deq_engine *engine);
 
 /* --- Numbers from logits (any thread) --- */
 
-/* log softmax(logits)[token], and the n most probable tokens in order (ties: lower id first). ids, logprobs: [n]. */
-float deq_logprob(const float *logits, uint32_t vocab_size, uint32_t token);
-void deq_top_logprobs(const float *logits, uint32_t vocab_size, uint32_t n, uint32_t *ids, float *logprobs);
+/* What all of a position's log-probabilities have in common, log sum exp(logits) in two parts: found once, it costs every token a subtraction. */
+struct deq_log_normaliser {
+    float max;
+    double log_sum; /* of exp(logits - max) */
+};
+struct deq_log_normaliser deq_log_normaliser(const float *logits, uint32_t vocab_size);
+/* log softmax(logits)[token]; logit: that token's. */
+float deq_logprob(const struct deq_log_normaliser *n, float logit);
+/* The n most probable tokens in order (ties: lower id first). ids: [n]. */
+void deq_top_tokens(const float *logits, uint32_t vocab_size, uint32_t n, uint32_t *ids);
 
 #endif

@@ -260,22 +260,24 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
     return deq_argmax(logits, n0);
 }
 
-float deq_logprob(const float *logits, uint32_t V, uint32_t token)
+struct deq_log_normaliser deq_log_normaliser(const float *logits, uint32_t V)
 {
     const struct deq_kern *k = deq_kern();
-    const float top = k->max(logits, V);
-    return (float)((double)(logits[token] - top) - deq_log((double)k->exp_sum(NULL, logits, top, V)));
+    const float max = k->max(logits, V);
+    return (struct deq_log_normaliser){max, deq_log((double)k->exp_sum(NULL, logits, max, V))};
 }
 
-void deq_top_logprobs(const float *logits, uint32_t V, uint32_t n, uint32_t *ids, float *logprobs)
+float deq_logprob(const struct deq_log_normaliser *n, float logit)
 {
-    const struct deq_kern *k = deq_kern();
-    const float top = k->max(logits, V);
-    const double norm = deq_log((double)k->exp_sum(NULL, logits, top, V));
+    return (float)((double)(logit - n->max) - n->log_sum);
+}
+
+void deq_top_tokens(const float *logits, uint32_t V, uint32_t n, uint32_t *ids)
+{
     uint32_t have = 0;
     n = DEQ_MIN(n, V);
-    for (uint32_t i = 0; i < V; i++) {
-        if (have == n && (!n || !(logits[i] > logits[ids[n - 1]])))
+    for (uint32_t i = 0; i < V && n; i++) {
+        if (have == n && !(logits[i] > logits[ids[n - 1]]))
             continue;
         uint32_t at = have < n ? have++ : n - 1;
         while (at > 0 && logits[i] > logits[ids[at - 1]]) {
@@ -284,6 +286,4 @@ void deq_top_logprobs(const float *logits, uint32_t V, uint32_t n, uint32_t *ids
         }
         ids[at] = i;
     }
-    for (uint32_t i = 0; i < n; i++)
-        logprobs[i] = (float)((double)(logits[ids[i]] - top) - norm);
 }

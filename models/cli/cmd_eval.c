@@ -32,7 +32,8 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     s->residual_max = fmax(s->residual_max, (double)e->residual);
     s->not_converged += !e->converged;
     if (e->position + 1 < s->tokens->n) {
-        s->nats -= (double)deq_logprob(e->logits, s->vocab_size, s->tokens->ids[e->position + 1]);
+        const struct deq_log_normaliser n = deq_log_normaliser(e->logits, s->vocab_size);
+        s->nats -= (double)deq_logprob(&n, e->logits[s->tokens->ids[e->position + 1]]);
         s->scored++;
         if (s->scored % 256 == 0) {
             const double t = deq_now_s() - s->started,

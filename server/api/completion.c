@@ -16,7 +16,7 @@
 #include "server/api/reply.h"
 #include "server/log.h"
 
-enum { TEXT_MAX_BYTES = 256 << 20, BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
+enum { BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
 
 static size_t n_choices(const struct completion *c)
 {
@@ -27,20 +27,10 @@ static void completion_free(struct completion *c)
 {
     if (!c)
         return;
-    for (size_t i = 0; c->choices && i < n_choices(c); i++) {
-        struct choice *ch = &c->choices[i];
-        struct deq_buf *const bufs[] = {&ch->shown, &ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets, &ch->ids, &ch->iters, &ch->residuals, &ch->starts};
-        for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-            deq_buf_free(bufs[k]);
-        deq_text_free(ch->text);
-    }
-    for (size_t i = 0; c->prompts && i < c->req.n_prompts; i++) {
-        struct prompt *p = &c->prompts[i];
-        struct deq_buf *const bufs[] = {&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets, &p->echo};
-        for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-            deq_buf_free(bufs[k]);
-        deq_tokens_free(&p->job.prompt);
-    }
+    for (size_t i = 0; c->choices && i < n_choices(c); i++)
+        choice_free(&c->choices[i]);
+    for (size_t i = 0; c->prompts && i < c->req.n_prompts; i++)
+        prompt_free(&c->prompts[i]);
     deq_free(c->choices);
     deq_free(c->prompts);
     deq_buf_free(&c->head);
@@ -103,7 +93,8 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         if (c->failed)
             return DEQ_CONTINUE;
         choice_end(ch);
-        if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) { /* those wait: if nobody has anything, it is an error */
+        /* a choice whose deadline passed before its first token: when no choice has any, on_end answers an error instead */
+        if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) {
             if (choice_has_news(ch))
                 (void)choice_send(ch, NULL);
             (void)choice_send(ch, finish_word(ch->finish));
@@ -237,34 +228,13 @@ static void on_pace(void *ctx, bool pause)
 
 /* --- The request, on a thread of the HTTP server --- */
 
-static bool set_up_choice(struct completion *c, size_t i)
-{
-    struct choice *ch = &c->choices[i];
-    struct deq_buf *const bufs[] = {&ch->shown, &ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets, &ch->ids, &ch->iters, &ch->residuals, &ch->starts};
-    for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
-    ch->c = c;
-    ch->prompt = i / (size_t)c->req.best_of;
-    ch->stopped = -1;
-    ch->stop_token = -1;
-    ch->converged = true;
-    if (deq_text_new((const char *const *)c->req.stop, c->req.stop_len, c->req.n_stops, &ch->text, NULL))
-        return false;
-    if (c->req.chat) /* the template's last word stands before them */
-        deq_text_skip_blanks(ch->text);
-    return true;
-}
-
 static void set_up_prompt(struct completion *c, size_t i, const struct exchange *x)
 {
     const struct completion_request *r = &c->req;
     struct prompt *p = &c->prompts[i];
-    struct deq_buf *const bufs[] = {&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets, &p->echo};
-    for (size_t k = 0; k < DEQ_COUNT(bufs); k++)
-        *bufs[k] = (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
     struct deq_request q = deq_request_defaults(c->served->model);
     const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
-    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* the default was nobody's wish */
+    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* it was defaulted: clamped to what fits */
     q.n = (uint32_t)r->best_of;
     q.ignore_eos = r->ignore_eos;
     q.want_prompt = r->echo && r->logprobs >= 0;
@@ -303,29 +273,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .on_end = on_end,
                           .sched = c->served->sched};
     c->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */
-    if (!r->echo)
-        return;
-    struct deq_buf bytes;
-    deq_buf_init(&bytes, TEXT_MAX_BYTES);
-    p->prev = -1;
-    for (size_t k = 0; k < p->job.prompt.n; k++) {
-        size_t n;
-        const char *b = deq_token_text(c->served->model, p->prev, p->job.prompt.ids[k], &n);
-        if (!b)
-            continue;
-        deq_buf_add(&bytes, b, n);
-        p->prev = p->job.prompt.ids[k];
-    }
-    /* ids may cut a character; JSON holds only whole ones */
-    (void)deq_buf_carry(&p->echo, &bytes);
-    const size_t whole = deq_utf8_complete(bytes.data, bytes.len);
-    p->n_cut = bytes.len - whole;
-    deq_utf8_sanitize(&p->echo, bytes.data, whole);
-    if (p->n_cut)
-        memcpy(p->cut, bytes.data + whole, p->n_cut);
-    deq_buf_free(&bytes);
-    p->prev = -1; /* again from the front, token by token, for the logprobs */
-    prompt_add(p, p->job.prompt.ids[0], NULL);
+    prompt_init(p);
 }
 
 /* What prompt i will hold of an answer: all of it, in parts and in one piece; of a stream what may lie unread, and the
@@ -370,7 +318,7 @@ static struct completion *completion_new(struct service *s, struct served *m, co
         c->prompts[i].job.answer_bytes = answer_bytes(c, i);
     }
     for (size_t i = 0; ok && i < n_choices(c); i++)
-        ok = set_up_choice(c, i);
+        ok = choice_init(c, i);
     if (!ok) {
         c->served = NULL; /* m stays the caller's */
         completion_free(c);

@@ -1,10 +1,12 @@
-/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c is its life, completion_reply.c
- * its words. After submission everything happens on the engine's thread. */
+/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c is its life; choice.c what its tokens
+ * add up to; completion_json.c and completion_responses.c the two shapes of its answer. After submission everything happens on the engine's thread. */
 #ifndef DEQ_SERVER_COMPLETION_H
 #define DEQ_SERVER_COMPLETION_H
 
 #include "core/base/utf8.h"
+#include "server/api/logprobs.h"
 #include "server/api/service.h"
+#include "server/net/channel.h"
 
 struct completion;
 
@@ -14,11 +16,11 @@ struct choice {
     size_t prompt;           /* number of its prompt */
     struct deq_text *text;   /* bytes of tokens -> text that may be shown */
     struct deq_buf shown;    /* not yet sent (stream), or all of it */
-    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and `lp_tokens` */
-    size_t told, told_logprobs;
-    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* JSON, comma after each; since the last chunk, or all */
-    struct deq_buf ids;      /* token ids, the same */
+    struct logprob_lists logprobs; /* since the last chunk, or all */
+    struct deq_buf ids;      /* token ids, comma after each; since the last chunk, or all */
     struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and of the tokens of `logprobs` */
+    size_t told, told_logprobs;
     struct deq_utf8_place place; /* where its text has got to: text_offset */
     int64_t prev;            /* the token that its text ends with */
     uint32_t tokens;
@@ -40,7 +42,7 @@ struct prompt {
     struct job job; /* first: the scheduler's callbacks get it */
     struct completion *c;
     size_t index;
-    struct deq_buf lp_tokens, lp_values, lp_top, lp_offsets; /* of the prompt's tokens, with echo */
+    struct logprob_lists logprobs; /* of its tokens, with echo */
     struct deq_buf echo;     /* its text, but for: */
     char cut[4];             /* [n_cut] the beginning of a character that an answer may go on with */
     size_t n_cut;
@@ -68,9 +70,14 @@ struct completion {
     char message[256];
 };
 
-/* completion_reply.c */
+/* choice.c */
 
-void completion_head(struct completion *c);
+/* p: with its completion and its job. With echo its text is there from now on. */
+void prompt_init(struct prompt *p);
+void prompt_free(struct prompt *p);
+/* ch: zeroed, number i of c's. False: no memory. */
+bool choice_init(struct completion *c, size_t i);
+void choice_free(struct choice *ch);
 /* The tokens of one position: text, logprobs, telemetry. e: a TOKEN event. */
 void choice_add(struct choice *ch, const struct deq_event *e);
 /* A prompt's token, and its logprob from logits [V] at the position before (NULL: the first). */
@@ -79,6 +86,10 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits);
 void choice_begin(struct choice *ch);
 /* Its text ends: what was held back is shown, but for what begins with a stop string. */
 void choice_end(struct choice *ch);
+
+/* completion_json.c */
+
+void completion_head(struct completion *c);
 /* Whether there is something for a chunk. */
 bool choice_has_news(const struct choice *ch);
 /* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */

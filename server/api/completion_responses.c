@@ -40,7 +40,7 @@ static void add_message(const struct completion *c, const char *status, struct d
     deq_buf_fmt(out, "{\"id\":\"msg_%s\",\"type\":\"message\",\"role\":\"assistant\",\"status\":\"%s\",\"content\":[",
                 c->request_id, status);
     if (status != IN_PROGRESS)
-        add_part(&ch->shown, &ch->lp_tokens, out);
+        add_part(&ch->shown, &ch->logprobs.tokens, out);
     deq_buf_str(out, "]}");
 }
 
@@ -174,7 +174,7 @@ static struct deq_buf since(const struct deq_buf *b, size_t at)
 bool response_delta(struct choice *ch)
 {
     struct completion *c = ch->c;
-    const struct deq_buf text = since(&ch->shown, ch->told), logprobs = since(&ch->lp_tokens, ch->told_logprobs);
+    const struct deq_buf text = since(&ch->shown, ch->told), logprobs = since(&ch->logprobs.tokens, ch->told_logprobs);
     struct deq_buf b = new_buffer(c);
     begin_part_event(c, "response.output_text.delta", &b);
     deq_buf_str(&b, ",\"delta\":");
@@ -183,7 +183,7 @@ bool response_delta(struct choice *ch)
     reply_list(&b, &logprobs);
     end_event(&b);
     ch->told = ch->shown.len;
-    ch->told_logprobs = ch->lp_tokens.len;
+    ch->told_logprobs = ch->logprobs.tokens.len;
     return write_events(c, &b);
 }
 
@@ -196,9 +196,9 @@ static void end_stream(struct completion *c)
     deq_buf_str(&b, ",\"text\":");
     reply_buf(&b, &ch->shown);
     deq_buf_str(&b, ",\"logprobs\":");
-    reply_list(&b, &ch->lp_tokens);
+    reply_list(&b, &ch->logprobs.tokens);
     end_event(&b);
-    part_event(c, "response.content_part.done", &ch->shown, &ch->lp_tokens, &b);
+    part_event(c, "response.content_part.done", &ch->shown, &ch->logprobs.tokens, &b);
     item_event(c, "response.output_item.done", status, &b);
     response_event(c, !strcmp(status, "completed") ? "response.completed" : "response.incomplete", status, NULL, &b);
     write_end(c, 200, &b);

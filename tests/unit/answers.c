@@ -18,7 +18,11 @@ enum deq_verdict record_answer(void *ctx, const struct deq_event *e)
     a->token[a->n] = e->token;
     a->evaluations[a->n] = e->evaluations;
     a->residual[a->n] = e->residual;
-    a->logprob[a->n] = e->logits ? deq_logprob(e->logits, a->vocab, e->token) : 0;
+    a->logprob[a->n] = 0;
+    if (e->logits) {
+        const struct deq_log_normaliser n = deq_log_normaliser(e->logits, a->vocab);
+        a->logprob[a->n] = deq_logprob(&n, e->logits[e->token]);
+    }
     a->n++;
     return a->stop_after && a->n == a->stop_after ? DEQ_STOP : DEQ_CONTINUE;
 }

@@ -170,8 +170,9 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     if (e->kind != DEQ_EVENT_PROMPT)
         return DEQ_CONTINUE;
     const float *p = r->p[e->position / T] + (r->b * T + e->position % T) * r->V;
+    const struct deq_log_normaliser n = deq_log_normaliser(e->logits, (uint32_t)r->V);
     for (uint32_t v = 0; v < r->V; v++)
-        r->worst = worse(r->worst, fabs((double)p[v] - (double)deq_logprob(e->logits, (uint32_t)r->V, v)));
+        r->worst = worse(r->worst, fabs((double)p[v] - (double)deq_logprob(&n, e->logits[v])));
     r->residual = fmax(r->residual, (double)e->residual);
     r->seen++;
     return DEQ_CONTINUE;

@@ -1,14 +1,14 @@
+/* The answers of /v1/completions and /v1/chat/completions as JSON: one object, or an event a chunk. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/mem.h"
 #include "server/api/answer.h"
 #include "server/api/completion.h"
 #include "server/api/reply.h"
 
-enum { ANSWER_MAX_BYTES = 1 << 30, TOP_MAX = 1024 };
+enum { ANSWER_MAX_BYTES = 1 << 30 };
 
 const char *finish_word(enum deq_finish f)
 {
@@ -28,186 +28,7 @@ static size_t best_of(const struct completion *c)
     return (size_t)c->req.best_of;
 }
 
-/* --- Tokens --- */
-
-/* A token as a string: its text, or "bytes:\xe2\x80" when it is part of a character, or "token_id:N" where asked for. */
-static void token_string(const struct completion *c, uint32_t id, struct deq_buf *out)
-{
-    size_t n;
-    const char *b = deq_token_bytes(c->served->model, id, &n);
-    deq_buf_reset(out);
-    if (c->req.tokens_as_ids) {
-        deq_buf_fmt(out, "token_id:%u", id);
-        return;
-    }
-    if (b && deq_utf8_valid(b, n)) {
-        deq_buf_add(out, b, n);
-        return;
-    }
-    deq_buf_str(out, "bytes:");
-    for (size_t i = 0; b && i < n; i++)
-        deq_buf_fmt(out, "\\x%02x", (unsigned char)b[i]);
-}
-
-/* A choice's or a prompt's lists, which take the same entries. */
-struct lists {
-    struct deq_buf *tokens, *values, *top, *offsets;
-};
-
-/* "top": of the completions endpoint a map of token and logprob; of chat a list of objects, with the token's own fields around it. */
-static void add_entry(const struct completion *c, struct lists l, uint32_t token, const float *logits, size_t offset)
-{
-    const uint32_t V = c->served->info.vocab_size;
-    uint32_t ids[2 * TOP_MAX];
-    float values[2 * TOP_MAX];
-    uint32_t n = DEQ_MIN((uint32_t)c->req.logprobs, DEQ_MIN(V, (uint32_t)TOP_MAX));
-    struct deq_buf name;
-    deq_buf_init(&name, 1 << 16);
-    token_string(c, token, &name);
-    if (!logits) { /* the first of a text: nothing predicts it */
-        reply_buf(l.tokens, &name);
-        deq_buf_str(l.tokens, ",");
-        deq_buf_str(l.values, "null,");
-        deq_buf_str(l.top, "null,");
-        deq_buf_fmt(l.offsets, "%zu,", offset);
-        deq_buf_free(&name);
-        return;
-    }
-    const float own = deq_logprob(logits, V, token);
-    deq_top_logprobs(logits, V, n, ids, values);
-    for (size_t i = 0; i < c->req.logprob_ids.n && n < DEQ_COUNT(ids); i++) {
-        ids[n] = c->req.logprob_ids.ids[i];
-        values[n] = deq_logprob(logits, V, ids[n]);
-        n++;
-    }
-    if (c->req.chat) {
-        struct deq_buf *out = l.tokens; /* chat has one list of objects */
-        for (uint32_t i = 0; i <= n; i++) { /* the token itself, then the alternatives, each once */
-            bool again = false;
-            for (uint32_t k = 1; k < i; k++)
-                again = again || ids[k - 1] == ids[i - 1];
-            if (again)
-                continue;
-            const uint32_t id = i ? ids[i - 1] : token;
-            size_t n_bytes;
-            const char *bytes = deq_token_bytes(c->served->model, id, &n_bytes);
-            token_string(c, id, &name);
-            deq_buf_str(out, "{\"token\":");
-            reply_buf(out, &name);
-            deq_buf_str(out, ",\"logprob\":");
-            reply_number(out, i ? values[i - 1] : own);
-            deq_buf_str(out, ",\"bytes\":[");
-            for (size_t k = 0; bytes && k < n_bytes; k++)
-                deq_buf_fmt(out, "%s%u", k ? "," : "", (unsigned char)bytes[k]);
-            deq_buf_str(out, i == 0 ? "],\"top_logprobs\":[" : "]},");
-        }
-        if (n && out->len) /* without the last comma */
-            out->len--;
-        deq_buf_str(out, "]},");
-    } else {
-        bool own_in = false;
-        reply_buf(l.tokens, &name);
-        deq_buf_str(l.tokens, ",");
-        reply_number(l.values, own);
-        deq_buf_str(l.values, ",");
-        deq_buf_str(l.top, "{");
-        for (uint32_t i = 0; i < n; i++) {
-            bool twice = false; /* logprob_token_ids may name what is among the most probable */
-            for (uint32_t k = 0; k < i; k++)
-                twice = twice || ids[k] == ids[i];
-            if (twice)
-                continue;
-            own_in = own_in || ids[i] == token;
-            token_string(c, ids[i], &name);
-            if (l.top->len && l.top->data[l.top->len - 1] != '{')
-                deq_buf_str(l.top, ",");
-            reply_buf(l.top, &name);
-            deq_buf_str(l.top, ":");
-            reply_number(l.top, values[i]);
-        }
-        if (!own_in) { /* "may be up to logprobs + 1": the sampled one is always in */
-            token_string(c, token, &name);
-            if (l.top->len && l.top->data[l.top->len - 1] != '{')
-                deq_buf_str(l.top, ",");
-            reply_buf(l.top, &name);
-            deq_buf_str(l.top, ":");
-            reply_number(l.top, own);
-        }
-        deq_buf_str(l.top, "},");
-        deq_buf_fmt(l.offsets, "%zu,", offset);
-    }
-    deq_buf_free(&name);
-}
-
-void choice_add(struct choice *ch, const struct deq_event *e)
-{
-    struct completion *c = ch->c;
-    const bool special = deq_token_is_special(c->served->model, e->token);
-    ch->iters_sum += e->evaluations;
-    ch->iters_max = DEQ_MAX(ch->iters_max, e->evaluations);
-    ch->residual_max = fmaxf(ch->residual_max, e->residual);
-    ch->converged = ch->converged && e->converged;
-    if (special && !c->req.ignore_eos && (int64_t)e->token == c->served->info.eos_id)
-        return; /* the end of the text is not part of it */
-    size_t n = 0;
-    const char *bytes = deq_token_text(c->served->model, ch->prev, e->token, &n);
-    const size_t offset = deq_utf8_pass(&ch->place, bytes, n);
-    ch->tokens++;
-    if (e->logits)
-        ch->logprob_sum += (double)deq_logprob(e->logits, c->served->info.vocab_size, e->token);
-    if (c->req.logprobs >= 0)
-        add_entry(c, (struct lists){&ch->lp_tokens, &ch->lp_values, &ch->lp_top, &ch->lp_offsets}, e->token, e->logits, offset);
-    if (c->req.token_ids)
-        deq_buf_fmt(&ch->ids, "%u,", e->token);
-    if (c->req.telemetry) {
-        deq_buf_fmt(&ch->iters, "%u,", e->evaluations);
-        reply_number(&ch->residuals, e->residual);
-        deq_buf_str(&ch->residuals, ",");
-        deq_buf_fmt(&ch->starts, "\"%s\",", e->start_cached ? "prefix" : deq_warm_name(e->start));
-    }
-    if (bytes) {
-        ch->prev = e->token;
-        ch->stopped = deq_text_push(ch->text, bytes, n, &ch->shown);
-    }
-}
-
-void prompt_add(struct prompt *p, uint32_t token, const float *logits)
-{
-    struct completion *c = p->c;
-    size_t n = 0;
-    const char *bytes = deq_token_text(c->served->model, p->prev, token, &n);
-    const size_t offset = deq_utf8_pass(&p->place, bytes, n);
-    if (c->req.logprobs >= 0)
-        add_entry(c, (struct lists){&p->lp_tokens, &p->lp_values, &p->lp_top, &p->lp_offsets}, token, logits, offset);
-    if (bytes)
-        p->prev = token;
-}
-
-void choice_begin(struct choice *ch)
-{
-    const struct prompt *p = &ch->c->prompts[ch->prompt];
-    if (ch->begun)
-        return;
-    ch->begun = true;
-    ch->prev = p->job.prompt.ids[p->job.prompt.n - 1];
-    if (!ch->c->req.echo)
-        return;
-    (void)deq_buf_append(&ch->shown, &p->echo);
-    (void)deq_buf_append(&ch->lp_tokens, &p->lp_tokens);
-    (void)deq_buf_append(&ch->lp_values, &p->lp_values);
-    (void)deq_buf_append(&ch->lp_top, &p->lp_top);
-    (void)deq_buf_append(&ch->lp_offsets, &p->lp_offsets);
-    deq_text_begin(ch->text, p->cut, p->n_cut);
-    ch->place = p->place;
-}
-
-void choice_end(struct choice *ch)
-{
-    choice_begin(ch);
-    deq_text_end(ch->text, &ch->shown);
-}
-
-/* --- JSON --- */
+/* --- Choices --- */
 
 /* What was appended to an answer is needed no more; a stream needs its memory again soon. */
 static void spend(const struct choice *ch, struct deq_buf *b)
@@ -233,14 +54,14 @@ static void add_logprobs(struct choice *ch, struct deq_buf *out)
         return;
     }
     if (ch->c->req.chat) {
-        take_list(ch, out, ",\"logprobs\":{\"content\":", &ch->lp_tokens);
+        take_list(ch, out, ",\"logprobs\":{\"content\":", &ch->logprobs.tokens);
         deq_buf_str(out, "}");
         return;
     }
-    take_list(ch, out, ",\"logprobs\":{\"tokens\":", &ch->lp_tokens);
-    take_list(ch, out, ",\"token_logprobs\":", &ch->lp_values);
-    take_list(ch, out, ",\"top_logprobs\":", &ch->lp_top);
-    take_list(ch, out, ",\"text_offset\":", &ch->lp_offsets);
+    take_list(ch, out, ",\"logprobs\":{\"tokens\":", &ch->logprobs.tokens);
+    take_list(ch, out, ",\"token_logprobs\":", &ch->logprobs.values);
+    take_list(ch, out, ",\"top_logprobs\":", &ch->logprobs.top);
+    take_list(ch, out, ",\"text_offset\":", &ch->logprobs.offsets);
     deq_buf_str(out, "}");
 }
 
@@ -352,7 +173,7 @@ void completion_report(const struct completion *c, const struct choice *ch, size
 
 bool choice_has_news(const struct choice *ch)
 {
-    return ch->shown.len > ch->told || ch->lp_tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len;
+    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len;
 }
 
 bool choice_send(struct choice *ch, const char *finish)
