@@ -125,7 +125,7 @@ static bool write_line(const char *s, size_t n)
     return ok;
 }
 
-/* with the lock */
+/* Caller holds the lock. */
 static void put(const char *line, size_t n)
 {
     if (n > RING_BYTES - out.len) {
@@ -138,7 +138,7 @@ static void put(const char *line, size_t n)
     pthread_cond_broadcast(&out.change);
 }
 
-/* with the lock; there is a line */
+/* Caller holds the lock; there is a line. */
 static size_t take(char ret[LINE_MAX_BYTES + 1])
 {
     size_t n = 0;
@@ -150,7 +150,7 @@ static size_t take(char ret[LINE_MAX_BYTES + 1])
     return n;
 }
 
-/* Lines are written again: says how many were not. With the lock, which it leaves for writing. */
+/* Lines are written again: says how many were not. Caller holds the lock, which it leaves for writing. */
 static void tell(void)
 {
     char text[LINE_MAX_BYTES + 1];

@@ -66,7 +66,7 @@ static enum deq_rc parse_number(const char *name, const char *text, uint64_t *re
     return DEQ_OK;
 }
 
-/* with the lock; false and errno when it did not arrive */
+/* Caller holds the lock. False and errno when it did not arrive. */
 __attribute__((format(printf, 1, 2))) static bool say(const char *format, ...)
 {
     char text[TEXT_MAX_BYTES];

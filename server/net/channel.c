@@ -58,7 +58,7 @@ void channel_wake(struct channel *c)
     }
 }
 
-/* with the lock */
+/* Caller holds c->lock. */
 static void now_gone(struct channel *c)
 {
     if (!c->gone && c->on.gone)
@@ -66,7 +66,7 @@ static void now_gone(struct channel *c)
     c->gone = c->failed = true;
 }
 
-/* with the lock */
+/* Caller holds c->lock. */
 static void pace(struct channel *c, bool pause)
 {
     if (c->paused == pause)
@@ -76,13 +76,13 @@ static void pace(struct channel *c, bool pause)
         c->on.pace(c->on.ctx, pause);
 }
 
-/* with the lock. Of a stream: bytes that wait for the socket. */
+/* Of a stream: bytes that wait for the socket. Caller holds c->lock. */
 static size_t unread(const struct channel *c)
 {
     return c->bytes.len - c->sent;
 }
 
-/* with the lock */
+/* Caller holds c->lock. */
 static bool append(struct channel *c, const char *bytes, size_t n)
 {
     const uint64_t now = deq_now_ns();

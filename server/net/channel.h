@@ -32,7 +32,7 @@ struct channel {
     size_t slack;               /* more bytes that it may write until it has paused */
     unsigned refs;
     bool suspended;             /* the connection sleeps until there is something for it */
-    bool understood;            /* the request has been read, or is in work: may_stream is known */
+    bool dispatched;            /* the request has been read, or is in work: may_stream is known */
     bool may_stream;            /* the request wants events: if it waits long, the stream may begin early with a comment */
     bool streaming;             /* headers are out or may go out: bytes flow as they come */
     bool settled;               /* the form of the answer is decided */
@@ -81,13 +81,16 @@ void channel_listen(struct channel *c, struct channel_events on);
 void channel_finish(struct channel *c, int status, const char *content_type, bool failed);
 /* The client is not there any more: producers stop, the connection ends. */
 void channel_hang_up(struct channel *c);
-/* With the lock: wakes the connection if it sleeps. */
+
+/* Of what follows the caller holds c->lock. */
+
+/* Wakes the connection if it sleeps. */
 void channel_wake(struct channel *c);
-/* With the lock: takes up to max bytes of a stream for the socket. */
+/* Takes up to max bytes of a stream for the socket. */
 size_t channel_take(struct channel *c, char *out, size_t max);
-/* With the lock: copies up to max bytes of a whole response from `at` on. */
+/* Copies up to max bytes of a whole response from `at` on. */
 size_t channel_read(struct channel *c, size_t at, char *out, size_t max);
-/* With the lock. The reader could have taken something for window_ms, and took nothing, or less than so many bytes a second. */
+/* The reader could have taken something for window_ms, and took nothing, or less than so many bytes a second. */
 bool channel_slow(struct channel *c, uint64_t now_ns, unsigned window_ms, uint64_t bytes_per_s);
 
 #endif

@@ -16,12 +16,12 @@
 
 enum {
     CONNECTION_MEMORY = 64 << 10, /* libmicrohttpd's pool: request line and headers */
-    PIECE_BYTES = 64 << 10,       /* of a large answer */
     SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     STOP_MS = 1000, /* at the end, so that answers under way get out of the hands of libmicrohttpd */
     LARGE_BODY_BYTES = 64 << 10, /* larger ones: http_body.c */
+    REPLY_MAX_BYTES = 64 << 20,  /* of an endpoint's own answer */
 };
 
 static struct socket_state *socket_of(struct MHD_Connection *conn)
@@ -57,204 +57,6 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
     }
 }
 
-/* libmicrohttpd's limit on silence; watch.c keeps the exact ones. */
-static unsigned silence_s(const struct conf *c)
-{
-    return (DEQ_MAX(c->idle_timeout_ms, DEQ_MAX(c->stream_stall_ms, c->body_timeout_ms)) + 999) / 1000 + 1;
-}
-
-/* --- Responses --- */
-
-/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client
- * sends is then taken for the end of the connection. Those with a limit on silence of their own are asked for their
- * answer first, in every round of the thread: a connection is one of them while it waits for the answer. */
-static void ask_before_reading(struct request_state *s, bool yes)
-{
-    (void)MHD_set_connection_option(s->conn, MHD_CONNECTION_OPTION_TIMEOUT, silence_s(s->http->conf) + yes);
-}
-
-static enum MHD_Result send_response(struct request_state *s, int status, struct MHD_Response *r)
-{
-    if (!r)
-        return MHD_NO;
-    if (status >= 100 && status < METRIC_CODES)
-        atomic_fetch_add(&s->http->metrics->http_responses[s->x.probe][status], 1);
-    if (s->dispatched)
-        ask_before_reading(s, false);
-    const enum MHD_Result ok = MHD_queue_response(s->conn, (unsigned)status, r);
-    MHD_destroy_response(r);
-    s->answered = true;
-    return ok;
-}
-
-struct reply_headers {
-    const char *content_type, *allow;
-    bool authenticate, no_retry, close;
-    unsigned retry_after_ms;
-};
-
-/* For a page of another site: it may read the answer. Never with credentials: a page that has a key sends it itself. */
-static void add_origin(const struct exchange *x, struct MHD_Response *r)
-{
-    if (x->origin) {
-        MHD_add_response_header(r, "Access-Control-Allow-Origin", x->origin);
-        MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, retry-after-ms");
-    }
-    if (!x->preflight)
-        return;
-    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, HEAD, POST");
-    if (x->ask_headers && x->ask_headers[0])
-        MHD_add_response_header(r, "Access-Control-Allow-Headers", x->ask_headers);
-    if (x->ask_private)
-        MHD_add_response_header(r, "Access-Control-Allow-Private-Network", "true");
-    MHD_add_response_header(r, "Access-Control-Max-Age", "600");
-}
-
-static void add_headers(const struct request_state *s, struct MHD_Response *r, const struct reply_headers *f)
-{
-    if (!s->x.preflight)
-        MHD_add_response_header(r, "Content-Type", f->content_type ? f->content_type : "application/json");
-    if (s->http->conf->cors_origins[0])
-        MHD_add_response_header(r, "Vary", s->x.preflight ? "Origin, Access-Control-Request-Method, Access-Control-Request-Headers" : "Origin");
-    add_origin(&s->x, r);
-    MHD_add_response_header(r, "X-Request-Id", s->x.request_id);
-    if (f->retry_after_ms) {
-        char text[24];
-        snprintf(text, sizeof text, "%u", (f->retry_after_ms + 999) / 1000);
-        MHD_add_response_header(r, "Retry-After", text);
-        snprintf(text, sizeof text, "%u", f->retry_after_ms);
-        MHD_add_response_header(r, "retry-after-ms", text);
-    }
-    if (f->allow)
-        MHD_add_response_header(r, "Allow", f->allow);
-    if (s->x.accept_encoding)
-        MHD_add_response_header(r, "Accept-Encoding", s->x.accept_encoding);
-    if (f->authenticate)
-        MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
-    if (f->no_retry)
-        MHD_add_response_header(r, "x-should-retry", "false");
-    if (f->close || s->last_request || atomic_load(&s->http->closing))
-        MHD_add_response_header(r, "Connection", "close");
-}
-
-/* Gives a whole response's bytes to the socket. */
-static ssize_t whole_reader(void *cls, uint64_t pos, char *buf, size_t max)
-{
-    struct channel *c = cls;
-    pthread_mutex_lock(&c->lock);
-    const ssize_t n = c->failed ? MHD_CONTENT_READER_END_WITH_ERROR : (ssize_t)channel_read(c, (size_t)pos, buf, max);
-    pthread_mutex_unlock(&c->lock);
-    return n;
-}
-
-static void let_go(void *cls)
-{
-    channel_unref(cls);
-}
-
-/* What the channel has, from its own memory, which stays counted until it is sent. A large one is read piece by piece, so that its reader can be watched;
- * a small one is in the system's buffers at once. */
-static enum MHD_Result send_whole(struct request_state *s, int status, const struct reply_headers *f)
-{
-    struct channel *c = s->x.channel;
-    struct MHD_Response *r;
-    pthread_mutex_lock(&c->lock);
-    const size_t n = c->bytes.len;
-    char *data = n ? c->bytes.data : (char *)(c->last_words ? c->last_words : "");
-    c->sending = n > PIECE_BYTES;
-    c->window_ns = c->last_read_ns = deq_now_ns();
-    pthread_mutex_unlock(&c->lock);
-    if (n > PIECE_BYTES)
-        r = MHD_create_response_from_callback(n, PIECE_BYTES, whole_reader, c, let_go);
-    else
-        r = MHD_create_response_from_buffer_with_free_callback_cls(n ? n : strlen(data), data, let_go, c);
-    if (r) {
-        channel_ref(c);
-        add_headers(s, r, f);
-    }
-    return send_response(s, status, r);
-}
-
-/* The endpoint's own answer. */
-static enum MHD_Result send_reply(struct request_state *s, bool close_after)
-{
-    struct exchange *x = &s->x;
-    if (x->reply.failed) { /* not even an error could be written */
-        x->status = 503;
-        x->reply_type = NULL;
-        x->retry_after_ms = s->http->handler.retry_ms;
-        channel_last_words(x->channel, s->http->handler.no_memory);
-    } else {
-        channel_give(x->channel, &x->reply);
-    }
-    const struct reply_headers f = {.content_type = x->reply_type,
-                                    .allow = x->allow,
-                                    .authenticate = x->authenticate,
-                                    .retry_after_ms = x->retry_after_ms,
-                                    .close = close_after};
-    return send_whole(s, x->status, &f);
-}
-
-static enum MHD_Result send_error(struct request_state *s, int status, const char *code, const char *message)
-{
-    deq_buf_free(&s->x.reply);
-    s->x.status = 0;
-    http_refuse(s, status, code, message);
-    return send_reply(s, true);
-}
-
-/* Gives a stream's bytes to the socket, or sleeps. Returning 0 without sleeping would spin. */
-static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
-{
-    struct channel *c = cls;
-    ssize_t n = 0;
-    (void)pos;
-    pthread_mutex_lock(&c->lock);
-    if (c->failed)
-        n = MHD_CONTENT_READER_END_WITH_ERROR;
-    else if ((n = (ssize_t)channel_take(c, buf, max)) == 0) {
-        if (c->done) {
-            n = MHD_CONTENT_READER_END_OF_STREAM;
-        } else if (c->conn) {
-            c->suspended = true;
-            MHD_suspend_connection(c->conn);
-        }
-    }
-    pthread_mutex_unlock(&c->lock);
-    return n;
-}
-
-/* The channel has something to say: a stream begins, a whole response is there, or the client left. */
-static enum MHD_Result answer_from_channel(struct request_state *s)
-{
-    struct channel *c = s->x.channel;
-    pthread_mutex_lock(&c->lock);
-    if (c->failed && !c->streaming) {
-        pthread_mutex_unlock(&c->lock);
-        return MHD_NO; /* nobody is there to read an answer */
-    }
-    if (c->streaming) {
-        pthread_mutex_unlock(&c->lock);
-        struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, let_go);
-        if (!r)
-            return MHD_NO;
-        channel_ref(c);
-        add_headers(s, r, &(struct reply_headers){.content_type = c->content_type});
-        MHD_add_response_header(r, "Cache-Control", "no-cache");
-        MHD_add_response_header(r, "X-Accel-Buffering", "no");
-        return send_response(s, 200, r);
-    }
-    if (c->done) {
-        const struct reply_headers f = {.content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
-        pthread_mutex_unlock(&c->lock);
-        return send_whole(s, c->status, &f); /* done: nobody writes any more */
-    }
-    c->suspended = true;
-    MHD_suspend_connection(c->conn);
-    pthread_mutex_unlock(&c->lock);
-    return MHD_YES;
-}
-
 /* --- Requests --- */
 
 static void resume(void *conn)
@@ -275,7 +77,7 @@ static enum MHD_Result answer(struct request_state *s)
     pthread_mutex_unlock(&c->lock);
     if (working)
         return gone ? MHD_NO : MHD_YES;
-    return s->x.status ? send_reply(s, s->x.overfull) : answer_from_channel(s);
+    return s->x.status ? http_send_reply(s, s->x.overfull) : http_send_channel(s);
 }
 
 /* To the worker, asleep until it is done. */
@@ -284,67 +86,71 @@ static enum MHD_Result hand_over(struct request_state *s)
     switch (http_body_hand_over(s)) {
     case LARGE_TAKEN: return MHD_YES;
     case LARGE_GONE: return MHD_NO;
-    case LARGE_NO_MEMORY: return send_error(s, 500, "internal_error", "out of memory");
+    case LARGE_NO_MEMORY: return http_send_error(s, 500, "internal_error", "out of memory");
     case LARGE_TOO_MANY: break;
     }
     s->x.retry_after_ms = 1000;
     http_refuse(s, 429, "queue_full", "too many large requests are waiting; try again later");
-    return send_reply(s, false);
+    return http_send_reply(s, false);
 }
 
 static enum MHD_Result dispatch(struct request_state *s)
 {
     struct http *h = s->http;
     s->dispatched = true;
-    ask_before_reading(s, true);
+    http_ask_before_reading(s, true);
     watch_phase(h->watch, s->client, WATCH_WORK);
     watch_channel(h->watch, s->client, s->x.channel);
     if (s->x.body.len > LARGE_BODY_BYTES)
         return hand_over(s);
-    http_understand(s);
+    http_handle(s);
     return answer(s);
+}
+
+/* The headers are there: a request begins. One that is refused before its body ends the connection, unless the body is short: what follows behind it
+ * cannot be trusted, or is not wanted. */
+static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connection *conn, const char *url, const char *method,
+                                     const char *version, struct request_state **ret)
+{
+    struct http *h = l->http;
+    struct socket_state *socket_state = socket_of(conn);
+    struct request_state *s;
+    /* no memory for it, or for its watcher, without whom nobody would wake it */
+    if (!socket_state || !socket_state->client || !(s = DEQ_NEW(struct request_state)))
+        return MHD_NO;
+    *ret = s;
+    atomic_fetch_add(&h->exchanges, 1);
+    s->http = h;
+    s->conn = conn;
+    s->client = socket_state->client;
+    s->x.method = method;
+    s->x.path = url;
+    s->x.admin_listener = l->admin;
+    s->x.overfull = socket_state->refused;
+    s->last_request = ++socket_state->requests >= REQUESTS_PER_CONNECTION;
+    s->x.arrived_ns = deq_now_ns();
+    deq_buf_init(&s->x.body, h->conf->max_body_bytes);
+    deq_buf_init(&s->x.reply, REPLY_MAX_BYTES);
+    http_check_head(s, l, socket_state, version);
+    s->x.channel = channel_new(conn, resume, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
+    if (!s->x.channel)
+        return MHD_NO;
+    s->x.body.allowance = &s->x.channel->allowance;
+    if (!s->x.probe && !s->x.status) /* a probe is answered whatever others hold */
+        s->x.reply.allowance = s->x.body.allowance;
+    watch_body(h->watch, s->client, s->x.request_id, !strcmp(version, "HTTP/1.1"));
+    s->refused = s->x.status && !s->close_after_reply && s->body_bytes <= DISCARD_MAX_BYTES;
+    return s->x.status && !s->refused ? http_send_reply(s, true) : MHD_YES;
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
                                   const char *upload, size_t *upload_len, void **con_cls)
 {
-    const struct listener *l = cls;
-    struct http *h = l->http;
     struct request_state *s = *con_cls;
-    if (!s) { /* first call: headers only */
-        struct socket_state *socket_state = socket_of(conn);
-        /* no memory for it, or for its watcher, without whom nobody would wake it */
-        if (!socket_state || !socket_state->client || !(s = DEQ_NEW(struct request_state)))
-            return MHD_NO;
+    if (!s) {
+        const enum MHD_Result ok = begin_request(cls, conn, url, method, version, &s);
         *con_cls = s;
-        atomic_fetch_add(&h->exchanges, 1);
-        s->http = h;
-        s->conn = conn;
-        s->client = socket_state->client;
-        s->x.method = method;
-        s->x.path = url;
-        s->x.admin_listener = l->admin;
-        s->x.overfull = socket_state->refused;
-        s->last_request = ++socket_state->requests >= REQUESTS_PER_CONNECTION;
-        s->x.arrived_ns = deq_now_ns();
-        deq_buf_init(&s->x.body, h->conf->max_body_bytes);
-        deq_buf_init(&s->x.reply, (size_t)64 << 20);
-        http_check_head(s, l, socket_state, version);
-        s->x.channel = channel_new(conn, resume, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
-        if (!s->x.channel)
-            return MHD_NO;
-        s->x.body.allowance = &s->x.channel->allowance;
-        if (!s->x.probe && !s->x.status) /* a probe is answered whatever others hold */
-            s->x.reply.allowance = s->x.body.allowance;
-        watch_body(h->watch, s->client, s->x.request_id, !strcmp(version, "HTTP/1.1"));
-        if (!s->x.status)
-            return MHD_YES;
-        if (!s->last_word && s->body_bytes <= DISCARD_MAX_BYTES) {
-            s->refused = true;
-            return MHD_YES;
-        }
-        /* answered before the body: what follows on this connection cannot be trusted or is not wanted */
-        return send_reply(s, true);
+        return ok;
     }
     if (*upload_len) {
         if (!s->refused && !s->x.body.failed && !deq_buf_add(&s->x.body, upload, *upload_len)) {
@@ -358,12 +164,12 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     if (s->answered)
         return MHD_YES;
     if (s->refused)
-        return send_reply(s, false);
+        return http_send_reply(s, false);
     if (s->too_large)
-        return send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+        return http_send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
     if (s->starved) {
         s->x.retry_after_ms = s->http->handler.retry_ms;
-        return send_error(s, 503, "out_of_memory", "out of memory; try again later");
+        return http_send_error(s, 503, "out_of_memory", "out of memory; try again later");
     }
     return s->dispatched ? answer(s) : dispatch(s);
 }
@@ -445,21 +251,28 @@ static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls
     const struct conf *c = h->conf;
     const bool admin = l->admin;
     l->tls = tls != NULL;
-    struct MHD_OptionItem for_tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_retrieve_function()},
-                                       {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)tls_priorities()},
-                                       {MHD_OPTION_END, 0, NULL}};
-    if (!tls)
-        for_tls[0].option = MHD_OPTION_END;
-    else
+    const struct MHD_OptionItem options[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_error, NULL},
+        {MHD_OPTION_LISTEN_SOCKET, l->fd, NULL},
+        {MHD_OPTION_THREAD_POOL_SIZE, admin ? 0 : DEQ_MAX(c->http_threads, 2u), NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, admin ? ADMIN_CONNECTIONS : c->max_connections + SPARE_CONNECTIONS, NULL},
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, admin ? 0 : c->max_connections_per_address, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, http_silence_s(c), NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, NULL},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, l},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, l},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)http_on_uri, NULL},
+        {MHD_OPTION_UNESCAPE_CALLBACK, (intptr_t)keep_escapes, NULL},
+        /* the last ones of TLS only */
+        {tls ? MHD_OPTION_HTTPS_CERT_CALLBACK2 : MHD_OPTION_END, 0, tls_retrieve_function()},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)tls_priorities()},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    if (tls)
         tls_serve(tls);
-    l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0, NULL, NULL, on_request, l,
-        MHD_OPTION_EXTERNAL_LOGGER, on_error, NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_THREAD_POOL_SIZE,
-        admin ? 0u : (unsigned)DEQ_MAX(c->http_threads, 2u), MHD_OPTION_CONNECTION_LIMIT,
-        admin ? (unsigned)ADMIN_CONNECTIONS : (unsigned)(c->max_connections + SPARE_CONNECTIONS), MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-        admin ? 0u : (unsigned)c->max_connections_per_address, MHD_OPTION_CONNECTION_TIMEOUT, silence_s(c),
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, h, MHD_OPTION_ARRAY, for_tls, MHD_OPTION_END);
+    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0u);
+    l->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, l, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
     return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");
 }
 
@@ -518,14 +331,14 @@ void http_close_connections(struct http *h)
 
 void http_stop_accepting(struct http *h)
 {
-    if (h->main.forsaken)
+    if (h->main.quiesced)
         return;
     (void)MHD_quiesce_daemon(h->main.daemon);
     if (!h->main.inherited) {
         (void)shutdown(h->main.fd, SHUT_RDWR); /* else new clients would connect and hang */
         listen_cleanup(h->conf->listen);       /* now, not later: another daemon may take the path meanwhile */
     }
-    h->main.forsaken = true;
+    h->main.quiesced = true;
 }
 
 size_t http_open_exchanges(const struct http *h)
@@ -536,13 +349,13 @@ size_t http_open_exchanges(const struct http *h)
 static void stop_listener(struct listener *l, const char *address)
 {
     if (l->daemon) {
-        if (!l->forsaken)
+        if (!l->quiesced)
             (void)MHD_quiesce_daemon(l->daemon); /* or it would close the socket, which is ours to close */
         MHD_stop_daemon(l->daemon);
     }
     if (l->fd >= 0) {
         close(l->fd);
-        if (!l->forsaken && !l->inherited)
+        if (!l->quiesced && !l->inherited)
             listen_cleanup(address);
     }
 }

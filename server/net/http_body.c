@@ -20,13 +20,13 @@ void http_state_free(struct request_state *s)
 }
 
 /* The handler, on whichever thread. */
-void http_understand(struct request_state *s)
+void http_handle(struct request_state *s)
 {
     struct channel *c = s->x.channel;
     s->http->handler.handle(s->http->handler.ctx, &s->x);
     deq_buf_free(&s->x.body); /* what is to be known of it is in the request's struct now */
     pthread_mutex_lock(&c->lock);
-    c->understood = true;
+    c->dispatched = true;
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -53,7 +53,7 @@ static void *worker_main(void *arg)
         const bool gone = c->gone;
         pthread_mutex_unlock(&c->lock);
         if (!gone) /* else nobody waits for it; also when the server ends and hung up on everybody */
-            http_understand(s);
+            http_handle(s);
         pthread_mutex_lock(&c->lock);
         pthread_mutex_lock(&h->work_lock);
         const bool orphan = s->orphan;

@@ -330,7 +330,7 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
         http_refuse(s, 431, "headers_too_large", "the headers are too many or too large");
     take_page(s, l, &c);
     x->caller = anonymous(s->conn);
-    s->last_word = x->status != 0;
+    s->close_after_reply = x->status != 0;
     s->body_bytes = c.transfer_encoding ? DISCARD_MAX_BYTES + 1 : c.length;
     /* the same header twice: a proxy in front may have looked at the other one */
     if (c.authorization == 1 && c.bearer.n)
@@ -339,7 +339,7 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
         keys[n_keys++] = c.key;
     h->handler.check(h->handler.ctx, x, keys, c.api_key > 1 ? 0 : n_keys);
     /* whoever asks first whether to send the body is told now, and then does not send it */
-    s->last_word = s->last_word || x->overfull || c.length > h->conf->max_body_bytes || c.expect;
+    s->close_after_reply = s->close_after_reply || x->overfull || c.length > h->conf->max_body_bytes || c.expect;
     if (c.length > h->conf->max_body_bytes)
         http_refuse(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
 }

@@ -1,4 +1,5 @@
-/* What http.c (connections, answers), http_head.c (a request's head) and http_body.c (large bodies) share: the only files that see libmicrohttpd. */
+/* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies) and http_send.c (what goes back) share: the only files
+ * that see libmicrohttpd. */
 #ifndef DEQD_HTTP_IMPL_H
 #define DEQD_HTTP_IMPL_H
 
@@ -21,7 +22,7 @@ struct listener {
     bool admin, tls;
     bool loopback;  /* pages of any site reach it under names that their owner chose: see origin.h */
     bool inherited; /* the supervisor has it too */
-    bool forsaken;  /* nobody can connect any more */
+    bool quiesced;  /* nobody can connect any more */
 };
 
 struct http {
@@ -56,7 +57,7 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     char *words;                /* method and path, where the worker needs them longer than the connection may live */
     struct request_state *next; /* behind it in the worker's queue */
     bool last_request;   /* of its connection */
-    bool last_word;      /* the headers are such that nothing behind them on the connection can be trusted */
+    bool close_after_reply; /* the headers are such that nothing behind them on the connection can be trusted */
     uint64_t body_bytes; /* announced; DISCARD_MAX_BYTES + 1 when unknown */
     bool refused; /* from the headers; the body is read and thrown away, so that the connection can go on */
 };
@@ -71,7 +72,7 @@ struct socket_state { /* libmicrohttpd's socket context */
 };
 
 /* The handler, on whichever thread. */
-void http_understand(struct request_state *s);
+void http_handle(struct request_state *s);
 void http_state_free(struct request_state *s);
 
 /* http_body.c */
@@ -84,9 +85,24 @@ enum large_body {
 bool http_body_start(struct http *h);
 void http_body_stop(struct http *h);
 enum large_body http_body_hand_over(struct request_state *s);
-bool http_body_working(struct request_state *s); /* with the channel's lock */
+bool http_body_working(struct request_state *s); /* caller holds the channel's lock */
 /* Its connection is done. True: the worker has the request, and frees it. */
 bool http_body_leave(struct request_state *s);
+
+/* http_send.c */
+
+unsigned http_silence_s(const struct conf *c);
+/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client sends is
+ * then taken for the end of the connection. Those with a limit on silence of their own are asked for their answer first,
+ * in every round of the thread: a connection is one of them while it waits for the answer. */
+void http_ask_before_reading(struct request_state *s, bool yes);
+/* The endpoint's own answer. */
+enum MHD_Result http_send_reply(struct request_state *s, bool close_after);
+enum MHD_Result http_send_error(struct request_state *s, int status, const char *code, const char *message);
+/* The channel has something to say: a stream begins, a whole response is there, or the client left. */
+enum MHD_Result http_send_channel(struct request_state *s);
+
+/* http_head.c */
 
 /* MHD_OPTION_URI_LOG_CALLBACK: the target as it came, before libmicrohttpd cuts it. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn);

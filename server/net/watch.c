@@ -16,8 +16,8 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 
-/* UNDERSTOOD_MS: within that, what libmicrohttpd has read has reached its handler, also on a busy machine */
-enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, UNDERSTOOD_MS = 300, GRACE_MS = 800, PROBE_MS = 5000 };
+/* DISPATCH_MS: within that, what libmicrohttpd has read has reached its handler, also on a busy machine */
+enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, DISPATCH_MS = 300, GRACE_MS = 800, PROBE_MS = 5000 };
 
 struct client {
     struct client *next, *prev;
@@ -156,7 +156,7 @@ void watch_body(struct watch *w, struct client *cl, const char *request_id, bool
     pthread_mutex_unlock(&w->lock);
 }
 
-/* With the channel's lock, of a connection that sleeps: nobody else writes to the socket, and nothing of this answer is written yet. False: the client left. */
+/* Caller holds the channel's lock, and the connection sleeps: nobody else writes to the socket, and nothing of this answer is written yet. False: the client left. */
 static bool probe(const struct client *cl)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -164,14 +164,14 @@ static bool probe(const struct client *cl)
     return n == (ssize_t)sizeof interim - 1 || (n < 0 && errno == EAGAIN);
 }
 
-/* The client sends nothing more; whether it reads is to be found out. With the lock, now and then until its answer is there. */
+/* The client sends nothing more; whether it reads is to be found out. Caller holds w->lock. Asked now and then until its answer is there. */
 static void half_closed(struct client *cl)
 {
     struct channel *c = cl->channel;
     const uint64_t now = deq_now_ns();
     bool left = false, ping = false;
     pthread_mutex_lock(&c->lock);
-    if (!c->understood || c->done || c->gone) {
+    if (!c->dispatched || c->done || c->gone) {
         ; /* what may be written is not known yet, or nothing is to be found out */
     } else if (c->streaming || c->may_stream) {
         ping = !cl->probe_ns; /* once: streams are not silent for long */
@@ -221,7 +221,7 @@ void watch_hang_up_all(struct watch *w)
 static bool look_after(const struct watch *w, struct channel *c)
 {
     pthread_mutex_lock(&c->lock);
-    const uint64_t now = deq_now_ns(); /* with the lock: the channel's times lie before it */
+    const uint64_t now = deq_now_ns(); /* behind the lock: the channel's times lie before it */
     const bool slow = channel_slow(c, now, w->conf->stream_stall_ms, w->conf->stream_min_rate);
     const bool silent = (c->streaming || c->may_stream) && !c->done && now - c->last_write_ns > w->conf->stream_ping_ms * 1000000ull;
     pthread_mutex_unlock(&c->lock);
@@ -265,7 +265,7 @@ static void tick(struct watch *w)
         else if (!cl->short_since_ns)
             cl->short_since_ns = now;
         /* not at once: what is read may be a whole request that libmicrohttpd is about to hand over */
-        const bool cut_short = is_short && now - cl->short_since_ns > UNDERSTOOD_MS * 1000000ull;
+        const bool cut_short = is_short && now - cl->short_since_ns > DISPATCH_MS * 1000000ull;
         if (cut_short || (cl->deadline_ns && now > cl->deadline_ns)) {
             if (!cut_short && cl->phase == WATCH_BODY && !cl->tls)
                 say_timeout(cl);
