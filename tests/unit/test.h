@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/base.h"
+
 extern int test_passed, test_failed, test_skipped;
 
 #define CHECK(cond)                                                          \

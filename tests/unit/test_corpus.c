@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-#include "core/base/base.h"
 #include "tests/unit/test.h"
 
 TEST(corpus_documents)

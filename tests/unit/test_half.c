@@ -1,7 +1,6 @@
 /* core/math/half.h: every number of 16 bits, and rounding to it. */
 #include "core/math/half.h"
 
-#include "core/base/base.h"
 #include "tests/unit/test.h"
 
 TEST(half_conversions)
