@@ -1,5 +1,5 @@
-/* Pairs (z, f(z)) that come from no solver run: a rough contraction with noise, so that nothing cancels. One step at a time
- * is checked on them against the formulas of solver.h, in double and with full matrices. */
+/* Pairs (z, f(z)) that come from no solver run: a rough contraction with noise, so that nothing cancels. One step at a
+ * time is checked on them against the formulas of solver.h, in double and with full matrices. */
 #ifndef DEQ_TEST_PAIRS_H
 #define DEQ_TEST_PAIRS_H
 

@@ -10,7 +10,8 @@ const char *scratch_dir(void);
 const char *scratch_path(const char *name);
 void scratch_put(const char *name, const char *text);
 bool scratch_is(const char *name, const char *text);
-/* Removes what is named up to a NULL, files before the directories that hold them, and itself: nothing else was left. */
+/* Removes what is named up to a NULL, files before the directories that hold them, and
+ * itself: nothing else was left. */
 void scratch_end(const char *name, ...) __attribute__((sentinel));
 
 #endif

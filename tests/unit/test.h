@@ -1,6 +1,6 @@
-/* The smallest harness that does the job: CHECK counts, a failure prints place and values, main prints one closing line.
- * CHECK_EQ(got, want) prints both values itself; REQUIRE is for what the rest of a test stands on: when it fails, the
- * test ends. */
+/* The smallest harness that does the job: CHECK counts, a failure prints place and values, main prints one
+ * closing line. CHECK_EQ(got, want) prints both values itself; REQUIRE is for what the rest of a test stands on:
+ * when it fails, the test ends. */
 #ifndef DEQ_TEST_H
 #define DEQ_TEST_H
 

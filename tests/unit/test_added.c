@@ -6,12 +6,15 @@
 TEST(added_tokens)
 {
     struct deq_tokenizer *tok = parse_small(
-        SMALL_ADDED, SMALL_ADDED ", {\"id\": 20, \"content\": \"<s>b\"}, {\"id\": 21, \"content\": \"ca\", \"normalized\": true}, "
-                                 "{\"id\": 22, \"content\": \"<l>\", \"lstrip\": true}, {\"id\": 23, \"content\": \"<r>\", \"rstrip\": true}");
+        SMALL_ADDED,
+        SMALL_ADDED ", {\"id\": 20, \"content\": \"<s>b\"}, {\"id\": 21, \"content\": \"ca\", \"normalized\": true}, "
+                    "{\"id\": 22, \"content\": \"<l>\", \"lstrip\": true}, "
+                    "{\"id\": 23, \"content\": \"<r>\", \"rstrip\": true}");
     size_t n;
     if (!tok)
         return;
-    CHECK(deq_tokenizer_vocab_size(tok) == 24 && deq_tokenizer_id(tok, "ca") == 21 && !deq_tokenizer_bytes(tok, 10, &n));
+    CHECK(deq_tokenizer_vocab_size(tok) == 24 && deq_tokenizer_id(tok, "ca") == 21 &&
+          !deq_tokenizer_bytes(tok, 10, &n));
     ENCODES(tok, "a<s>bc", true, 0, 20, 2);   /* the longest wins */
     ENCODES(tok, "a<s>ca", true, 0, 7, 21);   /* what is normalized is found between the others */
     ENCODES(tok, "bca", false, 1, 21);        /* not special: always found, before any merge */
@@ -24,7 +27,9 @@ TEST(added_tokens)
 TEST(added_tokens_leftmost_longest)
 {
     static const struct deq_added token[] = {
-        {"a", 1, 0, 0, 0, 0, 0, 0}, {"ab", 2, 1, 0, 0, 0, 0, 0}, {"abab", 4, 2, 0, 0, 0, 0, 0}, {"bba", 3, 3, 0, 0, 0, 0, 0}, {"babaa", 5, 4, 0, 0, 0, 0, 0}, {"aabb", 4, 5, 0, 0, 0, 0, 0}};
+        {"a", 1, 0, 0, 0, 0, 0, 0}, {"ab", 2, 1, 0, 0, 0, 0, 0}, {"abab", 4, 2, 0, 0, 0, 0, 0},
+        {"bba", 3, 3, 0, 0, 0, 0, 0}, {"babaa", 5, 4, 0, 0, 0, 0, 0}, {"aabb", 4, 5, 0, 0, 0, 0, 0},
+    };
     struct deq_added_hits hits = {0};
     for (unsigned some = 0; some < 1u << DEQ_COUNT(token); some++) {
         struct deq_added_set set = {0};
@@ -43,7 +48,8 @@ TEST(added_tokens_leftmost_longest)
             for (size_t at = 0; at < 10; at++) {
                 const struct deq_added *want = NULL, *got = NULL;
                 for (size_t i = 0; i < DEQ_COUNT(token); i++)
-                    if (some >> i & 1 && !strncmp(s + at, token[i].content, token[i].len) && (!want || want->len < token[i].len))
+                    if (some >> i & 1 && !strncmp(s + at, token[i].content, token[i].len) &&
+                        (!want || want->len < token[i].len))
                         want = &token[i];
                 for (size_t i = 0; i < hits.n; i++)
                     got = hits.hit[i].at == at ? hits.hit[i].token : got;

@@ -27,7 +27,8 @@ TEST(solver_anderson_step_is_the_constrained_least_squares)
                 for (unsigned j = 0; j < n; j++) {
                     h[i][j] = 0;
                     for (int d = 0; d < PAIR_DIM; d++)
-                        h[i][j] += ((double)fz[first + i][d] - (double)z[first + i][d]) * ((double)fz[first + j][d] - (double)z[first + j][d]);
+                        h[i][j] += ((double)fz[first + i][d] - (double)z[first + i][d]) *
+                                   ((double)fz[first + j][d] - (double)z[first + j][d]);
                 }
                 h[i][n] = 1;
                 top = DEQ_MAX(top, h[i][i]);

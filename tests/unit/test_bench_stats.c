@@ -19,7 +19,8 @@ TEST(bench_arrivals_have_the_rate_and_the_burstiness)
         }
         bench_mean_std(gap, N, &mean, &std);
         CHECK(ordered && fabs(t[N - 1] - N / 50.0) < 1e-9 && fabs(mean - 1 / 50.0) < 1e-12);
-        /* coefficient of variation 1/sqrt(shape); the sample's own is off by about sqrt((2 + 6/shape)/4N), 2% at shape 0.25: allowed are 6% */
+        /* coefficient of variation 1/sqrt(shape); the sample's own is off by about sqrt((2 + 6/shape)/4N), 2% at
+         * shape 0.25: allowed are 6% */
         CHECK_MSG(fabs(std / mean * sqrt(shapes[k]) - 1) < 0.06, "shape %g: %g", shapes[k], std / mean);
         bench_arrivals(50, shapes[k], 7, again, N);
         CHECK(!memcmp(t, again, N * sizeof *t));
@@ -54,7 +55,8 @@ TEST(bench_gamma_has_the_mean_of_its_shape)
             sum += g;
         }
         /* standard deviation of the mean: sqrt(shape/20000); allowed are 4 of them */
-        CHECK_MSG(positive && fabs(sum / 20000 - shapes[k]) < 4 * sqrt(shapes[k] / 20000), "shape %g: %g", shapes[k], sum / 20000);
+        CHECK_MSG(positive && fabs(sum / 20000 - shapes[k]) < 4 * sqrt(shapes[k] / 20000), "shape %g: %g", shapes[k],
+                  sum / 20000);
     }
 }
 
@@ -89,17 +91,20 @@ TEST(bench_peaks)
 TEST(bench_limits)
 {
     struct bench_goodput g;
-    CHECK(bench_goodput_parse("ttft:200 tpot:20.5 e2el:5e3", &g) && g.ttft_ms == 200 && g.tpot_ms == 20.5 && g.e2el_ms == 5000);
+    CHECK(bench_goodput_parse("ttft:200 tpot:20.5 e2el:5e3", &g) && g.ttft_ms == 200 && g.tpot_ms == 20.5 &&
+          g.e2el_ms == 5000);
     CHECK(bench_goodput_parse("tpot:3", &g) && isinf(g.ttft_ms) && g.tpot_ms == 3 && isinf(g.e2el_ms));
     CHECK(bench_goodput_parse(" e2el:1,ttft:0 ", &g) && g.e2el_ms == 1 && g.ttft_ms == 0);
-    static const char *const bad[] = {"", " ", "ttft", "ttft:", "ttft:x", "ttft:1x", "itl:1", "ttft:-1", "ttft:inf", "ttft:1 ttft:2", "ttft:nan", "ttft:0x10", "ttft:1e999", "ttft:1e", "ttft: 1"};
+    static const char *const bad[] = {"", " ", "ttft", "ttft:", "ttft:x", "ttft:1x", "itl:1", "ttft:-1", "ttft:inf",
+                                      "ttft:1 ttft:2", "ttft:nan", "ttft:0x10", "ttft:1e999", "ttft:1e", "ttft: 1"};
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)
         CHECK_MSG(!bench_goodput_parse(bad[i], &g), "\"%s\"", bad[i]);
     double p[4];
     size_t n;
     CHECK(bench_percentiles_parse("50,90,95,99.9", p, 4, &n) && n == 4 && p[0] == 50 && p[3] == 99.9);
     CHECK(bench_percentiles_parse("0", p, 4, &n) && n == 1 && p[0] == 0);
-    static const char *const wrong[] = {"", ",", "50,", "50,,90", "101", "-1", "90,50", "50,50", "x", "1,2,3,4,5", "nan", "0x10", " 50", "+50", "5e"};
+    static const char *const wrong[] = {"", ",", "50,", "50,,90", "101", "-1", "90,50", "50,50", "x", "1,2,3,4,5",
+                                        "nan", "0x10", " 50", "+50", "5e"};
     for (size_t i = 0; i < DEQ_COUNT(wrong); i++)
         CHECK_MSG(!bench_percentiles_parse(wrong[i], p, 4, &n), "\"%s\"", wrong[i]);
 }

@@ -15,9 +15,10 @@ TEST(training_equals_the_reference)
     CHECK(tok && deq_tokenizer_vocab_size(tok) == SAMPLE_VOCAB && deq_tokenizer_id(tok, "<|endoftext|>") == 0);
     for (char *p = data; tok && p && *p; lines++) {
         uint32_t a = (uint32_t)strtoul(p, &p, 10), b = (uint32_t)strtoul(p, &p, 10), c = (uint32_t)strtoul(p, &p, 10);
-        const char *x = deq_tokenizer_bytes(tok, a, &n_a), *y = deq_tokenizer_bytes(tok, b, &n_b), *z = deq_tokenizer_bytes(tok, c, &n_c);
-        CHECK_MSG(c == 257 + lines && x && y && z && n_c == n_a + n_b && !memcmp(z, x, n_a) && !memcmp(z + n_a, y, n_b), "merge %zu",
-                  lines);
+        const char *x = deq_tokenizer_bytes(tok, a, &n_a), *y = deq_tokenizer_bytes(tok, b, &n_b),
+                   *z = deq_tokenizer_bytes(tok, c, &n_c);
+        CHECK_MSG(c == 257 + lines && x && y && z && n_c == n_a + n_b && !memcmp(z, x, n_a) && !memcmp(z + n_a, y, n_b),
+                  "merge %zu", lines);
         p += *p == '\n';
     }
     CHECK(lines == SAMPLE_VOCAB - 257);
@@ -41,8 +42,9 @@ static struct deq_buf train_text(const char *text, uint32_t vocab_size)
 TEST(training_leaves_document_ends_out)
 {
     /* three times "the cat", whatever stands between */
-    static const char *const same[] = {"the cat\n<|endoftext|>\nthe cat\n<|endoftext|>\nthe cat",
-                                       "<|endoftext|>\nthe cat\n<|endoftext|>\n<|endoftext|>\nthe cat\n<|endoftext|>\nthe cat\n<|endoftext|>"};
+    static const char *const same[] =
+        {"the cat\n<|endoftext|>\nthe cat\n<|endoftext|>\nthe cat",
+         "<|endoftext|>\nthe cat\n<|endoftext|>\n<|endoftext|>\nthe cat\n<|endoftext|>\nthe cat\n<|endoftext|>"};
     struct deq_buf a = train_text(same[0], 300), b = train_text(same[1], 300);
     CHECK(a.len == b.len && !memcmp(a.data, b.data, a.len));
     struct deq_tokenizer *tok = parse_tokenizer(a.data);
@@ -55,7 +57,8 @@ TEST(training_leaves_document_ends_out)
     CHECK(tok && deq_tokenizer_vocab_size(tok) > 260);
     deq_tokenizer_free(tok);
     deq_buf_free(&a);
-    a = train_text("a\n\n<|endoftext|>\n\n\n<|endoftext|>\nb", 300); /* the documents are "a\n", "\n", "b": no pair of line ends */
+    /* the documents are "a\n", "\n", "b": no pair of line ends */
+    a = train_text("a\n\n<|endoftext|>\n\n\n<|endoftext|>\nb", 300);
     tok = parse_tokenizer(a.data);
     CHECK(tok && deq_tokenizer_vocab_size(tok) == 257);
     deq_tokenizer_free(tok);

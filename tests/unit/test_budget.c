@@ -70,7 +70,8 @@ TEST(budget_counts_buffers)
     CHECK(buf.failed && deq_budget_used(&b) == 0);
     deq_buf_free(&buf);
     CHECK(deq_buf_reserve(&buf, 6000) && deq_budget_used(&b) == 6001);
-    CHECK(!deq_buf_reserve(&buf, 7000) && buf.failed && !buf.full && deq_budget_used(&b) == 0); /* both at once are too much */
+    /* both at once are too much */
+    CHECK(!deq_buf_reserve(&buf, 7000) && buf.failed && !buf.full && deq_budget_used(&b) == 0);
     deq_buf_free(&buf);
     CHECK(deq_buf_str(&buf, "x"));
     deq_buf_move(&other, &buf);

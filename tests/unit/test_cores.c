@@ -37,11 +37,25 @@ static unsigned end(void)
 {
     char command[96];
     const unsigned n = deq_cores_quota(root);
-    static const char *const made[] = {"proc/self/cgroup", "proc/self", "proc", "sys/fs/cgroup/cpu/docker/a/cpu.cfs_quota_us",
-                                       "sys/fs/cgroup/cpu/docker/a/cpu.cfs_period_us", "sys/fs/cgroup/cpu/docker/a", "sys/fs/cgroup/cpu/docker",
-                                       "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "sys/fs/cgroup/cpu/cpu.cfs_period_us", "sys/fs/cgroup/cpu",
-                                       "sys/fs/cgroup/pod/a/cpu.max", "sys/fs/cgroup/pod/a", "sys/fs/cgroup/pod/cpu.max", "sys/fs/cgroup/pod",
-                                       "sys/fs/cgroup/cpu.max", "sys/fs/cgroup", "sys/fs", "sys", "."};
+    static const char *const made[] = {"proc/self/cgroup",
+                                       "proc/self",
+                                       "proc",
+                                       "sys/fs/cgroup/cpu/docker/a/cpu.cfs_quota_us",
+                                       "sys/fs/cgroup/cpu/docker/a/cpu.cfs_period_us",
+                                       "sys/fs/cgroup/cpu/docker/a",
+                                       "sys/fs/cgroup/cpu/docker",
+                                       "sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+                                       "sys/fs/cgroup/cpu/cpu.cfs_period_us",
+                                       "sys/fs/cgroup/cpu",
+                                       "sys/fs/cgroup/pod/a/cpu.max",
+                                       "sys/fs/cgroup/pod/a",
+                                       "sys/fs/cgroup/pod/cpu.max",
+                                       "sys/fs/cgroup/pod",
+                                       "sys/fs/cgroup/cpu.max",
+                                       "sys/fs/cgroup",
+                                       "sys/fs",
+                                       "sys",
+                                       "."};
     for (size_t i = 0; i < DEQ_COUNT(made); i++) {
         snprintf(command, sizeof command, "%s/%s", root, strcmp(made[i], ".") ? made[i] : "");
         (void)remove(command);
@@ -55,8 +69,9 @@ TEST(cores_by_cpu_max)
     static const struct {
         const char *text;
         unsigned cores;
-    } cases[] = {{"max 100000\n", UINT_MAX}, {"200000 100000\n", 2},  {"250000 100000\n", 2}, {"50000 100000\n", 1}, {"6400000 100000\n", 64},
-                 {"100000\n", UINT_MAX},     {"0 100000\n", UINT_MAX}, {"", UINT_MAX},         {"x y\n", UINT_MAX},   {"100000 0\n", UINT_MAX}};
+    } cases[] = {{"max 100000\n", UINT_MAX}, {"200000 100000\n", 2}, {"250000 100000\n", 2}, {"50000 100000\n", 1},
+                 {"6400000 100000\n", 64}, {"100000\n", UINT_MAX}, {"0 100000\n", UINT_MAX}, {"", UINT_MAX},
+                 {"x y\n", UINT_MAX}, {"100000 0\n", UINT_MAX}};
     for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
         begin("0::/\n");
         put("sys/fs/cgroup/cpu.max", cases[i].text);

@@ -42,8 +42,8 @@ TEST(corpus_documents)
         size_t at = 0, n = 0, k = 0;
         const char *doc = NULL;
         while (deq_corpus_next(text, len, &at, &doc, &n) && k < 5) {
-            CHECK_MSG(t[i].docs[k] && n == strlen(t[i].docs[k]) && !memcmp(doc, t[i].docs[k], n), "case %zu document %zu: \"%.*s\"", i, k, (int)n,
-                      doc);
+            CHECK_MSG(t[i].docs[k] && n == strlen(t[i].docs[k]) && !memcmp(doc, t[i].docs[k], n),
+                      "case %zu document %zu: \"%.*s\"", i, k, (int)n, doc);
             k += t[i].docs[k] != NULL ? 1 : 5;
         }
         CHECK_MSG(k < 5 && !t[i].docs[k] && at == len, "case %zu: %zu documents, stopped at %zu", i, k, at);

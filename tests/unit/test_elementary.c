@@ -1,4 +1,5 @@
-/* Elementary functions against the C library's, which are within an ulp of the truth; and their own bits, which every machine must give. */
+/* Elementary functions against the C library's, which are within an ulp of the truth; and their own bits,
+ * which every machine must give. */
 #include "core/math/elementary.h"
 
 #include "core/base/base.h"
@@ -15,7 +16,8 @@ TEST(elementary_near_the_truth)
 {
     double e = 0, l = 0, sc = 0;
     for (uint64_t i = 0; i < 200000; i++) {
-        const double u = deq_rng_uniform(1, 0, i), x = (u - 0.5) * (i % 2 ? 2 : 1400), p = exp((deq_rng_uniform(1, 1, i) - 0.5) * (i % 2 ? 1 : 1400));
+        const double u = deq_rng_uniform(1, 0, i), x = (u - 0.5) * (i % 2 ? 2 : 1400),
+                     p = exp((deq_rng_uniform(1, 1, i) - 0.5) * (i % 2 ? 1 : 1400));
         double s, c;
         e = worse(e, relative(deq_exp(x), exp(x)));
         l = worse(l, fabs(p - 1) < 1e-3 ? fabs(deq_log(p) - log(p)) / fabs(p - 1) : relative(deq_log(p), log(p)));
@@ -23,16 +25,20 @@ TEST(elementary_near_the_truth)
         deq_sincos(angle, &s, &c);
         sc = worse(sc, fmax(fabs(s - sin(angle)), fabs(c - cos(angle))));
     }
-    /* a few roundings of 1.1e-16 each; the argument's own rounding is multiplied by up to 700 in exp, but both start from the same x */
+    /* a few roundings of 1.1e-16 each; the argument's own rounding is multiplied by up to 700 in exp, but
+     * both start from the same x */
     CHECK_MSG(e < 1e-15 && l < 1e-15 && sc < 1e-15, "exp %g, log %g, sine and cosine %g", e, l, sc);
 }
 
 TEST(elementary_limits)
 {
     double s, c;
-    CHECK(deq_exp(0) == 1 && deq_exp(-709) == 0 && deq_exp(-INFINITY) == 0 && isinf(deq_exp(710)) && isnan(deq_exp(NAN)));
-    CHECK(isfinite(deq_exp(709)) && relative(deq_exp(709), exp(709)) < 1e-15 && relative(deq_exp(-708), exp(-708)) < 1e-15);
-    CHECK(deq_log(1) == 0 && deq_log(0) == -INFINITY && isnan(deq_log(-1)) && isnan(deq_log(NAN)) && isinf(deq_log(INFINITY)));
+    CHECK(deq_exp(0) == 1 && deq_exp(-709) == 0 && deq_exp(-INFINITY) == 0 && isinf(deq_exp(710)) &&
+          isnan(deq_exp(NAN)));
+    CHECK(isfinite(deq_exp(709)) && relative(deq_exp(709), exp(709)) < 1e-15 &&
+          relative(deq_exp(-708), exp(-708)) < 1e-15);
+    CHECK(deq_log(1) == 0 && deq_log(0) == -INFINITY && isnan(deq_log(-1)) && isnan(deq_log(NAN)) &&
+          isinf(deq_log(INFINITY)));
     deq_sincos(0, &s, &c);
     CHECK(s == 0 && c == 1);
 }

@@ -1,5 +1,5 @@
-/* core/engine/engine.c: on the toy cell against its closed form, on the tiny trained model against the sequence form of the
- * same equations, and the promise that a request's bits do not depend on its company. */
+/* core/engine/engine.c: on the toy cell against its closed form, on the tiny trained model against the sequence form of
+ * the same equations, and the promise that a request's bits do not depend on its company. */
 #include "core/engine/engine.h"
 
 #include "core/base/hash.h"
@@ -14,7 +14,9 @@
 
 static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
 {
-    const struct deq_arch a = {.vocab.size = 24, .vocab.eos_id = -1, .serving.solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
+    const struct deq_arch a = {.vocab.size = 24, .vocab.eos_id = -1,
+                               .serving.solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter,
+                                                  .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
                                .serving.row_window = 4};
     struct deq_pool *pool;
     struct deq_cell *cell = NULL;
@@ -33,8 +35,10 @@ static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_ite
 static struct deq_request toy_request(const uint32_t *prompt, size_t n, uint32_t max_tokens, struct answer *a)
 {
     a->vocab = 24;
-    return (struct deq_request){.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .want_logits = true, .sampling = {.top_p = 1},
-                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-5f, .max_iter = 200, .window = 4}, .event = record_answer, .ctx = a};
+    return (struct deq_request){.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .want_logits = true,
+                                .sampling = {.top_p = 1},
+                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-5f, .max_iter = 200, .window = 4},
+                                .event = record_answer, .ctx = a};
 }
 
 /* logits at position t are z*_t = u_t + c z*_{t-1}: the last token weighs 1, the one before c, ... */
@@ -61,14 +65,17 @@ TEST(engine_toy_equilibrium)
                     z[d] = 0.5 * z[d] + (prompt[t] == d);
                     worst = fmax(worst, fabs(z[d] - (double)a.all_logits[t * 24 + d]));
                 }
-            /* residual below 1e-5 of |z| <= 2, contraction 0.6: error <= 1e-5 * 2 / 0.4, and the states before add c/(1-c) of it */
-            CHECK_MSG(worst < 2e-4, "%s, window %u: error %g", deq_solver_name((enum deq_solver_method)method), w, worst);
+            /* residual below 1e-5 of |z| <= 2, contraction 0.6: error <= 1e-5 * 2 / 0.4, and the
+             * states before add c/(1-c) of it */
+            CHECK_MSG(worst < 2e-4, "%s, window %u: error %g", deq_solver_name((enum deq_solver_method)method), w,
+                      worst);
             deq_free(a.all_logits);
             deq_engine_free(e);
         }
 }
 
-/* A cell learns of every position that becomes final, once: prompts with and without cached blocks, choices, guesses that fail, ends in the midst. */
+/* A cell learns of every position that becomes final, once: prompts with and without cached blocks, choices, guesses
+ * that fail, ends in the midst. */
 TEST(engine_tells_the_cell_what_is_final)
 {
     uint32_t prompt[300];
@@ -86,8 +93,8 @@ TEST(engine_tells_the_cell_what_is_final)
         run_all(e);
         const uint64_t positions = deq_engine_stats(e).positions, told = deq_toy_commits(cell);
         /* an end in the midst may leave rows behind it that would have been final */
-        CHECK_MSG(i >= 3 ? told >= positions && told < positions + 4 : told == positions, "request %zu: %llu told, %llu committed", i,
-                  (unsigned long long)told, (unsigned long long)positions);
+        CHECK_MSG(i >= 3 ? told >= positions && told < positions + 4 : told == positions,
+                  "request %zu: %llu told, %llu committed", i, (unsigned long long)told, (unsigned long long)positions);
     }
     deq_engine_free(e);
 }
@@ -200,18 +207,21 @@ TEST(engine_step_allocates_nothing)
     deq_engine_free(e);
 }
 
-/* Rows over a paged cache and whole sequences with OpenBLAS compute the same equilibrium: logits agree to rounding at a tight tolerance. */
+/* Rows over a paged cache and whole sequences with OpenBLAS compute the same equilibrium: logits agree to
+ * rounding at a tight tolerance. */
 TEST(engine_equals_sequence_form)
 {
     struct deq_model *m = tiny_model();
-    struct deq_tokens p = encode_text(m, "First Citizen: We are accounted poor citizens, the patricians good. What authority surfeits on would relieve us");
+    struct deq_tokens p = encode_text(m, "First Citizen: We are accounted poor citizens, the patricians good. What "
+                                         "authority surfeits on would relieve us");
     const uint32_t V = deq_model_info(m).vocab_size;
     const size_t T = 40; /* within the attention window of 48 */
     CHECK(p.n >= T);
     struct deq_arch arch;
     struct deq_weights *w;
     struct deq_seq *s;
-    CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK && deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
+    CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK &&
+          deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
     CHECK(deq_seq_new(&arch, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
     float *z = DEQ_NEW_ARRAY(float, T * arch.vocab.d_model), *nll = DEQ_NEW_ARRAY(float, T);
     deq_seq_begin(s, w, p.ids, 0, 0, 0);
@@ -253,7 +263,8 @@ TEST(engine_equals_sequence_form)
     deq_model_free(m);
 }
 
-/* Windows and starts change the number of evaluations, not the text: at a tight tolerance the text is that of window 1 from zero. */
+/* Windows and starts change the number of evaluations, not the text: at a tight tolerance the text is
+ * that of window 1 from zero. */
 TEST(engine_wavefront_text)
 {
     struct deq_model *m = tiny_model();
@@ -288,12 +299,18 @@ TEST(engine_wavefront_text)
     deq_model_free(m);
 }
 
-/* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1 and 2 threads; every answer bitwise what it is alone. */
+/* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1 and 2 threads; every answer
+ * bitwise what it is alone. */
 TEST(engine_batch_invariance)
 {
     enum { PROBES = 6, BATCHES = 200, SLOTS = 9 };
-    static const char *const texts[PROBES] = {"First Citizen:", "My lord, I", "To be or not to be, that is the question, whether it is nobler in the mind to suffer",
-                                              "O", "The king is dead. Long live the king, and all his men who", "ROMEO: But soft, what light"};
+    static const char *const texts[PROBES] =
+        {"First Citizen:",
+         "My lord, I",
+         "To be or not to be, that is the question, whether it is nobler in the mind to suffer",
+         "O",
+         "The king is dead. Long live the king, and all his men who",
+         "ROMEO: But soft, what light"};
     struct deq_model *m = tiny_model();
     struct deq_tokens p[PROBES];
     struct answer alone[PROBES];
@@ -302,7 +319,8 @@ TEST(engine_batch_invariance)
     for (size_t i = 0; i < PROBES; i++) {
         p[i] = encode_text(m, texts[i]);
         q[i] = tiny_request(m, &p[i], 12 + 7 * (uint32_t)i, &alone[i]);
-        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = i == 3 ? 0.8f : 1, .top_k = i == 5 ? 20 : 0, .seed = 77 + i};
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = i == 3 ? 0.8f : 1,
+                                              .top_k = i == 5 ? 20 : 0, .seed = 77 + i};
         q[i].solve.window = (uint32_t[]){1, 4, 8, 16, 3, 8}[i];
         q[i].solve.solver = (enum deq_solver_method)(i % 3);
         struct deq_engine *e = tiny_engine(m, 1, 1);
@@ -314,7 +332,8 @@ TEST(engine_batch_invariance)
     struct deq_engine *engine[2] = {tiny_engine(m, 1, SLOTS), tiny_engine(m, 2, SLOTS)};
     int different = 0, finished = 0;
     for (int batch = 0; batch < BATCHES; batch++) {
-        struct deq_engine *e = engine[batch % 8 == 7]; /* two threads more seldom: beside other load their barriers are most of the time */
+        struct deq_engine *e = engine[batch % 8 == 7]; /* two threads more seldom: beside other load their
+                                                        * barriers are most of the time */
         struct answer got[SLOTS];
         struct deq_admission id[SLOTS] = {{0}};
         size_t which[SLOTS], next = 0;
@@ -365,7 +384,8 @@ static void hash_answer(struct deq_hash *h, const struct answer *a)
 /* The tiny model: greedy, at a temperature, ranked. */
 static void hash_tiny(struct deq_hash *h)
 {
-    static const struct deq_sampling ways[] = {{.top_p = 1}, {.temperature = 1, .top_p = 1, .seed = 5}, {.temperature = 0.8f, .top_p = 0.9f, .top_k = 30, .seed = 6}};
+    static const struct deq_sampling ways[] = {{.top_p = 1}, {.temperature = 1, .top_p = 1, .seed = 5},
+                                               {.temperature = 0.8f, .top_p = 0.9f, .top_k = 30, .seed = 6}};
     struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter");
     for (size_t i = 0; i < DEQ_COUNT(ways); i++) {
@@ -386,9 +406,11 @@ static void hash_tiny(struct deq_hash *h)
 /* A vocabulary in clusters, random weights: adaptive softmax, with and without the whole distribution. */
 static void hash_clusters(struct deq_hash *h)
 {
-    struct deq_arch a = {.vocab.size = 90, .vocab.n_cutoffs = 2, .vocab.cutoffs = {10, 40}, .vocab.div_val = 2, .vocab.d_embed = 24, .vocab.head_bias = true, .vocab.d_model = 24, .n_head = 2,
-                         .d_head = 12, .d_inner = 40, .n_block = 1, .attn_window = 32, .norm = DEQ_NORM_POST, .norm_affine = true, .norm_eps = 1e-5f,
-                         .vocab.eos_id = -1, .serving.solver = deq_solver_defaults(), .serving.row_window = 4};
+    struct deq_arch a = {.vocab.size = 90, .vocab.n_cutoffs = 2, .vocab.cutoffs = {10, 40}, .vocab.div_val = 2,
+                         .vocab.d_embed = 24, .vocab.head_bias = true, .vocab.d_model = 24, .n_head = 2, .d_head = 12,
+                         .d_inner = 40, .n_block = 1, .attn_window = 32, .norm = DEQ_NORM_POST, .norm_affine = true,
+                         .norm_eps = 1e-5f, .vocab.eos_id = -1, .serving.solver = deq_solver_defaults(),
+                         .serving.row_window = 4};
     struct deq_weights *w = NULL;
     struct deq_transformer *t = NULL;
     struct deq_pool *pool = NULL;
@@ -409,7 +431,8 @@ static void hash_clusters(struct deq_hash *h)
     for (int whole = 0; whole < 2; whole++) {
         struct answer got = {.vocab = a.vocab.size};
         struct deq_request q = {.prompt = prompt, .n_prompt = DEQ_COUNT(prompt), .max_tokens = 60, .want_logits = whole,
-                                .sampling = {.temperature = 1, .top_p = 1, .seed = 3}, .event = record_answer, .ctx = &got,
+                                .sampling = {.temperature = 1, .top_p = 1, .seed = 3}, .event = record_answer,
+                                .ctx = &got,
                                 .solve = {.solver = DEQ_ANDERSON, .tol = 1e-3f, .max_iter = 30, .window = 4}};
         CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
         run_all(e);

@@ -28,9 +28,14 @@ static const struct deq_opt rows[] = {
     {"--set", DEQ_OPT_ARGS, AT(sets), 0, 2, NULL, "KEY=VALUE", "Sets."},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "As JSON."},
 };
-static const struct deq_command command = {.usage = "x FILE [flags]", .about = "Tries.", .flags = {rows, DEQ_COUNT(rows)}, .min_args = 1, .max_args = 2};
+static const struct deq_command command = {.usage = "x FILE [flags]",
+                                           .about = "Tries.",
+                                           .flags = {rows, DEQ_COUNT(rows)},
+                                           .min_args = 1,
+                                           .max_args = 2};
 
-static enum deq_rc parse(const char *line, struct values *v, const char **args, size_t *n, bool *help, struct deq_err *e)
+static enum deq_rc parse(const char *line, struct values *v, const char **args, size_t *n, bool *help,
+                         struct deq_err *e)
 {
     static char text[256];
     char *argv[32] = {"x"}, *save = NULL;
@@ -49,10 +54,15 @@ TEST(flags_values)
     size_t n;
     bool help;
     CHECK(!parse("a", &v, args, &n, &help, &e) && n == 1 && !help);
-    CHECK(v.count == 5 && v.seed == 0 && v.tol == -1 && isinf(v.rate) && v.colour == GREEN && !v.out && !v.sets.n && !v.json);
-    CHECK(!parse("--count 7 a --seed=9007199254740992 --tol 0.5 --rate 2.5 --colour blue --out --x --set a=1 --json --set=b=2 -", &v, args, &n, &help, &e));
-    CHECK(v.count == 7 && v.seed == 9007199254740992u && v.tol == 0.5f && v.rate == 2.5 && v.colour == BLUE && !strcmp(v.out, "--x") && v.json);
-    CHECK(v.sets.n == 2 && !strcmp(v.sets.item[0], "a=1") && !strcmp(v.sets.item[1], "b=2") && n == 2 && !strcmp(args[0], "a") && !strcmp(args[1], "-"));
+    CHECK(v.count == 5 && v.seed == 0 && v.tol == -1 && isinf(v.rate) && v.colour == GREEN && !v.out && !v.sets.n &&
+          !v.json);
+    CHECK(!parse("--count 7 a --seed=9007199254740992 --tol 0.5 --rate 2.5 --colour blue --out --x --set a=1 --json "
+                 "--set=b=2 -",
+                 &v, args, &n, &help, &e));
+    CHECK(v.count == 7 && v.seed == 9007199254740992u && v.tol == 0.5f && v.rate == 2.5 && v.colour == BLUE &&
+          !strcmp(v.out, "--x") && v.json);
+    CHECK(v.sets.n == 2 && !strcmp(v.sets.item[0], "a=1") && !strcmp(v.sets.item[1], "b=2") && n == 2 &&
+          !strcmp(args[0], "a") && !strcmp(args[1], "-"));
     CHECK(!parse("-- --count b", &v, args, &n, &help, &e) && n == 2 && !strcmp(args[0], "--count"));
     CHECK(!parse("--out=--json a", &v, args, &n, &help, &e) && !strcmp(v.out, "--json"));
     CHECK(!parse("--help --nonsense", &v, args, &n, &help, &e) && help);
@@ -116,7 +126,8 @@ TEST(flags_help_is_the_table)
     CHECK(!strncmp(text, "usage: x FILE [flags]\n\nTries.\n", 30));
     for (size_t i = 0; i < DEQ_COUNT(rows); i++)
         CHECK_MSG(strstr(text, rows[i].name) && strstr(text, rows[i].help), "%s", rows[i].name);
-    CHECK(strstr(text, "--count N") && strstr(text, "(1..100; default: 5)") && strstr(text, "--colour red|green|blue") && strstr(text, "--out FILE") &&
+    CHECK(strstr(text, "--count N") && strstr(text, "(1..100; default: 5)") &&
+          strstr(text, "--colour red|green|blue") && strstr(text, "--out FILE") &&
           strstr(text, "(1e-06..inf; default: inf)") && strstr(text, "(0..10)"));
     free(text);
 }

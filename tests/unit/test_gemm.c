@@ -31,7 +31,8 @@ static bool same(const float *a, const float *b, size_t n)
     return !n || !memcmp(a, b, n * sizeof *a);
 }
 
-static void gemm(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *y, size_t ldy, unsigned threads)
+static void gemm(const float *x, size_t ldx, size_t m, const struct deq_packed *w, float *y, size_t ldy,
+                 unsigned threads)
 {
     for (unsigned t = threads; t-- > 0;) /* backwards: the order of the parts must not matter */
         deq_gemm_exact(x, ldx, m, w, y, ldy, t, threads);
@@ -63,7 +64,8 @@ TEST(gemm_exact_against_double_and_levels)
                     gemm(x, ldx, M, &p, l ? y : first, ldy, 1);
                     CHECK_MSG(!l || same(y, first, M * ldy), "%s N=%zu K=%zu bf16=%d", level_names[l], N, K, bf16);
                     gemm(x, ldx, M, &wide, y, ldy, 1); /* bf16 weights are widened exactly */
-                    CHECK_MSG(same(y, first, M * ldy), "%s N=%zu K=%zu bf16=%d against f32", level_names[l], N, K, bf16);
+                    CHECK_MSG(same(y, first, M * ldy), "%s N=%zu K=%zu bf16=%d against f32", level_names[l], N, K,
+                              bf16);
                     free(y);
                 }
                 for (size_t m = 0; m < M; m++) {
@@ -96,8 +98,8 @@ TEST(gemm_exact_row_does_not_know_its_company)
 {
     enum { N = 199, K = 45, M = 70 };
     const char *before = deq_kern()->name;
-    float *x = floats((size_t)M * K, 3), *w = floats((size_t)N * K, 4), *alone = floats((size_t)M * N, 0), *y = floats((size_t)M * N, 0),
-          *mixed = floats((size_t)M * K, 0);
+    float *x = floats((size_t)M * K, 3), *w = floats((size_t)N * K, 4), *alone = floats((size_t)M * N, 0),
+          *y = floats((size_t)M * N, 0), *mixed = floats((size_t)M * K, 0);
     round_bf16(w, (size_t)N * K);
     for (int bf16 = 0; bf16 < 2; bf16++) {
         struct deq_packed p;
@@ -124,7 +126,8 @@ TEST(gemm_exact_row_does_not_know_its_company)
                 gemm(mixed, K, M, &p, y, N, 2);
                 bool ok = true;
                 for (size_t m = 0; m < M; m++)
-                    ok = ok && (m % 5 == 4 ? isnan(y[(m + shift) % M * N]) : same(y + (m + shift) % M * N, alone + m * N, N));
+                    ok = ok &&
+                         (m % 5 == 4 ? isnan(y[(m + shift) % M * N]) : same(y + (m + shift) % M * N, alone + m * N, N));
                 CHECK_MSG(ok, "%s bf16=%d shift %zu", level_names[l], bf16, shift);
             }
         }
@@ -154,7 +157,8 @@ static void run_job(void *ctx, unsigned thread, unsigned n_threads)
 TEST(gemm_exact_on_real_threads)
 {
     enum { N = 1000, K = 33, M = 5 };
-    float *x = floats((size_t)M * K, 5), *w = floats((size_t)N * K, 6), *want = floats((size_t)M * N, 0), *y = floats((size_t)M * N, 0);
+    float *x = floats((size_t)M * K, 5), *w = floats((size_t)N * K, 6), *want = floats((size_t)M * N, 0),
+          *y = floats((size_t)M * N, 0);
     struct deq_packed p;
     CHECK(!deq_pack(w, N, K, false, &p, NULL));
     deq_gemm_exact(x, K, M, &p, want, N, 0, 1);

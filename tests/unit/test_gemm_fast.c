@@ -16,20 +16,23 @@ static float *floats(size_t n, uint64_t stream)
     return p;
 }
 
-/* OpenBLAS sums in an order of its own: any order of K products keeps within K half-ulps (fused or not: 2K) of the sum of sizes */
+/* OpenBLAS sums in an order of its own: any order of K products keeps within K half-ulps (fused or
+ * not: 2K) of the sum of sizes */
 static void close_to(float got, double want, double size, size_t K, const char *what, size_t m, size_t n, size_t k)
 {
-    CHECK_MSG(fabs((double)got - want) <= 2 * ((double)K + 2) * 0x1p-24 * size + 1e-30, "%s m=%zu n=%zu k=%zu: %.9g %.9g", what, m, n, k,
-              (double)got, want);
+    CHECK_MSG(fabs((double)got - want) <= 2 * ((double)K + 2) * 0x1p-24 * size + 1e-30,
+              "%s m=%zu n=%zu k=%zu: %.9g %.9g", what, m, n, k, (double)got, want);
 }
 
 TEST(gemm_fast_against_double)
 {
-    static const size_t shape[][3] = {{1, 1, 1}, {1, 7, 33}, {3, 5, 1}, {17, 31, 29}, {64, 48, 65}, {5, 130, 77}, {70, 3, 9}};
+    static const size_t shape[][3] = {{1, 1, 1}, {1, 7, 33}, {3, 5, 1}, {17, 31, 29}, {64, 48, 65}, {5, 130, 77},
+                                      {70, 3, 9}};
     enum { PAD = 3 };
     for (size_t s = 0; s < DEQ_COUNT(shape); s++) {
         const size_t M = shape[s][0], N = shape[s][1], K = shape[s][2], ldx = K + PAD, ldw = K + 1, ldy = N + 2;
-        float *x = floats(M * ldx, 7), *w = floats(N * ldw, 8), *y0 = floats(M * ldy, 9), *dx0 = floats(M * ldx, 10), *dw0 = floats(N * ldw, 11);
+        float *x = floats(M * ldx, 7), *w = floats(N * ldw, 8), *y0 = floats(M * ldy, 9), *dx0 = floats(M * ldx, 10),
+              *dw0 = floats(N * ldw, 11);
         for (int b = 0; b < 3; b++) {
             const float beta = b == 0 ? 0.0f : b == 1 ? 1.0f : 0.5f;
             float *y = floats(M * ldy, 9), *dx = floats(M * ldx, 10);

@@ -17,7 +17,8 @@ TEST(half_conversions)
         bad += (signbit(f) != 0) != (h >> 15);
         float b = deq_bf16_to_f32((uint16_t)h);
         bad += isnan(b) ? !isnan(deq_bf16_to_f32(deq_f32_to_bf16(b))) : deq_f32_to_bf16(b) != h;
-        if (isfinite(b) && (h & 0x7fff) < 0x7f7f) { /* between two neighbours: the nearer one, half way to the even one */
+        /* between two neighbours: the nearer one, half way to the even one */
+        if (isfinite(b) && (h & 0x7fff) < 0x7f7f) {
             uint32_t bits = h << 16;
             static const uint32_t low[] = {1, 0x7fff, 0x8000, 0x8001, 0xffff};
             for (size_t i = 0; i < DEQ_COUNT(low); i++) {

@@ -22,11 +22,13 @@ TEST(io_read)
     deq_free(data);
     data = NULL;
     len = 77;
-    CHECK(deq_io_read(scratch_path("f"), 4, &data, &len, &e) == DEQ_EFORMAT && !data && len == 77 && strstr(e.text, "/f"));
+    CHECK(deq_io_read(scratch_path("f"), 4, &data, &len, &e) == DEQ_EFORMAT && !data && len == 77 &&
+          strstr(e.text, "/f"));
     CHECK(deq_io_read(scratch_path("none"), 4, &data, &len, &e) == DEQ_ENOTFOUND && !data && strstr(e.text, "/none"));
     CHECK(deq_io_read(scratch_dir(), 4, &data, &len, &e) == DEQ_EIO && !data);
     if (!mkfifo(scratch_path("fifo"), 0600)) {
-        CHECK(deq_io_read(scratch_path("fifo"), 4, &data, &len, &e) == DEQ_EIO && !data); /* must not wait for a writer */
+        /* must not wait for a writer */
+        CHECK(deq_io_read(scratch_path("fifo"), 4, &data, &len, &e) == DEQ_EIO && !data);
         unlink(scratch_path("fifo"));
     }
     scratch_put("f", "");
@@ -86,9 +88,11 @@ TEST(io_read_of_a_file_that_changes)
     } cut[] = {{4, "now 4"}, {0, "now 0"}, {9, "now 9"}};
     for (size_t i = 0; i < DEQ_COUNT(cut); i++) {
         scratch_put("f", "12345678");
-        CHECK(!deq_file_open(scratch_path("f"), &f, &e) && f.bytes == 8 && !deq_file_read(&f, 4, got, 4, "part", &e) && !memcmp(got, "5678", 4));
+        CHECK(!deq_file_open(scratch_path("f"), &f, &e) && f.bytes == 8 && !deq_file_read(&f, 4, got, 4, "part", &e) &&
+              !memcmp(got, "5678", 4));
         CHECK(!truncate(scratch_path("f"), cut[i].size));
-        CHECK(deq_file_read(&f, 4, got, 4, "part", &e) == DEQ_EIO && strstr(e.text, "/f: part: the file changed") && strstr(e.text, cut[i].says));
+        CHECK(deq_file_read(&f, 4, got, 4, "part", &e) == DEQ_EIO && strstr(e.text, "/f: part: the file changed") &&
+              strstr(e.text, cut[i].says));
         deq_file_close(&f);
     }
     /* other contents of the same size */

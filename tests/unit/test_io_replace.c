@@ -36,7 +36,8 @@ TEST(io_replace_touches_no_other_file)
     struct deq_err e;
     struct stat st;
     const struct deq_part new = {"new", 3};
-    static const char *const others[] = {"f.tmp", ".f.tmp", ".f.0123456789abcdeg.tmp", ".g.0123456789abcdef.tmp", ".f.0123456789abcdef.tmp.old", "ff"};
+    static const char *const others[] = {"f.tmp", ".f.tmp", ".f.0123456789abcdeg.tmp", ".g.0123456789abcdef.tmp",
+                                         ".f.0123456789abcdef.tmp.old", "ff"};
     for (size_t i = 0; i < DEQ_COUNT(others); i++)
         scratch_put(others[i], "mine");
     CHECK(!symlink("ff", scratch_path("f.part")));
@@ -55,10 +56,12 @@ TEST(io_replace_touches_no_other_file)
     /* mode: as the umask says for a new one, as it was for an old one; another hard link keeps what it has */
     const mode_t mask = umask(027);
     unlink(scratch_path("f"));
-    CHECK(!deq_io_replace(scratch_path("f"), &new, 1, &e) && !stat(scratch_path("f"), &st) && (st.st_mode & 07777) == 0640);
+    CHECK(!deq_io_replace(scratch_path("f"), &new, 1, &e) && !stat(scratch_path("f"), &st) &&
+          (st.st_mode & 07777) == 0640);
     umask(mask);
     CHECK(!chmod(scratch_path("f"), 0604) && !link(scratch_path("f"), scratch_path("ff.link")));
-    CHECK(!deq_io_replace(scratch_path("f"), &(struct deq_part){"newer", 5}, 1, &e) && !stat(scratch_path("f"), &st) && (st.st_mode & 07777) == 0604);
+    CHECK(!deq_io_replace(scratch_path("f"), &(struct deq_part){"newer", 5}, 1, &e) && !stat(scratch_path("f"), &st) &&
+          (st.st_mode & 07777) == 0604);
     CHECK(scratch_is("f", "newer") && scratch_is("ff.link", "new"));
     for (size_t i = 0; i < DEQ_COUNT(others); i++)
         unlink(scratch_path(others[i]));
@@ -74,10 +77,12 @@ TEST(io_replace_goes_through_links)
     CHECK(!deq_io_mkdir(scratch_path("sub"), &e));
     scratch_put("sub/real", "old");
     /* a chain of relative links, one through a directory, and one to what is not there yet */
-    CHECK(!symlink("sub/second", scratch_path("first")) && !symlink("real", scratch_path("sub/second")) && !symlink("sub/later", scratch_path("dangling")));
+    CHECK(!symlink("sub/second", scratch_path("first")) && !symlink("real", scratch_path("sub/second")) &&
+          !symlink("sub/later", scratch_path("dangling")));
     CHECK(!symlink(scratch_path("sub/real"), scratch_path("absolute")) && !symlink("loop", scratch_path("loop")));
     CHECK(!deq_io_replace(scratch_path("first"), &new, 1, &e) && scratch_is("sub/real", "new"));
-    CHECK(!deq_io_replace(scratch_path("absolute"), &(struct deq_part){"newer", 5}, 1, &e) && scratch_is("sub/real", "newer"));
+    CHECK(!deq_io_replace(scratch_path("absolute"), &(struct deq_part){"newer", 5}, 1, &e) &&
+          scratch_is("sub/real", "newer"));
     CHECK(!deq_io_replace(scratch_path("dangling"), &new, 1, &e) && scratch_is("sub/later", "new"));
     static const char *const links[] = {"first", "sub/second", "absolute", "dangling"};
     for (size_t i = 0; i < DEQ_COUNT(links); i++)
@@ -97,8 +102,10 @@ TEST(io_replace_writes_through_what_is_no_file)
     char got[16] = "", path[64];
     CHECK(!mkfifo(scratch_path("fifo"), 0600) && !symlink("fifo", scratch_path("link")));
     const int reader = open(scratch_path("fifo"), O_RDONLY | O_NONBLOCK);
-    CHECK(!deq_io_replace(scratch_path("link"), parts, 2, &e) && read(reader, got, sizeof got) == 8 && !strcmp(got, "through\n"));
-    CHECK(!lstat(scratch_path("fifo"), &st) && S_ISFIFO(st.st_mode) && !lstat(scratch_path("link"), &st) && S_ISLNK(st.st_mode));
+    CHECK(!deq_io_replace(scratch_path("link"), parts, 2, &e) && read(reader, got, sizeof got) == 8 &&
+          !strcmp(got, "through\n"));
+    CHECK(!lstat(scratch_path("fifo"), &st) && S_ISFIFO(st.st_mode) && !lstat(scratch_path("link"), &st) &&
+          S_ISLNK(st.st_mode));
     close(reader);
     CHECK(!deq_io_replace("/dev/null", parts, 2, &e) && !stat("/dev/null", &st) && S_ISCHR(st.st_mode));
 
@@ -106,10 +113,12 @@ TEST(io_replace_writes_through_what_is_no_file)
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     snprintf(a.sun_path, sizeof a.sun_path, "%s", scratch_path("s"));
     if (strlen(scratch_path("s")) < sizeof a.sun_path && !bind(s, (struct sockaddr *)&a, sizeof a))
-        CHECK(deq_io_replace(scratch_path("s"), parts, 2, &e) == DEQ_EIO && strstr(e.text, "socket") && !lstat(scratch_path("s"), &st) && S_ISSOCK(st.st_mode));
+        CHECK(deq_io_replace(scratch_path("s"), parts, 2, &e) == DEQ_EIO && strstr(e.text, "socket") &&
+              !lstat(scratch_path("s"), &st) && S_ISSOCK(st.st_mode));
     close(s);
 
-    /* descriptors of ours by name: at their place in the file, as `>> file` wants it; and where they are not open for writing */
+    /* descriptors of ours by name: at their place in the file, as `>> file` wants it; and where
+     * they are not open for writing */
     scratch_put("f", "before ");
     const int fd = open(scratch_path("f"), O_WRONLY | O_APPEND), ro = open(scratch_path("f"), O_RDONLY);
     snprintf(path, sizeof path, "/dev/fd/%d", fd);
@@ -140,23 +149,28 @@ TEST(io_new_directories)
     REQUIRE(scratch_begin());
     struct deq_err e;
     struct deq_new_dir d;
-    /* what a killed writer left, with a file that was not complete; what somebody else has called so; what is no file in it is not touched */
-    CHECK(!deq_io_mkdir(scratch_path(".m.0123456789abcdef.tmp"), &e) && !deq_io_mkdir(scratch_path(".m.part"), &e) && !deq_io_mkdir(scratch_path(".m.fedcba9876543210.tmp"), &e));
+    /* what a killed writer left, with a file that was not complete; what somebody else has called so; what is no
+     * file in it is not touched */
+    CHECK(!deq_io_mkdir(scratch_path(".m.0123456789abcdef.tmp"), &e) && !deq_io_mkdir(scratch_path(".m.part"), &e) &&
+          !deq_io_mkdir(scratch_path(".m.fedcba9876543210.tmp"), &e));
     scratch_put(".m.0123456789abcdef.tmp/.config.json.0123456789abcdef.tmp", "left");
     CHECK(!deq_io_mkdir(scratch_path(".m.fedcba9876543210.tmp/sub"), &e));
     CHECK(!deq_io_dir_begin(scratch_path("m//"), &d, &e));
-    CHECK(!deq_io_exists(scratch_path(".m.0123456789abcdef.tmp")) && deq_io_exists(scratch_path(".m.part")) && deq_io_exists(scratch_path(".m.fedcba9876543210.tmp/sub")));
+    CHECK(!deq_io_exists(scratch_path(".m.0123456789abcdef.tmp")) && deq_io_exists(scratch_path(".m.part")) &&
+          deq_io_exists(scratch_path(".m.fedcba9876543210.tmp/sub")));
     CHECK(put_in(d.part, "whole"));
     CHECK(!deq_io_exists(scratch_path("m")) && !deq_io_dir_end(&d, DEQ_OK, &e) && scratch_is("m/f", "whole"));
     CHECK(deq_io_dir_begin(scratch_path("m"), &d, &e) == DEQ_EINVAL && strstr(e.text, "exists already"));
     /* one that failed, and one whose place was taken meanwhile */
     CHECK(!deq_io_dir_begin(scratch_path("n"), &d, &e));
     CHECK(put_in(d.part, "part"));
-    CHECK(deq_io_dir_end(&d, DEQ_ENUMERIC, &e) == DEQ_ENUMERIC && !deq_io_exists(scratch_path("n")) && !deq_io_exists(d.part));
+    CHECK(deq_io_dir_end(&d, DEQ_ENUMERIC, &e) == DEQ_ENUMERIC && !deq_io_exists(scratch_path("n")) &&
+          !deq_io_exists(d.part));
     CHECK(!deq_io_dir_begin(scratch_path("n"), &d, &e));
     scratch_put("n", "taken");
     CHECK(deq_io_dir_end(&d, DEQ_OK, &e) == DEQ_EIO && scratch_is("n", "taken") && !deq_io_exists(d.part));
-    CHECK(deq_io_dir_begin(scratch_path("none/n"), &d, &e) == DEQ_ENOTFOUND && deq_io_dir_begin("", &d, &e) == DEQ_EINVAL && deq_io_dir_begin("/", &d, &e) == DEQ_EINVAL);
+    CHECK(deq_io_dir_begin(scratch_path("none/n"), &d, &e) == DEQ_ENOTFOUND &&
+          deq_io_dir_begin("", &d, &e) == DEQ_EINVAL && deq_io_dir_begin("/", &d, &e) == DEQ_EINVAL);
     scratch_end("n", "m/f", "m", ".m.part", ".m.fedcba9876543210.tmp/sub", ".m.fedcba9876543210.tmp", NULL);
 }
 
@@ -172,7 +186,8 @@ TEST(io_replace_is_all_or_nothing)
     scratch_put("f", "old");
 
     CHECK(!deq_io_mkdir(scratch_path("d"), &e) && !deq_io_mkdir(scratch_path("d"), &e));
-    CHECK(deq_io_replace(scratch_path("d"), parts, 3, &e) == DEQ_EIO && strstr(e.text, "is a directory") && deq_io_is_dir(scratch_path("d")));
+    CHECK(deq_io_replace(scratch_path("d"), parts, 3, &e) == DEQ_EIO && strstr(e.text, "is a directory") &&
+          deq_io_is_dir(scratch_path("d")));
     CHECK(deq_io_replace(scratch_path("new/"), parts, 3, &e) == DEQ_EINVAL);
     CHECK(deq_io_replace(scratch_path("none/x"), parts, 3, &e) == DEQ_ENOTFOUND);
     /* the disk takes only a part: a limit on file size stands in for a full one */
@@ -201,9 +216,13 @@ TEST(io_replace_is_all_or_nothing)
     CHECK(scratch_is("log", "one\ntwo\n"));
     CHECK(deq_io_append_line(scratch_path("none/log"), "x", &e) == DEQ_ENOTFOUND);
     CHECK(deq_io_append_line(scratch_path("d"), "x", &e) == DEQ_EIO);
-    CHECK(!mkfifo(scratch_path("pipe"), 0600) && deq_io_append_line(scratch_path("pipe"), "x", &e) == DEQ_EIO && strstr(e.text, "nobody reads")); /* it does not wait */
+    /* it does not wait */
+    CHECK(!mkfifo(scratch_path("pipe"), 0600) && deq_io_append_line(scratch_path("pipe"), "x", &e) == DEQ_EIO &&
+          strstr(e.text, "nobody reads"));
     CHECK(!unlink(scratch_path("pipe")));
-    CHECK(!deq_io_append_line("/dev/null", "x", &e) && deq_io_read("", 1, &(char *){NULL}, &(size_t){0}, &e) == DEQ_ENOTFOUND && strstr(e.text, "\"\": cannot open"));
+    CHECK(!deq_io_append_line("/dev/null", "x", &e) &&
+          deq_io_read("", 1, &(char *){NULL}, &(size_t){0}, &e) == DEQ_ENOTFOUND &&
+          strstr(e.text, "\"\": cannot open"));
     CHECK(deq_io_mkdir(f, &e) == DEQ_EIO); /* exists, but is a file */
     CHECK(deq_io_exists(f) && !deq_io_is_dir(f) && !deq_io_exists(scratch_path("none")));
     char out[8];

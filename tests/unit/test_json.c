@@ -41,7 +41,8 @@ TEST(json_loose_takes_every_json_text)
         {"[\"\\\\ud83d\", \"\\u0000\"]", "[\"\\\\ud83d\",\"" HALF "\"]"},
         {"{\"created\":18446744073709551615,\"x\":[1e400]}", "{\"created\":1e308,\"x\":[1e308]}"},
         {"{\"a\":1}", "{\"a\":1}"},
-        {"[\"\\ud83", NULL}, {"[\"\\u00", NULL}, {"[\"\\", NULL}, {"[1e999", NULL}, {"{a:1}", NULL}, {"[\"\\u+000\"]", NULL}, {"", NULL},
+        {"[\"\\ud83", NULL}, {"[\"\\u00", NULL}, {"[\"\\", NULL}, {"[1e999", NULL}, {"{a:1}", NULL},
+        {"[\"\\u+000\"]", NULL}, {"", NULL},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         json_t *o = NULL;
@@ -50,6 +51,7 @@ TEST(json_loose_takes_every_json_text)
         const size_t n = o ? json_dumpb(o, got, sizeof got - 1, JSON_COMPACT | JSON_REAL_PRECISION(4)) : 0;
         got[DEQ_MIN(n, sizeof got - 1)] = 0;
         json_decref(o);
-        CHECK_MSG(rc == (t[i].want ? DEQ_OK : DEQ_EFORMAT) && !strcmp(got, t[i].want ? t[i].want : ""), "%s: %s", t[i].text, got);
+        CHECK_MSG(rc == (t[i].want ? DEQ_OK : DEQ_EFORMAT) && !strcmp(got, t[i].want ? t[i].want : ""), "%s: %s",
+                  t[i].text, got);
     }
 }

@@ -1,5 +1,6 @@
-/* Every kernel at every CPU level that the machine has: the same bits as "ref", and right against plain C or double arithmetic.
- * "Same bits" leaves out the payload and sign of a NaN, which depend on operand order in the instruction; that it is a NaN counts. */
+/* Every kernel at every CPU level that the machine has: the same bits as "ref", and right against plain C or double
+ * arithmetic. "Same bits" leaves out the payload and sign of a NaN, which depend on operand order in the
+ * instruction; that it is a NaN counts. */
 #include <stdlib.h>
 
 #include "core/base/rng.h"
@@ -99,7 +100,8 @@ TEST(kern_levels)
 
 /* --- Reductions --- */
 
-/* The documented order: lane i sums elements i, i+16, ...; then lanes i and i+8, +4, +2, +1. what 0: dot, 1: sum (a-b)^2 */
+/* The documented order: lane i sums elements i, i+16, ...; then lanes i and i+8, +4, +2, +1.
+ * what 0: dot, 1: sum (a-b)^2 */
 static float plain_reduce(const float *a, const float *b, size_t n, int what)
 {
     float s[16] = {0};
@@ -161,7 +163,8 @@ TEST(kern_reductions_nan)
                 CHECK(levels[l]->max(a, n) == INFINITY);
                 CHECK(levels[l]->diff_sumsq(a, b, n) == INFINITY);
             }
-        CHECK(levels[l]->max(a, 0) == -INFINITY && levels[l]->dot(a, b, 0) == 0 && levels[l]->exp_sum(NULL, a, 0, 0) == 0);
+        CHECK(levels[l]->max(a, 0) == -INFINITY && levels[l]->dot(a, b, 0) == 0 &&
+              levels[l]->exp_sum(NULL, a, 0, 0) == 0);
     }
 }
 
@@ -248,8 +251,9 @@ TEST(kern_relu_keeps_nan)
 
 TEST(kern_exp_accuracy)
 {
-    /* Bound: |r| <= ln2/2 and the polynomial's own error give Cephes' 0.6 ulp or so; rounding of the last product, of r and of the sum
-     * r + 1 adds up to one more. 1.5 leaves no room for a wrong coefficient (the next one of that kind costs 30 ulp). */
+    /* Bound: |r| <= ln2/2 and the polynomial's own error give Cephes' 0.6 ulp or so; rounding of the last
+     * product, of r and of the sum r + 1 adds up to one more. 1.5 leaves no room for a wrong coefficient (the
+     * next one of that kind costs 30 ulp). */
     const double BOUND = 1.5;
     enum { CHUNK = 1000, CHUNKS = 400 };
     static float x[CHUNK], y[CHUNK], first[CHUNK];
@@ -265,7 +269,8 @@ TEST(kern_exp_accuracy)
             CHECK_MSG(!l || same_bits(y, first, CHUNK), "%s chunk %d", level_names[l], c);
         }
         for (int i = 0; i < CHUNK; i++) {
-            double want = exp((double)x[i]), ulp = ldexp(1.0, ilogb(want) - 23), e = fabs((double)first[i] - want) / ulp;
+            double want = exp((double)x[i]), ulp = ldexp(1.0, ilogb(want) - 23),
+                   e = fabs((double)first[i] - want) / ulp;
             if (!(e <= worst)) {
                 worst = e;
                 worst_x = (double)x[i];
@@ -304,14 +309,16 @@ TEST(kern_exp_sum)
                 memcpy(first, y, n * sizeof *y);
                 sum0 = sum;
                 /* 1.5 ulp an element, and n/16 + 4 additions of positive numbers */
-                CHECK_MSG(fabs((double)sum - want) <= (1.5 + (double)n / 16 + 4) * 0x1p-23 * want, "n=%zu: %g %g", n, (double)sum, want);
+                CHECK_MSG(fabs((double)sum - want) <= (1.5 + (double)n / 16 + 4) * 0x1p-23 * want, "n=%zu: %g %g", n,
+                          (double)sum, want);
                 for (size_t i = 0; i < n; i++)
                     CHECK(x[i] - shift < -87 ? y[i] == 0 : y[i] > 0);
             }
             CHECK_MSG(same_bits(y, first, n) && same1(sum, sum0), "%s n=%zu", level_names[l], n);
             CHECK_MSG(same1(k->exp_sum(NULL, x, shift, n), sum), "%s n=%zu without y", level_names[l], n);
             memcpy(y, x, n * sizeof *y);
-            CHECK_MSG(same1(k->exp_sum(y, y, shift, n), sum) && same_bits(y, first, n), "%s n=%zu in place", level_names[l], n);
+            CHECK_MSG(same1(k->exp_sum(y, y, shift, n), sum) && same_bits(y, first, n), "%s n=%zu in place",
+                      level_names[l], n);
         }
     }
     for (int l = 0; l < LEVELS; l++) {
@@ -333,7 +340,9 @@ TEST(kern_mm)
     enum { K_MAX = 130, M_MAX = 13, LDX = K_MAX + 3, LDY = DEQ_PANEL + 5 };
     static float x[M_MAX * LDX], w[K_MAX * DEQ_PANEL], y[M_MAX * LDY];
     static uint16_t half[K_MAX * DEQ_PANEL];
-    static const size_t ks[] = {0, 1, 2, 5, 16, 17, 33, 64, 130}, ns[] = {1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64};
+    static const size_t ks[] = {0, 1, 2, 5, 16, 17, 33, 64, 130}, ns[] = {
+        1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64,
+    };
     find_levels();
     fill(x, DEQ_COUNT(x), 1);
     fill(w, DEQ_COUNT(w), 2);
@@ -347,7 +356,8 @@ TEST(kern_mm)
                 for (size_t c = 0; c < DEQ_PANEL; c++) { /* the promise: one chain of fused multiply-adds over k */
                     float s = 0;
                     for (size_t k = 0; k < K; k++)
-                        s = fmaf(x[m * LDX + k], bf16 ? deq_bf16_to_f32(half[k * DEQ_PANEL + c]) : w[k * DEQ_PANEL + c], s);
+                        s = fmaf(x[m * LDX + k], bf16 ? deq_bf16_to_f32(half[k * DEQ_PANEL + c]) : w[k * DEQ_PANEL + c],
+                                 s);
                     want[m * DEQ_PANEL + c] = s;
                 }
             for (int l = 0; l < LEVELS; l++)
@@ -401,9 +411,11 @@ struct attn_case {
 };
 
 /* Fills pages for positions lo..t only; everything else in them is NaN. */
-static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const float *pk[PAGES], const float *pv[PAGES])
+static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const float *pk[PAGES],
+                                    const float *pv[PAGES])
 {
-    const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + 15, rel_stride = DEQ_ROUND_UP(rel_zero + 16, (size_t)16);
+    const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + 15,
+                 rel_stride = DEQ_ROUND_UP(rel_zero + 16, (size_t)16);
     for (size_t p = p0; p <= t / 16; p++) {
         for (size_t i = 0; i < DH_MAX * 16; i++)
             c->k_page[p][i] = c->v_page[p][i] = NAN;
@@ -423,9 +435,9 @@ static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, si
         }
     sentinels(c->out, DEQ_COUNT(c->out));
     sentinels(c->scores, DEQ_COUNT(c->scores));
-    return (struct deq_attn_args){.qc = c->qc, .qr = c->qr, .d_head = dh, .v_stride = stride, .t = t, .lo = lo, .k = pk, .v = pv,
-                                  .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero, .scale = 1 / sqrtf((float)dh),
-                                  .scores = c->scores, .out = c->out};
+    return (struct deq_attn_args){.qc = c->qc, .qr = c->qr, .d_head = dh, .v_stride = stride, .t = t, .lo = lo, .k = pk,
+                                  .v = pv, .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero,
+                                  .scale = 1 / sqrtf((float)dh), .scores = c->scores, .out = c->out};
 }
 
 static struct attn_case *attn_inputs(void)
@@ -446,13 +458,15 @@ TEST(kern_attn)
     static const size_t heads[] = {1, 3, 8, 15, 16, 17, 31, 32, 48, 50, 64, 65, 80, 96};
     static const struct {
         size_t t, lo;
-    } span[] = {{0, 0},   {1, 0},   {5, 5},    {7, 3},     {14, 0},    {15, 0},   {16, 0},   {16, 16},  {31, 16},   {33, 15}, {47, 33},
-                {63, 0},  {64, 0},  {65, 1},   {79, 17},   {100, 37},  {128, 64}, {150, 21}, {199, 0},  {199, 72},  {199, 199}, {192, 191}};
+    } span[] = {{0, 0}, {1, 0}, {5, 5}, {7, 3}, {14, 0}, {15, 0}, {16, 0}, {16, 16}, {31, 16}, {33, 15}, {47, 33},
+                {63, 0}, {64, 0}, {65, 1}, {79, 17}, {100, 37}, {128, 64}, {150, 21}, {199, 0}, {199, 72}, {199, 199},
+                {192, 191}};
     struct attn_case *c = attn_inputs();
     find_levels();
     for (size_t h = 0; c && h < DEQ_COUNT(heads); h++)
         for (size_t s = 0; s < DEQ_COUNT(span); s++) {
-            const size_t dh = heads[h], t = span[s].t, lo = span[s].lo, n = t - lo + 1, stride = DEQ_ROUND_UP(dh, (size_t)16);
+            const size_t dh = heads[h], t = span[s].t, lo = span[s].lo, n = t - lo + 1,
+                         stride = DEQ_ROUND_UP(dh, (size_t)16);
             const float *pk[PAGES], *pv[PAGES];
             double score[T_MAX], want[DH_MAX] = {0}, top = -INFINITY, sum = 0, slack = 0, vmax = 0;
             struct deq_attn_args a = lay_out(c, dh, t, lo, pk, pv);
@@ -475,8 +489,8 @@ TEST(kern_attn)
                     vmax = DEQ_MAX(vmax, fabs((double)c->v[j][d]));
                 }
             }
-            /* first-order rounding bound: a score is a chain of 2*Dh additions over `terms` and one product; an error e of the scores
-             * moves each weight by 2e at most; exp is good to 1.5 ulp; n products and sums follow */
+            /* first-order rounding bound: a score is a chain of 2*Dh additions over `terms` and one product; an error e
+             * of the scores moves each weight by 2e at most; exp is good to 1.5 ulp; n products and sums follow */
             double tol = (2 * (2 * (double)dh + 2) * slack + 2 * 1.5 + 2 * (double)n + 8) * 0x1p-24 * vmax;
             for (int l = 0; l < LEVELS; l++) {
                 if (!levels[l])
@@ -488,9 +502,11 @@ TEST(kern_attn)
                     double e = fabs((double)c->out[d] - want[d] / sum);
                     worst = e <= worst ? worst : e; /* NaN must win */
                 }
-                CHECK_MSG(worst <= tol, "%s Dh=%zu t=%zu lo=%zu: off by %g, bound %g", level_names[l], dh, t, lo, worst, tol);
+                CHECK_MSG(worst <= tol, "%s Dh=%zu t=%zu lo=%zu: off by %g, bound %g", level_names[l], dh, t, lo, worst,
+                          tol);
                 CHECK_MSG(untouched(c->out + stride, GUARD), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
-                CHECK_MSG(untouched(c->scores + (t / 16 - lo / 16 + 1) * 16, GUARD), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
+                CHECK_MSG(untouched(c->scores + (t / 16 - lo / 16 + 1) * 16, GUARD), "%s Dh=%zu t=%zu lo=%zu",
+                          level_names[l], dh, t, lo);
                 if (!l)
                     memcpy(c->first, c->out, stride * sizeof(float));
                 CHECK_MSG(same_bits(c->out, c->first, stride), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
@@ -591,13 +607,16 @@ TEST(kern_layernorm)
                 if (!l) {
                     memcpy(first, y, n * sizeof *y);
                     memcpy(stats0, stats, sizeof stats);
-                    /* The mean is a sum of n/16 + 4 rounded additions; its error, seen through rstd (at most about 30 for these
-                     * inputs with n >= 2; n = 1 gives exactly 0), is the largest part. Factor 8: rstd, the product and the affine part. */
+                    /* The mean is a sum of n/16 + 4 rounded additions; its error, seen through rstd (at most about 30
+                     * for these inputs with n >= 2; n = 1 gives exactly 0), is the largest part. Factor 8: rstd, the
+                     * product and the affine part. */
                     double tol = 8 * ((double)n / 16 + 4) * 0x1p-24 * DEQ_MAX(1.0, (double)stats[1]) * 4;
                     for (size_t i = 0; i < n; i++)
-                        CHECK_MSG(fabs((double)y[i] - want[i]) <= tol, "n=%zu [%zu]: %g %g", n, i, (double)y[i], want[i]);
+                        CHECK_MSG(fabs((double)y[i] - want[i]) <= tol, "n=%zu [%zu]: %g %g", n, i, (double)y[i],
+                                  want[i]);
                 }
-                CHECK_MSG(same_bits(y, first, n) && same_bits(stats, stats0, 2), "%s n=%zu affine=%d", level_names[l], n, affine);
+                CHECK_MSG(same_bits(y, first, n) && same_bits(stats, stats0, 2), "%s n=%zu affine=%d", level_names[l],
+                          n, affine);
                 sentinels(y, n);
                 k->layernorm(x, n, eps, affine ? gain : NULL, affine ? bias : NULL, y, NULL);
                 CHECK_MSG(same_bits(y, first, n), "%s n=%zu without stats", level_names[l], n);
@@ -615,7 +634,8 @@ TEST(kern_layernorm)
 
 TEST(kern_layernorm_vjp)
 {
-    static float x[MAX_N], gain[MAX_N], bias[MAX_N], dy[MAX_N], y[MAX_N], dx[MAX_N + GUARD], dg[MAX_N + GUARD], db[MAX_N + GUARD];
+    static float x[MAX_N], gain[MAX_N], bias[MAX_N], dy[MAX_N], y[MAX_N], dx[MAX_N + GUARD], dg[MAX_N + GUARD],
+        db[MAX_N + GUARD];
     static float dx0[MAX_N], dg0[MAX_N], db0[MAX_N];
     static double xd[MAX_N], yp[MAX_N], ym[MAX_N];
     const float eps = 1e-5f;
@@ -637,15 +657,17 @@ TEST(kern_layernorm_vjp)
                 sentinels(db, n + GUARD);
                 for (size_t i = 0; i < n; i++) /* they accumulate */
                     dg[i] = 2, db[i] = -3;
-                levels[l]->layernorm_vjp(x, stats, n, affine ? gain : NULL, dy, dx, affine ? dg : NULL, affine ? db : NULL);
-                CHECK_MSG(untouched(dx + n, GUARD) && untouched(dg + n, GUARD) && untouched(db + n, GUARD), "%s n=%zu", level_names[l], n);
+                levels[l]->layernorm_vjp(x, stats, n, affine ? gain : NULL, dy, dx, affine ? dg : NULL,
+                                         affine ? db : NULL);
+                CHECK_MSG(untouched(dx + n, GUARD) && untouched(dg + n, GUARD) && untouched(db + n, GUARD), "%s n=%zu",
+                          level_names[l], n);
                 if (!l) {
                     memcpy(dx0, dx, n * sizeof *dx);
                     memcpy(dg0, dg, n * sizeof *dx);
                     memcpy(db0, db, n * sizeof *dx);
                 }
-                CHECK_MSG(same_bits(dx, dx0, n) && same_bits(dg, dg0, n) && same_bits(db, db0, n), "%s n=%zu affine=%d", level_names[l], n,
-                          affine);
+                CHECK_MSG(same_bits(dx, dx0, n) && same_bits(dg, dg0, n) && same_bits(db, db0, n), "%s n=%zu affine=%d",
+                          level_names[l], n, affine);
                 sentinels(dx, n);
                 levels[l]->layernorm_vjp(x, stats, n, affine ? gain : NULL, dy, dx, NULL, NULL);
                 CHECK_MSG(same_bits(dx, dx0, n), "%s n=%zu: dx must not depend on d_gain", level_names[l], n);
@@ -664,16 +686,19 @@ TEST(kern_layernorm_vjp)
                 for (size_t j = 0; j < n; j++)
                     fd += (double)dy[j] * (yp[j] - ym[j]);
                 fd /= 2 * h;
-                /* dx is rstd times a difference of numbers of size up to about 10 with n/16 + 8 roundings; rstd^3 * h^2 is what the
-                 * finite difference itself is off when the variance is small */
-                double tol = rstd * 10 * ((double)n / 16 + 8) * 0x1p-23 * DEQ_MAX(1.0, rstd) + 10 * rstd * rstd * rstd * h * h + 1e-8;
-                CHECK_MSG(fabs((double)dx0[i] - fd) <= tol, "n=%zu affine=%d [%zu]: %.9g, differences %.9g, bound %g", n, affine, i,
-                          (double)dx0[i], fd, tol);
+                /* dx is rstd times a difference of numbers of size up to about 10 with n/16 + 8 roundings; rstd^3 * h^2
+                 * is what the finite difference itself is off when the variance is small */
+                double tol = rstd * 10 * ((double)n / 16 + 8) * 0x1p-23 * DEQ_MAX(1.0, rstd) +
+                             10 * rstd * rstd * rstd * h * h + 1e-8;
+                CHECK_MSG(fabs((double)dx0[i] - fd) <= tol, "n=%zu affine=%d [%zu]: %.9g, differences %.9g, bound %g",
+                          n, affine, i, (double)dx0[i], fd, tol);
             }
             for (size_t i = 0; affine && i < n; i++) { /* y is linear in gain and bias */
                 double xhat = (xd[i] - (double)stats[0]) * rstd;
                 /* two roundings of xhat, one of the sum with 2 */
-                CHECK_MSG(fabs((double)dg0[i] - 2 - (double)dy[i] * xhat) <= 4 * 0x1p-24 * (2 + fabs((double)dy[i] * xhat) * 2), "n=%zu", n);
+                CHECK_MSG(fabs((double)dg0[i] - 2 - (double)dy[i] * xhat) <=
+                              4 * 0x1p-24 * (2 + fabs((double)dy[i] * xhat) * 2),
+                          "n=%zu", n);
                 CHECK(db0[i] == dy[i] + -3.0f);
             }
         }

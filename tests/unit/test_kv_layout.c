@@ -25,7 +25,8 @@ TEST(kv_layout_places_are_apart)
                     *at = 1;
                     used++;
                 }
-        CHECK_MSG(!twice && !outside && used == l.page_floats, "Dh %zu: %u twice, %u outside, %u used", Dh, twice, outside, used);
+        CHECK_MSG(!twice && !outside && used == l.page_floats, "Dh %zu: %u twice, %u outside, %u used", Dh, twice,
+                  outside, used);
         deq_free(page);
     }
 }

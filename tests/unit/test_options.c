@@ -67,17 +67,18 @@ TEST(options_bad_values_name_the_option)
     static const struct {
         const char *name, *text;
     } t[] = {
-        {"count", ""},           {"count", "0"},          {"count", "101"},       {"count", "-1"},        {"count", "+5"},
-        {"count", " 5"},         {"count", "5 "},         {"count", "5x"},        {"count", "0x5"},       {"count", "1e1"},
-        {"count", "4294967301"}, {"count", "18446744073709551621"},               {"server.large", "18446744073709551616"},
-        {"server.large", "1000000000000000001"},
-        {"server.large", "1000000000000000001000"},       {"server.room", "K"},   {"server.room", "-1"},  {"server.room", "1T"},
-        {"server.room", "1k"},   {"server.room", "1 K"},  {"server.room", "1.5G"}, {"server.room", "1025G"}, {"server.room", "17179869185G"},
-        {"server.room", "00000000000000000000000000000000000001"},                {"server.rate", ""},    {"server.rate", "nan"},
-        {"server.rate", "inf"},  {"server.rate", "1e999"}, {"server.rate", "0x1"}, {"server.rate", " 1"}, {"server.rate", "1,5"},
-        {"server.rate", "10.5"}, {"server.rate", "-1.01"}, {"server.rate", "1-"},  {"server.rate", "."},  {"server.on", "yes"},
-        {"server.on", "True"},   {"server.on", ""},       {"server.on", "1"},     {"log.name", "12345678"}, {"log.mode", "xml"},
-        {"log.mode", "jso"},     {"log.mode", "json|text"}, {"log.mode", ""},     {"log.mode", "jsonx"},
+        {"count", ""}, {"count", "0"}, {"count", "101"}, {"count", "-1"}, {"count", "+5"}, {"count", " 5"},
+        {"count", "5 "}, {"count", "5x"}, {"count", "0x5"}, {"count", "1e1"}, {"count", "4294967301"},
+        {"count", "18446744073709551621"}, {"server.large", "18446744073709551616"},
+        {"server.large", "1000000000000000001"}, {"server.large", "1000000000000000001000"}, {"server.room", "K"},
+        {"server.room", "-1"}, {"server.room", "1T"}, {"server.room", "1k"}, {"server.room", "1 K"},
+        {"server.room", "1.5G"}, {"server.room", "1025G"}, {"server.room", "17179869185G"},
+        {"server.room", "00000000000000000000000000000000000001"}, {"server.rate", ""}, {"server.rate", "nan"},
+        {"server.rate", "inf"}, {"server.rate", "1e999"}, {"server.rate", "0x1"}, {"server.rate", " 1"},
+        {"server.rate", "1,5"}, {"server.rate", "10.5"}, {"server.rate", "-1.01"}, {"server.rate", "1-"},
+        {"server.rate", "."}, {"server.on", "yes"}, {"server.on", "True"}, {"server.on", ""}, {"server.on", "1"},
+        {"log.name", "12345678"}, {"log.mode", "xml"}, {"log.mode", "jso"}, {"log.mode", "json|text"}, {"log.mode", ""},
+        {"log.mode", "jsonx"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         struct values v = {0}, before;
@@ -88,9 +89,11 @@ TEST(options_bad_values_name_the_option)
         CHECK_MSG(strstr(e.text, t[i].name), "\"%s\" does not name %s", e.text, t[i].name);
         CHECK_MSG(!memcmp(&before, &v, sizeof v), "%s \"%s\" changed a value", t[i].name, t[i].text);
     }
-    static const struct deq_opt exact = {"exact", DEQ_OPT_U64, 0, 0, 0x1p53, NULL, NULL, "as a double this and the next are one"};
+    static const struct deq_opt exact = {"exact", DEQ_OPT_U64, 0, 0, 0x1p53, NULL, NULL,
+                                         "as a double this and the next are one"};
     uint64_t u = 0;
-    CHECK(!deq_opt_set(&exact, &u, "9007199254740992", 0, NULL) && deq_opt_set(&exact, &u, "9007199254740993", 0, NULL) == DEQ_EINVAL);
+    CHECK(!deq_opt_set(&exact, &u, "9007199254740992", 0, NULL) &&
+          deq_opt_set(&exact, &u, "9007199254740993", 0, NULL) == DEQ_EINVAL);
 }
 
 TEST(options_from_yaml)
@@ -100,7 +103,8 @@ TEST(options_from_yaml)
     (void)deq_opt_defaults(&table, &v, NULL);
     static const char good[] = "count: 9\nserver: {on: false, room: 1G}\nlog:\n  list: [a, b, c]\n  name: \"q\"\n";
     CHECK_MSG(!deq_opt_parse(&table, &v, good, sizeof good - 1, "o.yaml", &e), "%s", e.text);
-    CHECK(v.count == 9 && !v.on && v.room == 1u << 30 && !strcmp(v.list, "a\nb\nc") && !strcmp(v.name, "q") && v.rate == 0.5f);
+    CHECK(v.count == 9 && !v.on && v.room == 1u << 30 && !strcmp(v.list, "a\nb\nc") && !strcmp(v.name, "q") &&
+          v.rate == 0.5f);
 
     static const struct {
         const char *text, *a, *b;
@@ -149,8 +153,9 @@ TEST(options_empty_sequence_empties_the_list)
 /* YAML's null and a section whose keys are commented out are as if they were not there */
 TEST(options_null_is_absent)
 {
-    static const char *const absent[] = {"count:\n", "count: ~\n", "count: null\nserver:\n  # on: false\n", "server: null\nlog: {name: NULL, list: ~, mode: Null}\n",
-                                         "server: {}\n", "log:\n  list:\n  # - a\n", "~\n", "# nothing\n"};
+    static const char *const absent[] = {"count:\n", "count: ~\n", "count: null\nserver:\n  # on: false\n",
+                                         "server: null\nlog: {name: NULL, list: ~, mode: Null}\n", "server: {}\n",
+                                         "log:\n  list:\n  # - a\n", "~\n", "# nothing\n"};
     for (size_t i = 0; i < DEQ_COUNT(absent); i++) {
         struct values v = {0}, before;
         struct deq_err e = {0};
@@ -174,15 +179,19 @@ TEST(options_assign)
     CHECK(!deq_opt_assign(&table, &v, "log.list=[a.txt, 'b c']", &e) && !strcmp(v.list, "a.txt\nb c"));
     CHECK(!deq_opt_assign(&table, &v, "log.list=[]", &e) && !v.list[0]);
     /* YAML's null puts the default back, whatever a file has said */
-    CHECK(!deq_opt_assign(&table, &v, "count=null", &e) && v.count == 5 && !deq_opt_assign(&table, &v, "log.list=null", &e) && !strcmp(v.list, "null"));
-    CHECK(!deq_opt_assign(&table, &v, "log.name=null", &e) && strcmp(v.name, "null") && !deq_opt_assign(&table, &v, "log.name=nullx", &e) && !strcmp(v.name, "nullx"));
+    CHECK(!deq_opt_assign(&table, &v, "count=null", &e) && v.count == 5 &&
+          !deq_opt_assign(&table, &v, "log.list=null", &e) && !strcmp(v.list, "null"));
+    CHECK(!deq_opt_assign(&table, &v, "log.name=null", &e) && strcmp(v.name, "null") &&
+          !deq_opt_assign(&table, &v, "log.name=nullx", &e) && !strcmp(v.name, "nullx"));
     static const struct {
         const char *text, *says;
-    } bad[] = {{"conut=7", "unknown key conut (did you mean count?)"}, {"count", "expected KEY=VALUE"}, {"=5", "expected KEY=VALUE"}, {"", "expected KEY=VALUE"},
-               {"log=5", "log is a section"}, {"count=1.9", "count: \"1.9\" is not an integer in 1..100"}, {"log.list=[a", "flow sequence"},
+    } bad[] = {{"conut=7", "unknown key conut (did you mean count?)"}, {"count", "expected KEY=VALUE"},
+               {"=5", "expected KEY=VALUE"}, {"", "expected KEY=VALUE"}, {"log=5", "log is a section"},
+               {"count=1.9", "count: \"1.9\" is not an integer in 1..100"}, {"log.list=[a", "flow sequence"},
                {"rate=1", "did you mean server.rate?"}, {"serve=1", "unknown key serve (did you mean server?)"}};
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)
-        CHECK_MSG(deq_opt_assign(&table, &v, bad[i].text, &e) < 0 && strstr(e.text, bad[i].says), "%s: %s", bad[i].text, e.text);
+        CHECK_MSG(deq_opt_assign(&table, &v, bad[i].text, &e) < 0 && strstr(e.text, bad[i].says), "%s: %s", bad[i].text,
+                  e.text);
 }
 
 static bool of_another(const char *name, const char *value)
@@ -201,7 +210,8 @@ TEST(options_from_environment)
     setenv("DEQUNIT_NOTHING", "", 1);
     CHECK(!deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) && v.rate == 2.5f && !strcmp(v.list, "solo") && v.count == 5);
     setenv("DEQUNIT_COUNT", "many", 1);
-    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_COUNT") && v.count == 5);
+    CHECK(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_COUNT") &&
+          v.count == 5);
     unsetenv("DEQUNIT_COUNT");
     setenv("DEQUNIT_OTHER", "x", 1);
     CHECK(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_OTHER"));
@@ -210,7 +220,8 @@ TEST(options_from_environment)
     CHECK(deq_opt_env(&table, &v, "DEQUNIT_", of_another, &e) == DEQ_EINVAL);
     unsetenv("DEQUNIT_OTHER");
     setenv("DEQUNIT_LOG_NAEM", "x", 1);
-    CHECK_MSG(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_LOG_NAEM") && strstr(e.text, "(did you mean DEQUNIT_LOG_NAME?)"),
+    CHECK_MSG(deq_opt_env(&table, &v, "DEQUNIT_", NULL, &e) == DEQ_EINVAL && strstr(e.text, "DEQUNIT_LOG_NAEM") &&
+                  strstr(e.text, "(did you mean DEQUNIT_LOG_NAME?)"),
               "%s", e.text);
     unsetenv("DEQUNIT_LOG_NAEM");
     unsetenv("DEQUNIT_NOTHING");
@@ -233,9 +244,11 @@ static void round_trip(const struct values *v, bool comments, const char *what)
     struct deq_err e = {0};
     enum deq_rc rc = deq_opt_parse(&table, &back, text, len, "dump", &e);
     CHECK_MSG(!rc, "%s: %s in\n%s", what, e.text, text);
-    CHECK_MSG(back.count == v->count && back.large == v->large && back.room == v->room && back.rate == v->rate && back.on == v->on, "%s: %s",
-              what, text);
-    CHECK_MSG(!strcmp(back.name, v->name) && !strcmp(back.mode, v->mode) && !strcmp(back.list, v->list), "%s: %s", what, text);
+    CHECK_MSG(back.count == v->count && back.large == v->large && back.room == v->room && back.rate == v->rate &&
+                  back.on == v->on,
+              "%s: %s", what, text);
+    CHECK_MSG(!strcmp(back.name, v->name) && !strcmp(back.mode, v->mode) && !strcmp(back.list, v->list), "%s: %s", what,
+              text);
     if (comments)
         for (size_t i = 0; i < DEQ_COUNT(opts); i++)
             CHECK(strstr(text, opts[i].help) != NULL);
@@ -250,7 +263,8 @@ TEST(options_dump_reads_back)
     (void)deq_opt_defaults(&table, &v, NULL);
     round_trip(&v, true, "defaults");
     round_trip(&v, false, "defaults");
-    v = (struct values){.count = 77, .large = 123456789012345u, .room = 3 * 1024 + 1, .rate = 1.2345678e-5f, /* more digits than %g has */ .name = "a: #b", .mode = "off",
+    v = (struct values){.count = 77, .large = 123456789012345u, .room = 3 * 1024 + 1, .name = "a: #b", .mode = "off",
+                        .rate = 1.2345678e-5f, /* more digits than %g has */
                         .list = "p q\nr, s\n#t"};
     round_trip(&v, true, "other values");
     v.room = 5u << 20;

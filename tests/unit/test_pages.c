@@ -1,4 +1,5 @@
-/* Pages by number: random opening, writing, sharing, caching and closing keep every count true; a ring is as long as a step needs and no longer. */
+/* Pages by number: random opening, writing, sharing, caching and closing keep every count true; a ring is as long as a
+ * step needs and no longer. */
 #include "core/engine/pages.h"
 
 #include "core/base/mem.h"
@@ -56,7 +57,8 @@ TEST(pages_are_counted)
             CHECK(n > room ? rc == DEQ_EFULL && !q->page : !rc && q->n == n);
             length[i] = 0;
             full += n > room;
-            if (!rc && s[other].page && other != i && length[other] && s[other].n >= q->n && length[other] / P < q->n) { /* a fork */
+            /* a fork */
+            if (!rc && s[other].page && other != i && length[other] && s[other].n >= q->n && length[other] / P < q->n) {
                 for (size_t page = 0; page * P < length[other]; page++)
                     deq_ring_share(&p, q, page, deq_page_of(&s[other], page));
                 length[i] = length[other];
@@ -87,7 +89,8 @@ TEST(pages_are_counted)
         wrong += count_wrong(&p, s);
     }
     CHECK_MSG(!wrong, "%u times wrong", wrong);
-    CHECK_MSG(shared > 100 && copied > 100 && refused > 100 && full > 100, "%u shared, %u copied, %u refused, %u full", shared, copied, refused, full);
+    CHECK_MSG(shared > 100 && copied > 100 && refused > 100 && full > 100, "%u shared, %u copied, %u refused, %u full",
+              shared, copied, refused, full);
     for (int k = 0; k < SEQS; k++)
         deq_ring_close(&p, &s[k]);
     for (uint32_t k = 0; k < PAGES; k++)
@@ -104,7 +107,8 @@ TEST(pages_are_counted)
 
 TEST(pages_ring_holds_what_a_step_touches)
 {
-    static const uint32_t backs[] = {1, 2, 15, 16, 17, 30, 31, 32, 39, 95}, rows[] = {1, 2, 4, 8, 15, 16, 17, 64}, sizes[] = {1, 4, 16};
+    static const uint32_t backs[] = {1, 2, 15, 16, 17, 30, 31, 32, 39, 95}, rows[] = {1, 2, 4, 8, 15, 16, 17, 64},
+                          sizes[] = {1, 4, 16};
     unsigned bad = 0, wasteful = 0;
     for (size_t k = 0; k < DEQ_COUNT(sizes); k++)
         for (size_t i = 0; i < DEQ_COUNT(backs); i++)
@@ -116,7 +120,8 @@ TEST(pages_ring_holds_what_a_step_touches)
                     const size_t first = t > backs[i] ? t - backs[i] : 0, last = t + rows[j] - 1;
                     most = DEQ_MAX(most, (uint32_t)(last / sizes[k] - first / sizes[k] + 1));
                 }
-                bad += most > n; /* consecutive logical pages fall into different slots exactly when there are at most n */
+                /* consecutive logical pages fall into different slots exactly when there are at most n */
+                bad += most > n;
                 wasteful += n > most;
                 for (size_t positions = 1; positions < 100; positions++) {
                     const uint32_t all = (uint32_t)((positions + sizes[k] - 1) / sizes[k]);
@@ -126,8 +131,8 @@ TEST(pages_ring_holds_what_a_step_touches)
     CHECK_MSG(bad == 0 && wasteful == 0, "%u too small, %u too large", bad, wasteful);
 }
 
-/* Company of all kinds in a cache that is far too small for it: hits, forks, evictions, pauses, deadlines, cancels; what is not cut short has the bits
- * that it has alone, and pages in = pages out. */
+/* Company of all kinds in a cache that is far too small for it: hits, forks, evictions, pauses, deadlines, cancels;
+ * what is not cut short has the bits that it has alone, and pages in = pages out. */
 TEST(engine_pages_in_pages_out)
 {
     enum { PROBES = 4, ROUNDS = 60, SLOTS = 40 };
@@ -138,14 +143,16 @@ TEST(engine_pages_in_pages_out)
     for (size_t i = 0; i < PROBES; i++) {
         q[i] = tiny_request(m, &p, 10 + 5 * (uint32_t)i, &x);
         q[i].n_prompt = 40 + 25 * i;
-        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = 1, .seed = i, .presence_penalty = i == 3 ? 1 : 0};
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = 1, .seed = i,
+                                              .presence_penalty = i == 3 ? 1 : 0};
         struct deq_engine *e = tiny_engine(m, 1, 1);
         alone[i] = ask(e, &q[i], NULL);
         deq_engine_free(e);
     }
     const uint64_t per_token = deq_model_info(m).cache_bytes_per_token;
     struct deq_engine *e = NULL;
-    CHECK(deq_engine_new(m, &(struct deq_engine_opts){.threads = 1, .max_sequences = 6, .max_positions = 200, .prefill_block = 32,
+    CHECK(deq_engine_new(m, &(struct deq_engine_opts){.threads = 1, .max_sequences = 6, .max_positions = 200,
+                                                      .prefill_block = 32,
                                                       .cache_bytes = per_token * 16 * 22}, &e, NULL) == DEQ_OK);
     size_t different = 0, whole = 0, full = 0;
     for (uint64_t round = 0; round < ROUNDS; round++) {
@@ -194,7 +201,8 @@ TEST(engine_pages_in_pages_out)
     const struct deq_engine_stats s = deq_engine_stats(e);
     CHECK_MSG(different == 0, "%zu of %zu answers differ from the ones given alone", different, whole);
     CHECK_MSG(whole > ROUNDS * SLOTS / 2 && full > 100 && s.prefix_hits_tok > 1000 && s.prefix_evictions > 100,
-              "%zu whole, %zu full, %llu tokens hit, %llu evictions", whole, full, (unsigned long long)s.prefix_hits_tok, (unsigned long long)s.prefix_evictions);
+              "%zu whole, %zu full, %llu tokens hit, %llu evictions", whole, full,
+              (unsigned long long)s.prefix_hits_tok, (unsigned long long)s.prefix_evictions);
     deq_engine_free(e);
     deq_tokens_free(&p);
     deq_model_free(m);

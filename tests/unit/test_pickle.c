@@ -35,11 +35,13 @@ TEST(torchfile_refused_pickles)
         {P("\x80\2cposix\nsystem\n."), "global posix.system"},
         {P("\x80\2cbuiltins\neval\n."), "global builtins.eval"},
         {P("\x80\2c__builtin__\nset\n."), "global __builtin__.set"},
-        {P("\x80\2cmodels.deq_transformer\nDEQTransformerLM\n)\x81."), "global models.deq_transformer.DEQTransformerLM is not part of a tensor "
-                                                                       "state dict; if the file is a whole pickled model"},
+        {P("\x80\2cmodels.deq_transformer\nDEQTransformerLM\n)\x81."),
+         "global models.deq_transformer.DEQTransformerLM is not part of a tensor "
+         "state dict; if the file is a whole pickled model"},
         {P("\x80\4\x8c\2os\x8c\6system\x93."), "byte 14: global os.system"},
         {P("\x80\2ctorch._utils\n_rebuild_tensor_v2x\n."), "global torch._utils._rebuild_tensor_v2x"},
-        {P("\x80\2ctorch\n_utils._rebuild_tensor_v2\n."), "global torch._utils._rebuild_tensor_v2"}, /* not by the dotted sum */
+        {P("\x80\2ctorch\n_utils._rebuild_tensor_v2\n."),
+         "global torch._utils._rebuild_tensor_v2"}, /* not by the dotted sum */
         {P("\x80\2ctorch"), "GLOBAL's name does not end"},
         {P("\x80\2ctorch\nSize"), "GLOBAL's name does not end"},
         {P("\x80\4K\1K\2\x93."), "STACK_GLOBAL of something that is not two strings"},
@@ -73,12 +75,16 @@ TEST(torchfile_refused_pickles)
         {P("\x80\2ctorch\nFloatStorage\n)R."), "REDUCE calls torch.FloatStorage"},
         {P("\x80\2ctorch\nSize\n]R."), "REDUCE with arguments that are not a tuple"},
         {P("\x80\2ccollections\nOrderedDict\n]\x85R."), "collections.OrderedDict with arguments"},
-        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n)Rs."), "entry a: a tensor rebuilt from 0 arguments, expected 6"},
+        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n)Rs."),
+         "entry a: a tensor rebuilt from 0 arguments, expected 6"},
         {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(NNNNNNtRs."), "entry a: a tensor without a storage"},
-        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(NQNNNNNtRs."), "entry a: its persistent id is not a tuple of five"},
-        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n((NNNNNtQNNNNNtRs."), "does not begin with \"storage\""},
+        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n(NQNNNNNtRs."),
+         "entry a: its persistent id is not a tuple of five"},
+        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_tensor_v2\n((NNNNNtQNNNNNtRs."),
+         "does not begin with \"storage\""},
         {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_parameter\n)Rs."), "entry a: a parameter without a tensor"},
-        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_parameter\nq\0(h\0(NNNtRNNtRs."), "entry a: a parameter without a tensor"},
+        {P("\x80\2}X\1\0\0\0actorch._utils\n_rebuild_parameter\nq\0(h\0(NNNtRNNtRs."),
+         "entry a: a parameter without a tensor"},
         {P("\x80\2}G\0\0\0\0\0\0\0\0Ns."), "a key in it is neither a string nor an integer"},
         {P("\x80\2}X\0\0\0\0Ns."), "a key in it is empty or not text"},
         {P("\x80\2}X\2\0\0\0\xc0\x80Ns."), "a key in it is empty or not text"},
@@ -94,7 +100,8 @@ TEST(torchfile_refused_pickles)
         put(&b, t[i].p, t[i].n);
         enum deq_rc rc = try_pickle(&b, NULL, &err);
         if (t[i].says)
-            CHECK_MSG(rc == DEQ_EFORMAT && strstr(err.text, "m.pth: data.pkl: ") && strstr(err.text, t[i].says), "case %zu: %s", i, err.text);
+            CHECK_MSG(rc == DEQ_EFORMAT && strstr(err.text, "m.pth: data.pkl: ") && strstr(err.text, t[i].says),
+                      "case %zu: %s", i, err.text);
         else
             CHECK_MSG(!rc, "case %zu: %s", i, err.text);
     }
@@ -108,9 +115,10 @@ TEST(pickle_values)
     static const struct {
         enum deq_pickle_kind kind;
         int64_t integer;
-    } want[] = {{DEQ_PICKLE_NONE, 0}, {DEQ_PICKLE_BOOL, 1}, {DEQ_PICKLE_BOOL, 0}, {DEQ_PICKLE_INT, 255}, {DEQ_PICKLE_INT, 65535},
-                {DEQ_PICKLE_INT, -1}, {DEQ_PICKLE_INT, 0}, {DEQ_PICKLE_INT, -1}, {DEQ_PICKLE_INT, -32768}, {DEQ_PICKLE_INT, INT64_MIN},
-                {DEQ_PICKLE_BIGINT, 0}, {DEQ_PICKLE_FLOAT, 0}, {DEQ_PICKLE_BYTES, 0}, {DEQ_PICKLE_STRING, 0}, {DEQ_PICKLE_STRING, 0}};
+    } want[] = {{DEQ_PICKLE_NONE, 0}, {DEQ_PICKLE_BOOL, 1}, {DEQ_PICKLE_BOOL, 0}, {DEQ_PICKLE_INT, 255},
+                {DEQ_PICKLE_INT, 65535}, {DEQ_PICKLE_INT, -1}, {DEQ_PICKLE_INT, 0}, {DEQ_PICKLE_INT, -1},
+                {DEQ_PICKLE_INT, -32768}, {DEQ_PICKLE_INT, INT64_MIN}, {DEQ_PICKLE_BIGINT, 0}, {DEQ_PICKLE_FLOAT, 0},
+                {DEQ_PICKLE_BYTES, 0}, {DEQ_PICKLE_STRING, 0}, {DEQ_PICKLE_STRING, 0}};
     struct deq_pickle *p = NULL;
     struct deq_err err = {0};
     CHECK_MSG(!deq_pickle_parse(text, sizeof text - 1, "p", NULL, 0, &p, &err), "%s", err.text);

@@ -6,11 +6,13 @@
 #include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
-/* A prompt's whole blocks do not depend on what follows them: the first positions of two prompts with a common beginning get the same bits. */
+/* A prompt's whole blocks do not depend on what follows them: the first positions of two prompts with a common
+ * beginning get the same bits. */
 TEST(engine_prefix_is_canonical)
 {
     struct deq_model *m = tiny_model();
-    struct deq_tokens p = encode_text(m, "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, rascals, and runaways");
+    struct deq_tokens p = encode_text(m, "What shall I say more than I have inferred? Remember whom you are to cope "
+                                         "withal; a sort of vagabonds, rascals, and runaways");
     const uint32_t V = deq_model_info(m).vocab_size;
     float *first = DEQ_NEW_ARRAY(float, p.n * V), *second = DEQ_NEW_ARRAY(float, p.n * V);
     const size_t lengths[2] = {p.n, 45};
@@ -32,7 +34,8 @@ TEST(engine_prefix_is_canonical)
     deq_model_free(m);
 }
 
-/* A hit gives the bits of a fresh solve: whatever the prompt's length, behind one block or several, also when attention no longer reaches the first. */
+/* A hit gives the bits of a fresh solve: whatever the prompt's length, behind one block or several, also when attention
+ * no longer reaches the first. */
 TEST(engine_prefix_hit_is_bitwise_equal)
 {
     struct deq_model *m = tiny_model();
@@ -51,8 +54,10 @@ TEST(engine_prefix_hit_is_bitwise_equal)
         before.sampling.seed++;
         (void)ask(warm, &before, &first);
         const struct answer hit = ask(warm, &q, &second), again = ask(warm, &q, &third);
-        CHECK(first.cached_tokens == 0 && second.cached_tokens == (n - 1) / 32 * 32 && third.cached_tokens == second.cached_tokens && !third.approximate);
-        CHECK_MSG(same_answer(&alone, &hit) && same_answer(&alone, &again), "prompt of %zu tokens: a hit changes the answer", n);
+        CHECK(first.cached_tokens == 0 && second.cached_tokens == (n - 1) / 32 * 32 &&
+              third.cached_tokens == second.cached_tokens && !third.approximate);
+        CHECK_MSG(same_answer(&alone, &hit) && same_answer(&alone, &again),
+                  "prompt of %zu tokens: a hit changes the answer", n);
         q.cache_salt = "somebody else's";
         q.cache_salt_len = strlen(q.cache_salt);
         const struct answer salted = ask(warm, &q, &second);
@@ -92,7 +97,8 @@ TEST(engine_prefix_of_generation)
     const struct answer near = ask(e, &turn, &a);
     CHECK_MSG(a.cached_tokens >= 64 && a.approximate, "%zu cached", a.cached_tokens);
     CHECK(near.n == off.n && deq_engine_stats(e).prefix_approximate_tok > 0);
-    turn.cache = DEQ_CACHE_EXACT; /* neither the blocks of generation nor those solved behind them are taken for exact */
+    /* neither the blocks of generation nor those solved behind them are taken for exact */
+    turn.cache = DEQ_CACHE_EXACT;
     const struct answer exact = ask(e, &turn, &a);
     CHECK(!a.approximate && a.cached_tokens <= (size_t)32 && same_answer(&exact, &off));
     deq_engine_free(e);

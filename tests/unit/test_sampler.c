@@ -1,5 +1,5 @@
-/* core/engine/sampler.c: penalties and biases; and over a vocabulary in clusters it asks only for what a pick depends on, and
- * what it picks does not depend on what else is known. */
+/* core/engine/sampler.c: penalties and biases; and over a vocabulary in clusters it asks only for what a pick depends
+ * on, and what it picks does not depend on what else is known. */
 #include "core/engine/sampler.h"
 
 #include "core/base/base.h"
@@ -32,7 +32,8 @@ static float weights[V];
 static struct deq_sample_scratch scratch = {.weights = weights};
 
 /* As the engine does it: a cluster's logits appear only when they were asked for. */
-static uint32_t pick(const struct deq_sampling *s, const float *all, const float *tails, uint32_t choice, size_t position, unsigned *ret_asked)
+static uint32_t pick(const struct deq_sampling *s, const float *all, const float *tails, uint32_t choice,
+                     size_t position, unsigned *ret_asked)
 {
     float seen[V];
     struct deq_tails t = {.vocab = &vocab, .logprob = tails};
@@ -103,13 +104,16 @@ TEST(sampler_clusters_distribution)
                 freedom++;
             }
             /* mean `freedom`, deviation sqrt(2 freedom): six of them are passed once in a billion */
-            CHECK_MSG(!differ && chi < freedom + 6 * sqrt(2.0 * freedom) + 6, "T %g: chi square %g of %d, %u picks depend on what is known",
-                      (double)s.temperature, chi, freedom, differ);
-            double shortlist = 0; /* at temperature 1 the envelope is the distribution: a cluster is asked for as often as it is picked from */
+            CHECK_MSG(!differ && chi < freedom + 6 * sqrt(2.0 * freedom) + 6,
+                      "T %g: chi square %g of %d, %u picks depend on what is known", (double)s.temperature, chi,
+                      freedom, differ);
+            double shortlist = 0; /* at temperature 1 the envelope is the distribution: a cluster is asked for as
+                                   * often as it is picked from */
             for (uint32_t i = 0; i < deq_cluster_size(&vocab, 0); i++)
                 shortlist += p[i] / total;
             if (s.temperature == 1)
-                CHECK_MSG(fabs(without - N * shortlist) < 6 * sqrt(N * 0.25), "%u of %d picks from the shortlist alone, expected %g", without, N, N * shortlist);
+                CHECK_MSG(fabs(without - N * shortlist) < 6 * sqrt(N * 0.25),
+                          "%u of %d picks from the shortlist alone, expected %g", without, N, N * shortlist);
         }
 }
 
@@ -124,7 +128,8 @@ TEST(sampler_clusters_whole)
     CHECK(deq_sample_needs_full(&(struct deq_sampling){.top_p = 1, .presence_penalty = 1}));
 }
 
-/* Penalties, bias and forbidden tokens look back at the text; whether a token of it is final or still a guess makes no difference. */
+/* Penalties, bias and forbidden tokens look back at the text; whether a token of it is final or still a
+ * guess makes no difference. */
 TEST(engine_adjusted_sampling)
 {
     struct deq_model *m = tiny_model();
@@ -141,11 +146,13 @@ TEST(engine_adjusted_sampling)
         q.sampling.bias = kind == 3 ? bias : kind == 4 ? &force : NULL;
         q.sampling.n_bias = kind == 3 ? 2 : kind == 4 ? 1 : 0;
         if (kind == 5)
-            q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 0.9f, .seed = 3, .presence_penalty = 0.5f, .frequency_penalty = 0.5f,
-                                               .repetition_penalty = 1.1f, .bias = bias, .n_bias = 2};
+            q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 0.9f, .seed = 3, .presence_penalty = 0.5f,
+                                               .frequency_penalty = 0.5f, .repetition_penalty = 1.1f, .bias = bias,
+                                               .n_bias = 2};
         q.solve.tol = 1e-4f; /* so tight that no near-tie of two starts decides a pick */
         const struct deq_sampling adjusted = q.sampling;
-        q.sampling = (struct deq_sampling){.temperature = adjusted.temperature, .top_p = adjusted.top_p, .seed = adjusted.seed};
+        q.sampling = (struct deq_sampling){.temperature = adjusted.temperature, .top_p = adjusted.top_p,
+                                           .seed = adjusted.seed};
         const struct answer plain = ask(e, &q, NULL);
         q.sampling = adjusted;
         for (uint32_t w = 1; w <= 16; w *= 4) {
@@ -190,9 +197,11 @@ TEST(sampler_adjusts_as_documented)
     uint32_t counts[N] = {0};
     float x[N];
     struct deq_sample_scratch room = {.adjusted = x, .counts = counts};
-    struct deq_sample_history h = {.prompt = prompt, .n_prompt = 2, .text = text, .n_text = 3, .guessed = guessed, .n_guessed = 1, .eos_id = 4};
+    struct deq_sample_history h = {.prompt = prompt, .n_prompt = 2, .text = text, .n_text = 3, .guessed = guessed,
+                                   .n_guessed = 1, .eos_id = 4};
     const struct deq_logit_bias bias[3] = {{0, 0.5f}, {5, -100}, {4, 100}};
-    struct deq_sampling s = {.presence_penalty = 0.25f, .frequency_penalty = 0.5f, .repetition_penalty = 2, .bias = bias, .n_bias = 1};
+    struct deq_sampling s = {.presence_penalty = 0.25f, .frequency_penalty = 0.5f, .repetition_penalty = 2,
+                             .bias = bias, .n_bias = 1};
     deq_sample_adjust(&s, &h, logits, N, &room);
     /* bias; repetition on all that stands anywhere; then 0.5 * count + 0.25 on what was generated */
     const float want[N] = {0.75f, 1 - 1.25f, -2 - 0.75f, 2 - 0.75f, 5, 3};
@@ -204,10 +213,12 @@ TEST(sampler_adjusts_as_documented)
     s = (struct deq_sampling){.min_tokens = 5, .stop_ids = prompt, .n_stop_ids = 2};
     deq_sample_adjust(&s, &h, logits, N, &room);
     CHECK(x[4] == -INFINITY && x[0] == -INFINITY && x[5] == -INFINITY && x[1] == 2);
-    CHECK(!deq_sample_adjusts(&(struct deq_sampling){.repetition_penalty = 1}) && deq_sample_adjusts(&(struct deq_sampling){.min_tokens = 1}));
+    CHECK(!deq_sample_adjusts(&(struct deq_sampling){.repetition_penalty = 1}) &&
+          deq_sample_adjusts(&(struct deq_sampling){.min_tokens = 1}));
 }
 
-/* Of a vocabulary in clusters: what is drawn has the distribution p^(1/T), and does not depend on which clusters were known before. Greedy: the argmax. */
+/* Of a vocabulary in clusters: what is drawn has the distribution p^(1/T), and does not depend on which clusters were
+ * known before. Greedy: the argmax. */
 TEST(sampler_clusters_are_the_whole_distribution)
 {
     enum { WORDS = 60, DRAWS = 40000 };
@@ -251,7 +262,8 @@ TEST(sampler_clusters_are_the_whole_distribution)
                 differ += lazy != token;
                 count[token < WORDS ? token : 0]++;
             }
-            CHECK_MSG(!differ, "round %u, temperature %g: %u picks depend on what is known", round, (double)s.temperature, differ);
+            CHECK_MSG(!differ, "round %u, temperature %g: %u picks depend on what is known", round,
+                      (double)s.temperature, differ);
             if (s.temperature <= 0) {
                 CHECK(count[deq_argmax(logits, WORDS)] == 1);
                 continue;

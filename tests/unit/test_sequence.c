@@ -5,8 +5,9 @@
 #include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
-/* Text longer than the attention window slides: memory stays, and the last position's logits are those of the same text entered later in another sequence of the
- * same suffix only when the window is full, so we check sizes and determinism here, values in engine_equals_sequence_form. */
+/* Text longer than the attention window slides: memory stays, and the last position's logits are those of the same text
+ * entered later in another sequence of the same suffix only when the window is full, so we check sizes and determinism
+ * here, values in engine_equals_sequence_form. */
 TEST(engine_slides)
 {
     struct deq_model *m = tiny_model();
@@ -48,7 +49,8 @@ TEST(engine_stops_when_told)
     deq_model_free(m);
 }
 
-/* n choices from one solve of the prompt: choice k has the bits that it has with any other n, and the prompt's positions are solved once. */
+/* n choices from one solve of the prompt: choice k has the bits that it has with any other n, and the prompt's
+ * positions are solved once. */
 TEST(engine_choices)
 {
     struct deq_model *m = tiny_model();
@@ -82,19 +84,21 @@ TEST(engine_choices)
         q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
         const struct answer alone = ask(e, &q, NULL);
         deq_engine_free(e);
-        CHECK(same_answer(&alone, &got[0].a[0]) && same_answer(&alone, &got[1].a[0]) && same_answer(&got[0].a[1], &got[1].a[1]));
+        CHECK(same_answer(&alone, &got[0].a[0]) && same_answer(&alone, &got[1].a[0]) &&
+              same_answer(&got[0].a[1], &got[1].a[1]));
         CHECK(got[1].a[1].n == 3 && got[1].a[1].finish == DEQ_FINISH_STOP);
         for (size_t i = 0; i < CHOICES; i++)
             for (size_t k = i + 1; k < CHOICES && i != 1; k++)
                 CHECK(k == 1 || memcmp(got[1].a[i].token, got[1].a[k].token, sizeof got[1].a[i].token));
-        CHECK_MSG(positions[0] == n_prompt + 29 + 2 && positions[1] == n_prompt + 4 * 29 + 2, "%llu and %llu positions", (unsigned long long)positions[0],
-                  (unsigned long long)positions[1]);
+        CHECK_MSG(positions[0] == n_prompt + 29 + 2 && positions[1] == n_prompt + 4 * 29 + 2, "%llu and %llu positions",
+                  (unsigned long long)positions[0], (unsigned long long)positions[1]);
     }
     deq_tokens_free(&p);
     deq_model_free(m);
 }
 
-/* Choices that end with their first token do not take the others along; a deadline at the end of the prompt gives each its token. */
+/* Choices that end with their first token do not take the others along; a deadline at the end of the
+ * prompt gives each its token. */
 TEST(engine_choices_of_one_token)
 {
     struct deq_model *m = tiny_model();
@@ -122,8 +126,9 @@ TEST(engine_choices_of_one_token)
         }
         run_all(e);
         for (size_t i = 0; i < CHOICES; i++)
-            CHECK_MSG(got.a[i].ended && got.a[i].n == 1 && got.a[i].finish == (round ? DEQ_FINISH_DEADLINE : DEQ_FINISH_LENGTH), "round %d, choice %zu: %zu tokens, %d",
-                      round, i, got.a[i].n, (int)got.a[i].finish);
+            CHECK_MSG(got.a[i].ended && got.a[i].n == 1 &&
+                          got.a[i].finish == (round ? DEQ_FINISH_DEADLINE : DEQ_FINISH_LENGTH),
+                      "round %d, choice %zu: %zu tokens, %d", round, i, got.a[i].n, (int)got.a[i].finish);
     }
     deq_engine_free(e);
     deq_tokens_free(&p);
@@ -166,8 +171,8 @@ TEST(engine_pause_and_deadline)
     const size_t had = c.n;
     CHECK(deq_expire(e, id.id) == DEQ_OK);
     deq_step(e);
-    CHECK_MSG(c.ended && c.finish == DEQ_FINISH_DEADLINE && c.n == had + 1 && c.not_converged == 1, "%d, %zu tokens, had %zu, %zu above tol", (int)c.finish, c.n,
-              had, c.not_converged);
+    CHECK_MSG(c.ended && c.finish == DEQ_FINISH_DEADLINE && c.n == had + 1 && c.not_converged == 1,
+              "%d, %zu tokens, had %zu, %zu above tol", (int)c.finish, c.n, had, c.not_converged);
     struct answer d = {.vocab = x.vocab};
     q.ctx = &d;
     CHECK(deq_submit(e, &q, &id2, NULL) == DEQ_OK);

@@ -134,7 +134,8 @@ TEST(solver_options)
     struct deq_solver_opts o = deq_solver_defaults(), d = o;
     struct deq_err e;
     CHECK(!deq_solver_check(&o, &e));
-    CHECK(o.method == DEQ_ANDERSON && o.memory == 3 && o.max_iter == 32 && o.stop == DEQ_STOP_REL && o.tol == 1e-2f && o.beta == 1);
+    CHECK(o.method == DEQ_ANDERSON && o.memory == 3 && o.max_iter == 32 && o.stop == DEQ_STOP_REL && o.tol == 1e-2f &&
+          o.beta == 1);
     for (size_t i = 0; i < DEQ_COUNT(methods); i++) {
         enum deq_solver_method m = DEQ_PICARD;
         CHECK(deq_solver_by_name(deq_solver_name(methods[i]), &m) && m == methods[i]);
@@ -171,8 +172,9 @@ TEST(solver_linear_equilibrium)
     for (size_t ir = 0; ir < DEQ_COUNT(rhos); ir++) {
         struct toy t;
         make_toy(&t, rhos[ir], 1, 3);
-        /* A residual of r means |z - z*| <= r |f| / (1 - rho), because |(I - A)^-1| = 1 / (1 - rho) for symmetric A. With the tolerance
-         * scaled by (1 - rho) / 0.2 that is 5 tolerances to z* and 10 between two methods, at any rho. */
+        /* A residual of r means |z - z*| <= r |f| / (1 - rho), because |(I - A)^-1| = 1 / (1 - rho) for
+         * symmetric A. With the tolerance scaled by (1 - rho) / 0.2 that is 5 tolerances to z* and 10
+         * between two methods, at any rho. */
         const double goal = 1e-5;
         const float tol = (float)(goal * (1 - rhos[ir]) / 0.2);
         float z[DEQ_COUNT(methods)][DIM];
@@ -183,18 +185,19 @@ TEST(solver_linear_equilibrium)
             struct deq_solve_report r = solve(&o, &t, z[im], NULL);
             evals[im] = r.evaluations;
             const char *name = deq_solver_name(methods[im]);
-            CHECK_MSG(r.converged && r.finite && r.residual_max < tol && r.residual_mean == r.residual_max, "%s rho %.2f: %u evaluations, %g",
-                      name, rhos[ir], r.evaluations, (double)r.residual_max);
+            CHECK_MSG(r.converged && r.finite && r.residual_max < tol && r.residual_mean == r.residual_max,
+                      "%s rho %.2f: %u evaluations, %g", name, rhos[ir], r.evaluations, (double)r.residual_max);
             /* 1.1: |f| against |z*|, and the rounding of f to float (6e-8 against 1e-6) */
             CHECK_MSG(norm2(z[im], t.star) <= 1.1 * 5 * goal * norm2(z[im], NULL), "%s rho %.2f: %g", name, rhos[ir],
                       norm2(z[im], t.star) / norm2(z[im], NULL));
-            CHECK_MSG(fabs(plain_residual(&t, z[im], o.stop) - (double)r.residual_max) < 1e-7, "%s rho %.2f: the report's residual is another's",
-                      name, rhos[ir]);
+            CHECK_MSG(fabs(plain_residual(&t, z[im], o.stop) - (double)r.residual_max) < 1e-7,
+                      "%s rho %.2f: the report's residual is another's", name, rhos[ir]);
             for (size_t j = 0; j < im; j++) {
                 double d[DIM];
                 for (int i = 0; i < DIM; i++)
                     d[i] = (double)z[j][i];
-                CHECK_MSG(norm2(z[im], d) <= 10 * goal * norm2(z[im], NULL), "%s and %s, rho %.2f", name, deq_solver_name(methods[j]), rhos[ir]);
+                CHECK_MSG(norm2(z[im], d) <= 10 * goal * norm2(z[im], NULL), "%s and %s, rho %.2f", name,
+                          deq_solver_name(methods[j]), rhos[ir]);
             }
         }
         if (rhos[ir] >= 0.5)
@@ -202,8 +205,8 @@ TEST(solver_linear_equilibrium)
         if (rhos[ir] >= 0.9) /* theory for five directions: well under half */
             CHECK_MSG(evals[1] < evals[0] / 2, "rho %.2f: anderson %u, picard %u", rhos[ir], evals[1], evals[0]);
         /* Picard shrinks the error by rho: log(tol) / log(rho) steps, and a few for the constant */
-        CHECK_MSG(fabs(evals[0] - log((double)tol) / log(rhos[ir])) < 0.5 * log((double)tol) / log(rhos[ir]), "picard took %u at rho %.2f",
-                  evals[0], rhos[ir]);
+        CHECK_MSG(fabs(evals[0] - log((double)tol) / log(rhos[ir])) < 0.5 * log((double)tol) / log(rhos[ir]),
+                  "picard took %u at rho %.2f", evals[0], rhos[ir]);
     }
 }
 
@@ -222,8 +225,8 @@ TEST(solver_tanh_equilibrium)
                 z[im][i] = 0.5f; /* another start than zero */
             struct deq_solve_report r = solve(&o, &t, z[im], NULL);
             evals[im] = r.evaluations;
-            CHECK_MSG(r.converged && plain_residual(&t, z[im], DEQ_STOP_REL) < 1.05e-5, "%s seed %d: %g", deq_solver_name(methods[im]),
-                      (int)seed, (double)r.residual_max);
+            CHECK_MSG(r.converged && plain_residual(&t, z[im], DEQ_STOP_REL) < 1.05e-5, "%s seed %d: %g",
+                      deq_solver_name(methods[im]), (int)seed, (double)r.residual_max);
             for (size_t j = 0; j < im; j++) {
                 double d[DIM];
                 for (int i = 0; i < DIM; i++)
@@ -269,12 +272,13 @@ TEST(solver_stop_rules)
             struct deq_solve_report r = solve(&o, &t, z, trace);
             CHECK(r.converged);
             for (unsigned i = 0; i < r.evaluations; i++)
-                CHECK_MSG((trace[i] < o.tol) == (i + 1 == r.evaluations), "evaluation %u of %u: %g", i + 1, r.evaluations, (double)trace[i]);
+                CHECK_MSG((trace[i] < o.tol) == (i + 1 == r.evaluations), "evaluation %u of %u: %g", i + 1,
+                          r.evaluations, (double)trace[i]);
             CHECK(trace[r.evaluations - 1] == r.residual_max);
             /* a float norm over 24 numbers: a few roundings, relative to |f| that cancels in f - z */
             double slack = 1e-6 * (stop ? norm2(z, NULL) : 1);
-            CHECK_MSG(fabs(plain_residual(&t, z, o.stop) - (double)r.residual_max) <= slack, "%g %g", plain_residual(&t, z, o.stop),
-                      (double)r.residual_max);
+            CHECK_MSG(fabs(plain_residual(&t, z, o.stop) - (double)r.residual_max) <= slack, "%g %g",
+                      plain_residual(&t, z, o.stop), (double)r.residual_max);
         }
     float z[2] = {3, 0}, fz[2] = {3, 4};
     struct deq_solver_opts o = deq_solver_defaults();
@@ -330,11 +334,11 @@ TEST(solver_divergent_map_keeps_the_best_iterate)
                 float least = INFINITY;
                 for (unsigned i = 0; i < r.evaluations; i++)
                     least = DEQ_MIN(least, trace[i]);
-                CHECK_MSG(r.finite && r.residual_max == least, "%s M=%u: %g, least seen %g", deq_solver_name(o.method), memory,
-                          (double)r.residual_max, (double)least);
+                CHECK_MSG(r.finite && r.residual_max == least, "%s M=%u: %g, least seen %g", deq_solver_name(o.method),
+                          memory, (double)r.residual_max, (double)least);
                 double slack = 2e-6 * (stop ? norm2(z, NULL) : 1); /* rounding of the float norm */
-                CHECK_MSG(fabs(plain_residual(&t, z, o.stop) - (double)least) <= slack, "%s M=%u: the iterate is not the best one",
-                          deq_solver_name(o.method), memory);
+                CHECK_MSG(fabs(plain_residual(&t, z, o.stop) - (double)least) <= slack,
+                          "%s M=%u: the iterate is not the best one", deq_solver_name(o.method), memory);
                 if (methods[im] == DEQ_PICARD) {
                     /* the residual vector's large components grow by 1.5 a step */
                     CHECK(r.evaluations == 30 && !r.converged && trace[29] > 10 * least);
@@ -377,7 +381,8 @@ TEST(solver_safeguard_drops_history)
         for (int i = 0; i < DIM; i++)
             z[i] = 1e4f;
         deq_solver_step(&o, &s, DIM, z, fz, 4.1f * best);
-        CHECK_MSG(s.n == 0 && !s.has_previous && s.best == 4.1f * best && !memcmp(z, fz, sizeof z), "%s", deq_solver_name(o.method));
+        CHECK_MSG(s.n == 0 && !s.has_previous && s.best == 4.1f * best && !memcmp(z, fz, sizeof z), "%s",
+                  deq_solver_name(o.method));
         /* and from there it still finds the equilibrium */
         double err = 1;
         for (int i = 0; i < 100 && err > 1e-4; i++) {
@@ -435,8 +440,9 @@ TEST(solver_memory_sizes)
             o.memory = memory;
             float z[DIM] = {0};
             struct deq_solve_report r = solve(&o, &t, z, NULL);
-            CHECK_MSG(r.converged && norm2(z, t.star) <= 1.1 * 10 * 1e-5 * norm2(z, NULL), "%s M=%u: %u evaluations, %g",
-                      deq_solver_name(o.method), memory, r.evaluations, norm2(z, t.star));
+            CHECK_MSG(r.converged && norm2(z, t.star) <= 1.1 * 10 * 1e-5 * norm2(z, NULL),
+                      "%s M=%u: %u evaluations, %g", deq_solver_name(o.method), memory, r.evaluations,
+                      norm2(z, t.star));
         }
     /* Anderson with one pair has nothing to combine: Picard's bits */
     struct deq_solver_opts a = opts_of(DEQ_ANDERSON, 1e-5f, 1000), p = opts_of(DEQ_PICARD, 1e-5f, 1000);
@@ -459,7 +465,8 @@ TEST(solver_starts_at_the_equilibrium)
             CHECK(r.evaluations == 1 && r.converged && r.finite && r.residual_max == 0 && norm2(z, NULL) == 0);
             o.min_iter = 20; /* goes on with residuals, differences and a Gram matrix of zeros */
             r = solve(&o, &t, z, NULL);
-            CHECK_MSG(r.evaluations == 20 && r.converged && r.finite && norm2(z, NULL) == 0, "%s", deq_solver_name(o.method));
+            CHECK_MSG(r.evaluations == 20 && r.converged && r.finite && norm2(z, NULL) == 0, "%s",
+                      deq_solver_name(o.method));
             o.min_iter = 1;
             o.tol = 0; /* never below zero: runs to the end, still without NaN */
             r = solve(&o, &t, z, NULL);
@@ -491,20 +498,23 @@ TEST(solver_dependent_history)
                 o.memory = memory;
                 o.reg = reg ? 1e-4f : 0;
                 CHECK(deq_solve_floats(&o, 1, DIM) <= 20000);
-                /* one number, up to 16 pairs: every history is dependent; and all components alike, which is the same */
+                /* one number, up to 16 pairs: every history is dependent; and all
+                 * components alike, which is the same */
                 for (size_t dim = 1; dim <= DIM; dim += DIM - 1) {
                     struct shift s = {-0.8, 2, dim};
                     memset(z, 0, sizeof z);
                     deq_solve(&o, 1, dim, shift_f, &s, z, NULL, scratch, NULL, &r);
-                    CHECK_MSG(r.converged && r.finite && fabs((double)z[dim - 1] - 2 / 1.8) <= 2e-5, "%s M=%u dim=%zu: %g after %u",
-                              deq_solver_name(o.method), memory, dim, (double)z[dim - 1], r.evaluations);
+                    CHECK_MSG(r.converged && r.finite && fabs((double)z[dim - 1] - 2 / 1.8) <= 2e-5,
+                              "%s M=%u dim=%zu: %g after %u", deq_solver_name(o.method), memory, dim,
+                              (double)z[dim - 1], r.evaluations);
                 }
                 /* f = z + 1: the residual never changes, there is no root, and nothing may become NaN */
                 struct shift s = {1, 1, DIM};
                 memset(z, 0, sizeof z);
                 o.stop = DEQ_STOP_ABS;
                 deq_solve(&o, 1, DIM, shift_f, &s, z, NULL, scratch, NULL, &r);
-                CHECK_MSG(r.finite && !r.converged && isfinite(norm2(z, NULL)), "%s M=%u", deq_solver_name(o.method), memory);
+                CHECK_MSG(r.finite && !r.converged && isfinite(norm2(z, NULL)), "%s M=%u", deq_solver_name(o.method),
+                          memory);
             }
     deq_free(scratch);
 }
@@ -573,8 +583,8 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
                     CHECK(r.converged && r.evaluations == most && r.residual_max == top);
                     CHECK(fabsf(r.residual_mean - mean) <= 1e-6f * mean); /* float sum here, double there */
                     for (size_t k = 0; k < N_MAX; k++)
-                        CHECK_MSG(!memcmp(z + k * DIM, alone[(first + k) % N_MAX], sizeof alone[0]), "%s %s slot %zu", level_names[l],
-                                  deq_solver_name(o.method), k);
+                        CHECK_MSG(!memcmp(z + k * DIM, alone[(first + k) % N_MAX], sizeof alone[0]), "%s %s slot %zu",
+                                  level_names[l], deq_solver_name(o.method), k);
                 }
             }
             CHECK(deq_kern_force(before));

@@ -32,7 +32,8 @@ static void pushed(const char *stream, size_t len, bool end, const char *want, s
             ok = ok && sse_push(&s, stream + i, DEQ_MIN(cut, len - i), on_event, &e);
         if (end)
             ok = ok && sse_end(&s, on_event, &e);
-        CHECK_MSG(ok && e.all.len == want_len && !memcmp(e.all.data, want, want_len), "pieces of %zu of %s: %s", cut, stream, e.all.data);
+        CHECK_MSG(ok && e.all.len == want_len && !memcmp(e.all.data, want, want_len), "pieces of %zu of %s: %s", cut,
+                  stream, e.all.data);
         sse_free(&s);
         deq_buf_free(&e.all);
     }
@@ -40,8 +41,9 @@ static void pushed(const char *stream, size_t len, bool end, const char *want, s
 
 TEST(sse_does_not_care_how_the_bytes_are_cut)
 {
-    static const char stream[] = ": ping\n\ndata: {\"a\": 1}\n\ndata:{}\r\n\r\nevent: x\nid: 7\ndata:  two\ndata: lines\n\n\n\ndatabase: no\n\ndata\n\ndata: \n\n"
-                                 "data: [DONE]\n\ndata: unfinished\n";
+    static const char stream[] = ": ping\n\ndata: {\"a\": 1}\n\ndata:{}\r\n\r\nevent: x\nid: 7\ndata:  two\n"
+                                 "data: lines\n\n\n\ndatabase: no\n\ndata\n\ndata: \n"
+                                 "\ndata: [DONE]\n\ndata: unfinished\n";
     static const char want[] = "<{\"a\": 1}><{}>< two\nlines><><><[DONE]>";
     pushed(stream, sizeof stream - 1, false, want, sizeof want - 1);
 }

@@ -49,7 +49,8 @@ TEST(text_goes_on_with_a_character)
     check_text("\xf0\x9f", "\x98", NULL, R, false);
     check_text("\xf0\x9f", "b", NULL, R "b", false);
     check_text("\xc3", "", NULL, R, false);
-    check_text("\xc3", "\xa9", "\xc3\xa9", "\xc3\xa9", false); /* begun before the text: the text does not hold the stop string */
+    /* begun before the text: the text does not hold the stop string */
+    check_text("\xc3", "\xa9", "\xc3\xa9", "\xc3\xa9", false);
     check_text("\xc3", "END", "END", R, true);
     check_text("\xc3", "\xa9" "END", "END", "\xc3\xa9", true);
     check_text("\xe2\x82", "\xac\xe2\x82\xac.", "\xe2\x82\xac", "\xe2\x82\xac", true); /* the second one */

@@ -1,5 +1,5 @@
-/* core/text/tokenizer.c: equality with the reference library on the golden files (check_hf.py wrote them, and compares far
- * more), lossless round trips of any bytes. (Time: test_tokenizer_linear.c.) */
+/* core/text/tokenizer.c: equality with the reference library on the golden files (check_hf.py wrote them, and compares
+ * far more), lossless round trips of any bytes. (Time: test_tokenizer_linear.c.) */
 #include "core/text/tokenizer.h"
 
 #include <pthread.h>
@@ -24,7 +24,8 @@ TEST(gpt2_known_ids)
         return;
     CHECK(deq_tokenizer_vocab_size(tok) == 50257);
     CHECK(deq_tokenizer_id(tok, "<|endoftext|>") == 50256 && deq_tokenizer_id(tok, "<|endoftext|") == -1);
-    CHECK(deq_tokenizer_is_special(tok, 50256) && !deq_tokenizer_is_special(tok, 50255) && !deq_tokenizer_is_special(tok, 1u << 31));
+    CHECK(deq_tokenizer_is_special(tok, 50256) && !deq_tokenizer_is_special(tok, 50255) &&
+          !deq_tokenizer_is_special(tok, 1u << 31));
     ENCODES(tok, "Hello  world, it's me", false, 15496, 220, 995, 11, 340, 338, 502);
     ENCODES(tok, "a<|endoftext|>", true, 64, 50256);
     ENCODES(tok, "<|endoftext|>", false, 27, 91, 437, 1659, 5239, 91, 29);
@@ -62,18 +63,24 @@ TEST(round_trip_of_any_bytes)
     struct deq_buf json = trained_json(SAMPLE_VOCAB);
     struct deq_tokenizer *toks[4] = {gpt2(), parse_tokenizer(json.data), NULL, NULL};
     static const char *const regex[] = {
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
-        "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+",
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|"
-        "\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+"};
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|"
+        " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}|"
+        " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+",
+    };
     for (size_t i = 0; i < 2; i++) {
         struct deq_buf pre;
         deq_buf_init(&pre, 4096);
-        deq_buf_fmt(&pre, "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", \"pattern\": {\"Regex\": \"%s\"}, "
-                          "\"behavior\": \"Isolated\", \"invert\": false}, {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "
-                          "\"trim_offsets\": true, \"use_regex\": false}]}", regex[i]);
-        char *changed = text_with(json.data, "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "
-                                        "\"use_regex\": true}", pre.data);
+        deq_buf_fmt(&pre,
+                    "{\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
+                    "\"pattern\": {\"Regex\": \"%s\"}, \"behavior\": \"Isolated\", \"invert\": false}, "
+                    "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "
+                    "\"use_regex\": false}]}",
+                    regex[i]);
+        char *changed = text_with(json.data,
+                                  "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "
+                                  "\"use_regex\": true}",
+                                  pre.data);
         toks[2 + i] = parse_tokenizer(changed);
         deq_free(changed);
         deq_buf_free(&pre);
@@ -91,7 +98,8 @@ TEST(round_trip_of_any_bytes)
             unsigned style = (unsigned)(i % 3); /* any byte; mostly blanks and quotes; ASCII */
             for (size_t j = 0; j < n; j++) {
                 uint64_t r = deq_rng_u64(2, i, j);
-                s[j] = style == 0 ? (char)r : style == 1 ? " \n\r\t'se\xe3\x80\x80\xc2\xa0"[r % 13] : (char)(32 + r % 95);
+                static const char blanks[] = " \n\r\t'se\xe3\x80\x80\xc2\xa0";
+                s[j] = style == 0 ? (char)r : style == 1 ? blanks[r % 13] : (char)(32 + r % 95);
             }
             bad += !tokenizer_round_trip(toks[k], s, n);
         }

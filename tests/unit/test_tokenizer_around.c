@@ -24,26 +24,34 @@ TEST(long_first_word_with_prefix_space)
 
 TEST(normalizer_and_stages)
 {
-    struct deq_tokenizer *tok = parse_small("\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFKD\"}, {\"type\": \"NFC\"}]}");
+    struct deq_tokenizer *tok = parse_small("\"normalizer\": null",
+                                            "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": "
+                                            "\"NFKD\"}, {\"type\": \"NFC\"}]}");
     ENCODES(tok, "\xef\xbd\x81\xef\xbd\x82<s>c", true, 4, 7, 2); /* full width a, b */
     deq_tokenizer_free(tok);
-    char *json = text_with(SMALL, SMALL_ADDED, SMALL_ADDED ", {\"id\": 20, \"content\": \"ba\", \"normalized\": true}, {\"id\": 21, \"content\": \"cc\", \"normalized\": false}");
+    char *json = text_with(SMALL, SMALL_ADDED,
+                           SMALL_ADDED ", {\"id\": 20, \"content\": \"ba\", \"normalized\": true}, {\"id\": 21, "
+                                       "\"content\": \"cc\", \"normalized\": false}");
     char *normal_json = text_with(json, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFKC\"}");
     tok = parse_tokenizer(normal_json);
     ENCODES(tok, "a\xef\xbd\x82" "a\xef\xbd\x83" "c", true, 0, 20, 2, 2); /* "ba" after, "cc" before the form */
     deq_tokenizer_free(tok);
     deq_free(normal_json);
     deq_free(json);
-    json = text_with(SMALL, SMALL_ADDED, SMALL_ADDED ", {\"id\": 20, \"content\": \"\xef\xbd\x82\", \"normalized\": true}");
+    json = text_with(SMALL, SMALL_ADDED,
+                     SMALL_ADDED ", {\"id\": 20, \"content\": \"\xef\xbd\x82\", \"normalized\": true}");
     normal_json = text_with(json, "\"normalizer\": null", "\"normalizer\": {\"type\": \"NFKC\"}");
     struct deq_err err = {0};
-    CHECK(deq_tokenizer_parse(normal_json, strlen(normal_json), "x", &tok, &err) == DEQ_EFORMAT && strstr(err.text, "the normalizer makes something else of it"));
+    CHECK(deq_tokenizer_parse(normal_json, strlen(normal_json), "x", &tok, &err) == DEQ_EFORMAT &&
+          strstr(err.text, "the normalizer makes something else of it"));
     deq_free(normal_json);
     deq_free(json);
     static const char *const digits[] = {"true", "false"};
     for (size_t i = 0; i < 2; i++) {
         char stages[512];
-        snprintf(stages, sizeof stages, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", \"individual_digits\": %s}, " BYTE_LEVEL "]}",
+        snprintf(stages, sizeof stages,
+                 "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\", "
+                 "\"individual_digits\": %s}, " BYTE_LEVEL "]}",
                  digits[i]);
         json = text_with(SMALL, "\"pre_tokenizer\": " BYTE_LEVEL, stages);
         normal_json = text_with(json, "\"a\": 0, \"b\": 1", "\"a\": 0, \"b\": 1, \"1\": 10, \"11\": 11");
@@ -58,7 +66,8 @@ TEST(normalizer_and_stages)
         deq_tokenizer_free(tok);
         deq_free(json);
     }
-    tok = parse_small("\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" BYTE_LEVEL "]}");
+    tok = parse_small("\"decoder\": " BYTE_LEVEL,
+                      "\"decoder\": {\"type\": \"Sequence\", \"decoders\": [" BYTE_LEVEL "]}");
     ENCODES(tok, "ab", false, 4);
     deq_tokenizer_free(tok);
 }
@@ -66,15 +75,19 @@ TEST(normalizer_and_stages)
 TEST(template_of_post_processor)
 {
     static const char *const forms[] = {
-        "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": "
-        "\"A\", \"type_id\": 0}}, {\"SpecialToken\": {\"id\": \"x\", \"type_id\": 0}}], \"pair\": [], \"special_tokens\": {\"<s>\": "
-        "{\"id\": \"<s>\", \"ids\": [7], \"tokens\": [\"<s>\"]}, \"x\": {\"id\": \"x\", \"ids\": [4, 5], \"tokens\": [\"a\", \"b\"]}}}"};
+        "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, "
+        "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"SpecialToken\": {\"id\": \"x\", \"type_id\": 0}}], "
+        "\"pair\": [], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\", \"ids\": [7], \"tokens\": [\"<s>\"]}, "
+        "\"x\": {\"id\": \"x\", \"ids\": [4, 5], \"tokens\": [\"a\", \"b\"]}}}",
+    };
     char seq[1024], none[] = "\"post_processor\": null", *json;
     const uint32_t *before, *after;
     size_t n_before = 9, n_after = 9;
     for (int nested = 0; nested < 2; nested++) {
-        snprintf(seq, sizeof seq, nested ? "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [" BYTE_LEVEL ", %s]}"
-                                         : "\"post_processor\": %s", forms[0]);
+        snprintf(seq, sizeof seq,
+                 nested ? "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [" BYTE_LEVEL ", %s]}"
+                        : "\"post_processor\": %s",
+                 forms[0]);
         json = text_with(SMALL, none, seq);
         struct deq_tokenizer *tok = parse_tokenizer(json);
         if (tok) {

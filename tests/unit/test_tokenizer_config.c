@@ -25,17 +25,19 @@ TEST(tokenizer_config_beside)
     struct deq_tokenizer *tok = parse_tokenizer(SMALL);
     CHECK(!deq_tokenizer_config_eos(dir, tok, &eos, &err) && eos == -1); /* no file, no usual name */
     CHECK(write_text(path, SMALL) && !deq_tokenizer_config_save(path, 7, 3, &err));
-    CHECK(!deq_io_read(config, 1 << 16, &text, &len, &err) && strstr(text, "\"eos_token\": \"<s>\"") && strstr(text, "\"unk_token\": \" \"") &&
-          strstr(text, "\"PreTrainedTokenizerFast\""));
+    CHECK(!deq_io_read(config, 1 << 16, &text, &len, &err) && strstr(text, "\"eos_token\": \"<s>\"") &&
+          strstr(text, "\"unk_token\": \" \"") && strstr(text, "\"PreTrainedTokenizerFast\""));
     deq_free(text);
     CHECK(!deq_tokenizer_config_eos(dir, tok, &eos, &err) && eos == 7);
     static const struct {
         const char *text, *message;
-    } bad[] = {{"{\"eos_token\": \"</s>\"}", "eos_token: \"</s>\" is not among the added tokens"}, {"{\"eos_token\": 7}", "eos_token: expected a string"},
-               {"[]", "expected an object"}, {"{", "line 1"}};
+    } bad[] = {{"{\"eos_token\": \"</s>\"}", "eos_token: \"</s>\" is not among the added tokens"},
+               {"{\"eos_token\": 7}", "eos_token: expected a string"}, {"[]", "expected an object"}, {"{", "line 1"}};
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)
-        CHECK(write_text(config, bad[i].text) && deq_tokenizer_config_eos(dir, tok, &eos, &err) == DEQ_EFORMAT && strstr(err.text, bad[i].message));
-    CHECK(write_text(config, "{\"eos_token\": {\"content\": \"<s>\"}}") && !deq_tokenizer_config_eos(dir, tok, &eos, &err) && eos == 7);
+        CHECK(write_text(config, bad[i].text) && deq_tokenizer_config_eos(dir, tok, &eos, &err) == DEQ_EFORMAT &&
+              strstr(err.text, bad[i].message));
+    CHECK(write_text(config, "{\"eos_token\": {\"content\": \"<s>\"}}") &&
+          !deq_tokenizer_config_eos(dir, tok, &eos, &err) && eos == 7);
     CHECK(write_text(config, "{\"eos_token\": null}") && !deq_tokenizer_config_eos(dir, tok, &eos, &err) && eos == -1);
     CHECK(!unlink(config));
     snprintf(config, sizeof config, "%s/other.json", dir); /* no model directory: nothing beside it */

@@ -62,9 +62,9 @@ static struct deq_tokenizer *with_added(const char *added)
     deq_buf_init(&json, 64 << 20);
     deq_buf_str(&json, "{\"added_tokens\": [");
     deq_buf_str(&json, added);
-    deq_buf_str(&json, "], \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"decoder\": {\"type\": \"ByteLevel\"}, "
-                       "\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"\xc4\xa0\": 2, \"<\": 3, \"aa\": 4, \"ab\": 5}, "
-                       "\"merges\": [\"a a\", \"a b\"]}}");
+    deq_buf_str(&json, "], \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, "
+                       "\"decoder\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, "
+                       "\"b\": 1, \"\xc4\xa0\": 2, \"<\": 3, \"aa\": 4, \"ab\": 5}, \"merges\": [\"a a\", \"a b\"]}}");
     struct deq_tokenizer *tok = parse(&json);
     deq_buf_free(&json);
     return tok;
@@ -72,7 +72,8 @@ static struct deq_tokenizer *with_added(const char *added)
 
 TEST(tokenizer_text_is_linear)
 {
-    static const char *const units[] = {"a", " ", "\n", " \n", "\xe3\x80\x80", "'", "1", "ab", "\xff", "<", "'s ", "a ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"};
+    static const char *const units[] = {"a", " ", "\n", " \n", "\xe3\x80\x80", "'", "1", "ab", "\xff", "<", "'s ", "a ",
+                                        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"};
     struct deq_tokenizer *gpt2 = NULL;
     struct deq_err err = {0};
     CHECK_MSG(!deq_tokenizer_load("tests/golden/tokenizer/gpt2", &gpt2, &err), "%s", err.text);
@@ -109,8 +110,12 @@ TEST(added_tokens_in_text_are_linear)
         const char *what, *added, *unit;
     } cases[] = {
         {"blanks taken by a token of a blank", "{\"id\": 9, \"content\": \" \", \"rstrip\": true}", " "},
-        {"blanks taken from both sides", "{\"id\": 9, \"content\": \" \", \"rstrip\": true, \"lstrip\": true}, {\"id\": 0, \"content\": \"a\", \"lstrip\": true}", "        a"},
-        {"a token of blanks among those another took", "{\"id\": 9, \"content\": \" \", \"rstrip\": true}, {\"id\": 10, \"content\": \"\\n\"}", "  \n"},
+        {"blanks taken from both sides",
+         "{\"id\": 9, \"content\": \" \", \"rstrip\": true, \"lstrip\": true}, {\"id\": 0, \"content\": \"a\", "
+         "\"lstrip\": true}",
+         "        a"},
+        {"a token of blanks among those another took",
+         "{\"id\": 9, \"content\": \" \", \"rstrip\": true}, {\"id\": 10, \"content\": \"\\n\"}", "  \n"},
         {"normalized ones", "{\"id\": 9, \"content\": \" \", \"rstrip\": true, \"normalized\": true}", " "},
         {"special ones that are text", "{\"id\": 9, \"content\": \" \", \"rstrip\": true, \"special\": true}", " "},
     };
@@ -183,12 +188,14 @@ static void load_words(void *ctx, size_t n)
     deq_buf_str(&json, "{\"added_tokens\": [");
     for (size_t i = 0; i < n; i++)
         deq_buf_fmt(&json, "%s{\"id\": %zu, \"content\": \"a%06zu\", \"special\": true}", i ? ", " : "", 2 + i, i);
-    deq_buf_str(&json, "], \"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"}, \"decoder\": {\"type\": \"Sequence\", \"decoders\": ["
-                       "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}");
+    deq_buf_str(&json, "], \"pre_tokenizer\": {\"type\": \"WhitespaceSplit\"}, \"decoder\": {\"type\": \"Sequence\", "
+                       "\"decoders\": [{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}");
     for (size_t i = 0; i < n; i++)
-        deq_buf_fmt(&json, ", {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^ %c%06zu$\"}, \"content\": \"\\tx\"}", "aqw"[i % 3], i);
-    deq_buf_str(&json, ", {\"type\": \"Fuse\"}, {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}, "
-                       "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]}, \"model\": {\"type\": \"WordLevel\", \"vocab\": {\"<unk>\": 0, \"a\": 1");
+        deq_buf_fmt(&json, ", {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^ %c%06zu$\"}, \"content\": \"\\tx\"}",
+                    "aqw"[i % 3], i);
+    deq_buf_str(&json, ", {\"type\": \"Fuse\"}, {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, "
+                       "\"content\": \"\"}, {\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}]}, "
+                       "\"model\": {\"type\": \"WordLevel\", \"vocab\": {\"<unk>\": 0, \"a\": 1");
     for (size_t i = 0; i < n; i++)
         deq_buf_fmt(&json, ", \"w%06zu\": %zu", i, 2 + n + i);
     deq_buf_str(&json, "}, \"unk_token\": \"<unk>\"}}");
@@ -202,7 +209,8 @@ static void load_bpe(void *ctx, size_t n)
     struct deq_buf json;
     (void)ctx;
     deq_buf_init(&json, 64 << 20);
-    deq_buf_str(&json, "{\"added_tokens\": [], \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"decoder\": {\"type\": \"ByteLevel\"}, "
+    deq_buf_str(&json, "{\"added_tokens\": [], \"pre_tokenizer\": {\"type\": \"ByteLevel\", "
+                       "\"add_prefix_space\": false}, \"decoder\": {\"type\": \"ByteLevel\"}, "
                        "\"model\": {\"type\": \"BPE\", \"ignore_merges\": true, \"vocab\": {\"a\": 0");
     for (size_t i = 0; i < n; i++)
         deq_buf_fmt(&json, ", \"%06zu\": %zu, \"a%06zu\": %zu", i, 1 + 2 * i, i, 2 + 2 * i);
@@ -238,5 +246,6 @@ static void train_on_a_word(void *ctx, size_t n)
 
 TEST(training_on_a_long_word_is_linear)
 {
-    CHECK_LINEAR(train_on_a_word, NULL, 40000, "letters"); /* large enough that neither size lies in a core's own cache */
+    CHECK_LINEAR(train_on_a_word, NULL, 40000,
+                 "letters"); /* large enough that neither size lies in a core's own cache */
 }

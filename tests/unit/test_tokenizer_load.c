@@ -15,20 +15,25 @@ TEST(damaged_files_are_refused_by_name)
     } cases[] = {
         {"{\"version\"", "[{\"version\"", "line 1"},
         {"\"version\": \"1.0\"", "\"model\": {}", "duplicate"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Lowercase\"}", "normalizer.type: \"Lowercase\" is not supported"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, 1]}", "normalizer.normalizers[]: expected an object"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\"}", "normalizer.normalizers: expected an array, found nothing"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Lowercase\"}",
+         "normalizer.type: \"Lowercase\" is not supported"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, 1]}",
+         "normalizer.normalizers[]: expected an object"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\"}",
+         "normalizer.normalizers: expected an array, found nothing"},
         {"\"normalizer\": null", "\"normalizer\": 7", "normalizer: expected an object, found an integer"},
         {"\"type\": \"BPE\"", "\"type\": \"Unigram\"", "model.type: \"Unigram\" is not supported"},
         {"\"type\": \"BPE\"", "\"type\": 3", "model.type: expected a string, found an integer"},
         {"\"type\": \"BPE\"", "\"type\": \"B\\nX\"", "\"B?X\""},
         {"\"dropout\": null", "\"dropout\": 0.1", "model.dropout"},
         {"\"unk_token\": null", "\"unk_token\": \"<unk>\"", "model.unk_token"},
-        {"\"continuing_subword_prefix\": \"\"", "\"continuing_subword_prefix\": \"##\"", "model.continuing_subword_prefix"},
+        {"\"continuing_subword_prefix\": \"\"", "\"continuing_subword_prefix\": \"##\"",
+         "model.continuing_subword_prefix"},
         {"\"end_of_word_suffix\": \"\"", "\"end_of_word_suffix\": 1", "model.end_of_word_suffix"},
         {"\"fuse_unk\": false", "\"fuse_unk\": true", "model.fuse_unk"},
         {"\"byte_fallback\": false", "\"byte_fallback\": true", "model.byte_fallback"},
-        {"\"ignore_merges\": false", "\"ignore_merges\": 0", "model.ignore_merges: expected a boolean, found an integer"},
+        {"\"ignore_merges\": false", "\"ignore_merges\": 0",
+         "model.ignore_merges: expected a boolean, found an integer"},
         {"\"vocab\": {" SMALL_VOCAB "}", "\"vocab\": []", "model.vocab: expected an object"},
         {"\"vocab\": {" SMALL_VOCAB "}", "\"vocab\": {}", "model.vocab: expected tokens, found none"},
         {"\"c\": 2", "\"c\": 1", "which another token has too"},
@@ -65,26 +70,42 @@ TEST(damaged_files_are_refused_by_name)
         {"\"single_word\": false", "\"single_word\": true", "single_word"},
         {"\"lstrip\": false", "\"lstrip\": \"no\"", "lstrip: expected a boolean, found a string"},
         {SMALL_ADDED, SMALL_ADDED ", " SMALL_ADDED, "id 7 is given twice"},
-        {SMALL_ADDED, SMALL_ADDED ", {\"id\": 9, \"content\": \"<t>\"}, {\"id\": 10, \"content\": \"<t>\"}", "\"<t>\" stands there twice"},
-        {SMALL_ADDED, SMALL_ADDED ", {\"id\": 9, \"content\": \"<t>\"}, {\"id\": 10, \"content\": \"<t>\", \"normalized\": true}",
+        {SMALL_ADDED, SMALL_ADDED ", {\"id\": 9, \"content\": \"<t>\"}, {\"id\": 10, \"content\": \"<t>\"}",
+         "\"<t>\" stands there twice"},
+        {SMALL_ADDED,
+         SMALL_ADDED ", {\"id\": 9, \"content\": \"<t>\"}, {\"id\": 10, \"content\": \"<t>\", \"normalized\": true}",
          "\"<t>\" stands there twice"},
         {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": null", "pre_tokenizer: expected an object, found null"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Whitespace\"}", "\"Whitespace\" is not supported"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}", "ByteLevel at the end, found nothing"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [" BYTE_LEVEL ", " BYTE_LEVEL
-         "]}", "found \"ByteLevel\" as number 1 of 2"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
-         "\"pattern\": {\"Regex\": \"\\\\w+|x\"}, \"behavior\": \"Isolated\", \"invert\": false}, " BYTE_LEVEL "]}", "not supported: \\w+|x"},
-        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
-         "\"pattern\": {\"String\": \" \"}}, " BYTE_LEVEL "]}", "pattern: expected"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Whitespace\"}",
+         "\"Whitespace\" is not supported"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}",
+         "ByteLevel at the end, found nothing"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [" BYTE_LEVEL ", " BYTE_LEVEL "]}",
+         "found \"ByteLevel\" as number 1 of 2"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
+         "\"pattern\": {\"Regex\": \"\\\\w+|x\"}, \"behavior\": \"Isolated\", \"invert\": false}, " BYTE_LEVEL "]}",
+         "not supported: \\w+|x"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
+         "\"pattern\": {\"String\": \" \"}}, " BYTE_LEVEL "]}",
+         "pattern: expected"},
         {"\"use_regex\": true", "\"use_regex\": 1", "pre_tokenizer.use_regex: expected a boolean"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}", "\"BertProcessing\" is not supported"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\"}", "post_processor.single: expected an array"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": []}", "Sequence A is missing"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
-         "\"q\"}}]}", "\"q\": expected ids"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
-         "\"q\"}}], \"special_tokens\": {\"q\": {\"ids\": [77]}}}", "id 77 is not in the vocabulary"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}",
+         "\"BertProcessing\" is not supported"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\"}",
+         "post_processor.single: expected an array"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": []}",
+         "Sequence A is missing"},
+        {"\"post_processor\": null",
+         "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+         "\"q\"}}]}",
+         "\"q\": expected ids"},
+        {"\"post_processor\": null",
+         "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+         "\"q\"}}], \"special_tokens\": {\"q\": {\"ids\": [77]}}}",
+         "id 77 is not in the vocabulary"},
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": null", "decoder: expected an object, found null"},
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Metaspace\"}", "decoder.type: \"Metaspace\""},
     };
@@ -97,14 +118,15 @@ TEST(damaged_files_are_refused_by_name)
             continue;
         enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
         CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
-        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message), "case %zu: \"%s\" lacks \"%s\"", i,
-                  err.text, cases[i].message);
+        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message),
+                  "case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].message);
         deq_tokenizer_free(tok);
         deq_free(json);
     }
     struct deq_tokenizer *tok = NULL;
     struct deq_err err = {0};
-    CHECK(deq_tokenizer_parse("[]", 2, "x", &tok, &err) == DEQ_EFORMAT && strstr(err.text, "expected an object, found an array"));
+    CHECK(deq_tokenizer_parse("[]", 2, "x", &tok, &err) == DEQ_EFORMAT &&
+          strstr(err.text, "expected an object, found an array"));
     CHECK(deq_tokenizer_parse("", 0, "x", &tok, &err) == DEQ_EFORMAT);
     CHECK(deq_tokenizer_load("tests/golden/tokenizer/none", &tok, &err) == DEQ_ENOTFOUND);
     CHECK(deq_tokenizer_load("tests/golden", &tok, &err) == DEQ_ENOTFOUND && strstr(err.text, "vocab.json"));
@@ -125,7 +147,8 @@ TEST(cut_and_changed_files_never_crash)
         struct deq_tokenizer *tok = NULL;
         memcpy(copy, json, len + 1);
         for (uint64_t k = 0; k <= i % 3; k++)
-            copy[deq_rng_below(9, i, 2 * k, len)] = "0123456789\"{}[],:ab<\xc4\xa0 \\-"[deq_rng_below(9, i, 2 * k + 1, 25)];
+            copy[deq_rng_below(9, i, 2 * k, len)] =
+                "0123456789\"{}[],:ab<\xc4\xa0 \\-"[deq_rng_below(9, i, 2 * k + 1, 25)];
         if (!deq_tokenizer_parse(copy, len, "changed", &tok, NULL)) {
             struct deq_tokens t = {0};
             (void)deq_tokenizer_encode(tok, "abcab <s> cab<", 14, true, &t, NULL);

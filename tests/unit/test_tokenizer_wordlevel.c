@@ -45,9 +45,11 @@ TEST(wordlevel_small)
     CHECK(encodes(tok, "the\xe3\x80\x80the\xc2\x85the", "1 1 1"));
     CHECK(encodes(tok, "the\n\n the\r\nthe\rthe\n", "1 0 0 1 0 1 0 1 0")); /* a last line without its end has none */
     CHECK(encodes(tok, "the <eos> the<eos>", "1 0 5"));
-    CHECK(encodes(tok, "caf\xc3 \xff\xfe the\xe3\x80", "5 5 5")); /* what is not UTF-8 is of no known word, and no white space */
+    /* what is not UTF-8 is of no known word, and no white space */
+    CHECK(encodes(tok, "caf\xc3 \xff\xfe the\xe3\x80", "5 5 5"));
     CHECK(decodes(tok, "1 3 1 2 1 4 1 0 1 0 0", false, "the (the, the-the\nthe\n\n"));
-    CHECK(decodes(tok, "1 0 1", true, "the the") && decodes(tok, "0 1", false, "\nthe") && decodes(tok, "2 4 4 3 0", false, ",--(\n"));
+    CHECK(decodes(tok, "1 0 1", true, "the the") && decodes(tok, "0 1", false, "\nthe") &&
+          decodes(tok, "2 4 4 3 0", false, ",--(\n"));
     CHECK(deq_tokenizer_bytes(tok, 6, &n) && n == 5);
     CHECK(deq_tokenizer_text(tok, 1, 6, &n) && n == 6 && *deq_tokenizer_text(tok, 1, 6, &n) == ' ');
     CHECK(deq_tokenizer_text(tok, 3, 6, &n) && n == 5);
@@ -56,7 +58,8 @@ TEST(wordlevel_small)
     deq_tokenizer_free(tok);
 
     tok = parse_with(JOINTS, "null"); /* words joined by blanks: encode(decode(ids)) == ids */
-    CHECK(decodes(tok, "1 3 1 2 4 0 1", false, "the ( the , @-@ <eos> the") && encodes(tok, "the ( the , @-@ <eos> the", "1 3 1 2 4 0 1"));
+    CHECK(decodes(tok, "1 3 1 2 4 0 1", false, "the ( the , @-@ <eos> the") &&
+          encodes(tok, "the ( the , @-@ <eos> the", "1 3 1 2 4 0 1"));
     CHECK(!deq_tokenizer_text(tok, 1, 0, &n)); /* special, and nobody says what it looks like */
     deq_tokenizer_free(tok);
     tok = parse_with(NEWLINE, "null");
@@ -70,7 +73,8 @@ TEST(wordlevel_small)
     struct deq_err err = {0};
     tok = parse_with("\"unk_token\": \"<unk>\"", "\"unk_token\": \"[UNK]\"");
     CHECK(deq_tokens_push(&t, 42));
-    CHECK(tok && deq_tokenizer_encode(tok, "the nowhere", 11, false, &t, &err) == DEQ_EINVAL && strstr(err.text, "\"nowhere\"") && t.n == 1);
+    CHECK(tok && deq_tokenizer_encode(tok, "the nowhere", 11, false, &t, &err) == DEQ_EINVAL &&
+          strstr(err.text, "\"nowhere\"") && t.n == 1);
     deq_tokens_free(&t);
     deq_tokenizer_free(tok);
 }
@@ -101,9 +105,11 @@ TEST(wordlevel_damaged_files_are_refused_by_name)
         {"\" <eos> \"", "\"  \"", "normalizer.content: expected one word between two blanks"},
         {"\" <eos> \"", "\" a b \"", "normalizer.content: expected one word between two blanks"},
         {"\" <eos> \"", "\" <nl> \"", "normalizer.content: the word \"<nl>\" is not in the vocabulary"},
-        {"\"special\": true", "\"normalized\": true", "\"<eos>\".normalized: true is not supported together with a normalizer"},
+        {"\"special\": true", "\"normalized\": true",
+         "\"<eos>\".normalized: true is not supported together with a normalizer"},
         {JOINTS, "7", "decoder: expected an object, found an integer"},
-        {JOINTS, "{\"type\": \"WordPiece\"}", "decoder.type: \"WordPiece\" is not supported, expected null or \"Sequence\""},
+        {JOINTS, "{\"type\": \"WordPiece\"}",
+         "decoder.type: \"WordPiece\" is not supported, expected null or \"Sequence\""},
         {JOINTS, "{\"type\": \"Sequence\"}", "decoder.decoders: expected"},
         {BLANK ", ", "", "decoder.decoders: expected"},
         {", " FUSE, "", "decoder.decoders: expected"},
@@ -122,7 +128,8 @@ TEST(wordlevel_damaged_files_are_refused_by_name)
         {COMMA, RULE(",", "\\t, ,"), "decoder.decoders[2].content: expected"},
         {COMMA, RULE(",", ",\\t"), "decoder.decoders[2].content: expected"},
         {COMMA, COMMA ", " COMMA, "decoder.decoders: the word \",\" stands there twice"},
-        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}", "\"BertProcessing\" is not supported"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}",
+         "\"BertProcessing\" is not supported"},
     };
     for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
         char *json = with(cases[i].from, cases[i].to);
@@ -133,8 +140,8 @@ TEST(wordlevel_damaged_files_are_refused_by_name)
             continue;
         enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
         CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
-        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message), "case %zu: \"%s\" lacks \"%s\"", i, err.text,
-                  cases[i].message);
+        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message),
+                  "case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].message);
         deq_tokenizer_free(tok);
         deq_free(json);
     }
@@ -154,7 +161,8 @@ TEST(wordlevel_cut_and_changed_files_never_crash)
         struct deq_tokenizer *tok = NULL;
         memcpy(copy, SMALL, len + 1);
         for (uint64_t k = 0; k <= i % 3; k++)
-            copy[deq_rng_below(9, i, 2 * k, len)] = "0123456789\"{}[],:ab<\xc4\xa0 \\-nt$^"[deq_rng_below(9, i, 2 * k + 1, 29)];
+            copy[deq_rng_below(9, i, 2 * k, len)] =
+                "0123456789\"{}[],:ab<\xc4\xa0 \\-nt$^"[deq_rng_below(9, i, 2 * k + 1, 29)];
         if (!deq_tokenizer_parse(copy, len, "changed", &tok, NULL)) {
             struct deq_tokens t = {0};
             struct deq_buf b;

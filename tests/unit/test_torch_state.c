@@ -32,11 +32,14 @@ TEST(torchfile_views_outside_their_storage)
         {{"FloatStorage", "0", 6, -1, 1, {1}, {1}}, "its storage offset is not a number of elements"},
         {{"FloatStorage", "0", 6, 0, 1, {-1}, {1}}, "dimension 0 has no size or no stride"},
         {{"FloatStorage", "0", 6, 5, 1, {2}, {-1}}, "dimension 0 has no size or no stride"},
-        {{"FloatStorage", "0", 6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}, "9 dimensions, at most 8"},
-        {{"FloatStorage", "0", 5, 0, 1, {5}, {1}}, "its storage 0 has 24 bytes, not those of 5 elements of FloatStorage"},
+        {{"FloatStorage", "0", 6, 0, 9, {1, 1, 1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}},
+         "9 dimensions, at most 8"},
+        {{"FloatStorage", "0", 5, 0, 1, {5}, {1}},
+         "its storage 0 has 24 bytes, not those of 5 elements of FloatStorage"},
         {{"FloatStorage", "0", 1ll << 62, 0, 1, {5}, {1}}, "its storage 0 has 24 bytes"},
         {{"FloatStorage", "0", -6, 0, 1, {5}, {1}}, "its storage's size is not a number"},
-        {{"DoubleStorage", "0", 6, 0, 1, {3}, {1}}, "its storage 0 has 24 bytes, not those of 6 elements of DoubleStorage"},
+        {{"DoubleStorage", "0", 6, 0, 1, {3}, {1}},
+         "its storage 0 has 24 bytes, not those of 6 elements of DoubleStorage"},
         {{"LongStorage", "0", 6, 0, 1, {3}, {1}}, "its storage 0 has 24 bytes"}, /* of ignored tensors too */
         {{"FloatStorage", "1", 6, 0, 1, {6}, {1}}, "its storage 1 is not in the file"},
         {{"FloatStorage", "../data.pkl", 6, 0, 1, {6}, {1}}, "its storage ../data.pkl is not in the file"},
@@ -100,7 +103,8 @@ TEST(torchfile_names)
             PUT(&b, "K\1");
         PUT(&b, "K\0]uu.");
         CHECK(try_pickle(&b, NULL, &err) == DEQ_EFORMAT);
-        CHECK_MSG(strstr(err.text, second ? "two tensors are called a.b" : "a tensor and another entry are called a.b"), "%s", err.text);
+        CHECK_MSG(strstr(err.text, second ? "two tensors are called a.b" : "a tensor and another entry are called a.b"),
+                  "%s", err.text);
     }
 
     /* the longest name, and one more */
@@ -114,7 +118,8 @@ TEST(torchfile_names)
         put_tensor(&b, &w);
         PUT(&b, "s.");
         enum deq_rc rc = try_pickle(&b, NULL, &err);
-        CHECK_MSG(n > DEQ_TORCH_NAME_MAX ? rc == DEQ_EFORMAT && strstr(err.text, "longer than 256 bytes") : !rc, "%s", err.text);
+        CHECK_MSG(n > DEQ_TORCH_NAME_MAX ? rc == DEQ_EFORMAT && strstr(err.text, "longer than 256 bytes") : !rc, "%s",
+                  err.text);
     }
 }
 
@@ -153,11 +158,14 @@ TEST(torchfile_limits)
             PUT(&b, "s");
         PUT(&b, ".");
         enum deq_rc rc = parse_state(b.p, b.n, &ignored, &err);
-        CHECK_MSG(depth > DEQ_TORCH_DEPTH_MAX ? rc == DEQ_EFORMAT && strstr(err.text, "more than 32 containers inside each other") : !rc, "%s", err.text);
+        CHECK_MSG(depth > DEQ_TORCH_DEPTH_MAX
+                      ? rc == DEQ_EFORMAT && strstr(err.text, "more than 32 containers inside each other")
+                      : !rc,
+                  "%s", err.text);
     }
 
-    /* a dictionary that holds the one before it twice, and so on: 2^30 paths, but every container is walked once. BUILD takes each from the
-     * stack again; the memo keeps it. */
+    /* a dictionary that holds the one before it twice, and so on: 2^30 paths, but every container is walked once. BUILD
+     * takes each from the stack again; the memo keeps it. */
     b.n = 0;
     PUT(&b, "\x80\2}}q\0b");
     for (unsigned char i = 1; i <= 30; i++) {
@@ -177,7 +185,8 @@ TEST(torchfile_limits)
     PUT(&b, "\x80\2");
     for (int i = 0; i <= DEQ_PICKLE_MARKS_MAX; i++)
         PUT(&b, "(");
-    CHECK(parse_state(b.p, b.n, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "byte 258: more than 256 containers inside each other"));
+    CHECK(parse_state(b.p, b.n, &ignored, &err) == DEQ_EFORMAT &&
+          strstr(err.text, "byte 258: more than 256 containers inside each other"));
 
     /* entries */
     const size_t n = 4 * (DEQ_TORCH_ENTRIES_MAX + 1) + 6;
@@ -186,7 +195,8 @@ TEST(torchfile_limits)
     for (size_t i = 0; i <= DEQ_TORCH_ENTRIES_MAX; i++)
         memcpy(p + 4 + 4 * i, "M\1\1N", 4);
     memcpy(p + n - 2, "u.", 2);
-    CHECK_MSG(parse_state(p, n, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "more than 65536 entries"), "%s", err.text);
+    CHECK_MSG(parse_state(p, n, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "more than 65536 entries"), "%s",
+              err.text);
     memcpy(p + n - 6, "u.", 2);
     CHECK_MSG(!parse_state(p, n - 4, &ignored, &err) && ignored == DEQ_TORCH_ENTRIES_MAX, "%s", err.text);
     free(p);
@@ -195,13 +205,16 @@ TEST(torchfile_limits)
     p = malloc(DEQ_PICKLE_VALUES_MAX + 8192);
     memset(p, 'N', DEQ_PICKLE_STACK_MAX + 3);
     memcpy(p, "\x80\2", 2);
-    CHECK_MSG(parse_state(p, DEQ_PICKLE_STACK_MAX + 3, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "more than 1048576 values on the stack"),
+    CHECK_MSG(parse_state(p, DEQ_PICKLE_STACK_MAX + 3, &ignored, &err) == DEQ_EFORMAT &&
+                  strstr(err.text, "more than 1048576 values on the stack"),
               "%s", err.text);
     for (size_t i = 2; i < DEQ_PICKLE_VALUES_MAX + 8192; i++)
         p[i] = i % 1024 == 2 ? '(' : i % 1024 == 1 ? 't' : 'N';
-    CHECK_MSG(parse_state(p, DEQ_PICKLE_VALUES_MAX + 8192, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "more than 4194304 values"), "%s",
-              err.text);
-    CHECK_MSG(parse_state(p, DEQ_PICKLE_BYTES_MAX + 1u, &ignored, &err) == DEQ_EFORMAT && strstr(err.text, "at most 67108864 are read"), "%s",
-              err.text);
+    CHECK_MSG(parse_state(p, DEQ_PICKLE_VALUES_MAX + 8192, &ignored, &err) == DEQ_EFORMAT &&
+                  strstr(err.text, "more than 4194304 values"),
+              "%s", err.text);
+    CHECK_MSG(parse_state(p, DEQ_PICKLE_BYTES_MAX + 1u, &ignored, &err) == DEQ_EFORMAT &&
+                  strstr(err.text, "at most 67108864 are read"),
+              "%s", err.text);
     free(p);
 }

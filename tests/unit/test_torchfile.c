@@ -1,4 +1,5 @@
-/* core/data/torchfile.c: files that torch.save wrote (tests/golden/torchfile), crafted containers, and every refusal. */
+/* core/data/torchfile.c: files that torch.save wrote (tests/golden/torchfile), crafted
+ * containers, and every refusal. */
 #define _GNU_SOURCE
 #include "core/data/torchfile.h"
 
@@ -23,10 +24,10 @@ static struct deq_torchfile *open_golden(const char *name)
     return f;
 }
 
-/* The tensor exists, has this type and shape, and its elements are first + i*step + j*step2 (i, j: row and column of the last two
- * dimensions), exactly. */
-static void check_values(struct deq_torchfile *f, const char *name, enum deq_dtype dtype, unsigned n_dims, const uint64_t *shape, float first,
-                         float step, float step2)
+/* The tensor exists, has this type and shape, and its elements are first + i*step + j*step2 (i, j: row and column of
+ * the last two dimensions), exactly. */
+static void check_values(struct deq_torchfile *f, const char *name, enum deq_dtype dtype, unsigned n_dims,
+                         const uint64_t *shape, float first, float step, float step2)
 {
     const struct deq_torchfile_tensor *t = deq_torchfile_find(f, name);
     struct deq_err err = {0};
@@ -44,7 +45,8 @@ static void check_values(struct deq_torchfile *f, const char *name, enum deq_dty
     const uint64_t columns = n_dims ? shape[n_dims - 1] : 1;
     for (uint64_t i = 0; i < t->count; i++) {
         const float want = first + (float)(i / columns) * step + (float)(i % columns) * step2;
-        CHECK_MSG(out[i] == want, "%s[%llu] = %g, expected %g", name, (unsigned long long)i, (double)out[i], (double)want);
+        CHECK_MSG(out[i] == want, "%s[%llu] = %g, expected %g", name, (unsigned long long)i, (double)out[i],
+                  (double)want);
     }
     CHECK(out[t->count] == 77);
     free(out);
@@ -109,9 +111,9 @@ TEST(torchfile_other_types_are_ignored_by_name)
     struct deq_torchfile *f = open_golden("other_types");
     if (!f)
         return;
-    static const char *const e[][2] = {{"i64", "int64 tensor"}, {"i32", "int32 tensor"}, {"i16", "int16 tensor"}, {"i8", "int8 tensor"},
-                                       {"u8", "uint8 tensor"}, {"bool", "bool tensor"}, {"c64", "complex64 tensor"}, {"u16", "uint16 tensor"},
-                                       {"f8", "float8 tensor"}};
+    static const char *const e[][2] = {{"i64", "int64 tensor"}, {"i32", "int32 tensor"}, {"i16", "int16 tensor"},
+                                       {"i8", "int8 tensor"}, {"u8", "uint8 tensor"}, {"bool", "bool tensor"},
+                                       {"c64", "complex64 tensor"}, {"u16", "uint16 tensor"}, {"f8", "float8 tensor"}};
     CHECK(deq_torchfile_count(f) == 1 && deq_torchfile_ignored_count(f) == DEQ_COUNT(e));
     VALUES(f, "weight", DEQ_F32, 2, 0, 6, 1, 4, 6);
     for (size_t i = 0; i < DEQ_COUNT(e); i++)
@@ -142,11 +144,22 @@ TEST(torchfile_training_checkpoint)
     VALUES(f, "optimizer.state.0.step", DEQ_F32, 0, 1, 0, 0, 0);
     VALUES(f, "optimizer.state.3.step", DEQ_F32, 0, 1, 0, 0, 0);
     CHECK(deq_torchfile_count(f) == 6 + 4 * 3);
-    static const char *const e[][2] = {{"ema", "container, under an earlier name too"}, {"epoch", "integer"}, {"best", "number"},
-                                       {"name", "string"}, {"none", "None"}, {"done", "boolean"}, {"vocab", "dictionary"}, {"huge", "integer"},
-                                       {"negative", "integer"}, {"size", "Size"}, {"device", "device"}, {"dtype", "type"},
-                                       {"rng", "uint8 tensor"}, {"optimizer.param_groups.0.lr", "number"},
-                                       {"optimizer.param_groups.0.betas", "tuple"}, {"optimizer.param_groups.0.params", "list"}};
+    static const char *const e[][2] = {{"ema", "container, under an earlier name too"},
+                                       {"epoch", "integer"},
+                                       {"best", "number"},
+                                       {"name", "string"},
+                                       {"none", "None"},
+                                       {"done", "boolean"},
+                                       {"vocab", "dictionary"},
+                                       {"huge", "integer"},
+                                       {"negative", "integer"},
+                                       {"size", "Size"},
+                                       {"device", "device"},
+                                       {"dtype", "type"},
+                                       {"rng", "uint8 tensor"},
+                                       {"optimizer.param_groups.0.lr", "number"},
+                                       {"optimizer.param_groups.0.betas", "tuple"},
+                                       {"optimizer.param_groups.0.params", "list"}};
     for (size_t i = 0; i < DEQ_COUNT(e); i++)
         check_ignored(f, e[i][0], e[i][1]);
     deq_torchfile_close(f);
@@ -155,9 +168,11 @@ TEST(torchfile_training_checkpoint)
 TEST(torchfile_refused_golden)
 {
     static const char *const t[][2] = {
-        {"module", "module.pth: data.pkl: byte 2: global torch.nn.modules.container.Sequential is not part of a tensor state dict; if the file "
+        {"module", "module.pth: data.pkl: byte 2: global torch.nn.modules.container.Sequential is not part of a tensor "
+                   "state dict; if the file "
                    "is a whole pickled model, save model.state_dict() instead"},
-        {"legacy", "legacy.pth: saved in PyTorch's format before 1.6: convert it with a current PyTorch: torch.save(torch.load("},
+        {"legacy",
+         "legacy.pth: saved in PyTorch's format before 1.6: convert it with a current PyTorch: torch.save(torch.load("},
         {"conjugate", "entry c: a conjugate or negated view"},
         {"expanded", "entry weight: 5 elements in a storage of 1"},
         {"not_finite", "tensor broken: element 1, nan, is not finite"},
@@ -178,7 +193,8 @@ TEST(torchfile_refused_golden)
     }
     struct deq_torchfile *f = NULL;
     struct deq_err err = {0};
-    CHECK(deq_torchfile_open(GOLDEN "make.py", &f, &err) == DEQ_EFORMAT && strstr(err.text, "does not begin like a zip"));
+    CHECK(deq_torchfile_open(GOLDEN "make.py", &f, &err) == DEQ_EFORMAT &&
+          strstr(err.text, "does not begin like a zip"));
     CHECK(deq_torchfile_open(GOLDEN, &f, &err) == DEQ_EIO && strstr(err.text, "not a regular file"));
 }
 
@@ -200,24 +216,38 @@ TEST(torchfile_refused_containers)
         const char *says;
     } t[] = {
         {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}}, NULL},
-        {{{"any name/data.pkl", NULL, {0}}, {"any name/data/0", "6", {0}}, {"any name/version", "3\n", {0}}, {"any name/byteorder", "little", {0}}}, NULL},
+        {{{"any name/data.pkl", NULL, {0}},
+          {"any name/data/0", "6", {0}},
+          {"any name/version", "3\n", {0}},
+          {"any name/byteorder", "little", {0}}},
+         NULL},
         {{{"m/data/0", "6", {0}}}, "without a data.pkl"},
         {{{"data.pkl", NULL, {0}}, {"data/0", "6", {0}}}, "without a data.pkl"},
-        {{{"m/data.pkl", NULL, {0}}, {"k/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}}, "both k/data.pkl and m/data.pkl"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}}, "two zip entries are called m/data.pkl"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/data/0", "6", {0}}}, "two zip entries are called m/data/0"},
+        {{{"m/data.pkl", NULL, {0}}, {"k/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}},
+         "both k/data.pkl and m/data.pkl"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}},
+         "two zip entries are called m/data.pkl"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/data/0", "6", {0}}},
+         "two zip entries are called m/data/0"},
         {{{"m/data.pkl", NULL, {0}}, {"k/data/0", "6", {0}}}, "entry w: its storage 0 is not in the file"},
         {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "xyz", {0}}}, "entry w: its storage 0 has 3 bytes"},
-        {{{"m/data.pkl", NULL, {.method = 8}}, {"m/data/0", "6", {0}}}, "zip entry m/data.pkl is compressed or encrypted"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.method = 8}}}, "zip entry m/data/0 is compressed or encrypted"},
+        {{{"m/data.pkl", NULL, {.method = 8}}, {"m/data/0", "6", {0}}},
+         "zip entry m/data.pkl is compressed or encrypted"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.method = 8}}},
+         "zip entry m/data/0 is compressed or encrypted"},
         {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.flags = 1}}}, "zip entry m/data/0 is compressed or encrypted"},
-        {{{"m/data.pkl", NULL, {.crc_error = 1}}, {"m/data/0", "6", {0}}}, "zip entry m/data.pkl is damaged: CRC error"},
+        {{{"m/data.pkl", NULL, {.crc_error = 1}}, {"m/data/0", "6", {0}}},
+         "zip entry m/data.pkl is damaged: CRC error"},
         {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.crc_error = 1}}}, "zip entry m/data/0 is damaged: CRC error"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.size_error = 1 << 30}}}, "zip entry m/data/0: its size does not fit the file"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/byteorder", "big", {0}}}, "byteorder is big, expected little"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/version", "11", {0}}}, "version is 11, expected 1 to 10"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {.size_error = 1 << 30}}},
+         "zip entry m/data/0: its size does not fit the file"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/byteorder", "big", {0}}},
+         "byteorder is big, expected little"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/version", "11", {0}}},
+         "version is 11, expected 1 to 10"},
         {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/version", "three", {0}}}, "version is three"},
-        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/version", "a much too long version", {0}}}, "m/version has 23 bytes, at most 16"},
+        {{{"m/data.pkl", NULL, {0}}, {"m/data/0", "6", {0}}, {"m/version", "a much too long version", {0}}},
+         "m/version has 23 bytes, at most 16"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         static struct zip_out z;
@@ -289,7 +319,8 @@ TEST(torchfile_changes_while_it_is_read)
         const struct deq_torchfile_tensor *t = deq_torchfile_at(f, 0);
         float *out = DEQ_NEW_ARRAY(float, t->count);
         CHECK(!ftruncate(fd, (off_t)left));
-        CHECK_MSG(deq_torchfile_read(f, t, out, &err) == DEQ_EIO && strstr(err.text, path) && strstr(err.text, t->name) && strstr(err.text, "changed"),
+        CHECK_MSG(deq_torchfile_read(f, t, out, &err) == DEQ_EIO && strstr(err.text, path) &&
+                      strstr(err.text, t->name) && strstr(err.text, "changed"),
                   "%zu bytes left: %s", left, err.text);
         deq_free(out);
         deq_torchfile_close(f);

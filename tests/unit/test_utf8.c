@@ -5,7 +5,8 @@
 #include "core/base/rng.h"
 #include "tests/unit/test.h"
 
-/* RFC 3629 written another way: decode blindly, then ask whether the value needs that many bytes and is a scalar value. */
+/* RFC 3629 written another way: decode blindly, then ask whether the value needs that many
+ * bytes and is a scalar value. */
 static int plain_decode(const unsigned char *p, uint32_t *ret)
 {
     int len = p[0] < 0x80 ? 1 : p[0] >> 5 == 6 ? 2 : p[0] >> 4 == 14 ? 3 : p[0] >> 3 == 30 ? 4 : 0;
@@ -24,8 +25,8 @@ static int plain_decode(const unsigned char *p, uint32_t *ret)
     return len;
 }
 
-/* 0 when some continuation makes p[0..n) a code point. Trying the smallest and the largest continuation byte is enough, because the
- * allowed second bytes always hold one of them. */
+/* 0 when some continuation makes p[0..n) a code point. Trying the smallest and the largest continuation byte is enough,
+ * because the allowed second bytes always hold one of them. */
 static int plain_prefix(const unsigned char *p, size_t n)
 {
     for (unsigned fill = 0; fill < 8; fill++) {
@@ -90,11 +91,12 @@ TEST(utf8_valid_complete)
     static const struct {
         const char *s;
         size_t n, want;
-    } cut[] = {{"", 0, 0},          {"ab", 2, 2},           {"a\xc3", 2, 1},           {"a\xe2\x82", 3, 1},     {"a\xf0\x9f\x98", 4, 1},
-               {"a\xf0\x9f", 3, 1}, {"\xf0\x9f\x98\x80", 4, 4}, {"a\x80", 2, 2},       {"a\xe0\x80", 3, 3},     {"a\xff", 2, 2},
+    } cut[] = {{"", 0, 0}, {"ab", 2, 2}, {"a\xc3", 2, 1}, {"a\xe2\x82", 3, 1}, {"a\xf0\x9f\x98", 4, 1},
+               {"a\xf0\x9f", 3, 1}, {"\xf0\x9f\x98\x80", 4, 4}, {"a\x80", 2, 2}, {"a\xe0\x80", 3, 3}, {"a\xff", 2, 2},
                {"a\xf5\x80", 3, 3}, {"\x80\x80\x80\x80", 4, 4}, {"\xe2\x82\xac\xe2", 4, 3}, {"\xed\xa0", 2, 2}};
     for (size_t i = 0; i < DEQ_COUNT(cut); i++)
-        CHECK_MSG(deq_utf8_complete(cut[i].s, cut[i].n) == cut[i].want, "case %zu: %zu", i, deq_utf8_complete(cut[i].s, cut[i].n));
+        CHECK_MSG(deq_utf8_complete(cut[i].s, cut[i].n) == cut[i].want, "case %zu: %zu", i,
+                  deq_utf8_complete(cut[i].s, cut[i].n));
 }
 
 TEST(utf8_sanitize_replaces_maximal_subparts)
@@ -139,7 +141,8 @@ static size_t shown_characters(const char *s, size_t n)
     return count;
 }
 
-/* Whatever the bytes and however they are cut: a piece begins in the last character that is shown of the bytes up to its first one. */
+/* Whatever the bytes and however they are cut: a piece begins in the last character that is shown of the
+ * bytes up to its first one. */
 TEST(utf8_pass_counts_what_is_shown)
 {
     static const char bytes[] = "a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xed\xa0\xc0\xff\xf4\x90";
@@ -150,8 +153,8 @@ TEST(utf8_pass_counts_what_is_shown)
         for (size_t i = 0; i < n; i++)
             s[i] = bytes[deq_rng_below(7, 1, draw++, sizeof bytes - 1)];
         for (size_t at = 0; at < n;) {
-            const size_t piece = 1 + deq_rng_below(7, 1, draw++, DEQ_MIN(n - at, (size_t)5)), want = shown_characters(s, at + 1) - 1,
-                         got = deq_utf8_pass(&place, s + at, piece);
+            const size_t piece = 1 + deq_rng_below(7, 1, draw++, DEQ_MIN(n - at, (size_t)5)),
+                         want = shown_characters(s, at + 1) - 1, got = deq_utf8_pass(&place, s + at, piece);
             CHECK_MSG(got == want, "round %d: %zu at byte %zu, expected %zu", (int)round, got, at, want);
             at += piece;
         }

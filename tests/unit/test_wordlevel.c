@@ -75,7 +75,8 @@ TEST(wordlevel_counts_as_the_authors_do)
     CHECK_MSG(!deq_wordcount_write(&c, file("counted.json"), file("vocab.txt"), &info, &err), "%s", err.text);
     char *want = content(GOLDEN "vocab.txt", &n_want), *got = content(file("vocab.txt"), &n_got);
     CHECK(n_want == n_got && !memcmp(want, got, n_want));
-    CHECK_MSG(!deq_wordlevel_from_vocab(GOLDEN "vocab.txt", info.n_words, file("listed.json"), &again, &err), "%s", err.text);
+    CHECK_MSG(!deq_wordlevel_from_vocab(GOLDEN "vocab.txt", info.n_words, file("listed.json"), &again, &err), "%s",
+              err.text);
     char *counted = content(file("counted.json"), &n_want), *listed = content(file("listed.json"), &n_got);
     CHECK(n_want == n_got && !memcmp(counted, listed, n_want));
     CHECK(info.n_words == 130 && info.eos_id == 0 && info.unk_id > 0 && !memcmp(&info, &again, sizeof info));
@@ -87,7 +88,8 @@ TEST(wordlevel_counts_as_the_authors_do)
         text[i] = text[i] >= 0x1c && text[i] <= 0x1f ? ' ' : text[i];
     CHECK(tok && !deq_tokenizer_encode(tok, text, len, false, &t, &err) && same_tokens(&t, &ids));
     t.n = 0;
-    CHECK(!deq_tokenizer_encode(tok, text, len, true, &t, &err) && same_tokens(&t, &ids)); /* <eos> is a word of the vocabulary, special or not */
+    /* <eos> is a word of the vocabulary, special or not */
+    CHECK(!deq_tokenizer_encode(tok, text, len, true, &t, &err) && same_tokens(&t, &ids));
     t.n = 0;
     uint64_t bytes; /* `deq eval` and training: the last line end is not text, and the end of the text is <eos> */
     CHECK(!deq_corpus_encode(tok, 0, text, len, &t, &bytes, &err) && same_tokens(&t, &ids));
@@ -185,11 +187,14 @@ TEST(wordlevel_vocabulary_files)
         CHECK(info.unk_id == -1 && info.eos_id == deq_tokenizer_id(tok, "<eos>"));
         deq_tokenizer_free(tok);
     }
-    CHECK(deq_wordlevel_from_vocab(written("v.txt", "a\0b\n", 4), 0, file("v.json"), NULL, &err) == DEQ_EFORMAT && strstr(err.text, "zero bytes"));
-    CHECK(deq_wordlevel_from_vocab(file("none"), 0, file("v.json"), NULL, &err) == DEQ_ENOTFOUND || err.code == DEQ_EIO);
+    CHECK(deq_wordlevel_from_vocab(written("v.txt", "a\0b\n", 4), 0, file("v.json"), NULL, &err) == DEQ_EFORMAT &&
+          strstr(err.text, "zero bytes"));
+    CHECK(deq_wordlevel_from_vocab(file("none"), 0, file("v.json"), NULL, &err) == DEQ_ENOTFOUND ||
+          err.code == DEQ_EIO);
     /* <UNK> stands in where there is no <unk>; without <eos> a line end is white space */
     struct deq_wordlevel_info info;
-    CHECK(!deq_wordlevel_from_vocab(written("v.txt", "<S>\n<UNK>\n", 10), 2, file("v.json"), &info, &err) && info.eos_id == -1 && info.unk_id == 1);
+    CHECK(!deq_wordlevel_from_vocab(written("v.txt", "<S>\n<UNK>\n", 10), 2, file("v.json"), &info, &err) &&
+          info.eos_id == -1 && info.unk_id == 1);
     struct deq_tokenizer *tok = load(file("v.json"));
     CHECK(encodes(tok, "<S>\nword\n", "0 1"));
     deq_tokenizer_free(tok);
@@ -203,7 +208,8 @@ TEST(wordlevel_placeholder)
     struct deq_tokenizer *tok = load(file("p.json"));
     CHECK(tok && deq_tokenizer_vocab_size(tok) == 1000);
     CHECK(encodes(tok, "<0> <999>\n<10>", "0 999 10") && decodes(tok, "0 999 10", false, "<0> <999> <10>"));
-    CHECK(deq_tokenizer_encode(tok, "<0> hello", 9, false, &t, &err) == DEQ_EINVAL && strstr(err.text, "\"hello\" is not in the vocabulary"));
+    CHECK(deq_tokenizer_encode(tok, "<0> hello", 9, false, &t, &err) == DEQ_EINVAL &&
+          strstr(err.text, "\"hello\" is not in the vocabulary"));
     deq_tokens_free(&t);
     deq_tokenizer_free(tok);
     CHECK(deq_wordlevel_placeholder(0, file("p.json"), &err) == DEQ_EINVAL);
@@ -294,8 +300,9 @@ TEST(wordlevel_of_wikitext_103_size)
 
 TEST(wordlevel_leaves_no_files)
 {
-    static const char *const names[] = {"golden.json", "counted.json", "vocab.txt", "listed.json", "v.txt", "v.json", "p.json",
-                                        "f.txt", "f.json", "f2.txt", "f3.json", "big.txt", "big.json", "eighth.json"};
+    static const char *const names[] = {"golden.json", "counted.json", "vocab.txt", "listed.json", "v.txt", "v.json",
+                                        "p.json", "f.txt", "f.json", "f2.txt", "f3.json", "big.txt", "big.json",
+                                        "eighth.json"};
     for (size_t i = 0; i < DEQ_COUNT(names); i++)
         unlink(file(names[i]));
     CHECK(rmdir(dir) == 0); /* nothing half-written stayed either */

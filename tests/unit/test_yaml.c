@@ -12,12 +12,14 @@ static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *i, struct deq_
     if (i->kind == DEQ_YAML_SEQUENCE)
         return DEQ_OK;
     if (i->kind != DEQ_YAML_SCALAR) {
-        deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->kind == DEQ_YAML_NULL ? "null" : "{}", i->line, i->column, i->key_line, i->key_column, i->index);
+        deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->kind == DEQ_YAML_NULL ? "null" : "{}", i->line, i->column,
+                    i->key_line, i->key_column, i->index);
         return DEQ_OK;
     }
     if (!strcmp(i->value, "stop"))
         return deq_fail(err, DEQ_ECANCELED, "stopped at %s", i->key);
-    deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->value, i->line, i->column, i->key_line, i->key_column, i->index);
+    deq_buf_fmt(ctx, "%s=%s@%u:%u/%u:%u[%d] ", i->key, i->value, i->line, i->column, i->key_line, i->key_column,
+                i->index);
     return DEQ_OK;
 }
 
@@ -33,8 +35,10 @@ TEST(yaml_items)
          "a=1@1:4/1:1[-1] b.c=x y@3:6/3:3[-1] b.d=p@4:7/4:3[0] b.d=q@4:10/4:3[1] e=@5:4/5:1[-1] "},
         {"a:\n  b:\n    c: 1\n  d: 2\ne: 3\n", "a.b.c=1@3:8/3:5[-1] a.d=2@4:6/4:3[-1] e=3@5:4/5:1[-1] "},
         {"a: []\nb: {}\nc: ~\n", "b={}@2:5/2:1[-1] c=null@3:4/3:1[-1] "},
-        {"a:\nb: null\nc: [Null, NULL]\nd:\n  # e: 1\n", "a=null@1:3/1:1[-1] b=null@2:4/2:1[-1] c=null@3:5/3:1[0] c=null@3:11/3:1[1] d=null@4:3/4:1[-1] "},
-        {"a: \"null\"\nb: '~'\nc: \"\"\nd: nULL\n", "a=null@1:4/1:1[-1] b=~@2:4/2:1[-1] c=@3:4/3:1[-1] d=nULL@4:4/4:1[-1] "},
+        {"a:\nb: null\nc: [Null, NULL]\nd:\n  # e: 1\n",
+         "a=null@1:3/1:1[-1] b=null@2:4/2:1[-1] c=null@3:5/3:1[0] c=null@3:11/3:1[1] d=null@4:3/4:1[-1] "},
+        {"a: \"null\"\nb: '~'\nc: \"\"\nd: nULL\n",
+         "a=null@1:4/1:1[-1] b=~@2:4/2:1[-1] c=@3:4/3:1[-1] d=nULL@4:4/4:1[-1] "},
         {"a: {b: {}}\nc: 1\n", "a.b={}@1:9/1:5[-1] c=1@2:4/2:1[-1] "},
         {"~\n", ""},
         {"---\nnull\n...\n", ""},
@@ -96,8 +100,8 @@ TEST(yaml_refuses)
         deq_buf_init(&b, 1000);
         enum deq_rc rc = deq_yaml_walk(t[i].text, strlen(t[i].text), "t.yaml", on_item, &b, &e);
         CHECK_MSG(rc == (strstr(e.text, "stopped") ? DEQ_ECANCELED : DEQ_EFORMAT), "case %zu %s", i, t[i].text);
-        CHECK_MSG(strstr(e.text, t[i].place) && strstr(e.text, t[i].what), "case %zu: \"%s\" lacks \"%s\" or \"%s\"", i, e.text,
-                  t[i].place, t[i].what);
+        CHECK_MSG(strstr(e.text, t[i].place) && strstr(e.text, t[i].what), "case %zu: \"%s\" lacks \"%s\" or \"%s\"", i,
+                  e.text, t[i].place, t[i].what);
         deq_buf_free(&b);
     }
     struct deq_buf b;
@@ -113,7 +117,8 @@ TEST(yaml_refuses)
     char *big = malloc(DEQ_YAML_MAX_BYTES + 1);
     memset(big, '#', DEQ_YAML_MAX_BYTES + 1);
     CHECK(!deq_yaml_walk(big, DEQ_YAML_MAX_BYTES, "t", on_item, &b, &e));
-    CHECK(deq_yaml_walk(big, DEQ_YAML_MAX_BYTES + 1, "big.yaml", on_item, &b, &e) == DEQ_EFORMAT && strstr(e.text, "big.yaml"));
+    CHECK(deq_yaml_walk(big, DEQ_YAML_MAX_BYTES + 1, "big.yaml", on_item, &b, &e) == DEQ_EFORMAT &&
+          strstr(e.text, "big.yaml"));
     free(big);
     struct deq_buf many;
     deq_buf_init(&many, 100000);
@@ -135,7 +140,8 @@ TEST(yaml_without_memory)
         struct deq_buf b;
         struct deq_err e = {0};
         deq_buf_init(&b, 1000);
-        deq_buf_str(&b, "some text that makes the buffer large enough for all the items to come .......................");
+        deq_buf_str(&b,
+                    "some text that makes the buffer large enough for all the items to come .......................");
         deq_mem_fault(n, false);
         enum deq_rc rc = deq_yaml_walk(text, sizeof text - 1, "t", on_item, &b, &e);
         deq_mem_fault(0, false);

@@ -56,7 +56,8 @@ bool tokenizer_round_trip(const struct deq_tokenizer *tok, const char *s, size_t
     struct deq_buf out;
     deq_buf_init(&out, 64 << 20);
     bool ok = !deq_tokenizer_encode(tok, s, n, false, &t, NULL) &&
-              !deq_tokenizer_decode(tok, t.ids, t.n, false, &out, NULL) && out.len == n && (!n || !memcmp(out.data, s, n));
+              !deq_tokenizer_decode(tok, t.ids, t.n, false, &out, NULL) && out.len == n &&
+              (!n || !memcmp(out.data, s, n));
     deq_buf_free(&out);
     deq_tokens_free(&t);
     return ok;
