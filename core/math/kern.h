@@ -55,6 +55,8 @@ struct deq_kern {
     /* y = exp(x - shift), returns the sum; y may be x or NULL */
     float (*exp_sum)(float *y, const float *x, float shift, size_t n);
     void (*scale)(float *y, float a, size_t n);
+    void (*sigmoid)(float *y, const float *x, size_t n); /* y = 1 / (1 + exp(-x)); y may be x, as below */
+    void (*tanh_of)(float *y, const float *x, size_t n); /* y = tanh(x) */
 };
 
 /* The best level this machine has, or the one that deq_kern_force chose. */

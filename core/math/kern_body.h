@@ -198,6 +198,37 @@ static void add_relu(float *y, const float *b, size_t n)
     EACH(vf_max(vf_set1(0.0f), vf_add(ld_n(y + i, left, 0), ld_n(b + i, left, 0))))
 }
 
+/* Below -87 it stays at e^-87: nothing on the way is infinite or subnormal. A comparison with NaN chooses the second of
+ * two, which is the NaN here and in tanh_of. */
+static void sigmoid(float *y, const float *x, size_t n)
+{
+    const vf one = vf_set1(1.0f), hi = vf_set1(87.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        const vf m = vf_sub(vf_set1(0.0f), ld_n(x + i, n - i, 0));
+        const vf e = vexp(vf_lt_select(hi, m, hi, m));
+        st_n(y + i, vf_div(one, vf_add(one, e)), n - i);
+    }
+}
+
+/* Near zero an odd polynomial (Cephes tanhf), else 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.02 on. */
+static void tanh_of(float *y, const float *x, size_t n)
+{
+    const vf zero = vf_set1(0.0f), one = vf_set1(1.0f), hi = vf_set1(10.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        const vf v = ld_n(x + i, n - i, 0), q = vf_mul(v, v);
+        vf p = vf_set1(-5.70498872745e-3f);
+        p = vf_fma(p, q, vf_set1(2.06390887954e-2f));
+        p = vf_fma(p, q, vf_set1(-5.37397155531e-2f));
+        p = vf_fma(p, q, vf_set1(1.33314422036e-1f));
+        p = vf_fma(p, q, vf_set1(-3.33332819422e-1f));
+        const vf near = vf_fma(vf_mul(v, q), p, v);
+        vf a = vf_max(vf_sub(zero, v), v);
+        a = vf_lt_select(hi, a, hi, a);
+        const vf far = vf_sub(one, vf_div(vf_set1(2.0f), vf_add(vexp(vf_add(a, a)), one)));
+        st_n(y + i, vf_lt_select(a, vf_set1(0.625f), near, vf_lt_select(v, zero, vf_sub(zero, far), far)), n - i);
+    }
+}
+
 static void layernorm(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,
                       float *ret_stats)
 {
@@ -327,4 +358,6 @@ const struct deq_kern KERN_TABLE(KERN) = {
     .max = max_of,
     .exp_sum = exp_sum,
     .scale = scale,
+    .sigmoid = sigmoid,
+    .tanh_of = tanh_of,
 };

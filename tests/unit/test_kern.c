@@ -333,6 +333,80 @@ TEST(kern_exp_sum)
     }
 }
 
+/* --- sigmoid and tanh --- */
+
+static double sigmoid_by_libm(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+TEST(kern_sigmoid_and_tanh_accuracy)
+{
+    /* sigmoid: e^-x is off by 1.5 ulp, which counts for e / (1 + e) of itself, the sum and the quotient add half a one each, and a
+     * relative error is up to twice as many ulp of a number just above a power of two. tanh above 0.625 takes at most 0.8 of such an error from its
+     * subtrahend, and half an ulp from the difference; below, Cephes' polynomial is good to less. */
+    static const struct {
+        const char *what;
+        double (*want)(double x), from, to, bound;
+    } of[] = {{"sigmoid", sigmoid_by_libm, -87, 40, 3.5},
+              {"tanh", tanh, -12, 12, 2},
+              {"tanh near zero", tanh, -1e-3, 1.1e-3, 2}};
+    enum { CHUNK = 1000, CHUNKS = 200 };
+    static float x[CHUNK], y[CHUNK], first[CHUNK];
+    find_levels();
+    for (size_t f = 0; f < DEQ_COUNT(of); f++) {
+        double worst = 0, worst_x = 0;
+        for (int c = 0; c < CHUNKS; c++) {
+            for (int i = 0; i < CHUNK; i++)
+                x[i] = (float)(of[f].from + (of[f].to - of[f].from) * (c * CHUNK + i) / (CHUNK * CHUNKS - 1));
+            for (int l = 0; l < LEVELS; l++) {
+                if (!levels[l])
+                    continue;
+                (f ? levels[l]->tanh_of : levels[l]->sigmoid)(l ? y : first, x, CHUNK);
+                CHECK_MSG(!l || same_bits(y, first, CHUNK), "%s, %s, chunk %d", of[f].what, level_names[l], c);
+            }
+            for (int i = 0; i < CHUNK; i++) {
+                const double want = of[f].want((double)x[i]), ulp = ldexp(1.0, want != 0 ? ilogb(want) - 23 : -149);
+                const double error = fabs((double)first[i] - want) / ulp;
+                if (!(error <= worst)) {
+                    worst = error;
+                    worst_x = (double)x[i];
+                }
+            }
+        }
+        CHECK_MSG(worst <= of[f].bound, "%s: %.3f ulp at x = %.9g", of[f].what, worst, worst_x);
+    }
+}
+
+TEST(kern_sigmoid_and_tanh_ends)
+{
+    static float x[MAX_N], y[MAX_N + GUARD], first[2][MAX_N];
+    find_levels();
+    for (int l = 0; l < LEVELS; l++)
+        for (size_t s = 0; levels[l] && s < N_SIZES; s++)
+            for (int f = 0; f < 2; f++) { /* every tail, in place; zeros, subnormals and large numbers among them */
+                const size_t n = size_at(s);
+                fill(x, n, s);
+                (f ? levels[0]->tanh_of : levels[0]->sigmoid)(first[f], x, n);
+                sentinels(y, n + GUARD);
+                memcpy(y, x, n * sizeof *y);
+                (f ? levels[l]->tanh_of : levels[l]->sigmoid)(y, y, n);
+                CHECK_MSG(same_bits(y, first[f], n) && untouched(y + n, GUARD), "%s n=%zu", level_names[l], n);
+            }
+    for (int l = 0; l < LEVELS; l++) {
+        const float in[] = {0, -0.0f, INFINITY, -INFINITY, 1e30f, -1e30f, 1e-30f, NAN, -NAN};
+        float out[DEQ_COUNT(in)];
+        if (!levels[l])
+            continue;
+        levels[l]->sigmoid(out, in, DEQ_COUNT(in));
+        CHECK(out[0] == 0.5f && out[1] == 0.5f && out[2] == 1 && out[4] == 1 && isnan(out[7]) && isnan(out[8]));
+        CHECK(out[3] == out[5] && out[3] > 0x1p-126f && out[3] < 2e-38f);
+        levels[l]->tanh_of(out, in, DEQ_COUNT(in));
+        CHECK(out[0] == 0 && out[1] == 0 && out[2] == 1 && out[3] == -1 && out[4] == 1 && out[5] == -1 && out[6] == 1e-30f &&
+              isnan(out[7]) && isnan(out[8]));
+    }
+}
+
 /* --- Matrix products --- */
 
 TEST(kern_mm)
