@@ -23,13 +23,16 @@ struct deq_ring {
     uint32_t n;
 };
 
+/* Rows of one sequence stand in the order of their positions. */
 struct deq_rows {
     size_t n;
     const size_t *position;              /* [n] */
     const struct deq_ring *const *ring;  /* [n] pages of the row's sequence: those of the row's own position and of `lookback` before it hold */
     const float *const *z;               /* [n] -> [state_dim] iterates */
     float *const *fz;                    /* [n] -> [state_dim] receives f(z) */
-    const float *const *u;               /* [n] -> [inject_dim] */
+    /* [n] -> [inject_dim] what a cell keeps of a row: written by inject, and by the cell when something of it becomes known
+     * for good */
+    float *const *u;
 };
 
 struct deq_cell;

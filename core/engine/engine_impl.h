@@ -75,8 +75,8 @@ struct deq_engine {
     struct row **batch;
     struct sequence **batch_seq;
     size_t n_batch;
-    const float **z, **u_in;
-    float **fz, **u_out;
+    const float **z;
+    float **fz, **u_in, **u_out;
     size_t *position;
     const struct deq_ring **ring;
     uint32_t *new_tokens;

@@ -44,8 +44,8 @@ static void check_variant(struct deq_arch a)
 
     CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_transformer_new(w, false, &tf, NULL) == DEQ_OK &&
           deq_transformer_open(tf, T, DEQ_COUNT(pages), pool, &cell, NULL) == DEQ_OK);
-    const float *zp[T], *up[T], *fp_const[T];
-    float *fp[T], *uo[T];
+    const float *zp[T], *fp_const[T];
+    float *fp[T], *up[T], *uo[T];
     size_t position[T];
     const struct deq_ring *rings[T];
     for (size_t i = 0; i < T; i++) {
