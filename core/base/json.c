@@ -120,7 +120,8 @@ static bool overflows(const char *s, bool real)
     return errno == ERANGE;
 }
 
-void deq_json_clamp(char *text, size_t len)
+/* In place; text[len] is 0. */
+static void clamp_numbers(char *text, size_t len)
 {
     bool in_string = false, real;
     for (size_t i = 0, n; i < len; i += n) {
@@ -170,20 +171,33 @@ static void plain_strings(char *text, size_t len)
     }
 }
 
-enum deq_rc deq_json_parse_loose(const char *text, size_t len, json_t **ret)
+/* Parses again what jansson refused, a copy in which numbers are clamped and, where it is loose, strings are plain. */
+static enum deq_rc parse_mended(const char *text, size_t len, size_t flags, bool loose, json_t **ret,
+                                json_error_t *ret_where)
 {
-    json_error_t where;
-    enum deq_rc rc = deq_json_parse(text, len, 0, ret, &where);
-    if (rc != DEQ_EFORMAT)
-        return rc;
     char *copy = deq_alloc(len + 1);
     if (!copy)
         return DEQ_ENOMEM;
     memcpy(copy, text, len);
     copy[len] = 0;
-    deq_json_clamp(copy, len);
-    plain_strings(copy, len);
-    rc = deq_json_parse(copy, len, 0, ret, &where);
+    clamp_numbers(copy, len);
+    if (loose)
+        plain_strings(copy, len);
+    const enum deq_rc rc = deq_json_parse(copy, len, flags, ret, ret_where);
     deq_free(copy);
     return rc;
+}
+
+enum deq_rc deq_json_parse_clamped(const char *text, size_t len, size_t flags, json_t **ret, json_error_t *ret_where)
+{
+    const enum deq_rc rc = deq_json_parse(text, len, flags, ret, ret_where);
+    const bool overflow = rc == DEQ_EFORMAT && json_error_code(ret_where) == json_error_numeric_overflow;
+    return overflow ? parse_mended(text, len, flags, false, ret, ret_where) : rc;
+}
+
+enum deq_rc deq_json_parse_loose(const char *text, size_t len, json_t **ret)
+{
+    json_error_t where;
+    const enum deq_rc rc = deq_json_parse(text, len, 0, ret, &where);
+    return rc == DEQ_EFORMAT ? parse_mended(text, len, 0, true, ret, &where) : rc;
 }

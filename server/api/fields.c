@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "core/base/json.h"
-#include "core/base/mem.h"
 
 enum { BODY_FLAGS = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL }; /* of every body: \u0000 is a character */
 
@@ -55,21 +54,6 @@ static bool shallow(const char *s, size_t n)
     return true;
 }
 
-/* jansson stops at a number that no type holds, and cannot say whose it is. 1e308 stands for it, and the field's own
- * range is what it exceeds. */
-static enum deq_rc parse_clamped(const char *body, size_t len, json_t **ret, json_error_t *je)
-{
-    char *copy = deq_alloc(len + 1);
-    if (!copy)
-        return DEQ_ENOMEM;
-    memcpy(copy, body, len);
-    copy[len] = 0;
-    deq_json_clamp(copy, len);
-    const enum deq_rc rc = deq_json_parse(copy, len, BODY_FLAGS, ret, je);
-    deq_free(copy);
-    return rc;
-}
-
 /* A key that is null is absent. */
 static void drop_nulls(json_t *v)
 {
@@ -107,9 +91,8 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
         return NULL;
     }
     json_t *root = NULL;
-    enum deq_rc rc = deq_json_parse(body, len, BODY_FLAGS, &root, &je);
-    if (rc == DEQ_EFORMAT && json_error_code(&je) == json_error_numeric_overflow)
-        rc = parse_clamped(body, len, &root, &je);
+    /* 1e308 stands for a number that no type holds: the field's own range is what it exceeds, and its name is told */
+    const enum deq_rc rc = deq_json_parse_clamped(body, len, BODY_FLAGS, &root, &je);
     if (rc == DEQ_ENOMEM) {
         no_memory(err);
         return NULL;

@@ -44,14 +44,34 @@ static void check_accepted(const struct completion_request *r, const struct conf
         CHECK(r->stop_ids.ids[i] < vocab);
 }
 
+/* The small model, asked with the defaults and a template of chats. */
+struct fixture {
+    struct deq_model *model;
+    struct conf conf;
+    struct request_context context;
+};
+
+static bool set_up(struct fixture *f)
+{
+    *f = (struct fixture){0};
+    struct deq_err err;
+    const bool ok = deq_model_load("tests/golden/tiny", &f->model, &err) == DEQ_OK &&
+                    deq_opt_defaults(&conf_table, &f->conf, &err) == DEQ_OK;
+    snprintf(f->conf.chat_message, sizeof f->conf.chat_message, "{role}: {content}\n");
+    f->context = (struct request_context){
+        .model = f->model, .conf = &f->conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
+    return ok;
+}
+
+static void tear_down(struct fixture *f)
+{
+    deq_model_free(f->model);
+}
+
 TEST(request_damaged_at_random)
 {
-    struct deq_model *m = NULL;
-    struct conf conf;
-    struct deq_err e;
-    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
-    strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context context = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
+    struct fixture f;
+    REQUIRE(set_up(&f));
     size_t accepted = 0, refused = 0;
     for (uint64_t round = 0; round < 30000; round++) {
         const enum endpoint endpoint = round % 7 == 6 ? ON_CHAT : round % 7 == 5 ? ON_RESPONSES : ON_COMPLETIONS;
@@ -82,9 +102,9 @@ TEST(request_damaged_at_random)
         }
         struct completion_request q;
         struct request_error err;
-        if (request_completion(&context, endpoint, text, n, &q, &err)) {
+        if (request_completion(&f.context, endpoint, text, n, &q, &err)) {
             accepted++;
-            check_accepted(&q, &conf, 384, 200);
+            check_accepted(&q, &f.conf, 384, 200);
             completion_request_free(&q);
         } else {
             refused++;
@@ -101,7 +121,7 @@ TEST(request_damaged_at_random)
             struct request_error err;
             deq_mem_count_plain(true);
             deq_mem_fault(nth, false);
-            const bool ok = request_completion(&context, endpoint, body, strlen(body), &q, &err);
+            const bool ok = request_completion(&f.context, endpoint, body, strlen(body), &q, &err);
             deq_mem_fault(0, false);
             deq_mem_count_plain(false);
             if (ok)
@@ -109,7 +129,7 @@ TEST(request_damaged_at_random)
             else
                 CHECK(err.status == 503 && !strcmp(err.code, "out_of_memory"));
         }
-    deq_model_free(m);
+    tear_down(&f);
 }
 
 static const char *refused_for(const struct request_context *c, bool chat, const char *body, struct request_error *err)
@@ -124,13 +144,9 @@ static const char *refused_for(const struct request_context *c, bool chat, const
 
 TEST(request_fields_of_other_servers)
 {
-    struct deq_model *m = NULL;
-    struct conf conf;
-    struct deq_err e;
+    struct fixture f;
     struct request_error err;
-    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
-    strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
+    REQUIRE(set_up(&f));
     /* body of a chat without its messages, and the field that it is refused for, "" when it is not */
     static const char *const cases[][2] = {
         {"\"store\":null,\"nobody_knows\":null,\"deq\":{\"tol\":null,\"x\":null},\"logit_bias\":{\"5\":null}", ""},
@@ -151,30 +167,27 @@ TEST(request_fields_of_other_servers)
                  "{%s,\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
                  "{\"role\":\"assistant\",\"content\":null,\"refusal\":null}]}",
                  cases[i][0]);
-        const char *param = refused_for(&c, true, body, &err);
+        const char *param = refused_for(&f.context, true, body, &err);
         CHECK_MSG(!strcmp(param, cases[i][1]), "%s: refused for \"%s\", not \"%s\"", body, param, cases[i][1]);
     }
-    strcpy(conf.unknown_fields, "ignore");
-    CHECK(!*refused_for(&c, false, "{\"nobody_knows\":0,\"deq\":{\"nor_this\":[]}}", &err));
-    CHECK(!strcmp(refused_for(&c, false, "{\"nobody_knows\":0,\"suffix\":\"x\"}", &err), "suffix"));
-    deq_model_free(m);
+    strcpy(f.conf.unknown_fields, "ignore");
+    CHECK(!*refused_for(&f.context, false, "{\"nobody_knows\":0,\"deq\":{\"nor_this\":[]}}", &err));
+    CHECK(!strcmp(refused_for(&f.context, false, "{\"nobody_knows\":0,\"suffix\":\"x\"}", &err), "suffix"));
+    tear_down(&f);
 }
 
 TEST(request_without_a_seed_draws_one)
 {
-    struct deq_model *m = NULL;
-    struct conf conf;
-    struct deq_err e;
+    struct fixture f;
     struct request_error err;
     int64_t seeds[8] = {0};
-    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
+    REQUIRE(set_up(&f));
     for (size_t i = 0; i < DEQ_COUNT(seeds); i++) {
         struct completion_request r;
         if (i == 6)
-            strcpy(conf.sampling_seed, "12");
+            strcpy(f.conf.sampling_seed, "12");
         const char *body = i % 2 ? "{\"seed\":null}" : i == 4 ? "{\"seed\":-9223372036854775808}" : "{}";
-        const bool ok = request_completion(&c, false, body, strlen(body), &r, &err);
+        const bool ok = request_completion(&f.context, false, body, strlen(body), &r, &err);
         CHECK(ok);
         if (!ok)
             continue;
@@ -187,20 +200,16 @@ TEST(request_without_a_seed_draws_one)
             CHECK(seeds[k] != seeds[i]);
     }
     CHECK(seeds[4] == INT64_MIN && seeds[6] == 12 && seeds[7] == 12);
-    deq_model_free(m);
+    tear_down(&f);
 }
 
 /* NUL is a character of a text, and no end of a name */
 TEST(request_names_end_at_their_end)
 {
-    struct deq_model *m = NULL;
-    struct conf conf;
-    struct deq_err e;
+    struct fixture f;
     struct request_error err;
-    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
-    strcpy(conf.chat_message, "{role}: {content}\n");
-    const struct request_context c = {.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
-    CHECK(!refused_for(&c, false, "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}", &err)[0]);
+    REQUIRE(set_up(&f));
+    CHECK(!refused_for(&f.context, false, "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}", &err)[0]);
     static const struct {
         bool chat;
         const char *body, *param;
@@ -214,8 +223,8 @@ TEST(request_names_end_at_their_end)
         {true, "{\"messages\": [{\"role\": \"user\\u0000\", \"content\": \"a\"}]}", "messages[0].role"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
-        const char *param = refused_for(&c, t[i].chat, t[i].body, &err);
+        const char *param = refused_for(&f.context, t[i].chat, t[i].body, &err);
         CHECK_MSG(!strcmp(param, t[i].param), "%s: \"%s\"", t[i].body, param);
     }
-    deq_model_free(m);
+    tear_down(&f);
 }
