@@ -1,3 +1,4 @@
+/* H = L L', then two triangular solves; in double, since what Anderson mixes is nearly dependent. M is at most 16. */
 #include <math.h>
 
 #include "core/solve/methods.h"

@@ -1,7 +1,8 @@
+/* Picard iteration, damped by beta; see solver.h. No state. */
+#include <string.h>
+
 #include "core/math/kern.h"
 #include "core/solve/methods.h"
-
-#include <string.h>
 
 void deq_picard_step(const struct deq_solver_opts *o, size_t dim, float *z, const float *fz)
 {

@@ -1,3 +1,5 @@
+/* The thread that owns the engine: it takes jobs off the queue whose turn it is, gives them to the engine, steps it,
+ * and hands out what came of it. What is shared with other threads, and under which lock: sched_impl.h. */
 #define _GNU_SOURCE
 #include <time.h>
 

@@ -45,8 +45,9 @@ only jansson.h 'core/(base/json\.h|(text|data)/[a-z_]*\.[ch])|server/(api/(field
 uneven='core/(api\.c|cell/|data/|deq\.h|train/)|models/cli/(cmd_check|cmd_import|cmd_inspect|cmd_train|eval_segments)|server/|tests/unit/' # not brought to that width yet
 complain "lines of more than 120 characters" \
     "$(grep -nE '^.{121}' -r core server models tests --include='*.[ch]' | grep -vE "^($uneven)" | cut -c1-160)"
-complain "headers that do not open with a comment that says what they are" \
-    "$(find core server models tests -name '*.h' -exec awk 'FNR == 1 && !/^\/\*/ { print FILENAME }' {} +)"
+complain "no comment at the top that says what it is (headers, and .c files without a header of their name)" \
+    "$(find core server models tests -name '*.[ch]' -exec awk 'FNR == 1 && !/^\/\*/ { print FILENAME }' {} + |
+        while read -r f; do [ "${f%.c}" != "$f" ] && [ -e "${f%.c}.h" ] || echo "$f"; done)"
 
 complain "banned call" "$(grep -nE '\b(strcpy|strcat|sprintf|gets|atoi|atof|strtok|rand|localtime|gmtime|asctime|alloca|system|popen)\(' \
     -r core server models --include='*.[ch]')"
