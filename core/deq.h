@@ -151,7 +151,7 @@ const char *deq_finish_name(enum deq_finish f);
 
 /* Equilibria of whole blocks of a prompt are kept and found again, with the same bits as a fresh solve. APPROXIMATE also takes blocks that
  * generation produced, whose bits differ within the tolerance. OFF neither takes nor leaves any. */
-enum deq_cache { DEQ_CACHE_EXACT, DEQ_CACHE_APPROXIMATE, DEQ_CACHE_OFF };
+enum deq_cache { DEQ_CACHE_EXACT, DEQ_CACHE_APPROXIMATE, DEQ_CACHE_OFF, DEQ_CACHE_COUNT };
 
 struct deq_event {
     enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_END } kind;

@@ -32,11 +32,15 @@ static uint64_t id_of(const void *data, size_t n)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* One line, cut at blanks. The key itself never stands in a message. */
-static enum deq_rc parse_line(const char *path, unsigned line, char *text, struct key *ret, bool *ret_any, struct deq_err *err)
+static enum deq_rc parse_line(const char *path, unsigned line, char *text, struct key *ret, bool *ret_any,
+                              struct deq_err *err)
 {
     char *words[6], *save = NULL; /* one more than a line may have */
     size_t n = 0;
@@ -46,8 +50,11 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
     *ret_any = n > 0;
     if (!n)
         return DEQ_OK;
-    if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES || strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
-        return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N]", path, line);
+    if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES ||
+        strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
+        return deq_fail(err, DEQ_EFORMAT,
+                        "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N]", path,
+                        line);
     *ret = (struct key){.caller = {.id = id_of(words[0], strlen(words[0])), .weight = 1, .known = true}};
     for (size_t i = 0; i < HASH_BYTES; i++)
         ret->hash[i] = (unsigned char)(hex_digit(words[1][2 * i]) * 16 + hex_digit(words[1][2 * i + 1]));
@@ -62,7 +69,9 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
         else if (end && !*end && weight >= 1 && weight <= AUTH_WEIGHT_MAX)
             ret->caller.weight = (uint32_t)weight;
         else
-            return deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: word %zu: expected admin, priority or weight=1..%d", path, line, i + 1, AUTH_WEIGHT_MAX);
+            return deq_fail(err, DEQ_EFORMAT,
+                            "auth.keys_file: %s: line %u: word %zu: expected admin, priority or weight=1..%d", path,
+                            line, i + 1, AUTH_WEIGHT_MAX);
     }
     return DEQ_OK;
 }
@@ -72,7 +81,8 @@ static enum deq_rc load(const char *path, struct key **ret, size_t *ret_n, struc
     char *text = NULL;
     size_t len, n = 0;
     struct key *keys = DEQ_NEW_ARRAY(struct key, AUTH_KEYS_MAX);
-    enum deq_rc rc = keys ? deq_text_read(path, FILE_MAX_BYTES, &text, &len, err) : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
+    enum deq_rc rc = keys ? deq_text_read(path, FILE_MAX_BYTES, &text, &len, err)
+                          : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
     if (rc && keys)
         deq_fail_prefix(err, rc, "auth.keys_file");
     if (!rc && strlen(text) != len)
@@ -89,7 +99,8 @@ static enum deq_rc load(const char *path, struct key **ret, size_t *ret_n, struc
             continue;
         for (size_t i = 0; i < n && !rc; i++)
             if (!memcmp(keys[i].hash, k.hash, HASH_BYTES) || keys[i].caller.id == k.caller.id)
-                rc = deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: the name or the key stands in it twice", path, line);
+                rc = deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: line %u: the name or the key stands in it twice",
+                              path, line);
         if (!rc && n == AUTH_KEYS_MAX)
             rc = deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: more than %d keys", path, AUTH_KEYS_MAX);
         if (!rc)

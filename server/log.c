@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/base.h"
 #include "core/base/clock.h"
 
 enum {
@@ -23,7 +24,11 @@ enum {
     FLUSH_MS = 1000, /* at the end, for a reader that may never come back */
 };
 
-static const char *const names[] = {"error", "warn", "info", "debug"};
+static const char *const names[] = {[LOG_ERROR] = "error",
+                                    [LOG_WARN] = "warn",
+                                    [LOG_INFO] = "info",
+                                    [LOG_DEBUG] = "debug"};
+_Static_assert(DEQ_COUNT(names) == LOG_LEVELS, "a name for each level");
 static enum log_level threshold = LOG_INFO;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -35,7 +40,7 @@ static struct {
 
 void log_init(const char *level)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < LOG_LEVELS; i++)
         if (!strcmp(level, names[i]))
             threshold = (enum log_level)i;
 }

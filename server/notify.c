@@ -46,7 +46,8 @@ static enum deq_rc parse_address(const char *text, struct deq_err *err)
     const size_t n = strlen(text);
     /* vsock addresses (of virtual machines' hosts) are not for services */
     if ((text[0] != '/' && text[0] != '@') || n < 2 || n >= sizeof address.sun_path)
-        return deq_fail(err, DEQ_EINVAL, "NOTIFY_SOCKET: \"%s\": expected /PATH or @NAME of at most %zu bytes", text, sizeof address.sun_path - 1);
+        return deq_fail(err, DEQ_EINVAL, "NOTIFY_SOCKET: \"%s\": expected /PATH or @NAME of at most %zu bytes", text,
+                        sizeof address.sun_path - 1);
     address.sun_family = AF_UNIX;
     memcpy(address.sun_path, text, n);
     address_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + (text[0] == '/'));
@@ -74,10 +75,12 @@ __attribute__((format(printf, 1, 2))) static bool say(const char *format, ...)
     va_start(ap, format);
     const int n = vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    return n < 0 || sendto(fd, text, DEQ_MIN((size_t)n, sizeof text - 1), MSG_NOSIGNAL, (const struct sockaddr *)&address, address_len) >= 0;
+    const size_t len = n < 0 ? 0 : DEQ_MIN((size_t)n, sizeof text - 1);
+    return n < 0 || sendto(fd, text, len, MSG_NOSIGNAL, (const struct sockaddr *)&address, address_len) >= 0;
 }
 
-/* A status is one line: what follows a line's end would be another variable. Paths in it may be any bytes, and it may have been cut. */
+/* A status is one line: what follows a line's end would be another variable. Paths in it may be any bytes, and it may
+ * have been cut. */
 static const char *one_line(const char *status, char ret[NOTIFY_STATUS_MAX_BYTES])
 {
     snprintf(ret, NOTIFY_STATUS_MAX_BYTES, "%s", status);
@@ -103,7 +106,8 @@ static void *notify_main(void *arg)
     pthread_mutex_lock(&lock);
     uint64_t cpu_ns = loader_began_ns;
     while (phase != STOPPED) {
-        const uint64_t ms = phase == LOADING ? LOADING_TICK_MS : watchdog_us ? DEQ_MAX(watchdog_us / 3000, 1u) : UINT32_MAX;
+        const uint64_t watch_ms = watchdog_us ? DEQ_MAX(watchdog_us / 3000, 1u) : UINT32_MAX;
+        const uint64_t ms = phase == LOADING ? LOADING_TICK_MS : watch_ms;
         const enum phase before = phase;
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -122,7 +126,8 @@ static void *notify_main(void *arg)
         } else if (watchdog_us && alive_fn && phase != STOPPED) {
             bool (*const alive)(void *) = alive_fn;
             void *const ctx = alive_ctx;
-            pthread_mutex_unlock(&lock); /* a lock that is stuck elsewhere must not hold the others here; and hangs this thread, rightly */
+            /* a lock that is stuck elsewhere must not hold the others here; and hangs this thread, rightly */
+            pthread_mutex_unlock(&lock);
             const bool ok = alive(ctx);
             pthread_mutex_lock(&lock);
             if (ok && phase != STOPPED)

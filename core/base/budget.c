@@ -32,7 +32,7 @@ static uint64_t charged(const struct deq_allowance *a)
     return DEQ_MAX(a->reserved_bytes, a->taken_bytes);
 }
 
-/* with the lock */
+/* Caller holds a->budget->lock. */
 static bool change(struct deq_allowance *a, uint64_t reserved, uint64_t taken)
 {
     struct deq_budget *b = a->budget;

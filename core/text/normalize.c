@@ -9,6 +9,7 @@
 bool deq_form_find(const char *name, enum deq_form *ret_form)
 {
     static const char *const names[] = {[DEQ_NFC] = "NFC", [DEQ_NFD] = "NFD", [DEQ_NFKC] = "NFKC", [DEQ_NFKD] = "NFKD"};
+    _Static_assert(DEQ_COUNT(names) == DEQ_FORM_COUNT, "a name for each form");
     for (size_t i = 0; i < DEQ_COUNT(names); i++)
         if (!strcmp(name, names[i])) {
             *ret_form = (enum deq_form)i;

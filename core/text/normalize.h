@@ -12,6 +12,7 @@
 #include "core/base/err.h"
 
 enum deq_form { DEQ_NFC, DEQ_NFD, DEQ_NFKC, DEQ_NFKD };
+enum { DEQ_FORM_COUNT = DEQ_NFKD + 1 };
 
 /* The form of a name such as "NFC"; false when it is none. */
 bool deq_form_find(const char *name, enum deq_form *ret_form);

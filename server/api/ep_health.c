@@ -5,7 +5,10 @@
 
 static void health(struct service *s, struct exchange *x, bool ok)
 {
-    static const char *const states[] = {"starting", "ready", "draining"};
+    static const char *const states[] = {[SERVER_STARTING] = "starting",
+                                         [SERVER_READY] = "ready",
+                                         [SERVER_DRAINING] = "draining"};
+    _Static_assert(DEQ_COUNT(states) == SERVER_STATE_COUNT, "a word for each state");
     const struct metrics *m = s->metrics;
     struct served *served = store_acquire(s->store);
     const double age_ms = served ? ((double)deq_now_ns() - (double)sched_last_step_ns(served->sched)) * 1e-6 : 0;

@@ -107,6 +107,7 @@ static void answer(struct logits_job *l, enum job_end end, const char *message)
                   [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
                   [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
                   [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
+    _Static_assert(DEQ_COUNT(errors) == JOB_END_COUNT, "an error for each end");
     if (end == JOB_FINISHED && !l->numeric && l->have == l->positions) {
         if (!l->raw)
             add_deq(l);

@@ -247,6 +247,7 @@ bool fields_take(const struct object *o, void *request)
 void fields_print(const char *where, const struct fields *f)
 {
     static const char *const kinds[] = {[BOOL] = "boolean", [INT] = "integer", [NUMBER] = "number"};
+    _Static_assert(DEQ_COUNT(kinds) == OTHER, "a word for each kind that is parsed here");
     for (const struct field *r = f->rows; r < f->rows + f->n; r++)
         printf("%s\t%s\t%s\t%.17g\t%.17g\n", where, r->name, r->kind == OTHER ? r->type : kinds[r->kind], r->lo, r->hi);
     fields_print_neutral(where, f->body);

@@ -187,7 +187,10 @@ static bool take_salt(const struct object *o, const struct field *f, const json_
 
 static bool take_cache(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    static const char *const names[] = {[DEQ_CACHE_EXACT] = "exact", [DEQ_CACHE_APPROXIMATE] = "approximate", [DEQ_CACHE_OFF] = "off"};
+    static const char *const names[] = {[DEQ_CACHE_EXACT] = "exact",
+                                        [DEQ_CACHE_APPROXIMATE] = "approximate",
+                                        [DEQ_CACHE_OFF] = "off"};
+    _Static_assert(DEQ_COUNT(names) == DEQ_CACHE_COUNT, "a name for each");
     struct completion_request *r = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");

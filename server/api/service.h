@@ -8,7 +8,7 @@
 #include "server/net/tls.h"
 #include "server/work/store.h"
 
-enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING };
+enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STATE_COUNT };
 
 struct service {
     const struct conf *conf;

@@ -18,7 +18,7 @@ static struct fair_job in_line(const struct job *j)
     return (struct fair_job){j->account, j->priority, j->caller.priority, j->arrived_ns};
 }
 
-/* caller holds s->lock. The link that points to the job that comes next, of callers that are not barred. */
+/* Caller holds s->lock. The link that points to the job that comes next, of callers that are not barred. */
 static struct job **next_in_line(struct sched *s, uint64_t now)
 {
     struct job **best = NULL;
@@ -38,7 +38,7 @@ static struct job **next_in_line(struct sched *s, uint64_t now)
     return best;
 }
 
-/* caller holds s->lock. j, which *link points to, waits no more. */
+/* Caller holds s->lock. j, which *link points to, waits no more. */
 static void unlink_waiting(struct sched *s, struct job **link)
 {
     struct job *j = *link;
@@ -50,7 +50,7 @@ static void unlink_waiting(struct sched *s, struct job **link)
     j->account->waiting--;
 }
 
-/* caller holds s->lock. Takes jobs off the queue that will not run, as a list: cancelled, waited too long, or
+/* Caller holds s->lock. Takes jobs off the queue that will not run, as a list: cancelled, waited too long, or
  * everything ends. */
 static struct job *collect_expired(struct sched *s, uint64_t now)
 {
@@ -172,7 +172,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
 
 /* --- Admission --- */
 
-/* caller holds s->lock. Whether the callers' shares of the engine, and the memory for answers, let j begin. */
+/* Caller holds s->lock. Whether the callers' shares of the engine, and the memory for answers, let j begin. */
 static bool finds_room(struct sched *s, const struct job *j)
 {
     struct fair_room held = fair_plus(&s->held, &j->room);
@@ -185,7 +185,7 @@ static bool finds_room(struct sched *s, const struct job *j)
     return may && deq_allowance_reserve(j->answer, j->answer_bytes);
 }
 
-/* caller holds s->lock. The next job that finds room. A caller whose next job does not is passed by: nobody else waits
+/* Caller holds s->lock. The next job that finds room. A caller whose next job does not is passed by: nobody else waits
  * for what it holds, or for memory that others hold. */
 static struct job *next_with_room(struct sched *s, uint64_t now)
 {
@@ -386,7 +386,7 @@ static void heartbeat(struct sched *s)
     atomic_store_explicit(&s->heartbeat_ns, deq_now_ns(), memory_order_relaxed);
 }
 
-/* caller holds s->lock */
+/* Caller holds s->lock. */
 static void wait_for_work(struct sched *s)
 {
     struct timespec until;

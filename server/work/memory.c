@@ -14,7 +14,7 @@
 
 enum {
     DAEMON_BYTES = 4 << 20, /* threads, HTTP, the log, what the allocator rounds up */
-    OWN_THREADS = 6,        /* the log's, the watcher's, the one for large bodies, the supervisor's, the admin listener's, a reload's */
+    OWN_THREADS = 6, /* for the log, the watcher, large bodies, the supervisor, the admin listener, a reload */
 };
 
 struct limit {
@@ -54,7 +54,8 @@ void memory_begin(void)
         (void)mallopt(M_ARENA_MAX, 1);
 }
 
-/* Addresses for the stacks of threads that are yet to come: of an engine, and of the daemon's own that do not run already. */
+/* Addresses for the stacks of threads that are yet to come: of an engine, and of the daemon's own that do not run
+ * already. */
 static uint64_t stacks_to_come(const struct conf *c, const struct deq_engine_opts *opts)
 {
     pthread_attr_t attr;
@@ -105,9 +106,10 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     if (rc)
         return rc;
     used_now(&space_now, &resident_now);
-    const uint64_t model = m.weight_bytes + DEQ_MAX(m.engine_bytes, m.load_bytes), resident = resident_now + model + c->answer_bytes + DAEMON_BYTES;
+    const uint64_t model = m.weight_bytes + DEQ_MAX(m.engine_bytes, m.load_bytes);
+    const uint64_t to_come = model + c->answer_bytes + DAEMON_BYTES;
     const uint64_t cgroup = memory_cgroup_limit("", &file);
-    uint64_t need = resident, allowed = UINT64_MAX;
+    uint64_t need = resident_now + to_come, allowed = UINT64_MAX;
     if (!sysinfo(&machine)) {
         allowed = ((uint64_t)machine.totalram + machine.totalswap) * machine.mem_unit;
         snprintf(whose, sizeof whose, "this machine has");
@@ -118,14 +120,16 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     }
     if (need <= allowed && space_limit(&space)) {
         allowed = space.rlim_cur;
-        need = space_now + model + c->answer_bytes + DAEMON_BYTES + stacks_to_come(c, opts);
+        need = space_now + to_come + stacks_to_come(c, opts);
         snprintf(whose, sizeof whose, "RLIMIT_AS is");
     }
     if (need <= allowed)
         return DEQ_OK;
     return deq_fail(err, DEQ_EINVAL,
-                    "memory: %.1f MiB are needed (weights %.1f, %s %.1f, answers %.1f, the process itself %.1f), %s %.1f MiB: raise that, or lower "
-                    "engine.max_sequences, engine.max_rows, engine.max_positions, engine.cache_bytes or limits.answer_bytes",
-                    mb(need), mb(m.weight_bytes), m.load_bytes > m.engine_bytes ? "reading them" : "engine", mb(model - m.weight_bytes),
-                    mb(c->answer_bytes), mb(need - model - c->answer_bytes), whose, mb(allowed));
+                    "memory: %.1f MiB are needed (weights %.1f, %s %.1f, answers %.1f, the process itself %.1f), %s "
+                    "%.1f MiB: raise that, or lower engine.max_sequences, engine.max_rows, engine.max_positions, "
+                    "engine.cache_bytes or limits.answer_bytes",
+                    mb(need), mb(m.weight_bytes), m.load_bytes > m.engine_bytes ? "reading them" : "engine",
+                    mb(model - m.weight_bytes), mb(c->answer_bytes), mb(need - model - c->answer_bytes), whose,
+                    mb(allowed));
 }

@@ -84,7 +84,7 @@ void sched_free(struct sched *s)
 
 /* --- The queue's door --- */
 
-/* caller holds s->lock. Whether n more requests with so many prompt tokens may wait, of that caller. */
+/* Caller holds s->lock. Whether n more requests with so many prompt tokens may wait, of that caller. */
 static enum submit may_wait(const struct sched *s, const struct caller *caller, const struct account *a, size_t n,
                             uint64_t tokens)
 {
@@ -108,6 +108,7 @@ static enum submit count_refusal(struct sched *s, enum submit verdict)
                                                  [SUBMIT_TOKENS_FULL] = REJECT_TOKENS_FULL,
                                                  [SUBMIT_KEY_LIMIT] = REJECT_KEY_LIMIT,
                                                  [SUBMIT_DRAINING] = REJECT_DRAINING};
+    _Static_assert(DEQ_COUNT(reasons) == SUBMIT_COUNT, "a reason for each refusal");
     if (verdict != SUBMIT_OK)
         atomic_fetch_add(&s->metrics->rejected[reasons[verdict]], 1);
     return verdict;
@@ -129,7 +130,7 @@ enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t
     return count_refusal(s, verdict);
 }
 
-/* caller holds s->lock */
+/* Caller holds s->lock. */
 static void give_back(struct reservation *r)
 {
     struct sched *s = r->sched;
@@ -150,7 +151,7 @@ void sched_release(struct reservation *r)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* caller holds s->lock */
+/* Caller holds s->lock. */
 static void enqueue(struct sched *s, struct job *j, struct account *a)
 {
     const uint64_t n = DEQ_MAX(j->request.n, 1u);

@@ -32,6 +32,7 @@ enum job_end {
     JOB_NO_MEMORY,
     JOB_GAVE_WAY,
 };
+enum { JOB_END_COUNT = JOB_GAVE_WAY + 1 };
 
 struct job {
     /* set by the submitter */
@@ -68,7 +69,7 @@ struct job {
     uint32_t open_choices, tokens, first_choice_tokens;
 };
 
-enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT, SUBMIT_DRAINING };
+enum submit { SUBMIT_OK, SUBMIT_QUEUE_FULL, SUBMIT_TOKENS_FULL, SUBMIT_KEY_LIMIT, SUBMIT_DRAINING, SUBMIT_COUNT };
 
 /* A place in the queue, taken before the prompt is read: a request that is refused costs nothing. */
 struct reservation {

@@ -23,7 +23,7 @@ struct store {
     struct served *old[OLD_MAX];  /* swapped out, still with work */
     unsigned threads;             /* reloads' threads: each loads, swaps, and waits for what it swapped out */
     bool reloading, closing;
-    void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint);
+    store_reloaded *done;
     void *ctx;
 };
 
@@ -81,7 +81,8 @@ static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
     struct proof p = {.finite = true};
     const int64_t eos = deq_model_info(model).eos_id;
     const uint32_t start = eos >= 0 ? (uint32_t)eos : 0;
-    enum deq_rc rc = deq_engine_new(model, &(struct deq_engine_opts){.max_sequences = 1, .max_positions = CHECK_TOKENS + 1}, &engine, err);
+    const struct deq_engine_opts opts = {.max_sequences = 1, .max_positions = CHECK_TOKENS + 1};
+    enum deq_rc rc = deq_engine_new(model, &opts, &engine, err);
     if (rc)
         return rc;
     struct deq_request q = deq_request_defaults(model);
@@ -116,10 +117,14 @@ static enum deq_rc check(const struct conf *c, char ret_name[CONF_NAME_MAX + 1],
     if (c->model_name[0]) /* as it stands */
         snprintf(ret_name, CONF_NAME_MAX + 1, "%s", c->model_name);
     else if (!name_of(c->model_path, ret_name))
-        return deq_fail(err, DEQ_EINVAL, "model.path: \"%s\": the directory's name cannot be the model's (at most %d of A-Z a-z 0-9 . _ -, no dot first); set model.name",
+        return deq_fail(err, DEQ_EINVAL,
+                        "model.path: \"%s\": the directory's name cannot be the model's (at most %d of A-Z a-z 0-9 "
+                        ". _ -, no dot first); set model.name",
                         c->model_path, CONF_NAME_MAX);
     if (!good_name(ret_name))
-        return deq_fail(err, DEQ_EINVAL, "model.name: \"%s\" is not parts of A-Z a-z 0-9 . _ - with / between them, none with a dot first, as in org/model",
+        return deq_fail(err, DEQ_EINVAL,
+                        "model.name: \"%s\" is not parts of A-Z a-z 0-9 . _ - with / between them, none with a dot "
+                        "first, as in org/model",
                         c->model_name);
     return memory_check(c, &opts, err);
 }
@@ -191,8 +196,8 @@ struct served *store_acquire(struct store *s)
 
 void store_release(struct served *m)
 {
-    if (m)
-        atomic_fetch_sub(&m->refs, 1); /* whoever swapped it out waits for the last one: its engine's thread must not join itself */
+    if (m) /* the reload that swapped it out waits for the last: its engine's thread must not join itself */
+        atomic_fetch_sub(&m->refs, 1);
 }
 
 static void wait_for_last(const struct served *m)
@@ -207,10 +212,11 @@ static void *reload_main(void *arg)
     struct store *s = arg;
     struct served *fresh = NULL, *old = NULL;
     struct deq_err err = {0};
-    char fingerprint[17] = "", name[CONF_NAME_MAX + 1] = ""; /* copies: once swapped in, the model may be swapped out and freed by the next reload */
+    /* copies: once swapped in, the model may be swapped out and freed by the next reload */
+    char fingerprint[17] = "", name[CONF_NAME_MAX + 1] = "";
     const uint64_t t0 = deq_now_ns();
     enum deq_rc rc = load(s, &fresh, &err);
-    void (*const done)(void *, enum deq_rc, const struct deq_err *, const char *) = s->done; /* set before this thread began, until reloading is false */
+    store_reloaded *const done = s->done; /* set before this thread began, until reloading is false */
     void *const ctx = s->ctx;
     unsigned slot = 0;
     pthread_mutex_lock(&s->lock);
@@ -231,8 +237,8 @@ static void *reload_main(void *arg)
         log_line(LOG_ERROR, "reload failed, the model that served goes on", "{s:s}", "reason", err.text);
         served_free(fresh);
     } else {
-        log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", name, "fingerprint", fingerprint, "before", old->info.fingerprint,
-                 "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000));
+        log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", name, "fingerprint", fingerprint,
+                 "before", old->info.fingerprint, "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000));
     }
     if (done)
         done(ctx, rc, &err, fingerprint);
@@ -250,7 +256,7 @@ static void *reload_main(void *arg)
     return NULL;
 }
 
-bool store_reload(struct store *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx)
+bool store_reload(struct store *s, store_reloaded *done, void *ctx)
 {
     pthread_attr_t detached;
     pthread_t thread;

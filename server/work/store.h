@@ -1,7 +1,8 @@
 /* The model that is served: weights, tokenizer, and the scheduler with its engine, as one thing that is swapped whole.
  *
- * A reload loads the directory again beside what serves, proves that it solves, and swaps: requests from then on use the new one, those before it,
- * queued or running, finish on the old one, which is freed when the last has let go. A failed load changes nothing. */
+ * A reload loads the directory again beside what serves, proves that it solves, and swaps: requests from then on use
+ * the new one, those before it, queued or running, finish on the old one, which is freed when the last has let go. A
+ * failed load changes nothing. */
 #ifndef DEQ_SERVER_STORE_H
 #define DEQ_SERVER_STORE_H
 
@@ -27,8 +28,10 @@ enum deq_rc store_load(struct store *s, struct deq_err *err);
 /* The model at hand, or NULL while none is loaded; give it back with store_release. Any thread. */
 struct served *store_acquire(struct store *s);
 void store_release(struct served *m);
-/* Begins a reload on a thread of its own; false when one is under way, when four models still have work, or when nothing is loaded yet. done, called on that thread, may be NULL. */
-bool store_reload(struct store *s, void (*done)(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint), void *ctx);
+/* Begins a reload on a thread of its own; false when one is under way, when four models still have work, or when
+ * nothing is loaded yet. done, called on that thread, may be NULL. */
+typedef void store_reloaded(void *ctx, enum deq_rc rc, const struct deq_err *err, const char *fingerprint);
+bool store_reload(struct store *s, store_reloaded *done, void *ctx);
 /* What follows concerns every model that still has work. */
 bool store_alive(struct store *s, uint64_t stall_ms);
 size_t store_pending(struct store *s);

@@ -42,7 +42,7 @@ only 'uni(norm|str|ctype|case|name)\.h' 'core/text/normalize\.c'
 only jansson.h 'core/(base/json\.h|(text|data)/[a-z_]*\.[ch])|server/(api/(fields|reply)\.h|work/store\.c|log\.c|main\.c)|models/cli/[a-z_]*\.[ch]'
 
 # How it is read: 120 characters a line, and what a header is stands before anything else in it.
-uneven='core/(api\.c|cell/|data/|deq\.h|train/)|models/cli/(cmd_check|cmd_import|cmd_inspect|cmd_train|eval_segments)|server/|tests/unit/' # not brought to that width yet
+uneven='core/(api\.c|cell/|data/|deq\.h|train/)|models/cli/(cmd_check|cmd_import|cmd_inspect|cmd_train|eval_segments)|server/(api/|net/|conf\.|main\.)|tests/unit/' # not brought to that width yet
 complain "lines of more than 120 characters" \
     "$(grep -nE '^.{121}' -r core server models tests --include='*.[ch]' | grep -vE "^($uneven)" | cut -c1-160)"
 complain "no comment at the top that says what it is (headers, and .c files without a header of their name)" \
