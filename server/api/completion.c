@@ -16,7 +16,7 @@
 #include "server/api/reply.h"
 #include "server/log.h"
 
-enum { BYTES_PER_TOKEN = 4, CHOICE_BYTES = 1024 /* beside its tokens */ };
+enum { CHOICE_BYTES = 1024 /* beside its tokens */ };
 
 static size_t n_choices(const struct completion *c)
 {
@@ -332,16 +332,13 @@ static void complete(struct service *s, struct served *m, struct exchange *x, en
     const struct request_context rc = service_context(s, m);
     struct completion_request r;
     struct request_error err;
-    struct reservation place;
-    /* a place first: whoever will be refused costs no tokenising */
-    enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, &place);
-    if (verdict != SUBMIT_OK) {
-        exchange_not_submitted(x, m->sched, verdict);
+    struct reservation reservation;
+    if (!exchange_reserve(x, m, &reservation)) {
         store_release(m);
         return;
     }
     if (!request_completion(&rc, at, x->body.data, x->body.len, &r, &err)) {
-        sched_release(&place);
+        sched_release(&reservation);
         store_release(m);
         exchange_request_error(x, &err);
         return;
@@ -350,7 +347,7 @@ static void complete(struct service *s, struct served *m, struct exchange *x, en
     struct completion *c = completion_new(s, m, x, &r);
     struct job **jobs = c ? DEQ_NEW_ARRAY(struct job *, c->req.n_prompts) : NULL;
     if (!jobs) {
-        sched_release(&place); /* while the model that it belongs to is still held */
+        sched_release(&reservation); /* while the model that it belongs to is still held */
         if (!c)
             store_release(m);
         completion_free(c);
@@ -365,7 +362,7 @@ static void complete(struct service *s, struct served *m, struct exchange *x, en
     pthread_mutex_unlock(&x->channel->lock);
     channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
     /* refused below, c is still this thread's; else it belongs to the engine's thread and may be gone already */
-    verdict = sched_submit(sched, &place, jobs, c->req.n_prompts);
+    const enum submit verdict = sched_submit(sched, &reservation, jobs, c->req.n_prompts);
     deq_free(jobs);
     if (verdict == SUBMIT_OK)
         return;

@@ -11,7 +11,6 @@
 #include "server/log.h"
 
 enum {
-    BYTES_PER_TOKEN = 4,       /* a guess, for the queue: before the prompt is read */
     JSON_FLOATS_MAX = 1 << 18, /* about 3 MB of text */
     JSON_FLOAT_BYTES = 18,     /* ", -1.23456789e-05" at most */
     JSON_HEAD_BYTES = 4096,    /* and what stands behind the numbers */
@@ -31,6 +30,11 @@ struct logits_job {
     double iters_sum, residual_max;
     bool converged;
 };
+
+static size_t positions_of(const struct logits_request *r)
+{
+    return r->all_positions ? r->prompt.n : 1;
+}
 
 static void logits_job_free(struct logits_job *l)
 {
@@ -138,49 +142,20 @@ static void on_gone(void *ctx)
     sched_cancel(ctx);
 }
 
-void ep_logits(struct service *s, struct served *m, struct exchange *x)
+/* Takes the prompt of r, and m. NULL: no memory, and nothing is taken. */
+static struct logits_job *logits_job_new(struct served *m, const struct exchange *x, const struct logits_request *r)
 {
-    const struct request_context c = service_context(s, m);
-    struct logits_request r;
-    struct request_error err;
-    struct reservation place;
-    enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, &place);
-    if (verdict != SUBMIT_OK) {
-        exchange_not_submitted(x, m->sched, verdict);
-        store_release(m);
-        return;
-    }
-    if (!request_logits(&c, x->body.data, x->body.len, &r, &err)) {
-        sched_release(&place);
-        store_release(m);
-        exchange_request_error(x, &err);
-        return;
-    }
-    const uint32_t V = m->info.vocab_size;
-    const size_t positions = r.all_positions ? r.prompt.n : 1;
-    const bool raw = x->wants_octets;
-    if (!raw && (uint64_t)positions * V > JSON_FLOATS_MAX) { /* the engine's thread would print for longer than others may wait */
-        sched_release(&place);
-        store_release(m);
-        deq_tokens_free(&r.prompt);
-        exchange_error(x, 400, "invalid_value", "positions", "positions: more than 262144 numbers are not sent as JSON; ask for application/octet-stream");
-        return;
-    }
     struct logits_job *l = DEQ_NEW(struct logits_job);
-    if (!l) {
-        sched_release(&place);
-        store_release(m);
-        deq_tokens_free(&r.prompt);
-        exchange_no_memory(x);
-        return;
-    }
     struct deq_request q = deq_request_defaults(m->model);
-    q.solve = r.solve;
-    q.max_tokens = r.all_positions || r.prompt.n >= c.max_positions ? 0 : 1; /* one token: the head runs at the last position only */
+    if (!l)
+        return NULL;
+    q.solve = r->solve;
+    /* one token: the head runs at the last position only */
+    q.max_tokens = r->all_positions || r->prompt.n >= sched_max_positions(m->sched) ? 0 : 1;
     q.want_prompt = q.max_tokens == 0;
     q.want_logits = true;
     l->job = (struct job){.request = q,
-                          .prompt = r.prompt,
+                          .prompt = r->prompt,
                           .caller = x->caller,
                           .arrived_ns = x->arrived_ns,
                           .deadline_ns = x->timeout_ms ? x->arrived_ns + x->timeout_ms * 1000000ull : 0,
@@ -192,19 +167,57 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     memcpy(l->request_id, x->request_id, sizeof l->request_id);
     l->channel = x->channel;
     l->served = m;
-    l->vocab_size = V;
-    l->positions = positions;
-    l->all = r.all_positions;
-    l->tol = r.solve.tol;
+    l->vocab_size = m->info.vocab_size;
+    l->positions = positions_of(r);
+    l->all = r->all_positions;
+    l->tol = r->solve.tol;
     l->converged = true;
-    l->raw = raw;
+    l->raw = x->wants_octets;
     l->answer = (struct deq_buf){.max = answer_bytes(l), .allowance = &x->channel->allowance};
     l->job.answer_bytes = l->answer.max + 1;
     channel_ref(x->channel);
-    channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = &l->job});
+    return l;
+}
+
+/* The job that the body asks for, or NULL: x is answered. */
+static struct logits_job *read_job(struct service *s, struct served *m, struct exchange *x)
+{
+    const struct request_context c = service_context(s, m);
+    struct logits_request r;
+    struct request_error err;
+    struct logits_job *l = NULL;
+    if (!request_logits(&c, x->body.data, x->body.len, &r, &err)) {
+        exchange_request_error(x, &err);
+        return NULL;
+    }
+    /* the engine's thread would print for longer than others may wait */
+    if (!x->wants_octets && (uint64_t)positions_of(&r) * m->info.vocab_size > JSON_FLOATS_MAX)
+        exchange_error(x, 400, "invalid_value", "positions",
+                       "positions: more than 262144 numbers are not sent as JSON; ask for application/octet-stream");
+    else if (!(l = logits_job_new(m, x, &r)))
+        exchange_no_memory(x);
+    if (!l)
+        deq_tokens_free(&r.prompt);
+    return l;
+}
+
+void ep_logits(struct service *s, struct served *m, struct exchange *x)
+{
+    struct reservation reservation;
+    if (!exchange_reserve(x, m, &reservation)) {
+        store_release(m);
+        return;
+    }
+    struct logits_job *l = read_job(s, m, x);
+    if (!l) {
+        sched_release(&reservation);
+        store_release(m);
+        return;
+    }
     struct sched *sched = m->sched;
     struct job *job = &l->job;
-    verdict = sched_submit(sched, &place, &job, 1);
+    channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = job});
+    const enum submit verdict = sched_submit(sched, &reservation, &job, 1);
     if (verdict == SUBMIT_OK)
         return;
     channel_listen(x->channel, (struct channel_events){0});

@@ -3,6 +3,8 @@
 #include "server/api/answer.h"
 #include "server/api/reply.h"
 
+enum { BYTES_PER_TOKEN = 4 /* of a body: a guess, for the queue */ };
+
 void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message)
 {
     deq_buf_free(&x->reply);
@@ -39,4 +41,12 @@ void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit
         break;
     default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
     }
+}
+
+bool exchange_reserve(struct exchange *x, const struct served *m, struct reservation *ret)
+{
+    const enum submit verdict = sched_reserve(m->sched, &x->caller, x->body.len / BYTES_PER_TOKEN, ret);
+    if (verdict != SUBMIT_OK)
+        exchange_not_submitted(x, m->sched, verdict);
+    return verdict == SUBMIT_OK;
 }

@@ -1,10 +1,10 @@
-/* Answers that endpoints have in common: errors, with their status, code and when to try again. */
+/* What endpoints have in common: errors, with their status, code and when to try again; and the place in the queue that comes before anything costs. */
 #ifndef DEQ_SERVER_EXCHANGE_H
 #define DEQ_SERVER_EXCHANGE_H
 
 #include "server/api/request.h"
 #include "server/net/http.h"
-#include "server/work/sched.h"
+#include "server/work/store.h"
 
 /* Fills x's answer with an error. param NULL: none. */
 void exchange_error(struct exchange *x, int status, const char *code, const char *param, const char *message);
@@ -13,5 +13,7 @@ void exchange_no_memory(struct exchange *x);
 void exchange_request_error(struct exchange *x, const struct request_error *e);
 /* An error for work that was not taken, with its Retry-After. */
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);
+/* A place in m's queue before the body is read: whoever will be refused costs no tokenising. False: x is answered. */
+bool exchange_reserve(struct exchange *x, const struct served *m, struct reservation *ret);
 
 #endif
