@@ -1,13 +1,8 @@
-/* Bodies of requests: damaged at random they are refused with a reason or accepted within all bounds, never anything else */
-#include "server/api/request.h"
-
-#include <math.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "core/base/buf.h"
+/* server/api/request.c, and bodies of requests as such: damaged at random they are refused with a reason or accepted
+ * within all bounds, never anything else. */
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "tests/unit/requests.h"
 #include "tests/unit/test.h"
 
 static const char *const bodies[] = {
@@ -19,22 +14,31 @@ static const char *const bodies[] = {
     "{\"prompt\":\"x\",\"cache\":\"approximate\",\"cache_salt\":\"s\",\"include\":[\"deq.tokens\"],\"priority\":-3,\"deadline_ms\":100,\"user\":\"u\",\"truncate_prompt_tokens\":3}",
 };
 static const char *const others[] = {
-    [ON_CHAT] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
-    [ON_RESPONSES] = "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hi\"}]},{\"type\":\"message\","
+    [ON_CHAT] =
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
+    [ON_RESPONSES] =
+        "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hi\"}]},{\"type\":\"message\","
                      "\"id\":\"m\",\"role\":\"assistant\",\"content\":\"a\"}],\"instructions\":\"b\",\"metadata\":{\"c\":\"d\"},"
                      "\"max_output_tokens\":5,\"truncation\":\"auto\",\"text\":{\"format\":{\"type\":\"text\"}}}",
 };
-static const char *const splices[] = {"null", "-1", "1e999", "1e300", "99999999999999999999", "\"\"", "[]", "{}", "[[]]", "true", "0.5", "\"\\u0000\"", "\xff", "\\", "[1,\"a\"]", ",", "\"", "}"};
+static const char *const splices[] = {"null", "-1", "1e999", "1e300", "99999999999999999999", "\"\"", "[]", "{}",
+                                      "[[]]", "true", "0.5", "\"\\u0000\"", "\xff", "\\", "[1,\"a\"]", ",", "\"", "}"};
 
-static void check_accepted(const struct completion_request *r, const struct conf *c, uint32_t vocab, uint32_t max_positions)
+static void check_accepted(const struct completion_request *r, const struct conf *c, uint32_t vocab,
+                           uint32_t max_positions)
 {
-    CHECK(r->n_prompts >= 1 && r->n_prompts <= c->max_prompts && r->n >= 1 && r->best_of >= r->n && r->best_of <= c->max_n);
-    CHECK(r->max_tokens >= 0 && r->temperature >= 0 && r->temperature <= 2 && r->top_p >= 0 && r->top_p <= 1 && r->min_p >= 0 && r->min_p <= 1);
-    CHECK(r->logprobs >= -1 && r->logprobs <= c->max_logprobs && r->n_stops <= c->max_stop && r->min_tokens <= r->max_tokens && r->priority >= -20 && r->priority <= 20);
-    CHECK(r->solve.tol >= c->tol_min && r->solve.tol <= c->tol_max && r->solve.window >= 1 && r->solve.window <= c->max_window && r->solve.max_iter <= c->max_iter_max &&
+    CHECK(r->n_prompts >= 1 && r->n_prompts <= c->max_prompts && r->n >= 1 && r->best_of >= r->n &&
+          r->best_of <= c->max_n);
+    CHECK(r->max_tokens >= 0 && r->temperature >= 0 && r->temperature <= 2 && r->top_p >= 0 && r->top_p <= 1 &&
+          r->min_p >= 0 && r->min_p <= 1);
+    CHECK(r->logprobs >= -1 && r->logprobs <= c->max_logprobs && r->n_stops <= c->max_stop &&
+          r->min_tokens <= r->max_tokens && r->priority >= -20 && r->priority <= 20);
+    CHECK(r->solve.tol >= c->tol_min && r->solve.tol <= c->tol_max && r->solve.window >= 1 &&
+          r->solve.window <= c->max_window && r->solve.max_iter <= c->max_iter_max &&
           r->solve.min_iter <= r->solve.max_iter);
     for (size_t i = 0; i < r->n_prompts; i++) {
-        CHECK(r->prompts[i].n >= 1 && r->prompts[i].n <= max_positions && (!r->max_given || r->prompts[i].n + (uint64_t)r->max_tokens <= max_positions));
+        CHECK(r->prompts[i].n >= 1 && r->prompts[i].n <= max_positions &&
+              (!r->max_given || r->prompts[i].n + (uint64_t)r->max_tokens <= max_positions));
         for (size_t k = 0; k < r->prompts[i].n; k++)
             CHECK(r->prompts[i].ids[k] < vocab);
     }
@@ -44,34 +48,13 @@ static void check_accepted(const struct completion_request *r, const struct conf
         CHECK(r->stop_ids.ids[i] < vocab);
 }
 
-/* The small model, asked with the defaults and a template of chats. */
-struct fixture {
-    struct deq_model *model;
-    struct conf conf;
-    struct request_context context;
-};
-
-static bool set_up(struct fixture *f)
-{
-    *f = (struct fixture){0};
-    struct deq_err err;
-    const bool ok = deq_model_load("tests/golden/tiny", &f->model, &err) == DEQ_OK &&
-                    deq_opt_defaults(&conf_table, &f->conf, &err) == DEQ_OK;
-    snprintf(f->conf.chat_message, sizeof f->conf.chat_message, "{role}: {content}\n");
-    f->context = (struct request_context){
-        .model = f->model, .conf = &f->conf, .model_name = "tiny", .max_positions = 200, .max_rows = 256};
-    return ok;
-}
-
-static void tear_down(struct fixture *f)
-{
-    deq_model_free(f->model);
-}
-
 TEST(request_damaged_at_random)
 {
-    struct fixture f;
-    REQUIRE(set_up(&f));
+    struct requests fixture;
+    REQUIRE(requests_begin(&fixture));
+    strcpy(fixture.conf.chat_message, "{role}: {content}\n");
+    fixture.context.max_rows = 256;
+    const struct request_context *const context = &fixture.context;
     size_t accepted = 0, refused = 0;
     for (uint64_t round = 0; round < 30000; round++) {
         const enum endpoint endpoint = round % 7 == 6 ? ON_CHAT : round % 7 == 5 ? ON_RESPONSES : ON_COMPLETIONS;
@@ -102,26 +85,28 @@ TEST(request_damaged_at_random)
         }
         struct completion_request q;
         struct request_error err;
-        if (request_completion(&f.context, endpoint, text, n, &q, &err)) {
+        if (request_completion(context, endpoint, text, n, &q, &err)) {
             accepted++;
-            check_accepted(&q, &f.conf, 384, 200);
+            check_accepted(&q, &fixture.conf, 384, 200);
             completion_request_free(&q);
         } else {
             refused++;
-            CHECK_MSG((err.status == 400 || err.status == 404) && err.code && err.message[0], "%d: %.*s", err.status, (int)n, text);
+            CHECK_MSG((err.status == 400 || err.status == 404) && err.code && err.message[0], "%d: %.*s", err.status,
+                      (int)n, text);
         }
     }
     CHECK_MSG(accepted > 3000 && refused > 3000, "%zu accepted, %zu refused", accepted, refused);
     /* memory runs out at every place: refused, nothing is lost (the leak checker of the sanitizer build watches) */
     for (size_t i = 0; i < DEQ_COUNT(bodies) + 2; i++)
         for (uint64_t nth = 1; nth < 60; nth++) {
-            const enum endpoint endpoint = i < DEQ_COUNT(bodies) ? ON_COMPLETIONS : (enum endpoint)(i - DEQ_COUNT(bodies) + ON_CHAT);
+            const enum endpoint endpoint = i < DEQ_COUNT(bodies) ? ON_COMPLETIONS
+                                                                     : (enum endpoint)(i - DEQ_COUNT(bodies) + ON_CHAT);
             const char *body = endpoint ? others[endpoint] : bodies[i];
             struct completion_request q;
             struct request_error err;
             deq_mem_count_plain(true);
             deq_mem_fault(nth, false);
-            const bool ok = request_completion(&f.context, endpoint, body, strlen(body), &q, &err);
+            const bool ok = request_completion(context, endpoint, body, strlen(body), &q, &err);
             deq_mem_fault(0, false);
             deq_mem_count_plain(false);
             if (ok)
@@ -129,24 +114,22 @@ TEST(request_damaged_at_random)
             else
                 CHECK(err.status == 503 && !strcmp(err.code, "out_of_memory"));
         }
-    tear_down(&f);
+    requests_end(&fixture);
 }
 
-static const char *refused_for(const struct request_context *c, bool chat, const char *body, struct request_error *err)
+/* The field that the body is refused for, "" when it is taken. */
+static const char *refused_for(const struct requests *r, enum endpoint at, const char *body)
 {
-    struct completion_request r;
-    if (request_completion(c, chat, body, strlen(body), &r, err)) {
-        completion_request_free(&r);
-        return "";
-    }
-    return err->param;
+    static struct request_error err;
+    (void)refusal(r, at, body, &err);
+    return err.param;
 }
 
 TEST(request_fields_of_other_servers)
 {
-    struct fixture f;
-    struct request_error err;
-    REQUIRE(set_up(&f));
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    strcpy(r.conf.chat_message, "{role}: {content}\n");
     /* body of a chat without its messages, and the field that it is refused for, "" when it is not */
     static const char *const cases[][2] = {
         {"\"store\":null,\"nobody_knows\":null,\"deq\":{\"tol\":null,\"x\":null},\"logit_bias\":{\"5\":null}", ""},
@@ -167,49 +150,23 @@ TEST(request_fields_of_other_servers)
                  "{%s,\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
                  "{\"role\":\"assistant\",\"content\":null,\"refusal\":null}]}",
                  cases[i][0]);
-        const char *param = refused_for(&f.context, true, body, &err);
+        const char *param = refused_for(&r, ON_CHAT, body);
         CHECK_MSG(!strcmp(param, cases[i][1]), "%s: refused for \"%s\", not \"%s\"", body, param, cases[i][1]);
     }
-    strcpy(f.conf.unknown_fields, "ignore");
-    CHECK(!*refused_for(&f.context, false, "{\"nobody_knows\":0,\"deq\":{\"nor_this\":[]}}", &err));
-    CHECK(!strcmp(refused_for(&f.context, false, "{\"nobody_knows\":0,\"suffix\":\"x\"}", &err), "suffix"));
-    tear_down(&f);
-}
-
-TEST(request_without_a_seed_draws_one)
-{
-    struct fixture f;
-    struct request_error err;
-    int64_t seeds[8] = {0};
-    REQUIRE(set_up(&f));
-    for (size_t i = 0; i < DEQ_COUNT(seeds); i++) {
-        struct completion_request r;
-        if (i == 6)
-            strcpy(f.conf.sampling_seed, "12");
-        const char *body = i % 2 ? "{\"seed\":null}" : i == 4 ? "{\"seed\":-9223372036854775808}" : "{}";
-        const bool ok = request_completion(&f.context, false, body, strlen(body), &r, &err);
-        CHECK(ok);
-        if (!ok)
-            continue;
-        seeds[i] = r.seed;
-        completion_request_free(&r);
-    }
-    for (size_t i = 0; i < 4; i++) {
-        CHECK(seeds[i] >= 0 && seeds[i] < INT64_C(1) << 53); /* whole in every client's JSON */
-        for (size_t k = 0; k < i; k++)
-            CHECK(seeds[k] != seeds[i]);
-    }
-    CHECK(seeds[4] == INT64_MIN && seeds[6] == 12 && seeds[7] == 12);
-    tear_down(&f);
+    strcpy(r.conf.unknown_fields, "ignore");
+    CHECK(!*refused_for(&r, ON_COMPLETIONS, "{\"nobody_knows\":0,\"deq\":{\"nor_this\":[]}}"));
+    CHECK(!strcmp(refused_for(&r, ON_COMPLETIONS, "{\"nobody_knows\":0,\"suffix\":\"x\"}"), "suffix"));
+    requests_end(&r);
 }
 
 /* NUL is a character of a text, and no end of a name */
 TEST(request_names_end_at_their_end)
 {
-    struct fixture f;
-    struct request_error err;
-    REQUIRE(set_up(&f));
-    CHECK(!refused_for(&f.context, false, "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}", &err)[0]);
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    strcpy(r.conf.chat_message, "{role}: {content}\n");
+    CHECK(!refused_for(&r, ON_COMPLETIONS,
+                       "{\"prompt\": \"a\\u0000b\", \"model\": \"tiny\", \"stop\": \"\\u0000\"}")[0]);
     static const struct {
         bool chat;
         const char *body, *param;
@@ -223,8 +180,55 @@ TEST(request_names_end_at_their_end)
         {true, "{\"messages\": [{\"role\": \"user\\u0000\", \"content\": \"a\"}]}", "messages[0].role"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
-        const char *param = refused_for(&f.context, t[i].chat, t[i].body, &err);
+        const char *param = refused_for(&r, t[i].chat ? ON_CHAT : ON_COMPLETIONS, t[i].body);
         CHECK_MSG(!strcmp(param, t[i].param), "%s: \"%s\"", t[i].body, param);
     }
-    tear_down(&f);
+    requests_end(&r);
+}
+
+/* The other endpoints' bodies: what is wrong, and what is said of it. */
+TEST(request_other_bodies)
+{
+    static const struct {
+        char of; /* 'l'ogits, 't'okenize, 'd'etokenize */
+        const char *body, *says;
+    } t[] = {
+        {'l', "{}", ""}, /* the start of a text */
+        {'l', "{\"prompt\":[1,2],\"positions\":\"all\"}", ""},
+        {'l', "{\"prompt\":{}}", "prompt: expected a string or an array of token ids"},
+        {'l', "{\"positions\":7}", "positions: expected \"last\" or \"all\""},
+        {'l', "{\"positions\":\"first\"}", "positions: must be \"last\" or \"all\""},
+        {'l', "{\"deq\":{\"tol\":9}}", "deq.tol: must be between 1e-05 and 0.5"},
+        {'l', "{\"prompt\":[1,2,3],\"positions\":\"all\"}",
+         "positions: 4608 bytes of logits exceed limits.max_logits_bytes 4000"},
+        {'l', "{\"max_tokens\":1}", "max_tokens: unknown field"},
+        {'t', "{\"prompt\":\"a\"}", ""},
+        {'t', "{\"content\":\"a\",\"add_special\":true}", ""},
+        {'t', "{}", "prompt: missing"},
+        {'t', "{\"prompt\":[1]}", "prompt: expected a string"},
+        {'t', "{\"parse_special\":1,\"prompt\":\"a\"}", "parse_special: expected a boolean"},
+        {'d', "{\"tokens\":[1,2]}", ""},
+        {'d', "{}", "tokens: missing"},
+        {'d', "{\"tokens\":[384]}", "tokens: token 384 at 0 is not in the vocabulary of 384"},
+        {'d', "{\"tokens\":[1e300]}", "tokens: token above 9223372036854775807 at 0 is not in the vocabulary of 384"},
+        {'d', "{\"tokens\":\"a\"}", "tokens: expected an array of token ids"},
+    };
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    r.conf.max_logits_bytes = 4000;
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        const struct request_context *c = &r.context;
+        struct request_error err = {0};
+        struct logits_request logits = {0};
+        struct tokenize_request tokens = {0};
+        const size_t n = strlen(t[i].body);
+        const bool ok = t[i].of == 'l'   ? request_logits(c, t[i].body, n, &logits, &err)
+                        : t[i].of == 't' ? request_tokenize(c, t[i].body, n, &tokens, &err)
+                                         : request_detokenize(c, t[i].body, n, &tokens, &err);
+        CHECK(ok == !err.status && ok == (logits.prompt.n || tokens.tokens.n));
+        CHECK_EQ(err.message, t[i].says);
+        deq_tokens_free(&logits.prompt);
+        deq_tokens_free(&tokens.tokens);
+    }
+    requests_end(&r);
 }

@@ -1,0 +1,61 @@
+/* server/api/request_solve.c: the deq object, within the server's bounds and the model's ways. */
+#include "server/api/request_impl.h"
+#include "tests/unit/requests.h"
+#include "tests/unit/test.h"
+
+static const struct refused wrong[] = {
+    {ON_COMPLETIONS, "{\"deq\":{\"tol\":0.6}}", NULL, "deq.tol: must be between 1e-05 and 0.5"},
+    {ON_COMPLETIONS, "{\"deq\":{\"tol\":\"0.1\"}}", NULL, "deq.tol: expected a number"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":65}}", NULL, "deq.max_iter: must be between 1 and 64"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":0}}", NULL, "deq.max_iter: must be between 1 and 64"},
+    {ON_COMPLETIONS, "{\"deq\":{\"min_iter\":9,\"max_iter\":8}}", NULL, "deq.min_iter: must be between 0 and 8"},
+    {ON_COMPLETIONS, "{\"deq\":{\"window\":17}}", NULL, "deq.window: must be between 1 and 16"},
+    {ON_COMPLETIONS, "{\"deq\":{\"solver\":\"newton\"}}", NULL, "deq.solver: must be picard, anderson or broyden"},
+    {ON_COMPLETIONS, "{\"deq\":{\"solver\":3}}", NULL, "deq.solver: expected a string"},
+    {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"cold\"}}", NULL,
+     "deq.warm_start: must be zero, previous or predictor"},
+    {ON_COMPLETIONS, "{\"deq\":{\"preset\":\"slow\"}}", NULL, "deq.preset: must be fast, balanced or exact"},
+    {ON_COMPLETIONS, "{\"deq\":{\"memory\":3}}", NULL, "deq.memory: unknown field"},
+};
+
+static struct deq_solve_params solve_of(const struct requests *r, const char *body)
+{
+    struct completion_request q = {0};
+    struct request_error err = {0};
+    CHECK_MSG(request_completion(&r->context, ON_COMPLETIONS, body, strlen(body), &q, &err), "%s: %s", body,
+              err.message);
+    const struct deq_solve_params p = q.solve;
+    completion_request_free(&q);
+    return p;
+}
+
+TEST(request_solve_object)
+{
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    check_refused(&r, wrong, DEQ_COUNT(wrong));
+    /* the model's own, tests/golden/tiny/config.json */
+    struct deq_solve_params p = solve_of(&r, "{}");
+    CHECK(p.solver == DEQ_ANDERSON && p.tol == 0.01f && p.max_iter == 32 && p.min_iter == 1 && p.window == 8 &&
+          p.warm_start == DEQ_WARM_PREDICTOR);
+    p = solve_of(&r, "{\"deq\":{\"solver\":\"broyden\",\"tol\":0.5,\"max_iter\":64,\"min_iter\":64,\"window\":1,"
+                     "\"warm_start\":\"zero\"}}");
+    CHECK(p.solver == DEQ_BROYDEN && p.tol == 0.5f && p.max_iter == 64 && p.min_iter == 64 && p.window == 1 &&
+          p.warm_start == DEQ_WARM_ZERO);
+    CHECK_EQ(solve_of(&r, "{\"deq\":{\"preset\":\"fast\"}}").tol, 10 * 0.01f);
+    CHECK_EQ(solve_of(&r, "{\"deq\":{\"preset\":\"exact\"}}").tol, 0.01f * 0.01f);
+    CHECK_EQ(solve_of(&r, "{\"deq\":{\"tol\":0.2,\"preset\":\"exact\"}}").tol, 0.2f); /* a number is the last word */
+    CHECK_EQ(solve_of(&r, "{\"deq\":{\"max_iter\":1}}").min_iter, 1);
+    r.conf.max_window = 4;
+    CHECK_EQ(solve_of(&r, "{}").window, 4);
+    requests_end(&r);
+}
+
+TEST(request_presets_keep_to_bounds)
+{
+    const struct conf c = {.tol_min = 1e-3f, .tol_max = 0.05f};
+    CHECK_EQ(request_preset_tol(&c, 0.01f, 0), 0.05f);
+    CHECK_EQ(request_preset_tol(&c, 0.01f, 1), 0.01f);
+    CHECK_EQ(request_preset_tol(&c, 0.01f, 2), 1e-3f);
+    CHECK_EQ(request_preset_tol(&c, 0, 0), 0.0f); /* a fixed number of steps stays one */
+}
