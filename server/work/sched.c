@@ -1,3 +1,4 @@
+/* What other threads call: the queue's door, signals to jobs, and the scheduler's beginning and end. */
 #define _GNU_SOURCE
 #include "core/base/clock.h"
 #include "core/base/cores.h"
