@@ -1,4 +1,4 @@
-/* server/conf.c: the command line, the environment and the file, whose word counts, and what no single value can tell. */
+/* server/conf.c: command line, environment and file, whose word counts, and what no single value can tell. */
 #include "server/conf.h"
 
 #include <stdlib.h>
@@ -9,7 +9,8 @@
 enum { ARGS_MAX = 12 };
 
 /* Arguments up to a NULL. The environment is the test's own: what begins with DEQD_ was set by it. */
-static enum deq_rc read_conf(const char *const *args, struct conf *ret, enum conf_action *ret_action, struct deq_err *err)
+static enum deq_rc read_conf(const char *const *args, struct conf *ret, enum conf_action *ret_action,
+                             struct deq_err *err)
 {
     char *argv[ARGS_MAX + 2] = {(char[]){"deqd"}};
     int argc = 1;
@@ -25,11 +26,13 @@ TEST(conf_later_words_win)
     struct conf c;
     enum conf_action action;
     struct deq_err err;
-    scratch_put("c.yaml", "server: {listen: \"127.0.0.1:1\", http_threads: 3}\nlimits: {max_n: 5}\nqueue: {max_requests: 7}\n");
+    scratch_put("c.yaml",
+                "server: {listen: \"127.0.0.1:1\", http_threads: 3}\nlimits: {max_n: 5}\nqueue: {max_requests: 7}\n");
     setenv("DEQD_LIMITS_MAX_N", "6", 1);
     setenv("DEQD_QUEUE_MAX_REQUESTS", "", 1); /* empty is unset */
     setenv("DEQD_SERVER_HOSTS", "a.example, b.example", 1);
-    const char *const args[] = {"--config", scratch_path("c.yaml"), "--listen", "127.0.0.1:2", "--set", "server.listen=127.0.0.1:3",
+    const char *const args[] = {"--config", scratch_path("c.yaml"), "--listen", "127.0.0.1:2", "--set",
+                                "server.listen=127.0.0.1:3",
                                 "--model", "m", "--set", "chat.message={content}\\n", NULL};
     CHECK_MSG(!read_conf(args, &c, &action, &err), "%s", err.text);
     CHECK_EQ(action, CONF_RUN);
@@ -145,7 +148,8 @@ TEST(conf_variables_of_others)
         enum conf_action action;
         struct deq_err err;
         setenv(t[i].name, t[i].value, 1);
-        CHECK_MSG(read_conf((const char *const[]){NULL}, &c, &action, &err) == t[i].rc, "%s=%s: %s", t[i].name, t[i].value, err.text);
+        CHECK_MSG(read_conf((const char *const[]){NULL}, &c, &action, &err) == t[i].rc, "%s=%s: %s", t[i].name,
+                  t[i].value, err.text);
         CHECK_MSG(!t[i].rc || strstr(err.text, t[i].name), "%s: %s", t[i].name, err.text);
         unsetenv(t[i].name);
     }

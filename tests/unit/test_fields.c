@@ -50,7 +50,8 @@ static const char *take(const char *body, const char *prefix, const char *unknow
 TEST(fields_of_every_kind_are_taken)
 {
     struct shelf s = {0};
-    CHECK_EQ(take("{\"on\":true,\"count\":16.0,\"wide\":-9223372036854775808,\"rate\":2.5,\"word\":\"blue\"}", "", "refuse", &s),
+    CHECK_EQ(take("{\"on\":true,\"count\":16.0,\"wide\":-9223372036854775808,\"rate\":2.5,\"word\":\"blue\"}", "",
+                  "refuse", &s),
              "");
     CHECK(s.on);
     CHECK_EQ(s.count, 16);
@@ -58,7 +59,8 @@ TEST(fields_of_every_kind_are_taken)
     CHECK_EQ(s.rate, 2.5f);
     CHECK_EQ(s.word, "blue");
     /* null is absent; what was not given stays */
-    CHECK_EQ(take("{\"on\":null,\"word\":null,\"nobody_knows\":null,\"wide\":9223372036854775807}", "", "refuse", &s), "");
+    CHECK_EQ(take("{\"on\":null,\"word\":null,\"nobody_knows\":null,\"wide\":9223372036854775807}", "", "refuse", &s),
+             "");
     CHECK(s.on);
     CHECK_EQ(s.wide, INT64_MAX);
     CHECK_EQ(s.word, "blue");

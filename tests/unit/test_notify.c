@@ -18,7 +18,8 @@ static int supervisor(char name[64])
     const int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
     snprintf(name, 64, "@deqd-unit-%d", (int)getpid());
     memcpy(a.sun_path + 1, name + 1, strlen(name) - 1);
-    CHECK(fd >= 0 && !bind(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name))));
+    CHECK(fd >= 0 && !bind(fd, (struct sockaddr *)&a,
+                           (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name))));
     return fd;
 }
 
@@ -71,7 +72,8 @@ TEST(notify_variables)
         setenv("WATCHDOG_USEC", "1000000", 1);
         setenv(bad[i].name, bad[i].value, 1);
         CHECK_EQ(notify_start("x", &err), bad[i].rc);
-        CHECK_MSG(!strncmp(err.text, bad[i].says, strlen(bad[i].says)), "%s=%s: %s", bad[i].name, bad[i].value, err.text);
+        CHECK_MSG(!strncmp(err.text, bad[i].says, strlen(bad[i].says)), "%s=%s: %s", bad[i].name, bad[i].value,
+                  err.text);
         unsetenv("NOTIFY_SOCKET");
         unsetenv("WATCHDOG_USEC");
         unsetenv("WATCHDOG_PID");

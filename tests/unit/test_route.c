@@ -71,11 +71,15 @@ TEST(route_denies_by_default)
     for (size_t i = 0; i < DEQ_COUNT(served); i++) {
         const char *m = served[i].method, *p = served[i].path;
         const char asks = served[i].asks;
-        CHECK_MSG(check(&s, (struct head){m, p, NULL, false}, &x) == (asks == '-' ? 0 : 401) && x.authenticate == (asks != '-'),
+        CHECK_MSG(check(&s, (struct head){m, p, NULL, false}, &x) == (asks == '-' ? 0 : 401) &&
+                      x.authenticate == (asks != '-'),
                   "%s %s without a key: %d", m, p, x.status);
-        CHECK_MSG(check(&s, (struct head){m, p, "wrong", false}, &x) == (asks == '-' ? 0 : 401), "%s %s: %d", m, p, x.status);
-        CHECK_MSG(check(&s, (struct head){m, p, "user", false}, &x) == (asks == 'a' ? 403 : 0), "%s %s: %d", m, p, x.status);
-        CHECK_MSG(check(&s, (struct head){m, p, "root", false}, &x) == 0, "%s %s with an admin key: %d", m, p, x.status);
+        CHECK_MSG(check(&s, (struct head){m, p, "wrong", false}, &x) == (asks == '-' ? 0 : 401), "%s %s: %d", m, p,
+                  x.status);
+        CHECK_MSG(check(&s, (struct head){m, p, "user", false}, &x) == (asks == 'a' ? 403 : 0), "%s %s: %d", m, p,
+                  x.status);
+        CHECK_MSG(check(&s, (struct head){m, p, "root", false}, &x) == 0, "%s %s with an admin key: %d", m, p,
+                  x.status);
         CHECK_MSG(check(&s, (struct head){m, p, "root", true}, &x) == (served[i].on_admin ? 0 : 404), "%s %s: %d", m, p,
                   x.status);
     }
@@ -99,7 +103,8 @@ TEST(route_without_keys_serves_all_but_admin)
     struct exchange x;
     REQUIRE(s.auth);
     for (size_t i = 0; i < DEQ_COUNT(served); i++)
-        CHECK_MSG(check(&s, (struct head){served[i].method, served[i].path, NULL, false}, &x) == (served[i].asks == 'a' ? 403 : 0),
+        CHECK_MSG(check(&s, (struct head){.method = served[i].method, .path = served[i].path}, &x) ==
+                      (served[i].asks == 'a' ? 403 : 0),
                   "%s %s: %d", served[i].method, served[i].path, x.status);
     end(&s);
 }
@@ -141,7 +146,8 @@ TEST(route_heads)
         {{.content_type = "application/x-www-form-urlencoded"}, 0, false}, /* curl -d */
         {{.content_type = "application/x-www-form-urlencoded", .browser = true}, 415, false},
         {{.is_encoded = true}, 415, false},
-        {{.status = 400, .path = "/nothing", .overfull = true}, 400, false}, /* what the headers were refused for stays */
+        /* what the headers were refused for stays */
+        {{.status = 400, .path = "/nothing", .overfull = true}, 400, false},
     };
     struct conf conf = {0};
     struct service s = begin(&conf, NULL);

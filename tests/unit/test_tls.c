@@ -1,4 +1,5 @@
-/* server/net/tls.c: a certificate and its key are read together or not at all; what failed to be read again changes nothing. */
+/* server/net/tls.c: a certificate and its key are read together or not at all; what failed to be read again changes
+ * nothing. */
 #include "server/net/tls.h"
 
 #include <gnutls/abstract.h>
@@ -75,7 +76,8 @@ TEST(tls_pairs)
     };
     for (size_t i = 0; i < DEQ_COUNT(bad); i++) {
         CHECK_EQ(tls_new(scratch_path(bad[i].cert), scratch_path(bad[i].key), &t, &err), bad[i].rc);
-        CHECK_MSG(!t && strstr(err.text, bad[i].says[0]) && strstr(err.text, bad[i].says[1]), "case %zu: %s", i, err.text);
+        CHECK_MSG(!t && strstr(err.text, bad[i].says[0]) && strstr(err.text, bad[i].says[1]), "case %zu: %s", i,
+                  err.text);
     }
     CHECK_MSG(!tls_new(scratch_path("cert"), scratch_path("key"), &t, &err), "%s", err.text);
     REQUIRE(t);
