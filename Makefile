@@ -112,7 +112,7 @@ e2e: python all ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
 readme: python all ## the README's commands as they stand there
 	@python3 tests/e2e/readme.py
-lint: ## floors, banned calls, configuration table = etc/deqd.yaml
+lint: ## floors, places of libraries, width, banned calls, configuration table = etc/deqd.yaml
 	@sh tests/lint/lint.sh
 check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan with concurrent clients
 	$(MAKE) SAN=address,undefined sanitized
