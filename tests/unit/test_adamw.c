@@ -16,6 +16,7 @@ TEST(train_adamw_reference)
         rm = 0.9 * rm + 0.1 * g;
         rv = 0.99 * rv + 0.01 * g * g;
         rw = rw * (1 - 0.01 * 0.1) - 0.01 * (rm / (1 - pow(0.9, t))) / (sqrt(rv / (1 - pow(0.99, t))) + 1e-8);
-        CHECK_MSG(fabs((double)w - rw) < 1e-5, "step %d: %g, expected %g", t, (double)w, rw); /* float moments: 1e-6 relative */
+        /* float moments: 1e-6 relative */
+        CHECK_MSG(fabs((double)w - rw) < 1e-5, "step %d: %g, expected %g", t, (double)w, rw);
     }
 }

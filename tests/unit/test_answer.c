@@ -1,5 +1,6 @@
-/* Memory runs out at every place of a request's way, from its body to its last byte: the answer is the one that it would have been, or an error; never
- * one with a part missing. The requests go through router, parser, scheduler and engine as they do behind HTTP. */
+/* Memory runs out at every place of a request's way, from its body to its last byte: the answer is the one that it
+ * would have been, or an error; never one with a part missing. The requests go through router, parser, scheduler and
+ * engine as they do behind HTTP. */
 #include "server/api/answer.h"
 
 #include <time.h>
@@ -51,7 +52,8 @@ static void forget_time(char *text)
 /* A request whose nth allocation fails; 0: none. False: it needs fewer. */
 static bool ask(const char *path, const char *body, uint64_t nth, struct outcome *ret)
 {
-    struct exchange x = {.method = "POST", .path = path, .request_id = "r", .arrived_ns = deq_now_ns(), .caller = {.id = 1, .weight = 1}};
+    struct exchange x = {.method = "POST", .path = path, .request_id = "r", .arrived_ns = deq_now_ns(),
+                         .caller = {.id = 1, .weight = 1}};
     struct outcome o = {0};
     x.channel = channel_new(&x, on_resume, 1 << 20, &budget, 1);
     x.body = (struct deq_buf){.max = 1 << 20, .allowance = &x.channel->allowance};
@@ -81,7 +83,8 @@ static bool ask(const char *path, const char *body, uint64_t nth, struct outcome
     deq_buf_free(&x.reply);
     channel_hang_up(c);
     channel_unref(c);
-    for (int tries = 0; tries < 500000 && deq_budget_used(&budget); tries++) /* the engine's thread lets go after its last word */
+    /* the engine's thread lets go after its last word */
+    for (int tries = 0; tries < 500000 && deq_budget_used(&budget); tries++)
         nanosleep(&nap, NULL);
     *ret = o;
     return reached;
@@ -99,9 +102,12 @@ TEST(answer_is_whole_or_an_error)
     static const struct {
         const char *path, *body;
     } cases[] = {
-        {"/v1/completions", "{\"prompt\":\"The\",\"max_tokens\":3,\"logprobs\":2,\"echo\":true,\"n\":2,\"stop\":\"zzz\",\"cache\":\"off\",\"seed\":1,\"include\":[\"deq.tokens\"]}"},
-        {"/v1/completions", "{\"prompt\":\"The\",\"max_tokens\":3,\"stream\":true,\"cache\":\"off\",\"seed\":1,\"logprobs\":1,\"stream_options\":{\"include_usage\":true}}"},
-        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"The\"}],\"max_tokens\":3,\"cache\":\"off\",\"seed\":1,\"logprobs\":true,\"top_logprobs\":1}"},
+        {"/v1/completions", "{\"prompt\":\"The\",\"max_tokens\":3,\"logprobs\":2,\"echo\":true,\"n\":2,"
+                            "\"stop\":\"zzz\",\"cache\":\"off\",\"seed\":1,\"include\":[\"deq.tokens\"]}"},
+        {"/v1/completions", "{\"prompt\":\"The\",\"max_tokens\":3,\"stream\":true,\"cache\":\"off\",\"seed\":1,"
+                            "\"logprobs\":1,\"stream_options\":{\"include_usage\":true}}"},
+        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"The\"}],\"max_tokens\":3,"
+                                 "\"cache\":\"off\",\"seed\":1,\"logprobs\":true,\"top_logprobs\":1}"},
         {"/v1/responses", "{\"input\":\"The\",\"max_output_tokens\":3,\"cache\":\"off\",\"seed\":1}"},
         {"/v1/responses", "{\"input\":\"The\",\"max_output_tokens\":3,\"cache\":\"off\",\"seed\":1,\"stream\":true}"},
         {"/v1/logits", "{\"prompt\":\"A\",\"positions\":\"last\"}"},
@@ -119,8 +125,10 @@ TEST(answer_is_whole_or_an_error)
     metrics_init(&metrics);
     deq_budget_init(&budget, conf.answer_bytes);
     service = (struct service){.conf = &conf, .metrics = &metrics, .budget = &budget};
-    CHECK_MSG(auth_new("", &service.auth, &err) == DEQ_OK && store_new(&conf, &metrics, &service.store, &err) == DEQ_OK &&
-                  store_load(service.store, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(auth_new("", &service.auth, &err) == DEQ_OK &&
+                  store_new(&conf, &metrics, &service.store, &err) == DEQ_OK &&
+                  store_load(service.store, &err) == DEQ_OK,
+              "%s", err.text);
     atomic_store(&service.state, SERVER_READY);
     deq_mem_count_plain(true);
     for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
@@ -130,7 +138,8 @@ TEST(answer_is_whole_or_an_error)
         for (uint64_t nth = 1; ask(cases[i].path, cases[i].body, nth, &got); nth++) {
             const bool same = got.status == 200 && !strcmp(got.text, good.text);
             errors += !same;
-            CHECK_MSG(same || is_error(&got), "%s, allocation %llu: %d %s", cases[i].body, (unsigned long long)nth, got.status, got.text);
+            CHECK_MSG(same || is_error(&got), "%s, allocation %llu: %d %s", cases[i].body, (unsigned long long)nth,
+                      got.status, got.text);
         }
         CHECK_MSG(errors > 5, "%s: %zu errors", cases[i].path, errors);
         CHECK(deq_budget_used(&budget) == 0);

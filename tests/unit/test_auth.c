@@ -34,7 +34,8 @@ TEST(auth_knows_its_keys)
     CHECK_MSG(auth_new(path, &a, &err) == DEQ_OK, "%s", err.text);
     CHECK(auth_has_keys(a) && check(a, "secret", &who) && who.known && !who.admin && !who.priority && who.weight == 3);
     CHECK(check(a, "other", &other) && other.admin && other.priority && other.weight == 2 && other.id != who.id);
-    static const char *const wrong[] = {"", "s", "secre", "secrets", "Secret", " secret", "secret ", SECRET, "Bearer secret"};
+    static const char *const wrong[] = {"", "s", "secre", "secrets", "Secret", " secret", "secret ", SECRET,
+                                        "Bearer secret"};
     for (size_t i = 0; i < DEQ_COUNT(wrong); i++)
         CHECK_MSG(!check(a, wrong[i], &who), "\"%s\" is no key", wrong[i]);
     CHECK(!auth_check(a, "secret\0x", 8, &who));
@@ -43,7 +44,8 @@ TEST(auth_knows_its_keys)
     write_keys("\xef\xbb\xbf" "alice " SECRET "\r\nbob " OTHER "\r\n"); /* as other systems write text */
     CHECK(auth_reload(a, &err) == DEQ_OK && check(a, "secret", &who) && check(a, "other", &who));
     write_keys("alice nonsense\n");
-    CHECK(auth_reload(a, &err) == DEQ_EFORMAT && strstr(err.text, "line 1") && !strstr(err.text, "nonsense") && check(a, "other", &who));
+    CHECK(auth_reload(a, &err) == DEQ_EFORMAT && strstr(err.text, "line 1") && !strstr(err.text, "nonsense") &&
+          check(a, "other", &who));
     unlink(path);
     CHECK(auth_reload(a, &err) != DEQ_OK && strstr(err.text, "auth.keys_file") && check(a, "other", &who));
     auth_free(a);
@@ -51,7 +53,8 @@ TEST(auth_knows_its_keys)
     CHECK(auth_reload(a, &err) == DEQ_OK);
     auth_free(a);
     auth_free(NULL);
-    CHECK(auth_anonymous("abcd", 4).id == auth_anonymous("abcd", 4).id && auth_anonymous("abcd", 4).id != auth_anonymous("abce", 4).id);
+    CHECK(auth_anonymous("abcd", 4).id == auth_anonymous("abcd", 4).id &&
+          auth_anonymous("abcd", 4).id != auth_anonymous("abce", 4).id);
 }
 
 TEST(auth_refuses_bad_files)
@@ -74,8 +77,9 @@ TEST(auth_refuses_bad_files)
         struct auth *a = NULL;
         struct deq_err err;
         write_keys(bad[i].text);
-        CHECK_MSG(auth_new(path, &a, &err) == DEQ_EFORMAT && !a && strstr(err.text, bad[i].says) && strstr(err.text, "auth.keys_file"), "%s: %s", bad[i].text,
-                  err.text);
+        CHECK_MSG(auth_new(path, &a, &err) == DEQ_EFORMAT && !a && strstr(err.text, bad[i].says) &&
+                      strstr(err.text, "auth.keys_file"),
+                  "%s: %s", bad[i].text, err.text);
     }
     unlink(path);
 }

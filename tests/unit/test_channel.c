@@ -114,9 +114,11 @@ TEST(channel_holds_a_whole_answer)
     CHECK(deq_budget_used(&budget) == b.cap && b.cap > 30000);
     channel_give(c, &b);
     channel_finish(c, 200, "text/plain", false);
-    CHECK(c->bytes.data == data && !b.data && c->status == 200 && deq_budget_used(&budget) == c->bytes.cap && h.paused == 0);
+    CHECK(c->bytes.data == data && !b.data && c->status == 200 && deq_budget_used(&budget) == c->bytes.cap &&
+          h.paused == 0);
     char out[20000];
-    CHECK(channel_read(c, 0, out, sizeof out) == 20000 && channel_read(c, 20000, out, sizeof out) == 10000 && out[0] == 'a' + 20000 % 26);
+    CHECK(channel_read(c, 0, out, sizeof out) == 20000 && channel_read(c, 20000, out, sizeof out) == 10000 &&
+          out[0] == 'a' + 20000 % 26);
     channel_unref(c);
     CHECK(deq_budget_used(&budget) == 0);
     pthread_mutex_destroy(&budget.lock);
@@ -136,7 +138,8 @@ TEST(channel_without_memory)
     CHECK(!put(c, text, 600) && channel_starved(c) && h.gone == 0 && c->bytes.len == 600);
     channel_last_words(c, "no memory");
     channel_finish(c, 503, NULL, false);
-    CHECK(channel_take(c, out, 600) == 600 && channel_take(c, out, 4) == 4 && channel_take(c, out, 600) == 5 && !memcmp(out, "emory", 5));
+    CHECK(channel_take(c, out, 600) == 600 && channel_take(c, out, 4) == 4 && channel_take(c, out, 600) == 5 &&
+          !memcmp(out, "emory", 5));
     CHECK(channel_take(c, out, 600) == 0);
     channel_unref(c);
     c = channel_new(&h, on_wake, 4000, NULL, 1);
@@ -174,6 +177,7 @@ TEST(channel_knows_slow_readers)
     while (take(c, 4096))
         ;
     CHECK(!channel_slow(c, t + 100 * second, 2000, 100));
-    CHECK(put(c, text, 10) && c->window_ns > t && !channel_slow(c, c->window_ns + second, 2000, 100)); /* its time starts now */
+    /* its time starts now */
+    CHECK(put(c, text, 10) && c->window_ns > t && !channel_slow(c, c->window_ns + second, 2000, 100));
     channel_unref(c);
 }

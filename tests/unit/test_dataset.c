@@ -21,7 +21,8 @@ TEST(train_dataset_order)
     deq_dataset_batch(b, epoch + 3, 8, x2, y2); /* another history, the same step */
     CHECK(!memcmp(x, x2, sizeof x) && !memcmp(y, y2, sizeof y));
     CHECK(!memcmp(x + 1, y, 31 * sizeof *x)); /* targets are the next tokens */
-    CHECK(deq_dataset_load(tok, 0, "tests/golden", "nothing.txt", 0, 32, 7, &b, &err) == DEQ_ENOTFOUND && strstr(err.text, "nothing.txt"));
+    CHECK(deq_dataset_load(tok, 0, "tests/golden", "nothing.txt", 0, 32, 7, &b, &err) == DEQ_ENOTFOUND &&
+          strstr(err.text, "nothing.txt"));
     deq_dataset_free(a);
     deq_dataset_free(b);
     deq_tokenizer_free(tok);
@@ -38,7 +39,8 @@ TEST(train_text_is_held_back)
     char *all, *head, *tail;
     size_t n, n_head, n_tail;
     static const char path[] = "tests/golden/tokenizer/sample.txt";
-    CHECK(!deq_dataset_read(path, 0, false, &all, &n, NULL) && !deq_dataset_read(path, 0.1f, false, &head, &n_head, NULL) &&
+    CHECK(!deq_dataset_read(path, 0, false, &all, &n, NULL) &&
+          !deq_dataset_read(path, 0.1f, false, &head, &n_head, NULL) &&
           !deq_dataset_read(path, 0.1f, true, &tail, &n_tail, NULL));
     CHECK(n_head + n_tail == n && !memcmp(all, head, n_head) && !memcmp(all + n_head, tail, n_tail));
     CHECK(n_tail > n / 20 && n_tail <= n / 10 + 1 && head[n_head - 1] == '\n');

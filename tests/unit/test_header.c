@@ -5,10 +5,12 @@
 
 TEST(header_types)
 {
-    static const char *const good[] = {"application/json", "APPLICATION/JSON", "application/json;charset=utf-8", "application/json ; charset=\"UTF-8\"", " application/json\t",
+    static const char *const good[] = {"application/json", "APPLICATION/JSON", "application/json;charset=utf-8",
+                                       "application/json ; charset=\"UTF-8\"", " application/json\t",
                                        "application/json;", "application/json; a=\"x;y\"; b=c"};
-    static const char *const bad[] = {"", "application/jsonx", "application/json x", "application", "text/json", "application/json, text/plain", "\"application/json\"",
-                                      "application/json/x", "x;application/json", "application /json"};
+    static const char *const bad[] = {"", "application/jsonx", "application/json x", "application", "text/json",
+                                      "application/json, text/plain", "\"application/json\"", "application/json/x",
+                                      "x;application/json", "application /json"};
     for (size_t i = 0; i < DEQ_COUNT(good); i++)
         CHECK_MSG(header_type_is(good[i], "application/json"), "%s", good[i]);
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)
@@ -18,7 +20,8 @@ TEST(header_types)
 TEST(header_codings)
 {
     static const char *const good[] = {"", "identity", "Identity", " identity\t", "identity, identity", ",identity,"};
-    static const char *const bad[] = {"gzip", "identity, gzip", "gzip,identity", "x-gzip", "identityx", "br", "deflate", "identity;q=1"};
+    static const char *const bad[] = {"gzip", "identity, gzip", "gzip,identity", "x-gzip", "identityx", "br", "deflate",
+                                      "identity;q=1"};
     for (size_t i = 0; i < DEQ_COUNT(good); i++)
         CHECK_MSG(header_is_identity(good[i]), "%s", good[i]);
     for (size_t i = 0; i < DEQ_COUNT(bad); i++)

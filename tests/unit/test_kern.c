@@ -342,9 +342,10 @@ static double sigmoid_by_libm(double x)
 
 TEST(kern_sigmoid_and_tanh_accuracy)
 {
-    /* sigmoid: e^-x is off by 1.5 ulp, which counts for e / (1 + e) of itself, the sum and the quotient add half a one each, and a
-     * relative error is up to twice as many ulp of a number just above a power of two. tanh above 0.625 takes at most 0.8 of such an error from its
-     * subtrahend, and half an ulp from the difference; below, Cephes' polynomial is good to less. */
+    /* sigmoid: e^-x is off by 1.5 ulp, which counts for e / (1 + e) of itself, the sum and the quotient add half a one
+     * each, and a relative error is up to twice as many ulp of a number just above a power of two. tanh above 0.625
+     * takes at most 0.8 of such an error from its subtrahend, and half an ulp from the difference; below, Cephes'
+     * polynomial is good to less. */
     static const struct {
         const char *what;
         double (*want)(double x), from, to, bound;
@@ -402,8 +403,8 @@ TEST(kern_sigmoid_and_tanh_ends)
         CHECK(out[0] == 0.5f && out[1] == 0.5f && out[2] == 1 && out[4] == 1 && isnan(out[7]) && isnan(out[8]));
         CHECK(out[3] == out[5] && out[3] > 0x1p-126f && out[3] < 2e-38f);
         levels[l]->tanh_of(out, in, DEQ_COUNT(in));
-        CHECK(out[0] == 0 && out[1] == 0 && out[2] == 1 && out[3] == -1 && out[4] == 1 && out[5] == -1 && out[6] == 1e-30f &&
-              isnan(out[7]) && isnan(out[8]));
+        CHECK(out[0] == 0 && out[1] == 0 && out[2] == 1 && out[3] == -1 && out[4] == 1 && out[5] == -1 &&
+              out[6] == 1e-30f && isnan(out[7]) && isnan(out[8]));
     }
 }
 

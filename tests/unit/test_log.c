@@ -25,7 +25,8 @@ static size_t got;
 /* Until the word stands in the text so many times. */
 static void read_until(int fd, const char *word, size_t times)
 {
-    while (count(text, word) < times && got < sizeof text - 1 && poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 10000) == 1) {
+    while (count(text, word) < times && got < sizeof text - 1 &&
+           poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 10000) == 1) {
         const ssize_t n = read(fd, text + got, sizeof text - 1 - got);
         got += n > 0 ? (size_t)n : 0;
     }
@@ -69,5 +70,6 @@ TEST(log_full_pipe)
         told += strtoull(at, NULL, 10);
     }
     CHECK_MSG(told == lost, "told: %llu, lost: %llu", (unsigned long long)told, (unsigned long long)lost);
-    CHECK(count(text, "\n") == LINES - lost + times + 1 && count(text, "\"after\"") == 1 && count(text, "\"late\"") == 0);
+    CHECK(count(text, "\n") == LINES - lost + times + 1 && count(text, "\"after\"") == 1 &&
+          count(text, "\"late\"") == 0);
 }

@@ -1,4 +1,5 @@
-/* server/api/logprobs.c: log-probabilities in the two forms of an answer, every alternative once, the token itself always. */
+/* server/api/logprobs.c: log-probabilities in the two forms of an answer, every alternative
+ * once, the token itself always. */
 #include "server/api/logprobs.h"
 
 #include <jansson.h>

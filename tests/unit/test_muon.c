@@ -5,7 +5,8 @@
 #include "core/base/rng.h"
 #include "tests/unit/test.h"
 
-/* The update is orthogonal up to the band of the Newton-Schulz steps: singular values in 0.6..1.3, so row norms of a wide matrix near 1. */
+/* The update is orthogonal up to the band of the Newton-Schulz steps: singular values in 0.6..1.3, so row
+ * norms of a wide matrix near 1. */
 TEST(train_muon_orthogonalises)
 {
     const size_t shapes[3][2] = {{8, 24}, {24, 8}, {16, 16}};
@@ -23,7 +24,8 @@ TEST(train_muon_orthogonalises)
                 n += (double)w[at] * (double)w[at] / (unit * unit);
                 along += (double)w[at] * (double)g[at];
             }
-            CHECK_MSG(n > 0.36 && n < 1.7 && along < 0, "[%zu, %zu] row %zu: |row|^2 %g, against the gradient %g", r, c, i, n, along);
+            CHECK_MSG(n > 0.36 && n < 1.7 && along < 0, "[%zu, %zu] row %zu: |row|^2 %g, against the gradient %g", r, c,
+                      i, n, along);
         }
         deq_free(scratch);
     }

@@ -67,7 +67,8 @@ TEST(origin_of_pages)
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         const struct origin_head h = {t[i].method, t[i].host, t[i].origin, t[i].origin != NULL, t[i].site, t[i].mode};
-        CHECK_MSG(origin_judge(t[i].list, &h) == t[i].want, "case %zu: %s from %s", i, t[i].host ? t[i].host : "-", t[i].origin ? t[i].origin : "-");
+        CHECK_MSG(origin_judge(t[i].list, &h) == t[i].want, "case %zu: %s from %s", i, t[i].host ? t[i].host : "-",
+                  t[i].origin ? t[i].origin : "-");
     }
     const struct origin_head twice = {"POST", "localhost", "http://localhost", 2, NULL, NULL};
     CHECK(origin_judge("*", &twice) == ORIGIN_FOREIGN);
@@ -75,30 +76,38 @@ TEST(origin_of_pages)
 
 TEST(origin_hosts)
 {
-    static const char *const always[] = {"", "localhost", "LocalHost:8080", "localhost.", "a.localhost:1", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:8080", "10.1.2.3:80",
-                                         "deqd", "x:", "deqd:80"};
-    static const char *const never[] = {"evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "1.2.3", "a.b@localhost",
-                                        "evil.example.", "[::1", "[evil.example]x", "evil.localhost.example", "localhost:x", ".localhost.x", "[]", "a b", "local#host"};
+    static const char *const always[] = {"", "localhost", "LocalHost:8080", "localhost.", "a.localhost:1", "127.0.0.1",
+                                         "127.0.0.1:8080", "[::1]", "[::1]:8080", "10.1.2.3:80", "deqd", "x:",
+                                         "deqd:80"};
+    static const char *const never[] = {"evil.example", "evil.example:8080", "localhost.evil.example",
+                                        "127.0.0.1.evil.example", "1.2.3", "a.b@localhost", "evil.example.", "[::1",
+                                        "[evil.example]x", "evil.localhost.example", "localhost:x", ".localhost.x",
+                                        "[]", "a b", "local#host"};
     for (size_t i = 0; i < DEQ_COUNT(always); i++)
         CHECK_MSG(origin_host_allowed("", always[i]), "%s", always[i]);
     for (size_t i = 0; i < DEQ_COUNT(never); i++)
         CHECK_MSG(!origin_host_allowed("", never[i]), "%s", never[i]);
     CHECK(origin_host_allowed("", NULL));
-    CHECK(origin_host_allowed("api.example.com\nother.example", "API.example.com:443") && origin_host_allowed("api.example.com\nother.example", "other.example."));
-    CHECK(!origin_host_allowed("api.example.com", "x.api.example.com") && !origin_host_allowed("api.example.com", "api.example.co"));
+    CHECK(origin_host_allowed("api.example.com\nother.example", "API.example.com:443") &&
+          origin_host_allowed("api.example.com\nother.example", "other.example."));
+    CHECK(!origin_host_allowed("api.example.com", "x.api.example.com") &&
+          !origin_host_allowed("api.example.com", "api.example.co"));
     CHECK(origin_host_allowed("*", "evil.example"));
 }
 
 TEST(origin_lists)
 {
-    static const char *const origins[] = {"", "*", "null", LIST, "chrome-extension://abcdef"}, *const no_origins[] = {"app.example.com", "https://", "https://a/", "http://a:x", "a\n*",
-                                            "https://*.example.com", "http://a b"},
-                      *const hosts[] = {"", "*", "api.example.com\ndeqd", "[::1]"}, *const no_hosts[] = {"http://a", "a:80", "*.example.com", "a/b"};
+    static const char *const origins[] = {"", "*", "null", LIST, "chrome-extension://abcdef"};
+    static const char *const no_origins[] = {"app.example.com", "https://", "https://a/", "http://a:x", "a\n*",
+                                             "https://*.example.com", "http://a b"};
+    static const char *const hosts[] = {"", "*", "api.example.com\ndeqd", "[::1]"};
+    static const char *const no_hosts[] = {"http://a", "a:80", "*.example.com", "a/b"};
     struct deq_err err;
     for (size_t i = 0; i < DEQ_COUNT(origins); i++)
         CHECK_MSG(origin_check_origins("o", origins[i], &err) == DEQ_OK, "%s", origins[i]);
     for (size_t i = 0; i < DEQ_COUNT(no_origins); i++)
-        CHECK_MSG(origin_check_origins("o", no_origins[i], &err) == DEQ_EINVAL && !strncmp(err.text, "o: \"", 4), "%s", no_origins[i]);
+        CHECK_MSG(origin_check_origins("o", no_origins[i], &err) == DEQ_EINVAL && !strncmp(err.text, "o: \"", 4), "%s",
+                  no_origins[i]);
     for (size_t i = 0; i < DEQ_COUNT(hosts); i++)
         CHECK_MSG(origin_check_hosts("h", hosts[i], &err) == DEQ_OK, "%s", hosts[i]);
     for (size_t i = 0; i < DEQ_COUNT(no_hosts); i++)

@@ -15,7 +15,8 @@ TEST(reply_strings_are_json)
     deq_buf_init(&b, 1 << 20);
     reply_string(&b, text, sizeof text - 1);
     json_t *back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
-    CHECK(back && json_string_length(back) == sizeof text - 1 && !memcmp(json_string_value(back), text, sizeof text - 1));
+    CHECK(back && json_string_length(back) == sizeof text - 1 &&
+          !memcmp(json_string_value(back), text, sizeof text - 1));
     json_decref(back);
     for (uint64_t i = 0; i < 2000; i++) { /* every float comes back from 9 digits */
         const union {
@@ -25,7 +26,8 @@ TEST(reply_strings_are_json)
         deq_buf_reset(&b);
         reply_number(&b, x.f);
         back = json_loadb(b.data, b.len, JSON_DECODE_ANY, NULL);
-        CHECK_MSG(back && (isfinite(x.f) ? (float)json_number_value(back) == x.f : json_number_value(back) == -9999), "%s", b.data);
+        CHECK_MSG(back && (isfinite(x.f) ? (float)json_number_value(back) == x.f : json_number_value(back) == -9999),
+                  "%s", b.data);
         json_decref(back);
     }
     deq_buf_free(&b);

@@ -6,20 +6,25 @@
 #include "tests/unit/test.h"
 
 static const char *const bodies[] = {
-    "{\"prompt\":\"Hello\",\"max_tokens\":5,\"temperature\":0.5,\"top_p\":0.9,\"n\":2,\"best_of\":3,\"stop\":[\"a\",\"b\"],\"seed\":-7}",
+    "{\"prompt\":\"Hello\",\"max_tokens\":5,\"temperature\":0.5,\"top_p\":0.9,\"n\":2,\"best_of\":3,"
+    "\"stop\":[\"a\",\"b\"],\"seed\":-7}",
     "{\"prompt\":[1,2,3],\"echo\":true,\"logprobs\":3,\"max_tokens\":0,\"model\":\"tiny\"}",
-    "{\"prompt\":[[1,2],[3]],\"stream\":true,\"stream_options\":{\"include_usage\":true},\"logit_bias\":{\"5\":-100,\"6\":2.5}}",
-    "{\"prompt\":[\"a\",\"b\"],\"deq\":{\"tol\":0.01,\"max_iter\":8,\"min_iter\":2,\"solver\":\"picard\",\"window\":4,\"warm_start\":\"zero\",\"preset\":\"fast\"}}",
-    "{\"prompt\":\"x\",\"presence_penalty\":1,\"frequency_penalty\":-1,\"repetition_penalty\":1.2,\"top_k\":5,\"min_p\":0.1,\"stop_token_ids\":[7,8],\"min_tokens\":2}",
-    "{\"prompt\":\"x\",\"cache\":\"approximate\",\"cache_salt\":\"s\",\"include\":[\"deq.tokens\"],\"priority\":-3,\"deadline_ms\":100,\"user\":\"u\",\"truncate_prompt_tokens\":3}",
+    "{\"prompt\":[[1,2],[3]],\"stream\":true,\"stream_options\":{\"include_usage\":true},"
+    "\"logit_bias\":{\"5\":-100,\"6\":2.5}}",
+    "{\"prompt\":[\"a\",\"b\"],\"deq\":{\"tol\":0.01,\"max_iter\":8,\"min_iter\":2,\"solver\":\"picard\",\"window\":4,"
+    "\"warm_start\":\"zero\",\"preset\":\"fast\"}}",
+    "{\"prompt\":\"x\",\"presence_penalty\":1,\"frequency_penalty\":-1,\"repetition_penalty\":1.2,\"top_k\":5,"
+    "\"min_p\":0.1,\"stop_token_ids\":[7,8],\"min_tokens\":2}",
+    "{\"prompt\":\"x\",\"cache\":\"approximate\",\"cache_salt\":\"s\",\"include\":[\"deq.tokens\"],\"priority\":-3,"
+    "\"deadline_ms\":100,\"user\":\"u\",\"truncate_prompt_tokens\":3}",
 };
 static const char *const others[] = {
-    [ON_CHAT] =
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
+    [ON_CHAT] = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"},{\"role\":\"assistant\",\"content\":["
+                "{\"type\":\"text\",\"text\":\"a\"}]}],\"logprobs\":true,\"top_logprobs\":2}",
     [ON_RESPONSES] =
         "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"hi\"}]},{\"type\":\"message\","
-                     "\"id\":\"m\",\"role\":\"assistant\",\"content\":\"a\"}],\"instructions\":\"b\",\"metadata\":{\"c\":\"d\"},"
-                     "\"max_output_tokens\":5,\"truncation\":\"auto\",\"text\":{\"format\":{\"type\":\"text\"}}}",
+        "\"id\":\"m\",\"role\":\"assistant\",\"content\":\"a\"}],\"instructions\":\"b\",\"metadata\":{\"c\":\"d\"},"
+        "\"max_output_tokens\":5,\"truncation\":\"auto\",\"text\":{\"format\":{\"type\":\"text\"}}}",
 };
 static const char *const splices[] = {"null", "-1", "1e999", "1e300", "99999999999999999999", "\"\"", "[]", "{}",
                                       "[[]]", "true", "0.5", "\"\\u0000\"", "\xff", "\\", "[1,\"a\"]", ",", "\"", "}"};

@@ -8,7 +8,8 @@
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
 
-/* header text and n bytes of data as a file in a block of exactly its size, so that a sanitizer sees every byte read past it */
+/* header text and n bytes of data as a file in a block of exactly its size, so that a sanitizer
+ * sees every byte read past it */
 static unsigned char *container(const char *header, size_t n, const void *data, size_t *ret_len)
 {
     const size_t h = strlen(header);
@@ -24,7 +25,8 @@ static unsigned char *container(const char *header, size_t n, const void *data, 
     return p;
 }
 
-#define T(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define T(name, dtype, shape, offsets) \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 TEST(safetensors_damaged_headers)
 {
@@ -46,11 +48,13 @@ TEST(safetensors_damaged_headers)
         {"{" T("a", "F32", "[1]", "[0,4]") "}", 5, "1 bytes follow"},
         {"{" T("a", "F32", "[2]", "[0,8]") "}", 7, "tensor a: data_offsets"},
         {"{" T("a", "F32", "[1]", "[4,8]") "}", 8, "tensor a: its data leave a hole"},
-        {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[8,12]") "}", 12, "tensor b: its data leave a hole"},
+        {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[8,12]") "}", 12,
+         "tensor b: its data leave a hole"},
         {"{" T("a", "F32", "[2]", "[0,8]") "," T("b", "F32", "[1]", "[4,8]") "}", 8, "tensor b: its data overlap"},
         {"{" T("a", "F32", "[1]", "[0,4]") "," T("b", "F32", "[1]", "[0,4]") "}", 4, "its data overlap"},
         {"{" T("a", "F32", "[1]", "[0,4]") "," T("a", "F32", "[1]", "[4,8]") "}", 8, "not JSON: duplicate"},
-        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "not JSON: duplicate"},
+        {"{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+         "not JSON: duplicate"},
         {"{" T("a", "F32", "[2]", "[0,4]") "}", 4, "tensor a: shape times F32"},
         {"{" T("a", "F16", "[2]", "[0,8]") "}", 8, "tensor a: shape times F16"},
         {"{" T("a", "I64", "[2,3]", "[0,24]") "}", 24, "tensor a: shape times I64"},
@@ -70,7 +74,8 @@ TEST(safetensors_damaged_headers)
         {"{" T("a", "F32", "[1,1.0]", "[0,4]") "}", 4, "tensor a: shape[1]"},
         {"{" T("a", "F32", "[1,null]", "[0,4]") "}", 4, "tensor a: shape[1]"},
         {"{" T("a", "F32", "[4294967296,4294967296]", "[0,4]") "}", 4, "tensor a: shape[1]"},
-        {"{" T("a", "F32", "[4611686018427387905]", "[0,4]") "}", 4, "tensor a: shape times"}, /* 4 * that is 4 modulo 2^64 */
+        {"{" T("a", "F32", "[4611686018427387905]", "[0,4]") "}", 4,
+         "tensor a: shape times"}, /* 4 * that is 4 modulo 2^64 */
         {"{" T("a", "F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]") "}", 4, "tensor a: shape must be"},
         {"{" T("a", "F32", "4", "[0,16]") "}", 16, "tensor a: shape must be"},
         {"{" T("a", "F33", "[1]", "[0,4]") "}", 4, "tensor a: dtype F33"},
@@ -92,7 +97,8 @@ TEST(safetensors_damaged_headers)
         struct deq_err e = {0};
         enum deq_rc rc = deq_safetensors_parse(p, len, "broken.safetensors", &f, &e);
         CHECK_MSG(rc == DEQ_EFORMAT && e.code == rc && !f, "%s", t[i].header);
-        CHECK_MSG(strstr(e.text, "broken.safetensors: ") && strstr(e.text, t[i].says), "%s: \"%s\" lacks \"%s\"", t[i].header, e.text, t[i].says);
+        CHECK_MSG(strstr(e.text, "broken.safetensors: ") && strstr(e.text, t[i].says), "%s: \"%s\" lacks \"%s\"",
+                  t[i].header, e.text, t[i].says);
         deq_safetensors_close(f);
         free(p);
     }
@@ -108,15 +114,17 @@ TEST(safetensors_damaged_lengths)
     for (size_t cut = 0; cut < len; cut++) { /* every way to cut a good file short */
         unsigned char *q = malloc(cut ? cut : 1);
         memcpy(q, p, cut);
-        CHECK_MSG(deq_safetensors_parse(q, cut, "cut", &f, &e) == DEQ_EFORMAT && !f && strstr(e.text, "cut: "), "%zu bytes", cut);
+        CHECK_MSG(deq_safetensors_parse(q, cut, "cut", &f, &e) == DEQ_EFORMAT && !f && strstr(e.text, "cut: "),
+                  "%zu bytes", cut);
         free(q);
     }
-    static const uint64_t lengths[] = {0, 1, sizeof header - 2, sizeof header, sizeof header + 12, (16 << 20) + 1, 1ull << 32, 1ull << 63,
-                                       UINT64_MAX, UINT64_MAX - 7};
+    static const uint64_t lengths[] = {0, 1, sizeof header - 2, sizeof header, sizeof header + 12, (16 << 20) + 1,
+                                       1ull << 32, 1ull << 63, UINT64_MAX, UINT64_MAX - 7};
     for (size_t i = 0; i < DEQ_COUNT(lengths); i++) {
         for (int b = 0; b < 8; b++)
             p[b] = (unsigned char)(lengths[i] >> (8 * b));
-        CHECK_MSG(deq_safetensors_parse(p, len, "len", &f, &e) == DEQ_EFORMAT && !f, "%llu", (unsigned long long)lengths[i]);
+        CHECK_MSG(deq_safetensors_parse(p, len, "len", &f, &e) == DEQ_EFORMAT && !f, "%llu",
+                  (unsigned long long)lengths[i]);
     }
     free(p);
     /* spaces after the JSON are how writers align the data */
@@ -139,9 +147,11 @@ TEST(safetensors_damaged_lengths)
 TEST(safetensors_values)
 {
     /* every dtype that widens, and an element that is not finite in each */
-    static const char header[] = "{" T("f64", "F64", "[2]", "[0,16]") "," T("f32", "F32", "[2]", "[16,24]") "," T("bf16", "BF16", "[2]", "[24,28]")
-        "," T("f16", "F16", "[2]", "[28,32]") "," T("i64", "I64", "[1]", "[32,40]") "," T("i32", "I32", "[1]", "[40,44]")
-        "," T("i8", "I8", "[1]", "[44,45]") "," T("u8", "U8", "[1]", "[45,46]") "}";
+    static const char header[] =
+        "{" T("f64", "F64", "[2]", "[0,16]") "," T("f32", "F32", "[2]", "[16,24]") ","
+        T("bf16", "BF16", "[2]", "[24,28]") "," T("f16", "F16", "[2]", "[28,32]") ","
+        T("i64", "I64", "[1]", "[32,40]") "," T("i32", "I32", "[1]", "[40,44]") ","
+        T("i8", "I8", "[1]", "[44,45]") "," T("u8", "U8", "[1]", "[45,46]") "}";
     unsigned char data[46] = {0};
     const double d[2] = {-0.1, 3};
     const float s[2] = {1.5f, -2};
@@ -168,10 +178,12 @@ TEST(safetensors_values)
             static const uint64_t bad[] = {0x7fe0000000000000, 0x7fc00000, 0xff80, 0x7e00};
             memcpy(p + t->offset + t->bytes / 2, &bad[i], deq_dtype_bytes(t->dtype));
             e.text[0] = 0;
-            CHECK_MSG(deq_tensor_to_f32(f, t, out, &e) == DEQ_EFORMAT && strstr(e.text, "values.st: tensor ") && strstr(e.text, names[i]) &&
-                          strstr(e.text, "element 1 "), "%s: %s", names[i], e.text);
+            CHECK_MSG(deq_tensor_to_f32(f, t, out, &e) == DEQ_EFORMAT && strstr(e.text, "values.st: tensor ") &&
+                          strstr(e.text, names[i]) && strstr(e.text, "element 1 "),
+                      "%s: %s", names[i], e.text);
         } else {
-            CHECK_MSG(rc == DEQ_EFORMAT && strstr(e.text, names[i]) && strstr(e.text, "floating"), "%s: %s", names[i], e.text);
+            CHECK_MSG(rc == DEQ_EFORMAT && strstr(e.text, names[i]) && strstr(e.text, "floating"), "%s: %s", names[i],
+                      e.text);
         }
         deq_safetensors_close(f);
         free(p);
@@ -199,7 +211,8 @@ TEST(safetensors_round_trip)
     REQUIRE(f);
     CHECK(deq_safetensors_count(f) == DEQ_COUNT(t));
     CHECK(!strcmp(deq_safetensors_meta(f, "format"), "test") && !strcmp(deq_safetensors_meta(f, "note"), "line\nend"));
-    CHECK(!deq_safetensors_meta(f, "absent") && !deq_safetensors_find(f, "a") && !deq_safetensors_find(f, "__metadata__"));
+    CHECK(!deq_safetensors_meta(f, "absent") && !deq_safetensors_find(f, "a") &&
+          !deq_safetensors_find(f, "__metadata__"));
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         const struct deq_tensor *r = deq_safetensors_find(f, t[i].name);
         size_t bytes = deq_dtype_bytes(t[i].dtype);
@@ -212,7 +225,8 @@ TEST(safetensors_round_trip)
         }
         CHECK(r->bytes == bytes && r->count == bytes / deq_dtype_bytes(t[i].dtype));
         char raw[64];
-        CHECK(bytes <= sizeof raw && !deq_tensor_read(f, r, 0, r->count, raw, &e) && (!bytes || !memcmp(raw, t[i].data, bytes)));
+        CHECK(bytes <= sizeof raw && !deq_tensor_read(f, r, 0, r->count, raw, &e) &&
+              (!bytes || !memcmp(raw, t[i].data, bytes)));
     }
     uint64_t at = 0; /* in the order of their data */
     for (size_t i = 0; i < deq_safetensors_count(f); i++) {
@@ -223,7 +237,9 @@ TEST(safetensors_round_trip)
     CHECK(deq_safetensors_at(f, 0)->offset % 8 == 0);
     deq_safetensors_close(f);
     f = NULL;
-    CHECK(!deq_safetensors_write(scratch_path("t"), NULL, 0, NULL, &e) && !deq_safetensors_open(scratch_path("t"), &f, &e)); /* no tensors at all */
+    /* no tensors at all */
+    CHECK(!deq_safetensors_write(scratch_path("t"), NULL, 0, NULL, &e) &&
+          !deq_safetensors_open(scratch_path("t"), &f, &e));
     CHECK(f && deq_safetensors_count(f) == 0 && !deq_safetensors_meta(f, "format"));
     deq_safetensors_close(f);
     f = NULL;
@@ -256,12 +272,17 @@ TEST(safetensors_cut_while_it_is_read)
                                        {.name = "second", .dtype = DEQ_BF16, .n_dims = 1, .shape = {N}, .data = x}};
     for (off_t left = 0; left <= 6 * N; left += 20 * PAGE) {
         struct deq_safetensors *f = NULL;
-        CHECK(!deq_safetensors_write(scratch_path("t"), t, 2, NULL, &e) && !deq_safetensors_open(scratch_path("t"), &f, &e));
+        CHECK(!deq_safetensors_write(scratch_path("t"), t, 2, NULL, &e) &&
+              !deq_safetensors_open(scratch_path("t"), &f, &e));
         const struct deq_tensor *first = deq_safetensors_find(f, "first"), *second = deq_safetensors_find(f, "second");
         CHECK(!deq_tensor_to_f32(f, first, out, &e));
         CHECK(!truncate(scratch_path("t"), left));
-        CHECK_MSG(deq_tensor_to_f32(f, second, out, &e) == DEQ_EIO && strstr(e.text, "/t: tensor second: the file changed"), "%s", e.text);
-        CHECK_MSG(deq_tensor_to_f32(f, first, out, &e) == DEQ_EIO && strstr(e.text, "/t: tensor first: the file changed"), "%s", e.text);
+        CHECK_MSG(deq_tensor_to_f32(f, second, out, &e) == DEQ_EIO &&
+                      strstr(e.text, "/t: tensor second: the file changed"),
+                  "%s", e.text);
+        CHECK_MSG(deq_tensor_to_f32(f, first, out, &e) == DEQ_EIO &&
+                      strstr(e.text, "/t: tensor first: the file changed"),
+                  "%s", e.text);
         deq_safetensors_close(f);
     }
     scratch_end("t", NULL);
