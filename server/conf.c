@@ -13,47 +13,79 @@
 #define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
 #define BYTES(name, field, lo, hi, def, help) {name, DEQ_OPT_BYTES, AT(field), lo, hi, def, NULL, help}
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 0, def, NULL, help}
-#define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
+#define STR(name, field, def, choices, help)                                                                           \
+    {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
 #define LIST(name, field, help) {name, DEQ_OPT_LIST, AT(field), 0, sizeof(((struct conf *)0)->field), "", NULL, help}
 
 static const struct deq_opt options[] = {
-    STR("server.listen", listen, "127.0.0.1:8080", NULL, "Address to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080, unix:/run/deqd.sock,mode=0660. Port 0 takes a free one."),
-    STR("server.admin_listen", admin_listen, "", NULL, "A second address, without TLS, for probes, metrics and administration only; empty: none."),
-    LIST("server.cors_origins", cors_origins, "Sites whose pages may use this server from a browser: [\"https://app.example.com\"], exactly as the browser says; \"*\" for all. Pages of others get 403."),
-    LIST("server.hosts", hosts, "Names, without a port, under which it is asked for, beside addresses, localhost and names without a dot. Others get 421 when it listens on loopback, and everywhere once the list is not empty; \"*\" for all."),
+    STR("server.listen", listen, "127.0.0.1:8080", NULL,
+        "Address to listen on: 127.0.0.1:8080, [::1]:8080, 0.0.0.0:8080, unix:/run/deqd.sock,mode=0660. Port 0 takes a "
+        "free one."),
+    STR("server.admin_listen", admin_listen, "", NULL,
+        "A second address, without TLS, for probes, metrics and administration only; empty: none."),
+    LIST("server.cors_origins", cors_origins,
+         "Sites whose pages may use this server from a browser: [\"https://app.example.com\"], exactly as the browser "
+         "says; \"*\" for all. Pages of others get 403."),
+    LIST("server.hosts", hosts,
+         "Names, without a port, under which it is asked for, beside addresses, localhost and names without a dot. "
+         "Others get 421 when it listens on loopback, and everywhere once the list is not empty; \"*\" for all."),
     U32("server.http_threads", http_threads, 1, 64, "2", "Threads that read and write connections."),
-    U32("server.max_connections", max_connections, 8, 100000, "1024", "Connections open at once; further ones get 503."),
-    U32("server.max_connections_per_address", max_connections_per_address, 0, 100000, "0", "Connections of one address; 0 is no limit."),
-    U32("server.header_timeout_ms", header_timeout_ms, 100, 3600000, "10000", "From accept to the last header line, absolute."),
-    U32("server.body_timeout_ms", body_timeout_ms, 100, 3600000, "30000", "From the last header line to the last byte of the body, absolute."),
-    U32("server.idle_timeout_ms", idle_timeout_ms, 1000, 3600000, "30000", "Keep-alive: how long an idle connection stays open."),
-    U32("server.drain_delay_ms", drain_delay_ms, 0, 3600000, "5000", "After SIGTERM: not ready at once, but new requests are served for so long. (SIGINT goes on without it.)"),
-    U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000", "Then: running requests may finish for so long before they are ended."),
+    U32("server.max_connections", max_connections, 8, 100000, "1024",
+        "Connections open at once; further ones get 503."),
+    U32("server.max_connections_per_address", max_connections_per_address, 0, 100000, "0",
+        "Connections of one address; 0 is no limit."),
+    U32("server.header_timeout_ms", header_timeout_ms, 100, 3600000, "10000",
+        "From accept to the last header line, absolute."),
+    U32("server.body_timeout_ms", body_timeout_ms, 100, 3600000, "30000",
+        "From the last header line to the last byte of the body, absolute."),
+    U32("server.idle_timeout_ms", idle_timeout_ms, 1000, 3600000, "30000",
+        "Keep-alive: how long an idle connection stays open."),
+    U32("server.drain_delay_ms", drain_delay_ms, 0, 3600000, "5000",
+        "After SIGTERM: not ready at once, but new requests are served for so long. (SIGINT goes on without it.)"),
+    U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000",
+        "Then: running requests may finish for so long before they are ended."),
     BYTES("server.max_body_bytes", max_body_bytes, 1024, 1073741824.0, "1M", "Largest request body."),
     STR("model.path", model_path, "models/stories", NULL, "Model directory."),
-    STR("model.name", model_name, "", NULL, "Name it is served under, as in stories or org/model; empty: the directory's."),
-    STR("tls.cert", tls_cert, "", NULL, "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read again on SIGHUP."),
+    STR("model.name", model_name, "", NULL,
+        "Name it is served under, as in stories or org/model; empty: the directory's."),
+    STR("tls.cert", tls_cert, "", NULL,
+        "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read "
+        "again on SIGHUP."),
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
-    STR("auth.keys_file", keys_file, "", NULL, "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and nothing under /admin is served. Read again on SIGHUP."),
+    STR("auth.keys_file", keys_file, "", NULL,
+        "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and "
+        "nothing under /admin is served. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
-    U32("engine.threads", threads, 0, 256, "0", "Compute threads; 0 is one a core, and no more than the container's share of processors."),
-    U32("engine.max_sequences", max_sequences, 1, 65536, "32", "Sequences solved at once; further requests wait in the queue. An eighth more, of rows and of the default cache too, is for callers who have none."),
-    U32("engine.max_rows", max_rows, 0, 65536, "0", "Rows of one evaluation, all windows together, at least 64; 0 is 8 for each sequence, at least 64."),
-    U32("engine.max_positions", max_positions, 2, 16777216, "2048", "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
-    BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0", "Key/value cache; 0 is what max_sequences full windows need."),
-    U32("engine.stall_ms", stall_ms, 100, 3600000, "10000", "Liveness fails when the engine, busy or idle, gave no sign of life for so long."),
+    U32("engine.threads", threads, 0, 256, "0",
+        "Compute threads; 0 is one a core, and no more than the container's share of processors."),
+    U32("engine.max_sequences", max_sequences, 1, 65536, "32",
+        "Sequences solved at once; further requests wait in the queue. An eighth more, of rows and of the default "
+        "cache too, is for callers who have none."),
+    U32("engine.max_rows", max_rows, 0, 65536, "0",
+        "Rows of one evaluation, all windows together, at least 64; 0 is 8 for each sequence, at least 64."),
+    U32("engine.max_positions", max_positions, 2, 16777216, "2048",
+        "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
+    BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0",
+          "Key/value cache; 0 is what max_sequences full windows need."),
+    U32("engine.stall_ms", stall_ms, 100, 3600000, "10000",
+        "Liveness fails when the engine, busy or idle, gave no sign of life for so long."),
     U32("queue.max_requests", queue_requests, 0, 1000000, "256", "Requests that wait; further ones get 429."),
-    U32("queue.max_tokens", queue_tokens, 1, 1e9, "1000000", "Prompt tokens of waiting requests; further requests get 429."),
+    U32("queue.max_tokens", queue_tokens, 1, 1e9, "1000000",
+        "Prompt tokens of waiting requests; further requests get 429."),
     U32("queue.timeout_ms", queue_timeout_ms, 1, 86400000, "60000", "A request that waited so long gets 503."),
     U32("limits.max_logprobs", max_logprobs, 0, 1000, "20", "Most probable tokens that a request may ask for."),
     U32("limits.max_stop", max_stop, 0, 64, "16", "Stop strings of a request."),
     U32("limits.max_stop_bytes", max_stop_bytes, 1, 65536, "256", "Bytes of a stop string."),
     U32("limits.max_n", max_n, 1, 1024, "16", "Choices of a prompt (n, best_of)."),
     U32("limits.max_prompts", max_prompts, 1, 4096, "128", "Prompts of a request."),
-    U32("limits.max_window", max_window, 1, 64, "16", "Rows of a sequence that are solved at once (deq.window): its share of a step."),
-    U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0", "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
+    U32("limits.max_window", max_window, 1, 64, "16",
+        "Rows of a sequence that are solved at once (deq.window): its share of a step."),
+    U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0",
+        "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
     BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),
-    BYTES("limits.answer_bytes", answer_bytes, 4194304, 1e12, "128M", "Memory of all requests' bodies and answers together, until they are read. An answer has its part before it is begun; one caller has at most half of it."),
+    BYTES("limits.answer_bytes", answer_bytes, 4194304, 1e12, "128M",
+          "Memory of all requests' bodies and answers together, until they are read. An answer has its part before it "
+          "is begun; one caller has at most half of it."),
     FLT("limits.tol_min", tol_min, 1e-7, 10, "1e-5", "Smallest tolerance that a request may ask for."),
     FLT("limits.tol_max", tol_max, 1e-7, 10, "0.5", "Largest tolerance that a request may ask for."),
     U32("limits.max_iter", max_iter_max, 1, 100000, "64", "Most evaluations of a position that a request may ask for."),
@@ -62,17 +94,26 @@ static const struct deq_opt options[] = {
     STR("sampling.seed", sampling_seed, "random", NULL,
         "Seed of requests that have none: random, one for each, which the answer tells (deq.seed); "
         "or a whole number, the same for all."),
-    U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144", "Unread bytes of a stream before its sequence pauses."),
-    U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10", "Tokens of a stream that come faster are sent together; 0 sends after every step of the engine."),
-    U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000", "A comment line is sent to a silent stream so often, so that proxies keep it open."),
-    U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000", "The time over which stream.min_bytes_per_s is averaged: a client that reads nothing for so long is dropped."),
-    U32("stream.min_bytes_per_s", stream_min_rate, 1, 1000000000, "4096", "A client that reads less than this while more lies there, averaged over stream.stall_ms, is dropped; of whole answers too."),
+    U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144",
+        "Unread bytes of a stream before its sequence pauses."),
+    U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10",
+        "Tokens of a stream that come faster are sent together; 0 sends after every step of the engine."),
+    U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000",
+        "A comment line is sent to a silent stream so often, so that proxies keep it open."),
+    U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000",
+        "The time over which stream.min_bytes_per_s is averaged: a client that reads nothing for so long is dropped."),
+    U32("stream.min_bytes_per_s", stream_min_rate, 1, 1000000000, "4096",
+        "A client that reads less than this while more lies there, averaged over stream.stall_ms, is dropped; of whole "
+        "answers too."),
     STR("chat.message", chat_message, "", NULL,
-        "A message of a chat as text, {role} and {content} filled in; empty: the model's own, or contents joined by line breaks. \\n is a new line."),
+        "A message of a chat as text, {role} and {content} filled in; empty: the model's own, or contents joined by "
+        "line breaks. \\n is a new line."),
     STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer, with chat.message."),
     STR("chat.stop", chat_stop, "", NULL,
-        "Text that ends an answer, like what begins the next message; empty: none with chat.message, else the template's own."),
-    STR("log.level", log_level, "info", "error|warn|info|debug", "Least level of the log, JSON lines on standard error."),
+        "Text that ends an answer, like what begins the next message; empty: none with chat.message, else the "
+        "template's own."),
+    STR("log.level", log_level, "info", "error|warn|info|debug",
+        "Least level of the log, JSON lines on standard error."),
 };
 
 const struct deq_opt_table conf_table = {options, DEQ_COUNT(options)};
@@ -85,32 +126,44 @@ struct flags {
 
 #define FLAG(field) offsetof(struct flags, field)
 static const struct deq_opt flag_rows[] = {
-    {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE", "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
+    {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE",
+     "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
     {"--model", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "DIR", "short for --set model.path=DIR"},
-    {"--listen", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "ADDR:PORT", "short for --set server.listen=ADDR:PORT"},
-    {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "any key (repeatable); a list is [a, b]; null is the default of what is no list"},
+    {"--listen", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "ADDR:PORT",
+     "short for --set server.listen=ADDR:PORT"},
+    {"--set", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE",
+     "any key (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--check-config", DEQ_OPT_BOOL, FLAG(check_config), 0, 0, NULL, NULL,
      "check the configuration and what it names (keys, certificate, model, memory), say what is wrong, stop (exit 2)"},
-    {"--print-fields", DEQ_OPT_BOOL, FLAG(print_fields), 0, 0, NULL, NULL, "print every field of every request's body and stop"},
+    {"--print-fields", DEQ_OPT_BOOL, FLAG(print_fields), 0, 0, NULL, NULL,
+     "print every field of every request's body and stop"},
     {"--print-routes", DEQ_OPT_BOOL, FLAG(print_routes), 0, 0, NULL, NULL, "print every path and stop"},
-    {"--print-config", DEQ_OPT_BOOL, FLAG(print_config), 0, 0, NULL, NULL, "print the whole configuration as YAML and stop; checks values, reads no other file"},
-    {"--health-probe", DEQ_OPT_BOOL, FLAG(health_probe), 0, 0, NULL, NULL, "ask the daemon at server.listen whether it is ready: exit 0 or 1"},
+    {"--print-config", DEQ_OPT_BOOL, FLAG(print_config), 0, 0, NULL, NULL,
+     "print the whole configuration as YAML and stop; checks values, reads no other file"},
+    {"--health-probe", DEQ_OPT_BOOL, FLAG(health_probe), 0, 0, NULL, NULL,
+     "ask the daemon at server.listen whether it is ready: exit 0 or 1"},
     {"--version", DEQ_OPT_BOOL, FLAG(version), 0, 0, NULL, NULL, "print the version and stop"},
 };
 
-static const struct deq_command command = {.usage = "deqd [--config FILE] [--model DIR] [--listen ADDR:PORT] [--set KEY=VALUE]...",
-                                           .about = "Serves a deep equilibrium language model over HTTP.",
-                                           .flags = {flag_rows, DEQ_COUNT(flag_rows)}, .min_args = 0, .max_args = 0};
+static const struct deq_command command = {
+    .usage = "deqd [--config FILE] [--model DIR] [--listen ADDR:PORT] [--set KEY=VALUE]...",
+    .about = "Serves a deep equilibrium language model over HTTP.",
+    .flags = {flag_rows, DEQ_COUNT(flag_rows)},
+    .min_args = 0,
+    .max_args = 0};
 
 void conf_help(void)
 {
     deq_flags_help(&command, stdout);
-    printf("\nKeys (environment: DEQD_SERVER_LISTEN for server.listen, an empty one counts as unset; flags win over the environment, that over the file):\n\n");
+    printf("\nKeys (environment: DEQD_SERVER_LISTEN for server.listen, an empty one counts as unset; flags win over "
+           "the environment, that over the file):\n\n");
     for (size_t i = 0; i < conf_table.n; i++)
         printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
-    printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
+    printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of "
+           "server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
            "and end, and, with WATCHDOG_USEC, that the engine makes progress.\n");
-    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, another try will not help).\n");
+    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, "
+           "another try will not help).\n");
 }
 
 /* "\n" as two characters becomes a line's end: a flag or a variable cannot hold one comfortably. */
@@ -151,12 +204,14 @@ static bool is_seed(const char *s)
 static enum deq_rc check_together(struct conf *c, struct deq_err *err)
 {
     if (c->tol_min > c->tol_max)
-        return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min, (double)c->tol_max);
+        return deq_fail(err, DEQ_EINVAL, "limits.tol_min: %g exceeds limits.tol_max %g", (double)c->tol_min,
+                        (double)c->tol_max);
     if (c->max_logits_bytes > c->answer_bytes)
-        return deq_fail(err, DEQ_EINVAL, "limits.max_logits_bytes: %llu exceeds limits.answer_bytes %llu", (unsigned long long)c->max_logits_bytes,
-                        (unsigned long long)c->answer_bytes);
+        return deq_fail(err, DEQ_EINVAL, "limits.max_logits_bytes: %llu exceeds limits.answer_bytes %llu",
+                        (unsigned long long)c->max_logits_bytes, (unsigned long long)c->answer_bytes);
     if (!c->tls_cert[0] != !c->tls_key[0])
-        return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too", c->tls_cert[0] ? "tls.cert" : "tls.key");
+        return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too",
+                        c->tls_cert[0] ? "tls.cert" : "tls.key");
     if (c->chat_message[0] && !strstr(c->chat_message, "{content}"))
         return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {content}");
     const char *const chat[][2] = {{"chat.message", c->chat_message}, {"chat.reply", c->chat_reply},
@@ -165,15 +220,17 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
         if (!deq_utf8_valid(chat[i][1], strlen(chat[i][1])))
             return deq_fail(err, DEQ_EINVAL, "%s: is not UTF-8", chat[i][0]);
     if (!is_seed(c->sampling_seed))
-        return deq_fail(err, DEQ_EINVAL, "sampling.seed: \"%s\" is neither random nor a whole number of at most 15 digits",
+        return deq_fail(err, DEQ_EINVAL,
+                        "sampling.seed: \"%s\" is neither random nor a whole number of at most 15 digits",
                         c->sampling_seed);
     split_commas(c->cors_origins);
     split_commas(c->hosts);
     return DEQ_OK;
 }
 
-/* Variables that begin with ours and are meant for nobody: Kubernetes and linked containers tell of a service called "deqd" or "deqd-x" by
- * DEQD_SERVICE_HOST, DEQD_SERVICE_PORT[_NAME], DEQD_PORT and DEQD_PORT_8080_TCP[_ADDR, ...], each with _X after DEQD. DEQD_CONFIG has been read. */
+/* Variables that begin with ours and are meant for nobody: Kubernetes and linked containers tell of a service called
+ * "deqd" or "deqd-x" by DEQD_SERVICE_HOST, DEQD_SERVICE_PORT[_NAME], DEQD_PORT and DEQD_PORT_8080_TCP[_ADDR, ...], each
+ * with _X after DEQD. DEQD_CONFIG has been read. */
 static bool other_variable(const char *name, const char *value)
 {
     if (!strcmp(name, "CONFIG"))
@@ -191,7 +248,8 @@ static bool other_variable(const char *name, const char *value)
 static enum deq_rc set(struct conf *c, const char *flag, const char *text, struct deq_err *err)
 {
     const char *key = !strcmp(flag, "--model") ? "model.path" : !strcmp(flag, "--listen") ? "server.listen" : NULL;
-    const enum deq_rc rc = key ? deq_opt_set(deq_opt_find(&conf_table, key), c, text, 0, err) : deq_opt_assign(&conf_table, c, text, err);
+    const enum deq_rc rc =
+        key ? deq_opt_set(deq_opt_find(&conf_table, key), c, text, 0, err) : deq_opt_assign(&conf_table, c, text, err);
     return rc && !key ? deq_fail_prefix(err, rc, flag) : rc;
 }
 

@@ -1,5 +1,6 @@
-/* The daemon's configuration: one table (conf.c) feeds the YAML file, the environment (DEQD_SERVER_LISTEN for server.listen), the flags, --help and
- * --print-config. Precedence: flags, then environment, then file, then defaults. Read once at start; read-only after that. */
+/* The daemon's configuration: one table (conf.c) feeds the YAML file, the environment (DEQD_SERVER_LISTEN for
+ * server.listen), the flags, --help and --print-config. Precedence: flags, then environment, then file, then defaults.
+ * Read once at start; read-only after that. */
 #ifndef DEQ_SERVER_CONF_H
 #define DEQ_SERVER_CONF_H
 
@@ -53,7 +54,8 @@ enum conf_action {
 
 /* sampling.seed; false: random, every request without one draws its own. */
 bool conf_seed(const struct conf *c, int64_t *ret);
-/* Reads everything, and what the command line asks for. Addresses and lists of names are not looked into: http_check_conf does. */
+/* Reads everything, and what the command line asks for. Addresses and lists of names are not looked into:
+ * http_check_conf does. */
 enum deq_rc conf_read(int argc, char **argv, struct conf *ret, enum conf_action *ret_action, struct deq_err *err);
 /* Flags and keys, on standard output. */
 void conf_help(void);

@@ -1,5 +1,6 @@
-/* deqd: reads the configuration, loads the model, serves, drains. Exit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong
- * usage or configuration. What is wrong with usage or values is a plain line on standard error; whatever comes after that is a line of the log. */
+/* deqd: reads the configuration, loads the model, serves, drains. Exit codes: 0 stopped as asked, 1 could not start or
+ * failed, 2 wrong usage or configuration. What is wrong with usage or values is a plain line on standard error;
+ * whatever comes after that is a line of the log. */
 #include <errno.h>
 #include <malloc.h>
 #include <signal.h>
@@ -33,7 +34,8 @@ enum {
     STOP_SLACK_MS = 10000, /* all of it, beyond the drain, and some */
 };
 
-/* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us failing now. */
+/* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us
+ * failing now. */
 static enum deq_rc descriptors_fit(const struct conf *c, struct deq_err *err)
 {
     struct rlimit r;
@@ -47,8 +49,8 @@ static enum deq_rc descriptors_fit(const struct conf *c, struct deq_err *err)
     }
     if (r.rlim_cur >= need)
         return DEQ_OK;
-    return deq_fail(err, DEQ_EIO, "server.max_connections: %u connections need %llu descriptors, the limit is %llu", c->max_connections,
-                    (unsigned long long)need, (unsigned long long)r.rlim_cur);
+    return deq_fail(err, DEQ_EIO, "server.max_connections: %u connections need %llu descriptors, the limit is %llu",
+                    c->max_connections, (unsigned long long)need, (unsigned long long)r.rlim_cur);
 }
 
 /* Waits for one of the signals in `set`, at most ms. Returns it, or 0. */
@@ -59,7 +61,8 @@ static int wait_signal(const sigset_t *set, uint64_t ms)
     return sig > 0 ? sig : 0;
 }
 
-/* A step of the engine or the reading of a request can take longer than anybody waits for an end, and then nobody is owed anything any more. */
+/* A step of the engine or the reading of a request can take longer than anybody waits for an end, and then nobody is
+ * owed anything any more. */
 static void *end_anyway(void *ms)
 {
     const uint64_t wait_ms = (uintptr_t)ms;
@@ -78,8 +81,8 @@ static void end_within(uint64_t ms)
         (void)pthread_detach(thread);
 }
 
-/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A second signal ends it now. Who
- * types ^C waits for no load balancer. */
+/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A
+ * second signal ends it now. Who types ^C waits for no load balancer. */
 static void drain(struct service *s, struct http *http, const sigset_t *signals, int sig)
 {
     const struct conf *c = s->conf;
@@ -89,14 +92,16 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     end_within(at_most_ms);
     notify_stopping(at_most_ms);
     http_close_connections(http);
-    log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms", (json_int_t)delay_ms,
-             "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
+    log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms",
+             (json_int_t)delay_ms, "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
     const size_t running = store_pending(s->store);
     if (running)
-        log_plain("%zu request%s running; a second Ctrl-C ends %s now, else %s may take %u s", running, running == 1 ? " is" : "s are",
-                  running == 1 ? "it" : "them", running == 1 ? "it" : "they", c->shutdown_timeout_ms / 1000);
+        log_plain("%zu request%s running; a second Ctrl-C ends %s now, else %s may take %u s", running,
+                  running == 1 ? " is" : "s are", running == 1 ? "it" : "them", running == 1 ? "it" : "they",
+                  c->shutdown_timeout_ms / 1000);
     bool now = delay_ms && wait_signal(signals, delay_ms);
-    if (http_inherited(http)) { /* new clients wait for the daemon that comes next; whoever is here already may still ask */
+    /* in an inherited socket new clients wait for the daemon that comes next; whoever is here already may still ask */
+    if (http_inherited(http)) {
         http_stop_accepting(http);
         for (int ms = 0; ms < HANDOVER_MS && !now && (ms < ACCEPT_MS || http_connections(http)); ms += 10)
             now = wait_signal(signals, 10) != 0;
@@ -130,8 +135,11 @@ static void greet(const struct conf *c, const struct served *m)
         snprintf(curl, sizeof curl, "%s", url);
     }
     log_plain("deqd %s: model %s on %s (/openapi.json); Ctrl-C stops", DEQ_VERSION, m->name, url);
-    log_plain("try: curl -sN %s/v1/completions%s -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, \"stream\": true}' | sed -un "
-              "'s/.*\"text\":\"\\(.*\\)\",\"logprobs.*/\\1/;T;s/\\\\\"/\"/g;p' | while IFS= read -r t; do printf %%b \"$t\"; done; echo", curl, key);
+    log_plain("try: curl -sN %s/v1/completions%s -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, "
+              "\"stream\": true}' | "
+              "sed -un 's/.*\"text\":\"\\(.*\\)\",\"logprobs.*/\\1/;T;s/\\\\\"/\"/g;p' | "
+              "while IFS= read -r t; do printf %%b \"$t\"; done; echo",
+              curl, key);
 }
 
 static bool alive(void *ctx)
@@ -140,11 +148,13 @@ static bool alive(void *ctx)
     return store_alive(s->store, s->conf->stall_ms);
 }
 
-/* After loading, and on a reload's thread: the state in one line for people. failed: why the last reload did nothing, or NULL. */
+/* After loading, and on a reload's thread: the state in one line for people. failed: why the last reload did nothing,
+ * or NULL. */
 static const char *status_line(const struct service *s, const char *failed, char ret[NOTIFY_STATUS_MAX_BYTES])
 {
     struct served *m = store_acquire(s->store);
-    snprintf(ret, NOTIFY_STATUS_MAX_BYTES, "serving %s at %s%s%s%s", m->name, address, failed ? "; the last reload failed: " : "", failed ? failed : "",
+    snprintf(ret, NOTIFY_STATUS_MAX_BYTES, "serving %s at %s%s%s%s", m->name, address,
+             failed ? "; the last reload failed: " : "", failed ? failed : "",
              atomic_load(&secrets_stale) ? "; keys or certificate are the old ones, see the log" : "");
     store_release(m);
     return ret;
@@ -174,7 +184,10 @@ static enum deq_rc model_named(const struct conf *c, struct deq_err *err)
 {
     if (c->model_path[0] == '/' || access(c->model_path, F_OK) == 0 || errno != ENOENT)
         return DEQ_OK;
-    return deq_fail(err, DEQ_ENOTFOUND, "model.path: %s: not a directory; give one with config.json, model.safetensors, tokenizer.json as --model DIR", c->model_path);
+    return deq_fail(err, DEQ_ENOTFOUND,
+                    "model.path: %s: not a directory; give one with config.json, model.safetensors, tokenizer.json "
+                    "as --model DIR",
+                    c->model_path);
 }
 
 /* 2 says that trying again as it is will not help. */
@@ -195,21 +208,25 @@ static int cannot_start(const struct deq_err *err)
 static enum deq_rc take_kernels(struct deq_err *err)
 {
     const char *level = getenv("DEQ_CPU");
-    return !level || !*level || deq_kern_force(level) ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
+    return !level || !*level || deq_kern_force(level)
+               ? DEQ_OK
+               : deq_fail(err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
 }
 
 /* --- Signals --- */
 
 static pthread_t main_thread;
 
-/* A library may start threads before main can block signals, and the system may give them a signal of the process. It is sent on. */
+/* A library may start threads before main can block signals, and the system may give them a signal of the process. It
+ * is sent on. */
 static void forward(int sig)
 {
     if (!pthread_equal(pthread_self(), main_thread))
         (void)pthread_kill(main_thread, sig);
 }
 
-/* Signals are taken by this thread alone, by waiting for them; threads of ours inherit the block. all: those; ending: without SIGHUP. */
+/* Signals are taken by this thread alone, by waiting for them; threads of ours inherit the block. all: those; ending:
+ * without SIGHUP. */
 static void take_signals(sigset_t *all, sigset_t *ending)
 {
     static const int taken[] = {SIGTERM, SIGINT, SIGHUP};
@@ -224,7 +241,8 @@ static void take_signals(sigset_t *all, sigset_t *ending)
         (void)sigaction(taken[i], &on_signal, NULL);
     }
     pthread_sigmask(SIG_BLOCK, all, NULL);
-    signal(SIGCHLD, SIG_IGN); /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
+    /* we start no process, but as number 1 of a container inherit others' orphans: the kernel reaps them */
+    signal(SIGCHLD, SIG_IGN);
 }
 
 /* --- The daemon --- */
@@ -297,7 +315,7 @@ static enum deq_rc serve(struct service *s, struct http *http, const sigset_t *s
 {
     char status[NOTIFY_STATUS_MAX_BYTES];
     int sig = 0;
-    /* who was told to stop while it loaded has promised nothing to anybody yet, and takes nobody from an inherited socket */
+    /* who was told to stop while it loaded has promised nothing yet, and takes nobody from an inherited socket */
     if (wait_signal(ending, 0))
         return DEQ_OK;
     const enum deq_rc rc = http_serve(http, err);
@@ -325,7 +343,7 @@ static int run(const struct conf *conf)
     sigset_t signals, ending;
     log_init(conf->log_level);
     take_signals(&signals, &ending);
-    /* large blocks go back to the system when they are freed: else memory would keep the size of two models after a reload */
+    /* large blocks go back to the system when they are freed: else a reload would leave the size of two models */
     (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
     metrics_init(&metrics);

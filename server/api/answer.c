@@ -2,7 +2,9 @@
 
 #include "server/api/reply.h"
 
-#define NO_MEMORY "{\"error\":{\"message\":\"out of memory; try again later\",\"type\":\"unavailable_error\",\"param\":null,\"code\":\"out_of_memory\"}}"
+#define NO_MEMORY                                                                                                      \
+    "{\"error\":{\"message\":\"out of memory; try again later\",\"type\":\"unavailable_error\","                      \
+    "\"param\":null,\"code\":\"out_of_memory\"}}"
 
 const char answer_no_memory[] = NO_MEMORY;
 

@@ -93,7 +93,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         if (c->failed)
             return DEQ_CONTINUE;
         choice_end(ch);
-        /* a choice whose deadline passed before its first token: when no choice has any, on_end answers an error instead */
+        /* a choice whose deadline passed before its first token: when no choice has any, on_end answers an error */
         if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) {
             if (choice_has_news(ch))
                 (void)choice_send(ch, NULL);
@@ -151,12 +151,23 @@ static void log_completion(const struct completion *c)
     char caller[20], user[20];
     snprintf(caller, sizeof caller, "%016llx", (unsigned long long)c->prompts[0].job.caller.id);
     snprintf(user, sizeof user, "%016llx", (unsigned long long)c->req.user_hash);
-    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}", "request_id", c->request_id, "status",
-             c->failed ? c->status : c->cancelled ? 499 : 200, "finish", finish, "prompt_tokens", (json_int_t)prompt_tokens, "cached_tokens",
-             (json_int_t)cached, "completion_tokens", (json_int_t)tokens, "seed", (json_int_t)c->req.seed, "ms",
-             (double)(deq_now_ns() - c->arrived_ns) * 1e-6, "queue_ms",
-             admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0, "iters_mean", tokens ? iters / (double)tokens : 0.0,
-             "stream", (int)c->req.stream, "caller", caller, "user", c->req.user_hash ? user : NULL, "trace_id", c->trace_id[0] ? c->trace_id : NULL,
+    const int status = c->failed ? c->status : c->cancelled ? 499 : 200;
+    const double queue_ms = admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0;
+    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}",
+             "request_id", c->request_id,
+             "status", status,
+             "finish", finish,
+             "prompt_tokens", (json_int_t)prompt_tokens,
+             "cached_tokens", (json_int_t)cached,
+             "completion_tokens", (json_int_t)tokens,
+             "seed", (json_int_t)c->req.seed,
+             "ms", (double)(deq_now_ns() - c->arrived_ns) * 1e-6,
+             "queue_ms", queue_ms,
+             "iters_mean", tokens ? iters / (double)tokens : 0.0,
+             "stream", (int)c->req.stream,
+             "caller", caller,
+             "user", c->req.user_hash ? user : NULL,
+             "trace_id", c->trace_id[0] ? c->trace_id : NULL,
              "parent_id", c->trace_id[0] ? c->parent_id : NULL);
 }
 
@@ -188,13 +199,16 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         break;
     case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
     case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
-    case JOB_GAVE_WAY: fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly"); break;
+    case JOB_GAVE_WAY:
+        fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly");
+        break;
     case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
     }
     if (--c->open_jobs)
         return;
     channel_listen(c->channel, (struct channel_events){0});
-    for (size_t i = 0; c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c) && i < n_choices(c); i++)
+    const bool goes_on = c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c);
+    for (size_t i = 0; goes_on && i < n_choices(c); i++)
         if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens)
             (void)choice_send(&c->choices[i], finish_word(DEQ_FINISH_DEADLINE));
     if (late_without_anything(c))
@@ -234,7 +248,8 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     struct prompt *p = &c->prompts[i];
     struct deq_request q = deq_request_defaults(c->served->model);
     const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
-    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room)); /* it was defaulted: clamped to what fits */
+    /* a default is clamped to what fits */
+    q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room));
     q.n = (uint32_t)r->best_of;
     q.ignore_eos = r->ignore_eos;
     q.want_prompt = r->echo && r->logprobs >= 0;
@@ -289,7 +304,8 @@ static uint64_t answer_bytes(const struct completion *c, size_t i)
 }
 
 /* Everything the request needs, or NULL: no memory. Takes r, and m when it succeeds. */
-static struct completion *completion_new(struct service *s, struct served *m, const struct exchange *x, struct completion_request *r)
+static struct completion *completion_new(struct service *s, struct served *m, const struct exchange *x,
+                                         struct completion_request *r)
 {
     struct completion *c = DEQ_NEW(struct completion);
     if (!c) {

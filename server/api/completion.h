@@ -1,5 +1,6 @@
-/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c is its life; choice.c what its tokens
- * add up to; completion_json.c and completion_responses.c the two shapes of its answer. After submission everything happens on the engine's thread. */
+/* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c
+ * is its life; choice.c what its tokens add up to; completion_json.c and completion_responses.c the two shapes of its
+ * answer. After submission everything happens on the engine's thread. */
 #ifndef DEQ_SERVER_COMPLETION_H
 #define DEQ_SERVER_COMPLETION_H
 
@@ -92,7 +93,7 @@ void choice_end(struct choice *ch);
 void completion_head(struct completion *c);
 /* Whether there is something for a chunk. */
 bool choice_has_news(const struct choice *ch);
-/* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False when nobody reads. */
+/* A chunk with what there is (finish NULL), or the last one, without text but with the reason. False: nobody reads. */
 bool choice_send(struct choice *ch, const char *finish);
 const char *finish_word(enum deq_finish f);
 /* The whole answer, or the end of a stream. */

@@ -120,10 +120,12 @@ static void add_choice(struct choice *ch, size_t index, const char *finish, bool
 
 void completion_head(struct completion *c)
 {
-    deq_buf_fmt(&c->head, "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\",\"system_fingerprint\":\"%s\",\"choices\":[",
+    deq_buf_fmt(&c->head,
+                "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\",\"system_fingerprint\":\"%s\","
+                "\"choices\":[",
                 c->req.chat ? "chatcmpl" : "cmpl", c->request_id,
-                !c->req.chat ? "text_completion" : c->req.stream ? "chat.completion.chunk" : "chat.completion", (long long)c->created, c->served->name,
-                c->served->info.fingerprint);
+                !c->req.chat ? "text_completion" : c->req.stream ? "chat.completion.chunk" : "chat.completion",
+                (long long)c->created, c->served->name, c->served->info.fingerprint);
 }
 
 static void add_usage(const struct completion *c, struct deq_buf *out)
@@ -135,8 +137,11 @@ static void add_usage(const struct completion *c, struct deq_buf *out)
     }
     for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++)
         text += c->choices[i].tokens;
-    deq_buf_fmt(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-                (unsigned long long)prompt, (unsigned long long)text, (unsigned long long)(prompt + text), (unsigned long long)cached);
+    deq_buf_fmt(out,
+                "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                (unsigned long long)prompt, (unsigned long long)text, (unsigned long long)(prompt + text),
+                (unsigned long long)cached);
 }
 
 void completion_report(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out)
@@ -160,8 +165,11 @@ void completion_report(const struct completion *c, const struct choice *ch, size
         approximate = approximate || a->approximate;
         cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
     }
-    deq_buf_fmt(out, "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"iters_mean\":%.6g,\"iters_max\":%u,\"prompt_iters_mean\":%.6g,\"residual_max\":",
-                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window, tokens ? sum / (double)tokens : 0.0, iters_max,
+    deq_buf_fmt(out,
+                "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"iters_mean\":%.6g,"
+                "\"iters_max\":%u,\"prompt_iters_mean\":%.6g,\"residual_max\":",
+                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window,
+                tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_number(out, residual_max);
     deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s}", converged && !deadline ? "true" : "false",

@@ -222,7 +222,8 @@ void response_error(struct completion *c, int status, const char *code, const ch
     struct deq_buf b = new_buffer(c), error = new_buffer(c);
     reply_error(&error, status, code, NULL, message);
     /* of {"error": {...}} what is inside */
-    const struct deq_buf inside = {.data = error.data + 1, .len = error.len - DEQ_MIN(error.len, (size_t)2), .failed = error.failed};
+    const struct deq_buf inside = {
+        .data = error.data + 1, .len = error.len - DEQ_MIN(error.len, (size_t)2), .failed = error.failed};
     begin_event(c, "error", &b);
     deq_buf_fmt(&b, ",\"code\":\"%s\",\"param\":null,\"message\":", code);
     reply_string(&b, message, strlen(message));

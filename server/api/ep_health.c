@@ -1,4 +1,5 @@
-/* Probes and metrics. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is done. */
+/* Probes and metrics. Live: the engine's thread shows signs of life. Ready: requests are wanted. Startup: loading is
+ * done. */
 #include "core/base/clock.h"
 #include "server/api/endpoints.h"
 #include "server/api/reply.h"
@@ -16,9 +17,10 @@ static void health(struct service *s, struct exchange *x, bool ok)
     x->status = ok ? 200 : 503;
     if (!ok)
         x->retry_after_ms = 1000;
-    reply_json(&x->reply, json_pack("{s:s, s:s, s:I, s:I, s:f}", "status", ok ? "ok" : "unavailable", "state", states[atomic_load(&s->state)],
-                                    "running", (json_int_t)atomic_load(&m->running), "waiting", (json_int_t)atomic_load(&m->waiting),
-                                    "last_step_age_ms", age_ms > 0 ? age_ms : 0));
+    reply_json(&x->reply,
+               json_pack("{s:s, s:s, s:I, s:I, s:f}", "status", ok ? "ok" : "unavailable", "state",
+                         states[atomic_load(&s->state)], "running", (json_int_t)atomic_load(&m->running), "waiting",
+                         (json_int_t)atomic_load(&m->waiting), "last_step_age_ms", age_ms > 0 ? age_ms : 0));
 }
 
 void ep_live(struct service *s, struct served *m, struct exchange *x)

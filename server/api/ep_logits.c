@@ -1,4 +1,5 @@
-/* POST /v1/logits: logits at the prompt's last position or at all of them, as JSON or as raw little-endian float32 [positions, vocab_size]. */
+/* POST /v1/logits: logits at the prompt's last position or at all of them, as JSON or as raw little-endian float32
+ * [positions, vocab_size]. */
 #include <math.h>
 #include <string.h>
 
@@ -93,8 +94,9 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 static void add_deq(struct logits_job *l)
 {
     deq_buf_str(&l->answer, "],\"deq\":");
-    reply_json(&l->answer, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean", l->iters_sum / (double)l->positions, "iters_max",
-                                     (int)l->iters_max, "residual_max", l->residual_max, "converged", (int)l->converged));
+    reply_json(&l->answer, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean",
+                                     l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max,
+                                     "residual_max", l->residual_max, "converged", (int)l->converged));
     deq_buf_str(&l->answer, "}");
 }
 
@@ -132,8 +134,9 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     channel_listen(l->channel, (struct channel_events){0});
     answer(l, end, message);
     if (log_on(LOG_INFO))
-        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status", end == JOB_CANCELED ? 499 : channel_status(l->channel),
-                 "prompt_tokens", (json_int_t)j->prompt.n, "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
+        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status",
+                 end == JOB_CANCELED ? 499 : channel_status(l->channel), "prompt_tokens", (json_int_t)j->prompt.n,
+                 "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
     logits_job_free(l);
 }
 

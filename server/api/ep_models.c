@@ -10,7 +10,8 @@ static json_t *model_object(const struct service *s, const struct served *m)
     const struct deq_model_info *i = &m->info;
     json_t *presets = json_object();
     for (int k = 0; k < PRESETS && presets; k++)
-        if (json_object_set_new(presets, request_preset_names[k], json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i->tol, k))))) {
+        if (json_object_set_new(presets, request_preset_names[k],
+                                json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i->tol, k))))) {
             json_decref(presets); /* no memory: what holds it cannot be made either */
             presets = NULL;
         }
@@ -18,15 +19,16 @@ static json_t *model_object(const struct service *s, const struct served *m)
     const struct chat_template t = request_chat_template(&c);
     json_t *deq = json_pack("{s:s, s:o, s:i, s:i, s:s, s:b, s:I, s:s, s:i, s:o, s:o, s:o, s:i, s:i, "
                             "s:{s:s, s:s, s:s, s:s}}",
-                            "solver", deq_solver_name(i->solver), "tol", reply_setting(i->tol), "max_iter", (int)i->max_iter,
-                            "window", (int)i->window, "warm_start", deq_warm_name(i->warm_start), "predictor",
-                            (int)i->has_predictor, "parameters", (json_int_t)i->parameters, "fingerprint",
+                            "solver", deq_solver_name(i->solver), "tol", reply_setting(i->tol), "max_iter",
+                            (int)i->max_iter, "window", (int)i->window, "warm_start", deq_warm_name(i->warm_start),
+                            "predictor", (int)i->has_predictor, "parameters", (json_int_t)i->parameters, "fingerprint",
                             i->fingerprint, "vocab_size", (int)i->vocab_size, "presets", presets, "tol_min",
                             reply_setting(s->conf->tol_min), "tol_max", reply_setting(s->conf->tol_max), "max_iter_max",
                             (int)s->conf->max_iter_max, "max_window", (int)s->conf->max_window, "chat_template",
                             "source", t.source, "message", t.message, "reply", t.reply, "stop", t.stop);
-    return json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:o}", "id", m->name, "object", "model", "created", (json_int_t)(m->loaded_ms / 1000), "owned_by",
-                     "deqd", "max_model_len", (int)sched_max_positions(m->sched), "attention_window", (int)i->attn_window, "deqd", deq);
+    return json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:o}", "id", m->name, "object", "model", "created",
+                     (json_int_t)(m->loaded_ms / 1000), "owned_by", "deqd", "max_model_len",
+                     (int)sched_max_positions(m->sched), "attention_window", (int)i->attn_window, "deqd", deq);
 }
 
 void ep_models(struct service *s, struct served *m, struct exchange *x)
@@ -38,7 +40,8 @@ void ep_models(struct service *s, struct served *m, struct exchange *x)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    const char low = c | 0x20;
+    return c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
 }
 
 /* Whether the end of a path is this name, percent-encoded or not: clients write org/model either way. */

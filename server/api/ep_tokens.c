@@ -64,8 +64,9 @@ void ep_tokenizer_info(struct service *s, struct served *m, struct exchange *x)
     json_t *token = name ? reply_text(name, n) : json_null();
     (void)s;
     x->status = 200;
-    reply_json(&x->reply, json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:i, s:i}", "tokenizer_class", "deqd", "eos_token", token, "bos_token", token, "pad_token",
-                                    json_null(), "chat_template", json_null(), "eos_token_id", eos >= 0 ? json_integer(eos) : json_null(), "vocab_size",
+    reply_json(&x->reply, json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:i, s:i}", "tokenizer_class", "deqd", "eos_token",
+                                    token, "bos_token", token, "pad_token", json_null(), "chat_template", json_null(),
+                                    "eos_token_id", eos >= 0 ? json_integer(eos) : json_null(), "vocab_size",
                                     (int)m->info.vocab_size, "max_model_len", (int)sched_max_positions(m->sched)));
     json_decref(token);
     store_release(m);

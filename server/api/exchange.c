@@ -34,10 +34,15 @@ void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit
 {
     x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);
     switch (verdict) {
-    case SUBMIT_QUEUE_FULL: exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later"); break;
-    case SUBMIT_TOKENS_FULL: exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later"); break;
+    case SUBMIT_QUEUE_FULL:
+        exchange_error(x, 429, "queue_full", NULL, "too many requests are waiting; try again later");
+        break;
+    case SUBMIT_TOKENS_FULL:
+        exchange_error(x, 429, "tokens_queue_full", NULL, "too many prompt tokens are waiting; try again later");
+        break;
     case SUBMIT_KEY_LIMIT:
-        exchange_error(x, 429, "key_rate_limited", NULL, "this key has as many requests under way as limits.max_requests_per_key allows");
+        exchange_error(x, 429, "key_rate_limited", NULL,
+                       "this key has as many requests under way as limits.max_requests_per_key allows");
         break;
     default: exchange_error(x, 503, "draining", NULL, "the server is shutting down"); break;
     }

@@ -1,4 +1,5 @@
-/* What endpoints have in common: errors, with their status, code and when to try again; and the place in the queue that comes before anything costs. */
+/* What endpoints have in common: errors, with their status, code and when to try again; and the place in the queue that
+ * comes before anything costs. */
 #ifndef DEQ_SERVER_EXCHANGE_H
 #define DEQ_SERVER_EXCHANGE_H
 

@@ -98,7 +98,8 @@ json_t *fields_parse(const char *body, size_t len, struct request_error *err)
         return NULL;
     }
     if (rc) {
-        fields_fail(err, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", je.line, je.column, je.text);
+        fields_fail(err, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", je.line, je.column,
+                    je.text);
         return NULL;
     }
     drop_nulls(root);
@@ -173,7 +174,8 @@ bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held)
     return true;
 }
 
-bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi, int64_t *ret)
+bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi,
+                     int64_t *ret)
 {
     int64_t x;
     bool held;
@@ -234,7 +236,10 @@ bool fields_take(const struct object *o, void *request)
             if (ok)
                 *(bool *)(void *)at = json_is_true(v);
             break;
-        case INT: ok = fields_take_int(o, f->name, v, (json_int_t)f->lo, f->hi >= 0x1p63 ? INT64_MAX : (json_int_t)f->hi, (int64_t *)(void *)at); break;
+        case INT:
+            ok = fields_take_int(o, f->name, v, (json_int_t)f->lo, f->hi >= 0x1p63 ? INT64_MAX : (json_int_t)f->hi,
+                                 (int64_t *)(void *)at);
+            break;
         case NUMBER: ok = fields_take_number(o, f->name, v, f->lo, f->hi, (float *)(void *)at); break;
         case OTHER: ok = f->take(o, f, v, request); break;
         }

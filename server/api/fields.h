@@ -39,11 +39,12 @@ struct field {
     enum kind kind;
     double lo, hi; /* hi < lo: a bound of the configuration, applied by `take` */
     size_t at;     /* in the request's struct */
-    bool (*take)(const struct object *o, const struct field *f, const json_t *v, void *request); /* v: there and not null */
+    /* v: there and not null */
+    bool (*take)(const struct object *o, const struct field *f, const json_t *v, void *request);
     const char *type; /* in words, of OTHER */
 };
 
-/* What an object may hold: the rows of its own table, and of the table of neutral values those that are marked for it. */
+/* What an object may hold: the rows of its own table, and those of the table of neutral values that are for it. */
 struct fields {
     const struct field *rows; /* [n] */
     size_t n;
@@ -52,8 +53,8 @@ struct fields {
     const struct fields *inner[FIELDS_INNER_MAX]; /* such objects, as values of its rows; NULL behind the last */
 };
 
-/* The object in a body, without the keys that are null: depth is bounded before parsing, duplicates are refused. Numbers
- * that no type holds are there as +-1e308, which is out of the range of every field. NULL: *err says why. */
+/* The object in a body, without the keys that are null: depth is bounded before parsing, duplicates are refused.
+ * Numbers that no type holds are there as +-1e308, which is out of the range of every field. NULL: *err says why. */
 json_t *fields_parse(const char *body, size_t len, struct request_error *err);
 /* Reads every field of the table, then looks for what is neither in it nor neutral. */
 bool fields_take(const struct object *o, void *request);
@@ -61,12 +62,14 @@ bool fields_take(const struct object *o, void *request);
 const char *fields_word(const json_t *v);
 /* A whole number, also written like 16.0. Beyond int64_t: *ret is the nearest, and *ret_held false. */
 bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held);
-bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi, int64_t *ret);
+bool fields_take_int(const struct object *o, const char *name, const json_t *v, json_int_t lo, json_int_t hi,
+                     int64_t *ret);
 bool fields_take_number(const struct object *o, const char *name, const json_t *v, double lo, double hi, float *ret);
 /* A field that is not served: a value that asks for nothing, or an error. Not known: true, and nothing was done. */
 bool fields_take_neutral(const struct object *o, const char *name, const json_t *v, bool *ret_known);
 /* These fill the error and return false. */
-bool fields_fail(struct request_error *e, int status, const char *code, const char *param, const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+bool fields_fail(struct request_error *e, int status, const char *code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
 bool fields_bad_type(const struct object *o, const char *name, const char *expected);
 bool fields_bad_value(const struct object *o, const char *name, const char *expected);
 bool fields_missing(const struct object *o, const char *name);

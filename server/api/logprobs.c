@@ -33,7 +33,8 @@ struct names {
     struct deq_buf name;
 };
 
-/* A token as a JSON string: its text, or "bytes:\xe2\x80" when it is part of a character, or "token_id:N" where asked for. */
+/* A token as a JSON string: its text, or "bytes:\xe2\x80" when it is part of a character, or "token_id:N" where asked
+ * for. */
 static void add_name(struct names *n, uint32_t id, struct deq_buf *out)
 {
     size_t len;
@@ -65,7 +66,8 @@ static bool is_among(const struct alternatives *a, uint32_t id)
     return false;
 }
 
-static void find_alternatives(const struct completion_request *r, const struct logprob_entry *e, struct alternatives *ret)
+static void find_alternatives(const struct completion_request *r, const struct logprob_entry *e,
+                              struct alternatives *ret)
 {
     ret->n = DEQ_MIN((uint32_t)r->logprobs, DEQ_MIN(e->vocab_size, (uint32_t)TOP_MAX));
     deq_top_tokens(e->logits, e->vocab_size, ret->n, ret->ids);
@@ -119,7 +121,8 @@ static void add_member(struct names *names, const struct logprob_entry *e, uint3
 }
 
 /* "may be up to logprobs + 1": the token itself is always in. */
-static void add_map(struct names *names, const struct logprob_entry *e, const struct alternatives *a, struct deq_buf *out)
+static void add_map(struct names *names, const struct logprob_entry *e, const struct alternatives *a,
+                    struct deq_buf *out)
 {
     deq_buf_str(out, "{");
     for (uint32_t i = 0; i < a->n; i++) {

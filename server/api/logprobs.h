@@ -1,6 +1,6 @@
-/* Log-probabilities of tokens on their way into an answer: JSON lists that grow by an entry a token, in one of two forms. The completions endpoint has four
- * lists side by side: tokens, their values, maps of alternatives, offsets in the text. Chats, and /v1/responses, have one list of objects. On the thread
- * of whoever owns the lists. */
+/* Log-probabilities of tokens on their way into an answer: JSON lists that grow by an entry a token, in one of two
+ * forms. The completions endpoint has four lists side by side: tokens, their values, maps of alternatives, offsets in
+ * the text. Chats, and /v1/responses, have one list of objects. On the thread of whoever owns the lists. */
 #ifndef DEQ_SERVER_LOGPROBS_H
 #define DEQ_SERVER_LOGPROBS_H
 
@@ -16,7 +16,7 @@ struct logprob_lists {
 struct logprob_entry {
     uint32_t token;
     size_t offset;       /* where its text begins, in characters */
-    const float *logits; /* [vocab_size] at the position before it; NULL: it is the first of a text, and nothing predicts it */
+    const float *logits; /* [vocab_size] at the position before it; NULL: the first of a text, nothing predicts it */
     uint32_t vocab_size;
     struct deq_log_normaliser normaliser; /* of logits */
 };

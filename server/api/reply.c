@@ -37,7 +37,8 @@ void reply_json(struct deq_buf *out, json_t *object)
 
 static json_t *error_object(int status, const char *code, const char *param, const char *message)
 {
-    return json_pack("{s:s, s:s, s:s?, s:s?}", "message", message, "type", error_type(status), "param", param, "code", code);
+    return json_pack("{s:s, s:s, s:s?, s:s?}", "message", message, "type", error_type(status), "param", param, "code",
+                     code);
 }
 
 void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message)
@@ -45,7 +46,8 @@ void reply_error(struct deq_buf *out, int status, const char *code, const char *
     reply_json(out, json_pack("{s:o}", "error", error_object(status, code, param, message)));
 }
 
-void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx)
+void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens,
+                        size_t n_ctx)
 {
     json_t *e = error_object(400, "context_length_exceeded", param, message);
     const bool whole = !json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens)) &&

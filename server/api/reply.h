@@ -1,5 +1,5 @@
-/* JSON that goes out. Small objects are built with jansson; what is written for every token is appended as text, which costs a twentieth. All functions
- * append to a buffer and report failure through it. */
+/* JSON that goes out. Small objects are built with jansson; what is written for every token is appended as text, which
+ * costs a twentieth. All functions append to a buffer and report failure through it. */
 #ifndef DEQ_SERVER_REPLY_H
 #define DEQ_SERVER_REPLY_H
 
@@ -8,10 +8,12 @@
 #include "core/base/buf.h"
 #include "core/deq.h"
 
-/* {"error": {"message", "type", "param", "code"}}; type follows from the status. param: JSON path of the field, or NULL. */
+/* {"error": {"message", "type", "param", "code"}}; type follows from the status. param: JSON path of the field, or
+ * NULL. */
 void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message);
 /* Two more numbers for context_length_exceeded. */
-void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens, size_t n_ctx);
+void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens,
+                        size_t n_ctx);
 /* Takes the object. */
 void reply_json(struct deq_buf *out, json_t *object);
 /* A setting as somebody wrote it: 0.01, not the 0.00999999978 that the float holds. */

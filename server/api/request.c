@@ -12,7 +12,8 @@ bool request_take_model(const struct object *o, const struct field *f, const jso
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     if (strcmp(fields_word(v), o->context->model_name))
-        return fields_fail(o->err, 404, "model_not_found", "model", "model: \"%.64s\" is not served here; \"%s\" is", json_string_value(v), o->context->model_name);
+        return fields_fail(o->err, 404, "model_not_found", "model", "model: \"%.64s\" is not served here; \"%s\" is",
+                           json_string_value(v), o->context->model_name);
     return true;
 }
 
@@ -47,11 +48,13 @@ static size_t most_ids(const struct object *o)
     return DEQ_MAX(4 * (size_t)o->context->max_positions, (size_t)JSON_ARRAY_MAX);
 }
 
-static bool take_text(const struct object *o, const char *name, const json_t *v, bool parse_special, struct deq_tokens *out)
+static bool take_text(const struct object *o, const char *name, const json_t *v, bool parse_special,
+                      struct deq_tokens *out)
 {
     struct deq_err err;
     if (deq_encode(o->context->model, json_string_value(v), json_string_length(v), parse_special, out, &err))
-        return err.code == DEQ_ENOMEM ? fields_no_memory(o) : fields_fail(o->err, 400, "invalid_value", name, "%s: %s", name, err.text);
+        return err.code == DEQ_ENOMEM ? fields_no_memory(o)
+                                      : fields_fail(o->err, 400, "invalid_value", name, "%s: %s", name, err.text);
     return true;
 }
 
@@ -61,7 +64,8 @@ bool request_never_empty(const struct object *o, struct deq_tokens *t)
     if (t->n)
         return true;
     if (info.eos_id < 0)
-        return fields_fail(o->err, 400, "invalid_value", "prompt", "prompt: empty, and this model has no start of text");
+        return fields_fail(o->err, 400, "invalid_value", "prompt",
+                           "prompt: empty, and this model has no start of text");
     return deq_tokens_push(t, (uint32_t)info.eos_id) || fields_no_memory(o);
 }
 
@@ -81,7 +85,8 @@ const char *request_length_field(const struct completion_request *r)
     return r->responses ? "max_output_tokens" : "max_tokens";
 }
 
-bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err)
+bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
+                  struct request_error *err)
 {
     const size_t room = n_prompt < c->max_positions ? c->max_positions - n_prompt : 0;
     if (n_prompt <= c->max_positions && (uint64_t)r->max_tokens <= room)
@@ -134,9 +139,11 @@ static const struct field logits_rows[] = {
     {"prompt", OTHER, 0, 0, 0, take_logits_prompt, "string or array of token ids"},
 };
 
-const struct fields logits_fields = {.rows = logits_rows, .n = DEQ_COUNT(logits_rows), .inner = {&request_solve_fields}};
+const struct fields logits_fields = {
+    .rows = logits_rows, .n = DEQ_COUNT(logits_rows), .inner = {&request_solve_fields}};
 
-bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret, struct request_error *err)
+bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret,
+                    struct request_error *err)
 {
     *err = (struct request_error){0};
     json_t *root = fields_parse(body, len, err);
@@ -146,10 +153,12 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
     struct logits_request r = {.solve = request_solve_defaults(c)};
     struct completion_request none = {.max_given = true};
     bool ok = fields_take(&o, &r) && request_never_empty(&o, &r.prompt) && request_fits(c, r.prompt.n, &none, err);
-    const uint64_t bytes = (uint64_t)(r.all_positions ? r.prompt.n : 1) * deq_model_info(c->model).vocab_size * sizeof(float);
+    const uint64_t bytes =
+        (uint64_t)(r.all_positions ? r.prompt.n : 1) * deq_model_info(c->model).vocab_size * sizeof(float);
     if (ok && bytes > c->conf->max_logits_bytes)
-        ok = fields_fail(err, 400, "invalid_value", "positions", "positions: %llu bytes of logits exceed limits.max_logits_bytes %llu", (unsigned long long)bytes,
-                  (unsigned long long)c->conf->max_logits_bytes);
+        ok = fields_fail(err, 400, "invalid_value", "positions",
+                         "positions: %llu bytes of logits exceed limits.max_logits_bytes %llu",
+                         (unsigned long long)bytes, (unsigned long long)c->conf->max_logits_bytes);
     json_decref(root);
     if (!ok) {
         deq_tokens_free(&r.prompt);
@@ -188,7 +197,8 @@ static const struct field tokenize_rows[] = {
 
 const struct fields tokenize_fields = {.rows = tokenize_rows, .n = DEQ_COUNT(tokenize_rows), .body = BODY_TOKENIZE};
 
-bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err)
+bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
+                      struct request_error *err)
 {
     *err = (struct request_error){0};
     json_t *root = fields_parse(body, len, err);
@@ -222,7 +232,8 @@ static const struct field detokenize_rows[] = {
 
 const struct fields detokenize_fields = {.rows = detokenize_rows, .n = DEQ_COUNT(detokenize_rows)};
 
-bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err)
+bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
+                        struct request_error *err)
 {
     *err = (struct request_error){0};
     json_t *root = fields_parse(body, len, err);

@@ -1,5 +1,5 @@
-/* Wire JSON becomes plain structs here and nowhere else; nothing downstream sees JSON. Every field stands in a table with its type and range; an error
- * names the field. */
+/* Wire JSON becomes plain structs here and nowhere else; nothing downstream sees JSON. Every field stands in a table
+ * with its type and range; an error names the field. */
 #ifndef DEQ_SERVER_REQUEST_H
 #define DEQ_SERVER_REQUEST_H
 
@@ -32,7 +32,8 @@ struct completion_request {
     bool responses; /* /v1/responses: chat in another shape */
     struct deq_tokens *prompts; /* [n_prompts], owned */
     size_t n_prompts;
-    int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */, top_k, seed;
+    int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */,
+        top_k, seed;
     bool max_given, seed_given;
     bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry;
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
@@ -67,13 +68,17 @@ enum endpoint { ON_COMPLETIONS, ON_CHAT, ON_RESPONSES };
 /* Each fills the struct and returns true, or fills *err (and leaves nothing to free). */
 bool request_completion(const struct request_context *c, enum endpoint at, const char *body, size_t len,
                         struct completion_request *ret, struct request_error *err);
-bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret, struct request_error *err);
-bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
-bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret, struct request_error *err);
+bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret,
+                    struct request_error *err);
+bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
+                      struct request_error *err);
+bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
+                        struct request_error *err);
 void completion_request_free(struct completion_request *r);
 /* What those bodies may hold. */
 struct fields; /* fields.h */
-extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, tokenize_fields, detokenize_fields;
+extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, tokenize_fields,
+    detokenize_fields;
 /* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
 enum { PRESETS = 3 };
 extern const char *const request_preset_names[PRESETS];

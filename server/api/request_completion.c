@@ -1,4 +1,5 @@
-/* The bodies of /v1/completions, /v1/chat/completions and /v1/responses as a whole: what one field cannot say, and what follows from them. */
+/* The bodies of /v1/completions, /v1/chat/completions and /v1/responses as a whole: what one field cannot say, and what
+ * follows from them. */
 #include <string.h>
 
 #include "core/base/buf.h"
@@ -56,7 +57,8 @@ static bool check_together(const struct object *o, struct completion_request *r)
     uint64_t answer_bytes = 0;
     for (size_t i = 0; i < r->n_prompts; i++) {
         struct deq_tokens *p = &r->prompts[i];
-        const int64_t room = r->max_given ? DEQ_MIN(r->max_tokens, (int64_t)o->context->max_positions - 1) : 1; /* -1: all that leaves room for the answer */
+        const int64_t room = r->max_given ? DEQ_MIN(r->max_tokens, (int64_t)o->context->max_positions - 1) : 1;
+        /* -1: all that leaves room for the answer */
         const size_t most = r->truncate < 0 ? o->context->max_positions - (size_t)room : (size_t)r->truncate;
         if (r->truncate && p->n > most) { /* asked for by name, else never: the end stays */
             memmove(p->ids, p->ids + p->n - most, most * sizeof *p->ids);
@@ -64,13 +66,15 @@ static bool check_together(const struct object *o, struct completion_request *r)
         }
         if (!request_fits(o->context, p->n, r, o->err))
             return false;
-        const uint64_t text = DEQ_MIN((uint64_t)r->max_tokens, (uint64_t)o->context->max_positions), echo = r->echo ? p->n : 0;
+        const uint64_t text = DEQ_MIN((uint64_t)r->max_tokens, (uint64_t)o->context->max_positions);
+        const uint64_t echo = r->echo ? p->n : 0;
         r->echo_bytes += echo * (uint64_t)r->best_of * r->token_bytes;
         answer_bytes += (echo + (r->stream && !r->responses ? 0 : text)) * (uint64_t)r->best_of * r->token_bytes;
         if (r->responses && r->stream)
             r->echo_bytes += RESPONSE_COPIES * text * r->token_bytes;
     }
-    const uint64_t most_bytes = o->context->conf->answer_bytes / 3; /* its parts, the answer made of them, and some for others */
+    /* its parts, the answer made of them, and some for others */
+    const uint64_t most_bytes = o->context->conf->answer_bytes / 3;
     const char *const what = r->logprobs < 0 ? request_length_field(r) : "logprobs";
     if (answer_bytes > most_bytes)
         return fields_fail(o->err, 400, "invalid_value", what,

@@ -23,7 +23,8 @@ static bool take_prompt(const struct object *o, const struct field *f, const jso
     if (!json_is_string(v) && !json_is_array(v))
         return fields_bad_type(o, "prompt", "a string, an array of strings, of token ids, or of arrays of token ids");
     if (n > o->context->conf->max_prompts)
-        return fields_fail(o->err, 400, "invalid_value", "prompt", "prompt: %zu prompts, at most %u (limits.max_prompts)", n, o->context->conf->max_prompts);
+        return fields_fail(o->err, 400, "invalid_value", "prompt",
+                           "prompt: %zu prompts, at most %u (limits.max_prompts)", n, o->context->conf->max_prompts);
     deq_free(r->prompts);
     r->n_prompts = 0;
     if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, n)))
@@ -31,7 +32,8 @@ static bool take_prompt(const struct object *o, const struct field *f, const jso
     for (size_t i = 0; i < n; i++) {
         const json_t *one = many ? json_array_get(v, i) : v;
         if (many && (json_is_string(one) != json_is_string(first) || (!json_is_string(one) && !json_is_array(one))))
-            return fields_bad_type(o, "prompt", "a string, an array of strings, of token ids, or of arrays of token ids");
+            return fields_bad_type(o, "prompt",
+                                   "a string, an array of strings, of token ids, or of arrays of token ids");
         r->n_prompts = i + 1;
         if (!request_take_one_prompt(o, one, &r->prompts[i]))
             return false;
@@ -108,7 +110,8 @@ static bool take_bias(const struct object *o, const struct field *f, const json_
         const size_t n = strlen(key);
         const unsigned long id = n && n < 9 && strspn(key, "0123456789") == n ? strtoul(key, NULL, 10) : UINT32_MAX;
         if (id >= vocab)
-            return fields_fail(o->err, 400, "invalid_token_id", f->name, "logit_bias: \"%.20s\" is not an id of the vocabulary of %u", key, vocab);
+            return fields_fail(o->err, 400, "invalid_token_id", f->name,
+                               "logit_bias: \"%.20s\" is not an id of the vocabulary of %u", key, vocab);
         struct deq_logit_bias *b = &r->bias[r->n_bias++];
         b->token = (uint32_t)id;
         if (!fields_take_number(o, f->name, x, -100, 100, &b->bias))
@@ -124,12 +127,14 @@ static bool take_stop_ids(const struct object *o, const struct field *f, const j
 
 static bool take_logprob_ids(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return request_take_ids(o, f->name, v, o->context->conf->max_logprobs, &((struct completion_request *)request)->logprob_ids);
+    return request_take_ids(o, f->name, v, o->context->conf->max_logprobs,
+                            &((struct completion_request *)request)->logprob_ids);
 }
 
 static bool take_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs, &((struct completion_request *)request)->logprobs);
+    return fields_take_int(o, f->name, v, 0, o->context->conf->max_logprobs,
+                           &((struct completion_request *)request)->logprobs);
 }
 
 static bool take_chat_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -156,12 +161,14 @@ static bool take_top_logprobs(const struct object *o, const struct field *f, con
 
 static bool take_n(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences), (int64_t *)(void *)((char *)request + f->at));
+    return fields_take_int(o, f->name, v, 1, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences),
+                           (int64_t *)(void *)((char *)request + f->at));
 }
 
 static bool take_best_of(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 0, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences), (int64_t *)(void *)((char *)request + f->at));
+    return fields_take_int(o, f->name, v, 0, DEQ_MIN(o->context->conf->max_n, o->context->conf->max_sequences),
+                           (int64_t *)(void *)((char *)request + f->at));
 }
 
 static bool take_max_tokens(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -178,7 +185,8 @@ static bool take_salt(const struct object *o, const struct field *f, const json_
         return fields_bad_type(o, f->name, "a string");
     r->salt_len = json_string_length(v);
     if (!r->salt_len || r->salt_len > SALT_MAX_BYTES)
-        return fields_fail(o->err, 400, "invalid_value", f->name, "cache_salt: must have 1 to %d bytes", SALT_MAX_BYTES);
+        return fields_fail(o->err, 400, "invalid_value", f->name, "cache_salt: must have 1 to %d bytes",
+                           SALT_MAX_BYTES);
     if (!(r->salt = deq_alloc(r->salt_len)))
         return fields_no_memory(o);
     memcpy(r->salt, json_string_value(v), r->salt_len);
@@ -223,7 +231,8 @@ static bool take_user(const struct object *o, const struct field *f, const json_
     static const struct deq_hash fixed = {{3, 4}};
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    ((struct completion_request *)request)->user_hash = deq_siphash(&fixed, json_string_value(v), json_string_length(v)).h[0] | 1;
+    ((struct completion_request *)request)->user_hash =
+        deq_siphash(&fixed, json_string_value(v), json_string_length(v)).h[0] | 1;
     return true;
 }
 
@@ -246,8 +255,9 @@ static bool take_responses_include(const struct object *o, const struct field *f
         if (!strcmp(s, "message.output_text.logprobs"))
             r->logprobs = 0;
         else if (strcmp(s, "reasoning.encrypted_content")) /* there is no reasoning to be had, encrypted or not */
-            return fields_bad_value(o, f->name, "knows message.output_text.logprobs and reasoning.encrypted_content (others "
-                                                "are not supported)");
+            return fields_bad_value(o, f->name,
+                                    "knows message.output_text.logprobs and reasoning.encrypted_content (others "
+                                    "are not supported)");
     }
     return true;
 }

@@ -16,7 +16,8 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
 /* The model's own settings, where the server's bounds allow them. */
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
-bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r, struct request_error *err);
+bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
+                  struct request_error *err);
 /* A chat's messages, or the input of /v1/responses, become the prompt of a completion_request. */
 extern const struct fields request_message_fields, request_item_fields;
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);

@@ -31,7 +31,8 @@ static bool is_text_part(const struct object *o, const json_t *part)
 {
     const char *type = fields_word(json_object_get(part, "type"));
     return type && json_is_string(json_object_get(part, "text")) &&
-           (o->fields->body == BODY_ITEM ? !strcmp(type, "input_text") || !strcmp(type, "output_text") : !strcmp(type, "text"));
+           (o->fields->body == BODY_ITEM ? !strcmp(type, "input_text") || !strcmp(type, "output_text")
+                                         : !strcmp(type, "text"));
 }
 
 static bool take_content(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -41,10 +42,11 @@ static bool take_content(const struct object *o, const struct field *f, const js
         ok = is_text_part(o, json_array_get(v, i));
     ((struct message *)request)->content = v;
     return ok || fields_bad_type(o, f->name,
-                                 o->fields->body == BODY_ITEM ? "a string or an array of parts of type input_text or output_text "
-                                                        "(others are not supported)"
-                                                      : "a string or an array of parts of type text (others are not "
-                                                        "supported)");
+                                 o->fields->body == BODY_ITEM
+                                     ? "a string or an array of parts of type input_text or output_text "
+                                       "(others are not supported)"
+                                     : "a string or an array of parts of type text (others are not "
+                                       "supported)");
 }
 
 static bool take_item_type(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -150,8 +152,11 @@ static bool add_message(struct conversation *c, const json_t *v, size_t i)
     struct message m = {0};
     const bool item = c->o->fields->body == BODY_RESPONSES;
     snprintf(prefix, sizeof prefix, "%s[%zu].", c->field, i);
-    const struct object o = {.json = v, .prefix = prefix, .fields = item ? &request_item_fields : &request_message_fields,
-                             .context = c->o->context, .err = c->o->err};
+    const struct object o = {.json = v,
+                             .prefix = prefix,
+                             .fields = item ? &request_item_fields : &request_message_fields,
+                             .context = c->o->context,
+                             .err = c->o->err};
     if (!json_is_object(v))
         return fields_bad_type(c->o, c->field, "an array of objects with role and content");
     if (!fields_take(&o, &m))

@@ -9,7 +9,9 @@ const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
 float request_preset_tol(const struct conf *c, float model_tol, int preset)
 {
     static const float times[PRESETS] = {10, 1, 0.01f};
-    return model_tol > 0 ? fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max) : 0; /* a fixed number of steps stays one */
+    if (!(model_tol > 0)) /* a fixed number of steps stays one */
+        return 0;
+    return fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max);
 }
 
 struct solve_fields {
@@ -17,7 +19,8 @@ struct solve_fields {
     int64_t max_iter, min_iter, window;
 };
 
-/* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not fit that is an error. */
+/* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not
+ * fit that is an error. */
 static bool fixed_steps(const struct object *o)
 {
     return !(deq_model_info(o->context->model).tol > 0);
@@ -33,14 +36,16 @@ static bool take_tol(const struct object *o, const struct field *f, const json_t
         return fields_bad_type(o, f->name, "a number");
     const float tol = (float)json_number_value(v);
     if (!(tol >= c->tol_min && tol <= c->tol_max))
-        return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g", (double)c->tol_min, (double)c->tol_max);
+        return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g",
+                           (double)c->tol_min, (double)c->tol_max);
     ((struct solve_fields *)request)->p->tol = tol;
     return true;
 }
 
 static bool take_max_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, o->context->conf->max_iter_max, &((struct solve_fields *)request)->max_iter);
+    return fields_take_int(o, f->name, v, 1, o->context->conf->max_iter_max,
+                           &((struct solve_fields *)request)->max_iter);
 }
 
 static bool take_min_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -51,7 +56,8 @@ static bool take_min_iter(const struct object *o, const struct field *f, const j
 
 static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &((struct solve_fields *)request)->window);
+    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window,
+                           &((struct solve_fields *)request)->window);
 }
 
 static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -59,7 +65,8 @@ static bool take_solver(const struct object *o, const struct field *f, const jso
     struct solve_fields *s = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
-    return deq_solver_by_name(fields_word(v), &s->p->solver) || fields_bad_value(o, f->name, "must be picard, anderson or broyden");
+    return deq_solver_by_name(fields_word(v), &s->p->solver) ||
+           fields_bad_value(o, f->name, "must be picard, anderson or broyden");
 }
 
 static bool take_warm(const struct object *o, const struct field *f, const json_t *v, void *request)

@@ -53,7 +53,10 @@ void route_print(void)
 {
     for (size_t i = 0; i < DEQ_COUNT(table); i++)
         printf("%s %s%s\n", table[i].method, table[i].path,
-               table[i].flags & ADMIN ? " admin" : table[i].flags & OPEN ? " open" : table[i].flags & METRICS ? " metrics" : "");
+               table[i].flags & ADMIN     ? " admin"
+               : table[i].flags & OPEN    ? " open"
+               : table[i].flags & METRICS ? " metrics"
+                                          : "");
 }
 
 static bool has_inner(const struct route *r, const struct fields *f)
@@ -110,9 +113,11 @@ static const struct route *find(struct exchange *x)
 }
 
 /* Deny by default: a path without a flag that opens it asks for a key, also one that does not exist. */
-static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const struct credential *keys, size_t n)
+static bool allowed(const struct service *s, struct exchange *x, const struct route *r, const struct credential *keys,
+                    size_t n)
 {
-    const bool open = r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
+    const bool open =
+        r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
     struct caller caller;
     for (size_t i = 0; i < n && !x->caller.known; i++)
         if (auth_check(s->auth, keys[i].key, keys[i].n, &caller))
@@ -121,46 +126,58 @@ static bool allowed(const struct service *s, struct exchange *x, const struct ro
         return true;
     if (auth_has_keys(s->auth) && !x->caller.known) {
         x->authenticate = true;
-        exchange_error(x, 401, "invalid_api_key", NULL, "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
+        exchange_error(x, 401, "invalid_api_key", NULL,
+                       "a valid API key is needed: Authorization: Bearer KEY, or x-api-key: KEY");
         return false;
     }
     if (r && (r->flags & ADMIN) && !x->caller.admin) {
-        exchange_error(x, 403, "admin_only", NULL, auth_has_keys(s->auth) ? "this needs an admin key" : "this needs an admin key, and auth.keys_file names none");
+        exchange_error(x, 403, "admin_only", NULL,
+                       auth_has_keys(s->auth) ? "this needs an admin key"
+                                              : "this needs an admin key, and auth.keys_file names none");
         return false;
     }
     return true;
 }
 
-/* Bodies are JSON, in the clear. Absent, and what curl -d sends, is taken for it; but not from a browser, whose forms send that to any site. */
+/* Bodies are JSON, in the clear. Absent, and what curl -d sends, is taken for it; but not from a browser, whose forms
+ * send that to any site. */
 static bool takes_body(struct exchange *x)
 {
     const char *type = x->content_type;
     const bool form = type && header_type_is(type, "application/x-www-form-urlencoded");
     if (x->is_encoded) {
         x->accept_encoding = "identity";
-        exchange_error(x, 415, "unsupported_content_encoding", NULL, "Content-Encoding: the body must be sent as it is (identity)");
+        exchange_error(x, 415, "unsupported_content_encoding", NULL,
+                       "Content-Encoding: the body must be sent as it is (identity)");
     } else if (form && x->browser) {
-        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: application/x-www-form-urlencoded is not taken from a browser; send application/json");
+        exchange_error(
+            x, 415, "unsupported_media_type", NULL,
+            "Content-Type: application/x-www-form-urlencoded is not taken from a browser; send application/json");
     } else if (type && !form && !header_type_is(type, "application/json")) {
         exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: the body must be application/json");
     }
     return !x->status;
 }
 
-/* Refuses what a page of another site sends, and names that somebody else's pages may have here, before anything else is looked at. */
+/* Refuses what a page of another site sends, and names that somebody else's pages may have here, before anything else
+ * is looked at. */
 static bool welcome(struct exchange *x, const struct route *r)
 {
     if (x->wrong_host && !(r && (r->flags & OPEN)))
-        exchange_error(x, 421, "host_not_allowed", NULL, "Host: this name is not one of this server's; server.hosts lists those beside addresses and localhost");
+        exchange_error(
+            x, 421, "host_not_allowed", NULL,
+            "Host: this name is not one of this server's; server.hosts lists those beside addresses and localhost");
     else if (x->page == ORIGIN_FOREIGN)
-        exchange_error(x, 403, "origin_not_allowed", NULL, "Origin: pages of this site may not use this server; server.cors_origins lists those that may");
+        exchange_error(x, 403, "origin_not_allowed", NULL,
+                       "Origin: pages of this site may not use this server; server.cors_origins lists those that may");
     return !x->status;
 }
 
 /* For the log: what a client makes up does not belong there. */
 static const char *known_method(const char *method)
 {
-    static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"};
+    static const char *const methods[] = {"GET",    "HEAD",    "POST",  "PUT",    "PATCH",
+                                          "DELETE", "OPTIONS", "TRACE", "CONNECT"};
     for (size_t i = 0; i < DEQ_COUNT(methods); i++)
         if (!strcmp(method, methods[i]))
             return methods[i];
@@ -171,7 +188,9 @@ static const char *known_method(const char *method)
  * %XX, cut. Another form of a target may hold credentials: "-". */
 static void loggable_path(const struct exchange *x, char out[LOGGED_PATH_MAX_BYTES + 1])
 {
-    const char *path = x->route ? ((const struct route *)x->route)->path : x->path && (x->path[0] == '/' || !strcmp(x->path, "*")) ? x->path : "-";
+    const char *path = x->route ? ((const struct route *)x->route)->path
+                       : x->path && (x->path[0] == '/' || !strcmp(x->path, "*")) ? x->path
+                                                                                 : "-";
     size_t n = 0;
     for (const unsigned char *s = (const unsigned char *)path; *s && *s != '?' && *s != '#'; s++) {
         const bool plain = *s > 0x20 && *s < 0x7f;
@@ -188,8 +207,10 @@ static void log_exchange(const struct exchange *x)
     if (!log_on(LOG_INFO) || x->probe)
         return;
     loggable_path(x, path);
-    log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method", known_method(x->method), "path", path, "status", x->status, "ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
-                 "parent_id", x->trace_id[0] ? x->parent_id : NULL);
+    log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method",
+             known_method(x->method), "path", path, "status", x->status, "ms",
+             (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
+             "parent_id", x->trace_id[0] ? x->parent_id : NULL);
 }
 
 /* 404 that says what there is, at this address. */

@@ -23,7 +23,8 @@ struct service {
 
 /* What a request's body is read against. */
 struct request_context service_context(const struct service *s, const struct served *m);
-/* Keys and certificate: what SIGHUP and POST /admin/reload read again beside the model. Both are tried; *err is the first failure. */
+/* Keys and certificate: what SIGHUP and POST /admin/reload read again beside the model. Both are tried; *err is the
+ * first failure. */
 enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err);
 
 #endif

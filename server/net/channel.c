@@ -10,7 +10,8 @@ enum {
     WHOLE_MAX_BYTES = 1 << 30,
 };
 
-struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget, uint64_t owner)
+struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget,
+                            uint64_t owner)
 {
     struct channel *c = DEQ_NEW(struct channel);
     if (!c)
@@ -238,10 +239,11 @@ size_t channel_take(struct channel *c, char *out, size_t max)
     c->sent += n;
     c->window_bytes += n;
     c->last_read_ns = deq_now_ns();
-    if (!unread(c) && c->bytes.cap > c->limit + SLACK_BYTES) { /* what came in one piece, like a prompt's scores, is kept by nobody */
+    /* the memory of what came in one piece, like a prompt's scores, goes; else each byte is moved once at most */
+    if (!unread(c) && c->bytes.cap > c->limit + SLACK_BYTES) {
         deq_buf_free(&c->bytes);
         c->sent = 0;
-    } else if (2 * c->sent >= c->bytes.len) { /* each byte is moved once at most, however much lies there */
+    } else if (2 * c->sent >= c->bytes.len) {
         deq_buf_drop_front(&c->bytes, c->sent);
         c->sent = 0;
     }

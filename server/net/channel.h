@@ -1,12 +1,14 @@
-/* The way of a response from the engine to a connection: bytes with a lock around them. Two owners, the connection and the request; the last one
- * to let go frees it. The engine's thread appends, the connection's reader takes.
+/* The way of a response from the engine to a connection: bytes with a lock around them. Two owners, the connection and
+ * the request; the last one to let go frees it. The engine's thread appends, the connection's reader takes.
  *
- * A reader that is slower than the engine fills the channel: past `limit` bytes the producer is asked to pause, and to go on once half of them are
- * read. What it writes until it pauses still fits (SLACK). Whoever reads less than a least rate counts as gone, of streams and of whole answers.
+ * A reader that is slower than the engine fills the channel: past `limit` bytes the producer is asked to pause, and to
+ * go on once half of them are read. What it writes until it pauses still fits (SLACK). Whoever reads less than a least
+ * rate counts as gone, of streams and of whole answers.
  *
- * All bytes of the exchange, its body, what its answer is built from and what is unread of it, count against one allowance of the server's budget, which
- * the channel has to its end. A producer that finds no memory says so (`starved`) and ends the answer by an error; for that there are `last_words`.
- * Callbacks run with the lock held and must only take note: lock order is channel, then scheduler. */
+ * All bytes of the exchange, its body, what its answer is built from and what is unread of it, count against one
+ * allowance of the server's budget, which the channel has to its end. A producer that finds no memory says so
+ * (`starved`) and ends the answer by an error; for that there are `last_words`. Callbacks run with the lock held and
+ * must only take note: lock order is channel, then scheduler. */
 #ifndef DEQ_SERVER_CHANNEL_H
 #define DEQ_SERVER_CHANNEL_H
 
@@ -33,7 +35,7 @@ struct channel {
     unsigned refs;
     bool suspended;             /* the connection sleeps until there is something for it */
     bool dispatched;            /* the request has been read, or is in work: may_stream is known */
-    bool may_stream;            /* the request wants events: if it waits long, the stream may begin early with a comment */
+    bool may_stream;            /* the request wants events: when it waits long, the stream may begin with a comment */
     bool streaming;             /* headers are out or may go out: bytes flow as they come */
     bool settled;               /* the form of the answer is decided */
     bool paused;                /* the producer was asked to pause */
@@ -51,12 +53,14 @@ struct channel {
     struct channel_events on;
 };
 
-/* conn and resume: how to wake the reader. stream_limit: unread bytes of a stream. budget: what the exchange's memory counts against, or NULL; owner: whose
- * it is, as the budget tells them apart. */
-struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget, uint64_t owner);
+/* conn and resume: how to wake the reader. stream_limit: unread bytes of a stream. budget: what the exchange's memory
+ * counts against, or NULL; owner: whose it is, as the budget tells them apart. */
+struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget,
+                            uint64_t owner);
 void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
-/* Appends to a stream and wakes the connection. False when nobody reads any more, or there was no memory: then it is starved. */
+/* Appends to a stream and wakes the connection. False when nobody reads any more, or there was no memory: then it is
+ * starved. */
 bool channel_write(struct channel *c, const struct deq_buf *bytes);
 /* A comment, which keeps a silent stream open and finds out whether somebody is there. */
 void channel_ping(struct channel *c);

@@ -87,7 +87,8 @@ static void take_range(const char *s, size_t n, const char *type, struct header_
         at++;
         at += DEQ_MIN(blanks(s + at), n - at);
         part = DEQ_MIN(before(s + at, ';'), n - at);
-        if (part >= 2 && (s[at] == 'q' || s[at] == 'Q') && s[at + 1] == '=' && !parse_q(s + at + 2, trimmed(s + at + 2, part - 2), &q))
+        if (part >= 2 && (s[at] == 'q' || s[at] == 'Q') && s[at + 1] == '=' &&
+            !parse_q(s + at + 2, trimmed(s + at + 2, part - 2), &q))
             return;
     }
     if (specific > w->specific || (specific && specific == w->specific && q > w->q))

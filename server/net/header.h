@@ -1,4 +1,5 @@
-/* The grammar of header values (RFC 9110): lists, parameters, weights, quoted strings, blanks round all of them. Pure functions of zero-terminated text. */
+/* The grammar of header values (RFC 9110): lists, parameters, weights, quoted strings, blanks round all of them. Pure
+ * functions of zero-terminated text. */
 #ifndef DEQ_SERVER_HEADER_H
 #define DEQ_SERVER_HEADER_H
 

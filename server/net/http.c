@@ -16,12 +16,12 @@
 
 enum {
     CONNECTION_MEMORY = 64 << 10, /* libmicrohttpd's pool: request line and headers */
-    SPARE_CONNECTIONS = 64,       /* above our own limit, so that the refusal is an answer and not silence, and probes are answered */
+    SPARE_CONNECTIONS = 64, /* above our own limit, so that the refusal is an answer, and probes are answered */
     ADMIN_CONNECTIONS = 64,
     REQUESTS_PER_CONNECTION = 1000, /* then it is closed: a client that never leaves finds another replica some time */
     STOP_MS = 1000, /* at the end, so that answers under way get out of the hands of libmicrohttpd */
     LARGE_BODY_BYTES = 64 << 10, /* larger ones: http_body.c */
-    REPLY_MAX_BYTES = 64 << 20,  /* of an endpoint's own answer */
+    REPLY_MAX_BYTES = 64 << 20, /* of an endpoint's own answer */
 };
 
 static struct socket_state *socket_of(struct MHD_Connection *conn)
@@ -30,7 +30,8 @@ static struct socket_state *socket_of(struct MHD_Connection *conn)
     return i ? i->socket_context : NULL;
 }
 
-static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_context, enum MHD_ConnectionNotificationCode code)
+static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code)
 {
     const struct listener *l = cls;
     struct http *h = l->http;
@@ -107,10 +108,10 @@ static enum MHD_Result dispatch(struct request_state *s)
     return answer(s);
 }
 
-/* The headers are there: a request begins. One that is refused before its body ends the connection, unless the body is short: what follows behind it
- * cannot be trusted, or is not wanted. */
-static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connection *conn, const char *url, const char *method,
-                                     const char *version, struct request_state **ret)
+/* The headers are there: a request begins. One that is refused before its body ends the connection, unless the body is
+ * short: what follows behind it cannot be trusted, or is not wanted. */
+static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connection *conn, const char *url,
+                                     const char *method, const char *version, struct request_state **ret)
 {
     struct http *h = l->http;
     struct socket_state *socket_state = socket_of(conn);
@@ -143,8 +144,8 @@ static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connec
     return s->x.status && !s->refused ? http_send_reply(s, true) : MHD_YES;
 }
 
-static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version,
-                                  const char *upload, size_t *upload_len, void **con_cls)
+static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
+                                  const char *version, const char *upload, size_t *upload_len, void **con_cls)
 {
     struct request_state *s = *con_cls;
     if (!s) {
@@ -154,7 +155,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
     }
     if (*upload_len) {
         if (!s->refused && !s->x.body.failed && !deq_buf_add(&s->x.body, upload, *upload_len)) {
-            /* a chunked body, or no memory; the rest is read and thrown away, since an answer in the middle would be lost */
+            /* a chunked body, or no memory; the rest is read and thrown away, since an answer in the middle would be
+             * lost */
             s->too_large = s->x.body.full;
             s->starved = !s->too_large;
         }
@@ -231,7 +233,8 @@ enum deq_rc http_check_conf(const struct conf *c, struct deq_err *err)
     return rc;
 }
 
-static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address, struct deq_err *err)
+static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin, int given, char *ret_address,
+                                 struct deq_err *err)
 {
     l->http = h;
     l->admin = admin;
@@ -241,7 +244,8 @@ static enum deq_rc open_listener(struct http *h, struct listener *l, bool admin,
     if (l->inherited)
         listen_name(given, ret_address);
     else
-        rc = listen_open(admin ? "server.admin_listen" : "server.listen", admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
+        rc = listen_open(admin ? "server.admin_listen" : "server.listen",
+                         admin ? h->conf->admin_listen : h->conf->listen, &l->fd, ret_address, err);
     l->loopback = !rc && listen_is_loopback(l->fd);
     return rc;
 }
@@ -271,13 +275,17 @@ static enum deq_rc serve_listener(struct http *h, struct listener *l, struct tls
     };
     if (tls)
         tls_serve(tls);
-    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0u);
+    const unsigned flags =
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0u);
     l->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, l, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
-    return l->daemon ? DEQ_OK : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start", admin ? "server.admin_listen" : "server.listen");
+    return l->daemon ? DEQ_OK
+                     : deq_fail(err, DEQ_EIO, "%s: the HTTP server does not start",
+                                admin ? "server.admin_listen" : "server.listen");
 }
 
-enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
-                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err)
+enum deq_rc http_start(const struct conf *conf, const struct listen_inherited *given, struct metrics *m,
+                       struct tls *tls, const struct http_handler *handler, struct http **ret, char *ret_address,
+                       char *ret_admin, struct deq_err *err)
 {
     struct http *h = DEQ_NEW(struct http);
     if (!h)

@@ -1,8 +1,9 @@
-/* HTTP over libmicrohttpd, which http*.c alone see. It turns connections into struct exchange (one request and its response) and hands requests to the router:
- * `check` when the headers are there, `handle` when the body is; bytes come back through struct channel.
+/* HTTP over libmicrohttpd, which http*.c alone see. It turns connections into struct exchange (one request and its
+ * response) and hands requests to the router: `check` when the headers are there, `handle` when the body is; bytes come
+ * back through struct channel.
  *
- * Threads: libmicrohttpd's pool runs everything here, but for large bodies, which a thread of ours hands over one by one; watch.h has another for what
- * libmicrohttpd does not see. */
+ * Threads: libmicrohttpd's pool runs everything here, but for large bodies, which a thread of ours hands over one by
+ * one; watch.h has another for what libmicrohttpd does not see. */
 #ifndef DEQ_SERVER_HTTP_H
 #define DEQ_SERVER_HTTP_H
 
@@ -55,8 +56,8 @@ struct credential {
 };
 
 struct http_handler {
-    /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without reading the body. keys [n]: what the
-     * client shows; one that is right is enough. */
+    /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without
+     * reading the body. keys [n]: what the client shows; one that is right is enough. */
     void (*check)(void *ctx, struct exchange *x, const struct credential *keys, size_t n);
     void (*handle)(void *ctx, struct exchange *x);
     /* Fills the answer with an error, as everything that this server refuses is told: for what is refused here. */
@@ -71,13 +72,15 @@ struct http;
 
 /* Addresses and lists of names, which the configuration holds as text. */
 enum deq_rc http_check_conf(const struct conf *c, struct deq_err *err);
-/* Listens on server.listen and, where given, server.admin_listen, or on the sockets that were inherited in their place, which are its own then. tls may be
- * NULL; it serves the main one only. The addresses in use (port 0 resolved) go to ret_address and ret_admin [160].
+/* Listens on server.listen and, where given, server.admin_listen, or on the sockets that were inherited in their place,
+ * which are its own then. tls may be NULL; it serves the main one only. The addresses in use (port 0 resolved) go to
+ * ret_address and ret_admin [160].
  *
- * An inherited main socket is left alone until http_serve: clients wait in it, also for a model that is being loaded; whoever passed it needs no
- * probes. Otherwise http_serve does nothing. */
-enum deq_rc http_start(const struct conf *c, const struct listen_inherited *given, struct metrics *m, struct tls *tls, const struct http_handler *handler,
-                       struct http **ret, char *ret_address, char *ret_admin, struct deq_err *err);
+ * An inherited main socket is left alone until http_serve: clients wait in it, also for a model that is being loaded;
+ * whoever passed it needs no probes. Otherwise http_serve does nothing. */
+enum deq_rc http_start(const struct conf *c, const struct listen_inherited *given, struct metrics *m, struct tls *tls,
+                       const struct http_handler *handler, struct http **ret, char *ret_address, char *ret_admin,
+                       struct deq_err *err);
 enum deq_rc http_serve(struct http *h, struct deq_err *err);
 /* Every answer from now on ends its connection. */
 void http_close_connections(struct http *h);

@@ -1,5 +1,6 @@
-/* Requests with large bodies, which a thread of their own reads and hands to the router, one after the other: hundreds of connections wait for each of
- * libmicrohttpd's threads. Nobody waits for it: a connection that ends meanwhile leaves its request behind, and the worker frees it.
+/* Requests with large bodies, which a thread of their own reads and hands to the router, one after the other: hundreds
+ * of connections wait for each of libmicrohttpd's threads. Nobody waits for it: a connection that ends meanwhile leaves
+ * its request behind, and the worker frees it.
  *
  * Lock order: channel, then work_lock. */
 #define _GNU_SOURCE

@@ -1,5 +1,6 @@
-/* A request's head: who asks, by which id, whether it can be trusted. Refuses what could mean one thing to us and another to a proxy in front (request
- * smuggling), and what no honest client sends. libmicrohttpd shows headers after it has cut them; what it does not show is read off its buffer. */
+/* A request's head: who asks, by which id, whether it can be trusted. Refuses what could mean one thing to us and
+ * another to a proxy in front (request smuggling), and what no honest client sends. libmicrohttpd shows headers after
+ * it has cut them; what it does not show is read off its buffer. */
 #define _GNU_SOURCE
 #include <netinet/in.h>
 #include <stddef.h>
@@ -30,7 +31,8 @@ struct header_check {
     struct header_weight octets, json;
     bool is_encoded, browser;
     /* the first value of each, without the blanks round it; or NULL */
-    const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method, *ask_headers, *ask_private;
+    const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method,
+        *ask_headers, *ask_private;
 };
 
 static const struct {
@@ -105,14 +107,16 @@ static void take_credential(struct header_check *c, const char *key, size_t key_
     }
 }
 
-static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, const char *value, size_t value_len)
+static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len,
+                                    const char *value, size_t value_len)
 {
     struct header_check *c = cls;
     (void)kind;
     c->count++;
     c->bytes += key_len + value_len;
-    /* Lines lie in the buffer one behind the other, two zeros between them where CRLF stood. A gap is what libmicrohttpd does not show: a zero byte in
-     * the line, which cuts the value; a folded line, which it takes for part of the name; a bare LF. */
+    /* Lines lie in the buffer one behind the other, two zeros between them where CRLF stood. A gap is what
+     * libmicrohttpd does not show: a zero byte in the line, which cuts the value; a folded line, which it takes for
+     * part of the name; a bare LF. */
     if (c->end && key != c->end + 2)
         c->problem = "a header line is folded, holds a zero byte or does not end in CRLF";
     c->end = value + value_len;
@@ -140,15 +144,16 @@ static enum MHD_Result check_header(void *cls, enum MHD_ValueKind kind, const ch
         header_accept(end_at(value, value_len), "application/octet-stream", &c->octets);
         header_accept(value, "application/json", &c->json);
     }
-    c->is_encoded = c->is_encoded || (is_name(key, key_len, "Content-Encoding") && !header_is_identity(end_at(value, value_len)));
+    c->is_encoded =
+        c->is_encoded || (is_name(key, key_len, "Content-Encoding") && !header_is_identity(end_at(value, value_len)));
     c->origins += is_name(key, key_len, "Origin");
     c->browser = c->browser || is_name(key, key_len, "Origin") || (key_len > 10 && !strncasecmp(key, "Sec-Fetch-", 10));
     return MHD_YES;
 }
 
-/* libmicrohttpd reads Content-Length and Transfer-Encoding before it shows them, with the blanks behind them. Blanks may stand before a value as well: they
- * are moved there, in the lines that have come along with the request's first. Behind what has come the buffer is zero; nothing past this page is
- * looked at, since the buffer may end there. */
+/* libmicrohttpd reads Content-Length and Transfer-Encoding before it shows them, with the blanks behind them. Blanks
+ * may stand before a value as well: they are moved there, in the lines that have come along with the request's first.
+ * Behind what has come the buffer is zero; nothing past this page is looked at, since the buffer may end there. */
 static void move_blanks(char *line)
 {
     enum { PAGE_BYTES = 4096 };
@@ -171,7 +176,8 @@ static void move_blanks(char *line)
     }
 }
 
-/* The request's target as it came, before libmicrohttpd cuts it: a zero byte in it, or controls, or more of it than anybody needs. */
+/* The request's target as it came, before libmicrohttpd cuts it: a zero byte in it, or controls, or more of it than
+ * anybody needs. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
 {
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -186,9 +192,11 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn)
     s->long_target = n > TARGET_MAX_BYTES;
     s->target_end = uri + n + 1;
     char *const version = (char *)(uintptr_t)uri + n + 1;
-    if (!s->bad_target && !strncmp(version, "HTTP/1.", 7) && strlen(version) == 8 && !version[9]) /* CRLF: two zeros now */
+    const bool crlf = !strncmp(version, "HTTP/1.", 7) && strlen(version) == 8 && !version[9]; /* two zeros now */
+    if (!s->bad_target && crlf)
         move_blanks(version + 10);
-    /* No path of ours takes a query. Behind the '?' it would be cut into pieces that fill libmicrohttpd's memory; it is ended here. */
+    /* No path of ours takes a query. Behind the '?' it would be cut into pieces that fill libmicrohttpd's memory; it is
+     * ended here. */
     char *query = strchr((char *)(uintptr_t)uri, '?');
     if (query && query[1])
         query[1] = 0;
@@ -234,14 +242,16 @@ static struct caller anonymous(struct MHD_Connection *conn)
     const struct sockaddr *a = i ? i->client_addr : NULL;
     if (a && a->sa_family == AF_INET)
         return auth_anonymous(&((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
-    if (a && a->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr))
+    if (a && a->sa_family == AF_INET6 &&
+        IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr))
         return auth_anonymous((const char *)&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr + 12, 4);
     if (a && a->sa_family == AF_INET6)
-        return auth_anonymous(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, 8); /* the /64: one customer's */
+        return auth_anonymous(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, 8); /* one customer's */
     return auth_anonymous("", 0);
 }
 
-/* RFC 9112 3.2.2: the path behind http://HOST, and the host, which counts instead of the header's. Other targets stay as they are. */
+/* RFC 9112 3.2.2: the path behind http://HOST, and the host, which counts instead of the header's. Other targets stay
+ * as they are. */
 static const char *path_of_target(const char *target, const char **host, char ret_host[HOST_MAX_BYTES])
 {
     const size_t scheme = !strncasecmp(target, "http://", 7) ? 7 : !strncasecmp(target, "https://", 8) ? 8 : 0;
@@ -272,20 +282,22 @@ static void take_page(struct request_state *s, const struct listener *l, struct 
 }
 
 /* Against the head as a whole, what single headers do not tell. */
-static const char *problem_of(struct request_state *s, const struct header_check *c, const struct socket_state *from, const char *version)
+static const char *problem_of(struct request_state *s, const struct header_check *c, const struct socket_state *from,
+                              const char *version)
 {
     const struct exchange *x = &s->x;
     const union MHD_ConnectionInfo *size = MHD_get_connection_info(s->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (c->content_length > 1 || c->transfer_encoding > 1 || (c->content_length && c->transfer_encoding))
         return "Content-Length or Transfer-Encoding given twice or together";
-    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path || from->target_end != version || !is_token(x->method, strlen(x->method))))
+    if (from && (from->bad_target || x->method + strlen(x->method) + 1 != x->path || from->target_end != version ||
+                 !is_token(x->method, strlen(x->method))))
         return "the request line holds a zero byte, a control character or further blanks";
     if (c->transfer_encoding && strcmp(version, "HTTP/1.1"))
         return "Transfer-Encoding in a request that is not HTTP/1.1";
     if (c->host > 1)
         return "Host given twice";
-    /* behind the last header stands the empty line, and there the head ends: else the last header went on, or a line began with ':' or a zero byte, which
-     * libmicrohttpd takes for the end */
+    /* behind the last header stands the empty line, and there the head ends: else the last header went on, or a line
+     * began with ':' or a zero byte, which libmicrohttpd takes for the end */
     if (c->end && (!size || c->end + 4 != x->method + size->header_size))
         return "the last header line is folded, holds a zero byte or does not end in CRLF, or another has no name";
     return c->problem;
@@ -300,7 +312,8 @@ static uint32_t timeout_of(const char *text)
 }
 
 /* What the headers decide: an answer, or that the body is wanted. */
-void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from, const char *version)
+void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from,
+                     const char *version)
 {
     struct http *h = s->http;
     struct exchange *x = &s->x;

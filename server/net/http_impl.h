@@ -1,5 +1,5 @@
-/* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies) and http_send.c (what goes back) share: the only files
- * that see libmicrohttpd. */
+/* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies) and http_send.c (what
+ * goes back) share: the only files that see libmicrohttpd. */
 #ifndef DEQD_HTTP_IMPL_H
 #define DEQD_HTTP_IMPL_H
 
@@ -11,7 +11,8 @@
 #include "server/net/watch.h"
 
 enum {
-    DISCARD_MAX_BYTES = 64 << 10, /* of a body whose request is refused by its headers: a larger one is not read, and the connection ends */
+    DISCARD_MAX_BYTES = 64 << 10, /* of a body whose request is refused by its headers: a larger one is not read, and
+                                     the connection ends */
 };
 
 /* One socket that listens, and the daemon behind it. */
@@ -92,9 +93,9 @@ bool http_body_leave(struct request_state *s);
 /* http_send.c */
 
 unsigned http_silence_s(const struct conf *c);
-/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client sends is
- * then taken for the end of the connection. Those with a limit on silence of their own are asked for their answer first,
- * in every round of the thread: a connection is one of them while it waits for the answer. */
+/* A connection that wakes up is read from before its answer is asked for, and the end of what a half-closed client
+ * sends is then taken for the end of the connection. Those with a limit on silence of their own are asked for their
+ * answer first, in every round of the thread: a connection is one of them while it waits for the answer. */
 void http_ask_before_reading(struct request_state *s, bool yes);
 /* The endpoint's own answer. */
 enum MHD_Result http_send_reply(struct request_state *s, bool close_after);
@@ -107,7 +108,8 @@ enum MHD_Result http_send_channel(struct request_state *s);
 /* MHD_OPTION_URI_LOG_CALLBACK: the target as it came, before libmicrohttpd cuts it. */
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn);
 /* What the head decides: an answer, or that the body is wanted. */
-void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from, const char *version);
+void http_check_head(struct request_state *s, const struct listener *l, const struct socket_state *from,
+                     const char *version);
 /* The answer is an error; the first reason counts. */
 void http_refuse(struct request_state *s, int status, const char *code, const char *message);
 

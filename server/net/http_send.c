@@ -61,7 +61,9 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
     if (!s->x.preflight)
         MHD_add_response_header(r, "Content-Type", f->content_type ? f->content_type : "application/json");
     if (s->http->conf->cors_origins[0])
-        MHD_add_response_header(r, "Vary", s->x.preflight ? "Origin, Access-Control-Request-Method, Access-Control-Request-Headers" : "Origin");
+        MHD_add_response_header(r, "Vary",
+                                s->x.preflight ? "Origin, Access-Control-Request-Method, Access-Control-Request-Headers"
+                                               : "Origin");
     add_origin(&s->x, r);
     MHD_add_response_header(r, "X-Request-Id", s->x.request_id);
     if (f->retry_after_ms) {
@@ -98,8 +100,8 @@ static void release_channel(void *cls)
     channel_unref(cls);
 }
 
-/* What the channel has, from its own memory, which stays counted until it is sent. A large one is read piece by piece, so that its reader can be watched;
- * a small one is in the system's buffers at once. */
+/* What the channel has, from its own memory, which stays counted until it is sent. A large one is read piece by piece,
+ * so that its reader can be watched; a small one is in the system's buffers at once. */
 static enum MHD_Result send_whole(struct request_state *s, int status, const struct reply_headers *f)
 {
     struct channel *c = s->x.channel;
@@ -179,7 +181,8 @@ enum MHD_Result http_send_channel(struct request_state *s)
     }
     if (c->streaming) {
         pthread_mutex_unlock(&c->lock);
-        struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, release_channel);
+        struct MHD_Response *r =
+            MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, stream_reader, c, release_channel);
         if (!r)
             return MHD_NO;
         channel_ref(c);
@@ -189,7 +192,8 @@ enum MHD_Result http_send_channel(struct request_state *s)
         return send_response(s, 200, r);
     }
     if (c->done) {
-        const struct reply_headers f = {.content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
+        const struct reply_headers f = {
+            .content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
         pthread_mutex_unlock(&c->lock);
         return send_whole(s, c->status, &f); /* done: nobody writes any more */
     }

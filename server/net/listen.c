@@ -25,7 +25,8 @@ static enum deq_rc parse_unix(const char *option, const char *text, struct liste
     if (comma && (comma[6] < '0' || comma[6] > '7' || *end || ret->mode > 0777))
         return deq_fail(err, DEQ_EINVAL, "%s: \"%s\": mode must be octal, like 0660", option, text);
     if (path[0] != '/' || n >= sizeof a->sun_path)
-        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\": expected unix:/PATH of at most %zu bytes", option, text, sizeof a->sun_path - 1);
+        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\": expected unix:/PATH of at most %zu bytes", option, text,
+                        sizeof a->sun_path - 1);
     a->sun_family = AF_UNIX;
     memcpy(a->sun_path, path, n);
     ret->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + 1);
@@ -40,7 +41,8 @@ enum deq_rc listen_parse(const char *option, const char *text, struct listen_add
         return parse_unix(option, text, ret, err);
     const char *alone = text + (*text == ':'); /* a port without an address */
     if (*alone && strspn(alone, "0123456789") == strlen(alone))
-        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT or unix:/PATH; did you mean 127.0.0.1:%s?", option, text, alone);
+        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not ADDRESS:PORT or unix:/PATH; did you mean 127.0.0.1:%s?",
+                        option, text, alone);
     const char *colon = strrchr(text, ':');
     char *end = NULL;
     const unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
@@ -60,7 +62,8 @@ enum deq_rc listen_parse(const char *option, const char *text, struct listen_add
         a6->sin6_port = htons((uint16_t)port);
         ret->len = sizeof *a6;
     } else {
-        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an IPv4 address, [IPv6 address] or localhost", option, host);
+        return deq_fail(err, DEQ_EINVAL, "%s: \"%s\" is not an IPv4 address, [IPv6 address] or localhost", option,
+                        host);
     }
     return DEQ_OK;
 }
@@ -90,8 +93,10 @@ static void remove_stale(const struct listen_address *a)
 {
     const char *path = ((const struct sockaddr_un *)&a->addr)->sun_path;
     struct stat st;
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); /* one that accepts nobody would make us wait */
-    if (fd >= 0 && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) && connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0 && errno == ECONNREFUSED)
+    /* not blocking: one that accepts nobody would make us wait */
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode) &&
+        connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0 && errno == ECONNREFUSED)
         (void)unlink(path);
     if (fd >= 0)
         close(fd);
@@ -114,7 +119,8 @@ enum deq_rc listen_open(const char *option, const char *text, int *ret_fd, char 
         (is_unix && chmod(((struct sockaddr_un *)&a.addr)->sun_path, a.mode) < 0) || listen(fd, BACKLOG) < 0 ||
         getsockname(fd, (struct sockaddr *)&a.addr, &len) < 0) {
         rc = deq_fail(err, DEQ_EIO, "%s: cannot listen on %s: %s%s", option, text, strerror(errno),
-                      errno == EADDRINUSE ? "; choose another with --listen ADDRESS:PORT (make run LISTEN=ADDRESS:PORT)" : "");
+                      errno == EADDRINUSE ? "; choose another with --listen ADDRESS:PORT (make run LISTEN=ADDRESS:PORT)"
+                                          : "");
         if (fd >= 0)
             close(fd);
         return rc;
@@ -148,7 +154,8 @@ static enum deq_rc adopt(int fd, struct deq_err *err)
     (void)getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len);
     (void)getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len);
     if (type != SOCK_STREAM || !listens || (domain != AF_INET && domain != AF_INET6 && domain != AF_UNIX))
-        return deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: descriptor %d is not a listening stream socket (ListenStream=, Accept=no)", fd);
+        return deq_fail(err, DEQ_EINVAL,
+                        "LISTEN_FDS: descriptor %d is not a listening stream socket (ListenStream=, Accept=no)", fd);
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return deq_fail(err, DEQ_EIO, "LISTEN_FDS: descriptor %d: %s", fd, strerror(errno));
     return DEQ_OK;
@@ -164,7 +171,8 @@ static bool number(const char *text, long max, long *ret)
 
 enum deq_rc listen_inherit(struct listen_inherited *ret, struct deq_err *err)
 {
-    const char *pid_text = getenv("LISTEN_PID"), *fds_text = getenv("LISTEN_FDS"), *names_text = getenv("LISTEN_FDNAMES");
+    const char *pid_text = getenv("LISTEN_PID"), *fds_text = getenv("LISTEN_FDS"),
+               *names_text = getenv("LISTEN_FDNAMES");
     struct listen_inherited given = {-1, -1};
     char names[NAMES_MAX_BYTES] = "", *rest = names;
     long pid, n = 0;
@@ -185,8 +193,10 @@ enum deq_rc listen_inherit(struct listen_inherited *ret, struct deq_err *err)
         int *slot = admin ? &given.admin : &given.main;
         rc = adopt(FIRST_FD + i, err);
         if (!rc && *slot >= 0)
-            rc = deq_fail(err, DEQ_EINVAL, "LISTEN_FDS: %ld sockets, LISTEN_FDNAMES \"%s\": expected at most one named admin and one other", n,
-                          names_text ? names_text : "");
+            rc = deq_fail(err, DEQ_EINVAL,
+                          "LISTEN_FDS: %ld sockets, LISTEN_FDNAMES \"%s\": expected at most one named admin and one "
+                          "other",
+                          n, names_text ? names_text : "");
         *slot = FIRST_FD + i;
     }
     if (rc)

@@ -67,8 +67,9 @@ static bool same_origin(const char *a, size_t n_a, const char *b)
     struct origin x, y;
     if (!strcmp(b, "null"))
         return n_a == 4 && !strncmp(a, "null", 4);
-    return parse_origin(a, n_a, &x) && parse_origin(b, strlen(b), &y) && x.n_scheme == y.n_scheme && !strncasecmp(x.scheme, y.scheme, x.n_scheme) &&
-           x.at.port == y.at.port && same_name(&x.at, y.at.name, y.at.n);
+    return parse_origin(a, n_a, &x) && parse_origin(b, strlen(b), &y) && x.n_scheme == y.n_scheme &&
+           !strncasecmp(x.scheme, y.scheme, x.n_scheme) && x.at.port == y.at.port &&
+           same_name(&x.at, y.at.name, y.at.n);
 }
 
 /* The next item of a list, or NULL. */
@@ -94,14 +95,15 @@ static bool listed(const char *list, const char *origin)
     return false;
 }
 
-/* A page that came from the host that is asked now. Which of http and https is the proxy's in front, who may have taken TLS off; a page of another
- * scheme is an app's, whatever its host is called. */
+/* A page that came from the host that is asked now. Which of http and https is the proxy's in front, who may have taken
+ * TLS off; a page of another scheme is an app's, whatever its host is called. */
 static bool from_here(const char *origin, const char *host)
 {
     struct origin o;
     struct authority h;
     return host && parse_origin(origin, strlen(origin), &o) && o.default_port &&
-           parse_authority(host, strlen(host), o.default_port, &h) && h.port == o.at.port && same_name(&h, o.at.name, o.at.n);
+           parse_authority(host, strlen(host), o.default_port, &h) && h.port == o.at.port &&
+           same_name(&h, o.at.name, o.at.n);
 }
 
 static bool is_site(const struct origin_head *h, const char *site)
@@ -162,7 +164,10 @@ enum deq_rc origin_check_origins(const char *option, const char *list, struct de
     size_t n;
     for (const char *item; (item = next_item(&list, &n));)
         if (!is_any(item, n) && !(n == 4 && !strncmp(item, "null", 4)) && !parse_origin(item, n, &o))
-            return deq_fail(err, DEQ_EINVAL, "%s: \"%.*s\" is not an origin: expected SCHEME://HOST[:PORT] without a path, \"null\" or \"*\"", option, (int)n, item);
+            return deq_fail(
+                err, DEQ_EINVAL,
+                "%s: \"%.*s\" is not an origin: expected SCHEME://HOST[:PORT] without a path, \"null\" or \"*\"",
+                option, (int)n, item);
     return DEQ_OK;
 }
 
@@ -170,7 +175,10 @@ enum deq_rc origin_check_hosts(const char *option, const char *list, struct deq_
 {
     size_t n;
     for (const char *item; (item = next_item(&list, &n));)
-        if (!is_any(item, n) && (memchr(item, '/', n) || memchr(item, '*', n) || (*item != '[' && memchr(item, ':', n))))
-            return deq_fail(err, DEQ_EINVAL, "%s: \"%.*s\" is not a name: expected one without port and scheme, or \"*\"", option, (int)n, item);
+        if (!is_any(item, n) &&
+            (memchr(item, '/', n) || memchr(item, '*', n) || (*item != '[' && memchr(item, ':', n))))
+            return deq_fail(err, DEQ_EINVAL,
+                            "%s: \"%.*s\" is not a name: expected one without port and scheme, or \"*\"", option,
+                            (int)n, item);
     return DEQ_OK;
 }

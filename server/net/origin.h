@@ -1,6 +1,7 @@
-/* Pages in browsers. A page of any site can make a browser send requests here, also to a daemon on loopback; the browser says whose page it was (Origin,
- * Sec-Fetch-Site), and here is decided whether it may. And a name that its owner has lead to this machine's loopback (DNS rebinding) makes a page of his
- * look like one of ours: such names are told by the Host header. Pure functions. Lists: items separated by '\n'. */
+/* Pages in browsers. A page of any site can make a browser send requests here, also to a daemon on loopback; the
+ * browser says whose page it was (Origin, Sec-Fetch-Site), and here is decided whether it may. And a name that its
+ * owner has lead to this machine's loopback (DNS rebinding) makes a page of his look like one of ours: such names are
+ * told by the Host header. Pure functions. Lists: items separated by '\n'. */
 #ifndef DEQ_SERVER_ORIGIN_H
 #define DEQ_SERVER_ORIGIN_H
 
@@ -24,8 +25,8 @@ enum origin_verdict {
 
 /* list: origins, exactly (SCHEME://HOST[:PORT], or "null"), or "*". */
 enum origin_verdict origin_judge(const char *list, const struct origin_head *h);
-/* Whether a request for this host may be served. Addresses, localhost and names without a dot cannot be somebody else's; other names must be on the list
- * of names (without a port), or the list be "*". host NULL or "": true. */
+/* Whether a request for this host may be served. Addresses, localhost and names without a dot cannot be somebody
+ * else's; other names must be on the list of names (without a port), or the list be "*". host NULL or "": true. */
 bool origin_host_allowed(const char *list, const char *host);
 /* Checks lists of the configuration. */
 enum deq_rc origin_check_origins(const char *option, const char *list, struct deq_err *err);

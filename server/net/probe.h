@@ -5,8 +5,8 @@
 #include "core/base/err.h"
 #include "server/conf.h"
 
-/* GET /health/ready at server.admin_listen, which has no TLS, or else at server.listen. DEQ_EINVAL: that one speaks TLS;
- * DEQ_EIO: nobody answers, or another status than 200. */
+/* GET /health/ready at server.admin_listen, which has no TLS, or else at server.listen. DEQ_EINVAL: that one speaks
+ * TLS; DEQ_EIO: nobody answers, or another status than 200. */
 enum deq_rc probe_ready(const struct conf *c, struct deq_err *err);
 
 #endif

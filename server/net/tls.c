@@ -23,7 +23,8 @@ static struct tls *served;
 /* GnuTLS takes both over: it frees them after the handshake. */
 static int import(const struct tls *t, gnutls_pcert_st **ret_certs, unsigned *ret_n, gnutls_privkey_t *ret_key)
 {
-    const gnutls_datum_t cert = {(unsigned char *)t->cert, (unsigned)t->cert_len}, key = {(unsigned char *)t->key, (unsigned)t->key_len};
+    const gnutls_datum_t cert = {(unsigned char *)t->cert, (unsigned)t->cert_len},
+                         key = {(unsigned char *)t->key, (unsigned)t->key_len};
     unsigned n = CHAIN_MAX;
     gnutls_pcert_st *certs = gnutls_malloc(CHAIN_MAX * sizeof *certs);
     gnutls_privkey_t private_key = NULL;
@@ -49,8 +50,9 @@ static int import(const struct tls *t, gnutls_pcert_st **ret_certs, unsigned *re
     return 0;
 }
 
-static int retrieve(gnutls_session_t session, const struct gnutls_cert_retr_st *info, gnutls_pcert_st **certs, unsigned *n_certs,
-                    gnutls_ocsp_data_st **ocsp, unsigned *n_ocsp, gnutls_privkey_t *key, unsigned *flags)
+static int retrieve(gnutls_session_t session, const struct gnutls_cert_retr_st *info, gnutls_pcert_st **certs,
+                    unsigned *n_certs, gnutls_ocsp_data_st **ocsp, unsigned *n_ocsp, gnutls_privkey_t *key,
+                    unsigned *flags)
 {
     (void)session;
     (void)info;
@@ -74,7 +76,8 @@ static enum deq_rc check(const struct tls *t, struct deq_err *err)
     size_t n_cert = sizeof of_cert, n_key = sizeof of_key;
     int rc = import(t, &certs, &n, &key);
     if (rc < 0)
-        return deq_fail(err, DEQ_EFORMAT, "tls.cert %s, tls.key %s: %s", t->cert_path, t->key_path, gnutls_strerror(rc));
+        return deq_fail(err, DEQ_EFORMAT, "tls.cert %s, tls.key %s: %s", t->cert_path, t->key_path,
+                        gnutls_strerror(rc));
     rc = gnutls_pubkey_init(&public_key);
     if (rc >= 0)
         rc = gnutls_pubkey_import_privkey(public_key, key, 0, 0);
@@ -88,7 +91,9 @@ static enum deq_rc check(const struct tls *t, struct deq_err *err)
     for (unsigned i = 0; i < n; i++)
         gnutls_pcert_deinit(&certs[i]);
     gnutls_free(certs);
-    return same ? DEQ_OK : deq_fail(err, DEQ_EFORMAT, "tls.key: %s does not belong to the certificate %s", t->key_path, t->cert_path);
+    return same ? DEQ_OK
+                : deq_fail(err, DEQ_EFORMAT, "tls.key: %s does not belong to the certificate %s", t->key_path,
+                           t->cert_path);
 }
 
 static enum deq_rc load(const char *cert_path, const char *key_path, struct tls *ret, struct deq_err *err)

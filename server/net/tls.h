@@ -1,4 +1,5 @@
-/* The certificate and key of TLS listeners, loaded from PEM files, replaced while connections go on. TLS 1.2 and 1.3 only. */
+/* The certificate and key of TLS listeners, loaded from PEM files, replaced while connections go on. TLS 1.2 and 1.3
+ * only. */
 #ifndef DEQ_SERVER_TLS_H
 #define DEQ_SERVER_TLS_H
 

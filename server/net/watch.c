@@ -91,7 +91,8 @@ struct client *watch_add(struct watch *w, int fd, bool refused, bool tls)
     cl->local = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof one);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
-    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &unread, sizeof unread); /* else the system would hold megabytes for every slow reader */
+    /* else the system would hold megabytes for every slow reader */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &unread, sizeof unread);
     pthread_mutex_lock(&w->lock);
     cl->fd = fd;
     cl->refused = refused;
@@ -140,7 +141,8 @@ void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase)
         /* the sum bounds a next request whose first bytes came along with this one */
         set_deadline(cl, phase, (uint64_t)c->idle_timeout_ms + c->header_timeout_ms);
     } else {
-        set_deadline(cl, phase, phase == WATCH_HEADERS ? c->header_timeout_ms : phase == WATCH_BODY ? c->body_timeout_ms : 0);
+        const bool headers = phase == WATCH_HEADERS, body = phase == WATCH_BODY;
+        set_deadline(cl, phase, headers ? c->header_timeout_ms : body ? c->body_timeout_ms : 0);
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -156,7 +158,8 @@ void watch_body(struct watch *w, struct client *cl, const char *request_id, bool
     pthread_mutex_unlock(&w->lock);
 }
 
-/* Caller holds the channel's lock, and the connection sleeps: nobody else writes to the socket, and nothing of this answer is written yet. False: the client left. */
+/* Caller holds the channel's lock, and the connection sleeps: nobody else writes to the socket, and nothing of this
+ * answer is written yet. False: the client left. */
 static bool probe(const struct client *cl)
 {
     static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -164,7 +167,8 @@ static bool probe(const struct client *cl)
     return n == (ssize_t)sizeof interim - 1 || (n < 0 && errno == EAGAIN);
 }
 
-/* The client sends nothing more; whether it reads is to be found out. Caller holds w->lock. Asked now and then until its answer is there. */
+/* The client sends nothing more; whether it reads is to be found out. Caller holds w->lock. Asked now and then until
+ * its answer is there. */
 static void half_closed(struct client *cl)
 {
     struct channel *c = cl->channel;
@@ -223,7 +227,8 @@ static bool look_after(const struct watch *w, struct channel *c)
     pthread_mutex_lock(&c->lock);
     const uint64_t now = deq_now_ns(); /* behind the lock: the channel's times lie before it */
     const bool slow = channel_slow(c, now, w->conf->stream_stall_ms, w->conf->stream_min_rate);
-    const bool silent = (c->streaming || c->may_stream) && !c->done && now - c->last_write_ns > w->conf->stream_ping_ms * 1000000ull;
+    const bool silent =
+        (c->streaming || c->may_stream) && !c->done && now - c->last_write_ns > w->conf->stream_ping_ms * 1000000ull;
     pthread_mutex_unlock(&c->lock);
     if (slow) {
         channel_hang_up(c);
@@ -235,14 +240,16 @@ static bool look_after(const struct watch *w, struct channel *c)
     return !slow;
 }
 
-/* libmicrohttpd takes no answer in the middle of an upload; nothing else was written to the socket for this request, so it may be said here. */
+/* libmicrohttpd takes no answer in the middle of an upload; nothing else was written to the socket for this request, so
+ * it may be said here. */
 static void say_timeout(const struct client *cl)
 {
     char answer[600];
-    static const char body[] = "{\"error\":{\"message\":\"the body did not come within server.body_timeout_ms\",\"type\":\"timeout_error\",\"param\":null,"
-                               "\"code\":\"request_timeout\"}}";
+    static const char body[] = "{\"error\":{\"message\":\"the body did not come within server.body_timeout_ms\","
+                               "\"type\":\"timeout_error\",\"param\":null,\"code\":\"request_timeout\"}}";
     const int n = snprintf(answer, sizeof answer,
-                           "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nX-Request-Id: %s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                           "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
+                           "X-Request-Id: %s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
                            cl->request_id, sizeof body - 1, body);
     if (n > 0 && (size_t)n < sizeof answer)
         (void)!send(cl->fd, answer, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);

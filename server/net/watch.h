@@ -1,11 +1,13 @@
-/* Watches sockets for what libmicrohttpd does not see: absolute deadlines (it counts inactivity only), clients that leave while their connection
- * waits for the engine (a suspended connection is blind), stalled readers, silent streams.
+/* Watches sockets for what libmicrohttpd does not see: absolute deadlines (it counts inactivity only), clients that
+ * leave while their connection waits for the engine (a suspended connection is blind), stalled readers, silent streams.
  *
- * One thread with its own epoll, and a clock of 100 ms. A reset tells at once that a client left, so its work is cancelled within one evaluation. The end of
- * what a client sends does not (RFC 9112 9.6: it may still read, as behind `nc -N`), and looks the same for one that closed: only writing tells them
- * apart, since who closed answers with a reset. A stream gets a comment at once; a whole answer that is not there after GRACE_MS is announced by an interim
- * answer (100 Continue, which clients pass over), again every PROBE_MS. Where neither may be written (HTTP/1.0; TLS, whose session is libmicrohttpd's)
- * the client is taken to have left after GRACE_MS. On a unix socket the system itself tells.
+ * One thread with its own epoll, and a clock of 100 ms. A reset tells at once that a client left, so its work is
+ * cancelled within one evaluation. The end of what a client sends does not (RFC 9112 9.6: it may still read, as behind
+ * `nc -N`), and looks the same for one that closed: only writing tells them apart, since who closed answers with a
+ * reset. A stream gets a comment at once; a whole answer that is not there after GRACE_MS is announced by an interim
+ * answer (100 Continue, which clients pass over), again every PROBE_MS. Where neither may be written (HTTP/1.0; TLS,
+ * whose session is libmicrohttpd's) the client is taken to have left after GRACE_MS. On a unix socket the system itself
+ * tells.
  *
  * Lock order: watch, then channel, then scheduler. */
 #ifndef DEQ_SERVER_WATCH_H
@@ -32,7 +34,8 @@ struct client *watch_add(struct watch *w, int fd, bool refused, bool tls);
 /* ... and is closed. The caller closes the descriptor afterwards. */
 void watch_remove(struct watch *w, struct client *cl);
 void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase);
-/* WATCH_BODY, of a request with this id: when the body is late, that is answered. interim: its client understands 1xx answers (HTTP/1.1). */
+/* WATCH_BODY, of a request with this id: when the body is late, that is answered. interim: its client understands 1xx
+ * answers (HTTP/1.1). */
 void watch_body(struct watch *w, struct client *cl, const char *request_id, bool interim);
 /* The channel of the exchange in work, or NULL. */
 void watch_channel(struct watch *w, struct client *cl, struct channel *c);
