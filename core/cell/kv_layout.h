@@ -1,7 +1,7 @@
 /* Keys and values in a page of 16 positions, as attention reads them.
  *
- * A page holds, for each block of f:  K [H, Dh, 16]  (transposed: a vector of scores is a vector of positions)  and  V [H, 16, Dv], Dv = Dh
- * rounded up to 16. */
+ * A page holds, for each block of f:  K [H, Dh, 16]  (transposed: a vector of scores is a vector of positions)  and
+ * V [H, 16, Dv], Dv = Dh rounded up to 16. */
 #ifndef DEQ_CELL_KV_LAYOUT_H
 #define DEQ_CELL_KV_LAYOUT_H
 

@@ -69,19 +69,19 @@ static void toy_free(struct deq_cell *c)
     deq_free(c);
 }
 
-static const struct deq_cell_ops ops = {.name = "toy", .inject = inject, .step = step, .commit = commit, .readout = readout, .page_copy = page_copy,
-                                        .free = toy_free};
+static const struct deq_cell_ops ops = {.name = "toy", .inject = inject, .step = step, .commit = commit,
+                                        .readout = readout, .page_copy = page_copy, .free = toy_free};
 
 struct deq_cell deq_toy_shape(size_t dim, size_t max_rows, uint32_t n_pages)
 {
     const size_t page_bytes = DEQ_TOY_PAGE_TOK * dim * sizeof(float);
-    return (struct deq_cell){.ops = &ops, .state_dim = dim, .inject_dim = dim, .vocab_size = dim, .max_rows = max_rows, .lookback = 1,
-                             .page_tok = DEQ_TOY_PAGE_TOK, .n_pages = n_pages, .page_bytes = page_bytes,
+    return (struct deq_cell){.ops = &ops, .state_dim = dim, .inject_dim = dim, .vocab_size = dim, .max_rows = max_rows,
+                             .lookback = 1, .page_tok = DEQ_TOY_PAGE_TOK, .n_pages = n_pages, .page_bytes = page_bytes,
                              .bytes = sizeof(struct toy) + (uint64_t)n_pages * page_bytes};
 }
 
-enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
-                         struct deq_err *err)
+enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, uint32_t n_pages,
+                         struct deq_pool *pool, struct deq_cell **ret, struct deq_err *err)
 {
     struct toy *t = DEQ_NEW(struct toy);
     float *pages = deq_alloc_array(n_pages, DEQ_TOY_PAGE_TOK * dim * sizeof(float));
@@ -90,7 +90,8 @@ enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows,
         deq_free(pages);
         return deq_fail(err, DEQ_ENOMEM, "no memory for the toy cell");
     }
-    *t = (struct toy){.base = deq_toy_shape(dim, max_rows, n_pages), .rho = rho, .coupling = coupling, .poison = UINT32_MAX, .pages = pages};
+    *t = (struct toy){.base = deq_toy_shape(dim, max_rows, n_pages), .rho = rho, .coupling = coupling,
+                      .poison = UINT32_MAX, .pages = pages};
     t->base.pool = pool;
     *ret = &t->base;
     return DEQ_OK;

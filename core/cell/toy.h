@@ -2,7 +2,8 @@
  *
  *     f(z)_t = rho z_t + (1 - rho) (u_t + c z_{t-1}),   u_t = one-hot of the token       =>   z*_t = u_t + c z*_{t-1}
  *
- * The spectral radius is rho (in 0..1: converges). Logits are z itself, D = V. A page has four positions of one state each; the look-back is one. */
+ * The spectral radius is rho (in 0..1: converges). Logits are z itself, D = V. A page has four positions of one state
+ * each; the look-back is one. */
 #ifndef DEQ_CELL_TOY_H
 #define DEQ_CELL_TOY_H
 
@@ -12,8 +13,8 @@ enum { DEQ_TOY_PAGE_TOK = 4 };
 
 /* Dimensions of a cell, as deq_toy_open would make it. */
 struct deq_cell deq_toy_shape(size_t dim, size_t max_rows, uint32_t n_pages);
-enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
-                         struct deq_err *err);
+enum deq_rc deq_toy_open(size_t dim, float rho, float coupling, size_t max_rows, uint32_t n_pages,
+                         struct deq_pool *pool, struct deq_cell **ret, struct deq_err *err);
 /* From now on the evaluation of `token` gives NaN (UINT32_MAX: never): what a neighbour's broken row looks like. */
 void deq_toy_poison(struct deq_cell *c, uint32_t token);
 /* Positions that were told to be final, so far. */

@@ -8,8 +8,8 @@ struct deq_pickle {
     const unsigned char *bytes;
     struct deq_pickle_value *values;
     size_t n_values, cap_values;
-    /* Items of the containers, in chunks [next chunk or 0, n, n value numbers]: one chunk for a tuple, one for every time that something
-     * was put into a list or dictionary. Cell 0 is unused so that 0 can mean none. */
+    /* Items of the containers, in chunks [next chunk or 0, n, n value numbers]: one chunk for a tuple, one for every
+     * time that something was put into a list or dictionary. Cell 0 is unused so that 0 can mean none. */
     uint32_t *cells;
     size_t n_cells, cap_cells;
     uint32_t root;
@@ -33,17 +33,19 @@ struct machine {
 
 /* Every opcode of protocols 0 to 5, for messages. Those the machine knows are the cases of run(). */
 static const char *const names[256] = {
-    ['('] = "MARK", ['.'] = "STOP", ['0'] = "POP", ['1'] = "POP_MARK", ['2'] = "DUP", ['F'] = "FLOAT", ['I'] = "INT", ['J'] = "BININT",
-    ['K'] = "BININT1", ['L'] = "LONG", ['M'] = "BININT2", ['N'] = "NONE", ['P'] = "PERSID", ['Q'] = "BINPERSID", ['R'] = "REDUCE",
-    ['S'] = "STRING", ['T'] = "BINSTRING", ['U'] = "SHORT_BINSTRING", ['V'] = "UNICODE", ['X'] = "BINUNICODE", ['a'] = "APPEND",
-    ['b'] = "BUILD", ['c'] = "GLOBAL", ['d'] = "DICT", ['}'] = "EMPTY_DICT", ['e'] = "APPENDS", ['g'] = "GET", ['h'] = "BINGET",
-    ['i'] = "INST", ['j'] = "LONG_BINGET", ['l'] = "LIST", [']'] = "EMPTY_LIST", ['o'] = "OBJ", ['p'] = "PUT", ['q'] = "BINPUT",
-    ['r'] = "LONG_BINPUT", ['s'] = "SETITEM", ['t'] = "TUPLE", [')'] = "EMPTY_TUPLE", ['u'] = "SETITEMS", ['G'] = "BINFLOAT",
-    ['B'] = "BINBYTES", ['C'] = "SHORT_BINBYTES", [0x80] = "PROTO", [0x81] = "NEWOBJ", [0x82] = "EXT1", [0x83] = "EXT2",
-    [0x84] = "EXT4", [0x85] = "TUPLE1", [0x86] = "TUPLE2", [0x87] = "TUPLE3", [0x88] = "NEWTRUE", [0x89] = "NEWFALSE",
-    [0x8a] = "LONG1", [0x8b] = "LONG4", [0x8c] = "SHORT_BINUNICODE", [0x8d] = "BINUNICODE8", [0x8e] = "BINBYTES8",
-    [0x8f] = "EMPTY_SET", [0x90] = "ADDITEMS", [0x91] = "FROZENSET", [0x92] = "NEWOBJ_EX", [0x93] = "STACK_GLOBAL",
-    [0x94] = "MEMOIZE", [0x95] = "FRAME", [0x96] = "BYTEARRAY8", [0x97] = "NEXT_BUFFER", [0x98] = "READONLY_BUFFER",
+    ['('] = "MARK", ['.'] = "STOP", ['0'] = "POP", ['1'] = "POP_MARK", ['2'] = "DUP", ['F'] = "FLOAT", ['I'] = "INT",
+    ['J'] = "BININT", ['K'] = "BININT1", ['L'] = "LONG", ['M'] = "BININT2", ['N'] = "NONE", ['P'] = "PERSID",
+    ['Q'] = "BINPERSID", ['R'] = "REDUCE", ['S'] = "STRING", ['T'] = "BINSTRING", ['U'] = "SHORT_BINSTRING",
+    ['V'] = "UNICODE", ['X'] = "BINUNICODE", ['a'] = "APPEND", ['b'] = "BUILD", ['c'] = "GLOBAL", ['d'] = "DICT",
+    ['}'] = "EMPTY_DICT", ['e'] = "APPENDS", ['g'] = "GET", ['h'] = "BINGET", ['i'] = "INST", ['j'] = "LONG_BINGET",
+    ['l'] = "LIST", [']'] = "EMPTY_LIST", ['o'] = "OBJ", ['p'] = "PUT", ['q'] = "BINPUT", ['r'] = "LONG_BINPUT",
+    ['s'] = "SETITEM", ['t'] = "TUPLE", [')'] = "EMPTY_TUPLE", ['u'] = "SETITEMS", ['G'] = "BINFLOAT",
+    ['B'] = "BINBYTES", ['C'] = "SHORT_BINBYTES", [0x80] = "PROTO", [0x81] = "NEWOBJ", [0x82] = "EXT1",
+    [0x83] = "EXT2", [0x84] = "EXT4", [0x85] = "TUPLE1", [0x86] = "TUPLE2", [0x87] = "TUPLE3", [0x88] = "NEWTRUE",
+    [0x89] = "NEWFALSE", [0x8a] = "LONG1", [0x8b] = "LONG4", [0x8c] = "SHORT_BINUNICODE", [0x8d] = "BINUNICODE8",
+    [0x8e] = "BINBYTES8", [0x8f] = "EMPTY_SET", [0x90] = "ADDITEMS", [0x91] = "FROZENSET", [0x92] = "NEWOBJ_EX",
+    [0x93] = "STACK_GLOBAL", [0x94] = "MEMOIZE", [0x95] = "FRAME", [0x96] = "BYTEARRAY8", [0x97] = "NEXT_BUFFER",
+    [0x98] = "READONLY_BUFFER",
 };
 
 #define REFUSE(m, fmt, ...) deq_fail((m)->err, DEQ_EFORMAT, "%s: byte %zu: " fmt, (m)->name, (m)->op_at, ##__VA_ARGS__)
@@ -82,7 +84,9 @@ static size_t above_mark(const struct machine *m)
 
 static enum deq_rc need(struct machine *m, size_t n)
 {
-    return above_mark(m) >= n ? DEQ_OK : REFUSE(m, "%s finds %zu values on the stack, needs %zu", names[m->p[m->op_at]], above_mark(m), n);
+    return above_mark(m) >= n
+               ? DEQ_OK
+               : REFUSE(m, "%s finds %zu values on the stack, needs %zu", names[m->p[m->op_at]], above_mark(m), n);
 }
 
 /* Makes the values above the last mark *ret_n values that the caller takes off, and forgets the mark. */
@@ -193,12 +197,15 @@ static bool text_is(const char *s, const void *text, size_t n)
     return strlen(s) == n && !memcmp(s, text, n);
 }
 
-static enum deq_rc push_global(struct machine *m, const unsigned char *module, size_t n_module, const unsigned char *name, size_t n_name)
+static enum deq_rc push_global(struct machine *m, const unsigned char *module, size_t n_module,
+                               const unsigned char *name, size_t n_name)
 {
     for (size_t i = 0; i < m->n_allowed; i++)
         if (text_is(m->allowed[i].name, name, n_name) && text_is(m->allowed[i].module, module, n_module))
             return PUSH(m, .kind = DEQ_PICKLE_GLOBAL, .global = &m->allowed[i]);
-    return REFUSE(m, "global %.*s.%.*s is not part of a tensor state dict; if the file is a whole pickled model, save model.state_dict() instead",
+    return REFUSE(m,
+                  "global %.*s.%.*s is not part of a tensor state dict; if the file is a whole pickled model, save "
+                  "model.state_dict() instead",
                   (int)DEQ_MIN(n_module, 80), (const char *)module, (int)DEQ_MIN(n_name, 80), (const char *)name);
 }
 
@@ -279,7 +286,8 @@ static enum deq_rc fill(struct machine *m, size_t n, enum deq_pickle_kind kind)
     if (above_mark(m) < n + 1)
         return REFUSE(m, "%s finds no container", names[m->p[m->op_at]]);
     if (from_top(m, n)->kind != kind)
-        return REFUSE(m, "%s on something that is not a %s", names[m->p[m->op_at]], kind == DEQ_PICKLE_LIST ? "list" : "dictionary");
+        return REFUSE(m, "%s on something that is not a %s", names[m->p[m->op_at]],
+                      kind == DEQ_PICKLE_LIST ? "list" : "dictionary");
     if (kind == DEQ_PICKLE_DICT && n % 2)
         return REFUSE(m, "%s finds a key without a value", names[m->p[m->op_at]]);
     return put_items(m, m->stack[m->n_stack - 1 - n], n);
@@ -299,7 +307,8 @@ static enum deq_rc reduce(struct machine *m)
         return rc;
     const struct deq_pickle_value *f = from_top(m, 1), *args = from_top(m, 0);
     if (f->kind != DEQ_PICKLE_GLOBAL || f->global->use == DEQ_PICKLE_CONSTANT)
-        return REFUSE(m, "REDUCE calls %s%s%s, which is not a function", f->kind == DEQ_PICKLE_GLOBAL ? f->global->module : "a value",
+        return REFUSE(m, "REDUCE calls %s%s%s, which is not a function",
+                      f->kind == DEQ_PICKLE_GLOBAL ? f->global->module : "a value",
                       f->kind == DEQ_PICKLE_GLOBAL ? "." : "", f->kind == DEQ_PICKLE_GLOBAL ? f->global->name : "");
     if (args->kind != DEQ_PICKLE_TUPLE)
         return REFUSE(m, "REDUCE with arguments that are not a tuple");
@@ -432,12 +441,13 @@ static enum deq_rc run(struct machine *m, unsigned char op)
             rc = REFUSE(m, "FRAME of %llu bytes, %zu are left", (unsigned long long)u, m->n - m->at);
         return rc;
     default:
-        return REFUSE(m, "opcode 0x%02x%s%s is not part of a tensor state dict", op, names[op] ? " " : "", names[op] ? names[op] : "");
+        return REFUSE(m, "opcode 0x%02x%s%s is not part of a tensor state dict", op, names[op] ? " " : "",
+                      names[op] ? names[op] : "");
     }
 }
 
-enum deq_rc deq_pickle_parse(const void *bytes, size_t n, const char *name, const struct deq_pickle_global *allowed, size_t n_allowed,
-                             struct deq_pickle **ret_pickle, struct deq_err *err)
+enum deq_rc deq_pickle_parse(const void *bytes, size_t n, const char *name, const struct deq_pickle_global *allowed,
+                             size_t n_allowed, struct deq_pickle **ret_pickle, struct deq_err *err)
 {
     struct machine m = {.p = bytes, .n = n, .name = name, .allowed = allowed, .n_allowed = n_allowed, .err = err};
     if (n > DEQ_PICKLE_BYTES_MAX)
@@ -509,7 +519,8 @@ const uint32_t *deq_pickle_tuple(const struct deq_pickle *p, const struct deq_pi
     return tuple->items.n ? p->cells + tuple->items.first + 2 : NULL;
 }
 
-bool deq_pickle_next(const struct deq_pickle *p, const struct deq_pickle_value *container, struct deq_pickle_place *place, uint32_t *ret_value)
+bool deq_pickle_next(const struct deq_pickle *p, const struct deq_pickle_value *container,
+                     struct deq_pickle_place *place, uint32_t *ret_value)
 {
     if (!place->chunk) {
         place->chunk = container->items.first;

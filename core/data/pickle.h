@@ -1,12 +1,15 @@
-/* The pickle machine, as far as a dictionary of tensors needs it: bytes -> a graph of plain values. Nothing is ever executed.
+/* The pickle machine, as far as a dictionary of tensors needs it: bytes -> a graph of plain
+ * values. Nothing is ever executed.
  *
- * A pickle is a program for a stack machine (protocols 2 to 5, Python's Lib/pickletools.py documents every opcode). This one knows
- * the opcodes that build numbers, strings, tuples, lists, dictionaries and two things it leaves to its caller: a persistent id (PyTorch:
- * a storage) and the call of a function (PyTorch: a tensor rebuilt from a storage), both kept as data. A function or class must be
- * in the caller's allow-list; every other opcode or global is refused by name and byte offset.
+ * A pickle is a program for a stack machine (protocols 2 to 5, Python's Lib/pickletools.py documents every opcode).
+ * This one knows the opcodes that build numbers, strings, tuples, lists, dictionaries and two things it leaves to
+ * its caller: a persistent id (PyTorch: a storage) and the call of a function (PyTorch: a tensor rebuilt from a
+ * storage), both kept as data. A function or class must be in the caller's allow-list; every other opcode or global
+ * is refused by name and byte offset.
  *
- * Time and memory are linear in the length of the pickle, whatever it claims. Lists and dictionaries may contain themselves, as in Python:
- * who walks the graph must mind that. The values point into the bytes, which must outlive them. Immutable after parsing. */
+ * Time and memory are linear in the length of the pickle, whatever it claims. Lists and dictionaries may contain
+ * themselves, as in Python: who walks the graph must mind that. The values point into the bytes, which must outlive
+ * them. Immutable after parsing. */
 #ifndef DEQ_DATA_PICKLE_H
 #define DEQ_DATA_PICKLE_H
 
@@ -72,20 +75,23 @@ struct deq_pickle_value {
 struct deq_pickle;
 
 /* name: of the pickle, for messages. */
-enum deq_rc deq_pickle_parse(const void *bytes, size_t n, const char *name, const struct deq_pickle_global *allowed, size_t n_allowed,
-                             struct deq_pickle **ret_pickle, struct deq_err *err);
+enum deq_rc deq_pickle_parse(const void *bytes, size_t n, const char *name, const struct deq_pickle_global *allowed,
+                             size_t n_allowed, struct deq_pickle **ret_pickle, struct deq_err *err);
 void deq_pickle_free(struct deq_pickle *p);
 
 uint32_t deq_pickle_root(const struct deq_pickle *p);
 uint32_t deq_pickle_count(const struct deq_pickle *p); /* values are numbered from 0 */
 const struct deq_pickle_value *deq_pickle_at(const struct deq_pickle *p, uint32_t value);
-const char *deq_pickle_text(const struct deq_pickle *p, const struct deq_pickle_value *string); /* text.len bytes, no NUL after them */
-const uint32_t *deq_pickle_tuple(const struct deq_pickle *p, const struct deq_pickle_value *tuple); /* items.n value numbers */
+/* text.len bytes, no NUL after them */
+const char *deq_pickle_text(const struct deq_pickle *p, const struct deq_pickle_value *string);
+/* items.n value numbers */
+const uint32_t *deq_pickle_tuple(const struct deq_pickle *p, const struct deq_pickle_value *tuple);
 
 /* The items of a tuple, list or dictionary in order: start with {0}; false after the last. */
 struct deq_pickle_place {
     uint32_t chunk, i;
 };
-bool deq_pickle_next(const struct deq_pickle *p, const struct deq_pickle_value *container, struct deq_pickle_place *place, uint32_t *ret_value);
+bool deq_pickle_next(const struct deq_pickle *p, const struct deq_pickle_value *container,
+                     struct deq_pickle_place *place, uint32_t *ret_value);
 
 #endif

@@ -48,32 +48,35 @@ static bool uint_of(const json_t *v, uint64_t *ret)
 }
 
 /* The data begin at byte data_at of the file and are data_len long. */
-static enum deq_rc parse_entry(const char *path, const char *name, const json_t *v, uint64_t data_at, uint64_t data_len, struct deq_tensor *t,
-                               struct deq_err *err)
+static enum deq_rc parse_entry(const char *path, const char *name, const json_t *v, uint64_t data_at, uint64_t data_len,
+                               struct deq_tensor *t, struct deq_err *err)
 {
     if (!json_is_object(v) || json_object_size(v) != 3)
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: expected an object with dtype, shape, data_offsets", path, name);
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: expected an object with dtype, shape, data_offsets", path,
+                        name);
     const char *dtype = json_string_value(json_object_get(v, "dtype"));
     const json_t *shape = json_object_get(v, "shape"), *off = json_object_get(v, "data_offsets");
     size_t d = 0;
     while (dtype && d < DEQ_COUNT(dtypes) && strcmp(dtype, dtypes[d].name))
         d++;
     if (!dtype || d == DEQ_COUNT(dtypes))
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s is not one of F32 F16 BF16 F64 I64 I32 I8 U8", path, name,
-                        dtype ? dtype : "(missing)");
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s is not one of F32 F16 BF16 F64 I64 I32 I8 U8", path,
+                        name, dtype ? dtype : "(missing)");
     if (!json_is_array(shape) || json_array_size(shape) > DEQ_ST_DIMS_MAX)
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: shape must be an array of at most %d sizes", path, name, DEQ_ST_DIMS_MAX);
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: shape must be an array of at most %d sizes", path, name,
+                        DEQ_ST_DIMS_MAX);
     uint64_t count = 1, begin, end, bytes;
     t->n_dims = (unsigned)json_array_size(shape);
     for (unsigned i = 0; i < t->n_dims; i++)
         if (!uint_of(json_array_get(shape, i), &t->shape[i]) || __builtin_mul_overflow(count, t->shape[i], &count))
-            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: shape[%u] is not a size, or the product is too large", path, name, i);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: shape[%u] is not a size, or the product is too large",
+                            path, name, i);
     if (!json_is_array(off) || json_array_size(off) != 2 || !uint_of(json_array_get(off, 0), &begin) ||
         !uint_of(json_array_get(off, 1), &end))
         return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: data_offsets must be two integers", path, name);
     if (begin > end || end > data_len)
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: data_offsets [%llu, %llu] are outside the %llu bytes of data", path, name,
-                        (unsigned long long)begin, (unsigned long long)end, (unsigned long long)data_len);
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: data_offsets [%llu, %llu] are outside the %llu bytes of data",
+                        path, name, (unsigned long long)begin, (unsigned long long)end, (unsigned long long)data_len);
     if (__builtin_mul_overflow(count, dtypes[d].bytes, &bytes) || bytes != end - begin)
         return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: shape times %s is not its %llu bytes", path, name, dtype,
                         (unsigned long long)(end - begin));
@@ -127,11 +130,13 @@ static enum deq_rc check_tiling(const struct deq_safetensors *f, uint64_t at, ui
         at += t->bytes;
     }
     return at == end ? DEQ_OK
-                     : deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes follow the last tensor", f->path, (unsigned long long)(end - at));
+                     : deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes follow the last tensor", f->path,
+                                (unsigned long long)(end - at));
 }
 
 /* The header's n bytes of a file of len. */
-static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, size_t n, uint64_t len, struct deq_err *err)
+static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, size_t n, uint64_t len,
+                                struct deq_err *err)
 {
     json_error_t je;
     const char *key;
@@ -139,7 +144,8 @@ static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, siz
     if (deq_json_parse(text, n, JSON_REJECT_DUPLICATES, &f->header, &je) == DEQ_ENOMEM)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory for the header", f->path);
     if (!json_is_object(f->header))
-        return deq_fail(err, DEQ_EFORMAT, "%s: the header is not JSON: %s", f->path, f->header ? "not an object" : je.text);
+        return deq_fail(err, DEQ_EFORMAT, "%s: the header is not JSON: %s", f->path,
+                        f->header ? "not an object" : je.text);
     if (json_object_size(f->header) > DEQ_ST_TENSORS_MAX)
         return deq_fail(err, DEQ_EFORMAT, "%s: more than %d tensors", f->path, DEQ_ST_TENSORS_MAX);
     f->tensors = DEQ_NEW_ARRAY(struct deq_tensor, json_object_size(f->header) + 1);
@@ -164,7 +170,8 @@ static enum deq_rc parse_header(struct deq_safetensors *f, const char *text, siz
     return check_tiling(f, 8 + n, len, err);
 }
 
-static enum deq_rc read_bytes(const struct deq_safetensors *f, uint64_t at, void *out, size_t n, const char *what, struct deq_err *err)
+static enum deq_rc read_bytes(const struct deq_safetensors *f, uint64_t at, void *out, size_t n, const char *what,
+                              struct deq_err *err)
 {
     if (!f->bytes)
         return deq_file_read(&f->file, at, out, n, what, err);
@@ -178,15 +185,16 @@ static enum deq_rc read_header(struct deq_safetensors *f, uint64_t len, struct d
     unsigned char size[9] = {0};
     uint64_t n = 0;
     if (len < 8)
-        return deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes are too few for a safetensors file", f->path, (unsigned long long)len);
+        return deq_fail(err, DEQ_EFORMAT, "%s: %llu bytes are too few for a safetensors file", f->path,
+                        (unsigned long long)len);
     enum deq_rc rc = read_bytes(f, 0, size, (size_t)DEQ_MIN(len, sizeof size), "header", err);
     if (rc)
         return rc;
     for (int i = 7; i >= 0; i--)
         n = n << 8 | size[i];
     if (n > DEQ_ST_HEADER_MAX || n > len - 8)
-        return deq_fail(err, DEQ_EFORMAT, "%s: header length %llu is more than the file or the limit of %d bytes", f->path,
-                        (unsigned long long)n, DEQ_ST_HEADER_MAX);
+        return deq_fail(err, DEQ_EFORMAT, "%s: header length %llu is more than the file or the limit of %d bytes",
+                        f->path, (unsigned long long)n, DEQ_ST_HEADER_MAX);
     if (!n || size[8] != '{')
         return deq_fail(err, DEQ_EFORMAT, "%s: the header does not start with '{'", f->path);
     char *text = deq_alloc((size_t)n);
@@ -200,7 +208,8 @@ static enum deq_rc read_header(struct deq_safetensors *f, uint64_t len, struct d
 }
 
 /* bytes NULL: the file called path is opened. */
-static enum deq_rc open_source(const char *bytes, uint64_t len, const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
+static enum deq_rc open_source(const char *bytes, uint64_t len, const char *path, struct deq_safetensors **ret_file,
+                               struct deq_err *err)
 {
     struct deq_safetensors *f = DEQ_NEW(struct deq_safetensors);
     if (!f || !(f->path = deq_strdup(path))) {
@@ -219,7 +228,8 @@ static enum deq_rc open_source(const char *bytes, uint64_t len, const char *path
     return rc;
 }
 
-enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *path, struct deq_safetensors **ret_file, struct deq_err *err)
+enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *path, struct deq_safetensors **ret_file,
+                                  struct deq_err *err)
 {
     return open_source(bytes, len, path, ret_file, err);
 }
@@ -263,7 +273,8 @@ const char *deq_safetensors_meta(const struct deq_safetensors *f, const char *ke
     return json_string_value(json_object_get(json_object_get(f->header, "__metadata__"), key));
 }
 
-/* The first element that is not finite, or n. Almost always there is none: that is asked first, without a branch a number. */
+/* The first element that is not finite, or n. Almost always there is none: that is asked first,
+ * without a branch a number. */
 static uint64_t first_not_finite(const float *x, uint64_t n)
 {
     uint32_t all_ones = 0, bits;
@@ -277,7 +288,8 @@ static uint64_t first_not_finite(const float *x, uint64_t n)
     return i;
 }
 
-enum deq_rc deq_tensor_read(const struct deq_safetensors *f, const struct deq_tensor *t, uint64_t first, size_t n, void *out, struct deq_err *err)
+enum deq_rc deq_tensor_read(const struct deq_safetensors *f, const struct deq_tensor *t, uint64_t first, size_t n,
+                            void *out, struct deq_err *err)
 {
     const size_t size = deq_dtype_bytes(t->dtype);
     char what[DEQ_ST_NAME_MAX + 16];
@@ -300,7 +312,8 @@ static void widen(enum deq_dtype dtype, const unsigned char *p, size_t n, float 
     }
 }
 
-enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out, struct deq_err *err)
+enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out,
+                              struct deq_err *err)
 {
     enum { PIECE = 4096 }; /* elements: small enough for the stack, large enough that reading is all it costs */
     unsigned char piece[PIECE * sizeof(double)];
@@ -318,16 +331,18 @@ enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_
         }
         break;
     default:
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name, deq_dtype_name(t->dtype));
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name,
+                      deq_dtype_name(t->dtype));
     }
     const uint64_t bad = rc ? t->count : first_not_finite(out, t->count);
     if (bad < t->count)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu is not finite", f->path, t->name, (unsigned long long)bad);
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu is not finite", f->path, t->name,
+                      (unsigned long long)bad);
     return rc;
 }
 
-enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n, const char *const *meta,
-                                  struct deq_err *err)
+enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n,
+                                  const char *const *meta, struct deq_err *err)
 {
     enum deq_rc rc = DEQ_OK;
     struct deq_buf head;
@@ -352,8 +367,8 @@ enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out 
             json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
             bytes *= t->shape[d];
         }
-        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", deq_dtype_name(t->dtype), "shape", shape, "data_offsets",
-                                  (json_int_t)at, (json_int_t)(at + bytes));
+        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", deq_dtype_name(t->dtype), "shape", shape,
+                                  "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
         if (!entry || json_object_set_new(root, t->name, entry) < 0) {
             rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
             goto out;

@@ -1,12 +1,13 @@
 /* The safetensors container: a checked reader in pieces, and an atomic writer.
  *
  *   8 bytes   N, little endian
- *   N bytes   JSON  {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"k": "v"}}
+ *   N bytes   JSON  {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ...,
+ *                    "__metadata__": {"k": "v"}}
  *   rest      the tensors' bytes, little endian, row-major; offsets count from here
  *
- * The reader trusts nothing: sizes, ranges, overlaps, holes, duplicates, shape x dtype = bytes. Errors name the file and the
- * tensor. Opening reads the header alone; a tensor's numbers are read when they are asked for, and a file that changed meanwhile is an error. Any
- * thread may read an open file. */
+ * The reader trusts nothing: sizes, ranges, overlaps, holes, duplicates, shape x dtype = bytes. Errors name the file
+ * and the tensor. Opening reads the header alone; a tensor's numbers are read when they are asked for, and a file that
+ * changed meanwhile is an error. Any thread may read an open file. */
 #ifndef DEQ_DATA_SAFETENSORS_H
 #define DEQ_DATA_SAFETENSORS_H
 
@@ -31,17 +32,23 @@ struct deq_safetensors;
 
 enum deq_rc deq_safetensors_open(const char *path, struct deq_safetensors **ret_file, struct deq_err *err);
 /* The same checks on a block of memory, which must outlive the file. name: for messages. */
-enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *name, struct deq_safetensors **ret_file, struct deq_err *err);
+enum deq_rc deq_safetensors_parse(const void *bytes, size_t len, const char *name, struct deq_safetensors **ret_file,
+                                  struct deq_err *err);
 void deq_safetensors_close(struct deq_safetensors *file);
 size_t deq_safetensors_count(const struct deq_safetensors *file);
 const struct deq_tensor *deq_safetensors_at(const struct deq_safetensors *file, size_t i);
-const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *file, const char *name); /* NULL when absent */
-const char *deq_safetensors_meta(const struct deq_safetensors *file, const char *key);               /* NULL when absent */
+/* NULL when absent */
+const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *file, const char *name);
+/* NULL when absent */
+const char *deq_safetensors_meta(const struct deq_safetensors *file, const char *key);
 
 /* Elements [first, first + n) as they stand in the file. */
-enum deq_rc deq_tensor_read(const struct deq_safetensors *file, const struct deq_tensor *t, uint64_t first, size_t n, void *out, struct deq_err *err);
-/* Widens F32/F16/BF16/F64 to out [count]; DEQ_EFORMAT for another dtype or (naming the place) a value that is not finite. */
-enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out, struct deq_err *err);
+enum deq_rc deq_tensor_read(const struct deq_safetensors *file, const struct deq_tensor *t, uint64_t first, size_t n,
+                            void *out, struct deq_err *err);
+/* Widens F32/F16/BF16/F64 to out [count]; DEQ_EFORMAT for another dtype or (naming the place) a
+ * value that is not finite. */
+enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out,
+                              struct deq_err *err);
 
 struct deq_tensor_out {
     const char *name;
@@ -51,8 +58,8 @@ struct deq_tensor_out {
     const void *data; /* already in that dtype */
 };
 /* meta: pairs key, value, ..., NULL (or NULL). Replaces path atomically. */
-enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n, const char *const *meta,
-                                  struct deq_err *err);
+enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n,
+                                  const char *const *meta, struct deq_err *err);
 size_t deq_dtype_bytes(enum deq_dtype t);
 const char *deq_dtype_name(enum deq_dtype t);
 

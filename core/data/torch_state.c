@@ -101,7 +101,9 @@ struct walk {
     struct deq_err *err;
 };
 
-#define REFUSE(w, fmt, ...) deq_fail((w)->err, DEQ_EFORMAT, "%s: entry %s: " fmt, (w)->name, *(w)->path ? (w)->path : "(whole file)", ##__VA_ARGS__)
+#define REFUSE(w, fmt, ...)                                          \
+    deq_fail((w)->err, DEQ_EFORMAT, "%s: entry %s: " fmt, (w)->name, \
+             *(w)->path ? (w)->path : "(whole file)", ##__VA_ARGS__)
 
 static enum deq_rc no_memory(struct walk *w)
 {
@@ -110,7 +112,8 @@ static enum deq_rc no_memory(struct walk *w)
 
 /* --- views --- */
 
-static bool is_kind(const struct deq_pickle *p, uint32_t value, enum deq_pickle_kind kind, const struct deq_pickle_value **ret)
+static bool is_kind(const struct deq_pickle *p, uint32_t value, enum deq_pickle_kind kind,
+                    const struct deq_pickle_value **ret)
 {
     *ret = deq_pickle_at(p, value);
     return (*ret)->kind == kind;
@@ -136,10 +139,11 @@ static enum deq_rc storage(struct walk *w, uint32_t value, int *ret_tag, uint64_
     if (!is_kind(p, v->id, DEQ_PICKLE_TUPLE, &id) || id->items.n != 5)
         return REFUSE(w, "its persistent id is not a tuple of five");
     const uint32_t *item = deq_pickle_tuple(p, id);
-    if (!is_kind(p, item[0], DEQ_PICKLE_STRING, &word) || word->text.len != 7 || memcmp(deq_pickle_text(p, word), "storage", 7))
+    if (!is_kind(p, item[0], DEQ_PICKLE_STRING, &word) || word->text.len != 7 ||
+        memcmp(deq_pickle_text(p, word), "storage", 7))
         return REFUSE(w, "its persistent id does not begin with \"storage\"");
-    if (!is_kind(p, item[1], DEQ_PICKLE_GLOBAL, &class) || (class->global->tag != TAG_UNTYPED &&
-                                                            (class->global->tag < TAG_STORAGE || class->global->tag >= TAG_DTYPE)))
+    if (!is_kind(p, item[1], DEQ_PICKLE_GLOBAL, &class) ||
+        (class->global->tag != TAG_UNTYPED && (class->global->tag < TAG_STORAGE || class->global->tag >= TAG_DTYPE)))
         return REFUSE(w, "its persistent id names no class of storages");
     if (!is_kind(p, item[2], DEQ_PICKLE_STRING, &key))
         return REFUSE(w, "its storage's name is not a string");
@@ -151,22 +155,26 @@ static enum deq_rc storage(struct walk *w, uint32_t value, int *ret_tag, uint64_
     const int tag = class->global->tag;
     if (!w->find(w->ctx, key_text, key->text.len, ret_storage, &bytes))
         return REFUSE(w, "its storage %.*s is not in the file", key_len, key_text);
-    if (__builtin_mul_overflow(count, (uint64_t)(tag == TAG_UNTYPED ? 1 : elements[tag - TAG_STORAGE].bytes), &claimed) || claimed != bytes)
-        return REFUSE(w, "its storage %.*s has %llu bytes, not those of %llu elements of %s", key_len, key_text, (unsigned long long)bytes,
-                      (unsigned long long)count, class->global->name);
+    if (__builtin_mul_overflow(count, (uint64_t)(tag == TAG_UNTYPED ? 1 : elements[tag - TAG_STORAGE].bytes),
+                               &claimed) ||
+        claimed != bytes)
+        return REFUSE(w, "its storage %.*s has %llu bytes, not those of %llu elements of %s", key_len, key_text,
+                      (unsigned long long)bytes, (unsigned long long)count, class->global->name);
     *ret_tag = tag;
     *ret_bytes = bytes;
     return DEQ_OK;
 }
 
 /* Shape and strides, and that the furthest element lies inside a storage of n elements. */
-static enum deq_rc view(struct walk *w, uint32_t offset, uint32_t shape, uint32_t stride, uint64_t n, struct deq_torchfile_tensor *t)
+static enum deq_rc view(struct walk *w, uint32_t offset, uint32_t shape, uint32_t stride, uint64_t n,
+                        struct deq_torchfile_tensor *t)
 {
     const struct deq_pickle *p = w->p;
     const struct deq_pickle_value *size, *step;
     if (!size_of(p, offset, &t->offset))
         return REFUSE(w, "its storage offset is not a number of elements");
-    if (!is_kind(p, shape, DEQ_PICKLE_TUPLE, &size) || !is_kind(p, stride, DEQ_PICKLE_TUPLE, &step) || size->items.n != step->items.n)
+    if (!is_kind(p, shape, DEQ_PICKLE_TUPLE, &size) || !is_kind(p, stride, DEQ_PICKLE_TUPLE, &step) ||
+        size->items.n != step->items.n)
         return REFUSE(w, "its size and stride are not two tuples of one length");
     if (size->items.n > DEQ_TORCH_DIMS_MAX)
         return REFUSE(w, "%u dimensions, at most %d are read", size->items.n, DEQ_TORCH_DIMS_MAX);
@@ -184,16 +192,19 @@ static enum deq_rc view(struct walk *w, uint32_t offset, uint32_t shape, uint32_
             continue;
         }
         fits = fits && !__builtin_mul_overflow(t->count, t->shape[d], &t->count) &&
-               !__builtin_mul_overflow(t->shape[d] - 1, t->stride[d], &far) && !__builtin_add_overflow(last, far, &last);
+               !__builtin_mul_overflow(t->shape[d] - 1, t->stride[d], &far) &&
+               !__builtin_add_overflow(last, far, &last);
     }
     if (empty) {
         t->count = 0;
-        return t->offset <= n ? DEQ_OK : REFUSE(w, "it begins outside its storage of %llu elements", (unsigned long long)n);
+        return t->offset <= n ? DEQ_OK
+                              : REFUSE(w, "it begins outside its storage of %llu elements", (unsigned long long)n);
     }
     if (!fits || last >= n)
         return REFUSE(w, "its last element lies outside its storage of %llu elements", (unsigned long long)n);
     if (t->count > n) /* an expanded tensor: a small file would become large memory */
-        return REFUSE(w, "%llu elements in a storage of %llu: save it contiguous", (unsigned long long)t->count, (unsigned long long)n);
+        return REFUSE(w, "%llu elements in a storage of %llu: save it contiguous", (unsigned long long)t->count,
+                      (unsigned long long)n);
     return DEQ_OK;
 }
 
@@ -241,8 +252,8 @@ static enum deq_rc keep(struct walk *w, struct deq_torchfile_tensor t)
     return DEQ_OK;
 }
 
-/* _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata]) and
- * _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype[, metadata]), whose storage is untyped */
+/* _rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata]) and _rebuild_tensor_v3(storage,
+ * offset, size, stride, requires_grad, hooks, dtype[, metadata]), whose storage is untyped */
 static enum deq_rc tensor(struct walk *w, int tag, const uint32_t *arg, uint32_t n)
 {
     struct deq_torchfile_tensor t = {0};
@@ -284,7 +295,8 @@ static enum deq_rc call(struct walk *w, const struct deq_pickle_value *v)
         return ignore(w, function->name);
     if (tag == TAG_PARAMETER) { /* (data, requires_grad, hooks[, state]) */
         const struct deq_pickle_value *data;
-        if (args->items.n < 3 || args->items.n > 4 || !is_kind(w->p, deq_pickle_tuple(w->p, args)[0], DEQ_PICKLE_CALL, &data))
+        if (args->items.n < 3 || args->items.n > 4 ||
+            !is_kind(w->p, deq_pickle_tuple(w->p, args)[0], DEQ_PICKLE_CALL, &data))
             return REFUSE(w, "a parameter without a tensor");
         tag = deq_pickle_at(w->p, data->call.function)->global->tag;
         args = deq_pickle_at(w->p, data->call.args);

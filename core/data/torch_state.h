@@ -1,9 +1,11 @@
-/* What a pickle of PyTorch means: the tensors of a state dict and, by name, everything else that was in it. Not the tensors' bytes.
+/* What a pickle of PyTorch means: the tensors of a state dict and, by name, everything else that was
+ * in it. Not the tensors' bytes.
  *
  *   {"model": OrderedDict(a.weight=_rebuild_tensor_v2(storage "0", offset, size, stride, ...), ...), "epoch": 3}
  *
- * gives the tensor model.a.weight and the ignored entry epoch. A name is the path of keys (of a list: numbers) joined by dots. A container
- * without tensors or containers in it is one ignored entry. Every view is checked against its storage before anything is read. */
+ * gives the tensor model.a.weight and the ignored entry epoch. A name is the path of keys (of a list: numbers) joined
+ * by dots. A container without tensors or containers in it is one ignored entry. Every view is checked against its
+ * storage before anything is read. */
 #ifndef DEQ_DATA_TORCH_STATE_H
 #define DEQ_DATA_TORCH_STATE_H
 
@@ -42,7 +44,8 @@ struct deq_torch_state {
 /* Finds the storage called key and its size; false when there is none. */
 typedef bool deq_torch_find_fn(void *ctx, const char *key, size_t key_len, uint64_t *ret_storage, uint64_t *ret_bytes);
 
-/* name: of the pickle, for messages. The bytes are not needed afterwards. On failure *state is as after deq_torch_state_free. */
+/* name: of the pickle, for messages. The bytes are not needed afterwards. On failure *state is as
+ * after deq_torch_state_free. */
 enum deq_rc deq_torch_state_parse(const void *bytes, size_t n, const char *name, deq_torch_find_fn *find, void *ctx,
                                   struct deq_torch_state *state, struct deq_err *err);
 void deq_torch_state_free(struct deq_torch_state *state);

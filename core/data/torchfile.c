@@ -15,7 +15,8 @@
 #include "core/data/pickle.h"
 #include "core/math/half.h"
 
-enum { RECORD_MAX = 16, VERSION_MAX = 10 }; /* bytes of version and byteorder; PyTorch's kMaxSupportedFileFormatVersion */
+/* bytes of version and byteorder; PyTorch's kMaxSupportedFileFormatVersion */
+enum { RECORD_MAX = 16, VERSION_MAX = 10 };
 
 struct zip_entry {
     const char *name; /* libzip's */
@@ -41,13 +42,16 @@ struct deq_torchfile {
 /* What the first bytes say when they are not a zip's. */
 static enum deq_rc check_beginning(const char *path, const unsigned char *p, size_t n, struct deq_err *err)
 {
-    static const unsigned char magic[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19}; /* LONG1 */
+    /* LONG1 */
+    static const unsigned char magic[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19};
     if (n >= 4 && !memcmp(p, "PK\3\4", 4))
         return DEQ_OK;
-    if ((n >= 2 + sizeof magic && p[0] == 0x80 && !memcmp(p + 2, magic, sizeof magic)) || (n >= 262 && !memcmp(p + 257, "ustar", 5)))
+    if ((n >= 2 + sizeof magic && p[0] == 0x80 && !memcmp(p + 2, magic, sizeof magic)) ||
+        (n >= 262 && !memcmp(p + 257, "ustar", 5)))
         return deq_fail(err, DEQ_EFORMAT, "%s: saved in PyTorch's format before 1.6: " CONVERT, path);
     if (n && p[0] == 0x80)
-        return deq_fail(err, DEQ_EFORMAT, "%s: a bare pickle, not a file of torch.save: write model.state_dict() with torch.save", path);
+        return deq_fail(err, DEQ_EFORMAT,
+                        "%s: a bare pickle, not a file of torch.save: write model.state_dict() with torch.save", path);
     return deq_fail(err, DEQ_EFORMAT, "%s: not a PyTorch checkpoint: it does not begin like a zip container", path);
 }
 
@@ -75,8 +79,8 @@ static enum deq_rc open_zip(struct deq_torchfile *f, const void *bytes, size_t n
         f->zip = zip_open_from_source(source, ZIP_RDONLY, &ze);
     enum deq_rc rc = DEQ_OK;
     if (!f->zip) {
-        rc = deq_fail(err, zip_error_code_zip(&ze) == ZIP_ER_MEMORY ? DEQ_ENOMEM : DEQ_EFORMAT, "%s: damaged zip container: %s", f->path,
-                      zip_error_strerror(&ze));
+        rc = deq_fail(err, zip_error_code_zip(&ze) == ZIP_ER_MEMORY ? DEQ_ENOMEM : DEQ_EFORMAT,
+                      "%s: damaged zip container: %s", f->path, zip_error_strerror(&ze));
         zip_source_free(source);
     }
     zip_error_fini(&ze);
@@ -92,16 +96,19 @@ static int by_name(const void *a, const void *b)
 static enum deq_rc list_entries(struct deq_torchfile *f, size_t n, struct deq_err *err)
 {
     const zip_int64_t count = zip_get_num_entries(f->zip, ZIP_FL_UNCHANGED);
-    const zip_uint64_t need = ZIP_STAT_NAME | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
+    const zip_uint64_t need = ZIP_STAT_NAME | ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD |
+                              ZIP_STAT_ENCRYPTION_METHOD;
     uint64_t total = 0;
     if (count > DEQ_TORCHFILE_ZIP_ENTRIES_MAX)
-        return deq_fail(err, DEQ_EFORMAT, "%s: more than %d entries in the zip container", f->path, DEQ_TORCHFILE_ZIP_ENTRIES_MAX);
+        return deq_fail(err, DEQ_EFORMAT, "%s: more than %d entries in the zip container", f->path,
+                        DEQ_TORCHFILE_ZIP_ENTRIES_MAX);
     f->entries = DEQ_NEW_ARRAY(struct zip_entry, count > 0 ? (size_t)count : 0);
     if (!f->entries)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory", f->path);
     for (zip_int64_t i = 0; i < count; i++) {
         zip_stat_t st;
-        if (zip_stat_index(f->zip, (zip_uint64_t)i, ZIP_FL_UNCHANGED | ZIP_FL_ENC_RAW, &st) < 0 || (st.valid & need) != need)
+        if (zip_stat_index(f->zip, (zip_uint64_t)i, ZIP_FL_UNCHANGED | ZIP_FL_ENC_RAW, &st) < 0 ||
+            (st.valid & need) != need)
             return deq_fail(err, DEQ_EFORMAT, "%s: damaged zip container: entry number %lld", f->path, (long long)i);
         const bool plain = st.comp_method == ZIP_CM_STORE && st.encryption_method == ZIP_EM_NONE;
         if ((plain && st.size != st.comp_size) || __builtin_add_overflow(total, st.comp_size, &total) || total > n)
@@ -123,19 +130,23 @@ static enum deq_rc find_pickle(struct deq_torchfile *f, struct deq_err *err)
         if (len <= tail || strcmp(f->entries[i].name + len - tail, name))
             continue;
         if (f->pickle)
-            return deq_fail(err, DEQ_EFORMAT, "%s: both %s and %s, expected one data.pkl", f->path, f->pickle->name, f->entries[i].name);
+            return deq_fail(err, DEQ_EFORMAT, "%s: both %s and %s, expected one data.pkl", f->path, f->pickle->name,
+                            f->entries[i].name);
         f->pickle = &f->entries[i];
         f->folder_len = len - tail;
     }
-    return f->pickle ? DEQ_OK : deq_fail(err, DEQ_EFORMAT, "%s: a zip container without a data.pkl: not a PyTorch checkpoint", f->path);
+    return f->pickle ? DEQ_OK
+                     : deq_fail(err, DEQ_EFORMAT, "%s: a zip container without a data.pkl: not a PyTorch checkpoint",
+                                f->path);
 }
 
 /* The entry NAME/<tail>, or NULL. */
-static const struct zip_entry *find_entry(const struct deq_torchfile *f, const char *folder, const char *tail, size_t tail_len)
+static const struct zip_entry *find_entry(const struct deq_torchfile *f, const char *folder, const char *tail,
+                                          size_t tail_len)
 {
     char name[1024];
-    const int len = snprintf(name, sizeof name, "%.*s/%s%.*s", (int)DEQ_MIN(f->folder_len, sizeof name), f->pickle->name, folder,
-                             (int)DEQ_MIN(tail_len, sizeof name), tail);
+    const int len = snprintf(name, sizeof name, "%.*s/%s%.*s", (int)DEQ_MIN(f->folder_len, sizeof name),
+                             f->pickle->name, folder, (int)DEQ_MIN(tail_len, sizeof name), tail);
     if (len < 0 || (size_t)len >= sizeof name || memchr(tail, 0, tail_len))
         return NULL;
     const struct zip_entry key = {.name = name};
@@ -143,11 +154,14 @@ static const struct zip_entry *find_entry(const struct deq_torchfile *f, const c
 }
 
 /* All bytes of an entry into a new block; its checksum is compared. */
-static enum deq_rc read_plain(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret, struct deq_err *err)
+static enum deq_rc read_plain(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret,
+                              struct deq_err *err)
 {
     if (!e->plain)
-        return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is compressed or encrypted, which torch.save does not do: write the file again "
-                        "with torch.save", f->path, e->name);
+        return deq_fail(err, DEQ_EFORMAT,
+                        "%s: zip entry %s is compressed or encrypted, which torch.save does not do: write the file "
+                        "again with torch.save",
+                        f->path, e->name);
     if (e->bytes > max)
         return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s has %llu bytes, at most %llu are read", f->path, e->name,
                         (unsigned long long)e->bytes, (unsigned long long)max);
@@ -157,7 +171,8 @@ static enum deq_rc read_plain(struct deq_torchfile *f, const struct zip_entry *e
     uint64_t n = 0;
     zip_int64_t got = 0;
     if (!bytes) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for the %llu bytes of %s", f->path, (unsigned long long)e->bytes, e->name);
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for the %llu bytes of %s", f->path, (unsigned long long)e->bytes,
+                      e->name);
         goto out;
     }
     z = zip_fopen_index(f->zip, e->index, ZIP_FL_UNCHANGED);
@@ -184,12 +199,15 @@ out:
     return rc;
 }
 
-/* The same, and an error where the file changed meanwhile. tensor: the one that it is read for, for messages, or NULL. */
-static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, const char *tensor, uint64_t max, unsigned char **ret, struct deq_err *err)
+/* The same, and an error where the file changed meanwhile. tensor: the one that it is read
+ * for, for messages, or NULL. */
+static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, const char *tensor, uint64_t max,
+                              unsigned char **ret, struct deq_err *err)
 {
     unsigned char *bytes = NULL;
     char what[512];
-    snprintf(what, sizeof what, "%s%s%szip entry %s", tensor ? "tensor " : "", tensor ? tensor : "", tensor ? ": " : "", e->name);
+    snprintf(what, sizeof what, "%s%s%szip entry %s", tensor ? "tensor " : "", tensor ? tensor : "", tensor ? ": " : "",
+             e->name);
     enum deq_rc rc = read_plain(f, e, max, &bytes, err);
     if (f->file.fd >= 0 && deq_file_unchanged(&f->file, what, err)) /* the better reason, if there is another one too */
         rc = DEQ_EIO;
@@ -262,7 +280,8 @@ static enum deq_rc read_pickle(struct deq_torchfile *f, struct deq_err *err)
 }
 
 /* bytes NULL: the file called path is opened. */
-static enum deq_rc open_source(const void *bytes, size_t n, const char *path, struct deq_torchfile **ret_file, struct deq_err *err)
+static enum deq_rc open_source(const void *bytes, size_t n, const char *path, struct deq_torchfile **ret_file,
+                               struct deq_err *err)
 {
     unsigned char beginning[512];
     enum deq_rc rc = DEQ_OK;
@@ -277,7 +296,8 @@ static enum deq_rc open_source(const void *bytes, size_t n, const char *path, st
     }
     if (!rc)
         rc = check_beginning(path, bytes ? bytes : beginning, bytes ? n : DEQ_MIN(n, sizeof beginning), err);
-    if (!rc && !(rc = open_zip(f, bytes, n, err)) && !(rc = list_entries(f, n, err)) && !(rc = find_pickle(f, err)) && !(rc = check_records(f, err)))
+    if (!rc && !(rc = open_zip(f, bytes, n, err)) && !(rc = list_entries(f, n, err)) && !(rc = find_pickle(f, err)) &&
+        !(rc = check_records(f, err)))
         rc = read_pickle(f, err);
     if (rc)
         deq_torchfile_close(f);
@@ -286,7 +306,8 @@ static enum deq_rc open_source(const void *bytes, size_t n, const char *path, st
     return rc;
 }
 
-enum deq_rc deq_torchfile_open_memory(const void *bytes, size_t n, const char *name, struct deq_torchfile **ret_file, struct deq_err *err)
+enum deq_rc deq_torchfile_open_memory(const void *bytes, size_t n, const char *name, struct deq_torchfile **ret_file,
+                                      struct deq_err *err)
 {
     return open_source(bytes, n, name, ret_file, err);
 }
@@ -366,7 +387,8 @@ static float element(enum deq_dtype dtype, const unsigned char *p, double *ret_w
     return s;
 }
 
-enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, float *out, struct deq_err *err)
+enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, float *out,
+                               struct deq_err *err)
 {
     if (!t->count)
         return DEQ_OK;
@@ -389,7 +411,8 @@ enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfi
             double wide;
             out[i] = element(t->dtype, f->cache + (start + j * step) * size, &wide);
             if (!isfinite(out[i]))
-                return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu, %g, %s", f->path, t->name, (unsigned long long)i, wide,
+                return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu, %g, %s", f->path, t->name,
+                                (unsigned long long)i, wide,
                                 isfinite(wide) ? "is too large for float32" : "is not finite");
         }
         for (unsigned d = t->n_dims; d-- > 1;) {

@@ -2,9 +2,11 @@
 
 #include <math.h>
 
-void deq_adamw_update(const struct deq_adamw *o, float *w, float *m, float *v, const float *grad, float scale, bool decay, size_t n)
+void deq_adamw_update(const struct deq_adamw *o, float *w, float *m, float *v, const float *grad, float scale,
+                      bool decay, size_t n)
 {
-    const float c1 = (float)(1.0 / (1.0 - pow(o->beta1, (double)o->t))), c2 = (float)(1.0 / (1.0 - pow(o->beta2, (double)o->t)));
+    const float c1 = (float)(1.0 / (1.0 - pow(o->beta1, (double)o->t))),
+                c2 = (float)(1.0 / (1.0 - pow(o->beta2, (double)o->t)));
     const float shrink = decay ? 1.0f - o->lr * o->weight_decay : 1.0f;
     for (size_t i = 0; i < n; i++) {
         const float g = grad[i] * scale;

@@ -10,6 +10,7 @@ struct deq_adamw {
 };
 
 /* w, m, v [n] updated in place by grad * scale; decay: whether weight decay applies to this range. */
-void deq_adamw_update(const struct deq_adamw *o, float *w, float *m, float *v, const float *grad, float scale, bool decay, size_t n);
+void deq_adamw_update(const struct deq_adamw *o, float *w, float *m, float *v, const float *grad, float scale,
+                      bool decay, size_t n);
 
 #endif

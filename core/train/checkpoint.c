@@ -40,7 +40,8 @@ enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, c
     snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)p->tokens);
     snprintf(seconds, sizeof seconds, "%.3f", p->seconds);
     snprintf(skipped, sizeof skipped, "%llu", (unsigned long long)p->skipped);
-    const char *const meta[] = {"format", FORMAT, "step", step, "tokens", tokens, "seconds", seconds, "skipped", skipped, NULL};
+    const char *const meta[] = {"format", FORMAT, "step", step, "tokens", tokens, "seconds", seconds, "skipped",
+                                skipped, NULL};
     rc = deq_safetensors_write(path, out, KINDS * n, meta, err);
 out:
     deq_free(out);
@@ -49,7 +50,8 @@ out:
 }
 
 /* A number of the metadata: text in, at most max, nothing else. */
-static enum deq_rc meta_number(const struct deq_safetensors *f, const char *path, const char *key, double max, double *ret, struct deq_err *err)
+static enum deq_rc meta_number(const struct deq_safetensors *f, const char *path, const char *key, double max,
+                               double *ret, struct deq_err *err)
 {
     const char *text = deq_safetensors_meta(f, key);
     char *end = NULL;
@@ -58,12 +60,14 @@ static enum deq_rc meta_number(const struct deq_safetensors *f, const char *path
     /* strtod would take hexadecimal, too */
     const double x = *text >= '0' && *text <= '9' && !text[strspn(text, "0123456789.eE+-")] ? strtod(text, &end) : -1;
     if (!end || *end || !(x >= 0 && x <= max)) /* also nan */
-        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: \"%.40s\" is not a number in 0..%.17g", path, key, text, max);
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.%s: \"%.40s\" is not a number in 0..%.17g", path, key, text,
+                        max);
     *ret = x;
     return DEQ_OK;
 }
 
-static enum deq_rc meta_count(const struct deq_safetensors *f, const char *path, const char *key, uint64_t max, uint64_t *ret, struct deq_err *err)
+static enum deq_rc meta_count(const struct deq_safetensors *f, const char *path, const char *key, uint64_t max,
+                              uint64_t *ret, struct deq_err *err)
 {
     double x = 0;
     enum deq_rc rc = meta_number(f, path, key, (double)max, &x, err);
@@ -76,11 +80,13 @@ static enum deq_rc meta_count(const struct deq_safetensors *f, const char *path,
     return DEQ_OK;
 }
 
-static enum deq_rc read_progress(const struct deq_safetensors *f, const char *path, struct deq_progress *p, struct deq_err *err)
+static enum deq_rc read_progress(const struct deq_safetensors *f, const char *path, struct deq_progress *p,
+                                 struct deq_err *err)
 {
     const char *format = deq_safetensors_meta(f, "format");
     if (!format || strcmp(format, FORMAT))
-        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.format: expected \"" FORMAT "\"; not a training checkpoint", path);
+        return deq_fail(err, DEQ_EFORMAT, "%s: __metadata__.format: expected \"" FORMAT "\"; not a training checkpoint",
+                        path);
     enum deq_rc rc = meta_count(f, path, "step", UINT32_MAX, &p->step, err); /* a recipe's steps are fewer */
     if (!rc)
         rc = meta_count(f, path, "tokens", COUNT_MAX, &p->tokens, err);
@@ -94,11 +100,13 @@ static enum deq_rc check_squares(const char *path, const char *name, const float
 {
     for (size_t i = 0; i < n; i++)
         if (v[i] < 0)
-            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %zu is %g, expected no negative number", path, name, i, (double)v[i]);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %zu is %g, expected no negative number", path,
+                            name, i, (double)v[i]);
     return DEQ_OK;
 }
 
-enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret, struct deq_err *err)
+enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret,
+                                struct deq_err *err)
 {
     struct deq_safetensors *f;
     struct deq_progress p = {0};
@@ -108,17 +116,19 @@ enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *
     float *const data[KINDS] = {w->data, m, v};
     rc = read_progress(f, path, &p, err);
     if (!rc && deq_safetensors_count(f) != KINDS * w->n_params)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: %zu tensors, the recipe's model has %zu", path, deq_safetensors_count(f), KINDS * w->n_params);
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: %zu tensors, the recipe's model has %zu", path, deq_safetensors_count(f),
+                      KINDS * w->n_params);
     for (size_t k = 0; k < KINDS && !rc; k++)
         for (size_t i = 0; i < w->n_params && !rc; i++) {
             const struct deq_param *q = &w->params[i];
             char name[NAME];
             snprintf(name, sizeof name, "%s%s", prefix[k], q->name);
             const struct deq_tensor *t = deq_safetensors_find(f, name);
-            const bool fits = t && t->dtype == DEQ_F32 && t->n_dims == (q->rows ? 2u : 1u) && t->shape[0] == (q->rows ? q->rows : q->cols) &&
-                              t->count == q->count;
+            const bool fits = t && t->dtype == DEQ_F32 && t->n_dims == (q->rows ? 2u : 1u) &&
+                              t->shape[0] == (q->rows ? q->rows : q->cols) && t->count == q->count;
             rc = fits ? deq_tensor_to_f32(f, t, data[k] + q->offset, err)
-                      : deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing or not the shape that the recipe gives", path, name);
+                      : deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing or not the shape that the recipe gives",
+                                 path, name);
             if (!rc && k == SQUARES)
                 rc = check_squares(path, name, v + q->offset, q->count, err);
         }

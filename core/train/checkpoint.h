@@ -17,6 +17,7 @@ struct deq_progress {
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
                                 const struct deq_progress *p, struct deq_err *err);
 /* Fills w, m, v; every tensor must fit, and every number of the metadata be one that a run can have written. */
-enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret, struct deq_err *err);
+enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *m, float *v, struct deq_progress *ret,
+                                struct deq_err *err);
 
 #endif

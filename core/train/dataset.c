@@ -29,7 +29,8 @@ enum deq_rc deq_dataset_path(const char *dir, const char **files, char ret_path[
     const char *name = *files;
     const size_t n = strcspn(name, "\n");
     *files += n + (name[n] == '\n');
-    const int len = name[0] == '/' ? snprintf(ret_path, 4096, "%.*s", (int)n, name) : snprintf(ret_path, 4096, "%s/%.*s", dir, (int)n, name);
+    const int len = name[0] == '/' ? snprintf(ret_path, 4096, "%.*s", (int)n, name)
+                                   : snprintf(ret_path, 4096, "%s/%.*s", dir, (int)n, name);
     return len >= 0 && len < 4096 ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "%.*s: path too long", (int)n, name);
 }
 
@@ -48,7 +49,8 @@ enum deq_rc deq_dataset_check(const char *dir, const char *files, struct deq_err
     return rc;
 }
 
-enum deq_rc deq_dataset_read(const char *path, float share, bool tail, char **ret_text, size_t *ret_len, struct deq_err *err)
+enum deq_rc deq_dataset_read(const char *path, float share, bool tail, char **ret_text, size_t *ret_len,
+                             struct deq_err *err)
 {
     char *text;
     size_t len;
@@ -63,8 +65,9 @@ enum deq_rc deq_dataset_read(const char *path, float share, bool tail, char **re
     return DEQ_OK;
 }
 
-enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files, float held_back, size_t seq_len,
-                             uint64_t seed, struct deq_dataset **ret, struct deq_err *err)
+enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files,
+                             float held_back, size_t seq_len, uint64_t seed, struct deq_dataset **ret,
+                             struct deq_err *err)
 {
     struct deq_dataset *d = DEQ_NEW(struct deq_dataset);
     if (!d)
@@ -77,7 +80,8 @@ enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const
         char path[4096], *text;
         size_t len, before = d->tokens.n;
         uint64_t bytes = 0;
-        if ((rc = deq_dataset_path(dir, &f, path, err)) || (rc = deq_dataset_read(path, held_back, false, &text, &len, err)))
+        if ((rc = deq_dataset_path(dir, &f, path, err)) ||
+            (rc = deq_dataset_read(path, held_back, false, &text, &len, err)))
             break;
         rc = deq_corpus_encode(tok, eos, text, len, &d->tokens, &bytes, err);
         deq_free(text);

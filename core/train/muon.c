@@ -14,8 +14,8 @@ size_t deq_muon_floats(size_t rows, size_t cols)
     return 2 * rows * cols + 2 * s * s;
 }
 
-void deq_muon_update(float lr, float mu, float weight_decay, float *w, float *m, const float *grad, float scale, size_t rows, size_t cols,
-                     float *scratch)
+void deq_muon_update(float lr, float mu, float weight_decay, float *w, float *m, const float *grad, float scale,
+                     size_t rows, size_t cols, float *scratch)
 {
     const struct deq_kern *k = deq_kern();
     const size_t n = rows * cols, s = DEQ_MIN(rows, cols);

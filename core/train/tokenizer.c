@@ -17,7 +17,8 @@ static enum deq_rc train(const struct deq_recipe *r, const char *data_dir, struc
     char path[4096], *data;
     size_t len;
     for (const char *f = r->train_files; *f && !rc;) {
-        if ((rc = deq_dataset_path(data_dir, &f, path, err)) || (rc = deq_dataset_read(path, deq_recipe_held_back(r), false, &data, &len, err)))
+        if ((rc = deq_dataset_path(data_dir, &f, path, err)) ||
+            (rc = deq_dataset_read(path, deq_recipe_held_back(r), false, &data, &len, err)))
             break;
         if (!deq_buf_add(&text, data, len) || !deq_buf_str(&text, "\n" DEQ_DOCUMENT_END "\n"))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory for the training text");
@@ -44,23 +45,27 @@ static enum deq_rc read_file(const char *path, struct deq_buf *out, struct deq_e
 }
 
 /* A tokenizer that is there is used only where it is the one that was asked for. */
-static enum deq_rc check_size(const struct deq_recipe *r, const char *path, const struct deq_tokenizer *tok, bool removable, struct deq_err *err)
+static enum deq_rc check_size(const struct deq_recipe *r, const char *path, const struct deq_tokenizer *tok,
+                              bool removable, struct deq_err *err)
 {
     const uint32_t n = deq_tokenizer_vocab_size(tok);
     if (n == r->vocab_size)
         return DEQ_OK;
-    return deq_fail(err, DEQ_EINVAL, "%s has %u tokens, but the recipe's data.vocab_size is %u: --set data.vocab_size=%u to use it%s", path, n, r->vocab_size, n,
-                    removable ? ", or remove it to train another" : "");
+    return deq_fail(err, DEQ_EINVAL,
+                    "%s has %u tokens, but the recipe's data.vocab_size is %u: --set data.vocab_size=%u to use it%s",
+                    path, n, r->vocab_size, n, removable ? ", or remove it to train another" : "");
 }
 
 /* in_out: MODEL_DIR/tokenizer.json, which is there. from: that of --init, or NULL. */
-static enum deq_rc use(const struct deq_recipe *r, const struct deq_train_opts *o, const char *in_out, const char *from, struct deq_tokenizer **ret,
-                       struct deq_err *err)
+static enum deq_rc use(const struct deq_recipe *r, const struct deq_train_opts *o, const char *in_out, const char *from,
+                       struct deq_tokenizer **ret, struct deq_err *err)
 {
     enum deq_rc rc = deq_tokenizer_load(in_out, ret, err);
     if (rc)
         return rc;
-    if (o->resume) /* the checkpoint was trained with it, and its shapes say whether they fit; a text can give fewer tokens than were asked for */
+    /* the checkpoint was trained with it, and its shapes say whether they fit; a text can give fewer
+     * tokens than were asked for */
+    if (o->resume)
         return deq_tokenizer_vocab_size(*ret) <= r->vocab_size ? DEQ_OK : check_size(r, in_out, *ret, false, err);
     struct deq_buf here, there;
     deq_buf_init(&here, DEQ_TOKENIZER_MAX_FILE_BYTES);
@@ -68,18 +73,23 @@ static enum deq_rc use(const struct deq_recipe *r, const struct deq_train_opts *
     rc = check_size(r, in_out, *ret, true, err);
     if (!rc && from && !(rc = read_file(in_out, &here, err)) && !(rc = read_file(from, &there, err)) &&
         (here.len != there.len || memcmp(here.data, there.data, here.len)))
-        rc = deq_fail(err, DEQ_EINVAL, "%s is not %s, with which the weights to start from were trained: remove it, or give another --out", in_out, from);
+        rc = deq_fail(err, DEQ_EINVAL,
+                      "%s is not %s, with which the weights to start from were trained: remove it, or give another "
+                      "--out",
+                      in_out, from);
     deq_buf_free(&here);
     deq_buf_free(&there);
     return rc;
 }
 
-enum deq_rc deq_train_tokenizer(const struct deq_recipe *r, const struct deq_train_opts *o, void (*note)(void *ctx, const char *text), void *ctx,
-                                struct deq_tokenizer **ret, struct deq_buf *ret_new, struct deq_err *err)
+enum deq_rc deq_train_tokenizer(const struct deq_recipe *r, const struct deq_train_opts *o,
+                                void (*note)(void *ctx, const char *text), void *ctx, struct deq_tokenizer **ret,
+                                struct deq_buf *ret_new, struct deq_err *err)
 {
     char path[4096], from[4096], text[4200];
     enum deq_rc rc;
-    if (!deq_io_join(path, sizeof path, o->out_dir, "tokenizer.json") || (o->init && !deq_io_join(from, sizeof from, o->init, "tokenizer.json")))
+    if (!deq_io_join(path, sizeof path, o->out_dir, "tokenizer.json") ||
+        (o->init && !deq_io_join(from, sizeof from, o->init, "tokenizer.json")))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", o->out_dir);
     if (deq_io_exists(path)) {
         rc = use(r, o, path, o->init ? from : NULL, ret, err);

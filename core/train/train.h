@@ -1,9 +1,10 @@
 /* The training run: recipe + data directory -> model directory.
  *
- * Everything that a run begins with is read and checked before the output directory receives anything: tokenizer.json (unless it is there, see
- * tokenizer.h), checkpoint.safetensors (atomically, every checkpoint_every steps, at the end and when asked to stop) and, at the end of a run,
- * config.json and model.safetensors. A step's batch is cut into shards of micro_batch sequences, each with its own gradient buffer; buffers are added
- * in order, so the result does not depend on the number of threads.
+ * Everything that a run begins with is read and checked before the output directory receives anything: tokenizer.json
+ * (unless it is there, see tokenizer.h), checkpoint.safetensors (atomically, every checkpoint_every steps, at the end
+ * and when asked to stop) and, at the end of a run, config.json and model.safetensors. A step's batch is cut into
+ * shards of micro_batch sequences, each with its own gradient buffer; buffers are added in order, so the result does
+ * not depend on the number of threads.
  * The caller's thread runs it; hooks are called on that thread. */
 #ifndef DEQ_TRAIN_TRAIN_H
 #define DEQ_TRAIN_TRAIN_H
@@ -39,8 +40,8 @@ struct deq_train_opts {
     const char *init;  /* start from this model directory's weights (fresh optimiser), or NULL */
 };
 
-enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opts *o, const struct deq_train_hooks *hooks,
-                          struct deq_err *err);
+enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opts *o,
+                          const struct deq_train_hooks *hooks, struct deq_err *err);
 
 /* Initial values of the parameters from offset `from` on (0: all; w->n_main: the predictor). */
 void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed);
