@@ -4,21 +4,40 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
-#include "core/cell/transformer.h"
+#include "core/cell/config.h"
 #include "core/deq.h"
 #include "core/engine/engine.h"
 #include "core/math/kern.h"
 #include "core/text/tokenizer.h"
 
 struct deq_model {
-    struct deq_arch arch;
-    struct deq_transformer *cell;
+    struct deq_arch *arch;
+    struct deq_weights *weights; /* packed */
     struct deq_tokenizer *tok;
     char fingerprint[17];
+    struct deq_fact facts[DEQ_FACTS_MAX];
+    size_t n_facts;
 };
 
-/* Configuration and tokenizer of a model directory, and where its weights are [4096]. The tokenizer is the caller's, also on failure (or NULL). */
-static enum deq_rc open_dir(const char *dir, struct deq_arch *ret_arch, struct deq_tokenizer **ret_tok, char *ret_weights_path, struct deq_err *err)
+/* The kind's own keys of config.json, with their values. */
+static void tell_facts(struct deq_model *m)
+{
+    const struct deq_opt_table *t = &m->arch->kind->config;
+    for (size_t i = 0; i < t->n && m->n_facts < DEQ_FACTS_MAX; i++) {
+        struct deq_fact *f = &m->facts[m->n_facts++];
+        f->key = t->opt[i].name;
+        f->type = t->opt[i].type == DEQ_OPT_BOOL ? DEQ_FACT_BOOL : t->opt[i].type == DEQ_OPT_ENUM ? DEQ_FACT_TEXT : DEQ_FACT_NUMBER;
+        deq_opt_text(&t->opt[i], m->arch, f->value, sizeof f->value);
+        const size_t n = strlen(f->value);
+        if (n > 1 && f->value[0] == '"') { /* YAML's quotes */
+            memmove(f->value, f->value + 1, n - 2);
+            f->value[n - 2] = 0;
+        }
+    }
+}
+
+/* Configuration and tokenizer of a model directory, and where its weights are [4096]. Architecture and tokenizer are the caller's, also on failure (or NULL). */
+static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct deq_tokenizer **ret_tok, char *ret_weights_path, struct deq_err *err)
 {
     char path[4096];
     if (!deq_io_is_dir(dir))
@@ -29,9 +48,9 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch *ret_arch, struct d
     enum deq_rc rc = deq_config_load(path, ret_arch, err);
     if (!rc)
         rc = deq_tokenizer_load(dir, ret_tok, err);
-    if (!rc && deq_tokenizer_vocab_size(*ret_tok) > ret_arch->vocab.size)
+    if (!rc && deq_tokenizer_vocab_size(*ret_tok) > (*ret_arch)->vocab.size)
         rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
-                      deq_tokenizer_vocab_size(*ret_tok) - 1, ret_arch->vocab.size);
+                      deq_tokenizer_vocab_size(*ret_tok) - 1, (*ret_arch)->vocab.size);
     return rc;
 }
 
@@ -43,13 +62,14 @@ enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_e
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
     enum deq_rc rc = open_dir(dir, &m->arch, &m->tok, weights_path, err);
     if (!rc)
-        rc = deq_transformer_load(weights_path, &m->arch, &m->cell, err);
+        rc = deq_weights_load(weights_path, m->arch, true, &m->weights, err);
     if (!rc)
-        snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)m->cell->fingerprint);
+        snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)m->weights->fingerprint);
     if (rc) {
         deq_model_free(m);
         return rc;
     }
+    tell_facts(m);
     *ret = m;
     return DEQ_OK;
 }
@@ -58,28 +78,29 @@ void deq_model_free(struct deq_model *m)
 {
     if (!m)
         return;
-    deq_transformer_free(m->cell);
+    deq_weights_free(m->weights);
+    deq_free(m->arch);
     deq_tokenizer_free(m->tok);
     deq_free(m);
 }
 
 struct deq_model_info deq_model_info(const struct deq_model *m)
 {
-    const struct deq_arch *a = &m->arch;
-    const struct deq_cell shape = deq_transformer_shape(a, 0, 0, 1);
+    const struct deq_arch *a = m->arch;
+    const struct deq_cell shape = a->kind->shape(a, 0, 0, 1);
     return (struct deq_model_info){.vocab_size = a->vocab.size,
                                    .d_model = a->vocab.d_model,
-                                   .n_head = a->n_head,
-                                   .d_head = a->d_head,
-                                   .d_inner = a->d_inner,
-                                   .n_block = a->n_block,
-                                   .attn_window = a->attn_window,
-                                   .parameters = m->cell->parameters,
-                                   .weight_bytes = m->cell->bytes,
+                                   .model_type = a->kind->model_type,
+                                   .facts = m->facts,
+                                   .n_facts = m->n_facts,
+                                   .lookback = shape.lookback,
+                                   .state_dim = (uint32_t)shape.state_dim,
+                                   .parameters = m->weights->parameters,
+                                   .step_madds = shape.step_madds,
+                                   .weight_bytes = m->weights->bytes,
                                    .cache_bytes_per_token = shape.page_bytes / shape.page_tok,
                                    .eos_id = a->vocab.eos_id,
-                                   .norm = deq_norm_name(a->norm),
-                                   .dtype = m->cell->bf16 ? "bf16" : "f32",
+                                   .dtype = m->weights->bf16 ? "bf16" : "f32",
                                    .kernels = deq_kern()->name,
                                    .solver = a->serving.solver.method,
                                    .warm_start = a->serving.warm,
@@ -89,9 +110,9 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .window = a->serving.row_window,
                                    .has_predictor = a->predictor_hidden != 0,
                                    .fingerprint = m->fingerprint,
-                                   .chat_message = a->chat_message,
-                                   .chat_reply = a->chat_reply,
-                                   .chat_stop = a->chat_stop};
+                                   .chat_message = a->chat.message,
+                                   .chat_reply = a->chat.reply,
+                                   .chat_stop = a->chat.stop};
 }
 
 enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, bool parse_special, struct deq_tokens *out,
@@ -117,7 +138,7 @@ bool deq_token_is_special(const struct deq_model *m, uint32_t id)
 
 struct deq_request deq_request_defaults(const struct deq_model *m)
 {
-    const struct deq_arch *a = &m->arch;
+    const struct deq_arch *a = m->arch;
     return (struct deq_request){.max_tokens = 16,
                                 .sampling = {.top_p = 1},
                                 .solve = {.solver = a->serving.solver.method,
@@ -131,23 +152,24 @@ struct deq_request deq_request_defaults(const struct deq_model *m)
 enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err)
 {
     char weights_path[4096];
-    struct deq_arch arch;
+    struct deq_arch *arch = NULL;
     struct deq_tokenizer *tok = NULL;
     struct deq_engine_opts o;
     uint64_t bytes = 0, load = 0;
     enum deq_rc rc = open_dir(dir, &arch, &tok, weights_path, err);
     if (!rc)
-        rc = deq_transformer_check(weights_path, &arch, &bytes, &load, err);
+        rc = deq_weights_measure(weights_path, arch, &bytes, &load, err);
     struct deq_cell shape = {0};
     if (!rc) {
-        shape = deq_transformer_shape(&arch, 0, 0, 1);
+        shape = arch->kind->shape(arch, 0, 0, 1);
         rc = deq_engine_opts_fill(&shape, opts, &o, err);
     }
     if (!rc) {
-        shape = deq_transformer_shape(&arch, o.max_rows, deq_engine_pages(&shape, &o), o.threads);
-        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch.serving, &o, &shape)};
+        shape = arch->kind->shape(arch, o.max_rows, deq_engine_pages(&shape, &o), o.threads);
+        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch->serving, &o, &shape)};
     }
     deq_tokenizer_free(tok);
+    deq_free(arch);
     return rc;
 }
 
@@ -156,14 +178,14 @@ enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_op
     struct deq_engine_opts o;
     struct deq_pool *pool;
     struct deq_cell *cell;
-    const struct deq_cell shape = deq_transformer_shape(&m->arch, 0, 0, 1);
+    const struct deq_cell shape = m->arch->kind->shape(m->arch, 0, 0, 1);
     enum deq_rc rc = deq_engine_opts_fill(&shape, opts, &o, err);
     if (!rc)
         rc = deq_pool_new(o.threads, &pool, err);
     if (rc)
         return rc;
-    rc = deq_transformer_open(m->cell, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, err);
-    if (!rc && (rc = deq_engine_open(cell, &m->arch.vocab, &m->arch.serving, pool, &o, ret, err)))
+    rc = m->arch->kind->open(m->weights, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, err);
+    if (!rc && (rc = deq_engine_open(cell, &m->arch->vocab, &m->arch->serving, pool, &o, ret, err)))
         cell->ops->free(cell);
     if (rc)
         deq_pool_free(pool);

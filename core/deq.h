@@ -50,13 +50,25 @@ struct deq_model;
 enum deq_rc deq_model_load(const char *dir, struct deq_model **ret_model, struct deq_err *err);
 void deq_model_free(struct deq_model *model);
 
+/* What a kind of cell says of itself: a key of config.json and its value as JSON would have it, texts without quotes. */
+struct deq_fact {
+    const char *key;
+    enum { DEQ_FACT_NUMBER, DEQ_FACT_BOOL, DEQ_FACT_TEXT } type;
+    char value[32];
+};
+enum { DEQ_FACTS_MAX = 32 };
+
 struct deq_model_info {
-    uint32_t vocab_size, d_model, n_head, d_head, d_inner, n_block, attn_window;
+    const char *model_type;        /* "deq_transformer" */
+    const struct deq_fact *facts;  /* [n_facts] the kind's own */
+    size_t n_facts;
+    uint32_t vocab_size, d_model, state_dim, lookback; /* lookback: positions before its own that a position sees */
     uint64_t parameters;
+    uint64_t step_madds;           /* multiply-adds of one evaluation of a row, in matrix products */
     uint64_t weight_bytes;         /* packed, as held in memory */
     uint64_t cache_bytes_per_token;
     int64_t eos_id;                /* -1: none */
-    const char *norm, *dtype;      /* "pre", "bf16" */
+    const char *dtype;             /* "bf16" */
     const char *kernels;           /* CPU level: "avx512" */
     enum deq_solver_method solver; /* the model's defaults; core/solve/terms.h */
     enum deq_warm warm_start;

@@ -149,3 +149,13 @@ void deq_pool_run(struct deq_pool *p, deq_pool_fn fn, void *ctx)
             futex_wait(&p->pending, left);
     }
 }
+
+enum { WORTH_A_THREAD = 1 << 15 };
+
+void deq_pool_stage(struct deq_pool *pool, deq_pool_fn stage, void *ctx, size_t work)
+{
+    if (work < WORTH_A_THREAD)
+        stage(ctx, 0, 1);
+    else
+        deq_pool_run(pool, stage, ctx);
+}

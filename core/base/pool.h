@@ -6,6 +6,7 @@
 #ifndef DEQ_BASE_POOL_H
 #define DEQ_BASE_POOL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/base/err.h"
@@ -18,5 +19,12 @@ uint64_t deq_pool_bytes(unsigned n_threads); /* what such a pool asks the alloca
 void deq_pool_free(struct deq_pool *pool);
 unsigned deq_pool_threads(const struct deq_pool *pool);
 void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);
+/* A stage of `work` multiply-adds (or as much copying): on all threads, or on the caller's alone when waking the others
+ * would cost more than it saves. What a thread computes must not depend on the choice. */
+void deq_pool_stage(struct deq_pool *pool, deq_pool_fn stage, void *ctx, size_t work);
+
+/* for DEQ_ROWS_OF (thread, n_threads, m): the thread's share r of rows 0 .. m-1 */
+#define DEQ_ROWS_OF(thread, n_threads, m) \
+    (size_t r = (m) * (thread) / (n_threads); r < (m) * ((thread) + 1) / (n_threads); r++)
 
 #endif

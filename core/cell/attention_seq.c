@@ -21,15 +21,15 @@ static void biased(const struct deq_kern *k, const float *q, size_t ldq, const f
         k->add(out + i * Dh, q + i * ldq, bias, Dh);
 }
 
-void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape *tp)
+void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *tp)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->t, M = s->m, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, C = M + T, R = s->t_max + s->m_max;
+    const size_t T = s->base.t, M = s->m, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, C = M + T, R = s->base.t_max + s->m_max;
     const size_t W = s->arch.attn_window;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *rb = s->w_tt;
-    for (size_t b = 0; b < s->b; b++)
+    for (size_t b = 0; b < s->base.b; b++)
         for (size_t h = 0; h < H; h++) {
             const float *q = tp->qkv + b * T * ld + h * Dh, *key = q + HD, *val = q + 2 * HD;
             const float *mem_key = s->memory[block] + b * s->m_max * 2 * HD + h * Dh, *mem_val = mem_key + HD;
@@ -39,10 +39,10 @@ void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape 
                 float *S = P + t0 * C, *av = tp->av + (b * T + t0) * HD + h * Dh;
                 biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
                 if (M)
-                    s->xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
-                s->xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
+                    s->base.xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
+                s->base.xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
                 biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
-                s->xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
+                s->base.xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
                 for (size_t i = 0; i < rows; i++) {
                     float *row = S + i * C;
                     const size_t end = M + t0 + i + 1, lo = end > W ? end - W : 0, n = end - lo;
@@ -54,23 +54,23 @@ void deq_attention_seq(struct deq_seq *s, unsigned block, const struct deq_tape 
                     memset(row + end, 0, (M + t1 - end) * sizeof(float));
                 }
                 if (M)
-                    s->dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
-                s->dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
+                    s->base.dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
+                s->base.dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
             }
         }
 }
 
 /* d_av [N, H*Dh] -> d_qkv [N, 3*H*Dh] (overwritten); with grads also r_w, r_r and s->d_rel. Without memory. */
-void deq_attention_seq_vjp(struct deq_seq *s, unsigned block, const struct deq_tape *tp, const float *d_av, float *d_qkv,
-                           struct deq_weights *grads)
+void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *tp, const float *d_av, float *d_qkv,
+                           struct deq_transformer_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, R = s->t_max + s->m_max;
+    const size_t T = s->base.t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, R = s->base.t_max + s->m_max;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *dS = s->w_tt, *dB = s->w_tt2;
-    memset(d_qkv, 0, s->n * ld * sizeof(float));
-    for (size_t b = 0; b < s->b; b++)
+    memset(d_qkv, 0, s->base.n * ld * sizeof(float));
+    for (size_t b = 0; b < s->base.b; b++)
         for (size_t h = 0; h < H; h++) {
             const float *q = tp->qkv + b * T * ld + h * Dh, *key = q + HD, *val = q + 2 * HD;
             float *dq = d_qkv + b * T * ld + h * Dh, *dk = dq + HD, *dv = dq + 2 * HD;

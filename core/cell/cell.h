@@ -62,6 +62,7 @@ struct deq_cell {
     const struct deq_cell_ops *ops;
     size_t state_dim, inject_dim, vocab_size, max_rows;
     unsigned n_tails;
+    uint64_t step_madds; /* multiply-adds a row in the matrix products of one evaluation, each with a weight of its own: the floor of its time */
     uint32_t lookback; /* positions before its own that a row reads, at least 1 */
     uint32_t page_tok; /* positions of a page */
     uint32_t n_pages;

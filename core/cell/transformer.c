@@ -12,14 +12,14 @@
 
 struct cell {
     struct deq_cell base;
-    const struct deq_transformer *t;
+    const struct deq_transformer_weights *w;
     const struct deq_kern *kern;
     struct deq_kv_layout kv;
     void *block_of_memory; /* all that follows lies in it */
     float *pages; /* [n_pages, page_floats] keys and values */
     /* [max_rows, ...] each */
-    float *x;   /* [R, max(D, Hp)] block input / embeddings / predictor hidden */
-    float *n;   /* [R, max(D, Hp)] normed input of the next product */
+    float *x;   /* [R, D] block input / embeddings */
+    float *n;   /* [R, D] normed input of the next product */
     float *qkv; /* [R, U] */
     float *av;  /* [R, H*Dh] attention vectors */
     float *s;   /* [R, D] */
@@ -34,6 +34,7 @@ struct cell {
         const float **k, **v; /* [pages of a row] */
     } *thread;                /* [threads] */
     struct deq_readout readout;
+    struct deq_predict predict;
     /* the call under way */
     const struct deq_rows *rows;
     const uint32_t *tokens;
@@ -43,26 +44,24 @@ struct cell {
     unsigned block;
 };
 
-#define ROWS_OF(thread, n_threads, m) (size_t r = (m) * (thread) / (n_threads); r < (m) * ((thread) + 1) / (n_threads); r++)
-
 static const struct deq_block_weights *vectors(const struct cell *c)
 {
-    return &c->t->vectors->block[c->block];
+    return &c->w->block[c->block];
 }
 
 static void norm(const struct cell *c, const float *x, size_t n, const float *g, const float *b, float *y)
 {
-    c->kern->layernorm(x, n, c->t->arch.norm_eps, g, b, y, NULL);
+    c->kern->layernorm(x, n, c->w->arch.norm_eps, g, b, y, NULL);
 }
 
 /* the block's input: z for the first, the block before's output after that; normed for qkv */
 static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_arch *a = &c->t->arch;
+    const struct deq_transformer_arch *a = &c->w->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->vocab.d_model;
-    for ROWS_OF (thread, n_threads, c->m) {
+    const size_t D = a->base.vocab.d_model;
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
         memcpy(c->x + r * D, c->block ? c->rows->fz[r] : c->rows->z[r], D * sizeof(float));
         if (a->norm == DEQ_NORM_POST)
             memcpy(c->n + r * D, c->x + r * D, D * sizeof(float));
@@ -74,8 +73,8 @@ static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t HD3 = 3 * (size_t)c->t->arch.n_head * c->t->arch.d_head;
-    deq_gemm_exact(c->n, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].qkv, c->qkv, HD3, thread, n_threads);
+    const size_t HD3 = 3 * (size_t)c->w->arch.n_head * c->w->arch.d_head;
+    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.qkv, c->qkv, HD3, thread, n_threads);
 }
 
 static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t logical)
@@ -87,9 +86,9 @@ static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t 
 static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_arch *a = &c->t->arch;
+    const struct deq_transformer_arch *a = &c->w->arch;
     const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, P = DEQ_KV_PAGE_TOK;
-    for ROWS_OF (thread, n_threads, c->m) {
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
         float *q = c->qkv + r * 3 * HD;
         const size_t pos = c->rows->position[r], lane = pos % P;
         float *page = page_at(c, c->rows->ring[r], pos / P);
@@ -106,16 +105,15 @@ static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_transformer *t = c->t;
-    const struct deq_arch *a = &t->arch;
+    const struct deq_transformer_arch *a = &c->w->arch;
     const struct thread_scratch *own = &c->thread[thread];
     const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, Dv = c->kv.v_stride, items = c->m * H;
     float *qc = own->qr, *qr = qc + Dv, *out = qr + Dv;
     for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
         const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
         const float *q = c->qkv + r * 3 * HD + h * Dh;
-        c->kern->add(qc, q, t->block[c->block].r_w + h * Dh, Dh);
-        c->kern->add(qr, q, t->block[c->block].r_r + h * Dh, Dh);
+        c->kern->add(qc, q, vectors(c)->r_w + h * Dh, Dh);
+        c->kern->add(qr, q, vectors(c)->r_r + h * Dh, Dh);
         for (size_t p = lo / P; p <= pos / P; p++) {
             float *page = page_at(c, c->rows->ring[r], p);
             own->k[p - lo / P] = deq_kv_k(&c->kv, page, c->block, h);
@@ -144,26 +142,26 @@ static void stage_sub_norm(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const struct deq_block_weights *w = vectors(c);
-    const size_t HD = (size_t)c->t->arch.n_head * c->t->arch.d_head;
-    for ROWS_OF (thread, n_threads, c->m)
+    const size_t HD = (size_t)c->w->arch.n_head * c->w->arch.d_head;
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
         norm(c, c->av + r * HD, HD, w->sub_norm_g, w->sub_norm_b, c->av + r * HD);
 }
 
 static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t HD = (size_t)c->t->arch.n_head * c->t->arch.d_head;
-    deq_gemm_exact(c->av, HD, c->m, &c->t->block[c->block].out, c->y, c->t->arch.vocab.d_model, thread, n_threads);
+    const size_t HD = (size_t)c->w->arch.n_head * c->w->arch.d_head;
+    deq_gemm_exact(c->av, HD, c->m, &c->w->block[c->block].packed.out, c->y, c->w->arch.base.vocab.d_model, thread, n_threads);
 }
 
 /* s = x + (y + b_o);  n = the FFN's input */
 static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_arch *a = &c->t->arch;
+    const struct deq_transformer_arch *a = &c->w->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->vocab.d_model;
-    for ROWS_OF (thread, n_threads, c->m) {
+    const size_t D = a->base.vocab.d_model;
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
         float *s = c->s + r * D;
         c->kern->add(s, c->y + r * D, w->out_b, D);
         c->kern->add(s, s, c->x + r * D, D);
@@ -179,31 +177,31 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_up(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].up, c->act, c->t->arch.d_inner, thread, n_threads);
+    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.up, c->act, c->w->arch.d_inner, thread, n_threads);
 }
 
 static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t F = c->t->arch.d_inner;
-    for ROWS_OF (thread, n_threads, c->m)
+    const size_t F = c->w->arch.d_inner;
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
         c->kern->add_relu(c->act + r * F, vectors(c)->up_b, F);
 }
 
 static void stage_down(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->act, c->t->arch.d_inner, c->m, &c->t->block[c->block].down, c->y, c->t->arch.vocab.d_model, thread, n_threads);
+    deq_gemm_exact(c->act, c->w->arch.d_inner, c->m, &c->w->block[c->block].packed.down, c->y, c->w->arch.base.vocab.d_model, thread, n_threads);
 }
 
 /* f = (n or s) + (y + b_2), post-normed where the variant says so */
 static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_arch *a = &c->t->arch;
+    const struct deq_transformer_arch *a = &c->w->arch;
     const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->vocab.d_model;
-    for ROWS_OF (thread, n_threads, c->m) {
+    const size_t D = a->base.vocab.d_model;
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
         float *f = c->rows->fz[r];
         c->kern->add(f, c->y + r * D, w->down_b, D);
         c->kern->add(f, f, deq_norm_keeps(a->norm) ? c->s + r * D : c->n + r * D, D);
@@ -212,15 +210,9 @@ static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-enum { WORTH_A_THREAD = 1 << 15 }; /* multiply-adds (or as much copying): below, waking the others costs more than it saves */
-
-/* A stage on all threads, or on this one when it is small. Bits do not depend on the choice. */
 static void run(struct cell *c, deq_pool_fn stage, size_t work)
 {
-    if (work < WORTH_A_THREAD)
-        stage(c, 0, 1);
-    else
-        deq_pool_run(c->base.pool, stage, c);
+    deq_pool_stage(c->base.pool, stage, c, work);
 }
 
 static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
@@ -228,8 +220,8 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     struct cell *c = (struct cell *)base;
     c->rows = rows;
     c->m = rows->n;
-    const struct deq_arch *a = &c->t->arch;
-    const size_t m = rows->n, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
+    const struct deq_transformer_arch *a = &c->w->arch;
+    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
     for (c->block = 0; c->block < a->n_block; c->block++) {
         run(c, stage_input, m * D);
         run(c, stage_qkv, m * D * 3 * HD);
@@ -251,10 +243,10 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
 static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.vocab.d_model;
+    const size_t D = c->w->arch.base.vocab.d_model;
     const float root = sqrtf((float)D);
-    for ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->x + r * D);
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
+        deq_vocabulary_embed(&c->w->vocabulary, c->tokens[r], c->thread[thread].emb, c->x + r * D);
         c->kern->scale(c->x + r * D, root, D);
     }
 }
@@ -262,14 +254,14 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->t->arch.vocab.d_model, c->m, &c->t->block[c->block].inject, c->qkv, deq_inject_dim(&c->t->arch), thread, n_threads);
+    deq_gemm_exact(c->x, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.inject, c->qkv, deq_inject_dim(&c->w->arch), thread, n_threads);
 }
 
 static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t U = deq_inject_dim(&c->t->arch);
-    for ROWS_OF (thread, n_threads, c->m)
+    const size_t U = deq_inject_dim(&c->w->arch);
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
         c->kern->add(c->out[r] + c->block * U, c->qkv + r * U, vectors(c)->inject_b, U);
 }
 
@@ -280,81 +272,26 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
     c->m = n;
     c->tokens = tokens;
     c->out = u;
-    const size_t D = c->t->arch.vocab.d_model, U = deq_inject_dim(&c->t->arch);
+    const size_t D = c->w->arch.base.vocab.d_model, U = deq_inject_dim(&c->w->arch);
     run(c, stage_embed, n * D);
-    for (c->block = 0; c->block < c->t->arch.n_block; c->block++) {
+    for (c->block = 0; c->block < c->w->arch.n_block; c->block++) {
         run(c, stage_inject, n * D * U);
         run(c, stage_inject_bias, n * U);
     }
 }
 
-/* s = e_t, y = z_prev; the two products land in n and x, which are wide enough */
-static void stage_pred_gather(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t D = c->t->arch.vocab.d_model;
-    const float root = sqrtf((float)D);
-    for ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->t->vocabulary, c->tokens[r], c->thread[thread].emb, c->s + r * D);
-        c->kern->scale(c->s + r * D, root, D);
-        memcpy(c->y + r * D, c->in[r], D * sizeof(float));
-    }
-}
-
-static void stage_pred_hidden(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t D = c->t->arch.vocab.d_model, Hp = c->t->arch.predictor_hidden;
-    deq_gemm_exact(c->s, D, c->m, &c->t->pred_tok, c->n, Hp, thread, n_threads);
-    deq_gemm_exact(c->y, D, c->m, &c->t->pred_state, c->x, Hp, thread, n_threads);
-}
-
-static void stage_pred_relu(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t Hp = c->t->arch.predictor_hidden;
-    for ROWS_OF (thread, n_threads, c->m) {
-        c->kern->add(c->n + r * Hp, c->n + r * Hp, c->x + r * Hp, Hp);
-        c->kern->add_relu(c->n + r * Hp, c->t->vectors->pred_b, Hp);
-    }
-}
-
-static void stage_pred_out(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->t->arch.predictor_hidden, c->m, &c->t->pred_out, c->y, c->t->arch.vocab.d_model, thread, n_threads);
-}
-
-static void stage_pred_bias(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t D = c->t->arch.vocab.d_model;
-    for ROWS_OF (thread, n_threads, c->m)
-        c->kern->add(c->out[r], c->y + r * D, c->t->vectors->pred_out_b, D);
-}
-
 static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0)
 {
-    struct cell *c = (struct cell *)base;
-    c->m = n;
-    c->tokens = tokens;
-    c->in = z_prev;
-    c->out = z0;
-    const size_t D = c->t->arch.vocab.d_model, Hp = c->t->arch.predictor_hidden;
-    run(c, stage_pred_gather, n * D);
-    run(c, stage_pred_hidden, 2 * n * D * Hp);
-    run(c, stage_pred_relu, n * Hp);
-    run(c, stage_pred_out, n * D * Hp);
-    run(c, stage_pred_bias, n * D);
+    deq_predict_rows(&((struct cell *)base)->predict, n, tokens, z_prev, z0);
 }
 
 static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->t->arch.vocab.d_model;
-    for ROWS_OF (thread, n_threads, c->m) {
-        if (c->t->arch.final_norm)
-            norm(c, c->in[r], D, c->t->vectors->final_norm_g, c->t->vectors->final_norm_b, c->n + r * D);
+    const size_t D = c->w->arch.base.vocab.d_model;
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
+        if (c->w->arch.final_norm)
+            norm(c, c->in[r], D, c->w->final_norm_g, c->w->final_norm_b, c->n + r * D);
         else
             memcpy(c->n + r * D, c->in[r], D * sizeof(float));
     }
@@ -365,7 +302,7 @@ static void final_norm(struct cell *c, const struct deq_rows *rows)
 {
     c->m = rows->n;
     c->in = rows->z;
-    run(c, stage_final_norm, rows->n * c->t->arch.vocab.d_model);
+    run(c, stage_final_norm, rows->n * c->w->arch.base.vocab.d_model);
 }
 
 static void cell_readout(struct deq_cell *base, const struct deq_rows *rows, float *const *logits, float *const *tails)
@@ -413,18 +350,18 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .page_copy = cell_page_copy,
                                                           .free = cell_free};
 
-static size_t reach_of(const struct deq_arch *a, uint32_t n_pages)
+static size_t reach_of(const struct deq_transformer_arch *a, uint32_t n_pages)
 {
     return DEQ_MIN((size_t)a->attn_window, (size_t)n_pages * DEQ_KV_PAGE_TOK);
 }
 
-static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, struct deq_layout *l)
+static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsigned threads, struct deq_layout *l)
 {
-    const size_t R = c->base.max_rows, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, wide = DEQ_MAX(D, (size_t)a->predictor_hidden);
+    const size_t R = c->base.max_rows, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head;
     const size_t row_pages = c->reach / DEQ_KV_PAGE_TOK + 2;
     DEQ_PART(l, c->pages, c->base.n_pages * c->kv.page_floats);
-    DEQ_PART(l, c->x, R * wide);
-    DEQ_PART(l, c->n, R * wide);
+    DEQ_PART(l, c->x, R * D);
+    DEQ_PART(l, c->n, R * D);
     DEQ_PART(l, c->qkv, R * deq_inject_dim(a));
     DEQ_PART(l, c->av, R * HD);
     DEQ_PART(l, c->s, R * D);
@@ -436,22 +373,26 @@ static void lay_out(struct cell *c, const struct deq_arch *a, unsigned threads, 
     for (unsigned i = 0; i < threads; i++) {
         struct thread_scratch counted, *own = l->base ? &c->thread[i] : &counted;
         DEQ_PART(l, own->scores, (row_pages + 1) * DEQ_KV_PAGE_TOK);
-        DEQ_PART(l, own->emb, deq_cluster_embed(&a->vocab, 0));
+        DEQ_PART(l, own->emb, deq_cluster_embed(&a->base.vocab, 0));
         DEQ_PART(l, own->qr, 3 * c->kv.v_stride);
         DEQ_PART(l, own->k, row_pages);
         DEQ_PART(l, own->v, row_pages);
     }
-    deq_readout_lay_out(&c->readout, a, R, l);
+    deq_readout_lay_out(&c->readout, &a->base.vocab, R, l);
+    deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, R, threads, l);
 }
 
-struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads)
+struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_rows, uint32_t n_pages, unsigned threads)
 {
-    struct cell c = {.base = {.ops = a->predictor_hidden ? &ops : &ops_without_predictor,
-                              .state_dim = a->vocab.d_model,
+    const struct deq_transformer_arch *a = deq_transformer_arch(arch);
+    const size_t D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head;
+    struct cell c = {.base = {.ops = a->base.predictor_hidden ? &ops : &ops_without_predictor,
+                              .state_dim = D,
                               .inject_dim = deq_inject_dim(a) * a->n_block,
-                              .vocab_size = a->vocab.size,
+                              .vocab_size = a->base.vocab.size,
                               .max_rows = max_rows,
-                              .n_tails = a->vocab.n_cutoffs,
+                              .n_tails = a->base.vocab.n_cutoffs,
+                              .step_madds = a->n_block * (4 * HD * D + 2 * D * a->d_inner),
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},
@@ -464,17 +405,18 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows,
     return c.base;
 }
 
-enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
+enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
                                  struct deq_err *err)
 {
-    const struct deq_arch *a = &t->arch;
+    const struct deq_transformer_weights *w = (const struct deq_transformer_weights *)weights;
+    const struct deq_transformer_arch *a = &w->arch;
     const unsigned threads = deq_pool_threads(pool);
     struct cell *c = DEQ_NEW(struct cell);
     if (!c)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the cell");
-    c->base = deq_transformer_shape(a, max_rows, n_pages, threads);
+    c->base = deq_transformer_shape(&a->base, max_rows, n_pages, threads);
     c->base.pool = pool;
-    c->t = t;
+    c->w = w;
     c->kern = deq_kern();
     c->reach = reach_of(a, n_pages);
     c->kv = deq_kv_layout(a->n_head, a->d_head, a->n_block);
@@ -484,9 +426,10 @@ enum deq_rc deq_transformer_open(const struct deq_transformer *t, size_t max_row
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu rows and %u cache pages", max_rows, n_pages);
     }
     lay_out(c, a, threads, &l);
-    deq_readout_init(&c->readout, &t->vocabulary, pool);
+    deq_readout_init(&c->readout, &w->vocabulary, pool);
+    deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     for (unsigned k = 0; k < a->n_block; k++)
-        deq_transformer_relative(t, k, c->reach, c->x, c->rel[k]);
+        deq_transformer_relative(w, k, c->reach, c->x, c->rel[k]);
     *ret = &c->base;
     return DEQ_OK;
 }

@@ -4,146 +4,62 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/base/rng.h"
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
 
-enum { LOSS_ROWS = 256, LOSS_FLOATS = 1 << 24 }; /* logits that exist at a time: that many rows, or fewer of a large vocabulary */
+/* --- Memory: one block (core/base/layout.h) --- */
 
-/* --- Memory: one block, cut by one walk that first counts, then sets pointers --- */
-
-struct cut {
-    float *mem;
-    size_t at;
-};
-
-static void cut(struct cut *c, float **slot, size_t floats)
+static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dropout)
 {
-    if (c->mem)
-        *slot = c->mem + c->at;
-    c->at += DEQ_ROUND_UP(floats, (size_t)16);
-}
-
-static void layout(struct deq_seq *s, struct cut *c, bool dropout)
-{
-    const struct deq_arch *a = &s->arch;
-    const size_t N = s->n, T = s->t, R = s->t + s->m_max, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
-    c->at = 0;
-    cut(c, &s->e, N * D);
-    cut(c, &s->sin, R * D);
-    for (unsigned l = 0; l < a->n_block; l++) {
-        cut(c, &s->u[l], N * 3 * HD);
-        cut(c, &s->d_u[l], N * 3 * HD);
-        cut(c, &s->ux[l], a->inject_residual ? N * D : 0);
-        cut(c, &s->d_ux[l], a->inject_residual ? N * D : 0);
-        cut(c, &s->rel[l], R * HD);
-        cut(c, &s->d_rel[l], R * HD);
-        cut(c, &s->memory[l], s->b * s->m_max * 2 * HD);
+    const struct deq_transformer_arch *a = &s->arch;
+    const size_t N = s->base.n, T = s->base.t, R = s->base.t + s->m_max, D = a->base.vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    deq_seq_lay_out(&s->base, l);
+    DEQ_PART(l, s->tape, s->base.n_tapes * a->n_block);
+    DEQ_PART(l, s->sin, R * D);
+    for (unsigned k = 0; k < a->n_block; k++) {
+        DEQ_PART(l, s->u[k], N * 3 * HD);
+        DEQ_PART(l, s->d_u[k], N * 3 * HD);
+        DEQ_PART(l, s->ux[k], a->inject_residual ? N * D : 0);
+        DEQ_PART(l, s->d_ux[k], a->inject_residual ? N * D : 0);
+        DEQ_PART(l, s->rel[k], R * HD);
+        DEQ_PART(l, s->d_rel[k], R * HD);
+        DEQ_PART(l, s->memory[k], s->base.b * s->m_max * 2 * HD);
     }
     if (dropout) {
-        cut(c, &s->mask_attn, s->b * D);
-        cut(c, &s->mask_ffn, s->b * F);
+        DEQ_PART(l, s->mask_attn, s->base.b * D);
+        DEQ_PART(l, s->mask_ffn, s->base.b * F);
     }
-    for (unsigned i = 0; i < s->n_tapes * a->n_block; i++) {
-        struct deq_tape *t = &s->tape[i];
-        cut(c, &t->x, N * D);
-        cut(c, &t->n1, a->norm == DEQ_NORM_POST ? 0 : N * D);
-        cut(c, &t->st1, N * 2);
-        cut(c, &t->qkv, N * 3 * HD);
-        cut(c, &t->probs, s->b * a->n_head * T * R);
-        cut(c, &t->av, N * HD);
-        cut(c, &t->avn, a->norm == DEQ_NORM_PRE_SUB ? N * HD : 0);
-        cut(c, &t->st_sub, a->norm == DEQ_NORM_PRE_SUB ? N * 2 : 0);
-        cut(c, &t->s, N * D);
-        cut(c, &t->h, N * D);
-        cut(c, &t->act, N * F);
-        cut(c, &t->o, a->norm == DEQ_NORM_POST ? N * D : 0);
-        cut(c, &t->st2, N * 2);
+    for (unsigned i = 0; i < s->base.n_tapes * a->n_block; i++) {
+        struct deq_tape counted, *t = l->base ? &s->tape[i] : &counted;
+        DEQ_PART(l, t->x, N * D);
+        DEQ_PART(l, t->n1, a->norm == DEQ_NORM_POST ? 0 : N * D);
+        DEQ_PART(l, t->st1, N * 2);
+        DEQ_PART(l, t->qkv, N * 3 * HD);
+        DEQ_PART(l, t->probs, s->base.b * a->n_head * T * R);
+        DEQ_PART(l, t->av, N * HD);
+        DEQ_PART(l, t->avn, a->norm == DEQ_NORM_PRE_SUB ? N * HD : 0);
+        DEQ_PART(l, t->st_sub, a->norm == DEQ_NORM_PRE_SUB ? N * 2 : 0);
+        DEQ_PART(l, t->s, N * D);
+        DEQ_PART(l, t->h, N * D);
+        DEQ_PART(l, t->act, N * F);
+        DEQ_PART(l, t->o, a->norm == DEQ_NORM_POST ? N * D : 0);
+        DEQ_PART(l, t->st2, N * 2);
     }
-    cut(c, &s->carry, deq_norm_keeps(a->norm) ? N * D : 0);
-    cut(c, &s->w_nd, N * D);
-    cut(c, &s->w_nd2, N * D);
-    cut(c, &s->w_nf, N * F);
-    cut(c, &s->w_nh, N * HD);
-    cut(c, &s->w_qkv, N * 3 * HD);
-    cut(c, &s->w_tt, 64 * R);
-    cut(c, &s->w_tt2, 64 * R);
-    cut(c, &s->w_td, 64 * (size_t)a->d_head);
-    cut(c, &s->tails, s->loss_rows * a->vocab.n_cutoffs);
-    cut(c, &s->gather, s->loss_rows * a->vocab.d_model);
-    cut(c, &s->hidden, s->loss_rows * deq_cluster_embed(&a->vocab, 0));
-    cut(c, &s->logits, s->loss_rows * (size_t)a->vocab.size);
-}
-
-enum deq_rc deq_seq_new(const struct deq_arch *arch, size_t b, size_t t, size_t memory, unsigned n_tapes, bool dropout, struct deq_seq **ret,
-                        struct deq_err *err)
-{
-    struct deq_seq *s = DEQ_NEW(struct deq_seq);
-    if (!s || !(s->tape = DEQ_NEW_ARRAY(struct deq_tape, (size_t)n_tapes * arch->n_block)))
-        goto nomem;
-    s->arch = *arch;
-    s->b = b;
-    s->t = s->t_max = t;
-    s->n = b * t;
-    s->m_max = memory;
-    s->xwt = deq_gemm_xwt;
-    s->dyw = deq_gemm_dyw;
-    s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / arch->vocab.size), (size_t)1);
-    s->n_tapes = n_tapes;
-    struct cut c = {0};
-    layout(s, &c, dropout);
-    s->mem = DEQ_NEW_ARRAY(float, c.at);
-    if (!s->mem)
-        goto nomem;
-    c.mem = s->mem;
-    layout(s, &c, dropout);
-    for (size_t i = 0; i < t + memory; i++)
-        deq_sinusoid((uint32_t)(t + memory - 1 - i), arch->vocab.d_model, s->sin + i * arch->vocab.d_model);
-    *ret = s;
-    return DEQ_OK;
-nomem:
-    deq_seq_free(s);
-    return deq_fail(err, DEQ_ENOMEM, "no memory for %zu sequences of %zu positions", b, t);
-}
-
-void deq_seq_free(struct deq_seq *s)
-{
-    if (!s)
-        return;
-    deq_free(s->mem);
-    deq_free(s->tape);
-    deq_free(s);
-}
-
-void deq_seq_wide(struct deq_seq *s)
-{
-    s->xwt = deq_gemm_xwt_wide;
-    s->dyw = deq_gemm_dyw_wide;
-}
-
-void deq_seq_length(struct deq_seq *s, size_t t)
-{
-    s->t = t;
-    s->n = s->b * t;
+    DEQ_PART(l, s->carry, deq_norm_keeps(a->norm) ? N * D : 0);
+    DEQ_PART(l, s->w_nd, N * D);
+    DEQ_PART(l, s->w_nd2, N * D);
+    DEQ_PART(l, s->w_nf, N * F);
+    DEQ_PART(l, s->w_nh, N * HD);
+    DEQ_PART(l, s->w_qkv, N * 3 * HD);
+    DEQ_PART(l, s->w_tt, 64 * R);
+    DEQ_PART(l, s->w_tt2, 64 * R);
+    DEQ_PART(l, s->w_td, 64 * (size_t)a->d_head);
+    DEQ_PART(l, s->stats, N * 2);
 }
 
 /* --- Small helpers on [N, n] --- */
 
-static void add_bias(float *y, const float *b, size_t rows, size_t n)
-{
-    const struct deq_kern *k = deq_kern();
-    for (size_t i = 0; i < rows; i++)
-        k->add(y + i * n, y + i * n, b, n);
-}
-
-static void sum_rows(const float *dy, size_t rows, size_t n, float *d_b)
-{
-    const struct deq_kern *k = deq_kern();
-    for (size_t i = 0; i < rows; i++)
-        k->add(d_b, d_b, dy + i * n, n);
-}
-
-static void norm_rows(const struct deq_arch *a, const float *x, size_t rows, size_t n, const float *g, const float *b, float *y,
+static void norm_rows(const struct deq_transformer_arch *a, const float *x, size_t rows, size_t n, const float *g, const float *b, float *y,
                       float *stats)
 {
     const struct deq_kern *k = deq_kern();
@@ -159,82 +75,68 @@ static void norm_rows_vjp(const float *x, const float *stats, size_t rows, size_
         k->layernorm_vjp(x + i * n, stats + 2 * i, n, g, dy + i * n, dx + i * n, d_g, d_b);
 }
 
-static void apply_mask(const struct deq_seq *s, const float *mask, size_t n, float *y)
+static void apply_mask(const struct deq_transformer_seq *s, const float *mask, size_t n, float *y)
 {
-    if (!s->masked)
-        return;
-    const struct deq_kern *k = deq_kern();
-    for (size_t i = 0; i < s->n; i++)
-        k->mul(y + i * n, y + i * n, mask + i / s->t * n, n);
-}
-
-static void draw_mask(float *mask, size_t n, float dropout, uint64_t seed, uint64_t stream)
-{
-    for (size_t i = 0; i < n; i++)
-        mask[i] = deq_rng_uniform(seed, stream, i) < dropout ? 0.0f : 1.0f / (1.0f - dropout);
+    if (s->masked)
+        deq_seq_apply_mask(&s->base, mask, n, y);
 }
 
 /* --- Injection: once per token, whatever the number of evaluations --- */
 
-void deq_seq_begin(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, float dropout, uint64_t seed, uint64_t step)
+static void begin(struct deq_seq *base, const struct deq_weights *weights, const uint32_t *tokens, const struct deq_dropout *d)
 {
-    const struct deq_kern *k = deq_kern();
-    const size_t D = s->arch.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->t_max + s->m_max;
-    const float root = sqrtf((float)D);
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    const struct deq_transformer_weights *w = (const struct deq_transformer_weights *)weights;
+    const size_t D = s->arch.base.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->base.t_max + s->m_max;
     s->w = w;
-    s->tokens = tokens;
-    for (size_t i = 0; i < s->n; i++) {
-        deq_seq_embed(w, tokens[i], s->e + i * D);
-        k->scale(s->e + i * D, root, D);
-    }
+    deq_seq_embed(base, weights, &w->vocabulary, tokens, sqrtf((float)D));
     for (unsigned l = 0; l < s->arch.n_block; l++) {
-        s->xwt(s->n, 3 * HD, D, s->e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
-        add_bias(s->u[l], w->block[l].inject_b, s->n, 3 * HD);
+        s->base.xwt(s->base.n, 3 * HD, D, s->base.e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
+        deq_seq_add_bias(s->u[l], w->block[l].inject_b, s->base.n, 3 * HD);
         if (s->arch.inject_residual) {
-            s->xwt(s->n, D, D, s->e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
-            add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->n, D);
-            memset(s->d_ux[l], 0, s->n * D * sizeof(float));
+            s->base.xwt(s->base.n, D, D, s->base.e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
+            deq_seq_add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->base.n, D);
+            memset(s->d_ux[l], 0, s->base.n * D * sizeof(float));
         }
-        s->xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
-        memset(s->d_u[l], 0, s->n * 3 * HD * sizeof(float));
+        s->base.xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
+        memset(s->d_u[l], 0, s->base.n * 3 * HD * sizeof(float));
         memset(s->d_rel[l], 0, R * HD * sizeof(float));
     }
-    s->masked = dropout > 0 && s->mask_attn;
+    s->masked = d && d->units > 0 && s->mask_attn;
     if (s->masked) {
-        draw_mask(s->mask_attn, s->b * D, dropout, seed, step * 2);
-        draw_mask(s->mask_ffn, s->b * s->arch.d_inner, dropout, seed, step * 2 + 1);
+        deq_seq_draw_mask(s->mask_attn, base->b * D, d->units, d->seed, d->stream * 2);
+        deq_seq_draw_mask(s->mask_ffn, base->b * s->arch.d_inner, d->units, d->seed, d->stream * 2 + 1);
     }
 }
 
-void deq_seq_end(struct deq_seq *s, struct deq_weights *g)
+static void end(struct deq_seq *base, struct deq_weights *grads)
 {
-    const struct deq_kern *k = deq_kern();
-    const size_t D = s->arch.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head;
-    const float root = sqrtf((float)D);
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    struct deq_transformer_weights *g = deq_transformer_weights(grads);
+    const size_t D = s->arch.base.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head;
     float *d_e = s->w_nd;
-    memset(d_e, 0, s->n * D * sizeof(float));
+    memset(d_e, 0, s->base.n * D * sizeof(float));
     for (unsigned l = 0; l < s->arch.n_block; l++) {
-        deq_gemm_dytx(s->n, 3 * HD, D, s->d_u[l], 3 * HD, s->e, D, g->block[l].inject_w, D);
-        sum_rows(s->d_u[l], s->n, 3 * HD, g->block[l].inject_b);
-        deq_gemm_dyw(s->n, 3 * HD, D, s->d_u[l], 3 * HD, s->w->block[l].inject_w, D, 1, d_e, D);
+        deq_gemm_dytx(s->base.n, 3 * HD, D, s->d_u[l], 3 * HD, s->base.e, D, g->block[l].inject_w, D);
+        deq_seq_sum_rows(s->d_u[l], s->base.n, 3 * HD, g->block[l].inject_b);
+        deq_gemm_dyw(s->base.n, 3 * HD, D, s->d_u[l], 3 * HD, s->w->block[l].inject_w, D, 1, d_e, D);
         if (s->arch.inject_residual) {
-            deq_gemm_dytx(s->n, D, D, s->d_ux[l], D, s->e, D, g->block[l].inject_w + 3 * HD * D, D);
-            sum_rows(s->d_ux[l], s->n, D, g->block[l].inject_b + 3 * HD);
-            deq_gemm_dyw(s->n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, 1, d_e, D);
+            deq_gemm_dytx(s->base.n, D, D, s->d_ux[l], D, s->base.e, D, g->block[l].inject_w + 3 * HD * D, D);
+            deq_seq_sum_rows(s->d_ux[l], s->base.n, D, g->block[l].inject_b + 3 * HD);
+            deq_gemm_dyw(s->base.n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, 1, d_e, D);
         }
-        deq_gemm_dytx(s->t_max + s->m_max, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
+        deq_gemm_dytx(s->base.t_max + s->m_max, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
     }
-    for (size_t i = 0; i < s->n; i++)
-        k->axpy(g->embed[0] + s->tokens[i] * D, root, d_e + i * D, D);
+    deq_seq_embed_vjp(base, d_e, sqrtf((float)D), grads);
 }
 
 /* --- One block, forward and VJP --- */
 
 /* y += x [N, D]. Where nothing norms the state (deq_norm_keeps) it grows from block to block and step to step, and in a float every addition would lose
  * what is small beside it: what was lost (Knuth's two-sum, exact) is kept and given back at the end of the evaluation. */
-static void add_carry(struct deq_seq *s, float *y, const float *x)
+static void add_carry(struct deq_transformer_seq *s, float *y, const float *x)
 {
-    const size_t n = s->n * s->arch.vocab.d_model;
+    const size_t n = s->base.n * s->arch.base.vocab.d_model;
     if (!deq_norm_keeps(s->arch.norm)) {
         deq_kern()->add(y, y, x, n);
         return;
@@ -246,12 +148,12 @@ static void add_carry(struct deq_seq *s, float *y, const float *x)
     }
 }
 
-static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *t, const float *x, float *y)
+static void block_forward(struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t, const float *x, float *y)
 {
     const struct deq_kern *k = deq_kern();
-    const struct deq_arch *a = &s->arch;
+    const struct deq_transformer_arch *a = &s->arch;
     const struct deq_block_weights *w = &s->w->block[l];
-    const size_t N = s->n, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->base.n, D = a->base.vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     const float *in = t->x, *av = t->av;
 
     memcpy(t->x, x, N * D * sizeof(float));
@@ -260,14 +162,14 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
         in = t->n1;
     }
     memcpy(t->qkv, s->u[l], N * 3 * HD * sizeof(float));
-    s->xwt(N, 3 * HD, D, in, D, w->qkv_w, D, 1, t->qkv, 3 * HD);
+    s->base.xwt(N, 3 * HD, D, in, D, w->qkv_w, D, 1, t->qkv, 3 * HD);
     deq_attention_seq(s, l, t);
     if (a->norm == DEQ_NORM_PRE_SUB) {
         norm_rows(a, t->av, N, HD, w->sub_norm_g, w->sub_norm_b, t->avn, t->st_sub);
         av = t->avn;
     }
-    s->xwt(N, D, HD, av, HD, w->out_w, HD, 0, t->s, D);
-    add_bias(t->s, w->out_b, N, D);
+    s->base.xwt(N, D, HD, av, HD, w->out_w, HD, 0, t->s, D);
+    deq_seq_add_bias(t->s, w->out_b, N, D);
     apply_mask(s, s->mask_attn, D, t->s);
     add_carry(s, t->s, t->x);
     if (a->inject_residual)
@@ -277,26 +179,26 @@ static void block_forward(struct deq_seq *s, unsigned l, const struct deq_tape *
         norm_rows(a, t->s, N, D, w->attn_norm_g, w->attn_norm_b, t->h, t->st1);
     else
         norm_rows(a, t->s, N, D, w->ffn_norm_g, w->ffn_norm_b, t->h, t->st2);
-    s->xwt(N, F, D, t->h, D, w->up_w, D, 0, t->act, F);
+    s->base.xwt(N, F, D, t->h, D, w->up_w, D, 0, t->act, F);
     for (size_t i = 0; i < N; i++)
         k->add_relu(t->act + i * F, w->up_b, F);
     apply_mask(s, s->mask_ffn, F, t->act);
     float *o = a->norm == DEQ_NORM_POST ? t->o : y;
-    s->xwt(N, D, F, t->act, F, w->down_w, F, 0, o, D);
-    add_bias(o, w->down_b, N, D);
+    s->base.xwt(N, D, F, t->act, F, w->down_w, F, 0, o, D);
+    deq_seq_add_bias(o, w->down_b, N, D);
     add_carry(s, o, deq_norm_keeps(a->norm) ? t->s : t->h);
     if (a->norm == DEQ_NORM_POST)
         norm_rows(a, o, N, D, w->ffn_norm_g, w->ffn_norm_b, y, t->st2);
 }
 
 /* dy [N, D] -> dx [N, D]; they may be the same. g NULL: no parameter gradients. */
-static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, const float *dy, float *dx, struct deq_weights *grads)
+static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t, const float *dy, float *dx, struct deq_transformer_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
-    const struct deq_arch *a = &s->arch;
+    const struct deq_transformer_arch *a = &s->arch;
     const struct deq_block_weights *w = &s->w->block[l];
     struct deq_block_weights *g = grads ? &grads->block[l] : NULL;
-    const size_t N = s->n, D = a->vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->base.n, D = a->base.vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
     float *d_o = s->w_nd, *d_h = s->w_nd2, *d_act = s->w_nf, *d_av = s->w_nh, *d_qkv = s->w_qkv;
 
     /* o = h + act W_2^T + b_2 */
@@ -307,7 +209,7 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     deq_gemm_dyw(N, D, F, d_o, D, w->down_w, F, 0, d_act, F);
     if (g) {
         deq_gemm_dytx(N, D, F, d_o, D, t->act, F, g->down_w, F);
-        sum_rows(d_o, N, D, g->down_b);
+        deq_seq_sum_rows(d_o, N, D, g->down_b);
     }
     /* act = mask * relu(h W_1^T + b_1): a unit that is zero passes nothing, whichever made it zero */
     apply_mask(s, s->mask_ffn, F, d_act);
@@ -316,7 +218,7 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     deq_gemm_dyw(N, F, D, d_act, F, w->up_w, D, 0, d_h, D);
     if (g) {
         deq_gemm_dytx(N, F, D, d_act, F, t->h, D, g->up_w, D);
-        sum_rows(d_act, N, F, g->up_b);
+        deq_seq_sum_rows(d_act, N, F, g->up_b);
     }
     /* d_s: the gradient of s = x + attention */
     float *d_s = d_o;
@@ -339,7 +241,7 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     deq_gemm_dyw(N, D, HD, d_a, D, w->out_w, HD, 0, d_av, HD);
     if (g) {
         deq_gemm_dytx(N, D, HD, d_a, D, a->norm == DEQ_NORM_PRE_SUB ? t->avn : t->av, HD, g->out_w, HD);
-        sum_rows(d_a, N, D, g->out_b);
+        deq_seq_sum_rows(d_a, N, D, g->out_b);
     }
     if (a->norm == DEQ_NORM_PRE_SUB)
         norm_rows_vjp(t->av, t->st_sub, N, HD, w->sub_norm_g, d_av, d_av, g ? g->sub_norm_g : NULL, g ? g->sub_norm_b : NULL);
@@ -356,29 +258,33 @@ static void block_vjp(struct deq_seq *s, unsigned l, const struct deq_tape *t, c
     k->add(dx, d_s, d_h, N * D);
 }
 
-void deq_seq_forward(struct deq_seq *s, unsigned tape, const float *z, float *fz)
+static void forward(struct deq_seq *base, unsigned tape, const float *z, float *fz)
 {
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
     const bool carries = deq_norm_keeps(s->arch.norm);
     if (carries)
-        memset(s->carry, 0, s->n * s->arch.vocab.d_model * sizeof(float));
+        memset(s->carry, 0, s->base.n * s->arch.base.vocab.d_model * sizeof(float));
     for (unsigned l = 0; l < s->arch.n_block; l++)
         block_forward(s, l, &s->tape[tape * s->arch.n_block + l], l ? fz : z, fz);
     if (carries)
-        deq_kern()->add(fz, fz, s->carry, s->n * s->arch.vocab.d_model);
+        deq_kern()->add(fz, fz, s->carry, s->base.n * s->arch.base.vocab.d_model);
 }
 
-void deq_seq_vjp(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads)
+static void vjp(struct deq_seq *base, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads)
 {
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
     for (unsigned l = s->arch.n_block; l-- > 0;)
-        block_vjp(s, l, &s->tape[tape * s->arch.n_block + l], l == s->arch.n_block - 1 ? d_fz : dz, dz, grads);
+        block_vjp(s, l, &s->tape[tape * s->arch.n_block + l], l == s->arch.n_block - 1 ? d_fz : dz, dz,
+                  grads ? deq_transformer_weights(grads) : NULL);
 }
 
 /* --- Memory --- */
 
-void deq_seq_remember(struct deq_seq *s, const float *z)
+static void remember(struct deq_seq *base, const float *z, float *shown)
 {
-    const struct deq_arch *a = &s->arch;
-    const size_t N = s->n, T = s->t, D = a->vocab.d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    const struct deq_transformer_arch *a = &s->arch;
+    const size_t N = s->base.n, T = s->base.t, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
     const size_t m = DEQ_MIN(s->m + T, s->m_max), old = m > T ? m - T : 0, new = m - old;
     for (unsigned l = 0; l < a->n_block; l++) {
         const struct deq_block_weights *w = &s->w->block[l];
@@ -389,8 +295,8 @@ void deq_seq_remember(struct deq_seq *s, const float *z)
         }
         float *qkv = s->w_qkv;
         memcpy(qkv, s->u[l], N * 3 * HD * sizeof(float));
-        s->xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
-        for (size_t b = 0; b < s->b; b++) {
+        s->base.xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
+        for (size_t b = 0; b < s->base.b; b++) {
             float *to = s->memory[l] + b * s->m_max * kv;
             memmove(to, to + (s->m - old) * kv, old * kv * sizeof(float));
             for (size_t i = 0; i < new; i++)
@@ -398,57 +304,68 @@ void deq_seq_remember(struct deq_seq *s, const float *z)
         }
     }
     s->m = m;
+    if (shown)
+        memcpy(shown, z, N * D * sizeof(float));
 }
 
-void deq_seq_forget(struct deq_seq *s)
+static void forget(struct deq_seq *base)
 {
-    s->m = 0;
+    ((struct deq_transformer_seq *)base)->m = 0;
 }
 
-/* --- Head and loss --- */
+/* --- What the head reads --- */
 
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *g,
-                    float *ret_nll)
+static const float *read_states(struct deq_seq *base, const float *z)
 {
-    const struct deq_kern *k = deq_kern();
-    const struct deq_weights *w = s->w;
-    const size_t D = s->arch.vocab.d_model, V = s->arch.vocab.size;
-    float *x = s->w_nd, *d_x = s->w_nd2, *stats = s->w_nf; /* w_nf has room for [N, 2] when F >= 2; [N, F] otherwise unused here */
-    const float *h = z;
-    double sum = 0;
-    if (s->arch.final_norm) {
-        norm_rows(&s->arch, z, s->n, D, w->final_norm_g, w->final_norm_b, x, stats);
-        h = x;
-    }
-    for (size_t r = 0; r < s->n; r += s->loss_rows) {
-        const size_t rows = DEQ_MIN(s->loss_rows, s->n - r);
-        deq_gemm_xwt(rows, V, D, h + r * D, D, w->embed[0], D, 0, s->logits, V);
-        for (size_t i = 0; i < rows; i++) {
-            float *y = s->logits + i * V;
-            const uint32_t target = targets[r + i];
-            if (target == UINT32_MAX) {
-                memset(y, 0, V * sizeof(float));
-                if (ret_nll)
-                    ret_nll[r + i] = 0;
-                continue;
-            }
-            const float top = k->max(y, V), at = y[target];
-            const float total = k->exp_sum(y, y, top, V);
-            const double nll = log((double)total) + top - at;
-            sum += nll;
-            if (ret_nll)
-                ret_nll[r + i] = (float)nll;
-            k->scale(y, 1.0f / total / (float)count, V); /* softmax / count */
-            y[target] -= 1.0f / (float)count;
-        }
-        if (d_z)
-            deq_gemm_dyw(rows, V, D, s->logits, V, w->embed[0], D, 0, d_x + r * D, D);
-        if (g)
-            deq_gemm_dytx(rows, V, D, s->logits, V, h + r * D, D, g->embed[0], D);
-    }
-    if (d_z && s->arch.final_norm)
-        norm_rows_vjp(z, stats, s->n, D, w->final_norm_g, d_x, d_z, g ? g->final_norm_g : NULL, g ? g->final_norm_b : NULL);
-    else if (d_z)
-        memcpy(d_z, d_x, s->n * D * sizeof(float));
-    return sum / (double)count;
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    if (!s->arch.final_norm)
+        return z;
+    norm_rows(&s->arch, z, base->n, base->state_dim, s->w->final_norm_g, s->w->final_norm_b, s->w_nd, s->stats);
+    return s->w_nd;
+}
+
+static void read_vjp(struct deq_seq *base, const float *z, const float *d_x, float *d_z, struct deq_weights *grads)
+{
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    struct deq_transformer_weights *g = grads ? deq_transformer_weights(grads) : NULL;
+    if (s->arch.final_norm)
+        norm_rows_vjp(z, s->stats, base->n, base->state_dim, s->w->final_norm_g, d_x, d_z, g ? g->final_norm_g : NULL, g ? g->final_norm_b : NULL);
+    else
+        memcpy(d_z, d_x, base->n * base->state_dim * sizeof(float));
+}
+
+/* --- Opening --- */
+
+static void seq_free(struct deq_seq *base)
+{
+    struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
+    deq_free(s->mem);
+    deq_free(s);
+}
+
+static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember, .forget = forget,
+                                       .read = read_states, .read_vjp = read_vjp, .free = seq_free};
+
+enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret, struct deq_err *err)
+{
+    const size_t R = shape->t + shape->memory, D = a->vocab.d_model;
+    struct deq_transformer_seq *s = DEQ_NEW(struct deq_transformer_seq);
+    struct deq_layout l = {0};
+    if (!s)
+        goto nomem;
+    s->arch = *deq_transformer_arch(a);
+    s->m_max = shape->memory;
+    deq_seq_init(&s->base, &ops, a, shape, D);
+    lay_out(s, &l, shape->dropout);
+    l = (struct deq_layout){.base = s->mem = deq_alloc(l.bytes)};
+    if (!s->mem)
+        goto nomem;
+    lay_out(s, &l, shape->dropout);
+    for (size_t i = 0; i < R; i++)
+        deq_sinusoid((uint32_t)(R - 1 - i), (uint32_t)D, s->sin + i * D);
+    *ret = &s->base;
+    return DEQ_OK;
+nomem:
+    deq_free(s);
+    return deq_fail(err, DEQ_ENOMEM, "no memory for %zu sequences of %zu positions", shape->b, shape->t);
 }

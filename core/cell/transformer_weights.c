@@ -1,243 +1,159 @@
-/* The weights of the cell on rows: from a file or from memory into the packed form that transformer.h describes, each matrix once. */
-#include <string.h>
+/* The transformer's kind: the keys of its configuration, the table of its tensors (models/README.md), positions. */
+#include <math.h>
 
 #include "core/base/mem.h"
 #include "core/cell/transformer.h"
+#include "core/math/elementary.h"
 #include "core/math/kern.h"
 
-void deq_transformer_relative(const struct deq_transformer *t, unsigned block, size_t reach, float *scratch, float *rel)
+/* --- Configuration --- */
+
+#define AT(field) offsetof(struct deq_transformer_arch, field)
+#define NORMS "post|pre|pre_sub|pre_ln" /* in the order of enum deq_norm */
+
+static const struct deq_opt config[] = {
+    {"num_attention_heads", DEQ_OPT_U32, AT(n_head), 1, 1024, NULL, NULL, "attention heads H"},
+    {"head_dim", DEQ_OPT_U32, AT(d_head), 1, 1024, NULL, NULL, "width Dh of a head"},
+    {"intermediate_size", DEQ_OPT_U32, AT(d_inner), 1, 1 << 18, NULL, NULL, "inner width F of the feed-forward network"},
+    {"num_blocks", DEQ_OPT_U32, AT(n_block), 1, DEQ_BLOCKS_MAX, "1", NULL, "blocks inside one evaluation"},
+    {"attention_window", DEQ_OPT_U32, AT(attn_window), 1, 1 << 16, NULL, NULL, "positions a token attends to, itself included"},
+    {"norm", DEQ_OPT_ENUM, AT(norm), 0, 0, NULL, NORMS, "where LayerNorm stands"},
+    {"norm_affine", DEQ_OPT_BOOL, AT(norm_affine), 0, 1, "true", NULL, "LayerNorms have weight and bias"},
+    {"inject_residual", DEQ_OPT_BOOL, AT(inject_residual), 0, 1, "false", NULL, "the token is injected beside attention too"},
+    {"final_norm", DEQ_OPT_BOOL, AT(final_norm), 0, 1, "false", NULL, "LayerNorm between the equilibrium and the head"},
+    {"norm_eps", DEQ_OPT_FLOAT, AT(norm_eps), 1e-12, 0.1, "1e-5", NULL, "LayerNorm's epsilon"},
+};
+
+static const struct deq_opt recipe[] = {
+    {"model.hidden_size", DEQ_OPT_U32, AT(base.vocab.d_model), 2, 16384, "256", NULL, "Width D of the state."},
+    {"model.heads", DEQ_OPT_U32, AT(n_head), 1, 1024, "4", NULL, "Attention heads H."},
+    {"model.head_dim", DEQ_OPT_U32, AT(d_head), 1, 1024, "64", NULL, "Width Dh of a head; H*Dh need not equal D."},
+    {"model.inner_size", DEQ_OPT_U32, AT(d_inner), 1, 262144, "1024", NULL, "Inner width F of the feed-forward network."},
+    {"model.blocks", DEQ_OPT_U32, AT(n_block), 1, DEQ_BLOCKS_MAX, "1", NULL, "Blocks L inside one evaluation of f."},
+    {"model.attention_window", DEQ_OPT_U32, AT(attn_window), 1, 65536, "256", NULL, "Positions a token attends to, itself included."},
+    {"model.norm", DEQ_OPT_ENUM, AT(norm), 0, 0, "pre", NORMS, "Where LayerNorm stands; see core/cell/transformer.h."},
+    {"model.norm_affine", DEQ_OPT_BOOL, AT(norm_affine), 0, 1, "true", NULL, "LayerNorms have weight and bias."},
+    {"model.inject_residual", DEQ_OPT_BOOL, AT(inject_residual), 0, 1, "true", NULL,
+     "The token is injected beside attention too, not only into q, k and v."},
+    {"model.final_norm", DEQ_OPT_BOOL, AT(final_norm), 0, 1, "true", NULL, "LayerNorm between the equilibrium and the head."},
+    {"model.norm_eps", DEQ_OPT_FLOAT, AT(norm_eps), 1e-12, 0.1, "1e-5", NULL, "LayerNorm's epsilon."},
+};
+
+static enum deq_rc check(const struct deq_arch *a, const char *where, struct deq_err *err)
 {
-    const size_t D = t->arch.vocab.d_model, HD = (size_t)t->arch.n_head * t->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
-    const float *w = t->block[block].rel_w;
+    if (a->vocab.d_model % 2)
+        return deq_fail(err, DEQ_EFORMAT, "%s: hidden_size: %u is odd; half of it are sines, half cosines", where, a->vocab.d_model);
+    if (a->vocab.d_out && a->vocab.d_out != a->vocab.d_model)
+        return deq_fail(err, DEQ_EFORMAT, "%s: output_size: %u is not hidden_size %u, the width of a transformer's state", where, a->vocab.d_out,
+                        a->vocab.d_model);
+    return DEQ_OK;
+}
+
+static uint32_t seq_max(const struct deq_arch *a)
+{
+    return deq_transformer_arch(a)->attn_window;
+}
+
+/* --- Tensors --- */
+
+#define PUT(rows, cols, role, slot, name, l) \
+    deq_weights_put(w, &(struct deq_put){slot, role, rows, cols, NULL, NULL, 1}, "blocks.%u." name, l)
+#define PUT_PACKED(rows, cols, role, slot, to, name, l) \
+    deq_weights_put(w, &(struct deq_put){slot, role, rows, cols, to, NULL, 1}, "blocks.%u." name, l)
+
+static void walk_block(struct deq_weights *w, const struct deq_transformer_arch *a, struct deq_block_weights *b, unsigned l)
+{
+    const size_t D = a->base.vocab.d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
+    PUT_PACKED(deq_inject_dim(a), D, DEQ_ROLE_EMBED, &b->inject_w, &b->packed.inject, "inject.weight", l);
+    PUT(0, deq_inject_dim(a), DEQ_ROLE_BIAS, &b->inject_b, "inject.bias", l);
+    deq_weights_put(w, &(struct deq_put){&b->qkv_w, DEQ_ROLE_MATRIX, 3 * HD, D, &b->packed.qkv, NULL, 3}, "blocks.%u.attn.qkv.weight", l);
+    PUT(HD, D, DEQ_ROLE_MATRIX, &b->rel_w, "attn.rel.weight", l);
+    PUT(H, Dh, DEQ_ROLE_BIAS, &b->r_w, "attn.content_bias", l);
+    PUT(H, Dh, DEQ_ROLE_BIAS, &b->r_r, "attn.position_bias", l);
+    PUT_PACKED(D, HD, DEQ_ROLE_RESIDUAL_OUT, &b->out_w, &b->packed.out, "attn.out.weight", l);
+    PUT(0, D, DEQ_ROLE_BIAS, &b->out_b, "attn.out.bias", l);
+    PUT_PACKED(F, D, DEQ_ROLE_MATRIX, &b->up_w, &b->packed.up, "ffn.up.weight", l);
+    PUT(0, F, DEQ_ROLE_BIAS, &b->up_b, "ffn.up.bias", l);
+    PUT_PACKED(D, F, DEQ_ROLE_RESIDUAL_OUT, &b->down_w, &b->packed.down, "ffn.down.weight", l);
+    PUT(0, D, DEQ_ROLE_BIAS, &b->down_b, "ffn.down.bias", l);
+    if (!a->norm_affine)
+        return;
+    PUT(0, D, DEQ_ROLE_GAIN, &b->attn_norm_g, "attn_norm.weight", l);
+    PUT(0, D, DEQ_ROLE_BIAS, &b->attn_norm_b, "attn_norm.bias", l);
+    if (a->norm == DEQ_NORM_PRE_SUB) {
+        PUT(0, HD, DEQ_ROLE_GAIN, &b->sub_norm_g, "sub_norm.weight", l);
+        PUT(0, HD, DEQ_ROLE_BIAS, &b->sub_norm_b, "sub_norm.bias", l);
+    }
+    PUT(0, D, DEQ_ROLE_GAIN, &b->ffn_norm_g, "ffn_norm.weight", l);
+    PUT(0, D, DEQ_ROLE_BIAS, &b->ffn_norm_b, "ffn_norm.bias", l);
+}
+
+static void walk(struct deq_weights *w)
+{
+    struct deq_transformer_weights *t = deq_transformer_weights(w);
+    const size_t D = t->arch.base.vocab.d_model;
+    deq_vocabulary_walk(w, &t->vocabulary);
+    for (unsigned l = 0; l < t->arch.n_block; l++)
+        walk_block(w, &t->arch, &t->block[l], l);
+    if (t->arch.final_norm) {
+        deq_weights_put(w, &(struct deq_put){&t->final_norm_g, DEQ_ROLE_GAIN, 0, D, NULL, NULL, 1}, "final_norm.weight");
+        deq_weights_put(w, &(struct deq_put){&t->final_norm_b, DEQ_ROLE_BIAS, 0, D, NULL, NULL, 1}, "final_norm.bias");
+    }
+    deq_predictor_walk(w, &t->predictor, &t->arch.base.vocab);
+}
+
+static struct deq_weights *weights(const struct deq_arch *a)
+{
+    struct deq_transformer_weights *t = DEQ_NEW(struct deq_transformer_weights);
+    if (!t)
+        return NULL;
+    t->arch = *deq_transformer_arch(a);
+    t->vocabulary.shape = a->vocab;
+    t->predictor = (struct deq_predictor){.hidden = a->predictor_hidden, .state_dim = a->vocab.d_model, .scale = sqrtf((float)a->vocab.d_model)};
+    t->base.format = a->kind->model_type;
+    t->base.walk = walk;
+    return &t->base;
+}
+
+static const struct deq_predictor *predictor(const struct deq_weights *w)
+{
+    return &((const struct deq_transformer_weights *)w)->predictor;
+}
+
+const struct deq_kind deq_transformer_kind = {.model_type = "deq_transformer",
+                                              .title = "transformer",
+                                              .arch_size = sizeof(struct deq_transformer_arch),
+                                              .config = {config, DEQ_COUNT(config)},
+                                              .recipe = {recipe, DEQ_COUNT(recipe)},
+                                              .check = check,
+                                              .weights = weights,
+                                              .predictor = predictor,
+                                              .shape = deq_transformer_shape,
+                                              .open = deq_transformer_open,
+                                              .seq_max = seq_max};
+
+/* --- Positions --- */
+
+static const double LN_10000 = 9.210340371976184;
+
+void deq_sinusoid(uint32_t d, uint32_t d_model, float *out)
+{
+    uint32_t half = d_model / 2;
+    for (uint32_t i = 0; i < half; i++) {
+        double sine, cosine;
+        deq_sincos(d * deq_exp(-2.0 * i / d_model * LN_10000), &sine, &cosine);
+        out[i] = (float)sine;
+        out[half + i] = (float)cosine;
+    }
+}
+
+void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach, float *scratch, float *rel)
+{
+    const size_t D = w->arch.base.vocab.d_model, HD = (size_t)w->arch.n_head * w->arch.d_head, stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
+    const float *rel_w = w->block[block].rel_w;
     for (size_t d = 0; d < reach; d++) {
         deq_sinusoid((uint32_t)d, (uint32_t)D, scratch);
         for (size_t i = 0; i < HD; i++)
-            rel[i * stride + zero - d] = deq_kern()->dot(w + i * D, scratch, D);
+            rel[i * stride + zero - d] = deq_kern()->dot(rel_w + i * D, scratch, D);
     }
-}
-
-static enum deq_rc pack(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
-{
-    return deq_pack(x, p->rows, p->cols, t->bf16, ret, err);
-}
-
-static enum deq_rc pack_transposed(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_packed *ret, struct deq_err *err)
-{
-    const struct deq_param turned = {.rows = p->cols, .cols = p->rows};
-    float *y = DEQ_NEW_ARRAY(float, p->count);
-    if (!y)
-        return deq_fail(err, DEQ_ENOMEM, "no memory to pack tensor %s", p->name);
-    for (size_t i = 0; i < p->rows; i++)
-        for (size_t j = 0; j < p->cols; j++)
-            y[j * p->rows + i] = x[i * p->cols + j];
-    enum deq_rc rc = pack(t, &turned, y, ret, err);
-    deq_free(y);
-    return rc;
-}
-
-/* Matrix p, with the numbers x, goes where the cell looks for it. */
-static enum deq_rc place(struct deq_transformer *t, const struct deq_param *p, const float *x, struct deq_err *err)
-{
-    const struct deq_weights *w = t->vectors;
-    struct deq_vocabulary *v = &t->vocabulary;
-    for (unsigned c = 0; c < deq_clusters(&t->arch.vocab); c++) {
-        if (p->slot == &w->embed[c])
-            return pack(t, p, x, t->arch.vocab.head_untied ? &v->embed[c] : &v->head[c], err);
-        if (p->slot == &w->head[c])
-            return pack(t, p, x, &v->head[c], err);
-        if (p->slot == &w->head_proj[c])
-            return pack_transposed(t, p, x, &v->head_proj[c], err);
-        if (p->slot == &w->embed_proj[c]) {
-            enum deq_rc rc = pack(t, p, x, &v->embed_proj[c], err);
-            return rc || t->arch.vocab.proj_untied[c] ? rc : pack_transposed(t, p, x, &v->head_proj[c], err);
-        }
-    }
-    for (unsigned l = 0; l < t->arch.n_block; l++) {
-        const struct deq_block_weights *b = &w->block[l];
-        struct deq_packed_block *to = &t->block[l];
-        const struct {
-            float *const *slot;
-            struct deq_packed *packed;
-        } of[] = {{&b->inject_w, &to->inject}, {&b->qkv_w, &to->qkv}, {&b->out_w, &to->out}, {&b->up_w, &to->up}, {&b->down_w, &to->down}};
-        for (size_t i = 0; i < DEQ_COUNT(of); i++)
-            if (p->slot == of[i].slot)
-                return pack(t, p, x, of[i].packed, err);
-        float **const own = p->slot == &b->rel_w ? &to->rel_w : p->slot == &b->r_w ? &to->r_w : p->slot == &b->r_r ? &to->r_r : NULL;
-        if (own) { /* used as it is */
-            if (!(*own = DEQ_NEW_ARRAY(float, p->count)))
-                return deq_fail(err, DEQ_ENOMEM, "no memory for tensor %s", p->name);
-            memcpy(*own, x, p->count * sizeof(float));
-            return DEQ_OK;
-        }
-    }
-    if (p->slot == &w->pred_tok_w)
-        return pack(t, p, x, &t->pred_tok, err);
-    if (p->slot == &w->pred_state_w)
-        return pack(t, p, x, &t->pred_state, err);
-    if (p->slot == &w->pred_out_w)
-        return pack(t, p, x, &t->pred_out, err);
-    if (p->slot == &w->tails_w)
-        return pack(t, p, x, &v->tails, err);
-    return deq_fail(err, DEQ_EINVAL, "tensor %s has no place in the cell", p->name);
-}
-
-/* What `place` makes of all matrices, and the vectors as they are. */
-static uint64_t held_bytes(const struct deq_weights *w, bool bf16)
-{
-    const struct deq_arch *a = &w->arch;
-    uint64_t bytes = w->n * sizeof(float);
-    for (size_t i = 0; i < w->n_params; i++) {
-        const struct deq_param *p = &w->params[i];
-        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16}, turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
-        bool plain = !p->rows, head_proj = false, tied = false;
-        for (unsigned l = 0; l < a->n_block; l++)
-            plain = plain || p->slot == &w->block[l].rel_w || p->slot == &w->block[l].r_w || p->slot == &w->block[l].r_r;
-        for (unsigned c = 0; c < deq_clusters(&a->vocab); c++) {
-            tied = tied || (p->slot == &w->embed_proj[c] && !a->vocab.proj_untied[c]);
-            head_proj = head_proj || p->slot == &w->head_proj[c];
-        }
-        if (plain)
-            bytes += p->rows ? p->count * sizeof(float) : 0;
-        else
-            bytes += (head_proj ? 0 : deq_packed_bytes(&as_is)) + (head_proj || tied ? deq_packed_bytes(&turned) : 0);
-    }
-    return bytes;
-}
-
-/* FNV-1a's step on whole words */
-static uint64_t mix(uint64_t h, const float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], 4);
-        h = (h ^ bits) * 0x100000001b3u;
-        h ^= h >> 29;
-    }
-    return h;
-}
-
-/* Where a tensor's numbers come from: weights in memory, or a file that deq_weights_check has passed. */
-struct source {
-    const struct deq_weights *w;
-    const struct deq_safetensors *file;
-    float *scratch; /* [largest tensor], for the file */
-};
-
-static enum deq_rc build(const struct source *from, bool bf16, struct deq_transformer *t, struct deq_err *err)
-{
-    enum deq_rc rc = DEQ_OK;
-    t->vocabulary.vectors = t->vectors;
-    t->bf16 = bf16;
-    t->bytes = held_bytes(t->vectors, bf16);
-    t->fingerprint = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < t->vectors->n_params && !rc; i++) {
-        const struct deq_param *p = &t->vectors->params[i];
-        const float *x = from->w ? from->w->data + from->w->params[i].offset : from->scratch;
-        if (from->file)
-            rc = deq_tensor_to_f32(from->file, deq_safetensors_find(from->file, p->name), from->scratch, err);
-        if (rc)
-            break;
-        t->parameters += p->count;
-        t->fingerprint = mix(t->fingerprint, x, p->count);
-        if (p->rows)
-            rc = place(t, p, x, err);
-        else
-            memcpy(*p->slot, x, p->count * sizeof(float));
-    }
-    return rc;
-}
-
-enum deq_rc deq_transformer_new(const struct deq_weights *w, bool bf16, struct deq_transformer **ret, struct deq_err *err)
-{
-    struct deq_transformer *t = DEQ_NEW(struct deq_transformer);
-    if (!t)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
-    t->arch = w->arch;
-    enum deq_rc rc = deq_weights_new_vectors(&t->arch, &t->vectors, err);
-    if (!rc)
-        rc = build(&(struct source){.w = w}, bf16, t, err);
-    if (rc)
-        deq_transformer_free(t);
-    else
-        *ret = t;
-    return rc;
-}
-
-/* Numbers of the largest tensor: the scratch of loading. */
-static size_t largest(const struct deq_weights *w)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < w->n_params; i++)
-        n = DEQ_MAX(n, w->params[i].count);
-    return n;
-}
-
-enum deq_rc deq_transformer_load(const char *path, const struct deq_arch *a, struct deq_transformer **ret, struct deq_err *err)
-{
-    struct source from = {0};
-    struct deq_safetensors *file = NULL;
-    bool bf16 = false;
-    struct deq_transformer *t = DEQ_NEW(struct deq_transformer);
-    if (!t)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for the model");
-    t->arch = *a;
-    enum deq_rc rc = deq_safetensors_open(path, &file, err);
-    if (!rc)
-        rc = deq_weights_new_vectors(a, &t->vectors, err);
-    if (!rc)
-        rc = deq_weights_check(t->vectors, file, path, &bf16, err);
-    if (!rc) {
-        from.file = file;
-        from.scratch = DEQ_NEW_ARRAY(float, largest(t->vectors));
-        rc = from.scratch ? build(&from, bf16, t, err) : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
-    }
-    deq_free(from.scratch);
-    deq_safetensors_close(file);
-    if (rc)
-        deq_transformer_free(t);
-    else
-        *ret = t;
-    return rc;
-}
-
-enum deq_rc deq_transformer_check(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err)
-{
-    struct deq_safetensors *file = NULL;
-    struct deq_weights *w = NULL;
-    bool bf16;
-    enum deq_rc rc = deq_safetensors_open(path, &file, err);
-    if (!rc)
-        rc = deq_weights_new_vectors(a, &w, err);
-    if (!rc)
-        rc = deq_weights_check(w, file, path, &bf16, err);
-    if (!rc) {
-        *ret_bytes = held_bytes(w, bf16);
-        *ret_load_bytes = largest(w) * sizeof(float);
-    }
-    deq_safetensors_close(file);
-    deq_weights_free(w);
-    return rc;
-}
-
-void deq_transformer_free(struct deq_transformer *t)
-{
-    if (!t)
-        return;
-    deq_vocabulary_free(&t->vocabulary);
-    deq_packed_free(&t->pred_tok);
-    deq_packed_free(&t->pred_state);
-    deq_packed_free(&t->pred_out);
-    for (unsigned l = 0; l < t->arch.n_block; l++) {
-        struct deq_packed_block *p = &t->block[l];
-        deq_packed_free(&p->inject);
-        deq_packed_free(&p->qkv);
-        deq_packed_free(&p->out);
-        deq_packed_free(&p->up);
-        deq_packed_free(&p->down);
-        deq_free(p->rel_w);
-        deq_free(p->r_w);
-        deq_free(p->r_r);
-    }
-    deq_weights_free(t->vectors);
-    deq_free(t);
 }

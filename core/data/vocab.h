@@ -12,7 +12,8 @@ enum { DEQ_CUTOFFS_MAX = 7 };
  * E / div_val^c. n_cutoffs, d_embed and div_val all zero: one cluster, E = D, the plain embedding. */
 struct deq_vocab {
     uint32_t size;             /* V */
-    uint32_t d_model;          /* D: width that tokens are embedded to and states are read out from */
+    uint32_t d_model;          /* D: width that tokens are embedded to */
+    uint32_t d_out;            /* width that states are read out from; 0 means D. Another one needs a head of its own, and no projections */
     int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
     uint32_t n_cutoffs, cutoffs[DEQ_CUTOFFS_MAX]; /* first id of clusters 1, 2, ... */
     uint32_t d_embed;          /* E; 0 means D */
@@ -52,6 +53,16 @@ static inline size_t deq_cluster_embed(const struct deq_vocab *v, unsigned c)
     while (c-- && v->div_val > 1)
         e /= v->div_val;
     return e;
+}
+/* Width of what the head reads. */
+static inline size_t deq_vocab_out(const struct deq_vocab *v)
+{
+    return v->d_out ? v->d_out : v->d_model;
+}
+/* Width of cluster c's rows in the head. */
+static inline size_t deq_cluster_head(const struct deq_vocab *v, unsigned c)
+{
+    return v->d_out && v->d_out != v->d_model ? v->d_out : deq_cluster_embed(v, c);
 }
 /* Embeddings reach the model's width by a projection [D, E_c] (always where div_val is above 1, also if E_0 = D: Transformer-XL's rule). */
 static inline bool deq_projects(const struct deq_vocab *v)

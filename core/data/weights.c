@@ -1,167 +1,79 @@
 #include "core/data/weights.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/data/safetensors.h"
-#include "core/math/elementary.h"
 #include "core/math/half.h"
 
-/* One walk defines the layout: the first pass (data NULL) counts, the second sets pointers. */
-struct walk {
-    struct deq_weights *w;
-    size_t n, n_params;
-    bool overflow;
-};
+/* --- The table: one walk, made twice; the first counts --- */
 
-static void put(struct walk *k, float **slot, size_t rows, size_t cols, const char *fmt, unsigned block)
+void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const char *name, ...)
 {
     size_t count;
-    if (!deq_mul_size(rows ? rows : 1, cols, &count) || count > ((size_t)1 << 40)) {
-        k->overflow = true;
+    if (!deq_mul_size(put->rows ? put->rows : 1, put->cols, &count) || count > ((size_t)1 << 40)) {
+        w->overflow = true;
         return;
     }
-    const bool held = !rows || !k->w->vectors_only;
-    if (k->w->params) {
-        struct deq_param *p = &k->w->params[k->n_params];
-        char name[DEQ_PARAM_NAME];
-        snprintf(name, sizeof name, "blocks.%u.", block);
-        snprintf(p->name, sizeof p->name, "%s%s", block == UINT32_MAX ? "" : name, fmt);
-        p->rows = rows;
-        p->cols = cols;
-        p->offset = k->n;
-        p->count = count;
-        p->slot = slot;
-        *slot = held ? k->w->data + k->n : NULL;
+    const bool held = !w->packed || !(put->packed || put->turned);
+    if (w->params) {
+        struct deq_param *p = &w->params[w->n_params];
+        *p = (struct deq_param){.role = put->role, .parts = DEQ_MAX(put->parts, 1u), .rows = put->rows, .cols = put->cols, .offset = w->n,
+                                .count = count, .slot = put->slot, .packed = put->packed, .turned = put->turned};
+        va_list ap;
+        va_start(ap, name);
+        vsnprintf(p->name, sizeof p->name, name, ap);
+        va_end(ap);
+        *put->slot = held ? w->data + w->n : NULL;
     }
-    k->n_params++;
-    k->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
+    w->n_params++;
+    w->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
 }
 
-static void put_norm(struct walk *k, float **g, float **b, size_t n, const char *weight, const char *bias, unsigned block)
+static void walk(struct deq_weights *w)
 {
-    put(k, g, 0, n, weight, block);
-    put(k, b, 0, n, bias, block);
+    w->n = w->n_params = 0;
+    w->n_main = SIZE_MAX;
+    w->walk(w);
+    w->n_main = DEQ_MIN(w->n_main, w->n);
 }
 
-/* "embed.weight" of the only cluster, "embed.2.weight" of one among several */
-static void put_cluster(struct walk *k, float **slot, size_t rows, size_t cols, const char *what, const char *kind, unsigned c)
+enum deq_rc deq_weights_build(struct deq_weights *w, bool packed, struct deq_err *err)
 {
-    char name[DEQ_PARAM_NAME];
-    if (k->w->arch.vocab.n_cutoffs)
-        snprintf(name, sizeof name, "%s.%u.%s", what, c, kind);
-    else
-        snprintf(name, sizeof name, "%s.%s", what, kind);
-    put(k, slot, rows, cols, name, UINT32_MAX);
-}
-
-static void walk_vocabulary(struct walk *k)
-{
-    struct deq_weights *w = k->w;
-    const struct deq_arch *a = &w->arch;
-    const bool projects = deq_projects(&a->vocab);
-    for (unsigned c = 0; c < deq_clusters(&a->vocab); c++) {
-        put_cluster(k, &w->embed[c], deq_cluster_size(&a->vocab, c), deq_cluster_embed(&a->vocab, c), "embed", "weight", c);
-        if (projects)
-            put_cluster(k, &w->embed_proj[c], a->vocab.d_model, deq_cluster_embed(&a->vocab, c), "embed", "proj.weight", c);
-        if (a->vocab.head_untied)
-            put_cluster(k, &w->head[c], deq_cluster_size(&a->vocab, c), deq_cluster_embed(&a->vocab, c), "head", "weight", c);
-        if (projects && a->vocab.proj_untied[c])
-            put_cluster(k, &w->head_proj[c], a->vocab.d_model, deq_cluster_embed(&a->vocab, c), "head", "proj.weight", c);
-    }
-    if (a->vocab.head_bias)
-        put(k, &w->head_bias, 0, a->vocab.size, "head.bias", UINT32_MAX);
-    if (a->vocab.n_cutoffs) {
-        put(k, &w->tails_w, a->vocab.n_cutoffs, deq_cluster_embed(&a->vocab, 0), "head.tails.weight", UINT32_MAX);
-        put(k, &w->tails_b, 0, a->vocab.n_cutoffs, "head.tails.bias", UINT32_MAX);
-    }
-}
-
-static void walk(struct walk *k)
-{
-    struct deq_weights *w = k->w;
-    const struct deq_arch *a = &w->arch;
-    const size_t D = a->vocab.d_model, HDh = (size_t)a->n_head * a->d_head, F = a->d_inner, Hp = a->predictor_hidden;
-    k->n = k->n_params = 0;
-    walk_vocabulary(k);
-    for (unsigned l = 0; l < a->n_block; l++) {
-        struct deq_block_weights *b = &w->block[l];
-        put(k, &b->inject_w, deq_inject_dim(a), D, "inject.weight", l);
-        put(k, &b->inject_b, 0, deq_inject_dim(a), "inject.bias", l);
-        put(k, &b->qkv_w, 3 * HDh, D, "attn.qkv.weight", l);
-        put(k, &b->rel_w, HDh, D, "attn.rel.weight", l);
-        put(k, &b->r_w, a->n_head, a->d_head, "attn.content_bias", l);
-        put(k, &b->r_r, a->n_head, a->d_head, "attn.position_bias", l);
-        put(k, &b->out_w, D, HDh, "attn.out.weight", l);
-        put(k, &b->out_b, 0, D, "attn.out.bias", l);
-        put(k, &b->up_w, F, D, "ffn.up.weight", l);
-        put(k, &b->up_b, 0, F, "ffn.up.bias", l);
-        put(k, &b->down_w, D, F, "ffn.down.weight", l);
-        put(k, &b->down_b, 0, D, "ffn.down.bias", l);
-        if (a->norm_affine) {
-            put_norm(k, &b->attn_norm_g, &b->attn_norm_b, D, "attn_norm.weight", "attn_norm.bias", l);
-            if (a->norm == DEQ_NORM_PRE_SUB)
-                put_norm(k, &b->sub_norm_g, &b->sub_norm_b, HDh, "sub_norm.weight", "sub_norm.bias", l);
-            put_norm(k, &b->ffn_norm_g, &b->ffn_norm_b, D, "ffn_norm.weight", "ffn_norm.bias", l);
-        }
-    }
-    if (a->final_norm)
-        put_norm(k, &w->final_norm_g, &w->final_norm_b, D, "final_norm.weight", "final_norm.bias", UINT32_MAX);
-    w->n_main = k->n;
-    if (Hp) {
-        put(k, &w->pred_tok_w, Hp, D, "predictor.token.weight", UINT32_MAX);
-        put(k, &w->pred_state_w, Hp, D, "predictor.state.weight", UINT32_MAX);
-        put(k, &w->pred_b, 0, Hp, "predictor.bias", UINT32_MAX);
-        put(k, &w->pred_out_w, D, Hp, "predictor.out.weight", UINT32_MAX);
-        put(k, &w->pred_out_b, 0, D, "predictor.out.bias", UINT32_MAX);
-    }
-}
-
-static enum deq_rc new_weights(const struct deq_arch *arch, bool vectors_only, struct deq_weights **ret, struct deq_err *err)
-{
-    struct deq_weights *w = DEQ_NEW(struct deq_weights);
-    if (!w)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for weights");
-    w->arch = *arch;
-    w->vectors_only = vectors_only;
-    struct walk k = {.w = w};
-    walk(&k);
-    if (k.overflow) {
-        deq_free(w);
+    w->packed = packed;
+    walk(w);
+    if (w->overflow)
         return deq_fail(err, DEQ_EFORMAT, "the configured shapes are too large");
+    float *data = DEQ_NEW_ARRAY(float, w->n);
+    struct deq_param *params = DEQ_NEW_ARRAY(struct deq_param, w->n_params);
+    if (!data || !params) {
+        deq_free(data);
+        deq_free(params);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu parameters", w->n);
     }
-    w->n = k.n;
-    w->n_params = k.n_params;
-    w->data = DEQ_NEW_ARRAY(float, k.n);
-    w->params = DEQ_NEW_ARRAY(struct deq_param, k.n_params);
-    if (!w->data || !w->params) {
-        deq_weights_free(w);
-        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu parameters", k.n);
-    }
-    walk(&k);
-    *ret = w;
+    w->data = data;
+    w->params = params;
+    walk(w);
     return DEQ_OK;
-}
-
-enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
-{
-    return new_weights(arch, false, ret, err);
-}
-
-enum deq_rc deq_weights_new_vectors(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err)
-{
-    return new_weights(arch, true, ret, err);
 }
 
 void deq_weights_free(struct deq_weights *w)
 {
     if (!w)
         return;
+    for (size_t i = 0; w->packed && i < w->n_params && w->params; i++) {
+        if (w->params[i].packed)
+            deq_packed_free(w->params[i].packed);
+        if (w->params[i].turned)
+            deq_packed_free(w->params[i].turned);
+    }
     deq_free(w->data);
     deq_free(w->params);
     deq_free(w);
 }
+
+/* --- Files --- */
 
 enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *f, const char *path, bool *ret_bf16, struct deq_err *err)
 {
@@ -198,32 +110,12 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
     return DEQ_OK;
 }
 
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err)
+enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors *f, struct deq_err *err)
 {
-    struct deq_safetensors *f = NULL;
-    struct deq_weights *w = NULL;
-    bool bf16;
-    enum deq_rc rc = deq_safetensors_open(path, &f, err);
-    if (!rc)
-        rc = deq_weights_new_vectors(arch, &w, err);
-    if (!rc)
-        rc = deq_weights_check(w, f, path, &bf16, err);
-    if (!rc) { /* only now is it known that the file holds what the configuration claims */
-        deq_weights_free(w);
-        w = NULL;
-        rc = deq_weights_new(arch, &w, err);
-    }
+    enum deq_rc rc = DEQ_OK;
     for (size_t i = 0; !rc && i < w->n_params; i++)
         rc = deq_tensor_to_f32(f, deq_safetensors_find(f, w->params[i].name), w->data + w->params[i].offset, err);
-    deq_safetensors_close(f);
-    if (rc) {
-        deq_weights_free(w);
-        return rc;
-    }
-    *ret = w;
-    if (ret_bf16)
-        *ret_bf16 = bf16;
-    return DEQ_OK;
+    return rc;
 }
 
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err)
@@ -245,7 +137,7 @@ enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool
                                          .shape = {p->rows ? p->rows : p->cols, p->cols},
                                          .data = bf16 ? (const void *)(half + p->offset) : (const void *)(w->data + p->offset)};
     }
-    static const char *const meta[] = {"format", "deq_transformer", NULL};
+    const char *const meta[] = {"format", w->format, NULL};
     rc = deq_safetensors_write(path, out, w->n_params, meta, err);
 out:
     deq_free(half);
@@ -253,15 +145,96 @@ out:
     return rc;
 }
 
-static const double LN_10000 = 9.210340371976184;
+/* --- The packed form --- */
 
-void deq_sinusoid(uint32_t d, uint32_t d_model, float *out)
+static enum deq_rc pack_transposed(const struct deq_param *p, const float *x, bool bf16, struct deq_err *err)
 {
-    uint32_t half = d_model / 2;
-    for (uint32_t i = 0; i < half; i++) {
-        double sine, cosine;
-        deq_sincos(d * deq_exp(-2.0 * i / d_model * LN_10000), &sine, &cosine);
-        out[i] = (float)sine;
-        out[half + i] = (float)cosine;
+    float *y = DEQ_NEW_ARRAY(float, p->count);
+    if (!y)
+        return deq_fail(err, DEQ_ENOMEM, "no memory to pack tensor %s", p->name);
+    for (size_t i = 0; i < p->rows; i++)
+        for (size_t j = 0; j < p->cols; j++)
+            y[j * p->rows + i] = x[i * p->cols + j];
+    enum deq_rc rc = deq_pack(y, p->cols, p->rows, bf16, p->turned, err);
+    deq_free(y);
+    return rc;
+}
+
+/* FNV-1a's step on whole words */
+static uint64_t mix(uint64_t h, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], 4);
+        h = (h ^ bits) * 0x100000001b3u;
+        h ^= h >> 29;
     }
+    return h;
+}
+
+static enum deq_rc take(struct deq_weights *w, const struct deq_param *p, const float *x, struct deq_err *err)
+{
+    enum deq_rc rc = DEQ_OK;
+    w->parameters += p->count;
+    w->fingerprint = mix(w->fingerprint, x, p->count);
+    if (!p->packed && !p->turned)
+        memcpy(*p->slot, x, p->count * sizeof(float));
+    if (p->packed)
+        rc = deq_pack(x, p->rows, p->cols, w->bf16, p->packed, err);
+    return rc || !p->turned ? rc : pack_transposed(p, x, w->bf16, err);
+}
+
+static void begin_packing(struct deq_weights *w, bool bf16)
+{
+    w->bf16 = bf16;
+    w->bytes = deq_weights_held_bytes(w, bf16);
+    w->fingerprint = 0xcbf29ce484222325u;
+}
+
+enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err)
+{
+    enum deq_rc rc = DEQ_OK;
+    begin_packing(w, bf16);
+    for (size_t i = 0; i < w->n_params && !rc; i++)
+        rc = take(w, &w->params[i], from->data + from->params[i].offset, err);
+    return rc;
+}
+
+/* Numbers of the largest tensor: the scratch of loading. */
+static size_t largest(const struct deq_weights *w)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_params; i++)
+        n = DEQ_MAX(n, w->params[i].count);
+    return n;
+}
+
+enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16, struct deq_err *err)
+{
+    float *x = DEQ_NEW_ARRAY(float, largest(w));
+    enum deq_rc rc = x ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory to read the weights");
+    begin_packing(w, bf16);
+    for (size_t i = 0; i < w->n_params && !rc; i++) {
+        rc = deq_tensor_to_f32(file, deq_safetensors_find(file, w->params[i].name), x, err);
+        if (!rc)
+            rc = take(w, &w->params[i], x, err);
+    }
+    deq_free(x);
+    return rc;
+}
+
+uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16)
+{
+    uint64_t bytes = w->n * sizeof(float);
+    for (size_t i = 0; i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16}, turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
+        bytes += (p->packed ? deq_packed_bytes(&as_is) : 0) + (p->turned ? deq_packed_bytes(&turned) : 0);
+    }
+    return bytes;
+}
+
+uint64_t deq_weights_load_bytes(const struct deq_weights *w)
+{
+    return largest(w) * sizeof(float);
 }

@@ -1,77 +1,95 @@
-/* The parameters of a model: one block of floats, a table that names every tensor in it, and pointers into it.
- * The same layout serves weights, gradients and optimiser moments, so saving, clearing, clipping and updating are loops over one
- * array. models/README.md has the table of names and shapes. Owned by whoever made it; read-only use from any thread. */
+/* The parameters of a model: a table that names every tensor, one block of floats, and pointers into it.
+ *
+ * A kind of cell embeds struct deq_weights at the beginning of a struct of its own, with a pointer for every tensor, and gives one function, walk, that
+ * puts them in order (deq_weights_put). The walk is made twice, to count and to set. Weights, gradients and optimiser moments have one layout, so
+ * saving, clearing, clipping and updating are loops over one array, and what a tensor is to a trainer its role says, never its name.
+ *
+ * Two forms. Plain: every tensor is floats in the block. Packed, as the engine wants them: a matrix that has a packed destination is held there, in
+ * the order of the kernels, once; the others stay in the block, and the pointers of packed ones are NULL.
+ *
+ * models/README.md has the tables of names and shapes. Owned by whoever made it; read-only use from any thread. */
 #ifndef DEQ_DATA_WEIGHTS_H
 #define DEQ_DATA_WEIGHTS_H
 
-#include "core/data/config.h"
 #include "core/data/safetensors.h"
+#include "core/math/gemm.h"
 
-enum { DEQ_BLOCKS_MAX = 16, DEQ_PARAM_NAME = 48 };
+enum { DEQ_PARAM_NAME = 48 };
+
+enum deq_role {
+    DEQ_ROLE_EMBED,        /* tables of tokens and the maps at both ends: initialised by fan-in, decayed, AdamW's */
+    DEQ_ROLE_MATRIX,       /* a matrix inside the cell: initialised by fan-in, decayed, Muon's where it is used */
+    DEQ_ROLE_RESIDUAL_OUT, /* the same, and writes into a residual stream: begins half as large */
+    DEQ_ROLE_GAIN,         /* begins at one */
+    DEQ_ROLE_BIAS,         /* begins at zero */
+};
+
+static inline bool deq_role_is_matrix(enum deq_role r)
+{
+    return r == DEQ_ROLE_EMBED || r == DEQ_ROLE_MATRIX || r == DEQ_ROLE_RESIDUAL_OUT;
+}
 
 struct deq_param {
     char name[DEQ_PARAM_NAME];
+    enum deq_role role;
+    unsigned parts;    /* matrices of equal size that are stacked in it, by rows */
     size_t rows, cols; /* [rows, cols]; rows 0: a vector [cols] */
     size_t offset;     /* into the block, in floats */
     size_t count;
-    float **slot;      /* the pointer of struct deq_weights that leads to it */
-};
-
-struct deq_block_weights {
-    float *inject_w; /* [U, D]   u = W_u e + b_u, U = deq_inject_dim: q, k, v (, x) */
-    float *inject_b; /* [U] */
-    float *qkv_w;    /* [3*H*Dh, D]   rows: all heads' q, then k, then v */
-    float *rel_w;    /* [H*Dh, D]     r_d = W_r p_d */
-    float *r_w;      /* [H, Dh]       content bias of the query (Transformer-XL's u) */
-    float *r_r;      /* [H, Dh]       position bias of the query (Transformer-XL's v) */
-    float *out_w;    /* [D, H*Dh] */
-    float *out_b;    /* [D] */
-    float *up_w;     /* [F, D] */
-    float *up_b;     /* [F] */
-    float *down_w;   /* [D, F] */
-    float *down_b;   /* [D] */
-    /* LayerNorms, NULL when not affine. attn: n1 (pre) or n2 (post), [D]; sub: on the attention vector, [H*Dh] (pre_sub only);
-     * ffn: n4 (pre) or n3 (post), [D] */
-    float *attn_norm_g, *attn_norm_b, *sub_norm_g, *sub_norm_b, *ffn_norm_g, *ffn_norm_b;
+    float **slot;      /* the pointer that leads to it */
+    struct deq_packed *packed, *turned; /* where the packed form holds it, and holds it transposed; NULL: it does not */
 };
 
 struct deq_weights {
-    struct deq_arch arch;
-    /* by cluster c of the vocabulary (deq_arch); V_c ids of width E_c */
-    float *embed[DEQ_CUTOFFS_MAX + 1];      /* [V_c, E_c] */
-    float *embed_proj[DEQ_CUTOFFS_MAX + 1]; /* [D, E_c], NULL where deq_projects() is false */
-    float *head[DEQ_CUTOFFS_MAX + 1];       /* [V_c, E_c], NULL: the embedding's */
-    float *head_proj[DEQ_CUTOFFS_MAX + 1];  /* [D, E_c], NULL: the embedding's */
-    float *head_bias;                       /* [V] or NULL */
-    float *tails_w, *tails_b;               /* [n_cutoffs, E_0], [n_cutoffs]: the shortlist's logit of cluster c at row c-1; NULL without cutoffs */
-    struct deq_block_weights block[DEQ_BLOCKS_MAX];
-    float *final_norm_g, *final_norm_b; /* [D] or NULL */
-    /* warm-start predictor: z0 = out_w relu(tok_w e_t + state_w z*_{t-1} + b) + out_b; NULL when the model has none */
-    float *pred_tok_w;   /* [Hp, D] */
-    float *pred_state_w; /* [Hp, D] */
-    float *pred_b;       /* [Hp] */
-    float *pred_out_w;   /* [D, Hp] */
-    float *pred_out_b;   /* [D] */
-
-    float *data; /* [n] the block; vectors_only: matrices are not in it, and their pointers are NULL */
+    const char *format;                    /* what the file calls it: the kind's model_type */
+    void (*walk)(struct deq_weights *w);   /* puts every tensor */
+    float *data; /* [n] the block */
     size_t n;
-    bool vectors_only;
-    size_t n_main; /* parameters before the predictor's, which are fitted apart */
+    size_t n_main; /* floats before the predictor's, which are fitted apart; set by the walk */
     struct deq_param *params;
     size_t n_params;
+    bool packed;   /* the form */
+    bool overflow; /* the walk met shapes beyond reason */
+    /* of the packed form */
+    bool bf16;            /* matrices are packed as bf16 numbers */
+    uint64_t bytes;       /* all that is held */
+    uint64_t parameters;
+    uint64_t fingerprint; /* of the numbers */
 };
 
-/* Zeroed parameters for an architecture. Free with deq_weights_free. */
-enum deq_rc deq_weights_new(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err);
-/* The same table of tensors, with room for the vectors alone (biases, norms): matrices are to be held in another form. */
-enum deq_rc deq_weights_new_vectors(const struct deq_arch *arch, struct deq_weights **ret, struct deq_err *err);
+/* One tensor, in a walk. packed, turned: its destinations in the packed form, or NULL. */
+struct deq_put {
+    float **slot;
+    enum deq_role role;
+    size_t rows, cols;
+    struct deq_packed *packed, *turned;
+    unsigned parts; /* 0: one */
+};
+void __attribute__((format(printf, 3, 4))) deq_weights_put(struct deq_weights *w, const struct deq_put *p, const char *name, ...);
+
+/* Makes the table, and the block with zeros, of a w whose format and walk are set. On failure nothing is held. */
+enum deq_rc deq_weights_build(struct deq_weights *w, bool packed, struct deq_err *err);
+/* Frees what it holds and w itself, which begins its kind's struct. NULL is fine. */
 void deq_weights_free(struct deq_weights *w);
+
+/* Where `other`, of the same layout (gradients, moments), has the tensor that `of` has at x. */
+static inline float *deq_weights_at(const struct deq_weights *other, const struct deq_weights *of, const float *x)
+{
+    return other->data + (x - of->data);
+}
+
 /* Every tensor of the file must be here and the other way round, with equal shapes. */
 enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *file, const char *path, bool *ret_bf16, struct deq_err *err);
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *arch, struct deq_weights **ret, bool *ret_bf16, struct deq_err *err);
+/* Plain form, from a file that was checked. */
+enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors *file, struct deq_err *err);
+/* Packed form: from plain weights of the same kind, or from a file that was checked, tensor by tensor: never more of it in memory than what
+ * is packed and the largest tensor. bf16: the matrices hold bf16 numbers and are packed so. */
+enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err);
+enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16, struct deq_err *err);
+/* What a packed w will hold, and what packing it from a file needs besides. */
+uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16);
+uint64_t deq_weights_load_bytes(const struct deq_weights *w);
 /* bf16: rounded to nearest even. */
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err);
-/* Sinusoid of relative distance d (Vaswani et al. 2017; order of Transformer-XL: sines, then cosines): out [D]. */
-void deq_sinusoid(uint32_t d, uint32_t d_model, float *out);
 
 #endif

@@ -6,16 +6,6 @@
 
 enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges */
 
-enum { WORTH_A_THREAD = 1 << 15 }; /* floats touched; below, one thread is faster. Bits do not depend on it */
-
-void deq_engine_run(struct deq_engine *e, deq_pool_fn stage, size_t work)
-{
-    if (work < WORTH_A_THREAD)
-        stage(e, 0, 1);
-    else
-        deq_pool_run(e->pool, stage, e);
-}
-
 /* --- Fill --- */
 
 /* The token of the next row on the right, or NO_TOKEN when none may enter now. */
@@ -343,7 +333,7 @@ void deq_step(struct deq_engine *e)
     e->cell->ops->step(e->cell, &rows);
     e->stats.steps++;
     e->stats.rows += e->n_batch;
-    deq_engine_run(e, stage_residual, 2 * e->n_batch * e->cell->state_dim);
+    deq_pool_stage(e->pool, stage_residual, e, 2 * e->n_batch * e->cell->state_dim);
     for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
         to = deq_readout_choose(e, from);
         if (e->n_head)
@@ -358,7 +348,7 @@ void deq_step(struct deq_engine *e)
     }
     /* only rows that are still open are stepped */
     gather(e);
-    deq_engine_run(e, stage_solve, 8 * e->n_batch * e->cell->state_dim);
+    deq_pool_stage(e->pool, stage_solve, e, 8 * e->n_batch * e->cell->state_dim);
 }
 
 uint32_t deq_engine_max_positions(const struct deq_engine *e)

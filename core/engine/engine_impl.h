@@ -105,7 +105,6 @@ static inline bool deq_row_must_commit(const struct sequence *s, const struct ro
 }
 
 /* engine.c: a stage on all threads, or on this one when there is little to do. */
-void deq_engine_run(struct deq_engine *e, deq_pool_fn stage, size_t work);
 
 /* readout.c */
 

@@ -98,13 +98,13 @@ void deq_readout_run(struct deq_engine *e)
     e->cell->ops->readout(e->cell, &rows, e->logits_of, e->tails_of);
     for (unsigned c = 1; c <= e->cell->n_tails; c++)
         (void)read_tail(e, c, true);
-    deq_engine_run(e, stage_sample, work);
+    deq_pool_stage(e->pool, stage_sample, e, work);
     for (bool more = e->cell->n_tails; more;) {
         more = false;
         for (unsigned c = 1; c <= e->cell->n_tails; c++)
             more = read_tail(e, c, false) || more;
         if (more)
-            deq_engine_run(e, stage_sample, work);
+            deq_pool_stage(e->pool, stage_sample, e, work);
     }
     e->stats.head_rows += e->n_head;
 }

@@ -13,10 +13,11 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
                               bool dropout, struct deq_grad_work *ret, struct deq_err *err)
 {
     struct deq_grad_work w = {0};
-    const size_t nd = b * t * arch->vocab.d_model, dim = t * arch->vocab.d_model;
-    enum deq_rc rc = deq_seq_new(arch, b, t, 0, n_tapes, dropout, &w.seq, err);
+    const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = n_tapes, .dropout = dropout};
+    enum deq_rc rc = deq_seq_new(arch, &shape, &w.seq, err);
     if (rc)
         return rc;
+    const size_t dim = t * w.seq->state_dim, nd = b * dim;
     const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim), deq_solve_floats(&widest->adjoint, b, dim));
     w.z = DEQ_NEW_ARRAY(float, nd);
     w.f0 = DEQ_NEW_ARRAY(float, nd);
@@ -46,20 +47,21 @@ void deq_grad_work_free(struct deq_grad_work *w)
 
 static void eval_f(void *ctx, const float *z, float *fz)
 {
-    deq_seq_forward(ctx, 0, z, fz);
+    struct deq_seq *s = ctx;
+    s->ops->forward(s, 0, z, fz);
 }
 
 /* g -> J' g + dL/dz */
 static void eval_adjoint(void *ctx, const float *g, float *out)
 {
     struct deq_grad_work *w = ctx;
-    deq_seq_vjp(w->seq, 0, g, out, NULL);
-    deq_kern()->add(out, out, w->d, w->seq->n * w->seq->arch.vocab.d_model);
+    w->seq->ops->vjp(w->seq, 0, g, out, NULL);
+    deq_kern()->add(out, out, w->d, w->seq->n * w->seq->state_dim);
 }
 
 void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, struct deq_solve_report *ret)
 {
-    const size_t dim = w->seq->t * w->seq->arch.vocab.d_model;
+    const size_t dim = w->seq->t * w->seq->state_dim;
     memset(w->z, 0, w->seq->b * dim * sizeof(float));
     deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, NULL, w->scratch, NULL, ret);
 }
@@ -70,7 +72,7 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
 {
     struct deq_seq *s = w->seq;
     const struct deq_kern *k = deq_kern();
-    const size_t nd = s->n * s->arch.vocab.d_model;
+    const size_t nd = s->n * s->state_dim;
     const unsigned last = s->n_tapes - 1;
     const float h = o->jac_step * sqrtf(k->dot(w->z, w->z, nd) / (float)nd) + 1e-8f;
     for (size_t i = 0; i < nd; i++)
@@ -78,16 +80,16 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     float *perturbed = w->noise;
     k->scale(perturbed, h, nd);
     k->add(perturbed, perturbed, w->z, nd);
-    deq_seq_forward(s, last, perturbed, w->g);
-    deq_seq_forward(s, 0, w->z, w->f0);
+    s->ops->forward(s, last, perturbed, w->g);
+    s->ops->forward(s, 0, w->z, w->f0);
     k->sub(w->g, w->g, w->f0, nd);
     k->scale(w->g, 1.0f / h, nd); /* v */
     const double penalty = (double)k->dot(w->g, w->g, nd) / (double)nd;
     /* the whole batch's mean: this shard has n of its `count` rows */
-    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->arch.vocab.d_model), nd);
-    deq_seq_vjp(s, last, w->g, w->d, grads);
+    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->state_dim), nd);
+    s->ops->vjp(s, last, w->g, w->d, grads);
     k->scale(w->g, -1.0f, nd);
-    deq_seq_vjp(s, 0, w->g, w->d, grads);
+    s->ops->vjp(s, 0, w->g, w->d, grads);
     return penalty;
 }
 
@@ -96,12 +98,13 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
                     struct deq_grad_report *ret)
 {
     struct deq_seq *s = w->seq;
-    const size_t nd = s->n * s->arch.vocab.d_model, dim = s->t * s->arch.vocab.d_model;
+    const size_t nd = s->n * s->state_dim, dim = s->t * s->state_dim;
     const uint64_t key = step * 4096 + shard;
     struct deq_grad_report r = {.finite = true};
     struct deq_solve_report solve = {0};
 
-    deq_seq_begin(s, weights, tokens, o->dropout, seed, STREAM_DROPOUT + (key << 8));
+    const struct deq_dropout drop = {o->dropout, o->weight_dropout, seed, STREAM_DROPOUT + (key << 8)};
+    s->ops->begin(s, weights, tokens, &drop);
     if (o->mode == DEQ_GRAD_SHALLOW) {
         memset(w->z, 0, nd * sizeof(float));
     } else {
@@ -113,7 +116,7 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
     const unsigned depth = o->mode == DEQ_GRAD_IMPLICIT ? 1 : o->depth;
     memcpy(w->f0, w->z, nd * sizeof(float));
     for (unsigned i = 0; i < depth; i++)
-        deq_seq_forward(s, i, w->f0, w->f0);
+        s->ops->forward(s, i, w->f0, w->f0);
     r.evaluations += depth;
     r.loss = deq_seq_loss(s, w->f0, targets, count, w->d, grads, NULL);
     r.finite = r.finite && isfinite(r.loss);
@@ -123,14 +126,14 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
         r.adjoint_evaluations = solve.evaluations;
         r.adjoint_residual = solve.residual_mean;
         r.finite = solve.finite;
-        deq_seq_vjp(s, 0, w->g, w->g, grads);
+        s->ops->vjp(s, 0, w->g, w->g, grads);
     } else if (r.finite) {
         for (unsigned i = depth; i-- > 0;)
-            deq_seq_vjp(s, i, w->d, w->d, grads);
+            s->ops->vjp(s, i, w->d, w->d, grads);
     }
     if (r.finite && o->jac_weight > 0)
         r.jac = jacobian_penalty(w, o, count, seed, key, grads);
     if (r.finite)
-        deq_seq_end(s, grads);
+        s->ops->end(s, grads);
     *ret = r;
 }

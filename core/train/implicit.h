@@ -7,13 +7,14 @@
  * unroll k ("phantom gradient", Geng et al., "On training implicit models", NeurIPS 2021): after the solve, k evaluations
  * are recorded and differentiated; what came before is taken as constant.
  *
- * Jacobian penalty (Bai, Koltun, Kolter, "Stabilizing equilibrium models by Jacobian regularization", ICML 2021): E |J eps|^2 / (N D). Their
+ * Jacobian penalty (Bai, Koltun, Kolter, "Stabilizing equilibrium models by Jacobian regularization", ICML 2021): E |J eps|^2 / (N S). Their
  * Hutchinson estimate needs a second derivative; the finite difference v = (f(z* + h eps) - f(z*)) / h is the same in the limit and
  * needs two VJPs: d|v|^2 = 2 v'(df(z* + h eps) - df(z*)) / h. z* is taken as constant, as in the paper. */
 #ifndef DEQ_TRAIN_IMPLICIT_H
 #define DEQ_TRAIN_IMPLICIT_H
 
-#include "core/cell/transformer_seq.h"
+#include "core/cell/seq.h"
+#include "core/solve/solver.h"
 
 enum deq_grad_mode { DEQ_GRAD_SHALLOW, DEQ_GRAD_UNROLL, DEQ_GRAD_IMPLICIT };
 
@@ -22,21 +23,21 @@ struct deq_grad_opts {
     unsigned depth;                 /* recorded evaluations of SHALLOW (from zero) and UNROLL (after the solve) */
     struct deq_solver_opts forward, adjoint;
     float jac_weight, jac_step;     /* 0: no penalty */
-    float dropout;
+    float dropout, weight_dropout;
 };
 
 struct deq_grad_report {
     double loss;                   /* nats, sum over this shard / count of the batch */
     unsigned evaluations, adjoint_evaluations;
     float residual, adjoint_residual; /* means over sequences */
-    double jac;                    /* |J eps|^2 / (N D), 0 when not taken */
+    double jac;                    /* |J eps|^2 / (N S), 0 when not taken */
     bool finite;
 };
 
 /* Work of one thread: a sequence set and scratch; reused for shard after shard. */
 struct deq_grad_work {
     struct deq_seq *seq;
-    float *z, *f0, *d, *g, *noise; /* [N, D] each */
+    float *z, *f0, *d, *g, *noise; /* [N, S] each */
     float *scratch;                /* solver */
 };
 

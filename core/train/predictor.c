@@ -9,42 +9,44 @@
 #include "core/math/kern.h"
 #include "core/train/adamw.h"
 
-double deq_predictor_loss(const struct deq_weights *w, size_t n, const float *e, const float *z_prev, const float *target, float scale,
-                          float *hidden, float *d_hidden, float *out, struct deq_weights *g)
+double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weights *w, size_t D, size_t n, const float *e, const float *z_prev,
+                          const float *target, float scale, float *hidden, float *d_hidden, float *out, struct deq_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
-    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden;
+    const size_t S = p->state_dim, Hp = p->hidden;
     double loss = 0;
-    deq_gemm_xwt(n, Hp, D, e, D, w->pred_tok_w, D, 0, hidden, Hp);
-    deq_gemm_xwt(n, Hp, D, z_prev, D, w->pred_state_w, D, 1, hidden, Hp);
+    deq_gemm_xwt(n, Hp, D, e, D, p->tok_w, D, 0, hidden, Hp);
+    deq_gemm_xwt(n, Hp, S, z_prev, S, p->state_w, S, 1, hidden, Hp);
     for (size_t i = 0; i < n; i++)
-        k->add_relu(hidden + i * Hp, w->pred_b, Hp);
-    deq_gemm_xwt(n, D, Hp, hidden, Hp, w->pred_out_w, Hp, 0, out, D);
+        k->add_relu(hidden + i * Hp, p->b, Hp);
+    deq_gemm_xwt(n, S, Hp, hidden, Hp, p->out_w, Hp, 0, out, S);
     for (size_t i = 0; i < n; i++) { /* out becomes d_out */
-        float *o = out + i * D;
-        const float size = k->dot(target + i * D, target + i * D, D) + 1e-9f;
-        k->add(o, o, w->pred_out_b, D);
-        k->sub(o, o, target + i * D, D);
-        loss += (double)(k->dot(o, o, D) / size);
-        k->scale(o, 2.0f * scale / size, D);
+        float *o = out + i * S;
+        const float size = k->dot(target + i * S, target + i * S, S) + 1e-9f;
+        k->add(o, o, p->out_b, S);
+        k->sub(o, o, target + i * S, S);
+        loss += (double)(k->dot(o, o, S) / size);
+        k->scale(o, 2.0f * scale / size, S);
     }
-    if (!g)
+    if (!grads)
         return loss;
-    deq_gemm_dytx(n, D, Hp, out, D, hidden, Hp, g->pred_out_w, Hp);
-    deq_gemm_dyw(n, D, Hp, out, D, w->pred_out_w, Hp, 0, d_hidden, Hp);
+    deq_gemm_dytx(n, S, Hp, out, S, hidden, Hp, deq_weights_at(grads, w, p->out_w), Hp);
+    deq_gemm_dyw(n, S, Hp, out, S, p->out_w, Hp, 0, d_hidden, Hp);
     for (size_t i = 0; i < n * Hp; i++)
         d_hidden[i] = hidden[i] > 0 ? d_hidden[i] : 0.0f;
-    deq_gemm_dytx(n, Hp, D, d_hidden, Hp, e, D, g->pred_tok_w, D);
-    deq_gemm_dytx(n, Hp, D, d_hidden, Hp, z_prev, D, g->pred_state_w, D);
+    deq_gemm_dytx(n, Hp, D, d_hidden, Hp, e, D, deq_weights_at(grads, w, p->tok_w), D);
+    deq_gemm_dytx(n, Hp, S, d_hidden, Hp, z_prev, S, deq_weights_at(grads, w, p->state_w), S);
+    float *d_b = deq_weights_at(grads, w, p->b), *d_out_b = deq_weights_at(grads, w, p->out_b);
     for (size_t i = 0; i < n; i++) {
-        k->add(g->pred_out_b, g->pred_out_b, out + i * D, D);
-        k->add(g->pred_b, g->pred_b, d_hidden + i * Hp, Hp);
+        k->add(d_out_b, d_out_b, out + i * S, S);
+        k->add(d_b, d_b, d_hidden + i * Hp, Hp);
     }
     return loss;
 }
 
 struct fit {
     struct deq_weights *w;
+    const struct deq_predictor *p;
     struct deq_grad_work *work;
     struct deq_solver_opts solver;
     const uint32_t *tokens; /* [shards * rows] */
@@ -56,19 +58,20 @@ struct fit {
 
 static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, float *scratch)
 {
-    const size_t D = f->w->arch.vocab.d_model, Hp = f->w->arch.predictor_hidden, T = work->seq->t;
+    const size_t D = work->seq->vocab.d_model, S = f->p->state_dim, Hp = f->p->hidden, T = work->seq->t;
     const float share = 1.0f / (float)(f->rows * f->shards);
-    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * D;
+    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * S;
     struct deq_solve_report rep;
-    deq_seq_begin(work->seq, f->w, f->tokens + shard * f->rows, 0, 0, 0);
+    work->seq->ops->begin(work->seq, f->w, f->tokens + shard * f->rows, NULL);
     deq_grad_solve(work, &f->solver, &rep);
     for (size_t i = 0; i < f->rows; i++) /* a sequence's first position has no predecessor: zeros, as in the engine */
         if (i % T)
-            memcpy(prev + i * D, work->z + (i - 1) * D, D * sizeof(float));
+            memcpy(prev + i * S, work->z + (i - 1) * S, S * sizeof(float));
         else
-            memset(prev + i * D, 0, D * sizeof(float));
+            memset(prev + i * S, 0, S * sizeof(float));
     memset(f->grads[shard]->data + f->w->n_main, 0, (f->w->n - f->w->n_main) * sizeof(float));
-    f->loss[shard] = share * deq_predictor_loss(f->w, f->rows, work->seq->e, prev, work->z, share, hidden, d_hidden, out, f->grads[shard]);
+    f->loss[shard] = share * deq_predictor_loss(f->p, f->w, D, f->rows, work->seq->e, prev, work->z, share, hidden, d_hidden, out,
+                                                 f->grads[shard]);
 }
 
 static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
@@ -78,13 +81,14 @@ static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
         fit_shard(f, i, &f->work[thread], f->scratch[thread]);
 }
 
-enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_weights *w, struct deq_dataset *data, struct deq_pool *pool,
-                              struct deq_grad_work *work, size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
-                              struct deq_err *err)
+enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w, struct deq_dataset *data,
+                              struct deq_pool *pool, struct deq_grad_work *work, size_t micro_batch, size_t shards,
+                              const struct deq_solver_opts *solver, struct deq_err *err)
 {
     const unsigned threads = deq_pool_threads(pool);
-    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
-    struct fit f = {.w = w, .work = work, .rows = rows, .shards = shards, .solver = *solver};
+    const struct deq_predictor *p = arch->kind->predictor(w);
+    const size_t Hp = p->hidden, S = p->state_dim, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
+    struct fit f = {.w = w, .p = p, .work = work, .rows = rows, .shards = shards, .solver = *solver};
     enum deq_rc rc = DEQ_OK;
     f.solver.tol = fit->tol;
     f.solver.max_iter = 64;
@@ -99,9 +103,9 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, struct deq_we
         goto out;
     }
     for (size_t i = 0; i < shards && !rc; i++)
-        rc = deq_weights_new(&w->arch, &f.grads[i], err);
+        rc = deq_weights_new(arch, &f.grads[i], err);
     for (unsigned i = 0; i < threads && !rc; i++) {
-        if (!(f.scratch[i] = DEQ_NEW_ARRAY(float, rows * (2 * Hp + 2 * D))))
+        if (!(f.scratch[i] = DEQ_NEW_ARRAY(float, rows * (2 * Hp + 2 * S))))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory to fit the predictor");
     }
     double mean = 0;

@@ -1,5 +1,10 @@
 #include "core/train/recipe.h"
 
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/base/yaml.h"
+
 #define AT(field) offsetof(struct deq_recipe, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
 #define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
@@ -8,17 +13,7 @@
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 1, def, NULL, help}
 
 static const struct deq_opt options[] = {
-    U32("model.hidden_size", hidden_size, 2, 16384, "256", "Width D of the state."),
-    U32("model.heads", heads, 1, 1024, "4", "Attention heads H."),
-    U32("model.head_dim", head_dim, 1, 1024, "64", "Width Dh of a head; H*Dh need not equal D."),
-    U32("model.inner_size", inner_size, 1, 262144, "1024", "Inner width F of the feed-forward network."),
-    U32("model.blocks", blocks, 1, 16, "1", "Blocks L inside one evaluation of f."),
-    U32("model.attention_window", attention_window, 1, 65536, "256", "Positions a token attends to, itself included."),
-    ENUM("model.norm", norm, "pre", "post|pre|pre_sub", "Where LayerNorm stands; see core/data/config.h."),
-    BOOL("model.norm_affine", norm_affine, "true", "LayerNorms have weight and bias."),
-    BOOL("model.inject_residual", inject_residual, "true", "The token is injected beside attention too, not only into q, k and v."),
-    BOOL("model.final_norm", final_norm, "true", "LayerNorm between the equilibrium and the head."),
-    FLT("model.norm_eps", norm_eps, 1e-12, 0.1, "1e-5", "LayerNorm's epsilon."),
+    STR("model.type", type, "transformer", NULL, "Kind of cell: transformer or another that core/cell/registry.c lists."),
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
     FLT("data.valid_share", valid_share, 0, 0.5, "0", "Without data.valid: the share at the end of each training file that is held back for validation."),
@@ -46,6 +41,7 @@ static const struct deq_opt options[] = {
     FLT("train.weight_decay", weight_decay, 0, 10, "0.05", "Decoupled weight decay, on matrices."),
     FLT("train.clip", clip, 0, 1e9, "1", "Largest 2-norm of the gradient; 0: no clipping."),
     FLT("train.dropout", dropout, 0, 0.9, "0", "Variational dropout: one mask a sequence, the same in every evaluation."),
+    FLT("train.weight_dropout", weight_dropout, 0, 0.9, "0", "Share of the recurrent weights left out of a batch (DropConnect), of kinds that know it."),
     {"train.seed", DEQ_OPT_U64, AT(seed), 0, 9e15, "1", NULL, "Seed of initial weights, data order, dropout and probes."},
     FLT("train.jac_weight", jac_weight, 0, 1e6, "0.5", "Weight of the Jacobian penalty |J eps|^2 / (N D)."),
     FLT("train.jac_step", jac_step, 1e-6, 1, "1e-2", "Finite-difference step of the penalty, relative to the state's size."),
@@ -74,7 +70,53 @@ static const struct deq_opt options[] = {
     FLT("predictor.tol", predictor_tol, 0, 1, "1e-3", "Tolerance of the equilibria that it is fitted on."),
 };
 
-const struct deq_opt_table deq_recipe_table = {options, DEQ_COUNT(options)};
+/* --- One object for the rows of both tables --- */
+
+enum { ARCH_AT = DEQ_ROUND_UP(sizeof(struct deq_recipe), 64) };
+
+struct deq_arch *deq_recipe_model(struct deq_recipe *r)
+{
+    return (struct deq_arch *)(void *)((char *)r + ARCH_AT);
+}
+
+enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret, struct deq_err *err)
+{
+    const struct deq_opt_table *k = &kind->recipe;
+    struct deq_arch *arch = deq_arch_new(kind);
+    struct deq_recipe *r = deq_alloc(ARCH_AT + kind->arch_size);
+    struct deq_opt *rows = DEQ_NEW_ARRAY(struct deq_opt, DEQ_COUNT(options) + k->n);
+    if (!arch || !r || !rows) {
+        deq_free(arch);
+        deq_free(r);
+        deq_free(rows);
+        return deq_fail(err, DEQ_ENOMEM, "no memory for a recipe");
+    }
+    memcpy(deq_recipe_model(r), arch, kind->arch_size);
+    deq_free(arch);
+    for (size_t i = 0; i < k->n; i++) {
+        rows[i + 1] = k->opt[i];
+        rows[i + 1].offset += ARCH_AT;
+    }
+    rows[0] = options[0];
+    memcpy(rows + 1 + k->n, options + 1, (DEQ_COUNT(options) - 1) * sizeof *rows);
+    r->kind = kind;
+    r->table = (struct deq_opt_table){rows, DEQ_COUNT(options) + k->n};
+    enum deq_rc rc = deq_opt_defaults(&r->table, r, err);
+    snprintf(r->type, sizeof r->type, "%s", kind->title);
+    if (rc)
+        deq_recipe_free(r);
+    else
+        *ret = r;
+    return rc;
+}
+
+void deq_recipe_free(struct deq_recipe *r)
+{
+    if (!r)
+        return;
+    deq_free((void *)r->table.opt);
+    deq_free(r);
+}
 
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
 {
@@ -84,8 +126,13 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "data.valid: missing, and data.valid_share is 0");
     if (r->batch % r->micro_batch)
         return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch, r->micro_batch);
-    if (r->seq_len > r->attention_window)
-        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len, r->attention_window);
+    const struct deq_arch *model = (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
+    if (strcmp(r->type, r->kind->title))
+        return deq_fail(err, DEQ_EINVAL, "model.type: %s, but the file is read as a recipe of a %s: model.type stands in the file", r->type, r->kind->title);
+    if (r->kind->seq_max && r->seq_len > r->kind->seq_max(model))
+        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len, r->kind->seq_max(model));
+    if (r->weight_dropout > 0 && !r->kind->drops_weights)
+        return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
     if (r->shallow_steps > r->steps)
         return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
     if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
@@ -93,13 +140,34 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
     return DEQ_OK;
 }
 
-enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq_err *err)
+/* model.type of the file, before anything else is read */
+static enum deq_rc on_type(void *ctx, const struct deq_yaml_item *item, struct deq_err *err)
 {
-    struct deq_recipe r = {0};
-    enum deq_rc rc = deq_opt_defaults(&deq_recipe_table, &r, err);
-    if (!rc)
-        rc = deq_opt_load(&deq_recipe_table, &r, path, err);
-    if (!rc)
+    (void)err;
+    char *type = ctx;
+    if (!strcmp(item->key, "model.type") && item->kind == DEQ_YAML_SCALAR)
+        snprintf(type, sizeof ((struct deq_recipe *)0)->type, "%s", item->value);
+    return DEQ_OK;
+}
+
+enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct deq_err *err)
+{
+    char type[sizeof ((struct deq_recipe *)0)->type] = "transformer", known[160];
+    struct deq_recipe *r;
+    enum deq_rc rc = deq_yaml_walk_file(path, on_type, type, err);
+    if (rc)
+        return rc;
+    const struct deq_kind *kind = deq_kind_by_title(type);
+    deq_kind_list(known, sizeof known, true);
+    if (!kind)
+        return deq_fail(err, DEQ_EINVAL, "%s: model.type: %s is not one of %s", path, type, known);
+    rc = deq_recipe_new(kind, &r, err);
+    if (rc)
+        return rc;
+    rc = deq_opt_load(&r->table, r, path, err);
+    if (rc)
+        deq_recipe_free(r);
+    else
         *ret = r;
     return rc;
 }
@@ -109,31 +177,23 @@ float deq_recipe_held_back(const struct deq_recipe *r)
     return r->valid_file[0] ? 0 : r->valid_share;
 }
 
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err)
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err)
 {
-    struct deq_arch a = {.vocab.size = vocab_size,
-                         .vocab.d_model = r->hidden_size,
-                         .n_head = r->heads,
-                         .d_head = r->head_dim,
-                         .d_inner = r->inner_size,
-                         .n_block = r->blocks,
-                         .attn_window = r->attention_window,
-                         .norm_affine = r->norm_affine,
-                         .inject_residual = r->inject_residual,
-                         .final_norm = r->final_norm,
-                         .norm_eps = r->norm_eps,
-                         .vocab.eos_id = 0,
-                         .predictor_hidden = r->predictor_hidden,
-                         .serving.solver = deq_solver_defaults(),
-                         .serving.row_window = r->serve_window};
-    a.norm = r->norm;
-    a.serving.warm = r->serve_warm;
-    a.serving.solver.method = r->serve_solver;
-    a.serving.solver.tol = r->serve_tol;
-    a.serving.solver.max_iter = r->serve_max_iter;
-    a.serving.solver.memory = r->serve_memory;
-    enum deq_rc rc = deq_arch_check(&a, "recipe", err);
-    if (!rc)
+    struct deq_arch *a = deq_arch_copy((const struct deq_arch *)(const void *)((const char *)r + ARCH_AT));
+    if (!a)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the architecture");
+    a->vocab.size = vocab_size;
+    a->vocab.eos_id = 0;
+    a->predictor_hidden = r->predictor_hidden;
+    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = r->serve_window, .warm = r->serve_warm};
+    a->serving.solver.method = r->serve_solver;
+    a->serving.solver.tol = r->serve_tol;
+    a->serving.solver.max_iter = r->serve_max_iter;
+    a->serving.solver.memory = r->serve_memory;
+    const enum deq_rc rc = deq_arch_check(a, "recipe", err);
+    if (rc)
+        deq_free(a);
+    else
         *ret = a;
     return rc;
 }

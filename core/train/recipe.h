@@ -1,20 +1,21 @@
-/* The training recipe: one YAML file, one table (recipe.c). */
+/* The training recipe: one YAML file, one table: recipe.c's rows and those of the kind of cell that model.type names. */
 #ifndef DEQ_TRAIN_RECIPE_H
 #define DEQ_TRAIN_RECIPE_H
 
 #include "core/base/options.h"
-#include "core/data/config.h"
+#include "core/cell/kind.h"
 
 enum deq_recipe_grad { DEQ_RECIPE_IMPLICIT, DEQ_RECIPE_UNROLL };
 enum deq_recipe_optimizer { DEQ_RECIPE_ADAMW, DEQ_RECIPE_MUON };
 enum deq_recipe_schedule { DEQ_RECIPE_COSINE, DEQ_RECIPE_WSD };
 
+/* One object: the kind's architecture, which the keys under "model." fill, lies behind the struct, and the table has the rows of both. */
 struct deq_recipe {
+    const struct deq_kind *kind;
+    struct deq_opt_table table;
     /* model */
-    uint32_t hidden_size, heads, head_dim, inner_size, blocks, attention_window, predictor_hidden;
-    enum deq_norm norm;
-    bool norm_affine, final_norm, inject_residual;
-    float norm_eps;
+    char type[32];
+    uint32_t predictor_hidden;
     /* data: paths are relative to the data directory given to deq train */
     char train_files[4096];
     char valid_file[1024];
@@ -23,7 +24,7 @@ struct deq_recipe {
     /* train */
     uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll;
     enum deq_recipe_grad grad;
-    float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout;
+    float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout, weight_dropout;
     uint32_t warmup;
     enum deq_recipe_optimizer optimizer;
     float muon_lr, muon_momentum;
@@ -47,16 +48,18 @@ struct deq_recipe {
     float predictor_lr, predictor_tol;
 };
 
-extern const struct deq_opt_table deq_recipe_table;
-
-/* Defaults, then the file. */
-enum deq_rc deq_recipe_load(const char *path, struct deq_recipe *ret, struct deq_err *err);
+/* Defaults of a kind; and the file over them. The recipe is the caller's, deq_recipe_free. */
+enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret, struct deq_err *err);
+enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct deq_err *err);
+void deq_recipe_free(struct deq_recipe *r);
+/* The architecture that model.* describe, without vocabulary and serving defaults. */
+struct deq_arch *deq_recipe_model(struct deq_recipe *r);
 /* What is missing, and what one field's range cannot say. */
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
 /* The share of every training file that is not trained on, because there is no validation file. */
 float deq_recipe_held_back(const struct deq_recipe *r);
-/* The architecture it describes (eos_id 0: our tokenizers put the end of text first). */
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch *ret, struct deq_err *err);
+/* The whole architecture it describes (eos_id 0: our tokenizers put the end of text first); the caller's, deq_free. */
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err);
 /* Solvers while training. */
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r);
 struct deq_solver_opts deq_recipe_adjoint(const struct deq_recipe *r);

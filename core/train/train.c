@@ -12,6 +12,7 @@
 #include "core/base/pool.h"
 #include "core/base/rng.h"
 #include "core/base/text.h"
+#include "core/cell/config.h"
 #include "core/math/kern.h"
 #include "core/text/corpus.h"
 #include "core/text/tokenizer_config.h"
@@ -28,7 +29,7 @@ struct run {
     const struct deq_recipe *recipe;
     const struct deq_train_opts *opts;
     const struct deq_train_hooks *hooks;
-    struct deq_arch arch;
+    struct deq_arch *arch;
     struct deq_tokenizer *tok;
     struct deq_dataset *train;
     struct deq_tokens valid;
@@ -74,12 +75,10 @@ void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
         const struct deq_param *p = &w->params[i];
         if (p->offset < from)
             continue;
-        const bool gain = !p->rows && strstr(p->name, "norm.weight");
-        const bool residual = strstr(p->name, "attn.out.weight") || strstr(p->name, "ffn.down.weight");
-        const bool matrix = p->rows && strstr(p->name, ".weight");
-        const double std = matrix ? (residual ? 0.5 : 1.0) / sqrt((double)p->cols) : 0;
+        const double fan_in = sqrt((double)p->cols);
+        const double std = p->role == DEQ_ROLE_RESIDUAL_OUT ? 0.5 / fan_in : deq_role_is_matrix(p->role) ? 1 / fan_in : 0;
         for (size_t j = 0; j < p->count; j++)
-            w->data[p->offset + j] = gain ? 1.0f : std > 0 ? (float)(std * deq_rng_normal(seed, 1 + i, j)) : 0.0f;
+            w->data[p->offset + j] = p->role == DEQ_ROLE_GAIN ? 1.0f : std > 0 ? (float)(std * deq_rng_normal(seed, 1 + i, j)) : 0.0f;
     }
 }
 
@@ -127,7 +126,7 @@ static enum deq_rc save_tokenizer(const struct run *r, const struct deq_buf *jso
     deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json");
     if (json->len)
         rc = deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err);
-    return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, r->arch.vocab.eos_id, -1, err);
+    return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, r->arch->vocab.eos_id, -1, err);
 }
 
 /* Which token ends a document: the tokenizer's own, wherever that comes from. One just trained needs no file: what is there was another's. */
@@ -135,11 +134,11 @@ static enum deq_rc find_end(struct run *r, bool new_tokenizer, struct deq_err *e
 {
     const char *dir = new_tokenizer && r->opts->init ? r->opts->init : r->opts->out_dir;
     if (new_tokenizer && !r->opts->init) {
-        r->arch.vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
+        r->arch->vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
         return DEQ_OK;
     }
-    const enum deq_rc rc = deq_tokenizer_config_eos(dir, r->tok, &r->arch.vocab.eos_id, err);
-    if (rc || r->arch.vocab.eos_id >= 0)
+    const enum deq_rc rc = deq_tokenizer_config_eos(dir, r->tok, &r->arch->vocab.eos_id, err);
+    if (rc || r->arch->vocab.eos_id >= 0)
         return rc;
     return deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json has no token that ends a document: name one as eos_token in tokenizer_config.json beside it", dir);
 }
@@ -152,13 +151,13 @@ static enum deq_rc load_valid(struct run *r, struct deq_err *err)
     char path[4096] = "", *text;
     size_t len;
     enum deq_rc rc = DEQ_OK;
-    if (!deq_tokens_push(&r->valid, (uint32_t)r->arch.vocab.eos_id))
+    if (!deq_tokens_push(&r->valid, (uint32_t)r->arch->vocab.eos_id))
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for the validation text");
     while (!rc && *files) {
         uint64_t bytes = 0;
         if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) || (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
             return rc;
-        rc = deq_corpus_encode(r->tok, r->arch.vocab.eos_id, text, len, &r->valid, &bytes, err);
+        rc = deq_corpus_encode(r->tok, r->arch->vocab.eos_id, text, len, &r->valid, &bytes, err);
         r->valid_bytes += bytes;
         deq_free(text);
     }
@@ -167,13 +166,11 @@ static enum deq_rc load_valid(struct run *r, struct deq_err *err)
     return rc;
 }
 
-/* Matrices inside the cell; stacked q, k, v are three matrices. The injection is an embedding's image and stays with AdamW. */
+/* Matrices inside the cell, those stacked in a tensor one by one. The injection is an embedding's image and stays with AdamW. */
 static size_t muon_parts(const struct run *r, const struct deq_param *p)
 {
-    if (r->recipe->optimizer != DEQ_RECIPE_MUON || !p->rows || strncmp(p->name, "blocks.", 7) || !strstr(p->name, ".weight") ||
-        strstr(p->name, ".inject."))
-        return 0;
-    return p->rows == 3 * (size_t)r->arch.n_head * r->arch.d_head ? 3 : 1;
+    const bool inner = p->role == DEQ_ROLE_MATRIX || p->role == DEQ_ROLE_RESIDUAL_OUT;
+    return r->recipe->optimizer == DEQ_RECIPE_MUON && inner ? p->parts : 0;
 }
 
 static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
@@ -187,7 +184,7 @@ static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
     r->n_threads = (unsigned)DEQ_MIN((size_t)r->opts->threads, r->n_shards);
     enum deq_rc rc = deq_pool_new(r->n_threads, &r->pool, err);
     if (!rc)
-        rc = deq_weights_new(&r->arch, &r->w, err);
+        rc = deq_weights_new(r->arch, &r->w, err);
     if (rc)
         return rc;
     r->m = DEQ_NEW_ARRAY(float, r->w->n);
@@ -221,9 +218,9 @@ static enum deq_rc prepare_memory(struct run *r, struct deq_err *err)
         if (!(r->muon_scratch[i] = DEQ_NEW_ARRAY(float, largest)))
             return deq_fail(err, DEQ_ENOMEM, "no memory for training");
     for (unsigned i = 0; i < r->n_threads && !rc; i++)
-        rc = deq_grad_work_new(&r->arch, c->micro_batch, c->seq_len, &widest, tapes, c->dropout > 0, &r->work[i], err);
+        rc = deq_grad_work_new(r->arch, c->micro_batch, c->seq_len, &widest, tapes, c->dropout > 0 || c->weight_dropout > 0, &r->work[i], err);
     for (size_t i = 0; i < r->n_shards && !rc; i++)
-        rc = deq_weights_new(&r->arch, &r->grads[i], err);
+        rc = deq_weights_new(r->arch, &r->grads[i], err);
     return rc;
 }
 
@@ -270,7 +267,7 @@ static void update(void *ctx, unsigned thread, unsigned n_threads)
         }
         if (parts)
             continue;
-        const bool decay = p->rows && strstr(p->name, ".weight");
+        const bool decay = deq_role_is_matrix(p->role);
         deq_adamw_update(&r->adamw, r->w->data + p->offset, r->m + p->offset, r->v + p->offset, r->grads[0]->data + p->offset,
                          r->grad_scale, decay, p->count);
     }
@@ -348,15 +345,15 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
                 tokens[b * T + t] = r->valid.ids[p];
                 targets[b * T + t] = b < have ? r->valid.ids[p + 1] : UINT32_MAX;
             }
-        deq_seq_begin(work->seq, r->w, tokens, 0, 0, 0);
+        work->seq->ops->begin(work->seq, r->w, tokens, NULL);
         if (r->at.step <= c->shallow_steps) { /* not yet an equilibrium model: the network that was trained */
-            memset(work->z, 0, rows * r->arch.vocab.d_model * sizeof(float));
+            memset(work->z, 0, rows * work->seq->state_dim * sizeof(float));
             for (unsigned i = 0; i < c->shallow_depth; i++)
-                deq_seq_forward(work->seq, 0, work->z, work->z);
+                work->seq->ops->forward(work->seq, 0, work->z, work->z);
         } else {
             /* the tolerance is part of the number: tighter than in training */
             deq_grad_solve(work, &o, &rep);
-            deq_seq_forward(work->seq, 0, work->z, work->z);
+            work->seq->ops->forward(work->seq, 0, work->z, work->z);
         }
         r->valid_sums[thread] += deq_seq_loss(work->seq, work->z, targets, 1, NULL, NULL, nll);
     }
@@ -398,7 +395,6 @@ static enum deq_rc save_checkpoint(struct run *r, struct deq_err *err)
 static enum deq_rc save_model(struct run *r, struct deq_err *err)
 {
     char path[4096], training[512];
-    struct deq_arch arch = r->arch;
     snprintf(training, sizeof training, "{\"steps\": %llu, \"tokens\": %llu, \"seconds\": %.0f, \"seed\": %llu, \"grad\": \"%s\"}",
              (unsigned long long)r->at.step, (unsigned long long)r->at.tokens, r->at.seconds, (unsigned long long)r->recipe->seed,
              r->recipe->grad == DEQ_RECIPE_UNROLL ? "unroll" : "implicit");
@@ -407,7 +403,7 @@ static enum deq_rc save_model(struct run *r, struct deq_err *err)
     if (rc)
         return rc;
     deq_io_join(path, sizeof path, r->opts->out_dir, "config.json");
-    return deq_config_save(path, &arch, training, err);
+    return deq_config_save(path, r->arch, training, err);
 }
 
 static enum deq_rc start_state(struct run *r, struct deq_err *err)
@@ -428,7 +424,7 @@ static enum deq_rc start_state(struct run *r, struct deq_err *err)
     struct deq_weights *w;
     if (!deq_io_join(path, sizeof path, r->opts->init, "model.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->init);
-    enum deq_rc rc = deq_weights_load(path, &r->arch, &w, NULL, err);
+    enum deq_rc rc = deq_weights_load(path, r->arch, false, &w, err);
     if (!rc)
         memcpy(r->w->data, w->data, w->n * sizeof(float));
     if (!rc)
@@ -514,6 +510,7 @@ static void run_free(struct run *r)
     deq_free(r->m);
     deq_free(r->v);
     deq_weights_free(r->w);
+    deq_free(r->arch);
     deq_tokens_free(&r->valid);
     deq_dataset_free(r->train);
     deq_tokenizer_free(r->tok);
@@ -539,7 +536,7 @@ static enum deq_rc prepare(struct run *r, struct deq_err *err)
         rc = find_end(r, new_tokenizer.len > 0, err);
     if (!rc) {
         note(r, "reading and encoding the text");
-        rc = deq_dataset_load(r->tok, r->arch.vocab.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
+        rc = deq_dataset_load(r->tok, r->arch->vocab.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
                               r->recipe->seq_len, r->recipe->seed, &r->train, err);
     }
     if (!rc)
@@ -583,7 +580,7 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
                                         .ctx = &r};
         struct deq_solver_opts solver = deq_recipe_solver(recipe);
         deq_train_init(r.w, r.w->n_main, recipe->seed); /* afresh, so that resuming a finished run gives the same model */
-        rc = deq_predictor_fit(&fit, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver, err);
+        rc = deq_predictor_fit(&fit, r.arch, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver, err);
         if (!rc)
             rc = save_checkpoint(&r, err); /* with the predictor in it */
     }

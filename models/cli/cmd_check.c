@@ -4,20 +4,21 @@
  * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to hundreds, where one unit in the last place
  * of a float is 3e-5, and the order of a float sum would show.
  *
- *     tokens [B, T] I64;  segmentN.equilibrium [B, t, D], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...: the first t tokens, the next t, ... */
+ *     tokens [B, T] I64;  segmentN.equilibrium [B, t, S], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...: the first t tokens, the next t, ... */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/cell/config.h"
 #include "core/cell/segment.h"
 #include "core/data/safetensors.h"
 #include "models/cli/cli.h"
 
 struct check {
     const char *golden;
-    struct deq_arch arch;
+    struct deq_arch *arch;
     struct deq_weights *w;
     struct deq_safetensors *file;
     struct deq_segment *segment;
@@ -55,9 +56,9 @@ static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
         const enum deq_rc rc = deq_tensor_read(c->file, t, i, 1, &id, err);
         if (rc)
             return rc;
-        if (id < 0 || id >= (int64_t)c->arch.vocab.size)
+        if (id < 0 || id >= (int64_t)c->arch->vocab.size)
             return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u", c->golden, i, (long long)id,
-                            c->arch.vocab.size);
+                            c->arch->vocab.size);
         c->tokens[i] = (uint32_t)id;
     }
     return DEQ_OK;
@@ -78,8 +79,8 @@ static double worst(double so_far, const float *x, const float *y, size_t n)
 static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *ret_t, struct deq_err *err)
 {
     const struct deq_tensor *z, *p;
-    const size_t V = c->arch.vocab.size;
-    enum deq_rc rc = find(c, n, "equilibrium", c->arch.vocab.d_model, &z, err);
+    const size_t V = c->arch->vocab.size, S = c->segment->seq->shown_dim;
+    enum deq_rc rc = find(c, n, "equilibrium", c->segment->seq->shown_dim, &z, err);
     if (!rc)
         rc = find(c, n, "logprobs", V, &p, err);
     *ret_t = 0;
@@ -91,13 +92,13 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     if (p->shape[1] != t || at + t > c->T || t > c->segment->t_max)
         return deq_fail(err, DEQ_EFORMAT, "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length", c->golden, n, t, c->T);
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows);
-    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, (size_t)c->arch.vocab.d_model)), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
-    if (!tokens || !expected || !logprobs)
+    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, S)), *shown = DEQ_NEW_ARRAY(float, rows * S), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
+    if (!tokens || !expected || !shown || !logprobs)
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for segment %zu", n);
     for (size_t b = 0; b < c->B && !rc; b++)
         memcpy(tokens + b * t, c->tokens + b * c->T + at, t * sizeof *tokens);
     struct deq_solve_report r;
-    if (!rc && (rc = deq_segment_solve(c->segment, tokens, t, &r, err))) {
+    if (!rc && (rc = deq_segment_solve(c->segment, tokens, t, shown, &r, err))) {
         char where[32];
         snprintf(where, sizeof where, "segment%zu", n);
         deq_fail_prefix(err, rc, where);
@@ -105,8 +106,8 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     if (!rc)
         rc = deq_tensor_to_f32(c->file, z, expected, err);
     if (!rc) {
-        c->z_error = worst(c->z_error, expected, c->segment->z, rows * c->arch.vocab.d_model);
-        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, rows, logprobs, err);
+        c->z_error = worst(c->z_error, expected, shown, rows * S);
+        rc = deq_seq_logprobs(c->segment->seq, c->segment->z, logprobs, err);
     }
     if (!rc)
         rc = deq_tensor_to_f32(c->file, p, expected, err);
@@ -119,20 +120,20 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     }
     deq_free(tokens);
     deq_free(expected);
+    deq_free(shown);
     deq_free(logprobs);
     return rc;
 }
 
 static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, const size_t *memory, struct deq_err *err)
 {
-    const struct deq_tensor *first;
+    const struct deq_tensor *first = deq_safetensors_find(c->file, "segment0.equilibrium");
     enum deq_rc rc = read_tokens(c, err);
+    if (!rc && (!first || first->n_dims != 3 || !first->shape[1] || first->shape[1] > c->T))
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor segment0.equilibrium: %s, expected shape [%zu, t, S] with t at most %zu", c->golden,
+                      first ? "has another shape" : "missing", c->B, c->T);
     if (!rc)
-        rc = find(c, 0, "equilibrium", c->arch.vocab.d_model, &first, err);
-    if (!rc && !first)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor segment0.equilibrium: missing", c->golden);
-    if (!rc)
-        rc = deq_segment_new(c->w, c->B, first->shape[1], memory ? *memory : c->arch.segment_len ? c->arch.segment_memory : first->shape[1], o,
+        rc = deq_segment_new(c->arch, c->w, c->B, first->shape[1], memory ? *memory : c->arch->segment_len ? c->arch->segment_memory : first->shape[1], o,
                              &c->segment, err);
     if (!rc)
         deq_seq_wide(c->segment->seq);
@@ -227,11 +228,13 @@ int cmd_check(int argc, char **argv)
     const size_t memory = f.mem_len;
     enum deq_rc rc = deq_io_join(path, sizeof path, args[0], "config.json") ? deq_config_load(path, &c.arch, &err)
                                                                               : deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
-    const struct deq_solver_opts o = solver_of(&c.arch, &f);
+    struct deq_solver_opts o = {0};
+    if (!rc)
+        o = solver_of(c.arch, &f);
     if (!rc && !deq_io_join(path, sizeof path, args[0], "model.safetensors"))
         rc = deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
     if (!rc)
-        rc = deq_weights_load(path, &c.arch, &c.w, NULL, &err);
+        rc = deq_weights_load(path, c.arch, false, &c.w, &err);
     if (!rc)
         rc = deq_safetensors_open(args[1], &c.file, &err);
     if (!rc)
@@ -245,6 +248,7 @@ int cmd_check(int argc, char **argv)
     deq_segment_free(c.segment);
     deq_safetensors_close(c.file);
     deq_weights_free(c.w);
+    deq_free(c.arch);
     deq_free(c.tokens);
     return agree ? CLI_OK : CLI_FAIL;
 }

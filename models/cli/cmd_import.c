@@ -1,7 +1,7 @@
-/* deq import: a PyTorch checkpoint becomes a model directory. The work is core/data/import.c's. */
+/* deq import: a PyTorch checkpoint becomes a model directory. The work is core/import's. */
 #include <stdio.h>
 
-#include "core/data/import.h"
+#include "core/import/import.h"
 #include "models/cli/cli.h"
 
 static void on_progress(void *ctx, size_t done, size_t total, const char *name)
@@ -17,11 +17,11 @@ static void on_note(void *ctx, const char *line)
     fprintf(stderr, "%s\n", line);
 }
 
-static void print_parts(const struct deq_arch *a)
+static void print_parts(const struct deq_vocab *v)
 {
-    printf("head             %s", a->vocab.head_untied ? "weights of its own" : "tied to the embedding");
-    for (unsigned c = 0; deq_projects(&a->vocab) && c < deq_clusters(&a->vocab); c++)
-        printf("%s%u %s", c ? ", " : "; projections: ", c, a->vocab.proj_untied[c] ? "its own" : "tied");
+    printf("head             %s", v->head_untied ? "weights of its own" : "tied to the embedding");
+    for (unsigned c = 0; deq_projects(v) && c < deq_clusters(v); c++)
+        printf("%s%u %s", c ? ", " : "; projections: ", c, v->proj_untied[c] ? "its own" : "tied");
     printf("\n");
 }
 
@@ -58,7 +58,7 @@ int cmd_import(int argc, char **argv)
     cli_progress_end();
     printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir, r.variant,
            (unsigned long long)r.parameters, r.tensors, r.ignored);
-    printf("vocabulary       %u tokens%s\n", r.arch.vocab.size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
-    print_parts(&r.arch);
+    printf("vocabulary       %u tokens%s\n", r.vocab.size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
+    print_parts(&r.vocab);
     return CLI_OK;
 }

@@ -21,6 +21,11 @@ static const struct deq_command command = {.usage = "deq inspect MODEL_DIR [flag
                                            .about = "Loads a model with every check and tells what it is.",
                                            .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
 
+static json_t *fact(const struct deq_fact *f)
+{
+    return f->type == DEQ_FACT_TEXT ? json_string(f->value) : json_loads(f->value, JSON_DECODE_ANY, NULL);
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     const char *args[1];
@@ -41,14 +46,16 @@ int cmd_inspect(int argc, char **argv)
     }
     code = CLI_OK;
     const struct deq_model_info i = deq_model_info(model);
-    json_t *r = !f.json ? NULL : json_pack("{s:s, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
-                          "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
-                          "hidden_size", (int)i.d_model, "num_attention_heads", (int)i.n_head, "head_dim", (int)i.d_head,
-                          "intermediate_size", (int)i.d_inner, "num_blocks", (int)i.n_block, "attention_window", (int)i.attn_window, "norm",
-                          i.norm, "dtype", i.dtype, "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
-                          "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq", "solver", deq_solver_name(i.solver), "tol",
-                          (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window", (int)i.window, "warm_start",
-                          deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+    json_t *r = !f.json ? NULL
+                        : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}", "model_type",
+                                    i.model_type, "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size",
+                                    (int)i.vocab_size, "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype, "kernels",
+                                    i.kernels, "weight_bytes", (json_int_t)i.weight_bytes, "cache_bytes_per_token",
+                                    (json_int_t)i.cache_bytes_per_token, "deq", "solver", deq_solver_name(i.solver), "tol", (double)i.tol,
+                                    "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window", (int)i.window, "warm_start",
+                                    deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+    for (size_t k = 0; f.json && k < i.n_facts; k++)
+        json_object_set_new(r, i.facts[k].key, fact(&i.facts[k]));
     if (f.json) {
         json_t *list = json_array();
         for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {
@@ -64,9 +71,10 @@ int cmd_inspect(int argc, char **argv)
         code = cli_print_json("inspect", r, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     } else {
         printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype, (unsigned long long)i.parameters, i.fingerprint);
-        printf("state            D %u, %u heads of %u, inner %u, %u block%s, norm %s\n", i.d_model, i.n_head, i.d_head, i.d_inner, i.n_block,
-               i.n_block == 1 ? "" : "s", i.norm);
-        printf("text             vocabulary %u, attention window %u tokens\n", i.vocab_size, i.attn_window);
+        printf("cell             %s, state of %u", i.model_type, i.state_dim);
+        for (size_t k = 0; k < i.n_facts; k++)
+            printf(", %s %s", i.facts[k].key, i.facts[k].value);
+        printf("\ntext             vocabulary %u, a position sees %u before it\n", i.vocab_size, i.lookback);
         printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n", deq_solver_name(i.solver),
                (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
         printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,

@@ -188,25 +188,25 @@ int cmd_train(int argc, char **argv)
     int code = cli_parse("train", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
-    struct deq_recipe recipe;
+    struct deq_recipe *recipe = NULL;
     struct deq_err err;
     if (deq_recipe_load(args[0], &recipe, &err))
         return cli_fail("train", err.text);
     for (size_t i = 0; i < f.sets.n; i++)
-        if (deq_opt_assign(&deq_recipe_table, &recipe, f.sets.item[i], &err))
+        if (deq_opt_assign(&recipe->table, recipe, f.sets.item[i], &err))
             return cli_usage("train", "--set: %s", err.text);
     const bool one_file = data_is_text(f.data);
-    if (one_file && deq_opt_set(deq_opt_find(&deq_recipe_table, "data.train"), &recipe, f.data, 0, &err))
+    if (one_file && deq_opt_set(deq_opt_find(&recipe->table, "data.train"), recipe, f.data, 0, &err))
         return cli_fail("train", err.text);
     if (f.print_recipe) {
-        deq_opt_dump(&deq_recipe_table, &recipe, true, stdout);
+        deq_opt_dump(&recipe->table, recipe, true, stdout);
         return CLI_OK;
     }
     if (!f.out)
         return cli_usage("train", "--out MODEL_DIR is needed");
-    if (data_exists(&recipe, f.data, &err))
+    if (data_exists(recipe, f.data, &err))
         return cli_fail("train", err.text);
-    if (deq_recipe_check(&recipe, &err)) {
+    if (deq_recipe_check(recipe, &err)) {
         (void)deq_fail_prefix(&err, err.code, args[0]);
         return cli_fail("train", err.text);
     }
@@ -227,7 +227,7 @@ int cmd_train(int argc, char **argv)
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     const struct deq_train_hooks hooks = {on_event, stop, &v};
-    enum deq_rc rc = deq_train_run(&recipe, &o, &hooks, &err);
+    enum deq_rc rc = deq_train_run(recipe, &o, &hooks, &err);
     cli_progress_end();
     if (rc)
         return cli_fail("train", err.text);

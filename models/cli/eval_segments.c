@@ -15,6 +15,7 @@
 #include "core/base/mem.h"
 #include "core/base/pool.h"
 #include "core/base/text.h"
+#include "core/cell/config.h"
 #include "core/cell/segment.h"
 #include "core/text/corpus.h"
 
@@ -69,18 +70,18 @@ static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_segment *s = w->segments[thread];
     for (size_t b = thread; b < w->streams; b += n_threads) {
         const uint32_t *x = w->tokens->ids + b * w->length;
-        deq_seq_forget(s->seq);
+        s->seq->ops->forget(s->seq);
         for (size_t at = 0; at + 1 < w->length; at += w->T) {
             const size_t t = DEQ_MIN(w->T, w->length - 1 - at);
             struct deq_solve_report r;
             struct deq_err err;
-            enum deq_rc rc = deq_segment_solve(s, x + at, t, &r, &err);
+            enum deq_rc rc = deq_segment_solve(s, x + at, t, NULL, &r, &err);
             if (rc) {
                 char where[64];
                 snprintf(where, sizeof where, "stream %zu, position %zu", b, at);
                 deq_fail_prefix(&err, rc, where);
             } else
-                deq_seq_nll(s->seq, s->z, x + at + 1, t, w->nll[thread]);
+                deq_seq_nll(s->seq, s->z, x + at + 1, w->nll[thread]);
             if (!add(w, b, rc, &err, &r, w->nll[thread], t))
                 return;
         }
@@ -110,7 +111,7 @@ static void print(const struct work *w, size_t memory, const struct deq_solver_o
                (double)w->scored / seconds);
 }
 
-static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch *a, struct deq_weights **w, struct deq_tokens *tokens, struct deq_err *err)
+static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch **ret_arch, struct deq_weights **w, struct deq_tokens *tokens, struct deq_err *err)
 {
     char path[4096], *text = NULL;
     size_t len;
@@ -119,7 +120,8 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
     if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "config.json");
-    enum deq_rc rc = deq_config_load(path, a, err);
+    enum deq_rc rc = deq_config_load(path, ret_arch, err);
+    const struct deq_arch *a = rc ? NULL : *ret_arch;
     if (!rc)
         rc = deq_tokenizer_load(dir, &tok, err);
     if (!rc)
@@ -131,14 +133,14 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
             rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i], a->vocab.size);
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     if (!rc)
-        rc = deq_weights_load(path, a, w, NULL, err);
+        rc = deq_weights_load(path, a, false, w, err);
     deq_free(text);
     deq_tokenizer_free(tok);
     return rc;
 }
 
 /* The segments of every thread, and the sums. */
-static enum deq_rc make(struct work *w, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
+static enum deq_rc make(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
                         struct deq_err *err)
 {
     w->segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
@@ -149,7 +151,7 @@ static enum deq_rc make(struct work *w, const struct deq_weights *weights, size_
     enum deq_rc rc = DEQ_OK;
     for (unsigned i = 0; i < threads && !rc; i++) {
         w->nll[i] = DEQ_NEW_ARRAY(double, w->T);
-        rc = w->nll[i] ? deq_segment_new(weights, 1, DEQ_MIN(w->T, w->length - 1), memory, o, &w->segments[i], err)
+        rc = w->nll[i] ? deq_segment_new(a, weights, 1, DEQ_MIN(w->T, w->length - 1), memory, o, &w->segments[i], err)
                        : deq_fail(err, DEQ_ENOMEM, "no memory for segments of %zu", w->T);
     }
     return rc;
@@ -168,11 +170,11 @@ static void unmake(struct work *w, unsigned threads)
     deq_free(w->nats_of);
 }
 
-static enum deq_rc run(struct work *w, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
+static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
                        struct deq_err *err)
 {
     struct deq_pool *pool = NULL;
-    enum deq_rc rc = make(w, weights, memory, o, threads, err);
+    enum deq_rc rc = make(w, a, weights, memory, o, threads, err);
     if (!rc)
         rc = deq_pool_new(threads, &pool, err);
     if (!rc) {
@@ -188,7 +190,7 @@ static enum deq_rc run(struct work *w, const struct deq_weights *weights, size_t
 
 int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, uint64_t limit, bool json)
 {
-    struct deq_arch a;
+    struct deq_arch *a = NULL;
     struct deq_weights *weights = NULL;
     struct deq_tokens tokens = {0};
     struct deq_err err;
@@ -201,15 +203,15 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
     if (!rc && w.length < 2)
         rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit), w.streams);
     if (!rc) {
-        struct deq_solve_params p = {.solver = a.serving.solver.method, .tol = a.serving.solver.tol, .max_iter = a.serving.solver.max_iter};
-        struct deq_solver_opts o = a.serving.solver;
+        struct deq_solve_params p = {.solver = a->serving.solver.method, .tol = a->serving.solver.tol, .max_iter = a->serving.solver.max_iter};
+        struct deq_solver_opts o = a->serving.solver;
         solve_flags_apply(sf, &p);
         o.method = p.solver;
         o.tol = p.tol;
         o.max_iter = p.max_iter;
         o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
-        const size_t memory = f->mem_len == UINT32_MAX ? a.segment_memory : f->mem_len;
-        rc = run(&w, weights, memory, &o, threads, &err);
+        const size_t memory = f->mem_len == UINT32_MAX ? a->segment_memory : f->mem_len;
+        rc = run(&w, a, weights, memory, &o, threads, &err);
         if (!rc)
             print(&w, memory, &o, json);
     }
@@ -217,5 +219,6 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
     unmake(&w, threads);
     deq_tokens_free(&tokens);
     deq_weights_free(weights);
+    deq_free(a);
     return code;
 }

@@ -28,7 +28,7 @@ static json_t *model_object(const struct service *s, const struct served *m)
                             "source", t.source, "message", t.message, "reply", t.reply, "stop", t.stop);
     return json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:o}", "id", m->name, "object", "model", "created",
                      (json_int_t)(m->loaded_ms / 1000), "owned_by", "deqd", "max_model_len",
-                     (int)sched_max_positions(m->sched), "attention_window", (int)i->attn_window, "deqd", deq);
+                     (int)sched_max_positions(m->sched), "attention_window", (int)i->lookback + 1, "deqd", deq);
 }
 
 void ep_models(struct service *s, struct served *m, struct exchange *x)

@@ -172,9 +172,7 @@ static void read_all(void *ctx, unsigned thread, unsigned n)
 static void floors(void)
 {
     const struct deq_model_info info = deq_model_info(model);
-    const size_t HD = (size_t)info.n_head * info.d_head, D = info.d_model, F = info.d_inner;
-    const double P = (double)info.n_block * (double)(3 * HD * D + HD * D + 2 * D * F),
-                 bytes = P * (strcmp(info.dtype, "bf16") ? 4 : 2);
+    const double P = (double)info.step_madds, bytes = P * (strcmp(info.dtype, "bf16") ? 4 : 2);
     struct deq_pool *pool;
     struct deq_packed small, large;
     float *w = DEQ_NEW_ARRAY(float, (size_t)P + 64 * 64), *x = DEQ_NEW_ARRAY(float, 2 * threads * 4096 * 16);

@@ -6,6 +6,7 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/cell/toy.h"
+#include "core/cell/config.h"
 #include "core/cell/transformer.h"
 #include "core/cell/transformer_seq.h"
 #include "core/math/kern.h"
@@ -217,16 +218,16 @@ TEST(engine_equals_sequence_form)
     const uint32_t V = deq_model_info(m).vocab_size;
     const size_t T = 40; /* within the attention window of 48 */
     CHECK(p.n >= T);
-    struct deq_arch arch;
+    struct deq_arch *arch;
     struct deq_weights *w;
     struct deq_seq *s;
-    CHECK(deq_config_load(TINY "/config.json", &arch, NULL) == DEQ_OK &&
-          deq_weights_load(TINY "/model.safetensors", &arch, &w, NULL, NULL) == DEQ_OK);
-    CHECK(deq_seq_new(&arch, 1, T, 0, 1, false, &s, NULL) == DEQ_OK);
-    float *z = DEQ_NEW_ARRAY(float, T * arch.vocab.d_model), *nll = DEQ_NEW_ARRAY(float, T);
-    deq_seq_begin(s, w, p.ids, 0, 0, 0);
+    CHECK(!deq_config_load(TINY "/config.json", &arch, NULL) &&
+          !deq_weights_load(TINY "/model.safetensors", arch, false, &w, NULL) &&
+          !deq_seq_new(arch, &(struct deq_seq_shape){.b = 1, .t = T, .n_tapes = 1}, &s, NULL));
+    float *z = DEQ_NEW_ARRAY(float, T * s->state_dim), *nll = DEQ_NEW_ARRAY(float, T);
+    s->ops->begin(s, w, p.ids, NULL);
     for (int i = 0; i < 300; i++)
-        deq_seq_forward(s, 0, z, z);
+        s->ops->forward(s, 0, z, z);
     for (uint32_t w_rows = 1; w_rows <= 16; w_rows *= 4) {
         struct answer a = {0};
         struct deq_engine *e = tiny_engine(m, 2, 1);
@@ -259,6 +260,7 @@ TEST(engine_equals_sequence_form)
     deq_free(nll);
     deq_seq_free(s);
     deq_weights_free(w);
+    deq_free(arch);
     deq_tokens_free(&p);
     deq_model_free(m);
 }
@@ -406,30 +408,32 @@ static void hash_tiny(struct deq_hash *h)
 /* A vocabulary in clusters, random weights: adaptive softmax, with and without the whole distribution. */
 static void hash_clusters(struct deq_hash *h)
 {
-    struct deq_arch a = {.vocab.size = 90, .vocab.n_cutoffs = 2, .vocab.cutoffs = {10, 40}, .vocab.div_val = 2,
-                         .vocab.d_embed = 24, .vocab.head_bias = true, .vocab.d_model = 24, .n_head = 2, .d_head = 12,
-                         .d_inner = 40, .n_block = 1, .attn_window = 32, .norm = DEQ_NORM_POST, .norm_affine = true,
-                         .norm_eps = 1e-5f, .vocab.eos_id = -1, .serving.solver = deq_solver_defaults(),
-                         .serving.row_window = 4};
-    struct deq_weights *w = NULL;
-    struct deq_transformer *t = NULL;
+    const struct deq_transformer_arch t = {
+        .base = {.kind = &deq_transformer_kind,
+                 .vocab = {.size = 90, .n_cutoffs = 2, .cutoffs = {10, 40}, .div_val = 2, .d_embed = 24,
+                           .head_bias = true, .d_model = 24, .eos_id = -1},
+                 .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
+        .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 1, .attn_window = 32,
+        .norm = DEQ_NORM_POST, .norm_affine = true, .norm_eps = 1e-5f};
+    const struct deq_arch *a = &t.base;
+    struct deq_weights *w = NULL, *packed = NULL;
     struct deq_pool *pool = NULL;
     struct deq_cell *cell = NULL;
     struct deq_engine *e = NULL;
     struct deq_engine_opts o;
-    const struct deq_cell shape = deq_transformer_shape(&a, 0, 0, 1);
+    const struct deq_cell shape = deq_transformer_shape(a, 0, 0, 1);
     uint32_t prompt[20];
-    CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
+    CHECK(deq_weights_new(a, &w, NULL) == DEQ_OK);
     for (size_t i = 0; i < w->n; i++) /* uniform: no library function of the C library in it */
         w->data[i] = (float)(deq_rng_uniform(11, 0, i) - 0.5);
     for (size_t i = 0; i < DEQ_COUNT(prompt); i++)
-        prompt[i] = (uint32_t)deq_rng_below(11, 1, i, a.vocab.size);
-    CHECK(deq_transformer_new(w, false, &t, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK &&
+        prompt[i] = (uint32_t)deq_rng_below(11, 1, i, a->vocab.size);
+    CHECK(deq_weights_packed(a, w, false, &packed, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK &&
           deq_engine_opts_fill(&shape, &(struct deq_engine_opts){.max_sequences = 2}, &o, NULL) == DEQ_OK &&
-          deq_transformer_open(t, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, NULL) == DEQ_OK &&
-          deq_engine_open(cell, &a.vocab, &a.serving, pool, &o, &e, NULL) == DEQ_OK);
+          deq_transformer_open(packed, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, NULL) == DEQ_OK &&
+          deq_engine_open(cell, &a->vocab, &a->serving, pool, &o, &e, NULL) == DEQ_OK);
     for (int whole = 0; whole < 2; whole++) {
-        struct answer got = {.vocab = a.vocab.size};
+        struct answer got = {.vocab = a->vocab.size};
         struct deq_request q = {.prompt = prompt, .n_prompt = DEQ_COUNT(prompt), .max_tokens = 60, .want_logits = whole,
                                 .sampling = {.temperature = 1, .top_p = 1, .seed = 3}, .event = record_answer,
                                 .ctx = &got,
@@ -440,7 +444,7 @@ static void hash_clusters(struct deq_hash *h)
         hash_answer(h, &got);
     }
     deq_engine_free(e);
-    deq_transformer_free(t);
+    deq_weights_free(packed);
     deq_weights_free(w);
 }
 

@@ -7,16 +7,17 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
-#include "core/data/import.h"
+#include "core/cell/config.h"
 #include "core/data/safetensors.h"
 #include "core/deq.h"
+#include "core/import/import.h"
 #include "tests/unit/test.h"
 
 enum { B = 3, T = 8, SEGMENTS = 3 };
 
 struct golden {
     char dir[128];
-    struct deq_import_report report;
+    struct deq_arch *arch;
     struct deq_weights *w;
     struct deq_safetensors *file;
     uint32_t tokens[B][SEGMENTS * T];
@@ -42,9 +43,12 @@ static bool open_golden(const char *name, struct golden *g)
     snprintf(checkpoint, sizeof checkpoint, "tests/golden/authors/%s/checkpoint.pth", name);
     snprintf(config, sizeof config, "tests/golden/authors/%s/config.json", name);
     const struct deq_import_opts o = {.checkpoint = checkpoint, .config = config, .out_dir = g->dir};
-    CHECK_MSG(deq_import(&o, &g->report, &err) == DEQ_OK, "%s", err.text);
+    struct deq_import_report report;
+    CHECK_MSG(deq_import(&o, &report, &err) == DEQ_OK, "%s", err.text);
+    snprintf(path, sizeof path, "%s/config.json", g->dir);
+    CHECK_MSG(deq_config_load(path, &g->arch, &err) == DEQ_OK, "%s", err.text);
     snprintf(path, sizeof path, "%s/model.safetensors", g->dir);
-    CHECK_MSG(deq_weights_load(path, &g->report.arch, &g->w, NULL, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(g->arch && deq_weights_load(path, g->arch, false, &g->w, &err) == DEQ_OK, "%s", err.text);
     snprintf(path, sizeof path, "tests/golden/authors/%s/golden.safetensors", name);
     CHECK_MSG(deq_safetensors_open(path, &g->file, &err) == DEQ_OK, "%s", err.text);
     const struct deq_tensor *t = g->file ? deq_safetensors_find(g->file, "tokens") : NULL;
@@ -60,6 +64,7 @@ static bool open_golden(const char *name, struct golden *g)
 static void close_golden(struct golden *g)
 {
     deq_weights_free(g->w);
+    deq_free(g->arch);
     deq_safetensors_close(g->file);
     remove_model(g->dir);
 }
@@ -86,10 +91,10 @@ static double worst(const float *x, const float *y, size_t n)
 /* wide false: the sums of the evaluation that is used for speed, in float. */
 static void check_segments(const struct golden *g, const struct deq_solver_opts *o, bool wide, double z_max, double p_max)
 {
-    const size_t D = g->report.arch.vocab.d_model, V = g->report.arch.vocab.size;
+    const size_t D = g->arch->vocab.d_model, V = g->arch->vocab.size;
     struct deq_segment *s = NULL;
     double z_error = 0, p_error = 0, nll_error = 0;
-    CHECK(deq_segment_new(g->w, B, T, g->report.arch.segment_memory, o, &s, NULL) == DEQ_OK);
+    CHECK(deq_segment_new(g->arch, g->w, B, T, g->arch->segment_memory, o, &s, NULL) == DEQ_OK);
     if (wide)
         deq_seq_wide(s->seq);
     float *logprobs = DEQ_NEW_ARRAY(float, B * T * V);
@@ -101,10 +106,10 @@ static void check_segments(const struct golden *g, const struct deq_solver_opts 
             x[i] = g->tokens[i / T][k * T + i % T];
             targets[i] = (x[i] * 7 + (uint32_t)i * 13) % (uint32_t)V; /* from all clusters */
         }
-        CHECK(deq_segment_solve(s, x, T, &r, NULL) == DEQ_OK);
+        CHECK(deq_segment_solve(s, x, T, NULL, &r, NULL) == DEQ_OK);
         CHECK(o->tol > 0 || r.evaluations == 12);
-        CHECK(deq_seq_logprobs(s->seq, s->z, B * T, logprobs, NULL) == DEQ_OK);
-        deq_seq_nll(s->seq, s->z, targets, B * T, nll);
+        CHECK(deq_seq_logprobs(s->seq, s->z, logprobs, NULL) == DEQ_OK);
+        deq_seq_nll(s->seq, s->z, targets, nll);
         float *z = expected(g, k, "equilibrium", D), *p = expected(g, k, "logprobs", V);
         z_error = worse(z_error, worst(z, s->z, B * T * D));
         p_error = worse(p_error, worst(p, logprobs, B * T * V));
@@ -127,7 +132,7 @@ static void check_joint(const char *name)
     if (open_golden(name, &g))
         for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
             for (int wide = 0; wide < 2; wide++) {
-                struct deq_solver_opts o = g.report.arch.serving.solver;
+                struct deq_solver_opts o = g.arch->serving.solver;
                 o.method = (enum deq_solver_method)method;
                 o.tol = 1e-7f;
                 o.max_iter = 3000;
@@ -142,8 +147,8 @@ static void check_steps(const char *name)
 {
     struct golden g;
     if (open_golden(name, &g)) {
-        check_segments(&g, &g.report.arch.serving.solver, true, 1e-4, 2e-4);
-        check_segments(&g, &g.report.arch.serving.solver, false, 3e-4, 2e-3);
+        check_segments(&g, &g.arch->serving.solver, true, 1e-4, 2e-4);
+        check_segments(&g, &g.arch->serving.solver, false, 3e-4, 2e-3);
     }
     close_golden(&g);
 }
@@ -189,7 +194,7 @@ static void check_rows(const char *name, size_t n, uint32_t window, enum deq_war
         return;
     CHECK_MSG(deq_model_load(g.dir, &model, &err) == DEQ_OK, "%s", err.text);
     CHECK(deq_engine_new(model, &(struct deq_engine_opts){.threads = 2, .max_sequences = 1}, &engine, &err) == DEQ_OK);
-    struct row_check r = {.g = &g, .V = g.report.arch.vocab.size};
+    struct row_check r = {.g = &g, .V = g.arch->vocab.size};
     for (size_t k = 0; k < SEGMENTS; k++)
         r.p[k] = expected(&g, k, "logprobs", r.V);
     for (r.b = 0; r.b < B; r.b++) {

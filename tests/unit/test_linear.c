@@ -10,7 +10,7 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/base/yaml.h"
-#include "core/data/config.h"
+#include "core/cell/config.h"
 #include "core/data/pickle.h"
 #include "core/data/safetensors.h"
 #include "core/data/torch_state.h"
@@ -125,8 +125,11 @@ static void config_items(struct deq_buf *b, size_t n)
 
 static bool read_config(const char *s, size_t len)
 {
-    struct deq_arch a;
-    return !deq_config_parse(s, len, "x", &a, NULL);
+    struct deq_arch *a;
+    if (deq_config_parse(s, len, "x", &a, NULL))
+        return false;
+    deq_free(a);
+    return true;
 }
 
 static enum deq_rc on_item(void *ctx, const struct deq_yaml_item *item, struct deq_err *err)

@@ -6,7 +6,8 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
-#include "core/math/kern.h"
+#include "core/cell/config.h"
+#include "core/cell/kv_layout.h"
 #include "core/cell/transformer.h"
 #include "tests/unit/test.h"
 
@@ -36,23 +37,47 @@ TEST(memory_is_what_was_said)
             CHECK_MSG(said.engine_bytes == st.memory_bytes, "%s, options %zu: said %llu, took %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
                       (unsigned long long)st.memory_bytes);
             CHECK(said.weight_bytes == deq_model_info(m).weight_bytes);
-            struct deq_transformer *t = NULL;
-            struct deq_arch arch;
+            struct deq_weights *w = NULL;
+            struct deq_arch *arch = NULL;
             char path[64];
             snprintf(path, sizeof path, "%s/config.json", dirs[d]);
             CHECK(deq_config_load(path, &arch, &err) == DEQ_OK);
             snprintf(path, sizeof path, "%s/model.safetensors", dirs[d]);
             const uint64_t unloaded = deq_mem_bytes();
-            CHECK(deq_transformer_load(path, &arch, &t, &err) == DEQ_OK);
+            CHECK(deq_weights_load(path, arch, true, &w, &err) == DEQ_OK);
             const uint64_t loaded = deq_mem_bytes() - unloaded, weights = said.weight_bytes + said.load_bytes;
             /* not said: tables of tensors, the file's JSON */
             CHECK_MSG(loaded >= weights && loaded < weights + weights / 100 + (64 << 10), "%s: said %llu, asked for %llu", dirs[d], (unsigned long long)weights,
                       (unsigned long long)loaded);
-            deq_transformer_free(t);
+            deq_weights_free(w);
+            deq_free(arch);
             deq_engine_free(e);
         }
         deq_model_free(m);
     }
+}
+
+static uint64_t packed_vocabulary_bytes(const struct deq_vocabulary *v)
+{
+    uint64_t bytes = deq_packed_bytes(&v->packed.tails);
+    for (unsigned c = 0; c < deq_clusters(&v->shape); c++)
+        bytes += deq_packed_bytes(&v->packed.head[c]) + deq_packed_bytes(&v->packed.head_proj[c]) +
+                 deq_packed_bytes(&v->packed.embed[c]) + deq_packed_bytes(&v->packed.embed_proj[c]);
+    return bytes;
+}
+
+static uint64_t packed_bytes(struct deq_weights *packed)
+{
+    const struct deq_transformer_weights *t = deq_transformer_weights(packed);
+    uint64_t bytes = packed->n * sizeof(float) + packed_vocabulary_bytes(&t->vocabulary) +
+                     deq_packed_bytes(&t->predictor.packed.tok) + deq_packed_bytes(&t->predictor.packed.state) +
+                     deq_packed_bytes(&t->predictor.packed.out);
+    for (unsigned l = 0; l < t->arch.n_block; l++) {
+        const struct deq_block_weights *b = &t->block[l];
+        bytes += deq_packed_bytes(&b->packed.inject) + deq_packed_bytes(&b->packed.qkv) + deq_packed_bytes(&b->packed.out) +
+                 deq_packed_bytes(&b->packed.up) + deq_packed_bytes(&b->packed.down);
+    }
+    return bytes;
 }
 
 /* What is said beforehand against what was packed, for every kind of matrix. */
@@ -60,33 +85,26 @@ TEST(memory_of_packed_weights)
 {
     for (unsigned c = 0; c < 48; c++) {
         const bool bf16 = c & 1;
-        struct deq_arch a = {.vocab.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab.size = 70, .attn_window = 16 + c, .n_block = 1 + (c >> 1 & 1),
-                             .norm = c & 4 ? DEQ_NORM_POST : DEQ_NORM_PRE, .norm_affine = true, .predictor_hidden = c & 8 ? 12 : 0};
+        struct deq_transformer_arch a = {
+            .base = {.kind = &deq_transformer_kind, .vocab = {.size = 70, .d_model = 24}, .predictor_hidden = c & 8 ? 12 : 0},
+            .n_head = 2, .d_head = 8, .d_inner = 40, .attn_window = 16 + c, .n_block = 1 + (c >> 1 & 1),
+            .norm = c & 4 ? DEQ_NORM_POST : DEQ_NORM_PRE, .norm_affine = true};
         if (c >= 16) {
-            a.vocab.n_cutoffs = 2;
-            a.vocab.cutoffs[0] = 10;
-            a.vocab.cutoffs[1] = 66;
-            a.vocab.div_val = c & 2 ? 4 : 1;
-            a.vocab.head_bias = true;
-            a.vocab.head_untied = c & 4;
-            a.vocab.proj_untied[1] = c >= 32;
+            struct deq_vocab *v = &a.base.vocab;
+            v->n_cutoffs = 2;
+            v->cutoffs[0] = 10;
+            v->cutoffs[1] = 66;
+            v->div_val = c & 2 ? 4 : 1;
+            v->head_bias = true;
+            v->head_untied = c & 4;
+            v->proj_untied[1] = c >= 32;
         }
-        struct deq_weights *w = NULL;
-        struct deq_transformer *t = NULL;
+        struct deq_weights *w = NULL, *packed = NULL;
         struct deq_err err;
-        CHECK_MSG(deq_weights_new(&a, &w, &err) == DEQ_OK && deq_transformer_new(w, bf16, &t, &err) == DEQ_OK, "%s", err.text);
-        uint64_t bytes = t->vectors->n * sizeof(float) + deq_packed_bytes(&t->pred_tok) + deq_packed_bytes(&t->pred_state) + deq_packed_bytes(&t->pred_out) +
-                         deq_packed_bytes(&t->vocabulary.tails);
-        for (unsigned l = 0; l < a.n_block; l++) {
-            const struct deq_packed_block *p = &t->block[l];
-            bytes += deq_packed_bytes(&p->inject) + deq_packed_bytes(&p->qkv) + deq_packed_bytes(&p->out) + deq_packed_bytes(&p->up) +
-                     deq_packed_bytes(&p->down) + (16 * a.vocab.d_model + 2 * 16) * sizeof(float);
-        }
-        for (unsigned k = 0; k < deq_clusters(&a.vocab); k++)
-            bytes += deq_packed_bytes(&t->vocabulary.head[k]) + deq_packed_bytes(&t->vocabulary.head_proj[k]) + deq_packed_bytes(&t->vocabulary.embed[k]) +
-                     deq_packed_bytes(&t->vocabulary.embed_proj[k]);
-        CHECK_MSG(t->bytes == bytes, "case %u: said %llu, packed %llu", c, (unsigned long long)t->bytes, (unsigned long long)bytes);
-        deq_transformer_free(t);
+        CHECK_MSG(!deq_weights_new(&a.base, &w, &err) && !deq_weights_packed(&a.base, w, bf16, &packed, &err), "%s", err.text);
+        if (packed)
+            CHECK_EQ(packed->bytes, packed_bytes(packed));
+        deq_weights_free(packed);
         deq_weights_free(w);
     }
 }
@@ -95,25 +113,26 @@ TEST(memory_of_packed_weights)
 TEST(memory_of_a_claimed_window)
 {
     enum { PAGES = 6 };
-    struct deq_arch a = {.vocab.d_model = 24, .n_head = 2, .d_head = 8, .d_inner = 40, .vocab.size = 70, .n_block = 2, .norm = DEQ_NORM_PRE};
+    struct deq_transformer_arch a = {.base = {.kind = &deq_transformer_kind, .vocab = {.size = 70, .d_model = 24}},
+                                     .n_head = 2, .d_head = 8, .d_inner = 40, .n_block = 2, .norm = DEQ_NORM_PRE};
     uint64_t bytes[2] = {0}, said[2] = {0};
     for (int huge = 0; huge < 2; huge++) {
-        struct deq_weights *w = NULL;
-        struct deq_transformer *t = NULL;
+        struct deq_weights *w = NULL, *packed = NULL;
         struct deq_cell *cell = NULL;
         struct deq_pool *pool = NULL;
         a.attn_window = huge ? 1 << 16 : PAGES * DEQ_KV_PAGE_TOK;
-        CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK);
+        CHECK(!deq_weights_new(&a.base, &w, NULL) && !deq_pool_new(1, &pool, NULL));
         const uint64_t before = deq_mem_bytes();
-        CHECK(deq_transformer_new(w, false, &t, NULL) == DEQ_OK && deq_transformer_open(t, 64, PAGES, pool, &cell, NULL) == DEQ_OK);
+        CHECK(!deq_weights_packed(&a.base, w, false, &packed, NULL) && !deq_transformer_open(packed, 64, PAGES, pool, &cell, NULL));
         bytes[huge] = deq_mem_bytes() - before;
-        said[huge] = deq_transformer_shape(&a, 64, PAGES, 1).bytes;
+        said[huge] = deq_transformer_shape(&a.base, 64, PAGES, 1).bytes;
         cell->ops->free(cell);
-        deq_transformer_free(t);
+        deq_weights_free(packed);
         deq_pool_free(pool);
         deq_weights_free(w);
     }
-    CHECK_MSG(bytes[0] == bytes[1] && said[0] == said[1], "%llu, %llu", (unsigned long long)bytes[0], (unsigned long long)bytes[1]);
+    CHECK_EQ(bytes[1], bytes[0]);
+    CHECK_EQ(said[1], said[0]);
 }
 
 static char root[64];

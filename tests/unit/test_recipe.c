@@ -6,12 +6,14 @@
 
 #define FILES "data: {train: [a.txt], valid: b.txt}\n"
 
-static enum deq_rc load(const char *text, struct deq_recipe *ret, struct deq_err *err)
+/* *ret: NULL where the file is refused; the caller's */
+static enum deq_rc load(const char *text, struct deq_recipe **ret, struct deq_err *err)
 {
+    *ret = NULL;
     *err = (struct deq_err){0};
     scratch_put("r.yaml", text);
     const enum deq_rc rc = deq_recipe_load(scratch_path("r.yaml"), ret, err);
-    return rc ? rc : deq_recipe_check(ret, err);
+    return rc ? rc : deq_recipe_check(*ret, err);
 }
 
 TEST(recipe_refuses_by_name)
@@ -25,43 +27,48 @@ TEST(recipe_refuses_by_name)
         {FILES "train: {seq_len: 33}\nmodel: {attention_window: 32}\n",
          "train.seq_len: 33 exceeds model.attention_window 32"},
         {FILES "train: {steps: 5, shallow_steps: 6}\n", "train.shallow_steps: 6 exceeds train.steps 5"},
+        {FILES "train: {weight_dropout: 0.1}\n", "train.weight_dropout: a transformer knows none"},
         {FILES "predictor: {hidden_size: 0}\n", "serve.warm_start: predictor, but predictor.hidden_size is 0"},
     };
     REQUIRE(scratch_begin());
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
-        struct deq_recipe r;
+        struct deq_recipe *r;
         struct deq_err err;
         CHECK_EQ(load(t[i].text, &r, &err), DEQ_EINVAL);
         CHECK_EQ(err.text, t[i].says);
+        deq_recipe_free(r);
     }
-    struct deq_recipe r = {.steps = 77};
+    struct deq_recipe *r;
     struct deq_err err;
+    CHECK_EQ(load(FILES "model: {type: gru}\n", &r, &err), DEQ_EINVAL);
+    CHECK_MSG(strstr(err.text, "r.yaml: model.type: gru is not one of transformer"), "%s", err.text);
     CHECK_EQ(load(FILES "train: {optimizer: sgd}\n", &r, &err), DEQ_EINVAL);
     CHECK_MSG(strstr(err.text, "r.yaml: line 2, column 20") && strstr(err.text, "train.optimizer"), "%s", err.text);
-    CHECK_EQ(r.steps, 77); /* nothing of a file that is refused */
+    CHECK(!r);
     scratch_end("r.yaml", NULL);
 }
 
 TEST(recipe_values)
 {
-    struct deq_recipe r;
+    struct deq_recipe *r;
     struct deq_err err;
     REQUIRE(scratch_begin());
-    CHECK_MSG(!load("data: {train: [a.txt, b.txt], valid_share: 0.1}\n"
+    REQUIRE(!load("data: {train: [a.txt, b.txt], valid_share: 0.1}\n"
                     "train: {grad: unroll, optimizer: muon, schedule: wsd, seed: 9}\n"
                     "solver: {method: broyden, tol: 0.5, max_iter: 7, memory: 2, beta: 0.25, reg: 0.125, "
                     "adjoint_tol: 0.75, adjoint_max_iter: 9}\n",
-                    &r, &err),
-              "%s", err.text);
-    CHECK_EQ(r.train_files, "a.txt\nb.txt");
-    CHECK(r.grad == DEQ_RECIPE_UNROLL && r.optimizer == DEQ_RECIPE_MUON && r.schedule == DEQ_RECIPE_WSD && r.seed == 9);
-    CHECK_EQ(deq_recipe_held_back(&r), 0.1f);
-    strcpy(r.valid_file, "v.txt");
-    CHECK_EQ(deq_recipe_held_back(&r), 0.0f); /* another file validates: all of these is trained on */
-    struct deq_solver_opts o = deq_recipe_solver(&r);
+                    &r, &err));
+    CHECK_EQ(r->train_files, "a.txt\nb.txt");
+    CHECK(r->grad == DEQ_RECIPE_UNROLL && r->optimizer == DEQ_RECIPE_MUON && r->schedule == DEQ_RECIPE_WSD &&
+          r->seed == 9);
+    CHECK_EQ(deq_recipe_held_back(r), 0.1f);
+    strcpy(r->valid_file, "v.txt");
+    CHECK_EQ(deq_recipe_held_back(r), 0.0f); /* another file validates: all of these is trained on */
+    struct deq_solver_opts o = deq_recipe_solver(r);
     CHECK(o.method == DEQ_BROYDEN && o.tol == 0.5f && o.max_iter == 7 && o.memory == 2 && o.beta == 0.25f &&
           o.reg == 0.125f);
-    o = deq_recipe_adjoint(&r);
+    o = deq_recipe_adjoint(r);
     CHECK(o.method == DEQ_BROYDEN && o.tol == 0.75f && o.max_iter == 9 && o.memory == 2);
+    deq_recipe_free(r);
     scratch_end("r.yaml", NULL);
 }

@@ -9,30 +9,37 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/cell/transformer.h"
 #include "core/math/kern.h"
 #include "core/train/implicit.h"
 #include "core/train/predictor.h"
 #include "tests/unit/test.h"
 
-static const struct deq_arch small = {.vocab.size = 29, .vocab.d_model = 24, .n_head = 2, .d_head = 12, .d_inner = 32, .n_block = 1, .attn_window = 16,
-                                      .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true, .final_norm = true, .norm_eps = 1e-5f,
-                                      .vocab.eos_id = 0, .predictor_hidden = 20, .serving.row_window = 4};
+static const struct deq_transformer_arch small = {
+    .base = {.kind = &deq_transformer_kind, .vocab = {.size = 29, .d_model = 24, .eos_id = 0}, .predictor_hidden = 20,
+             .serving = {.row_window = 4}},
+    .n_head = 2, .d_head = 12, .d_inner = 32, .n_block = 1, .attn_window = 16,
+    .norm = DEQ_NORM_PRE, .norm_affine = true, .inject_residual = true, .final_norm = true, .norm_eps = 1e-5f};
+
+static struct deq_weights *zeros(void)
+{
+    struct deq_weights *w = NULL;
+    CHECK(deq_weights_new(&small.base, &w, NULL) == DEQ_OK);
+    return w;
+}
 
 /* Weights small enough that the cell contracts quickly. */
 static struct deq_weights *contractive(void)
 {
-    struct deq_arch a = small;
-    struct deq_weights *w = NULL;
-    a.serving.solver = deq_solver_defaults();
-    CHECK(deq_weights_new(&a, &w, NULL) == DEQ_OK);
+    struct deq_weights *w = zeros();
     deq_train_init(w, 0, 3);
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
-        const bool shrink = strstr(p->name, "attn.out.weight") || strstr(p->name, "ffn.down.weight") || strstr(p->name, "ffn_norm.weight");
+        const bool shrink = p->role == DEQ_ROLE_RESIDUAL_OUT || strstr(p->name, "ffn_norm.weight");
         for (size_t j = 0; j < p->count; j++) {
             if (shrink)
                 w->data[p->offset + j] *= 0.5f;
-            else if (!p->rows && !strstr(p->name, "norm.weight"))
+            else if (!p->rows && p->role == DEQ_ROLE_BIAS)
                 w->data[p->offset + j] = 0.1f * (float)deq_rng_normal(4, i, j); /* biases that are not zero */
         }
     }
@@ -42,8 +49,8 @@ static struct deq_weights *contractive(void)
 static void batch(uint32_t *tokens, uint32_t *targets, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, small.vocab.size);
-        targets[i] = (uint32_t)deq_rng_below(8, 1, i, small.vocab.size);
+        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, small.base.vocab.size);
+        targets[i] = (uint32_t)deq_rng_below(8, 1, i, small.base.vocab.size);
     }
 }
 
@@ -51,10 +58,9 @@ static void batch(uint32_t *tokens, uint32_t *targets, size_t n)
 TEST(train_implicit_equals_unrolled)
 {
     enum { B = 2, T = 10, N = B * T, DEPTH = 60 };
-    struct deq_weights *w = contractive(), *gi = NULL, *gu = NULL;
+    struct deq_weights *w = contractive(), *gi = zeros(), *gu = zeros();
     uint32_t tokens[N], targets[N];
     batch(tokens, targets, N);
-    CHECK(deq_weights_new(&w->arch, &gi, NULL) == DEQ_OK && deq_weights_new(&w->arch, &gu, NULL) == DEQ_OK);
     for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++) {
         struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
         o.forward.method = (enum deq_solver_method)method;
@@ -64,7 +70,7 @@ TEST(train_implicit_equals_unrolled)
         o.adjoint = o.forward;
         struct deq_grad_work work;
         struct deq_grad_report ri, ru;
-        CHECK(deq_grad_work_new(&w->arch, B, T, &o, DEPTH + 1, false, &work, NULL) == DEQ_OK);
+        CHECK(deq_grad_work_new(&small.base, B, T, &o, DEPTH + 1, false, &work, NULL) == DEQ_OK);
         memset(gi->data, 0, gi->n * sizeof(float));
         memset(gu->data, 0, gu->n * sizeof(float));
         deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, gi, &ri);
@@ -93,44 +99,44 @@ TEST(train_implicit_equals_unrolled)
 TEST(train_jacobian_penalty)
 {
     enum { B = 1, T = 8, N = 8 };
-    struct deq_weights *w = contractive(), *g = NULL, *g0 = NULL;
+    struct deq_weights *w = contractive(), *g = zeros(), *g0 = zeros();
     uint32_t tokens[N], targets[N];
     batch(tokens, targets, N);
-    CHECK(deq_weights_new(&w->arch, &g, NULL) == DEQ_OK && deq_weights_new(&w->arch, &g0, NULL) == DEQ_OK);
     struct deq_grad_opts o = {.mode = DEQ_GRAD_UNROLL, .depth = 1, .forward = deq_solver_defaults(), .adjoint = deq_solver_defaults(), .jac_step = 1e-2f};
     o.forward.tol = 1e-6f;
     o.forward.max_iter = 80;
     struct deq_grad_work work;
     struct deq_grad_report r;
-    CHECK(deq_grad_work_new(&w->arch, B, T, &o, 3, false, &work, NULL) == DEQ_OK);
+    CHECK(deq_grad_work_new(&small.base, B, T, &o, 3, false, &work, NULL) == DEQ_OK);
     deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g0, &r);
     o.jac_weight = 1000; /* far above the loss, so that its gradient is what is left after subtraction */
     deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
     const double base = r.jac;
     CHECK(base > 0);
     /* f is linear in W_down: scaling it by (1 + h) changes v in proportion, so the slope along W_down itself is computable by difference */
-    struct deq_block_weights *b = &w->block[0];
-    const size_t n = (size_t)w->arch.vocab.d_model * w->arch.d_inner;
+    float *down_w = deq_transformer_weights(w)->block[0].down_w;
+    const float *d = deq_weights_at(g, w, down_w), *d0 = deq_weights_at(g0, w, down_w);
+    const size_t n = (size_t)small.base.vocab.d_model * small.d_inner;
     double slope = 0;
     for (size_t i = 0; i < n; i++)
-        slope += (double)(g->block[0].down_w[i] - g0->block[0].down_w[i]) * (double)b->down_w[i];
+        slope += (double)(d[i] - d0[i]) * (double)down_w[i];
     struct deq_solve_report sr;
     double value[2];
     for (int side = 0; side < 2; side++) {
         const float h = side ? 1e-2f : -1e-2f;
         struct deq_seq *s = work.seq;
-        const size_t nd = N * w->arch.vocab.d_model;
+        const size_t nd = N * s->state_dim;
         float *f0 = DEQ_NEW_ARRAY(float, nd), *f1 = DEQ_NEW_ARRAY(float, nd), *pz = DEQ_NEW_ARRAY(float, nd);
-        deq_seq_begin(s, w, tokens, 0, 0, 0);
+        s->ops->begin(s, w, tokens, NULL);
         deq_grad_solve(&work, &o.forward, &sr); /* z* of the unchanged weights */
         const float step = o.jac_step * sqrtf(deq_kern()->dot(work.z, work.z, nd) / (float)nd) + 1e-8f;
         for (size_t i = 0; i < nd; i++)
             pz[i] = work.z[i] + step * (float)deq_rng_normal(1, 202 + (0 << 8), i);
-        deq_kern()->scale(b->down_w, 1 + h, n);
-        deq_seq_begin(s, w, tokens, 0, 0, 0);
-        deq_seq_forward(s, 0, work.z, f0);
-        deq_seq_forward(s, 0, pz, f1);
-        deq_kern()->scale(b->down_w, 1 / (1 + h), n);
+        deq_kern()->scale(down_w, 1 + h, n);
+        s->ops->begin(s, w, tokens, NULL);
+        s->ops->forward(s, 0, work.z, f0);
+        s->ops->forward(s, 0, pz, f1);
+        deq_kern()->scale(down_w, 1 / (1 + h), n);
         value[side] = (double)deq_kern()->diff_sumsq(f1, f0, nd) / ((double)step * step) / (double)nd;
         deq_free(f0);
         deq_free(f1);
@@ -148,16 +154,17 @@ TEST(train_jacobian_penalty)
 TEST(train_predictor_vjp)
 {
     enum { N = 7 };
-    struct deq_weights *w = contractive(), *g = NULL;
-    const size_t D = w->arch.vocab.d_model, Hp = w->arch.predictor_hidden;
+    struct deq_weights *w = contractive(), *g = zeros();
+    const struct deq_predictor *pr = &deq_transformer_weights(w)->predictor;
+    const size_t D = small.base.vocab.d_model, Hp = pr->hidden;
     float e[N * 24], z[N * 24], t[N * 24], hidden[N * 20], d_hidden[N * 20], out[N * 24];
-    CHECK(deq_weights_new(&w->arch, &g, NULL) == DEQ_OK && D == 24 && Hp == 20);
+    CHECK(D == 24 && pr->state_dim == 24 && Hp == 20);
     for (size_t i = 0; i < N * D; i++) {
         e[i] = (float)deq_rng_normal(1, 0, i);
         z[i] = (float)deq_rng_normal(1, 1, i);
         t[i] = (float)deq_rng_normal(1, 2, i);
     }
-    deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, g);
+    deq_predictor_loss(pr, w, D, N, e, z, t, 1, hidden, d_hidden, out, g);
     for (size_t k = 0; k < w->n_params; k++) {
         const struct deq_param *p = &w->params[k];
         if (p->offset < w->n_main)
@@ -166,9 +173,9 @@ TEST(train_predictor_vjp)
             float *x = w->data + p->offset + j;
             const float keep = *x, h = 2e-3f;
             *x = keep + h;
-            const double up = deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, NULL);
+            const double up = deq_predictor_loss(pr, w, D, N, e, z, t, 1, hidden, d_hidden, out, NULL);
             *x = keep - h;
-            const double down = deq_predictor_loss(w, N, e, z, t, 1, hidden, d_hidden, out, NULL);
+            const double down = deq_predictor_loss(pr, w, D, N, e, z, t, 1, hidden, d_hidden, out, NULL);
             *x = keep;
             /* losses near 10 in float: 1e-6 / h = 5e-4 absolute; a ReLU kink inside h adds the relative part */
             CHECK_MSG(fabs((up - down) / (2 * h) - (double)g->data[p->offset + j]) < 2e-3 + 0.02 * fabs((double)g->data[p->offset + j]),
@@ -181,44 +188,50 @@ TEST(train_predictor_vjp)
 
 TEST(train_schedule)
 {
-    struct deq_recipe r = {0};
-    CHECK(deq_opt_defaults(&deq_recipe_table, &r, NULL) == DEQ_OK);
-    r.lr = 1;
-    r.lr_min = 0.1f;
-    r.warmup = 10;
-    r.steps = 110;
-    CHECK(fabs((double)deq_train_lr(&r, 0) - 0.1) < 1e-6 && fabs((double)deq_train_lr(&r, 9) - 1) < 1e-6);
-    CHECK(fabs((double)deq_train_lr(&r, 60) - 0.55) < 1e-6 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
-    r.schedule = DEQ_RECIPE_WSD;
-    r.decay_share = 0.5f;
-    CHECK((double)deq_train_lr(&r, 54) == 1 && fabs((double)deq_train_lr(&r, 110) - 0.1) < 1e-6);
+    struct deq_recipe *r;
+    CHECK(deq_recipe_new(&deq_transformer_kind, &r, NULL) == DEQ_OK);
+    r->lr = 1;
+    r->lr_min = 0.1f;
+    r->warmup = 10;
+    r->steps = 110;
+    CHECK(fabs((double)deq_train_lr(r, 0) - 0.1) < 1e-6 && fabs((double)deq_train_lr(r, 9) - 1) < 1e-6);
+    CHECK(fabs((double)deq_train_lr(r, 60) - 0.55) < 1e-6 && fabs((double)deq_train_lr(r, 110) - 0.1) < 1e-6);
+    r->schedule = DEQ_RECIPE_WSD;
+    r->decay_share = 0.5f;
+    CHECK((double)deq_train_lr(r, 54) == 1 && fabs((double)deq_train_lr(r, 110) - 0.1) < 1e-6);
+    deq_recipe_free(r);
 }
 
 /* --- Whole runs --- */
 
-static struct deq_recipe run_recipe(uint32_t steps)
+static void assign(struct deq_recipe *r, const char *text)
 {
-    struct deq_recipe r = {0};
-    CHECK(deq_opt_defaults(&deq_recipe_table, &r, NULL) == DEQ_OK);
-    snprintf(r.train_files, sizeof r.train_files, "sample.txt");
-    snprintf(r.valid_file, sizeof r.valid_file, "sample.txt");
-    r.optimizer = DEQ_RECIPE_MUON;
-    r.hidden_size = 32;
-    r.heads = 2;
-    r.head_dim = 16;
-    r.inner_size = 48;
-    r.attention_window = r.seq_len = 32;
-    r.vocab_size = 300;
-    r.steps = steps;
-    r.shallow_steps = 4;
-    r.shallow_depth = 2;
-    r.warmup = 2;
-    r.dropout = 0.1f;
-    r.batch = 4;
-    r.micro_batch = 2;
-    r.eval_every = r.checkpoint_every = 0;
-    r.predictor_hidden = 16;
-    r.predictor_steps = 3;
+    struct deq_err err;
+    CHECK_MSG(!deq_opt_assign(&r->table, r, text, &err), "%s", err.text);
+}
+
+static struct deq_recipe *run_recipe(uint32_t steps)
+{
+    static const char *const options[] = {
+        "model.hidden_size=32", "model.heads=2", "model.head_dim=16", "model.inner_size=48", "model.attention_window=32",
+        "data.train=sample.txt", "data.valid=sample.txt", "data.vocab_size=300",
+        "train.seq_len=32", "train.batch=4", "train.micro_batch=2", "train.optimizer=muon", "train.dropout=0.1", "train.warmup=2",
+        "train.shallow_steps=4", "train.shallow_depth=2", "train.eval_every=0", "train.checkpoint_every=0",
+        "predictor.hidden_size=16", "predictor.steps=3"};
+    struct deq_recipe *r = NULL;
+    CHECK(deq_recipe_new(&deq_transformer_kind, &r, NULL) == DEQ_OK);
+    for (size_t i = 0; i < DEQ_COUNT(options); i++)
+        assign(r, options[i]);
+    r->steps = steps;
+    return r;
+}
+
+/* ... of a model without a predictor */
+static struct deq_recipe *plain_recipe(uint32_t steps)
+{
+    struct deq_recipe *r = run_recipe(steps);
+    r->predictor_hidden = r->predictor_steps = 0;
+    r->serve_warm = DEQ_WARM_PREVIOUS;
     return r;
 }
 
@@ -258,29 +271,29 @@ TEST(train_resume_is_exact)
     char a[] = "/tmp/deq-test-XXXXXX", b[] = "/tmp/deq-test-XXXXXX", data[32];
     CHECK(mkdtemp(a) && mkdtemp(b));
     small_data(data);
-    struct deq_recipe r = run_recipe(12);
+    struct deq_recipe *r = run_recipe(12);
     struct deq_err err;
     struct stopper s = {.at = 5};
     const struct deq_train_hooks none = {0}, stopping = {NULL, stop_at, &s};
     struct deq_train_opts oa = {.data_dir = data, .out_dir = a, .threads = 2}, ob = oa;
     ob.out_dir = b;
     ob.threads = 1;
-    CHECK_MSG(deq_train_run(&r, &oa, &none, &err) == DEQ_OK, "%s", err.text);
-    CHECK_MSG(deq_train_run(&r, &ob, &stopping, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_train_run(r, &oa, &none, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_train_run(r, &ob, &stopping, &err) == DEQ_OK, "%s", err.text);
     ob.resume = true;
-    CHECK_MSG(deq_train_run(&r, &ob, &none, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_train_run(r, &ob, &none, &err) == DEQ_OK, "%s", err.text);
     size_t na, nb;
     char *ma = slurp(a, "model.safetensors", &na), *mb = slurp(b, "model.safetensors", &nb);
     CHECK(na == nb && !memcmp(ma, mb, na));
     deq_free(ma);
     deq_free(mb);
     /* a checkpoint of another shape is refused by name, and what is there stays */
-    struct deq_recipe other = r;
-    other.inner_size = 64;
-    CHECK(deq_train_run(&other, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
-    other = r; /* and one that is further than the recipe goes */
-    other.steps = 11;
-    CHECK(deq_train_run(&other, &ob, &none, &err) == DEQ_EINVAL && strstr(err.text, "step: 12") && strstr(err.text, "train.steps are 11"));
+    assign(r, "model.inner_size=64");
+    CHECK(deq_train_run(r, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
+    assign(r, "model.inner_size=48");
+    assign(r, "train.steps=11"); /* and one that is further than the recipe goes */
+    CHECK(deq_train_run(r, &ob, &none, &err) == DEQ_EINVAL && strstr(err.text, "step: 12") && strstr(err.text, "train.steps are 11"));
+    deq_recipe_free(r);
     char cmd[128];
     snprintf(cmd, sizeof cmd, "rm -rf %s %s %s", a, b, data);
     CHECK(system(cmd) == 0);
@@ -318,42 +331,42 @@ TEST(train_start_takes_nothing_stale)
     snprintf(out, sizeof out, "%s/out", base);
     snprintf(from, sizeof from, "%s/from", base);
     write_sample(base, 2000);
-    struct deq_recipe r = run_recipe(4), other = r;
+    struct deq_recipe *r = plain_recipe(4);
     struct deq_err err;
     const struct deq_train_hooks none = {0};
     struct deq_train_opts o = {.data_dir = base, .out_dir = out, .threads = 1};
-    r.predictor_hidden = r.predictor_steps = 0;
-    r.serve_warm = DEQ_WARM_PREVIOUS;
-    other = r;
 
     /* a start that fails, early or late, leaves nothing */
-    snprintf(other.valid_file, sizeof other.valid_file, "missing.txt");
-    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "missing.txt") && !deq_io_exists(out));
-    other = r;
-    other.seq_len = other.attention_window = 65536;
-    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "too few") && !deq_io_exists(out));
+    assign(r, "data.valid=missing.txt");
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "missing.txt") && !deq_io_exists(out));
+    assign(r, "data.valid=sample.txt");
+    assign(r, "train.seq_len=65536");
+    assign(r, "model.attention_window=65536");
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "too few") && !deq_io_exists(out));
+    assign(r, "train.seq_len=32");
+    assign(r, "model.attention_window=32");
     o.resume = true;
-    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "checkpoint.safetensors") && !deq_io_exists(out));
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "checkpoint.safetensors") && !deq_io_exists(out));
     o.resume = false;
 
     /* a tokenizer of another size is refused with both numbers; of the same size it is used */
-    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
-    other = r;
-    other.vocab_size = 280;
-    CHECK(deq_train_run(&other, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "has 300 tokens") && strstr(err.text, "is 280"));
-    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    assign(r, "data.vocab_size=280");
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "has 300 tokens") && strstr(err.text, "is 280"));
+    assign(r, "data.vocab_size=300");
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
 
     /* weights to start from bring their tokenizer, and no other goes with them */
     CHECK(!rename(out, from));
     o.init = from;
-    CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
     size_t n, m;
     char *here = slurp(out, "tokenizer.json", &n), *there = slurp(from, "tokenizer.json", &m);
     CHECK(n == m && !memcmp(here, there, n));
     const struct deq_part longer[2] = {{here, n}, {" \n", 2}}; /* the same to a reader, but nobody can know */
     deq_io_join(text, sizeof text, out, "tokenizer.json");
     CHECK(!deq_io_replace(text, longer, 2, &err));
-    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "/out/tokenizer.json is not ") && strstr(err.text, "/from/tokenizer.json"));
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_EINVAL && strstr(err.text, "/out/tokenizer.json is not ") && strstr(err.text, "/from/tokenizer.json"));
     deq_free(here);
     deq_free(there);
 
@@ -361,7 +374,8 @@ TEST(train_start_takes_nothing_stale)
     o.init = NULL;
     o.resume = true;
     unlink(text);
-    CHECK(deq_train_run(&r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "tokenizer.json: missing") && is_there(out, "checkpoint.safetensors"));
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "tokenizer.json: missing") && is_there(out, "checkpoint.safetensors"));
+    deq_recipe_free(r);
     remove_tree(base);
 }
 
@@ -370,11 +384,9 @@ TEST(train_takes_line_ends_as_they_come)
 {
     char base[] = "/tmp/deq-test-XXXXXX", path[512], out[2][64];
     CHECK(mkdtemp(base) != NULL);
-    struct deq_recipe r = run_recipe(4);
+    struct deq_recipe *r = plain_recipe(4);
     struct deq_err err;
     const struct deq_train_hooks none = {0};
-    r.predictor_hidden = r.predictor_steps = 0;
-    r.serve_warm = DEQ_WARM_PREVIOUS;
     size_t n, sizes[2];
     write_sample(base, 2000);
     char *text = slurp(base, "sample.txt", &n), *models[2];
@@ -398,7 +410,7 @@ TEST(train_takes_line_ends_as_they_come)
         deq_io_join(path, sizeof path, base, "sample.txt");
         CHECK(!deq_io_replace(path, &(struct deq_part){b[crlf].data, b[crlf].len}, 1, &err));
         const struct deq_train_opts o = {.data_dir = base, .out_dir = out[crlf], .threads = 1};
-        CHECK_MSG(!deq_train_run(&r, &o, &none, &err), "%s", err.text);
+        CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
         models[crlf] = slurp(out[crlf], "model.safetensors", &sizes[crlf]);
     }
     CHECK(sizes[0] == sizes[1] && !memcmp(models[0], models[1], sizes[0]));
@@ -407,6 +419,7 @@ TEST(train_takes_line_ends_as_they_come)
     deq_free(text);
     deq_buf_free(&b[0]);
     deq_buf_free(&b[1]);
+    deq_recipe_free(r);
     remove_tree(base);
 }
 
@@ -425,12 +438,12 @@ TEST(train_checkpoint_metadata)
     char dir[] = "/tmp/deq-test-XXXXXX", path[64];
     CHECK(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/c", dir);
-    struct deq_arch a;
-    struct deq_recipe r = run_recipe(12);
+    struct deq_arch *a;
+    struct deq_recipe *r = run_recipe(12);
     struct deq_weights *w;
     struct deq_progress p = {0};
     struct deq_err err;
-    CHECK(!deq_recipe_arch(&r, 300, &a, &err) && !deq_weights_new(&a, &w, &err));
+    CHECK(!deq_recipe_arch(r, 300, &a, &err) && !deq_weights_new(a, &w, &err));
     float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
     CHECK(!deq_checkpoint_save(path, w, m, v, &(struct deq_progress){.step = 7, .tokens = 3, .seconds = 1.25, .skipped = 2}, &err));
     CHECK(!deq_checkpoint_load(path, w, m, v, &p, &err) && p.step == 7 && p.tokens == 3 && p.seconds == 1.25 && p.skipped == 2);
@@ -455,6 +468,8 @@ TEST(train_checkpoint_metadata)
     deq_free(m);
     deq_free(v);
     deq_weights_free(w);
+    deq_free(a);
+    deq_recipe_free(r);
     remove_tree(dir);
 }
 
@@ -462,7 +477,7 @@ TEST(train_checkpoint_metadata)
 static uint64_t peak_bytes(unsigned iterations)
 {
     enum { B = 2, T = 16, N = B * T };
-    struct deq_weights *w = contractive(), *g = NULL;
+    struct deq_weights *w = contractive(), *g = zeros();
     struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
     o.forward.tol = 0; /* never reached: all iterations are made */
     o.forward.max_iter = iterations;
@@ -471,10 +486,9 @@ static uint64_t peak_bytes(unsigned iterations)
     struct deq_grad_report r = {0};
     uint32_t tokens[N], targets[N];
     batch(tokens, targets, N);
-    CHECK(!deq_weights_new(&w->arch, &g, NULL));
     deq_mem_peak_restart();
     const uint64_t before = deq_mem_live();
-    CHECK(!deq_grad_work_new(&w->arch, B, T, &o, 2, false, &work, NULL));
+    CHECK(!deq_grad_work_new(&small.base, B, T, &o, 2, false, &work, NULL));
     for (uint64_t step = 0; step < 4; step++)
         deq_grad_shard(&work, &o, w, tokens, targets, N, 1, step, 0, g, &r);
     CHECK(r.evaluations == iterations + 1 && r.adjoint_evaluations == iterations);

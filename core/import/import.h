@@ -9,10 +9,10 @@
  * Whether it is one is asked of the numbers, not of the configuration: a tied projection that was moved to a GPU parameter by parameter is trained
  * apart ever after. models/README.md has the table of names.
  * Nothing is trusted: a missing, extra or misshapen entry is refused by name. The directory appears only when complete. */
-#ifndef DEQ_DATA_IMPORT_H
-#define DEQ_DATA_IMPORT_H
+#ifndef DEQ_IMPORT_IMPORT_H
+#define DEQ_IMPORT_IMPORT_H
 
-#include "core/data/config.h"
+#include "core/cell/kind.h"
 
 struct deq_import_opts {
     const char *checkpoint; /* torch.save(model.state_dict()) */
@@ -26,7 +26,7 @@ struct deq_import_opts {
 };
 
 struct deq_import_report {
-    struct deq_arch arch;
+    struct deq_vocab vocab;
     const char *variant; /* "locuslab-deq-transformer, post-norm" */
     uint64_t parameters; /* after folding and tying */
     size_t tensors, ignored;

@@ -1,4 +1,4 @@
-#include "core/data/import.h"
+#include "core/import/import.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -13,7 +13,8 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/data/torchfile.h"
-#include "core/data/weights.h"
+#include "core/cell/config.h"
+#include "core/cell/transformer.h"
 #include "core/text/tokenizer_config.h"
 #include "core/text/wordlevel.h"
 
@@ -38,8 +39,8 @@ struct import {
     size_t n_used;
     char prefix[NAME]; /* of every entry of the model: "", "module.", "model_state_dict." */
     struct constructor how;
-    struct deq_arch arch;
-    struct deq_weights *w;
+    struct deq_transformer_arch arch;
+    struct deq_transformer_weights *w;
     float *scratch; /* a tensor while it is rearranged or compared */
     size_t scratch_n;
     struct deq_buf notes; /* lines, each with its zero */
@@ -127,7 +128,7 @@ static enum deq_rc read_norm(struct args *a, struct constructor *how)
     return a->rc;
 }
 
-static enum deq_rc read_constructor(const char *path, struct constructor *how, struct deq_arch *ret, struct deq_err *err)
+static enum deq_rc read_constructor(const char *path, struct constructor *how, struct deq_transformer_arch *ret, struct deq_err *err)
 {
     char *text;
     size_t len, i;
@@ -161,18 +162,18 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
                         type ? type : json_object_get(root, "model_type") ? "not a string" : "missing", sources[0], sources[1], sources[2]);
     how->source = a.rc ? LOCUSLAB : (enum source)i;
     const bool lm = how->source == TORCHDEQ_LM, pre = arg_bool(&a, "pre_lnorm", false);
-    struct deq_arch r = {.n_block = 1, .norm_eps = 1e-5f, .vocab.eos_id = -1, .vocab.head_bias = true, .serving.solver = deq_solver_defaults(), .serving.warm = DEQ_WARM_ZERO};
-    r.vocab.size = arg_u32(&a, "n_token", true, 2, 1 << 22, 2);
-    r.vocab.d_model = arg_u32(&a, "d_model", true, 2, 1 << 14, 2);
+    struct deq_transformer_arch r = {.n_block = 1, .norm_eps = 1e-5f, .base = {.kind = &deq_transformer_kind, .vocab.eos_id = -1, .vocab.head_bias = true, .serving = {.solver = deq_solver_defaults(), .warm = DEQ_WARM_ZERO}}};
+    r.base.vocab.size = arg_u32(&a, "n_token", true, 2, 1 << 22, 2);
+    r.base.vocab.d_model = arg_u32(&a, "d_model", true, 2, 1 << 14, 2);
     r.n_head = arg_u32(&a, "n_head", true, 1, 1024, 1);
     r.d_head = arg_u32(&a, "d_head", true, 1, 1024, 1);
     r.d_inner = arg_u32(&a, "d_inner", true, 1, 1 << 18, 1);
-    r.vocab.d_embed = arg_u32(&a, "d_embed", false, 1, 1 << 14, r.vocab.d_model);
-    r.vocab.div_val = arg_u32(&a, "div_val", false, 1, 1 << 10, 1);
+    r.base.vocab.d_embed = arg_u32(&a, "d_embed", false, 1, 1 << 14, r.base.vocab.d_model);
+    r.base.vocab.div_val = arg_u32(&a, "div_val", false, 1, 1 << 10, 1);
     if (lm)
         r.n_block = arg_u32(&a, "n_layer", false, 1, DEQ_BLOCKS_MAX, 1);
-    r.segment_len = arg_u32(&a, "tgt_len", false, 1, 1 << 16, 0);
-    r.segment_memory = arg_u32(&a, "mem_len", false, 0, 1 << 16, 0);
+    r.base.segment_len = arg_u32(&a, "tgt_len", false, 1, 1 << 16, 0);
+    r.base.segment_memory = arg_u32(&a, "mem_len", false, 0, 1 << 16, 0);
     r.attn_window = arg_u32(&a, "local_size", false, 0, 1 << 16, 0);
     r.attn_window = r.attn_window ? r.attn_window : DEFAULT_HORIZON;
     how->steps = arg_u32(&a, "f_max_iter", false, 1, 100000, arg_u32(&a, "f_thres", false, 1, 100000, 0));
@@ -181,10 +182,10 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
         a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", path, DEQ_CUTOFFS_MAX);
     for (i = 0; !a.rc && cuts && i < json_array_size(cuts); i++) {
         const json_t *c = json_array_get(cuts, i);
-        if (!json_is_integer(c) || json_integer_value(c) < 1 || json_integer_value(c) >= r.vocab.size)
-            a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", path, i, r.vocab.size - 1);
+        if (!json_is_integer(c) || json_integer_value(c) < 1 || json_integer_value(c) >= r.base.vocab.size)
+            a.rc = deq_fail(err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", path, i, r.base.vocab.size - 1);
         else
-            r.vocab.cutoffs[r.vocab.n_cutoffs++] = (uint32_t)json_integer_value(c);
+            r.base.vocab.cutoffs[r.base.vocab.n_cutoffs++] = (uint32_t)json_integer_value(c);
     }
     how->tie_weights = arg_bool(&a, "tie_weights", true);
     const json_t *ties = arg(&a, "tie_projs", false);
@@ -198,20 +199,20 @@ static enum deq_rc read_constructor(const char *path, struct constructor *how, s
         return rc;
     r.norm = lm ? DEQ_NORM_PRE_SUB : !pre ? DEQ_NORM_POST : how->source == LOCUSLAB ? DEQ_NORM_PRE : DEQ_NORM_PRE_LN;
     r.norm_affine = lm;
-    r.serving.row_window = lm ? 1 : 8;
+    r.base.serving.row_window = lm ? 1 : 8;
     if (lm) /* trained with a fixed number of steps from zero, and served so: its state need not have an equilibrium */
-        r.serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1, .reg = 1e-4f};
+        r.base.serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = how->steps ? how->steps : 12, .min_iter = 1, .tol = 0, .beta = 1, .reg = 1e-4f};
     else
-        r.serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1, .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
-    if (!lm && (size_t)r.n_head * r.d_head != r.vocab.d_model)
+        r.base.serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1, .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
+    if (!lm && (size_t)r.n_head * r.d_head != r.base.vocab.d_model)
         return deq_fail(err, DEQ_EFORMAT, "%s: n_head: %u heads of d_head %u are not d_model %u, which this model's injection needs", path, r.n_head,
-                        r.d_head, r.vocab.d_model);
-    for (i = 1; i < r.vocab.n_cutoffs; i++)
-        if (r.vocab.cutoffs[i] <= r.vocab.cutoffs[i - 1])
-            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u does not rise above the %u before it", path, r.vocab.cutoffs[i], r.vocab.cutoffs[i - 1]);
-    if (!deq_cluster_embed(&r.vocab, r.vocab.n_cutoffs))
-        return deq_fail(err, DEQ_EFORMAT, "%s: div_val: d_embed %u divided %u times by %u leaves nothing", path, r.vocab.d_embed, r.vocab.n_cutoffs, r.vocab.div_val);
-    rc = deq_arch_check(&r, path, err);
+                        r.d_head, r.base.vocab.d_model);
+    for (i = 1; i < r.base.vocab.n_cutoffs; i++)
+        if (r.base.vocab.cutoffs[i] <= r.base.vocab.cutoffs[i - 1])
+            return deq_fail(err, DEQ_EFORMAT, "%s: cutoffs: %u does not rise above the %u before it", path, r.base.vocab.cutoffs[i], r.base.vocab.cutoffs[i - 1]);
+    if (!deq_cluster_embed(&r.base.vocab, r.base.vocab.n_cutoffs))
+        return deq_fail(err, DEQ_EFORMAT, "%s: div_val: d_embed %u divided %u times by %u leaves nothing", path, r.base.vocab.d_embed, r.base.vocab.n_cutoffs, r.base.vocab.div_val);
+    rc = deq_arch_check(&r.base, path, err);
     if (!rc)
         *ret = r;
     return rc;
@@ -358,9 +359,9 @@ static void by_kind(const struct import *m, float *x, size_t cols)
 /* --- The vocabulary's both ends --- */
 
 /* Shape of the c-th matrix of the source: it has one for all clusters where the embeddings have one width. */
-static size_t source_rows(const struct deq_arch *a, unsigned c)
+static size_t source_rows(const struct deq_transformer_arch *a, unsigned c)
 {
-    return a->vocab.div_val > 1 ? deq_cluster_size(&a->vocab, c) : a->vocab.size;
+    return a->base.vocab.div_val > 1 ? deq_cluster_size(&a->base.vocab, c) : a->base.vocab.size;
 }
 
 static enum deq_rc same(struct import *m, const char *x_name, const char *y_name, size_t rows, size_t cols, bool *ret)
@@ -377,25 +378,25 @@ static enum deq_rc same(struct import *m, const char *x_name, const char *y_name
 /* Which matrices the two ends share, by their numbers. */
 static enum deq_rc find_ties(struct import *m)
 {
-    struct deq_arch *a = &m->arch;
+    struct deq_transformer_arch *a = &m->arch;
     enum deq_rc rc = DEQ_OK;
-    const unsigned n = a->vocab.div_val > 1 ? deq_clusters(&a->vocab) : 1;
+    const unsigned n = a->base.vocab.div_val > 1 ? deq_clusters(&a->base.vocab) : 1;
     char x[NAME], y[NAME];
     for (unsigned c = 0; c < n && !rc; c++) {
         bool equal = true;
         snprintf(x, sizeof x, "word_emb.emb_layers.%u.weight", c);
         snprintf(y, sizeof y, "crit.out_layers.%u.weight", c);
-        rc = same(m, x, y, source_rows(a, c), deq_cluster_embed(&a->vocab, c), &equal);
-        a->vocab.head_untied = a->vocab.head_untied || !equal;
+        rc = same(m, x, y, source_rows(a, c), deq_cluster_embed(&a->base.vocab, c), &equal);
+        a->base.vocab.head_untied = a->base.vocab.head_untied || !equal;
         if (!rc && !equal && m->how.tie_weights)
             note(m, "%s differs from %s, though tie_weights says they are one: both are kept", y, x);
     }
-    for (unsigned c = 0; c < deq_clusters(&a->vocab) && !rc && deq_projects(&a->vocab); c++) {
+    for (unsigned c = 0; c < deq_clusters(&a->base.vocab) && !rc && deq_projects(&a->base.vocab); c++) {
         bool equal = true;
-        snprintf(x, sizeof x, "word_emb.emb_projs.%u.weight", a->vocab.div_val > 1 ? c : 0);
+        snprintf(x, sizeof x, "word_emb.emb_projs.%u.weight", a->base.vocab.div_val > 1 ? c : 0);
         snprintf(y, sizeof y, "crit.out_projs.%u.weight", c);
-        rc = same(m, x, y, a->vocab.d_model, deq_cluster_embed(&a->vocab, c), &equal);
-        a->vocab.proj_untied[c] = !equal;
+        rc = same(m, x, y, a->base.vocab.d_model, deq_cluster_embed(&a->base.vocab, c), &equal);
+        a->base.vocab.proj_untied[c] = !equal;
         if (!rc && !equal && m->how.tie_projs[c])
             note(m, "%s differs from %s, though tie_projs says they are one: both are kept", y, x);
     }
@@ -405,33 +406,33 @@ static enum deq_rc find_ties(struct import *m)
 /* Rows of cluster c of a matrix (or, cols 1, of a vector) that the source holds by cluster, or whole. */
 static enum deq_rc cluster_rows(struct import *m, const char *list, const char *kind, unsigned c, size_t cols, bool flat, float *out)
 {
-    const struct deq_arch *a = &m->arch;
-    const bool whole = a->vocab.div_val <= 1 && a->vocab.n_cutoffs;
+    const struct deq_transformer_arch *a = &m->arch;
+    const bool whole = a->base.vocab.div_val <= 1 && a->base.vocab.n_cutoffs;
     const size_t rows = source_rows(a, c);
     char name[NAME];
-    snprintf(name, sizeof name, "%s.%u.%s", list, a->vocab.div_val > 1 ? c : 0, kind);
+    snprintf(name, sizeof name, "%s.%u.%s", list, a->base.vocab.div_val > 1 ? c : 0, kind);
     float *to = whole ? m->scratch : out;
     enum deq_rc rc = flat ? vector(m, name, rows, to) : read_shaped(m, name, rows, cols, to);
     if (!rc && whole)
-        memcpy(out, m->scratch + deq_cluster_begin(&a->vocab, c) * cols, deq_cluster_size(&a->vocab, c) * cols * sizeof(float));
+        memcpy(out, m->scratch + deq_cluster_begin(&a->base.vocab, c) * cols, deq_cluster_size(&a->base.vocab, c) * cols * sizeof(float));
     return rc;
 }
 
 static enum deq_rc read_vocabulary(struct import *m)
 {
-    struct deq_weights *w = m->w;
-    const struct deq_arch *a = &m->arch;
-    const size_t D = a->vocab.d_model, C = a->vocab.n_cutoffs;
+    struct deq_vocabulary *w = &m->w->vocabulary;
+    const struct deq_transformer_arch *a = &m->arch;
+    const size_t D = a->base.vocab.d_model, C = a->base.vocab.n_cutoffs;
     enum deq_rc rc = DEQ_OK;
     char name[NAME];
-    for (unsigned c = 0; c < deq_clusters(&a->vocab) && !rc; c++) {
-        const size_t E = deq_cluster_embed(&a->vocab, c);
+    for (unsigned c = 0; c < deq_clusters(&a->base.vocab) && !rc; c++) {
+        const size_t E = deq_cluster_embed(&a->base.vocab, c);
         rc = cluster_rows(m, "word_emb.emb_layers", "weight", c, E, false, w->embed[c]);
         if (!rc && w->head[c])
             rc = cluster_rows(m, "crit.out_layers", "weight", c, E, false, w->head[c]);
         if (!rc)
-            rc = cluster_rows(m, "crit.out_layers", "bias", c, 1, true, w->head_bias + deq_cluster_begin(&a->vocab, c));
-        snprintf(name, sizeof name, "word_emb.emb_projs.%u.weight", a->vocab.div_val > 1 ? c : 0);
+            rc = cluster_rows(m, "crit.out_layers", "bias", c, 1, true, w->head_bias + deq_cluster_begin(&a->base.vocab, c));
+        snprintf(name, sizeof name, "word_emb.emb_projs.%u.weight", a->base.vocab.div_val > 1 ? c : 0);
         if (!rc && w->embed_proj[c])
             rc = read_shaped(m, name, D, E, w->embed_proj[c]);
         snprintf(name, sizeof name, "crit.out_projs.%u.weight", c);
@@ -439,7 +440,7 @@ static enum deq_rc read_vocabulary(struct import *m)
             rc = read_shaped(m, name, D, E, w->head_proj[c]);
     }
     if (!rc && C) { /* cluster c is read off head_logprob[:, -c]: the source's rows count from the rarest */
-        const size_t E = deq_cluster_embed(&a->vocab, 0);
+        const size_t E = deq_cluster_embed(&a->base.vocab, 0);
         rc = read_shaped(m, "crit.cluster_weight", C, E, m->scratch);
         for (size_t c = 0; c < C && !rc; c++)
             memcpy(w->tails_w + c * E, m->scratch + (C - 1 - c) * E, E * sizeof(float));
@@ -455,9 +456,9 @@ static enum deq_rc read_vocabulary(struct import *m)
 
 static enum deq_rc read_block(struct import *m, unsigned l)
 {
-    const struct deq_arch *a = &m->arch;
+    const struct deq_transformer_arch *a = &m->arch;
     const struct deq_block_weights *b = &m->w->block[l];
-    const size_t D = a->vocab.d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
+    const size_t D = a->base.vocab.d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
     const bool lm = m->how.source == TORCHDEQ_LM;
     const char *inject = lm ? "injection" : "inject_conv";
     char attn[NAME / 2], ffn[NAME / 2], name[NAME];
@@ -533,25 +534,27 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+static const char *const norms[] = {"post", "pre", "pre_sub", "pre_ln"};
+
 static enum deq_rc write_card(const struct import *m, const char *path, const struct deq_import_report *r)
 {
-    const struct deq_arch *a = &m->arch;
+    const struct deq_transformer_arch *a = &m->arch;
     struct deq_buf b;
     deq_buf_init(&b, 1 << 16);
     deq_buf_fmt(&b, "# %s\n\nA deep equilibrium transformer, imported from `%s` (%s).\n\n| | |\n|---|---|\n", base_name(m->o->out_dir),
                 base_name(m->o->checkpoint), r->variant);
     deq_buf_fmt(&b, "| parameters | %llu |\n| cell | %u block%s, D %u, %u heads of %u, FFN %u, norm `%s`, attention window %u |\n",
-                (unsigned long long)r->parameters, a->n_block, a->n_block == 1 ? "" : "s", a->vocab.d_model, a->n_head, a->d_head, a->d_inner,
-                deq_norm_name(a->norm), a->attn_window);
-    deq_buf_fmt(&b, "| vocabulary | %u tokens", a->vocab.size);
-    for (uint32_t i = 0; i < a->vocab.n_cutoffs; i++)
-        deq_buf_fmt(&b, "%s%u", i ? ", " : ", cut at ", a->vocab.cutoffs[i]);
+                (unsigned long long)r->parameters, a->n_block, a->n_block == 1 ? "" : "s", a->base.vocab.d_model, a->n_head, a->d_head, a->d_inner,
+                norms[a->norm], a->attn_window);
+    deq_buf_fmt(&b, "| vocabulary | %u tokens", a->base.vocab.size);
+    for (uint32_t i = 0; i < a->base.vocab.n_cutoffs; i++)
+        deq_buf_fmt(&b, "%s%u", i ? ", " : ", cut at ", a->base.vocab.cutoffs[i]);
     deq_buf_fmt(&b, "%s |\n", m->o->vocab ? "" : "; no word list was given: tokens are shown as <0>, <1>, ...");
-    deq_buf_fmt(&b, "| solved by | %s, ", deq_solver_name(a->serving.solver.method));
-    if (a->serving.solver.tol > 0)
-        deq_buf_fmt(&b, "to a relative residual of %g, at most %u evaluations |\n", (double)a->serving.solver.tol, a->serving.solver.max_iter);
+    deq_buf_fmt(&b, "| solved by | %s, ", deq_solver_name(a->base.serving.solver.method));
+    if (a->base.serving.solver.tol > 0)
+        deq_buf_fmt(&b, "to a relative residual of %g, at most %u evaluations |\n", (double)a->base.serving.solver.tol, a->base.serving.solver.max_iter);
     else
-        deq_buf_fmt(&b, "exactly %u steps |\n", a->serving.solver.max_iter);
+        deq_buf_fmt(&b, "exactly %u steps |\n", a->base.serving.solver.max_iter);
     deq_buf_str(&b, "\nData, licence and measured perplexity are not in a checkpoint: add them here.\n");
     enum deq_rc rc = b.failed ? deq_fail(m->err, DEQ_ENOMEM, "no memory for the card") : DEQ_OK;
     if (!rc)
@@ -568,21 +571,21 @@ static enum deq_rc write_files(struct import *m, const char *dir, const struct d
     if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
         return deq_fail(m->err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "tokenizer.json"); /* shorter names */
-    rc = m->o->vocab ? deq_wordlevel_from_vocab(m->o->vocab, m->arch.vocab.size, path, &words, m->err)
-                     : deq_wordlevel_placeholder(m->arch.vocab.size, path, m->err);
+    rc = m->o->vocab ? deq_wordlevel_from_vocab(m->o->vocab, m->arch.base.vocab.size, path, &words, m->err)
+                     : deq_wordlevel_placeholder(m->arch.base.vocab.size, path, m->err);
     if (!rc)
         rc = deq_tokenizer_config_save(path, words.eos_id, words.unk_id, m->err);
-    m->arch.vocab.eos_id = words.eos_id;
+    m->arch.base.vocab.eos_id = words.eos_id;
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(m->o->checkpoint), "model_type", sources[m->how.source]);
     char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */
     json_decref(from);
     deq_io_join(path, sizeof path, dir, "config.json");
     if (!rc)
-        rc = deq_config_save(path, &m->arch, provenance, m->err);
+        rc = deq_config_save(path, &m->arch.base, provenance, m->err);
     free(provenance); /* jansson's */
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     if (!rc)
-        rc = deq_weights_save(path, m->w, false, m->err);
+        rc = deq_weights_save(path, &m->w->base, false, m->err);
     deq_io_join(path, sizeof path, dir, "README.md");
     return rc ? rc : write_card(m, path, r);
 }
@@ -624,7 +627,7 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
     if (!rc)
         rc = find_ties(&m);
     if (!rc)
-        rc = deq_weights_new(&m.arch, &m.w, err);
+        rc = deq_weights_new(&m.arch.base, (struct deq_weights **)&m.w, err);
     if (!rc)
         rc = read_vocabulary(&m);
     for (unsigned l = 0; l < m.arch.n_block && !rc; l++)
@@ -634,20 +637,20 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
     if (!rc) {
         struct deq_import_report r = {.variant = variant(&m), .tensors = m.n_used,
                                       .ignored = deq_torchfile_count(m.file) - m.n_used + deq_torchfile_ignored_count(m.file)};
-        for (size_t i = 0; i < m.w->n_params; i++)
-            r.parameters += m.w->params[i].count;
+        for (size_t i = 0; i < m.w->base.n_params; i++)
+            r.parameters += m.w->base.params[i].count;
         struct deq_new_dir dir;
         rc = deq_io_dir_begin(o->out_dir, &dir, err);
         if (!rc)
             rc = deq_io_dir_end(&dir, write_files(&m, dir.part, &r), err);
-        r.arch = m.arch;
+        r.vocab = m.arch.base.vocab;
         if (!rc) {
             tell_notes(&m);
             *ret = r;
         }
     }
     deq_buf_free(&m.notes);
-    deq_weights_free(m.w);
+    deq_weights_free(m.w ? &m.w->base : NULL);
     deq_torchfile_close(m.file);
     deq_free(m.used);
     deq_free(m.scratch);

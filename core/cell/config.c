@@ -1,0 +1,230 @@
+#include "core/cell/config.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/io.h"
+#include "core/base/json.h"
+#include "core/base/json_fields.h"
+#include "core/base/mem.h"
+#include "core/base/text.h"
+
+enum { CONFIG_MAX_BYTES = 1 << 20 };
+
+#define AT(field) offsetof(struct deq_arch, field)
+static const struct deq_opt common[] = {
+    {"vocab_size", DEQ_OPT_U32, AT(vocab.size), 2, 1 << 22, NULL, NULL, "tokens V"},
+    {"hidden_size", DEQ_OPT_U32, AT(vocab.d_model), 1, 1 << 14, NULL, NULL, "width D that tokens are embedded to"},
+    {"predictor_hidden_size", DEQ_OPT_U32, AT(predictor_hidden), 0, 1 << 16, "0", NULL, "hidden width of the warm-start predictor"},
+};
+static const struct deq_opt_table common_table = {common, DEQ_COUNT(common)};
+
+static const struct deq_opt segments[] = {
+    {"segment_length", DEQ_OPT_U32, AT(segment_len), 0, 1 << 16, "0", NULL, "positions of a segment of its trainer's evaluation"},
+    {"segment_memory", DEQ_OPT_U32, AT(segment_memory), 0, 1 << 16, "0", NULL, "positions of memory before it"},
+};
+static const struct deq_opt_table segment_table = {segments, DEQ_COUNT(segments)};
+
+static const struct deq_opt serving[] = {
+    {"solver", DEQ_OPT_ENUM, AT(serving.solver.method), 0, 0, "anderson", DEQ_SOLVER_CHOICES, "root finder"},
+    {"stop_mode", DEQ_OPT_ENUM, AT(serving.solver.stop), 0, 0, "rel", "rel|abs", "what tol is compared with"},
+    {"tol", DEQ_OPT_FLOAT, AT(serving.solver.tol), 0, 10, "1e-2", NULL, "residual"},
+    {"max_iter", DEQ_OPT_U32, AT(serving.solver.max_iter), 1, 100000, "32", NULL, "evaluations at most"},
+    {"min_iter", DEQ_OPT_U32, AT(serving.solver.min_iter), 0, 100000, "1", NULL, "evaluations at least"},
+    {"memory", DEQ_OPT_U32, AT(serving.solver.memory), 1, DEQ_SOLVER_MEMORY_MAX, "3", NULL, "pairs kept"},
+    {"beta", DEQ_OPT_FLOAT, AT(serving.solver.beta), 1e-3, 1, "1", NULL, "mixing"},
+    {"reg", DEQ_OPT_FLOAT, AT(serving.solver.reg), 0, 1, "1e-4", NULL, "Anderson's regularisation"},
+    {"window", DEQ_OPT_U32, AT(serving.row_window), 1, DEQ_ROW_WINDOW_MAX, "8", NULL, "rows solved behind the committed prefix"},
+    {"warm_start", DEQ_OPT_ENUM, AT(serving.warm), 0, 0, "zero", DEQ_WARM_CHOICES, "where rows begin"},
+};
+static const struct deq_opt_table serving_table = {serving, DEQ_COUNT(serving)};
+#undef AT
+
+static const struct deq_kind *take_kind(const json_t *root, const char *file, struct deq_err *err)
+{
+    char known[256];
+    const json_t *v = json_object_get(root, "model_type");
+    const char *s = json_string_value(v);
+    const struct deq_kind *kind = s ? deq_kind_find(s) : NULL;
+    deq_kind_list(known, sizeof known, false);
+    if (!v)
+        deq_fail(err, DEQ_EFORMAT, "%s: model_type: missing, expected one of %s", file, known);
+    else if (!kind)
+        deq_fail(err, DEQ_EFORMAT, "%s: model_type: %s%.40s%s is not one of %s; only deep equilibrium models are served, and checkpoints of "
+                 "locuslab/deq and torchdeq after deq import", file, s ? "\"" : "", s ? s : "a value that is no text", s ? "\"" : "", known);
+    return kind;
+}
+
+static void take_cutoffs(struct deq_fields *f, struct deq_vocab *v)
+{
+    const json_t *cuts = deq_fields_take(f, "cutoffs", false), *item;
+    size_t i;
+    if (cuts && (!json_is_array(cuts) || json_array_size(cuts) > DEQ_CUTOFFS_MAX)) {
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", f->file, DEQ_CUTOFFS_MAX);
+        return;
+    }
+    json_array_foreach((json_t *)cuts, i, item) {
+        if (!json_is_integer(item) || json_integer_value(item) < 1 || json_integer_value(item) >= v->size) {
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", f->file, i, v->size - 1);
+            return;
+        }
+        v->cutoffs[v->n_cutoffs++] = (uint32_t)json_integer_value(item);
+    }
+}
+
+static void take_projections(struct deq_fields *f, struct deq_vocab *v)
+{
+    const json_t *projs = deq_fields_take(f, "tie_projections", false), *item;
+    size_t i;
+    if (projs && (!json_is_array(projs) || json_array_size(projs) != deq_clusters(v))) {
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", f->file, deq_clusters(v));
+        return;
+    }
+    json_array_foreach((json_t *)projs, i, item) {
+        if (!json_is_boolean(item)) {
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections[%zu]: expected true or false", f->file, i);
+            return;
+        }
+        v->proj_untied[i] = json_is_false(item);
+    }
+}
+
+/* The vocabulary's clusters and the head. */
+static void take_vocab(struct deq_fields *f, struct deq_vocab *v)
+{
+    bool tied = true;
+    uint32_t eos = UINT32_MAX;
+    deq_fields_u32(f, "eos_token_id", false, 0, 1 << 22, &eos);
+    v->eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
+    deq_fields_u32(f, "output_size", false, 1, 1 << 14, &v->d_out);
+    deq_fields_u32(f, "embedding_size", false, 1, 1 << 14, &v->d_embed);
+    deq_fields_u32(f, "div_val", false, 1, 1 << 10, &v->div_val);
+    deq_fields_bool(f, "tie_word_embeddings", &tied);
+    deq_fields_bool(f, "head_bias", &v->head_bias);
+    v->head_untied = !tied;
+    take_cutoffs(f, v);
+    take_projections(f, v);
+}
+
+static void take_chat(struct deq_fields *outer, struct deq_chat *c)
+{
+    struct deq_fields f;
+    if (!deq_fields_open(outer, "chat", "chat.", &f))
+        return;
+    deq_fields_text(&f, "message", true, c->message, sizeof c->message);
+    deq_fields_text(&f, "reply", false, c->reply, sizeof c->reply);
+    deq_fields_text(&f, "stop", false, c->stop, sizeof c->stop);
+    if (!f.rc && !strstr(c->message, "{content}"))
+        f.rc = deq_fail(f.err, DEQ_EFORMAT, "%s: chat.message: must hold {content}", f.file);
+    deq_fields_close(outer, &f);
+}
+
+static void take_all(struct deq_fields *f, struct deq_arch *a)
+{
+    struct deq_fields deq;
+    uint32_t version = 1;
+    (void)deq_fields_take(f, "model_type", true);
+    deq_fields_u32(f, "format_version", false, 1, 1, &version);
+    deq_fields_table(f, &common_table, a);
+    deq_fields_table(f, &segment_table, a);
+    deq_fields_table(f, &a->kind->config, a);
+    take_vocab(f, &a->vocab);
+    take_chat(f, &a->chat);
+    (void)deq_fields_take(f, "training", false); /* provenance: any object */
+    if (deq_fields_open(f, "deq", "deq.", &deq)) {
+        deq_fields_table(&deq, &serving_table, a);
+        deq_fields_close(f, &deq);
+    }
+    deq_fields_no_others(f);
+}
+
+enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, struct deq_arch **ret, struct deq_err *err)
+{
+    json_error_t je;
+    json_t *root = NULL;
+    if (deq_json_parse(text, len, JSON_REJECT_DUPLICATES, &root, &je) == DEQ_ENOMEM)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", name);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,
+                        root ? "expected an object" : je.text);
+    }
+    const struct deq_kind *kind = take_kind(root, name, err);
+    struct deq_arch *a = kind ? deq_arch_new(kind) : NULL;
+    struct deq_fields f = {.obj = root, .file = name, .prefix = "", .err = err};
+    if (a)
+        take_all(&f, a);
+    else
+        f.rc = kind ? deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", name) : DEQ_EFORMAT;
+    json_decref(root);
+    if (!f.rc)
+        f.rc = deq_arch_check(a, name, err);
+    if (f.rc)
+        deq_free(a);
+    else
+        *ret = a;
+    return f.rc;
+}
+
+enum deq_rc deq_config_load(const char *path, struct deq_arch **ret, struct deq_err *err)
+{
+    char *text;
+    size_t len;
+    enum deq_rc rc = deq_text_read(path, CONFIG_MAX_BYTES, &text, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_config_parse(text, len, path, ret, err);
+    deq_free(text);
+    return rc;
+}
+
+static bool write_vocab(const struct deq_vocab *v, json_t *root)
+{
+    bool ok = !json_object_set_new(root, "tie_word_embeddings", json_boolean(!v->head_untied)) &&
+              !json_object_set_new(root, "head_bias", json_boolean(v->head_bias));
+    if (v->eos_id >= 0)
+        ok = ok && !json_object_set_new(root, "eos_token_id", json_integer(v->eos_id));
+    if (v->d_out)
+        ok = ok && !json_object_set_new(root, "output_size", json_integer(v->d_out));
+    if (!v->n_cutoffs && !deq_projects(v))
+        return ok;
+    json_t *cuts = json_array(), *projs = json_array();
+    for (uint32_t i = 0; i < v->n_cutoffs; i++)
+        ok = !json_array_append_new(cuts, json_integer(v->cutoffs[i])) && ok;
+    for (unsigned c = 0; c < deq_clusters(v); c++)
+        ok = !json_array_append_new(projs, json_boolean(!v->proj_untied[c])) && ok;
+    ok = !json_object_set_new(root, "embedding_size", json_integer(v->d_embed ? v->d_embed : v->d_model)) && ok;
+    ok = !json_object_set_new(root, "div_val", json_integer(DEQ_MAX(v->div_val, 1u))) && ok;
+    ok = !json_object_set_new(root, "cutoffs", cuts) && ok;
+    return !json_object_set_new(root, "tie_projections", projs) && ok;
+}
+
+/* NULL: no memory */
+static char *to_text(const struct deq_arch *a, const char *training_json)
+{
+    json_t *root = json_pack("{s:s, s:i}", "model_type", a->kind->model_type, "format_version", 1), *deq = json_object();
+    bool ok = deq_fields_write(&common_table, a, root) && deq_fields_write(&a->kind->config, a, root) && write_vocab(&a->vocab, root) &&
+              deq_fields_write(&serving_table, a, deq);
+    if (a->segment_len || a->segment_memory)
+        ok = ok && deq_fields_write(&segment_table, a, root);
+    if (a->chat.message[0])
+        ok = ok && !json_object_set_new(root, "chat", json_pack("{s:s, s:s, s:s}", "message", a->chat.message, "reply", a->chat.reply, "stop",
+                                                                a->chat.stop));
+    ok = !json_object_set_new(root, "deq", deq) && ok;
+    ok = !json_object_set_new(root, "training", training_json ? json_loads(training_json, 0, NULL) : json_object()) && ok;
+    char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) : NULL;
+    json_decref(root);
+    return text;
+}
+
+enum deq_rc deq_config_save(const char *path, const struct deq_arch *a, const char *training_json, struct deq_err *err)
+{
+    char *text = to_text(a, training_json);
+    if (!text)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+    const struct deq_part parts[2] = {{text, strlen(text)}, {"\n", 1}};
+    const enum deq_rc rc = deq_io_replace(path, parts, 2, err);
+    free(text); /* jansson's */
+    return rc;
+}

@@ -1,0 +1,109 @@
+#include "core/cell/seq.h"
+
+#include <string.h>
+
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+
+enum { LOSS_ROWS = 256, LOSS_FLOATS = 1 << 24 }; /* logits that exist at a time: that many rows, or fewer of a large vocabulary */
+
+void deq_seq_free(struct deq_seq *s)
+{
+    if (s)
+        s->ops->free(s);
+}
+
+void deq_seq_length(struct deq_seq *s, size_t t)
+{
+    s->t = t;
+    s->n = s->b * t;
+}
+
+void deq_seq_wide(struct deq_seq *s)
+{
+    s->xwt = deq_gemm_xwt_wide;
+    s->dyw = deq_gemm_dyw_wide;
+}
+
+void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a, const struct deq_seq_shape *shape, size_t state_dim)
+{
+    s->ops = ops;
+    s->vocab = a->vocab;
+    s->b = shape->b;
+    s->t_max = shape->t;
+    deq_seq_length(s, shape->t);
+    s->state_dim = s->shown_dim = state_dim;
+    s->n_tapes = shape->n_tapes;
+    s->xwt = deq_gemm_xwt;
+    s->dyw = deq_gemm_dyw;
+    s->loss_rows = DEQ_MAX(DEQ_MIN((size_t)LOSS_ROWS, (size_t)LOSS_FLOATS / a->vocab.size), (size_t)1);
+}
+
+void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l)
+{
+    const struct deq_vocab *v = &s->vocab;
+    const size_t N = s->b * s->t_max;
+    DEQ_PART(l, s->e, N * v->d_model);
+    DEQ_PART(l, s->d_x, N * deq_vocab_out(v));
+    DEQ_PART(l, s->tails, s->loss_rows * v->n_cutoffs);
+    DEQ_PART(l, s->gather, s->loss_rows * deq_vocab_out(v));
+    DEQ_PART(l, s->hidden, s->loss_rows * deq_cluster_embed(v, 0));
+    DEQ_PART(l, s->logits, s->loss_rows * (size_t)v->size);
+}
+
+void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v, const uint32_t *tokens, float scale)
+{
+    const struct deq_kern *k = deq_kern();
+    const size_t D = v->shape.d_model;
+    s->weights = w;
+    s->vocabulary = v;
+    s->tokens = tokens;
+    for (size_t i = 0; i < s->n; i++) {
+        float *e = s->e + i * D;
+        const unsigned c = deq_cluster_of(&v->shape, tokens[i]);
+        const size_t E = deq_cluster_embed(&v->shape, c);
+        const float *row = v->embed[c] + (tokens[i] - deq_cluster_begin(&v->shape, c)) * E;
+        if (!v->embed_proj[c])
+            memcpy(e, row, D * sizeof(float));
+        else
+            for (size_t d = 0; d < D; d++)
+                e[d] = k->dot(v->embed_proj[c] + d * E, row, E);
+        if (scale != 1)
+            k->scale(e, scale, D);
+    }
+}
+
+void deq_seq_embed_vjp(const struct deq_seq *s, const float *d_e, float scale, struct deq_weights *grads)
+{
+    const size_t D = s->vocab.d_model;
+    float *d_embed = deq_weights_at(grads, s->weights, s->vocabulary->embed[0]);
+    for (size_t i = 0; i < s->n; i++)
+        deq_kern()->axpy(d_embed + s->tokens[i] * D, scale, d_e + i * D, D);
+}
+
+void deq_seq_add_bias(float *y, const float *b, size_t rows, size_t n)
+{
+    const struct deq_kern *k = deq_kern();
+    for (size_t i = 0; i < rows; i++)
+        k->add(y + i * n, y + i * n, b, n);
+}
+
+void deq_seq_sum_rows(const float *dy, size_t rows, size_t n, float *d_b)
+{
+    const struct deq_kern *k = deq_kern();
+    for (size_t i = 0; i < rows; i++)
+        k->add(d_b, d_b, dy + i * n, n);
+}
+
+void deq_seq_draw_mask(float *mask, size_t n, float dropout, uint64_t seed, uint64_t stream)
+{
+    for (size_t i = 0; i < n; i++)
+        mask[i] = deq_rng_uniform(seed, stream, i) < dropout ? 0.0f : 1.0f / (1.0f - dropout);
+}
+
+void deq_seq_apply_mask(const struct deq_seq *s, const float *mask, size_t n, float *y)
+{
+    const struct deq_kern *k = deq_kern();
+    for (size_t i = 0; i < s->n; i++)
+        k->mul(y + i * n, y + i * n, mask + i / s->t * n, n);
+}
