@@ -1,7 +1,7 @@
 /* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence),
  * engine.c (the step), readout.c. */
-#ifndef DEQ_ENGINE_IMPL_H
-#define DEQ_ENGINE_IMPL_H
+#ifndef DEQ_ENGINE_ENGINE_IMPL_H
+#define DEQ_ENGINE_ENGINE_IMPL_H
 
 #include "core/engine/engine.h"
 #include "core/engine/pages.h"

@@ -1,7 +1,7 @@
 /* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies) and http_send.c (what
  * goes back) share: the only files that see libmicrohttpd. */
-#ifndef DEQD_HTTP_IMPL_H
-#define DEQD_HTTP_IMPL_H
+#ifndef DEQ_SERVER_HTTP_IMPL_H
+#define DEQ_SERVER_HTTP_IMPL_H
 
 #include <microhttpd.h>
 #include <pthread.h>
