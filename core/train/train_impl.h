@@ -1,0 +1,52 @@
+/* Inside of a training run: train.c sets it up and runs it, train_step.c takes its steps, validate.c measures it. */
+#ifndef DEQ_TRAIN_TRAIN_IMPL_H
+#define DEQ_TRAIN_TRAIN_IMPL_H
+
+#include "core/base/pool.h"
+#include "core/text/tokenizer.h"
+#include "core/train/adamw.h"
+#include "core/train/dataset.h"
+#include "core/train/implicit.h"
+#include "core/train/train.h"
+
+struct deq_train {
+    const struct deq_recipe *recipe;
+    const struct deq_train_opts *opts;
+    const struct deq_train_hooks *hooks;
+    struct deq_arch *arch;
+    struct deq_tokenizer *tok;
+    struct deq_dataset *train;
+    struct deq_tokens valid;
+    uint64_t valid_bytes;
+    struct deq_weights *w;
+    float *m, *v; /* [n] AdamW's moments */
+    struct deq_pool *pool;
+    unsigned n_threads;
+    struct deq_grad_work *work; /* [n_threads] */
+    size_t n_shards;
+    struct deq_weights **grads; /* [n_shards]; the sum ends in grads[0] */
+    struct deq_grad_report *reports; /* [n_shards] */
+    uint32_t *tokens, *targets; /* [batch, T] */
+    struct deq_progress at;
+    /* the step under way, read by the pool */
+    struct deq_grad_opts grad_opts;
+    struct deq_adamw adamw;
+    float grad_scale, muon_lr;
+    unsigned *owner;     /* [n_params] the thread that updates a tensor, dealt out by work */
+    float **muon_scratch; /* [n_threads] */
+    double *norm_parts; /* [n_params] */
+    float *valid_nll;   /* [micro_batch * T] a thread */
+    double *valid_sums; /* [n_threads] */
+    size_t valid_chunks;
+};
+
+/* Deals out the tensors, and takes the optimiser's memory; w is there. */
+enum deq_rc deq_train_step_prepare(struct deq_train *r, struct deq_err *err);
+void deq_train_step_free(struct deq_train *r);
+/* One step of the optimiser on the next batch. False when it was left out because something was not finite. */
+bool deq_train_step(struct deq_train *r, struct deq_train_event *e);
+
+/* The validation text's first max_tokens (0: all), as an event of kind VALID. */
+struct deq_train_event deq_train_validate(struct deq_train *r, size_t max_tokens);
+
+#endif
