@@ -5,9 +5,10 @@
 #include "core/base/mem.h"
 #include "core/cell/kind.h"
 #include "core/cell/transformer.h"
+#include "core/cell/trellis.h"
 
 /* The kinds there are. */
-static const struct deq_kind *const kinds[] = {&deq_transformer_kind};
+static const struct deq_kind *const kinds[] = {&deq_transformer_kind, &deq_trellis_kind};
 
 const struct deq_kind *deq_kind_find(const char *model_type)
 {
