@@ -2,13 +2,33 @@
 
 #include <string.h>
 
+#include "core/base/json.h"
+
+enum deq_rc deq_fields_parse(const char *text, size_t len, const char *name, json_t **ret, struct deq_err *err)
+{
+    json_error_t je;
+    json_t *root = NULL;
+    if (deq_json_parse(text, len, JSON_REJECT_DUPLICATES, &root, &je) == DEQ_ENOMEM)
+        return deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", name);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,
+                        root ? "expected an object" : je.text);
+    }
+    *ret = root;
+    return DEQ_OK;
+}
+
 const json_t *deq_fields_take(struct deq_fields *f, const char *key, bool required)
 {
     if (f->n_seen < DEQ_FIELDS_MAX)
         f->seen[f->n_seen++] = key;
     const json_t *v = json_object_get(f->obj, key);
+    if (f->null_is_absent && json_is_null(v))
+        v = NULL;
     if (!v && required && !f->rc)
-        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: missing", f->file, f->prefix, key);
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: %s", f->file, f->prefix, key,
+                         f->missing ? f->missing : "missing");
     return f->rc ? NULL : v;
 }
 
@@ -37,6 +57,18 @@ void deq_fields_float(struct deq_fields *f, const char *key, float lo, float hi,
         *ret = d;
 }
 
+void deq_fields_double(struct deq_fields *f, const char *key, double lo, double hi, double *ret)
+{
+    const json_t *v = deq_fields_take(f, key, false);
+    if (!v)
+        return;
+    const double d = json_number_value(v);
+    if (!json_is_number(v) || !(d >= lo && d <= hi))
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: expected a number in %g..%g", f->file, f->prefix, key, lo, hi);
+    else
+        *ret = d;
+}
+
 void deq_fields_bool(struct deq_fields *f, const char *key, bool *ret)
 {
     const json_t *v = deq_fields_take(f, key, false);
@@ -46,6 +78,49 @@ void deq_fields_bool(struct deq_fields *f, const char *key, bool *ret)
         f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: expected true or false", f->file, f->prefix, key);
     else
         *ret = json_is_true(v);
+}
+
+/* The array of a key, or NULL: absent, or an error stands. */
+static const json_t *take_array(struct deq_fields *f, const char *key, uint32_t max, const char *items)
+{
+    const json_t *v = deq_fields_take(f, key, false);
+    if (!v || (json_is_array(v) && json_array_size(v) <= max))
+        return v;
+    f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: expected an array of at most %u %s", f->file, f->prefix, key, max,
+                     items);
+    return NULL;
+}
+
+void deq_fields_u32s(struct deq_fields *f, const char *key, uint32_t max, uint32_t lo, uint32_t hi, uint32_t *ret,
+                     uint32_t *ret_n)
+{
+    const json_t *v = take_array(f, key, max, "integers"), *item;
+    size_t i;
+    json_array_foreach((json_t *)v, i, item) {
+        if (!json_is_integer(item) || json_integer_value(item) < lo || json_integer_value(item) > hi) {
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s[%zu]: expected an integer in %u..%u", f->file, f->prefix,
+                             key, i, lo, hi);
+            return;
+        }
+        ret[i] = (uint32_t)json_integer_value(item);
+    }
+    if (v)
+        *ret_n = (uint32_t)json_array_size(v);
+}
+
+void deq_fields_bools(struct deq_fields *f, const char *key, uint32_t max, bool *ret, uint32_t *ret_n)
+{
+    const json_t *v = take_array(f, key, max, "booleans"), *item;
+    size_t i;
+    json_array_foreach((json_t *)v, i, item) {
+        if (!json_is_boolean(item)) {
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s[%zu]: expected true or false", f->file, f->prefix, key, i);
+            return;
+        }
+        ret[i] = json_is_true(item);
+    }
+    if (v)
+        *ret_n = (uint32_t)json_array_size(v);
 }
 
 /* The place of `name` among "a|b|c", or -1. */
@@ -151,7 +226,8 @@ void deq_fields_no_others(struct deq_fields *f)
         for (size_t i = 0; i < f->n_seen && !known; i++)
             known = !strcmp(key, f->seen[i]);
         if (!known && !f->rc)
-            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: unknown key", f->file, f->prefix, key);
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: %s", f->file, f->prefix, key,
+                             f->unknown ? f->unknown : "unknown key");
     }
 }
 

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/base/io.h"
-#include "core/base/json.h"
 #include "core/base/json_fields.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
@@ -56,38 +55,17 @@ static const struct deq_kind *take_kind(const json_t *root, const char *file, st
     return kind;
 }
 
-static void take_cutoffs(struct deq_fields *f, struct deq_vocab *v)
-{
-    const json_t *cuts = deq_fields_take(f, "cutoffs", false), *item;
-    size_t i;
-    if (cuts && (!json_is_array(cuts) || json_array_size(cuts) > DEQ_CUTOFFS_MAX)) {
-        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: cutoffs: expected an array of at most %d integers", f->file, DEQ_CUTOFFS_MAX);
-        return;
-    }
-    json_array_foreach((json_t *)cuts, i, item) {
-        if (!json_is_integer(item) || json_integer_value(item) < 1 || json_integer_value(item) >= v->size) {
-            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: cutoffs[%zu]: expected an integer in 1..%u", f->file, i, v->size - 1);
-            return;
-        }
-        v->cutoffs[v->n_cutoffs++] = (uint32_t)json_integer_value(item);
-    }
-}
-
 static void take_projections(struct deq_fields *f, struct deq_vocab *v)
 {
-    const json_t *projs = deq_fields_take(f, "tie_projections", false), *item;
-    size_t i;
-    if (projs && (!json_is_array(projs) || json_array_size(projs) != deq_clusters(v))) {
-        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", f->file, deq_clusters(v));
+    bool tied[DEQ_CUTOFFS_MAX + 1];
+    uint32_t n = UINT32_MAX;
+    deq_fields_bools(f, "tie_projections", DEQ_CUTOFFS_MAX + 1, tied, &n);
+    if (f->rc || n == UINT32_MAX)
         return;
-    }
-    json_array_foreach((json_t *)projs, i, item) {
-        if (!json_is_boolean(item)) {
-            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections[%zu]: expected true or false", f->file, i);
-            return;
-        }
-        v->proj_untied[i] = json_is_false(item);
-    }
+    if (n != deq_clusters(v))
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", f->file, deq_clusters(v));
+    for (uint32_t i = 0; i < n && !f->rc; i++)
+        v->proj_untied[i] = !tied[i];
 }
 
 /* The vocabulary's clusters and the head. */
@@ -103,7 +81,7 @@ static void take_vocab(struct deq_fields *f, struct deq_vocab *v)
     deq_fields_bool(f, "tie_word_embeddings", &tied);
     deq_fields_bool(f, "head_bias", &v->head_bias);
     v->head_untied = !tied;
-    take_cutoffs(f, v);
+    deq_fields_u32s(f, "cutoffs", DEQ_CUTOFFS_MAX, 1, v->size - 1, v->cutoffs, &v->n_cutoffs);
     take_projections(f, v);
 }
 
@@ -141,15 +119,10 @@ static void take_all(struct deq_fields *f, struct deq_arch *a)
 
 enum deq_rc deq_config_parse(const char *text, size_t len, const char *name, struct deq_arch **ret, struct deq_err *err)
 {
-    json_error_t je;
-    json_t *root = NULL;
-    if (deq_json_parse(text, len, JSON_REJECT_DUPLICATES, &root, &je) == DEQ_ENOMEM)
-        return deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", name);
-    if (!json_is_object(root)) {
-        json_decref(root);
-        return deq_fail(err, DEQ_EFORMAT, "%s: line %d column %d: %s", name, root ? 1 : je.line, root ? 1 : je.column,
-                        root ? "expected an object" : je.text);
-    }
+    json_t *root;
+    const enum deq_rc rc = deq_fields_parse(text, len, name, &root, err);
+    if (rc)
+        return rc;
     const struct deq_kind *kind = take_kind(root, name, err);
     struct deq_arch *a = kind ? deq_arch_new(kind) : NULL;
     struct deq_fields f = {.obj = root, .file = name, .prefix = "", .err = err};

@@ -1,14 +1,18 @@
-/* A checkpoint of the DEQ authors' PyTorch code, made a model directory: config.json, model.safetensors, tokenizer.json, README.md.
+/* A checkpoint of somebody's PyTorch code, made a model directory: config.json, model.safetensors, tokenizer.json,
+ * README.md. Where it may come from stands in source.h's table:
  *
  *   locuslab-deq-transformer   locuslab/deq, DEQ-Sequence/models/deq_transformer.py (v2.0)
- *   torchdeq-seq               locuslab/torchdeq, deq-zoo/deq-seq (the same entries; its pre_lnorm keeps the FFN's residual as it is)
- *   torchdeq-lm                locuslab/torchdeq, deq-zoo/deq-lm (affine norms, several blocks, q, k, v by head, a fixed number of steps)
+ *   torchdeq-seq               locuslab/torchdeq, deq-zoo/deq-seq (the same entries; its pre_lnorm keeps the FFN's
+ *                              residual as it is)
+ *   torchdeq-lm                locuslab/torchdeq, deq-zoo/deq-lm (affine norms, several blocks, q, k, v by head, a
+ *                              fixed number of steps)
  *
- * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind, the adaptive softmax's tail
- * clusters, which stand in its head in reverse order, take the order of the clusters, and what is one matrix in both ends of the model is kept once.
- * Whether it is one is asked of the numbers, not of the configuration: a tied projection that was moved to a GPU parameter by parameter is trained
- * apart ever after. models/README.md has the table of names.
- * Nothing is trusted: a missing, extra or misshapen entry is refused by name. The directory appears only when complete. */
+ * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind,
+ * the adaptive softmax's tail clusters, which stand in its head in reverse order, take the order of the clusters, and
+ * what is one matrix in both ends of the model is kept once. Whether it is one is asked of the numbers, not of the
+ * configuration: a tied projection that was moved to a GPU parameter by parameter is trained apart ever after.
+ * models/README.md has the table of names. Nothing is trusted: a missing, extra or misshapen entry is refused by name.
+ * The directory appears only when complete. */
 #ifndef DEQ_IMPORT_IMPORT_H
 #define DEQ_IMPORT_IMPORT_H
 
@@ -27,10 +31,13 @@ struct deq_import_opts {
 
 struct deq_import_report {
     struct deq_vocab vocab;
-    const char *variant; /* "locuslab-deq-transformer, post-norm" */
+    const char *variant; /* "locuslab/deq, post-norm" */
     uint64_t parameters; /* after folding and tying */
     size_t tensors, ignored;
 };
+
+/* "locuslab-deq-transformer, torchdeq-seq, ..." */
+void deq_import_list(char *out, size_t cap);
 
 enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report *ret, struct deq_err *err);
 

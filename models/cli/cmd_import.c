@@ -26,20 +26,23 @@ static void print_parts(const struct deq_vocab *v)
 }
 
 static const struct deq_opt flags[] = {
-    {"--config", DEQ_OPT_ARG, offsetof(struct deq_import_opts, config), 0, 0, NULL, "FILE", "JSON: model_type and the constructor's arguments (required)"},
+    {"--config", DEQ_OPT_ARG, offsetof(struct deq_import_opts, config), 0, 0, NULL, "FILE",
+     "JSON: model_type and the constructor's arguments (required)"},
     {"--vocab", DEQ_OPT_ARG, offsetof(struct deq_import_opts, vocab), 0, 0, NULL, "FILE",
      "the vocabulary the model was trained with, a word a line in the order of ids"},
-    {"--out", DEQ_OPT_ARG, offsetof(struct deq_import_opts, out_dir), 0, 0, NULL, "MODEL_DIR", "the directory to write; it must not exist (required)"},
+    {"--out", DEQ_OPT_ARG, offsetof(struct deq_import_opts, out_dir), 0, 0, NULL, "MODEL_DIR",
+     "the directory to write; it must not exist (required)"},
 };
-
-static const struct deq_command command = {
-    .usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
-    .about = "Makes a model directory of a state dict that the code of locuslab/deq (DEQ-Sequence) or torchdeq (deq-lm, deq-seq) saved. No\n"
-             "Python is needed and nothing in the file is executed. model_type: locuslab-deq-transformer, torchdeq-seq or torchdeq-lm.",
-    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
 
 int cmd_import(int argc, char **argv)
 {
+    char known[256], about[512];
+    deq_import_list(known, sizeof known);
+    snprintf(about, sizeof about, "Makes a model directory of a state dict that the code of locuslab/deq or torchdeq "
+             "saved. No Python is needed and nothing in\nthe file is executed. model_type is one of %s.", known);
+    const struct deq_command command = {.usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
+                                        .about = about, .flags = {flags, DEQ_COUNT(flags)},
+                                        .min_args = 1, .max_args = 1};
     const char *args[1];
     size_t n;
     struct deq_import_opts o = {.progress = on_progress, .note = on_note};
@@ -56,9 +59,10 @@ int cmd_import(int argc, char **argv)
         return cli_fail("import", err.text);
     }
     cli_progress_end();
-    printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir, r.variant,
-           (unsigned long long)r.parameters, r.tensors, r.ignored);
-    printf("vocabulary       %u tokens%s\n", r.vocab.size, o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
+    printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir,
+           r.variant, (unsigned long long)r.parameters, r.tensors, r.ignored);
+    printf("vocabulary       %u tokens%s\n", r.vocab.size,
+           o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
     print_parts(&r.vocab);
     return CLI_OK;
 }

@@ -1,0 +1,41 @@
+#include "core/import/source.h"
+
+#include <string.h>
+
+void deq_source_serve_equilibrium(struct deq_arch *a)
+{
+    a->serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1,
+                                                 .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
+    a->serving.row_window = 8;
+}
+
+void deq_source_serve_steps(struct deq_arch *a, uint32_t steps)
+{
+    a->serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = steps, .min_iter = 1,
+                                                 .tol = 0, .beta = 1, .reg = 1e-4f};
+    a->serving.row_window = 1;
+}
+
+enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out)
+{
+    const struct deq_vocab *v = &j->arch->vocab;
+    struct deq_entries *e = &j->entries;
+    const enum deq_rc rc = deq_entries_read(e, name, DEQ_SHAPE2(v->size, cols), e->scratch);
+    for (unsigned c = 0; c < deq_clusters(v) && !rc; c++)
+        memcpy(out[c], e->scratch + deq_cluster_begin(v, c) * cols, deq_cluster_size(v, c) * cols * sizeof(float));
+    return rc;
+}
+
+enum deq_rc deq_source_tails(struct deq_import_job *j, const char *weight, const char *bias, struct deq_vocabulary *v)
+{
+    struct deq_entries *e = &j->entries;
+    const size_t C = v->shape.n_cutoffs, E = deq_cluster_head(&v->shape, 0);
+    enum deq_rc rc = deq_entries_read(e, weight, DEQ_SHAPE2(C, E), e->scratch);
+    for (size_t c = 0; c < C && !rc; c++)
+        memcpy(v->tails_w + c * E, e->scratch + (C - 1 - c) * E, E * sizeof(float));
+    if (!rc)
+        rc = deq_entries_read(e, bias, DEQ_SHAPE1(C), e->scratch);
+    for (size_t c = 0; c < C && !rc; c++)
+        v->tails_b[c] = e->scratch[C - 1 - c];
+    return rc;
+}

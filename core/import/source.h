@@ -1,0 +1,58 @@
+/* Where checkpoints come from. A source is a model class of somebody's code: what its constructor's arguments mean,
+ * and which entry of its state dict becomes which tensor. The run (import.c) knows sources by the table here alone;
+ * --config names one by its model_type.
+ *
+ * To add one: its functions, a struct deq_source, a line in import.c's list, and its names in models/README.md. */
+#ifndef DEQ_IMPORT_SOURCE_H
+#define DEQ_IMPORT_SOURCE_H
+
+#include "core/base/json_fields.h"
+#include "core/cell/kind.h"
+#include "core/cell/vocabulary.h"
+#include "core/import/entries.h"
+
+/* One import under way. */
+struct deq_import_job {
+    const struct deq_source *source;
+    struct deq_arch *arch;       /* of the source's kind */
+    struct deq_weights *weights; /* plain and zeroed, from `weights` on */
+    struct deq_entries entries;
+    /* what the constructor was told beyond the architecture */
+    bool tie_weights, tie_projs[DEQ_CUTOFFS_MAX + 1]; /* what is tied, the numbers tell */
+    bool wnorm, wdrop;                                /* so entries have other names */
+};
+
+struct deq_source {
+    const char *model_type;
+    const char *what; /* "deep equilibrium transformer" */
+    const struct deq_kind *kind;
+    const char *anchor;        /* an entry that every such state dict has */
+    const char *const *others; /* arguments that do not change what is computed; NULL ends them */
+    /* The constructor's arguments. A key that is neither asked for nor among the others may be a misspelt one, which
+     * would silently be another model. */
+    void (*arguments)(struct deq_import_job *j, struct deq_fields *f);
+    /* Which matrices the two ends of the model share, by their numbers: completes the architecture. */
+    enum deq_rc (*ties)(struct deq_import_job *j);
+    enum deq_rc (*weights)(struct deq_import_job *j);
+    const char *(*variant)(const struct deq_import_job *j);
+    /* What the card says of the cell; NULL: the kind's keys and values. */
+    void (*card)(const struct deq_arch *a, struct deq_buf *b);
+};
+
+/* import_transformer.c */
+extern const struct deq_source deq_source_locuslab_transformer, deq_source_torchdeq_seq, deq_source_torchdeq_lm;
+
+/* --- What sources share (source.c) --- */
+
+/* Of a model with an equilibrium; of one that was trained with a number of steps from zero and is served so, since its
+ * state need not have one. */
+void deq_source_serve_equilibrium(struct deq_arch *a);
+void deq_source_serve_steps(struct deq_arch *a, uint32_t steps);
+
+/* Entry `name` [V, cols], whose rows go to the clusters: out[c] [V_c, cols]. */
+enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out);
+/* The shortlist's logits of the tail clusters, whose rows count from the rarest cluster (log p of cluster c is read
+ * off head[:, -c]). */
+enum deq_rc deq_source_tails(struct deq_import_job *j, const char *weight, const char *bias, struct deq_vocabulary *v);
+
+#endif
