@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Writes what follows from something else: the chart's files/deqd.yaml (etc/deqd.yaml), the `config` part of its values.schema.json (the same file's
-keys, defaults and ranges), the table of values in its README (values.yaml and its comments), and manifests/ (the chart with manifests-values.yaml).
-With --check it writes nothing and says what differs. Needs helm: $HELM, or the one in PATH."""
+"""Writes what follows from something else: the chart's files/deqd.yaml (etc/deqd.yaml), the `config` part of its
+values.schema.json (the same file's keys, defaults and ranges), the table of values in its README (values.yaml and its
+comments), and manifests/ (the chart with manifests-values.yaml). With --check it writes nothing and says what differs.
+Needs helm: $HELM, or the one in PATH."""
 import difflib
 import json
 import os
@@ -12,9 +13,10 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 CHART = f"{HERE}/deqd"
 # what other values decide: the chart's templates/_config.tpl sets them
-OWN = ("server.listen", "server.admin_listen", "server.drain_delay_ms", "server.shutdown_timeout_ms", "model.path", "model.name", "tls.cert", "tls.key",
-       "auth.keys_file")
-# objects that need what not every cluster has lie in a directory of their own: `kubectl apply -f manifests` does not descend
+OWN = ("server.listen", "server.admin_listen", "server.drain_delay_ms", "server.shutdown_timeout_ms", "model.path",
+       "model.name", "tls.cert", "tls.key", "auth.keys_file")
+# objects that need what not every cluster has lie in a directory of their own: `kubectl apply -f manifests` does not
+# descend
 APART = {"ServiceMonitor": "prometheus-operator"}
 
 
@@ -45,7 +47,8 @@ def option_schema(comment, default):
             return text | {"type": "integer", "minimum": int(low), "maximum": int(high)}
         return text | {"type": "number", "minimum": low, "maximum": high}
     if re.fullmatch("[0-9]+[KMG]?", default):  # a size; %g of its range would say little
-        return text | {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+([KMG](iB)?)?$"}]}
+        return text | {"anyOf": [{"type": "integer", "minimum": 0},
+                                 {"type": "string", "pattern": "^[0-9]+([KMG](iB)?)?$"}]}
     sys.exit(f"etc/deqd.yaml: {default}: of no type that render.py knows")
 
 
@@ -89,7 +92,8 @@ def values_table(values_yaml):
 def manifests():
     """File name -> text."""
     helm = os.environ.get("HELM", "helm")
-    run = subprocess.run([helm, "template", "deqd", CHART, "--kube-version", "1.30.0", "--values", f"{HERE}/manifests-values.yaml"], capture_output=True, text=True)
+    run = subprocess.run([helm, "template", "deqd", CHART, "--kube-version", "1.30.0", "--values",
+                          f"{HERE}/manifests-values.yaml"], capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr)
     files = {}
@@ -99,7 +103,8 @@ def manifests():
             continue
         # these were not made by helm's release
         text = re.sub(r"^# Source: .*\n| +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", text, flags=re.M)
-        files[os.path.join(APART.get(kind[1], ""), source[1])] = f"# Made by `make k8s-manifests`; change the chart instead.\n{text.rstrip()}\n"
+        files[os.path.join(APART.get(kind[1], ""),
+                           source[1])] = f"# Made by `make k8s-manifests`; change the chart instead.\n{text.rstrip()}\n"
     return files
 
 
@@ -118,7 +123,8 @@ def main():
         if check:
             bad += 1
             print(f"{os.path.relpath(path)} is not what `make k8s-manifests` writes:")
-            print("".join(list(difflib.unified_diff(old.splitlines(True), text.splitlines(True), "there", "expected"))[:20]))
+            print("".join(list(difflib.unified_diff(old.splitlines(True), text.splitlines(True), "there",
+                                                    "expected"))[:20]))
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as f:
@@ -140,7 +146,8 @@ def main():
             path = os.path.join(root, name)
             if os.path.relpath(path, f"{HERE}/manifests") not in files:
                 bad += check
-                print(f"{os.path.relpath(path)}: the chart renders no such object" if check else f"removed {os.path.relpath(path)}")
+                print(f"{os.path.relpath(path)}: the chart renders no such object" if check
+                      else f"removed {os.path.relpath(path)}")
                 if not check:
                     os.unlink(path)
     return 1 if bad else 0

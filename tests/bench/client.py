@@ -1,5 +1,6 @@
-"""A client for thousands of requests at once in one thread: sockets that do not block, epoll, timers. It only gathers bytes and times while the load runs;
-texts are read out of them afterwards, so that the daemon's two cores are not shared with a JSON parser."""
+"""A client for thousands of requests at once in one thread: sockets that do not block, epoll, timers. It only gathers
+bytes and times while the load runs; texts are read out of them afterwards, so that the daemon's two cores are not
+shared with a JSON parser."""
 import errno
 import heapq
 import json
@@ -17,8 +18,10 @@ LINGER_0 = struct.pack("ii", 1, 0)
 
 
 class Call:
-    """One request on a connection of its own. state: open, done (the answer is whole), cut (by us), broken (by the other side)."""
-    __slots__ = ("sock", "out", "data", "head", "whole", "start", "first", "end", "state", "tag", "times", "tokens", "on_token", "on_end")
+    """One request on a connection of its own. state: open, done (the answer is whole), cut (by us), broken (by the
+    other side)."""
+    __slots__ = ("sock", "out", "data", "head", "whole", "start", "first", "end", "state", "tag", "times", "tokens",
+                 "on_token", "on_end")
 
     def status(self):
         return int(self.data[9:12]) if len(self.data) > 12 else 0
@@ -64,7 +67,8 @@ class Call:
 
 
 class Client:
-    """nap: seconds between two looks at the sockets. A pause gathers many tokens in one read, which costs less, but their times are then of no use."""
+    """nap: seconds between two looks at the sockets. A pause gathers many tokens in one read, which costs less, but
+    their times are then of no use."""
 
     def __init__(self, host, port, nap=0.0):
         self.address = (host, port)
@@ -83,10 +87,12 @@ class Client:
         self.n += 1
         heapq.heappush(self.timers, (when, self.n, fn))
 
-    def post(self, body, path="/v1/completions", headers="", tag=None, times=False, on_token=None, on_end=None, send=None):
+    def post(self, body, path="/v1/completions", headers="", tag=None, times=False, on_token=None, on_end=None,
+             send=None):
         """send: so many bytes of the request only (a client that leaves while it speaks)."""
         raw = json.dumps(body).encode() if isinstance(body, dict) else body
-        out = ("POST %s HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
+        out = ("POST %s HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n%sContent-Type: "
+               "application/json\r\nContent-Length: %d\r\n\r\n" % (
             path, headers, len(raw))).encode() + raw
         c = Call()
         c.sock, c.out, c.data, c.head, c.whole = socket.socket(), out if send is None else out[:send], bytearray(), 0, None

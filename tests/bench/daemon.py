@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Memory and throughput of the daemon: resident memory idle, and with 32 streams of 512 tokens; tokens a second through HTTP."""
+"""Memory and throughput of the daemon: resident memory idle, and with 32 streams of 512 tokens; tokens a second through
+HTTP."""
 import json
 import subprocess
 import sys
@@ -12,7 +13,8 @@ STREAMS, TOKENS = 32, 512
 
 def main():
     model = sys.argv[1] if len(sys.argv) > 1 else "models/stories"
-    daemon = subprocess.Popen(["build/deqd", "--model", model, "--listen", "127.0.0.1:0", "--set", "log.level=info"], stderr=subprocess.PIPE, text=True)
+    daemon = subprocess.Popen(["build/deqd", "--model", model, "--listen", "127.0.0.1:0", "--set", "log.level=info"],
+                              stderr=subprocess.PIPE, text=True)
     url = "http://" + json.loads(daemon.stderr.readline())["address"]
     threading.Thread(target=lambda: [None for _ in daemon.stderr], daemon=True).start()
 
@@ -22,7 +24,8 @@ def main():
         return float(values["process_resident_memory_bytes"]) / 1e6, float(values["deqd_engine_memory_bytes"]) / 1e6
 
     def stream(i):
-        body = json.dumps({"prompt": "Once upon a time", "max_tokens": TOKENS, "temperature": 0.8, "seed": i, "ignore_eos": True, "stream": True}).encode()
+        body = json.dumps({"prompt": "Once upon a time", "max_tokens": TOKENS, "temperature": 0.8, "seed": i,
+                           "ignore_eos": True, "stream": True}).encode()
         request = urllib.request.Request(url + "/v1/completions", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as r:
             for _ in r:

@@ -3,23 +3,25 @@
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict]
 
-Parts: streams overload churn overhead prefill fairness (all, when none is named). Each starts a daemon of its own. --scale 0.1 makes a tenth of the load,
-to see whether this script works.
+Parts: streams overload churn overhead prefill fairness (all, when none is named). Each starts a daemon of its own.
+--scale 0.1 makes a tenth of the load, to see whether this script works.
 
-Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than its target, which a busy machine can
-do too (exit code 1 only with --strict).
+Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
+its target, which a busy machine can do too (exit code 1 only with --strict).
 
 Memory (overload, streams). Declared is what somebody who sets a container's limit can compute before any request came:
     deqd_engine_memory_bytes + deqd_model_weight_bytes + 100 KB for each connection + a base
-The engine zeroes what it reserves, so all of it is resident from the start. The base (program, libraries, stacks, configuration) must not be taken from the
-daemon that is judged: idle memory minus what it declares would hide whatever it holds and does not declare. It is taken from an idle daemon with the smallest
-model (tests/golden/tiny), and so leaves out everything that grows with the model. Connections are those that were open at once, not those allowed.
-Peak is VmHWM, which the kernel keeps, set back before the load.
+The engine zeroes what it reserves, so all of it is resident from the start. The base (program, libraries, stacks,
+configuration) must not be taken from the daemon that is judged: idle memory minus what it declares would hide whatever
+it holds and does not declare. It is taken from an idle daemon with the smallest model (tests/golden/tiny), and so
+leaves out everything that grows with the model. Connections are those that were open at once, not those allowed. Peak
+is VmHWM, which the kernel keeps, set back before the load.
 
-Overhead is CPU time that is not spent on solving: of the engine's thread outside steps (deqd_engine_overhead_seconds_total: queue, JSON, hand-over to the
-readers) and of all threads that do not compute (HTTP, watching), over the wall time of steps (deqd_step_seconds). Not wall time of the engine's thread outside
-steps: on a machine whose cores all compute, the HTTP threads run in its place then, and would be counted twice. What stays inside steps is the count of a token
-for /metrics and the making of its text (about 1 us).
+Overhead is CPU time that is not spent on solving: of the engine's thread outside steps
+(deqd_engine_overhead_seconds_total: queue, JSON, hand-over to the readers) and of all threads that do not compute
+(HTTP, watching), over the wall time of steps (deqd_step_seconds). Not wall time of the engine's thread outside steps:
+on a machine whose cores all compute, the HTTP threads run in its place then, and would be counted twice. What stays
+inside steps is the count of a token for /metrics and the making of its text (about 1 us).
 """
 import argparse
 import hashlib
@@ -36,10 +38,12 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from client import Client  # noqa: E402
 import lib  # noqa: E402  (tests/e2e, by client.py)
 
-PROMPTS = ["Once upon a time", "Tom had a red ball.", "The little dog was very", "One day, a girl named Lucy found a", "Mum said, \"You must",
-           "There was a big tree in the", "A bird sat on the", "It was raining, so Ben", "Sara and her brother", "In the garden there lived a", "The cat saw a",
-           "\"Can I play with you?\" asked", "Anna wanted to", "The old man gave", "Every morning the", "When the sun went down,", "He ran and ran until",
-           "She was sad because", "They all laughed and", "At the end of the road"]
+PROMPTS = ["Once upon a time", "Tom had a red ball.", "The little dog was very", "One day, a girl named Lucy found a",
+           "Mum said, \"You must", "There was a big tree in the", "A bird sat on the", "It was raining, so Ben",
+           "Sara and her brother", "In the garden there lived a", "The cat saw a",
+           "\"Can I play with you?\" asked", "Anna wanted to", "The old man gave", "Every morning the",
+           "When the sun went down,", "He ran and ran until", "She was sad because", "They all laughed and",
+           "At the end of the road"]
 CONNECTION_BYTES = 100000
 LONG_TOKENS = 4000
 
@@ -114,21 +118,25 @@ class Daemon(lib.Daemon):
 
 def at_rest(d, part, fds):
     """Nothing of any request is left."""
-    keys = ("deqd_requests_running", "deqd_requests_waiting", "deqd_cache_pages_used", "deqd_cache_pages_reserved", "deqd_rows_open")
+    keys = ("deqd_requests_running", "deqd_requests_waiting", "deqd_cache_pages_used", "deqd_cache_pages_reserved",
+            "deqd_rows_open")
     _, m = d.wait_metric(lambda m: not any(m[k] for k in keys), 10)
     left = {k[5:]: int(m[k]) for k in keys if m[k]}
     promise(not left, part, "10 s after the last client left there still were %s" % left)
-    t = time.monotonic()  # a connection whose client left in the middle of a request ends with server.body_timeout_ms at the latest
+    # a connection whose client left in the middle of a request ends with server.body_timeout_ms at the latest
+    t = time.monotonic()
     while d.descriptors() > fds + 2 and time.monotonic() < t + 40:
         time.sleep(0.05)
     now, took = d.descriptors(), time.monotonic() - t
     promise(abs(now - fds) <= 2, part, "the daemon had %d descriptors before and has %d after" % (fds, now))
     target(took <= 5, part, "descriptors of clients that had left were held for %.0f s more, target 5 s" % took)
-    return m, "running, waiting, rows, cache pages used and reserved: %s; descriptors %d -> %d" % (left or "0", fds, now)
+    return m, "running, waiting, rows, cache pages used and reserved: %s; descriptors %d -> %d" % (left or "0", fds,
+                                                                                                   now)
 
 
 def cancelled(m, before):
-    return {p: int(m['deqd_requests_cancelled_total{phase="%s"}' % p] - before['deqd_requests_cancelled_total{phase="%s"}' % p])
+    return {p: int(m['deqd_requests_cancelled_total{phase="%s"}' %
+                     p] - before['deqd_requests_cancelled_total{phase="%s"}' % p])
             for p in ("queued", "prefill", "decode")}
 
 
@@ -146,9 +154,12 @@ def base_bytes():
 def check_memory(d, part, m, base, connections):
     engine, weights = m["deqd_engine_memory_bytes"], m["deqd_model_weight_bytes"]
     declared, peak = engine + weights + base + connections * CONNECTION_BYTES, d.memory("VmHWM")
-    say(part, "peak resident %.1f MB, declared %.1f MB (engine %.1f + weights %.1f + base %.1f + %d connections x 0.1): %+.1f %%" % (
+    say(part, "peak resident %.1f MB, declared %.1f MB (engine %.1f + weights %.1f + base %.1f + %d connections x "
+              "0.1): %+.1f %%" % (
         peak / 1e6, declared / 1e6, engine / 1e6, weights / 1e6, base / 1e6, connections, 100 * (peak / declared - 1)))
-    promise(peak <= 1.05 * declared, part, "peak resident memory %.1f MB exceeds the declared %.1f MB by more than 5 %%" % (peak / 1e6, declared / 1e6))
+    promise(peak <= 1.05 * declared, part,
+            "peak resident memory %.1f MB exceeds the declared %.1f MB by more than 5 %%" % (peak / 1e6,
+                                                                                             declared / 1e6))
 
 
 # --- Thousands of open streams ---
@@ -161,10 +172,12 @@ def streams():
         say(part, "only %d descriptors are allowed here: %d streams instead of %d" % (hard, hard - 200, n))
         n, n_cut = hard - 200, (hard - 200) // 4
     base, rng = base_bytes(), random.Random(1)
-    with Daemon("server.max_connections=4096", "queue.max_requests=4096", "engine.max_sequences=32", "queue.timeout_ms=3600000") as d:
+    with Daemon("server.max_connections=4096", "queue.max_requests=4096", "engine.max_sequences=32",
+                "queue.timeout_ms=3600000") as d:
         want = [d.alone(tokens, p) for p in PROMPTS]
         client = d.client(nap=0.002)
-        body = [{"prompt": p, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True} for p in PROMPTS]
+        body = [{"prompt": p, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+                 "stream": True} for p in PROMPTS]
         t = time.monotonic()
         for i in range(64):
             client.post(body[i % len(body)])
@@ -201,16 +214,19 @@ def streams():
         m, rest = at_rest(d, part, fds)
         states = {s: sum(c.state == s for c in calls) for s in ("done", "cut", "broken")}
         wrong = sum(c.answers() != [want[c.tag % len(want)]] for c in calls if c.state == "done")
-        say(part, "%d opened in %.2f s (%d open at once), %d cut at random moments, %d survivors in %.1f s: %d with another text than alone, %d broken" % (
+        say(part, "%d opened in %.2f s (%d open at once), %d cut at random moments, %d survivors in %.1f s: %d with "
+                  "another text than alone, %d broken" % (
             n, t_open, max(opened, connections), states["cut"], states["done"], took, wrong, states["broken"]))
         phases = cancelled(m, before)
-        say(part, "cancelled by phase: %s (others had ended); resident %.1f MB before, %.1f after" % (words(phases), rss / 1e6, d.memory() / 1e6))
+        say(part, "cancelled by phase: %s (others had ended); resident %.1f MB before, %.1f after" % (words(phases),
+                                                                                                      rss / 1e6, d.memory() / 1e6))
         say(part, rest)
         check_memory(d, part, m, base, connections)
         promise(ended, part, "streams were still open after 10 minutes")
         promise(not wrong, part, "%d survivors got another text than the same request alone" % wrong)
         promise(not states["broken"], part, "%d streams that nobody cut were ended by the server" % states["broken"])
-        promise(sum(phases.values()) <= states["cut"], part, "%d requests were cancelled, but only %d cut" % (sum(phases.values()), states["cut"]))
+        promise(sum(phases.values()) <= states["cut"], part,
+                "%d requests were cancelled, but only %d cut" % (sum(phases.values()), states["cut"]))
         client.close()
 
 
@@ -218,7 +234,8 @@ def streams():
 
 def bench_serve(d, *args):
     """Runs deq bench serve beside samples of /metrics: (its JSON, [(time, metrics)])."""
-    argv = [lib.DEQ, "bench", "serve", "http://%s:%d" % (d.host, d.port), "--json", "--text", os.path.join(lib.ROOT, "README.md"), *map(str, args)]
+    argv = [lib.DEQ, "bench", "serve", "http://%s:%d" % (d.host, d.port), "--json", "--text",
+            os.path.join(lib.ROOT, "README.md"), *map(str, args)]
     samples = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
         while p.poll() is None:
@@ -228,7 +245,8 @@ def bench_serve(d, *args):
 
 
 def rate(samples, full):
-    """Tokens a second while the daemon was full, without the first half second: the slope of a fitted line, since requests of one length come in waves."""
+    """Tokens a second while the daemon was full, without the first half second: the slope of a fitted line, since
+    requests of one length come in waves."""
     at = [(t, m["deqd_generation_tokens_total"]) for t, m in samples if full(m)]
     at = [x for x in at if x[0] >= at[0][0] + 0.5] if at else []
     if len(at) < 3:
@@ -250,19 +268,26 @@ def overload():
             offered = 3 * capacity / tokens
             d.wait_metric(lambda m: m["deqd_http_connections"] <= 1, 5)
             d.reset_peak()
-            o, s = bench_serve(d, "--num-prompts", scaled(15 * offered, 200), "--request-rate", round(offered, 1), "--output-len", tokens, *more)
+            o, s = bench_serve(d, "--num-prompts", scaled(15 * offered, 200), "--request-rate", round(offered, 1),
+                               "--output-len", tokens, *more)
             m = d.metrics()
-            goodput = rate(s, lambda m: m["deqd_requests_waiting"] > 0)  # of requests that were all completed, see below
+            # of requests that were all completed, see below
+            goodput = rate(s, lambda m: m["deqd_requests_waiting"] > 0)
             lost, late = o["failed"] - o["rejected"], [o["refusal_mean_ms"], o["refusal_max_ms"]]
-            say(part, "window %s: capacity %.0f tokens/s (closed loop, %d streams of %d); offered %.0f %% of it open loop: goodput %.0f tokens/s, %.1f %%" % (
-                window, capacity, sequences, tokens, 100 * offered * tokens / capacity, goodput, 100 * goodput / capacity))
-            say(part, "window %s: %d sent, %d completed (p99 %.0f ms), %d refused (mean %.1f ms, max %.1f ms after the scheduled arrival), %d lost" % (
+            say(part, "window %s: capacity %.0f tokens/s (closed loop, %d streams of %d); offered %.0f %% of it open "
+                      "loop: goodput %.0f tokens/s, %.1f %%" % (
+                window, capacity, sequences, tokens, 100 * offered * tokens / capacity, goodput,
+                100 * goodput / capacity))
+            say(part, "window %s: %d sent, %d completed (p99 %.0f ms), %d refused (mean %.1f ms, max %.1f ms after the "
+                      "scheduled arrival), %d lost" % (
                 window, o["num_prompts"], o["completed"], o["p99_e2el_ms"], o["rejected"], *late, lost))
             check_memory(d, part, m, base, int(max(m["deqd_http_connections"] for _, m in s)))
             # else the capacity was measured while something else had the machine, and the figures above say nothing
             target(o["rejected"] > 0, part, "window %s: nothing was refused at 300 %% of capacity" % window)
-            promise(not lost, part, "window %s: %d accepted requests did not complete (%s)" % (window, lost, o["errors_by_kind"]))
-            target(goodput >= 0.95 * capacity, part, "window %s: goodput %.1f %% of capacity, target 95 %%" % (window, 100 * goodput / capacity))
+            promise(not lost, part,
+                    "window %s: %d accepted requests did not complete (%s)" % (window, lost, o["errors_by_kind"]))
+            target(goodput >= 0.95 * capacity, part,
+                   "window %s: goodput %.1f %% of capacity, target 95 %%" % (window, 100 * goodput / capacity))
             target(late[1] <= 50, part, "window %s: a refusal took %.1f ms, target 50 ms" % (window, late[1]))
 
 
@@ -272,9 +297,11 @@ def churn():
     part, total, width, rng = "churn", scaled(10000, 200), 64, random.Random(2)
     lengths = (1, 8, 24)
     with Daemon() as d:
-        want = {(p, n): d.complete(p, max_tokens=n, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"] for p in PROMPTS for n in lengths}
+        want = {(p, n): d.complete(p, max_tokens=n, ignore_eos=True, return_token_ids=True)["choices"][0]["token_ids"]
+                for p in PROMPTS for n in lengths}
         text = d.alone(24, PROMPTS[0])
-        logits = {p: d.request("POST", "/v1/logits", {"prompt": p}, {"Accept": "application/octet-stream"})[2] for p in PROMPTS}
+        logits = {p: d.request("POST", "/v1/logits", {"prompt": p}, {"Accept": "application/octet-stream"})[2]
+                  for p in PROMPTS}
         client = d.client()
         d.wait_metric(lambda m: m["deqd_http_connections"] <= 1, 5)
         fds, rss, before = d.descriptors(), d.memory(), d.metrics()
@@ -319,7 +346,8 @@ def churn():
             y = rng.random()
             leaves, reset = y < 0.5, rng.random() < 0.5
             at_token = rng.randrange(1, n + 1) if leaves and body.get("stream") and y < 0.2 else 0
-            c = client.post(body, path, headers, (kind, p, n), on_end=on_end, send=rng.randrange(1, 300) if y > 0.97 else None,
+            c = client.post(body, path, headers, (kind, p, n), on_end=on_end,
+                            send=rng.randrange(1, 300) if y > 0.97 else None,
                             on_token=(lambda c: c.tokens >= at_token and client.cut(c, reset)) if at_token else None)
             if (leaves and not at_token) or y > 0.97:
                 client.at(time.monotonic() + 10 ** rng.uniform(-4, -0.5), lambda: client.cut(c, reset))
@@ -332,15 +360,20 @@ def churn():
                 begun += 1
             client.step()
         took = time.monotonic() - t
-        promise(not client.calls and begun == total, part, "%d of %d requests begun and %d still open after 5 minutes" % (begun, total, len(client.calls)))
+        promise(not client.calls and begun == total, part,
+                "%d of %d requests begun and %d still open after 5 minutes" % (begun, total, len(client.calls)))
         client.close()
         m, rest = at_rest(d, part, fds)
-        say(part, "%d requests in %.1f s, %d at once: %s" % (begun, took, width, words(dict(sorted(outcomes.items(), key=lambda x: -x[1])))))
+        say(part, "%d requests in %.1f s, %d at once: %s" % (begun, took, width,
+                                                             words(dict(sorted(outcomes.items(),
+                                                                               key=lambda x: -x[1])))))
         say(part, "cancelled by phase: %s; %d answers other than alone; resident %.1f MB before, %.1f after" % (
             words(cancelled(m, before)), len(wrong), rss / 1e6, d.memory() / 1e6))
         say(part, rest)
-        promise(not wrong, part, "%d answers differ from the same request alone; the first: %s" % (len(wrong), wrong[:1]))
-        promise(not outcomes.get("broken") and not outcomes.get("unfinished"), part, "answers ended early that nobody cut: %s" % outcomes)
+        promise(not wrong, part,
+                "%d answers differ from the same request alone; the first: %s" % (len(wrong), wrong[:1]))
+        promise(not outcomes.get("broken") and not outcomes.get("unfinished"), part,
+                "answers ended early that nobody cut: %s" % outcomes)
         promise(d.alone(24, PROMPTS[0]) == text, part, "a probe gives another text than before")
 
 
@@ -348,7 +381,8 @@ def churn():
 
 def difference(a, b):
     (t0, m0, u0), (t1, m1, u1) = a, b
-    d = {k: m1["deqd_" + k] - m0["deqd_" + k] for k in ("step_seconds_sum", "steps_total", "rows_total", "generation_tokens_total", "engine_overhead_seconds_total")}
+    d = {k: m1["deqd_" + k] - m0["deqd_" + k] for k in ("step_seconds_sum", "steps_total", "rows_total",
+                                                        "generation_tokens_total", "engine_overhead_seconds_total")}
     d["step_seconds_sum"] += 0.5e-6 * d["steps_total"]  # the histogram cuts every step to whole microseconds
     d["wall"] = t1 - t0
     d["engine"] = sum(u1[i][1] - u0[i][1] for i in u0 if u0[i][0] == "engine")
@@ -357,7 +391,8 @@ def difference(a, b):
 
 
 def usage(d, part, width, tokens, stream, cache):
-    """width requests of so many tokens at once: what the daemon used (in all, between about a tenth and four fifths of the tokens)."""
+    """width requests of so many tokens at once: what the daemon used (in all, between about a tenth and four fifths of
+    the tokens)."""
     client = d.client(nap=0.02)
     body = {"max_tokens": tokens, "temperature": 0.8, "ignore_eos": True, "stream": stream, "cache": cache}
 
@@ -376,7 +411,8 @@ def usage(d, part, width, tokens, stream, cache):
     client.run(lambda: time.monotonic() > until or not client.calls)
     end = look()
     client.run()
-    promise(all(c.state == "done" and c.status() == 200 for c in calls), part, "not all of %d requests were answered" % width)
+    promise(all(c.state == "done" and c.status() == 200 for c in calls), part,
+            "not all of %d requests were answered" % width)
     client.close()
     return difference(first, look()), difference(begin, end)
 
@@ -386,7 +422,8 @@ def overhead():
     with Daemon("engine.threads=%d" % cores) as d:
         usage(d, part, width, 32, True, "exact")
         _, u = usage(d, part, width, tokens, True, "exact")
-        # Threads are told apart by name. Those of the pool may have none of their own: then they are the busiest of the nameless.
+        # Threads are told apart by name. Those of the pool may have none of their own: then they are the busiest of the
+        # nameless.
         own = open(d.proc + "comm").read().strip()
         nameless = sorted((t for t in u["threads"] if t[0] == own and t[1] != d.p.pid), key=lambda t: -t[2])
         pool = {t[1] for t in u["threads"] if "pool" in t[0]} or {t[1] for t in nameless[:cores - 1]}
@@ -400,8 +437,10 @@ def overhead():
         share = (outside + other) / seconds
         say(part, "%d streams, %d engine threads, window of %.1f s: %.0f tokens/s, %d steps of %.2f ms" % (
             width, cores, wall, u["generation_tokens_total"] / wall, steps, 1e3 * seconds / steps))
-        say(part, "CPU of threads in that time: " + ", ".join("%s %.2f s" % (k, t) for k, t in sorted(groups.items(), key=lambda x: -x[1])))
-        say(part, "a step: engine's thread outside of it %.0f us, HTTP and watch threads %.0f us: %.1f %% of it" % (1e6 * outside / steps, 1e6 * other / steps, 100 * share))
+        say(part, "CPU of threads in that time: " + ", ".join("%s %.2f s" % (k, t) for k,
+                                                              t in sorted(groups.items(), key=lambda x: -x[1])))
+        say(part, "a step: engine's thread outside of it %.0f us, HTTP and watch threads %.0f us: %.1f %% of it" %
+            (1e6 * outside / steps, 1e6 * other / steps, 100 * share))
         target(share <= 0.05, part, "HTTP, JSON and scheduling cost %.1f %% of a step, target 5 %%" % (100 * share))
 
 
@@ -424,7 +463,8 @@ def prefill():
         alone = client.post(big)
         client.run()
         t_alone, want = alone.end - alone.start, alone.answers()
-        promise(want is not None, part, "a prompt of %d tokens was not answered: %s" % (LONG_TOKENS, bytes(alone.data[-300:])))
+        promise(want is not None, part,
+                "a prompt of %d tokens was not answered: %s" % (LONG_TOKENS, bytes(alone.data[-300:])))
         # one stream after the other, so that there always is one, however fast the model
         body = {"prompt": PROMPTS[0], "max_tokens": 8000, "temperature": 0, "ignore_eos": True, "stream": True}
         now = []
@@ -452,12 +492,15 @@ def prefill():
         promise(all(s.state in ("open", "done") for s in now), part, "the stream was ended by the server")
         client.close()
         a, b = percentile(idle, 99), percentile(beside, 99)
-        say(part, "gap between tokens of one stream, p50 / p99 / max: idle %.2f / %.2f / %.2f ms (%d gaps)" % (percentile(idle, 50), a, max(idle), len(idle)))
-        say(part, "while %d tokens are solved beside it (%.2f s alone, %.2f s so): %.2f / %.2f / %.2f ms (%d gaps); p99 ratio %.2f" % (
+        say(part, "gap between tokens of one stream, p50 / p99 / max: idle %.2f / %.2f / %.2f ms (%d gaps)" %
+            (percentile(idle, 50), a, max(idle), len(idle)))
+        say(part, "while %d tokens are solved beside it (%.2f s alone, %.2f s so): %.2f / %.2f / %.2f ms (%d gaps); "
+                  "p99 ratio %.2f" % (
             LONG_TOKENS, t_alone, sum(took) / rounds, percentile(beside, 50), b, max(beside), len(beside), b / a))
         same = sum(t == want for t in texts)
         say(part, "its answer is the same as alone in %d of %d" % (same, rounds))
-        promise(same == rounds, part, "the long prompt's answer differs from the one alone: %r, alone %r" % (texts, want))
+        promise(same == rounds, part,
+                "the long prompt's answer differs from the one alone: %r, alone %r" % (texts, want))
         target(b <= 3 * a, part, "p99 between tokens is %.2f times the idle one, target 3" % (b / a))
 
 
@@ -474,7 +517,8 @@ def fairness():
             took, bad, flooding = {"A": [], "B": []}, [], [True]
 
             def post(name, **more):
-                body = {"prompt": rng.choice(PROMPTS), "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+                body = {"prompt": rng.choice(PROMPTS), "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+                        "stream": True}
                 return client.post(body, headers="Authorization: Bearer key-of-%s\r\n" % name, tag=name, **more)
 
             def over(c):
@@ -508,7 +552,8 @@ def fairness():
                 queued.setdefault(x["caller"], []).append(x["queue_ms"])
             queued_b = min(queued.values(), key=len) if queued else []
             p = [1e3 * percentile(x, 95) for x in (alone, beside, a)]
-            say(part, "B, one request at a time (%d tokens): p95 %.0f ms alone, %.0f ms while A keeps %d open: ratio %.1f (%d requests)" % (
+            say(part, "B, one request at a time (%d tokens): p95 %.0f ms alone, %.0f ms while A keeps %d open: ratio "
+                      "%.1f (%d requests)" % (
                 tokens, p[0], p[1], flood, p[1] / p[0], len(beside)))
             say(part, "of it in the queue: p95 %.0f ms; A's p95 is %.0f ms, %d of its requests ended meanwhile" % (
                 percentile(queued_b, 95), p[2], len(a)))

@@ -1,4 +1,5 @@
-"""What the scripts here share: the end-to-end tests' library (starting the daemon, counting checks) and one line at the end."""
+"""What the scripts here share: the end-to-end tests' library (starting the daemon, counting checks) and one line at the
+end."""
 import os
 import sys
 import traceback
@@ -26,5 +27,6 @@ def main(name):
             except Exception:
                 lib.note("failed", "exception\n" + traceback.format_exc())
     c = lib.counts
-    print("%s: %d passed, %d failed%s" % (name, c["passed"], c["failed"], ", %d skipped" % c["skipped"] if c["skipped"] else ""), flush=True)
+    print("%s: %d passed, %d failed%s" % (name, c["passed"], c["failed"],
+                                          ", %d skipped" % c["skipped"] if c["skipped"] else ""), flush=True)
     sys.exit(bool(c["failed"]))

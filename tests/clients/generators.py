@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Clients that generators make of /openapi.json: each is generated from what the daemon serves, compiled, and completes,
-streams, scores, chats and is refused (generated/ has their programs); what they got is what plain HTTP gets. The tools
-are put in place by run.sh; what is not there is skipped."""
+"""Clients that generators make of /openapi.json: each is generated from what the daemon serves, compiled, and
+completes, streams, scores, chats and is refused (generated/ has their programs); what they got is what plain HTTP gets.
+The tools are put in place by run.sh; what is not there is skipped."""
 import json
 import os
 import shutil
@@ -21,8 +21,8 @@ TSC = ["--strict", "--target", "es2022", "--module", "nodenext", "--outDir", "ou
 
 def step(what, argv, dir, **env):
     """Its output, or None; a step that fails says what it printed."""
-    p = subprocess.run(argv, cwd=dir, env=dict(os.environ, **env), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                       timeout=600)
+    p = subprocess.run(argv, cwd=dir, env=dict(os.environ, **env), stdin=subprocess.DEVNULL, capture_output=True,
+                       text=True, timeout=600)
     if check(p.returncode == 0, "%s: exit code %d\n%s" % (what, p.returncode, (p.stdout + p.stderr)[-3000:])):
         return p.stdout
     return None
@@ -52,7 +52,8 @@ def url():
 
 
 def compare(name, out, refused="max_tokens"):
-    """What the client printed with what HTTP says; Go reads numbers as float32: scores agree within two of its units."""
+    """What the client printed with what HTTP says; Go reads numbers as float32: scores agree within two of its
+    units."""
     if out is None:
         return
     d, got = daemon(), json.loads(out)
@@ -63,7 +64,8 @@ def compare(name, out, refused="max_tokens"):
     chat = d.post("/v1/chat/completions", hello)[2]["choices"][0]["message"]["content"]
     equal((got["text"], got["streamed"]), (text, text), name + ": completes, and streams the same")
     check(len(got["scores"]) == len(scores) > 2 and got["scores"][0] is None and
-          all(abs(a - b) <= 2**-22 * abs(b) for a, b in zip(got["scores"][1:], scores[1:])), "%s: scores %s" % (name, got["scores"]))
+          all(abs(a - b) <= 2**-22 * abs(b) for a, b in zip(got["scores"][1:], scores[1:])),
+          "%s: scores %s" % (name, got["scores"]))
     equal((got["chat"], got["refused"]), (chat, refused), name + ": chats, and names the field that is refused")
     check(0 <= got["seed"] < 2**53, "%s: the seed that was drawn: %s" % (name, got["seed"]))
 

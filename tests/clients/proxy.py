@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""nginx in front, with its usual buffering: streams arrive as they are made, a client that leaves is noticed, nothing is smuggled."""
+"""nginx in front, with its usual buffering: streams arrive as they are made, a client that leaves is noticed, nothing
+is smuggled."""
 import json
 import os
 import re
@@ -64,7 +65,8 @@ def pieces(at, body, base=""):
     """Reads a stream as it comes: [(seconds, bytes)]."""
     c = at.http()
     begin = time.monotonic()
-    c.request("POST", base + "/v1/completions", json.dumps(body), {"Content-Type": "application/json", "X-Request-Id": "same"})
+    c.request("POST", base + "/v1/completions", json.dumps(body),
+              {"Content-Type": "application/json", "X-Request-Id": "same"})
     r = c.getresponse()
     equal((r.status, r.getheader("content-type")), (200, "text/event-stream; charset=utf-8"), "status, Content-Type")
     got = []
@@ -79,12 +81,16 @@ def test_stream():
         direct = pieces(d, LONG)
         for base in ("", "/plain"):
             # slow tokens, and fewer bytes in all than nginx would gather before it passes any on
-            slow = pieces(proxy, dict(LONG, prompt="Once", max_tokens=12, deq={"min_iter": 300, "max_iter": 300, "window": 1}), base)
+            slow = pieces(proxy, dict(LONG, prompt="Once", max_tokens=12,
+                                      deq={"min_iter": 300, "max_iter": 300, "window": 1}), base)
             first, last = slow[0][0], slow[-1][0]
-            check(first < last / 2 and len(slow) >= 6, "%s/: the first event came after %.3f s, the last after %.3f s, in %d pieces" % (base, first, last, len(slow)))
+            check(first < last / 2 and len(slow) >= 6,
+                  "%s/: the first event came after %.3f s, the last after %.3f s, in %d pieces" % (base, first, last,
+                                                                                                   len(slow)))
             through = pieces(proxy, LONG, base)
             plain = [re.sub(rb'"created":\d+', b'"created":0', b"".join(p for _, p in x)) for x in (direct, through)]
-            check(plain[0] == plain[1] and plain[0].endswith(b"data: [DONE]\n\n"), "%s/: the stream is the direct one, byte by byte" % base)
+            check(plain[0] == plain[1] and plain[0].endswith(b"data: [DONE]\n\n"),
+                  "%s/: the stream is the direct one, byte by byte" % base)
         whole = proxy.post("/v1/completions", dict(LONG, stream=False))[2]["choices"][0]["text"]
         equal(lib.events_text(lib.parse_sse(plain[0])[0]), whole, "a whole answer has the same text")
 
@@ -99,7 +105,8 @@ def test_client_leaves():
                     check(b"data: " in s.recv(65536) + s.recv(65536), "events come")
             held, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 0, 2)
             check(held, "cancelled when the client left, stream %s" % stream)
-        equal(sum(m['deqd_requests_cancelled_total{phase="%s"}' % p] for p in ("prefill", "decode")), 2, "counted as cancelled")
+        equal(sum(m['deqd_requests_cancelled_total{phase="%s"}' % p] for p in ("prefill", "decode")), 2,
+              "counted as cancelled")
 
 
 def upstream_sockets(port):
@@ -112,7 +119,8 @@ def upstream_sockets(port):
 def test_keep_alive():
     with lib.Daemon() as d, Proxy(d) as proxy:
         for i in range(20):
-            s, h, o = proxy.post("/v1/completions", {"prompt": "A", "max_tokens": 2, "temperature": 0}, {"X-Request-Id": "r%d" % i})
+            s, h, o = proxy.post("/v1/completions", {"prompt": "A", "max_tokens": 2, "temperature": 0},
+                                 {"X-Request-Id": "r%d" % i})
             equal((s, h["x-request-id"], o["id"]), (200, "r%d" % i, "cmpl-r%d" % i), "request %d" % i)
             if i % 5 == 0:
                 pieces(proxy, dict(LONG, max_tokens=5))
@@ -121,7 +129,8 @@ def test_keep_alive():
 
 
 def test_429():
-    with lib.Daemon("engine.max_sequences=1", "queue.max_requests=0", "engine.max_positions=200000") as d, Proxy(d) as proxy:
+    with lib.Daemon("engine.max_sequences=1", "queue.max_requests=0",
+                    "engine.max_positions=200000") as d, Proxy(d) as proxy:
         with d.connect() as s:
             s.sendall(raw_request({"prompt": "A", "max_tokens": 150000, "ignore_eos": True, "stream": True}))
             s.recv(65536)
@@ -143,20 +152,23 @@ def test_smuggling():
         ("TE obfuscated", b"Content-Length: %d\r\nTransfer-Encoding: xchunked" % len(body + hidden), body + hidden),
         ("TE twice", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", chunked),
         ("TE, tab", b"Content-Length: %d\r\nTransfer-Encoding:\tchunked" % len(chunked + hidden), chunked + hidden),
-        ("TE, blank before the colon", b"Content-Length: %d\r\nTransfer-Encoding : chunked" % len(chunked + hidden), chunked + hidden),
+        ("TE, blank before the colon", b"Content-Length: %d\r\nTransfer-Encoding : chunked" % len(chunked + hidden),
+         chunked + hidden),
         ("CL twice", b"Content-Length: %d\r\nContent-Length: %d" % (len(body), len(body + hidden)), body + hidden),
         ("CL in the body of a GET", b"Content-Length: %d" % len(hidden), hidden),
         ("chunk extension", b"Transfer-Encoding: chunked", b"%x;a=\n%s\r\n0\r\n\r\n" % (len(body), body)),
         ("trailer", b"Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\nContent-Length: 5\r\n\r\n" % (len(body), body)),
         ("header with a bare LF", b"X-A: b\nContent-Length: %d" % len(body + hidden), body + hidden),
-        ("Connection: Content-Length", b"Connection: close, Content-Length\r\nContent-Length: %d" % len(body + hidden), body + hidden),
+        ("Connection: Content-Length", b"Connection: close, Content-Length\r\nContent-Length: %d" % len(body + hidden),
+         body + hidden),
     ]
     with lib.Daemon() as d, Proxy(d) as proxy:
         for base in (b"", b"/unbuffered"):
             for name, head, data in cases:
                 method = b"GET" if "GET" in name else b"POST"
                 with proxy.connect(5) as s:
-                    s.sendall(method + b" " + base + b"/v1/completions HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" + data)
+                    s.sendall(method + b" " + base + b"/v1/completions HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n" +
+                              data)
                     s.settimeout(0.3 * SLOW)
                     got = b""
                     try:
@@ -164,10 +176,12 @@ def test_smuggling():
                             got += part
                     except OSError:
                         pass
-                check(got.count(b"HTTP/1.1 ") <= 1 and b"hidden" not in got, "%s%s: at most one answer: %r" % (base.decode(), name, got[:300]))
+                check(got.count(b"HTTP/1.1 ") <= 1 and b"hidden" not in got,
+                      "%s%s: at most one answer: %r" % (base.decode(), name, got[:300]))
                 for i in range(2):  # on the same upstream connection, where it was kept
                     s, h, o = proxy.post("/tokenize", {"prompt": "x" * (i + 1)}, {"X-Request-Id": "own%d" % i})
-                    equal((s, h.get("x-request-id"), o["count"]), (200, "own%d" % i, i + 1), "%s%s: the next request's answer" % (base.decode(), name))
+                    equal((s, h.get("x-request-id"), o["count"]), (200, "own%d" % i, i + 1),
+                          "%s%s: the next request's answer" % (base.decode(), name))
         check('"hidden"' not in d.stderr(), "no hidden request was run")
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""docker/compose.yaml as a compose program reads it (docker compose, else Debian's docker-compose; neither needs a daemon for this): it is valid, the
-walls stand for every service, what is mounted exists, and the time to stop exceeds the drain. Started by run.sh."""
+"""docker/compose.yaml as a compose program reads it (docker compose, else Debian's docker-compose; neither needs a
+daemon for this): it is valid, the walls stand for every service, what is mounted exists, and the time to stop exceeds
+the drain. Started by run.sh."""
 import json
 import os
 import re
@@ -54,21 +55,29 @@ def main():
         check(s.get("security_opt") == ["no-new-privileges:true"], "%s: security_opt" % name)
         check(s.get("mem_limit"), "%s: mem_limit" % name)
         check(int(s.get("pids_limit") or 0) > 0, "%s: pids_limit" % name)
-        check("privileged" not in s and "cap_add" not in s and s.get("user") not in ("root", "0"), "%s: more rights than it needs" % name)
+        check("privileged" not in s and "cap_add" not in s and s.get("user") not in ("root", "0"),
+              "%s: more rights than it needs" % name)
         for v in s.get("volumes", []):
-            source, target, mode = (v["source"], v["target"], "ro" if v.get("read_only") else "rw") if isinstance(v, dict) else (v.split(":") + ["rw"])[:3]
+            source, target, mode = (v["source"], v["target"],
+                                    "ro" if v.get("read_only")
+                                    else "rw") if isinstance(v, dict) else (v.split(":") + ["rw"])[:3]
             if "/" in source:
-                check(os.path.exists(os.path.join(os.path.dirname(FILE), source)), "%s: %s is mounted and does not exist" % (name, source))
+                check(os.path.exists(os.path.join(os.path.dirname(FILE), source)),
+                      "%s: %s is mounted and does not exist" % (name, source))
                 check(mode == "ro", "%s: %s can be written" % (name, target))
         for p in s.get("ports", []):
-            check((p.get("host_ip") if isinstance(p, dict) else str(p).split(":")[0]) == "127.0.0.1", "%s: %s is open to the network" % (name, p))
+            check((p.get("host_ip") if isinstance(p, dict) else str(p).split(":")[0]) == "127.0.0.1",
+                  "%s: %s is open to the network" % (name, p))
     for name in ("grafana", "prometheus"):
         check(services[name].get("profiles") == ["monitoring"], "%s is of the profile" % name)
     deqd = services["deqd"]
     conf = open(os.path.join(ROOT, "etc", "deqd.yaml")).read()
-    drain_s = sum(int(re.search(r"%s: (\d+)" % key, conf).group(1)) for key in ("drain_delay_ms", "shutdown_timeout_ms")) / 1000
-    check(seconds(deqd["stop_grace_period"]) >= drain_s + 10, "stop_grace_period %s, the drain may take %g s" % (deqd["stop_grace_period"], drain_s))
-    check(deqd["healthcheck"]["test"] == ["CMD", "/usr/bin/deqd", "--health-probe"], "health check: %s" % deqd["healthcheck"]["test"])
+    drain_s = sum(int(re.search(r"%s: (\d+)" % key, conf).group(1)) for key in ("drain_delay_ms",
+                                                                                "shutdown_timeout_ms")) / 1000
+    check(seconds(deqd["stop_grace_period"]) >= drain_s + 10,
+          "stop_grace_period %s, the drain may take %g s" % (deqd["stop_grace_period"], drain_s))
+    check(deqd["healthcheck"]["test"] == ["CMD", "/usr/bin/deqd", "--health-probe"],
+          "health check: %s" % deqd["healthcheck"]["test"])
     print("docker: compose.yaml read by %s: %d passed, %d failed" % (how, passed, failed))
     return failed > 0
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs a program of an unpacked image the way an orchestrator would, where no container runtime works: mounts and process numbers of its own, the
-image's root read-only (what is bound into it as well), no capability in any set, no way to gain one, an arbitrary user. It shares the network and
-is under no memory limit. Standard library only; needs root.
+"""Runs a program of an unpacked image the way an orchestrator would, where no container runtime works: mounts and
+process numbers of its own, the image's root read-only (what is bound into it as well), no capability in any set, no way
+to gain one, an arbitrary user. It shares the network and is under no memory limit. Standard library only; needs root.
     confine.py ROOT UID:GID [--bind FROM:TO]... PROGRAM [ARGUMENT...]     its environment is the program's; exit code likewise, 128+N after signal N"""
 import ctypes
 import os
@@ -21,7 +21,8 @@ def must(result, what):
 
 def bind(source, target):
     must(libc.mount(source.encode(), target.encode(), None, MS_BIND | MS_REC, None), "bind " + target)
-    must(libc.mount(None, target.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, None), "make %s read-only" % target)
+    must(libc.mount(None, target.encode(), None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, None),
+         "make %s read-only" % target)
 
 
 def main(root, user, *rest):

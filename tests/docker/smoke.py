@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""The image under test, looked at and run: read-only, arbitrary users, no capabilities, SIGTERM, bad input. Started by run.sh (which sets DEQ_STORE).
-Runs it with podman (crun, else runc) where that works, else by confine.py; what a runner cannot do is skipped with its reason.
+"""The image under test, looked at and run: read-only, arbitrary users, no capabilities, SIGTERM, bad input. Started by
+run.sh (which sets DEQ_STORE). Runs it with podman (crun, else runc) where that works, else by confine.py; what a runner
+cannot do is skipped with its reason.
     smoke.py [FILTER...]"""
 import http.client
 import json
@@ -44,7 +45,8 @@ def skip(reason):
 
 
 def call(*args, **more):
-    return subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, **more)
+    return subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=120, **more)
 
 
 def buildah(*args):
@@ -79,7 +81,8 @@ class Podman:
 
     def __init__(self, runtime):
         self.base = ["podman", *STORE, "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", runtime,
-                     "--log-level", "fatal"]  # it complains that no systemd runs the health check's timer; probe() asks by hand
+                     # it complains that no systemd runs the health check's timer; probe() asks by hand
+                     "--log-level", "fatal"]
         self.name = "podman with " + runtime
         self.made = []
         # podman asks for more descriptors and processes than a confined root may set
@@ -91,8 +94,9 @@ class Podman:
     def start(self, *args, env=(), user=None, binds=(), program=None, network="host", memory="512m", cpus=None):
         name = "deqd-test-%d-%d" % (os.getpid(), len(self.made))
         self.made.append(name)
-        cmd = self.base + ["run", "--rm", "--name", name, "--network", network, "--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL",
-                           "--security-opt", "no-new-privileges", "--memory", memory, "--memory-swap", memory, "--pids-limit", "128", "--log-driver", "none"]
+        cmd = self.base + ["run", "--rm", "--name", name, "--network", network, "--read-only",
+                           "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+                           "--memory", memory, "--memory-swap", memory, "--pids-limit", "128", "--log-driver", "none"]
         cmd += ["--user", user] if user else []
         cmd += ["--cpus", str(cpus)] if cpus else []
         for e in env:
@@ -101,10 +105,12 @@ class Podman:
             cmd += ["--volume", "%s:%s:ro" % (source, target)]
         cmd += ["--entrypoint", program] if program else []
         # in tmp, because conmon leaves a file named oom in its directory when the kernel kills
-        c = Container(subprocess.Popen(cmd + [IMAGE, *args], cwd=tmp, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True),
+        c = Container(subprocess.Popen(cmd + [IMAGE, *args], cwd=tmp, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, text=True),
                       name)
         c.kill = lambda: call(*self.base, "kill", "--signal", "KILL", name)
-        c.term = lambda: subprocess.Popen(self.base + ["stop", "--time", "60", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        c.term = lambda: subprocess.Popen(self.base + ["stop", "--time", "60", name], stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.DEVNULL)
         return c
 
     def pid(self, c):
@@ -134,10 +140,11 @@ class Confined:
         cmd = [sys.executable, os.path.join(HERE, "confine.py"), self.root, user or self.settings["User"]]
         for source, target in binds:
             # a runtime makes the mount point; the image is read-only only for what runs in it
-            os.makedirs(self.root + target, exist_ok=True) if os.path.isdir(source) else open(self.root + target, "a").close()
+            os.makedirs(self.root + target, exist_ok=True) if os.path.isdir(source) else open(self.root + target,
+                                                                                              "a").close()
             cmd += ["--bind", "%s:%s" % (source, target)]
-        p = subprocess.Popen(cmd + [program or self.settings["Entrypoint"][0], *args], env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True)
+        p = subprocess.Popen(cmd + [program or self.settings["Entrypoint"][0], *args], env=full,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         c = Container(p)
         c.kill, c.term = p.kill, p.terminate
         c.env, c.user = env, user
@@ -281,19 +288,23 @@ def test_files():
                 check(stat.S_ISLNK(st.st_mode) or not st.st_mode & 0o022, "%s can be written by others" % inside)
                 check(st.st_mode & 0o004, "%s cannot be read by every user" % inside)
                 equal((st.st_uid, st.st_gid), (0, 0), "owner of " + inside)
-                check(inside in ("/usr/bin/deqd", "/usr/bin/deq") or not inside.startswith("/usr/bin/"), "%s: a program" % inside)
+                check(inside in ("/usr/bin/deqd", "/usr/bin/deq") or not inside.startswith("/usr/bin/"),
+                      "%s: a program" % inside)
                 if stat.S_ISREG(st.st_mode):
                     total += st.st_size
                     model += st.st_size if inside.startswith(MODEL) else 0
         for program in ("deqd", "deq"):
-            equal(call("chroot", root, "/usr/bin/" + program, "--version").stdout.split()[0:1], [program], program + " with the image's libraries")
+            equal(call("chroot", root, "/usr/bin/" + program, "--version").stdout.split()[0:1], [program],
+                  program + " with the image's libraries")
         licences = set(os.listdir(root + "/usr/share/doc"))
         for package in os.listdir(root + "/var/lib/dpkg/status.d"):
             check(package in licences, "licence of " + package)
         print("docker: %.1f MB besides the model (%.1f MB)" % ((total - model) / 1e6, model / 1e6), flush=True)
-        check(total - model <= LIMIT_BYTES, "%.1f MB besides the model, at most %.0f" % ((total - model) / 1e6, LIMIT_BYTES / 1e6))
+        check(total - model <= LIMIT_BYTES,
+              "%.1f MB besides the model, at most %.0f" % ((total - model) / 1e6, LIMIT_BYTES / 1e6))
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            with open(root + MODEL + "/" + name, "rb") as a, open(os.path.join(ROOT, "models/stories", name), "rb") as b:
+            with open(root + MODEL + "/" + name, "rb") as a, open(os.path.join(ROOT, "models/stories", name),
+                                                                  "rb") as b:
                 check(a.read() == b.read(), "%s is the sources'" % name)
     with_files(look)
 
@@ -312,7 +323,8 @@ def test_packages_of_the_readme():
 # --- The daemon in it ---
 
 def test_as_shipped():
-    """No flag, no variable, no mount, no network but loopback: it serves the shipped model, and the image's health check says so."""
+    """No flag, no variable, no mount, no network but loopback: it serves the shipped model, and the image's health
+    check says so."""
     if not runner.memory_limit:
         return skip("port 8080 of the machine is not ours: needs podman's own network")
     c = runner.start(network="none")
@@ -359,7 +371,8 @@ def test_confinement():
 
 
 def test_share_of_processors():
-    """Compute threads by the container's quota, not by the machine: threads at a barrier would spend the quota on waiting."""
+    """Compute threads by the container's quota, not by the machine: threads at a barrier would spend the quota on
+    waiting."""
     if not runner.memory_limit:
         return skip("confine.py sets no quota")
     cores = len(os.sched_getaffinity(0))
@@ -377,7 +390,8 @@ def test_share_of_processors():
 def test_term_under_a_stream():
     """A running stream may finish; the container ends by itself, long before an orchestrator would kill it."""
     s = Served(env=["DEQD_SERVER_DRAIN_DELAY_MS=300"])
-    h, r = s.request("POST", "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True})
+    h, r = s.request("POST", "/v1/completions",
+                     {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True})
     first = r.readline()
     s.c.term()
     text = first.decode() + r.read().decode()
@@ -389,9 +403,11 @@ def test_term_under_a_stream():
 
 
 def test_term_when_time_is_up():
-    s = Served(env=["DEQD_SERVER_DRAIN_DELAY_MS=200", "DEQD_SERVER_SHUTDOWN_TIMEOUT_MS=300", "DEQD_ENGINE_MAX_POSITIONS=60000", "DEQD_ENGINE_THREADS=1"])
+    s = Served(env=["DEQD_SERVER_DRAIN_DELAY_MS=200", "DEQD_SERVER_SHUTDOWN_TIMEOUT_MS=300",
+                    "DEQD_ENGINE_MAX_POSITIONS=60000", "DEQD_ENGINE_THREADS=1"])
     h, r = s.request("POST", "/v1/completions",
-                     {"prompt": "Once upon a time", "max_tokens": 50000, "ignore_eos": True, "stream": True, "deq": {"preset": "exact"}})
+                     {"prompt": "Once upon a time", "max_tokens": 50000, "ignore_eos": True, "stream": True,
+                      "deq": {"preset": "exact"}})
     r.readline()
     code, seconds = s.stop(40)
     equal(code, 0, "exit code")
@@ -403,8 +419,10 @@ def test_term_when_time_is_up():
 
 
 def test_signals_of_process_1():
-    """The kernel drops signals that process 1 does not take. A second SIGTERM ends the drain; SIGINT waits for no load balancer."""
-    for second, env in ((signal.SIGTERM, ["DEQD_SERVER_DRAIN_DELAY_MS=60000"]), (None, ["DEQD_SERVER_DRAIN_DELAY_MS=60000"])):
+    """The kernel drops signals that process 1 does not take. A second SIGTERM ends the drain; SIGINT waits for no load
+    balancer."""
+    for second, env in ((signal.SIGTERM, ["DEQD_SERVER_DRAIN_DELAY_MS=60000"]),
+                        (None, ["DEQD_SERVER_DRAIN_DELAY_MS=60000"])):
         s = Served(env=env)
         pid = runner.pid(s.c)
         os.kill(pid, signal.SIGTERM if second else signal.SIGINT)
@@ -420,7 +438,8 @@ def test_orphans_are_reaped():
     s = Served(env=QUICK)
     pid = runner.pid(s.c)
     # in the daemon's process namespace only: a parent that ends before its child
-    p = call("nsenter", "--target", str(pid), "--pid", "--", sys.executable, "-c", "import os, time; os.fork() or (os.close(1), os.close(2), time.sleep(1))")
+    p = call("nsenter", "--target", str(pid), "--pid", "--", sys.executable, "-c",
+             "import os, time; os.fork() or (os.close(1), os.close(2), time.sleep(1))")
     equal(p.returncode, 0, "nsenter: %s" % p.stderr)
 
     def children():
@@ -439,19 +458,22 @@ def test_orphans_are_reaped():
 
 
 def test_command_line():
-    c = runner.start("generate", MODEL, "Once upon a time", "--max-tokens", "12", program="/usr/bin/deq", user="12345:0")
+    c = runner.start("generate", MODEL, "Once upon a time", "--max-tokens", "12", program="/usr/bin/deq",
+                     user="12345:0")
     equal(c.wait(60), 0, "deq generate")
     check(len(c.out.strip()) > 10, "text: %r" % c.out)
 
 
 def test_mounted_model():
-    """/models is where others go, read-only, under the name of its directory; a configuration file mounted over the image's."""
+    """/models is where others go, read-only, under the name of its directory; a configuration file mounted over the
+    image's."""
     other = os.path.join(tmp, "deqd.yaml")
     port = free_port()
     with open(other, "w") as f:
         f.write("server:\n  listen: \"127.0.0.1:%d\"\nmodel:\n  path: \"/models/tiny\"\n" % port)
     os.chmod(other, 0o644)
-    s = Served(env=[*QUICK, "DEQD_MODEL_PATH=/models/tiny"], user="12345:0", binds=[(os.path.join(ROOT, "tests/golden/tiny"), "/models/tiny")])
+    s = Served(env=[*QUICK, "DEQD_MODEL_PATH=/models/tiny"], user="12345:0",
+               binds=[(os.path.join(ROOT, "tests/golden/tiny"), "/models/tiny")])
     equal([m["id"] for m in json.loads(s.get("/v1/models")[1])["data"]], ["tiny"], "model")
     equal(s.stop()[0], 0, "exit code")
     c = runner.start("--print-config", binds=[(other, "/etc/deqd/deqd.yaml")])
@@ -460,7 +482,8 @@ def test_mounted_model():
 
 
 def test_bad_input():
-    """One line that says what is wrong, and the documented exit code: an orchestrator's log then shows why it restarts."""
+    """One line that says what is wrong, and the documented exit code: an orchestrator's log then shows why it
+    restarts."""
     def copy(name, change):
         path = os.path.join(tmp, name)
         shutil.copytree(os.path.join(ROOT, "models/stories"), path)
@@ -493,12 +516,15 @@ def test_bad_input():
         ("a damaged header", 1, r"/models/m/model\.safetensors: ", [other], [(copy("flip", flip), "/models/m")]),
         ("weights that the user may not read", 1, r"/models/m/model\.safetensors: .*[Pp]ermission", [other],
          [(copy("secret", lambda p: os.chmod(p + "/model.safetensors", 0o600)), "/models/m")]),
-        ("keys that the user may not read", 1, r"auth\.keys_file: /keys: .*[Pp]ermission", ["DEQD_AUTH_KEYS_FILE=/keys"], [(keys, "/keys")]),
+        ("keys that the user may not read", 1, r"auth\.keys_file: /keys: .*[Pp]ermission",
+         ["DEQD_AUTH_KEYS_FILE=/keys"], [(keys, "/keys")]),
         ("no keys", 1, r"auth\.keys_file: /keys: ", ["DEQD_AUTH_KEYS_FILE=/keys"], []),
-        ("a taken port", 1, r"server\.listen: .*127\.0\.0\.1:%d: " % port, ["DEQD_SERVER_LISTEN=127.0.0.1:%d" % port], []),
+        ("a taken port", 1, r"server\.listen: .*127\.0\.0\.1:%d: " % port, ["DEQD_SERVER_LISTEN=127.0.0.1:%d" % port],
+         []),
         ("a wrong value", 2, r"engine\.max_sequences", ["DEQD_ENGINE_MAX_SEQUENCES=many"], []),
         ("no such file of configuration", 2, r"/nowhere\.yaml: ", ["DEQD_CONFIG=/nowhere.yaml"], []),
-        ("more connections than descriptors", 1, r"server\.max_connections: ", ["DEQD_SERVER_MAX_CONNECTIONS=99999"], []),
+        ("more connections than descriptors", 1, r"server\.max_connections: ", ["DEQD_SERVER_MAX_CONNECTIONS=99999"],
+         []),
     ]
     for text, code, pattern, env, binds in cases:
         if text.startswith("more") and not runner.memory_limit:
@@ -513,7 +539,8 @@ def test_bad_input():
 
 
 def test_too_little_memory():
-    """Under every limit it either serves or says in one line what it needs; the kernel need not kill it (137), which no log would explain."""
+    """Under every limit it either serves or says in one line what it needs; the kernel need not kill it (137), which no
+    log would explain."""
     if not runner.memory_limit:
         return skip("confine.py sets no limit")
     ends = []
@@ -563,7 +590,8 @@ def main(filters):
     finally:
         runner.close()
         shutil.rmtree(tmp)
-    print("docker: %d passed, %d failed, %d skipped, %.0f s" % (counts["passed"], counts["failed"], counts["skipped"], time.monotonic() - begin))
+    print("docker: %d passed, %d failed, %d skipped, %.0f s" % (counts["passed"], counts["failed"], counts["skipped"],
+                                                                time.monotonic() - begin))
     return 1 if counts["failed"] or not counts["passed"] else 0
 
 

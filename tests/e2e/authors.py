@@ -1,6 +1,7 @@
-"""The authors' models once more, slowly: plain Python in float64, written from the PyTorch sources (locuslab/deq DEQ-Sequence/models/deq_transformer.py;
-torchdeq deq-zoo/deq-seq and deq-lm; their adaptive_embedding.py and proj_adaptive_softmax.py), not from our C. Goldens of shapes that the committed ones do
-not have come from here; imports.py first shows that this file agrees with those.
+"""The authors' models once more, slowly: plain Python in float64, written from the PyTorch sources (locuslab/deq
+DEQ-Sequence/models/deq_transformer.py; torchdeq deq-zoo/deq-seq and deq-lm; their adaptive_embedding.py and
+proj_adaptive_softmax.py), not from our C. Goldens of shapes that the committed ones do not have come from here;
+imports.py first shows that this file agrees with those.
 
     entries = checkpoint(path)                      name -> (shape, numbers)
     golden(config, entries, tokens, steps=None)     what golden.safetensors holds: equilibria, or states after that many Picard steps
@@ -121,10 +122,14 @@ class Model:
         self.ends = [0] + self.cutoffs + [config["n_token"]]
         self.E = config.get("d_embed") or self.D
         self.horizon = config.get("local_size") or HORIZON
-        layers = [("func.dec_attn.%d." % i, "func.pos_ff.%d." % i) for i in range(config.get("n_layer", 1))] if self.lm else [("func.dec_attn.", "func.pos_ff.")]
-        self.blocks = [{"qkv": self.weight(a + "qkv_net"), "r": self.weight(a + "r_net"), "o": self.weight(a + "o_net"), "ob": self.vector(a + "o_net.bias"),
-                        "rw": self.matrix(a + "r_w_bias"), "rr": self.matrix(a + "r_r_bias"), "up": self.weight(f + "ff1_net"), "upb": self.vector(f + "ff1_net.bias"),
-                        "down": self.weight(f + "ff2_net"), "downb": self.vector(f + "ff2_net.bias"), "a": a, "f": f} for a, f in layers]
+        layers = [("func.dec_attn.%d." % i,
+                   "func.pos_ff.%d." % i) for i in range(config.get("n_layer", 1))] if self.lm else [("func.dec_attn.",
+                                                                                                      "func.pos_ff.")]
+        self.blocks = [{"qkv": self.weight(a + "qkv_net"), "r": self.weight(a + "r_net"), "o": self.weight(a + "o_net"),
+                        "ob": self.vector(a + "o_net.bias"), "rw": self.matrix(a + "r_w_bias"),
+                        "rr": self.matrix(a + "r_r_bias"), "up": self.weight(f + "ff1_net"),
+                        "upb": self.vector(f + "ff1_net.bias"), "down": self.weight(f + "ff2_net"),
+                        "downb": self.vector(f + "ff2_net.bias"), "a": a, "f": f} for a, f in layers]
         inject = "injection" if self.lm else "inject_conv"
         self.inject, self.inject_b = self.weight(inject), self.vector(inject + ".bias")
         self.positions = {}  # distance -> by block, by head: W_r p
@@ -143,7 +148,8 @@ class Model:
             return self.matrix(name + ".weight")
         v, out = self.matrix(name + ".weight_v"), []
         for i, row in enumerate(v):
-            g = self.c.get("norm_target_norm", 1.0) if self.c.get("norm_no_scale") else self.vector(name + ".weight_g")[i]
+            g = self.c.get("norm_target_norm",
+                           1.0) if self.c.get("norm_no_scale") else self.vector(name + ".weight_g")[i]
             factor = g / math.sqrt(dot(row, row))
             if self.c.get("norm_clip"):
                 factor = min(factor, self.c.get("norm_clip_value", 1.0))
@@ -277,14 +283,16 @@ def golden(config, entries, tokens, steps=None):
     for n in range(len(by_sequence[0])):
         for name, i, last in (("equilibrium", 0, m.D), ("logprobs", 1, config["n_token"])):
             rows = [row for s in by_sequence for row in s[n][i]]
-            out["segment%d.%s" % (n, name)] = ("F32", [len(tokens), len(rows) // len(tokens), last], [x for row in rows for x in row])
+            out["segment%d.%s" % (n, name)] = ("F32", [len(tokens), len(rows) // len(tokens), last],
+                                               [x for row in rows for x in row])
     return out
 
 
 # --- Making checkpoints ---
 
 def random_checkpoint(config, seed):
-    """name -> (shape, numbers), with the sizes that let the equilibrium be found: what z adds is small beside what the token gives."""
+    """name -> (shape, numbers), with the sizes that let the equilibrium be found: what z adds is small beside what the
+    token gives."""
     rng = random.Random(seed)
     c = config
     D, HD, F, V = c["d_model"], c["n_head"] * c["d_head"], c["d_inner"], c["n_token"]
@@ -296,7 +304,8 @@ def random_checkpoint(config, seed):
 
     def put(name, shape, size, around=0.0):
         # float32 numbers, so that both sides compute with the same
-        out[name] = (shape, array.array("f", [around + size * rng.uniform(-1.7, 1.7) for _ in range(math.prod(shape))]).tolist())
+        out[name] = (shape, array.array("f", [around + size * rng.uniform(-1.7, 1.7)
+                                              for _ in range(math.prod(shape))]).tolist())
 
     def weight(name, rows, cols, size, ones=()):
         if not normed:

@@ -24,7 +24,8 @@ def test_missing_libraries_are_named():
         check(code == 2 and "CC " not in out, "it ends before anything is compiled: %d %s" % (code, out))
         lines = err.split("\n")
         check(lines[0].startswith("deqd cannot be built: missing yaml.h microhttpd.h gnutls/gnutls.h."), lines[0])
-        check(lines[1].endswith(" install -y --no-install-recommends libyaml-dev libmicrohttpd-dev"), "the line to type: " + lines[1])
+        check(lines[1].endswith(" install -y --no-install-recommends libyaml-dev libmicrohttpd-dev"),
+              "the line to type: " + lines[1])
 
 
 def test_missing_compiler_is_named():
@@ -34,8 +35,10 @@ def test_missing_compiler_is_named():
 
 
 def test_missing_python_is_named():
-    code, out, err = run([shutil.which("make"), "-C", ROOT, "--no-print-directory", "python"], env={**CLEAN, "PATH": "/nowhere"})
-    check(code == 2 and out == "" and err.split("\n")[1].endswith(" python3 python3-venv"), "the line to type: %d %s%s" % (code, out, err))
+    code, out, err = run([shutil.which("make"), "-C", ROOT, "--no-print-directory", "python"],
+                         env={**CLEAN, "PATH": "/nowhere"})
+    check(code == 2 and out == "" and err.split("\n")[1].endswith(" python3 python3-venv"),
+          "the line to type: %d %s%s" % (code, out, err))
     equal(make("python"), (0, "", ""), "with Python there")
 
 
@@ -45,10 +48,13 @@ def test_building_is_quiet():
         code, out, err = make("CC=cc", "OUT=" + tmp, *what)
         equal((code, out, err), (0, "  CC   core/base/err.c\n", ""), "a line a file")
         os.remove(what[0])
-        code, out, err = make("CC=cc", "OUT=" + tmp, "CFLAGS=-Wpedantic -Werror=pedantic -DDEQ_BASE_ERR_H -Wundef", *what)
-        check(code == 2 and out == "" and err.startswith("  CC   core/base/err.c\ncore/base/err.c:"), "a failure shows what the compiler said: %s%s" % (out, err))
+        code, out, err = make("CC=cc", "OUT=" + tmp, "CFLAGS=-Wpedantic -Werror=pedantic -DDEQ_BASE_ERR_H -Wundef",
+                              *what)
+        check(code == 2 and out == "" and err.startswith("  CC   core/base/err.c\ncore/base/err.c:"),
+              "a failure shows what the compiler said: %s%s" % (out, err))
         code, out, err = make("CC=cc", "OUT=" + tmp, "V=1", *what)
-        check(code == 0 and out.startswith("cc -std=gnu11 ") and len(out.strip().split("\n")) == 1, "V=1 shows the command: %s" % out)
+        check(code == 0 and out.startswith("cc -std=gnu11 ") and len(out.strip().split("\n")) == 1,
+              "V=1 shows the command: %s" % out)
 
 
 def test_help_lists_every_target():

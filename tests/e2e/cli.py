@@ -33,20 +33,25 @@ def test_eval():
         code, out, err = run([DEQ, "eval", TINY, path, "--json"])
         equal(code, 0, "deq eval: " + err)
         o = json.loads(out)
-        equal(set(o), {"tokens", "bytes", "nll_per_token", "perplexity", "bits_per_byte", "evaluations_per_token", "steps_per_token", "residual_max",
-                       "not_converged", "seconds", "tokens_per_second", "tol", "max_iter", "solver", "window", "warm_start"}, "keys")
+        equal(set(o), {"tokens", "bytes", "nll_per_token", "perplexity", "bits_per_byte", "evaluations_per_token",
+                       "steps_per_token", "residual_max", "not_converged", "seconds", "tokens_per_second", "tol",
+                       "max_iter", "solver", "window", "warm_start"}, "keys")
         d = usual()
         ids = d.post("/tokenize", {"prompt": text})[2]["tokens"]
         # the text, stripped or not, and the end-of-text token
-        check(o["tokens"] in (len(ids) + 1, len(ids)) and o["tokens"] > 300, "tokens: %d for a text of %d" % (o["tokens"], len(ids)))
+        check(o["tokens"] in (len(ids) + 1, len(ids)) and o["tokens"] > 300,
+              "tokens: %d for a text of %d" % (o["tokens"], len(ids)))
         check(0 < len(text.encode()) - o["bytes"] + 2 <= 4, "bytes: %d of %d" % (o["bytes"], len(text.encode())))
         close(o["perplexity"], math.exp(o["nll_per_token"]), 1e-5 * o["perplexity"], "perplexity")
         close(o["bits_per_byte"], o["nll_per_token"] * o["tokens"] / math.log(2) / o["bytes"], 1e-5, "bits_per_byte")
         check(1 < o["perplexity"] < 100, "a trained model is better than 384: %r" % o["perplexity"])
-        equal((o["not_converged"], o["solver"], o["window"], o["warm_start"], o["max_iter"]), (0, "anderson", 8, "predictor", 32), "settings")
-        check(0 < o["residual_max"] <= o["tol"] and o["evaluations_per_token"] >= o["steps_per_token"] > 0, "solver: %s" % o)
+        equal((o["not_converged"], o["solver"], o["window"], o["warm_start"], o["max_iter"]),
+              (0, "anderson", 8, "predictor", 32), "settings")
+        check(0 < o["residual_max"] <= o["tol"] and o["evaluations_per_token"] >= o["steps_per_token"] > 0,
+              "solver: %s" % o)
         # the same number from the daemon's logits; the text is longer than the attention window of 48
-        raw = d.request("POST", "/v1/logits", {"prompt": [0] + ids, "positions": "all"}, {"Accept": "application/octet-stream"})[2]
+        raw = d.request("POST", "/v1/logits", {"prompt": [0] + ids, "positions": "all"},
+                        {"Accept": "application/octet-stream"})[2]
         numbers = struct.unpack("<%df" % (len(raw) // 4), raw)
         rows = [numbers[i:i + 384] for i in range(0, len(numbers), 384)]
         want = (ids + [0])[:o["tokens"]]
@@ -56,13 +61,16 @@ def test_eval():
             nll += math.log(sum(math.exp(x - top) for x in row)) + top - row[t]
         # six digits are printed; the sums differ by float32 rounding
         close(o["nll_per_token"], nll / len(want), 3e-6, "nll_per_token == from /v1/logits")
-        code, out, _ = run([DEQ, "eval", TINY, path, "--json", "--tol", "1e-5", "--max-iter", "64", "--solver", "picard", "--window", "1", "--warm-start", "zero", "--threads", "1"])
+        code, out, _ = run([DEQ, "eval", TINY, path, "--json", "--tol", "1e-5", "--max-iter", "64", "--solver",
+                            "picard", "--window", "1", "--warm-start", "zero", "--threads", "1"])
         p = json.loads(out)
         equal((p["solver"], p["window"], p["warm_start"], p["max_iter"]), ("picard", 1, "zero", 64), "flags")
-        code, out, _ = run([DEQ, "eval", TINY, path, "--json", "--tol", "1e-5", "--max-iter", "64", "--solver", "broyden", "--threads", "2"])
+        code, out, _ = run([DEQ, "eval", TINY, path, "--json", "--tol", "1e-5", "--max-iter", "64", "--solver",
+                            "broyden", "--threads", "2"])
         # both within 1e-5 of the same equilibria
         close(json.loads(out)["nll_per_token"], p["nll_per_token"], 1e-3, "two solvers, one equilibrium")
-        check(abs(p["nll_per_token"] - o["nll_per_token"]) < 0.05, "tol 1e-2 costs little: %r %r" % (p["nll_per_token"], o["nll_per_token"]))
+        check(abs(p["nll_per_token"] - o["nll_per_token"]) < 0.05,
+              "tol 1e-2 costs little: %r %r" % (p["nll_per_token"], o["nll_per_token"]))
         # documents
         with open(path, "w", encoding="utf-8") as f:
             f.write("First text.\n<|endoftext|>\nSecond text.\n")
@@ -73,11 +81,14 @@ def test_eval():
             if content is not None:
                 with open(path, "w") as f:
                     f.write(content)
-            code, out, err = run([DEQ, "eval", TINY, path if content is not None else os.path.join(tmp, "none.txt"), "--json"])
+            code, out, err = run([DEQ, "eval", TINY, path if content is not None else os.path.join(tmp, "none.txt"),
+                                  "--json"])
             if content == "\n" and code == 0:
                 continue  # a line end is a text of one byte
-            check(code == 1 and out == "" and words in err and err.count("\n") == 1, "eval of %r: %d %r" % (content, code, err))
-        for flags in (["--tol", "-1"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "0"], ["--nothing"], ["a", "b"]):
+            check(code == 1 and out == "" and words in err and err.count("\n") == 1,
+                  "eval of %r: %d %r" % (content, code, err))
+        for flags in (["--tol", "-1"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "0"],
+                      ["--nothing"], ["a", "b"]):
             code, out, err = run([DEQ, "eval", TINY, path] + flags)
             check(code == 2 and flags[0].lstrip("-")[:4] in err + "a b", "eval %s: %d %r" % (flags, code, err))
 
@@ -87,11 +98,14 @@ def test_generate():
     text = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json"])[1])["text"]
     equal((code, out), (0, "First Citizen:\n" + text + "\n"), "plain output: prompt and text")
     check("20 tokens (length)" in err, "statistics go to stderr: %r" % err)
-    o = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json", "--stop", text[4:8]])[1])
+    o = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json", "--stop",
+                        text[4:8]])[1])
     equal((o["text"], o["finish_reason"]), (text[:text.find(text[4:8])], "stop"), "--stop")
-    a, b = (run([DEQ, "generate", TINY, "x", "--max-tokens", "30", "--json", "--temperature", "1", "--seed", "4", "--threads", t])[1] for t in "12")
+    a, b = (run([DEQ, "generate", TINY, "x", "--max-tokens", "30", "--json", "--temperature", "1", "--seed", "4",
+                 "--threads", t])[1] for t in "12")
     equal(json.loads(a)["text"], json.loads(b)["text"], "1 and 2 threads")
-    for flags, word in ((["--max-tokens", "0"], "--max-tokens"), (["--temperature", "-1"], "--temperature"), (["--top-p", "2"], "--top-p"), (["--bogus"], "--bogus")):
+    for flags, word in ((["--max-tokens", "0"], "--max-tokens"), (["--temperature", "-1"], "--temperature"),
+                        (["--top-p", "2"], "--top-p"), (["--bogus"], "--bogus")):
         code, _, err = run([DEQ, "generate", TINY, "x"] + flags)
         check(code == 2 and word in err, "generate %s: %d %r" % (flags, code, err))
     code, _, err = run([DEQ, "generate", os.path.join(TINY, "nowhere"), "x"])
@@ -108,31 +122,44 @@ def test_generate():
 
 
 def test_numbers_of_flags():
-    """Every number of every command is checked before anything is loaded, and the message says flag, value and range."""
-    flags = {("generate", "m", "x"): {"--max-tokens": "1..16777216", "--top-k": "0..16777216", "--seed": "0..9007199254740992", "--window": "1..64", "--max-iter": "1..100000",
+    """Every number of every command is checked before anything is loaded, and the message says flag, value and
+    range."""
+    flags = {("generate", "m", "x"): {"--max-tokens": "1..16777216", "--top-k": "0..16777216",
+                                      "--seed": "0..9007199254740992", "--window": "1..64", "--max-iter": "1..100000",
                                       "--threads": "1..256"},
-             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--threads": "1..256", "--tgt-len": "1..65536", "--mem-len": "0..65536",
+             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--threads": "1..256",
+                                  "--tgt-len": "1..65536", "--mem-len": "0..65536",
                                   "--streams": "1..4096", "--limit": "2..1000000000000"},
-             ("check", "m", "x"): {"--max-iter": "1..100000", "--mem-len": "0..65536"}, ("train", "r"): {"--threads": "1..256"},
+             ("check", "m", "x"): {"--max-iter": "1..100000", "--mem-len": "0..65536"},
+             ("train", "r"): {"--threads": "1..256"},
              ("tokenizer", "train", "x"): {"--vocab-size": "257..1048576"},
-             ("bench", "serve", "http://127.0.0.1:1"): {"--num-prompts": "1..1000000", "--max-concurrency": "1..1000000", "--input-len": "1..1000000",
-                                                        "--output-len": "1..1000000", "--window": "1..64", "--seed": "0..9007199254740992", "--timeout-ms": "1..86400000"}}
-    values = itertools.cycle(("1.9", "0x10", "-1", "1e3", "", "5x", "nan", "99999999999999999999"))  # the unit tests have them all
+             ("bench", "serve", "http://127.0.0.1:1"): {"--num-prompts": "1..1000000",
+                                                        "--max-concurrency": "1..1000000", "--input-len": "1..1000000",
+                                                        "--output-len": "1..1000000", "--window": "1..64",
+                                                        "--seed": "0..9007199254740992", "--timeout-ms": "1..86400000"}}
+    # the unit tests have them all
+    values = itertools.cycle(("1.9", "0x10", "-1", "1e3", "", "5x", "nan", "99999999999999999999"))
     for command, whole in flags.items():
         for flag, span in whole.items():
             value = next(values)
             code, out, err = run([DEQ, *command, flag, value])
-            check(code == 2 and not out and '%s: "%s" is not an integer in %s' % (flag, value, span) in err, "%s %s %r: %d %r" % (command[0], flag, value, code, err))
-    for command, flag in ((("generate", "m", "x"), "--temperature"), (("generate", "m", "x"), "--top-p"), (("generate", "m", "x"), "--min-p"), (("eval", "m", "x"), "--tol"),
-                          (("check", "m", "x"), "--atol"), (("check", "m", "x"), "--tol"), (("bench", "serve", "http://127.0.0.1:1"), "--temperature")):
+            check(code == 2 and not out and '%s: "%s" is not an integer in %s' % (flag, value, span) in err,
+                  "%s %s %r: %d %r" % (command[0], flag, value, code, err))
+    for command, flag in ((("generate", "m", "x"), "--temperature"), (("generate", "m", "x"), "--top-p"),
+                          (("generate", "m", "x"), "--min-p"), (("eval", "m", "x"), "--tol"),
+                          (("check", "m", "x"), "--atol"), (("check", "m", "x"), "--tol"),
+                          (("bench", "serve", "http://127.0.0.1:1"), "--temperature")):
         value = next(values) + "x"
         code, out, err = run([DEQ, *command, flag, value])
-        check(code == 2 and not out and '%s: "%s" is not a number in ' % (flag, value) in err, "%s %s %r: %d %r" % (command[0], flag, value, code, err))
+        check(code == 2 and not out and '%s: "%s" is not a number in ' % (flag, value) in err,
+              "%s %s %r: %d %r" % (command[0], flag, value, code, err))
     for command in (("generate", "m", "x"), ("eval", "m", "x"), ("check", "m", "x")):
         code, _, err = run([DEQ, *command, "--solver", "anderso"])
         check(code == 2 and '"anderso" is not one of picard|anderson|broyden' in err, "%s: %r" % (command[0], err))
-    for command, flag, near in ((("generate", "m", "x"), "--max-token", "--max-tokens"), (("import", "m"), "--vocob", "--vocab"), (("inspect", "m"), "--tensor", "--tensors"),
-                                (("tokenizer", "encode", "m"), "--specal", "--special"), (("tokenizer", "words"), "--vocab-ot", "--vocab-out")):
+    for command, flag, near in ((("generate", "m", "x"), "--max-token", "--max-tokens"),
+                                (("import", "m"), "--vocob", "--vocab"), (("inspect", "m"), "--tensor", "--tensors"),
+                                (("tokenizer", "encode", "m"), "--specal", "--special"),
+                                (("tokenizer", "words"), "--vocab-ot", "--vocab-out")):
         code, _, err = run([DEQ, *command, flag])
         check(code == 2 and "unknown flag %s (did you mean %s?)" % (flag, near) in err, "%s: %r" % (flag, err))
 
@@ -143,18 +170,23 @@ def test_inspect():
     o = json.loads(out)
     with open(TINY + "/config.json") as f:
         c = json.load(f)
-    equal({k: o[k] for k in ("vocab_size", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size", "num_blocks", "attention_window", "norm")},
-          {k: c[k] for k in ("vocab_size", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size", "num_blocks", "attention_window", "norm")}, "shape")
-    equal({k: o["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")}, {k: c["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")}, "solver")
+    equal({k: o[k] for k in ("vocab_size", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size",
+                             "num_blocks", "attention_window", "norm")},
+          {k: c[k] for k in ("vocab_size", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size",
+                             "num_blocks", "attention_window", "norm")}, "shape")
+    equal({k: o["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")},
+          {k: c["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")}, "solver")
     equal(sum(math.prod(t["shape"]) for t in o["tensors"]), o["parameters"], "parameters are the sum of the tensors")
-    equal(o["fingerprint"], usual().get("/v1/models")[2]["data"][0]["deqd"]["fingerprint"], "fingerprint, as the daemon says")
+    equal(o["fingerprint"], usual().get("/v1/models")[2]["data"][0]["deqd"]["fingerprint"],
+          "fingerprint, as the daemon says")
     code, out, _ = run([DEQ, "inspect", TINY])
     check(code == 0 and o["fingerprint"] in out, "deq inspect without --json")
 
 
 # --- Training ---
 
-SHORT = ["--set", "train.steps=20", "--set", "train.shallow_steps=8", "--set", "train.warmup=5", "--set", "train.log_every=1", "--set", "predictor.steps=6"]
+SHORT = ["--set", "train.steps=20", "--set", "train.shallow_steps=8", "--set", "train.warmup=5", "--set",
+         "train.log_every=1", "--set", "predictor.steps=6"]
 
 
 def train(out, *more, data=DATA, recipe=RECIPE, **kw):
@@ -175,20 +207,26 @@ def test_train_refusals():
         for edit, words in ((good.replace("  steps: 500", "  stepz: 500"), ["line", "train.stepz", "train.steps"]),
                             (good.replace("  lr: 4e-3", "  lr: fast"), ["line", "train.lr", "fast"]),
                             (good.replace("  batch: 8", "  batch: 7"), ["train.batch", "train.micro_batch"]),
-                            (good.replace("  seq_len: 48", "  seq_len: 49"), ["train.seq_len", "model.attention_window"]),
-                            (good.replace("  valid: sample.txt\n", ""), ["data.valid"]), ("", ["data.train"]), (good + "\n  bad: [\n", ["line"])):
+                            (good.replace("  seq_len: 48", "  seq_len: 49"),
+                             ["train.seq_len", "model.attention_window"]),
+                            (good.replace("  valid: sample.txt\n", ""), ["data.valid"]), ("", ["data.train"]),
+                            (good + "\n  bad: [\n", ["line"])):
             with open(recipe, "w") as f:
                 f.write(edit)
             code, o, err = train(out, recipe=recipe)
-            check(code == 1 and err.count("\n") == 1 and recipe in err and all(w in err for w in words), "recipe: %d %r, expected %s" % (code, err, words))
+            check(code == 1 and err.count("\n") == 1 and recipe in err and all(w in err for w in words),
+                  "recipe: %d %r, expected %s" % (code, err, words))
             check(not os.path.exists(out), "nothing is written")
         line = good.split("\n").index("  steps: 500") + 1
         with open(recipe, "w") as f:
             f.write(good.replace("  steps: 500", "  stepz: 500"))
         check("line %d, column 3" % line in train(out, recipe=recipe)[2], "the line of the unknown key")
-        for sets, words, code in ((["--set", "train.micro_batch=3"], ["train.batch", "train.micro_batch"], 1), (["--set", "train.stepz=1"], ["train.stepz", "did you mean train.steps?"], 2),
-                                  (["--set", "train.steps=x"], ["train.steps", "x"], 2), (["--set", "train.steps=1.9"], ["train.steps", "1.9"], 2),
-                                  (["--set", "data.train=[nowhere.txt, other.txt]"], ["nowhere.txt:"], 1), (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps"], 1)):
+        for sets, words, code in ((["--set", "train.micro_batch=3"], ["train.batch", "train.micro_batch"], 1),
+                                  (["--set", "train.stepz=1"], ["train.stepz", "did you mean train.steps?"], 2),
+                                  (["--set", "train.steps=x"], ["train.steps", "x"], 2),
+                                  (["--set", "train.steps=1.9"], ["train.steps", "1.9"], 2),
+                                  (["--set", "data.train=[nowhere.txt, other.txt]"], ["nowhere.txt:"], 1),
+                                  (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps"], 1)):
             c, o, err = train(out, *sets)
             check(c == code and all(w in err for w in words), "train %s: %d %r" % (sets, c, err))
         empty = os.path.join(tmp, "data")
@@ -199,7 +237,8 @@ def test_train_refusals():
                     f.write(content)
             c, o, err = train(out, *SHORT, data=empty)
             last = err.strip().split("\n")[-1]
-            check(c == 1 and last.startswith("deq train: ") and all(w in last for w in words), "training text %r: %d %r" % (content, c, err))
+            check(c == 1 and last.startswith("deq train: ") and all(w in last for w in words),
+                  "training text %r: %d %r" % (content, c, err))
         c, o, err = train(out, *SHORT, "--resume")
         check(c == 1 and "checkpoint.safetensors" in err, "--resume of nothing: %d %r" % (c, err))
         c, o, err = run([DEQ, "train", RECIPE, "--print-recipe"])
@@ -212,7 +251,8 @@ def test_train_refusals():
 
 def stopped(out, args, at_step, sig, data=DATA):
     """Starts a run and sends a signal when its log shows at_step. Returns the exit code and what it wrote to stderr."""
-    p = subprocess.Popen([DEQ, "train", RECIPE, "--data", data, "--out", out] + args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=clean_env())
+    p = subprocess.Popen([DEQ, "train", RECIPE, "--data", data, "--out", out] + args, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, env=clean_env())
     until = time.monotonic() + 60 * SLOW
     log = os.path.join(out, "train.jsonl")
     while p.poll() is None and time.monotonic() < until:
@@ -230,7 +270,8 @@ def stopped(out, args, at_step, sig, data=DATA):
 
 
 def test_train_tiny():
-    """models/recipes/tiny.yaml on one text file: plain lines without a terminal, no number that is not one, the result and what to do next."""
+    """models/recipes/tiny.yaml on one text file: plain lines without a terminal, no number that is not one, the result
+    and what to do next."""
     with tempfile.TemporaryDirectory() as tmp:
         out, text = os.path.join(tmp, "tiny"), os.path.join(tmp, "any text.txt")
         with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
@@ -238,29 +279,39 @@ def test_train_tiny():
         few = ["--set", "train.steps=12", "--set", "train.shallow_steps=6", "--set", "predictor.steps=2"]
         code, _, err = train(out, *few, data=text, recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         lines = err.split("\n")
-        check(code == 0 and "\r" not in err and any(x.startswith("step 10/12 ") and " valid - bits/byte" in x for x in lines), "plain lines: %d %s" % (code, err))
-        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq generate \S*tiny \"The\" --max-tokens 100 --temperature 0.7\n"
+        check(code == 0 and "\r" not in err and
+              any(x.startswith("step 10/12 ") and " valid - bits/byte" in x for x in lines),
+              "plain lines: %d %s" % (code, err))
+        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq "
+                        r"generate \S*tiny \"The\" --max-tokens 100 --temperature 0.7\n"
                         r"    \S*deqd --model \S*tiny\n$", err), "the result: %s" % err)
         with open(os.path.join(out, "train.jsonl")) as f:
             check("nan" not in err and not re.search(r"\b(nan|inf)\b", f.read()), "no nan")
         equal(run([DEQ, "generate", out, "The", "--max-tokens", "3"])[0], 0, "it is a model")
-        both = subprocess.run([DEQ, "generate", out, "The", "--max-tokens", "3", "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW).stdout
+        both = subprocess.run([DEQ, "generate", out, "The", "--max-tokens", "3", "--ignore-eos"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60 * SLOW).stdout
         check(b"\n3 tokens (" in both, "text and statistics in one file: a line each: %s" % both)
-        code, _, err = train(os.path.join(tmp, "other"), *few, "--set", "data.train=" + text, data=tmp + "/nowhere", recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        code, _, err = train(os.path.join(tmp, "other"), *few, "--set", "data.train=" + text, data=tmp + "/nowhere",
+                             recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         equal(code, 0, "the same file by --set data.train: " + err[-200:])
         code, _, err = train(os.path.join(tmp, "none"), recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
         check(code == 1 and "data.train: missing" in err and "--data FILE" in err, "no text: %s" % err)
-        code, _, err = train(os.path.join(tmp, "none"), data=tmp + "/READMEE.md", recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
-        check(code == 1 and "--data: no file or directory" in err and "READMEE.md" in err, "a text that is not there: %s" % err)
-        code, _, err = train(os.path.join(tmp, "none"), "--set", "train.stepss=3", data=text, recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
-        check(code == 2 and "--set: unknown key train.stepss (did you mean train.steps?)" in err, "a misspelt key: %s" % err)
+        code, _, err = train(os.path.join(tmp, "none"), data=tmp + "/READMEE.md",
+                             recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        check(code == 1 and "--data: no file or directory" in err and "READMEE.md" in err,
+              "a text that is not there: %s" % err)
+        code, _, err = train(os.path.join(tmp, "none"), "--set", "train.stepss=3", data=text,
+                             recipe=os.path.join(ROOT, "models", "recipes", "tiny.yaml"))
+        check(code == 2 and "--set: unknown key train.stepss (did you mean train.steps?)" in err,
+              "a misspelt key: %s" % err)
 
 
 def test_train_resume_is_exact():
     """A run that was stopped and went on gives the weights of one that was not, bit for bit; so do 1 and 2 threads."""
     steps = 80  # enough that the signals come before the end
-    args = ["--set", "train.steps=%d" % steps, "--set", "train.shallow_steps=%d" % (steps // 4), "--set", "train.warmup=5", "--set", "train.log_every=1",
-            "--set", "predictor.steps=6", "--set", "predictor.hidden_size=16", "--f32"]
+    args = ["--set", "train.steps=%d" % steps, "--set", "train.shallow_steps=%d" % (steps // 4), "--set",
+            "train.warmup=5", "--set", "train.log_every=1", "--set", "predictor.steps=6", "--set",
+            "predictor.hidden_size=16", "--f32"]
     with tempfile.TemporaryDirectory() as tmp:
         data = os.path.join(tmp, "data")  # the head of the sample: tokenized and validated in no time
         os.mkdir(data)
@@ -273,13 +324,16 @@ def test_train_resume_is_exact():
         with open(os.path.join(straight, "train.jsonl")) as f:
             lines = [json.loads(x) for x in f]
         equal([x["step"] for x in lines if x["event"] == "step"], list(range(1, steps + 1)), "the log has every step")
-        check(any(x["event"] == "valid" for x in lines) and lines[0]["loss"] > lines[steps - 1]["loss"], "it learns: %r to %r" % (lines[0]["loss"], lines[steps - 1]["loss"]))
+        check(any(x["event"] == "valid" for x in lines) and lines[0]["loss"] > lines[steps - 1]["loss"],
+              "it learns: %r to %r" % (lines[0]["loss"], lines[steps - 1]["loss"]))
         code, out, err = run([DEQ, "inspect", straight, "--json"])
-        equal((code, json.loads(out or "{}").get("deq", {}).get("predictor")), (0, True), "what it wrote is a model: " + err)
+        equal((code, json.loads(out or "{}").get("deq", {}).get("predictor")), (0, True),
+              "what it wrote is a model: " + err)
         one = os.path.join(tmp, "one")
         equal(train(one, *args, "--threads", "1", data=data)[0], 0, "one thread")
         equal(weights(one) == want, True, "1 and 2 threads: identical model.safetensors")
-        for name, sig, more in (("SIGTERM", signal.SIGTERM, []), ("SIGINT", signal.SIGINT, []), ("SIGKILL", signal.SIGKILL, ["--set", "train.checkpoint_every=7"])):
+        for name, sig, more in (("SIGTERM", signal.SIGTERM, []), ("SIGINT", signal.SIGINT, []),
+                                ("SIGKILL", signal.SIGKILL, ["--set", "train.checkpoint_every=7"])):
             for step in (steps // 5, steps // 2, 1) if name == "SIGTERM" else (steps // 3,):
                 out = os.path.join(tmp, name + str(step))
                 code, err = stopped(out, args + more, step, sig, data)
@@ -292,13 +346,17 @@ def test_train_resume_is_exact():
                 elif not os.path.exists(os.path.join(out, "checkpoint.safetensors")):
                     check(False, "SIGKILL after step %d with a checkpoint every 7 steps: there is one" % step)
                     continue
-                left = [x for x in os.listdir(out) if x not in ("checkpoint.safetensors", "train.jsonl", "tokenizer.json", "tokenizer_config.json")]
-                check(sig == signal.SIGKILL or not left, "only the checkpoint, the log and the tokenizer are there: %s" % left)
+                left = [x for x in os.listdir(out) if x not in ("checkpoint.safetensors", "train.jsonl",
+                                                                "tokenizer.json", "tokenizer_config.json")]
+                check(sig == signal.SIGKILL or not left,
+                      "only the checkpoint, the log and the tokenizer are there: %s" % left)
                 code, _, err = train(out, *args, *more, data=data)
-                check(code == 1 and "--resume" in err, "without --resume it does not overwrite: %d %r" % (code, err[-200:]))
+                check(code == 1 and "--resume" in err,
+                      "without --resume it does not overwrite: %d %r" % (code, err[-200:]))
                 code, _, err = train(out, *args, *more, "--resume", "--threads", "1", data=data)
                 equal(code, 0, "resume: " + err[-300:])
-                equal(weights(out) == want, True, "%s at step %d, then --resume: identical model.safetensors" % (name, step))
+                equal(weights(out) == want, True,
+                      "%s at step %d, then --resume: identical model.safetensors" % (name, step))
         # resuming a finished run changes nothing
         equal(train(straight, *args, "--resume", data=data)[0], 0, "resume of a finished run")
         equal(weights(straight) == want, True, "resume of a finished run: identical model.safetensors")
@@ -306,23 +364,26 @@ def test_train_resume_is_exact():
         ck = os.path.join(straight, "checkpoint.safetensors")
         os.truncate(ck, os.path.getsize(ck) // 2)
         code, _, err = train(straight, *args, "--resume", data=data)
-        check(code == 1 and "checkpoint.safetensors" in err.strip().split("\n")[-1], "a cut checkpoint: %d %r" % (code, err[-300:]))
+        check(code == 1 and "checkpoint.safetensors" in err.strip().split("\n")[-1],
+              "a cut checkpoint: %d %r" % (code, err[-300:]))
         equal(weights(straight) == want, True, "and the model is untouched")
         # --init
-        code, _, err = train(os.path.join(tmp, "init"), *args[:-1], "--init", one, "--set", "train.lr=0", "--set", "train.muon_lr=0", data=data)
+        code, _, err = train(os.path.join(tmp, "init"), *args[:-1], "--init", one, "--set", "train.lr=0", "--set",
+                             "train.muon_lr=0", data=data)
         check(code in (0, 1), "--init ends: %s" % err[-200:])
 
 
 def test_failed_write_of_a_checkpoint():
-    """A checkpoint that cannot be written ends the run with a clear message; the one before stays whole. Twice: with a limit on the size of
-    files, and on a file system that is really full."""
+    """A checkpoint that cannot be written ends the run with a clear message; the one before stays whole. Twice: with a
+    limit on the size of files, and on a file system that is really full."""
     def attempt(out, what, **kw):
         code, _, err = train(out, *SHORT, **{k: v for k, v in kw.items() if k != "then"})
         return code, err
 
     with tempfile.TemporaryDirectory() as tmp:
         out = os.path.join(tmp, "m")
-        code, err = stopped(out, ["--set", "train.steps=300", "--set", "train.log_every=1", "--set", "train.checkpoint_every=5"], 12, signal.SIGTERM)
+        code, err = stopped(out, ["--set", "train.steps=300", "--set", "train.log_every=1", "--set",
+                                  "train.checkpoint_every=5"], 12, signal.SIGTERM)
         ck = os.path.join(out, "checkpoint.safetensors")
         check(code == 0 and os.path.exists(ck), "a checkpoint: %d %r" % (code, err[-200:]))
         with open(ck, "rb") as f:
@@ -332,30 +393,38 @@ def test_failed_write_of_a_checkpoint():
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000))
 
-        args = ["--set", "train.steps=300", "--set", "train.log_every=1", "--set", "train.checkpoint_every=5", "--resume"]
-        p = subprocess.run([DEQ, "train", RECIPE, "--data", DATA, "--out", out] + args, env=clean_env(), capture_output=True, timeout=60 * SLOW,
-                           preexec_fn=limit, restore_signals=False)
+        args = ["--set", "train.steps=300", "--set", "train.log_every=1", "--set", "train.checkpoint_every=5",
+                "--resume"]
+        p = subprocess.run([DEQ, "train", RECIPE, "--data", DATA, "--out", out] + args, env=clean_env(),
+                           capture_output=True, timeout=60 * SLOW, preexec_fn=limit, restore_signals=False)
         last = p.stderr.decode().strip().split("\n")[-1]
-        check(p.returncode == 1 and last.startswith("deq train: ") and "checkpoint.safetensors" in last and "File too large" in last, "file size limit: %d %r" % (p.returncode, last))
+        check(p.returncode == 1 and last.startswith("deq train: ") and "checkpoint.safetensors" in last and
+              "File too large" in last, "file size limit: %d %r" % (p.returncode, last))
         with open(ck, "rb") as f:
             equal(f.read() == before, True, "the last checkpoint is intact")
-        equal(sorted(os.listdir(out)), ["checkpoint.safetensors", "tokenizer.json", "tokenizer_config.json", "train.jsonl"], "no rest of the failed one is left")
+        equal(sorted(os.listdir(out)),
+              ["checkpoint.safetensors", "tokenizer.json", "tokenizer_config.json", "train.jsonl"],
+              "no rest of the failed one is left")
 
         mount = os.path.join(tmp, "small")
         os.mkdir(mount)
         # a checkpoint takes 417 KB, so the second one, written beside it, does not fit
-        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", mount], capture_output=True).returncode:
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "none", mount],
+                                               capture_output=True).returncode:
             skip("a full disk needs the right to mount a tmpfs")
             return
         try:
             small = os.path.join(mount, "m")
             shutil.copytree(out, small)
             os.unlink(os.path.join(small, "train.jsonl"))
-            p = subprocess.run([DEQ, "train", RECIPE, "--data", DATA, "--out", small] + args, env=clean_env(), capture_output=True, timeout=60 * SLOW)
+            p = subprocess.run([DEQ, "train", RECIPE, "--data", DATA, "--out", small] + args, env=clean_env(),
+                               capture_output=True, timeout=60 * SLOW)
             last = p.stderr.decode().strip().split("\n")[-1]
-            check(p.returncode == 1 and last.startswith("deq train: ") and "checkpoint.safetensors" in last and "No space left" in last, "full disk: %d %r" % (p.returncode, last))
+            check(p.returncode == 1 and last.startswith("deq train: ") and "checkpoint.safetensors" in last and
+                  "No space left" in last, "full disk: %d %r" % (p.returncode, last))
             with open(os.path.join(small, "checkpoint.safetensors"), "rb") as f:
                 equal(f.read() == before, True, "full disk: the last checkpoint is intact")
-            check(not [x for x in os.listdir(small) if "tmp" in x or x.endswith("~")], "full disk: no rest: %s" % os.listdir(small))
+            check(not [x for x in os.listdir(small) if "tmp" in x or x.endswith("~")],
+                  "full disk: no rest: %s" % os.listdir(small))
         finally:
             subprocess.run(["umount", mount], capture_output=True)

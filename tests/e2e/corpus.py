@@ -1,11 +1,13 @@
 """The malformed-HTTP corpus: tests/http/*.http (format: tests/http/README.md), run over raw sockets and over TLS.
 
-Each case alone, eight at once, and cut into small writes; five good requests cut at every byte. The expected replies and the fate of the
-connection are checked, and that a good request is answered at once afterwards. run_corpus(daemon, connect) runs all of it against any server:
-connect() returns a fresh connected socket or TLS socket. DEQ_TIMES=1 also prints which cases are not yet answered as they should be.
+Each case alone, eight at once, and cut into small writes; five good requests cut at every byte. The expected replies
+and the fate of the connection are checked, and that a good request is answered at once afterwards. run_corpus(daemon,
+connect) runs all of it against any server: connect() returns a fresh connected socket or TLS socket. DEQ_TIMES=1 also
+prints which cases are not yet answered as they should be.
 
-Over TLS a body that comes late is cut without the 408, for the watcher of the deadline holds the socket and not the session: Case.over_tls().
-A client that closes its half only is not played there (after close_notify most stacks, Python's too, read no more)."""
+Over TLS a body that comes late is cut without the 408, for the watcher of the deadline holds the socket and not the
+session: Case.over_tls(). A client that closes its half only is not played there (after close_notify most stacks,
+Python's too, read no more)."""
 import collections
 import glob
 import json
@@ -26,9 +28,11 @@ from lib import ERROR_TYPES, ROOT, SLOW, check, closed_within, equal, raw_reques
 
 DEADLINE = 0.7  # seconds, of headers and of bodies
 IDLE = 1.0
-SETTINGS = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "server.idle_timeout_ms=1000", "server.max_connections=1000")
+SETTINGS = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "server.idle_timeout_ms=1000",
+            "server.max_connections=1000")
 AT_ONCE = 0.35  # a connection that ends sooner than this was closed, later: waited until a deadline
-# the deadline, idle time too when a request's first bytes came along with the one before, and the noise of a busy machine
+# the deadline, idle time too when a request's first bytes came along with the one before, and the noise of a busy
+# machine
 PATIENCE = DEADLINE + IDLE + 1.5 * max(SLOW, 1)
 GOOD_WITHIN = AT_ONCE * SLOW
 GOOD = {"prompt": "A", "max_tokens": 1, "temperature": 0}
@@ -59,7 +63,8 @@ class Case(collections.namedtuple("Case", "name data expect future")):  # expect
 # --- The files ---
 
 def unescape(text, words, length):
-    """The bytes of a line: \\r \\n \\t \\\\ \\xHH, \\{text*N}, \\{length} and \\{hex} (each with +N or -N), \\{word}."""
+    """The bytes of a line: \\r \\n \\t \\\\ \\xHH, \\{text*N}, \\{length} and \\{hex} (each with +N or -N),
+    \\{word}."""
     out, at = [], 0
     for m in re.finditer(r"\\(?:x([0-9a-fA-F]{2})|([rnt\\])|\{([^}]*)\}|)", text):
         out.append(text[at:m.start()].encode("ascii"))
@@ -173,7 +178,8 @@ class Tap:
 
 
 def send(sock, data, cuts):
-    """cuts: None for one write, 1 for single bytes, or a random.Random. A server that has refused already does not read on: no error."""
+    """cuts: None for one write, 1 for single bytes, or a random.Random. A server that has refused already does not read
+    on: no error."""
     try:
         if cuts is None:
             sock.sendall(data)
@@ -204,7 +210,8 @@ def take_reply(tap, rest, head_only, wants_100=False):
             rest = rest.split(b"\r\n\r\n", 1)[1]
             return ((100, {}, b""), rest) if wants_100 else take_reply(tap, rest, head_only)
         status, headers, body, rest = read_response(tap, rest, head_only)
-        if body.startswith(b"HTTP/1.1 "):  # a bug of libmicrohttpd: the head twice. The body is as much longer as the second head
+        # a bug of libmicrohttpd: the head twice. The body is as much longer as the second head
+        if body.startswith(b"HTTP/1.1 "):
             twice = (body + rest).index(b"\r\n\r\n") + 4
             while len(rest) < twice:
                 rest += tap.recv(65536) or bytes(twice)
@@ -236,8 +243,10 @@ def wrong_reply(got, alternatives):
             o = json.loads(body.decode("utf-8"))
             e = o["error"]
             more = {"n_prompt_tokens", "n_ctx"} if e["code"] == "context_length_exceeded" else set()
-            if (set(o) == {"error"} and set(e) == {"message", "type", "param", "code"} | more and e["type"] == ERROR_TYPES.get(status, e["type"]) and
-                    isinstance(e["message"], str) and e["message"] and (e["param"] is None or isinstance(e["param"], str)) and
+            if (set(o) == {"error"} and set(e) == {"message", "type", "param", "code"} | more and
+                e["type"] == ERROR_TYPES.get(status, e["type"]) and
+                    isinstance(e["message"], str) and e["message"] and
+                    (e["param"] is None or isinstance(e["param"], str)) and
                     e["code"] == code):
                 return None
         except (ValueError, KeyError, TypeError):
@@ -246,7 +255,8 @@ def wrong_reply(got, alternatives):
 
 
 def play(*args, **more):
-    """As play_once. What ends at once and what ends at a deadline are told apart by time, and a busy machine only ever adds: the best of some tries."""
+    """As play_once. What ends at once and what ends at a deadline are told apart by time, and a busy machine only ever
+    adds: the best of some tries."""
     for _ in range(5):
         wrong = play_once(*args, **more)
         if wrong is None or "(ended after" not in wrong:
@@ -255,7 +265,8 @@ def play(*args, **more):
 
 
 def play_once(connect, data, expect, cuts=None, behind=b"", end=None):
-    """Sends a case's bytes; returns what is wrong with the replies or the connection's fate, or None. end: what to do to the socket after sending."""
+    """Sends a case's bytes; returns what is wrong with the replies or the connection's fate, or None. end: what to do
+    to the socket after sending."""
     replies, fates = expect
     with connect() as s:
         s.settimeout(PATIENCE)
@@ -314,7 +325,8 @@ class Corpus:
             self.tls = isinstance(s, ssl.SSLSocket)
 
     def good(self, name):
-        """A good request on a connection of its own is answered at once, in the best of some tries: on a busy machine one measurement may be anybody's fault."""
+        """A good request on a connection of its own is answered at once, in the best of some tries: on a busy machine
+        one measurement may be anybody's fault."""
         for last in (False, False, False, False, True):
             begin = time.monotonic()
             try:
@@ -329,11 +341,12 @@ class Corpus:
                 break
         with self.lock:
             self.times.append(took)
-        check(status == 200 and took <= GOOD_WITHIN, "a good request after %s: %s in %.0f ms" % (name, status, 1000 * took))
+        check(status == 200 and took <= GOOD_WITHIN,
+              "a good request after %s: %s in %.0f ms" % (name, status, 1000 * took))
 
     def case(self, c, cuts=None, behind=b"", end=None, after=True):
-        """One case. A wrong fate is tried twice, because whether a connection was closed or ran into its deadline is told by a clock; a wrong
-        reply is not."""
+        """One case. A wrong fate is tried twice, because whether a connection was closed or ran into its deadline is
+        told by a clock; a wrong reply is not."""
         for _ in range(2):
             wrong = play(self.connect, c.data, c.expect, cuts, behind, end)
             if wrong and c.future:  # what should be, once the server is mended
@@ -343,7 +356,9 @@ class Corpus:
                     self.pending.add(c.name)
             if not wrong or not wrong.startswith("the connection: "):
                 break
-        check(not wrong, "%s%s: %s; sent %s" % (c.name, {None: "", 1: ", byte by byte"}.get(cuts, ", cut at random") + (", with a request behind" if behind else ""),
+        check(not wrong, "%s%s: %s; sent %s" %
+              (c.name, {None: "", 1: ", byte by byte"}.get(cuts, ", cut at random") +
+               (", with a request behind" if behind else ""),
                                                wrong, short(c.data)))
         if after:
             self.good(c.name)
@@ -372,7 +387,8 @@ class Corpus:
             t.join()
 
     def alone(self, cases):
-        """One at a time; only those that wait for their deadline wait together. What stands behind a refused request is never answered."""
+        """One at a time; only those that wait for their deadline wait together. What stands behind a refused request is
+        never answered."""
         self.together([lambda c=c: self.case(c, after=False) for c in cases if c.late()], 64)
         for c in cases:
             if c.late():
@@ -397,14 +413,16 @@ class Corpus:
         self.good("cut cases")
 
     def truncated(self):
-        """Good requests, ended at every byte: no answer but the deadline; and no trace of them afterwards, whether the client stays, half-closes or resets."""
+        """Good requests, ended at every byte: no answer but the deadline; and no trace of them afterwards, whether the
+        client stays, half-closes or resets."""
         nothing = parse_expect("none waits")
         late = parse_expect("408/request_timeout closed")
         gone = parse_expect("none|400|408/request_timeout closed|waits")
         jobs = []
         for name, data in TRUNCATED:
             for i in range(len(data)):
-                c = Case("%s, the first %d bytes" % (name, i), data[:i], nothing if b"\r\n\r\n" not in data[:i] else late, None)
+                c = Case("%s, the first %d bytes" % (name, i), data[:i],
+                         nothing if b"\r\n\r\n" not in data[:i] else late, None)
                 if name == "Expect" and b"\r\n\r\n" in data[:i] and i < len(data) - len(_BODY) + 1:
                     c = c._replace(expect=([[(100, None, None)]] + late[0], late[1]))
                 stays = c.over_tls() if self.tls else c
@@ -436,12 +454,16 @@ class Corpus:
             if m[want[0]] == 0 and m[want[1]] == 0 and m[want[2]] <= 2 or time.monotonic() > until:
                 break
             time.sleep(0.05)
-        check(m[want[0]] == 0 and m[want[1]] == 0 and m[want[2]] <= 2, "no request and no connection is left over: %s" % m)
+        check(m[want[0]] == 0 and m[want[1]] == 0 and m[want[2]] <= 2,
+              "no request and no connection is left over: %s" % m)
 
     def report(self):
-        check(statistics.median(self.times) <= GOOD_WITHIN / 2, "the median good request takes %.1f ms" % (1000 * statistics.median(self.times)))
+        check(statistics.median(self.times) <= GOOD_WITHIN / 2,
+              "the median good request takes %.1f ms" % (1000 * statistics.median(self.times)))
         if os.environ.get("DEQ_TIMES"):
-            print("    good requests: %d, median %.1f ms, longest %.1f ms" % (len(self.times), 1000 * statistics.median(self.times), 1000 * max(self.times)))
+            print("    good requests: %d, median %.1f ms, longest %.1f ms" % (len(self.times),
+                                                                              1000 * statistics.median(self.times),
+                                                                              1000 * max(self.times)))
             for name in sorted(self.pending):
                 print("    not yet as specified: " + name)
 
@@ -452,14 +474,17 @@ _BODY = json.dumps(GOOD).encode()
 TRUNCATED = (
     ("GET", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\nConnection: keep-alive\r\n\r\n"),
     ("POST", raw_request(GOOD)),
-    ("stream", raw_request(dict(GOOD, stream=True, stream_options={"include_usage": True}), extra="Accept: text/event-stream\r\n")),
-    ("chunked", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\n{\"pro\r\n9\r\nmpt\":\"A\"}\r\n0\r\nX-T: y\r\n\r\n"),
+    ("stream", raw_request(dict(GOOD, stream=True, stream_options={"include_usage": True}),
+                           extra="Accept: text/event-stream\r\n")),
+    ("chunked", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+                b"chunked\r\n\r\n5;a=b\r\n{\"pro\r\n9\r\nmpt\":\"A\"}\r\n0\r\nX-T: y\r\n\r\n"),
     ("Expect", raw_request(GOOD, extra="Expect: 100-continue\r\n")),
 )
 
 
 def run_corpus(daemon, connect, parts=("alone", "eight_at_once", "cut", "truncated")):
-    """Everything, against the server behind connect(), with deadlines of 0.7 s and idle_timeout_ms 1000. daemon: its process, to see that it lives."""
+    """Everything, against the server behind connect(), with deadlines of 0.7 s and idle_timeout_ms 1000. daemon: its
+    process, to see that it lives."""
     cases, corpus = all_cases(), Corpus(connect)
     if corpus.tls:
         cases = [c.over_tls() for c in cases]
@@ -489,8 +514,9 @@ def certificate():
     if not _pair:
         folder = tempfile.TemporaryDirectory()
         cert, key = (os.path.join(folder.name, n) for n in ("cert.pem", "key.pem"))
-        code, _, err = run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert])
+        code, _, err = run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                            "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+                            "-keyout", key, "-out", cert])
         if code:
             raise RuntimeError("openssl: " + err)
         _pair.append((folder, cert, key))
@@ -504,12 +530,14 @@ def tls_daemon():
         return None
     d = shared(*SETTINGS, "tls.cert=" + pair[0], "tls.key=" + pair[1])
     context = ssl.create_default_context(cafile=pair[0])
-    turns = threading.Semaphore(2)  # the deadline of headers runs from the first byte: two hundred handshakes at once would all miss it
+    # the deadline of headers runs from the first byte: two hundred handshakes at once would all miss it
+    turns = threading.Semaphore(2)
 
     def connect():
         with turns:
             s = d.connect(5)
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the request waits 40 ms for the handshake's last acknowledgement
+            # else the request waits 40 ms for the handshake's last acknowledgement
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 return context.wrap_socket(s, server_hostname="localhost")
             except BaseException:
@@ -561,7 +589,8 @@ def test_tls_truncated_at_every_byte():
 
 
 def test_tls_half_a_handshake():
-    """The client's hello cut at every byte, and what is no hello: not a byte of HTTP, and the end by server.header_timeout_ms."""
+    """The client's hello cut at every byte, and what is no hello: not a byte of HTTP, and the end by
+    server.header_timeout_ms."""
     both = tls_daemon()
     if not both:
         return
@@ -583,8 +612,11 @@ def test_tls_half_a_handshake():
             check(b"HTTP" not in tap.seen, "%s: no HTTP in the clear: %r" % (name, tap.seen[:100]))
 
     jobs = [lambda n=n: play_raw("a hello's first %d bytes" % n, hello[:n], False) for n in range(len(hello) + 1)]
-    jobs += [lambda b=b: play_raw("a request in the clear", b, True) for b in (PROBE, raw_request(GOOD), b"GET / HTTP/1.0\r\n\r\n")]
-    jobs += [lambda n=n: play_raw("a hello with byte %d flipped" % n, hello[:n] + bytes([hello[n] ^ 0xff]) + hello[n + 1:], True) for n in range(len(hello))]
+    jobs += [lambda b=b: play_raw("a request in the clear", b, True) for b in (PROBE, raw_request(GOOD),
+                                                                               b"GET / HTTP/1.0\r\n\r\n")]
+    jobs += [lambda n=n: play_raw("a hello with byte %d flipped" % n,
+                                  hello[:n] + bytes([hello[n] ^ 0xff]) + hello[n + 1:],
+                                  True) for n in range(len(hello))]
     corpus.together(jobs, 192)
     corpus.good("half handshakes")
     corpus.nothing_left()

@@ -9,7 +9,8 @@ CHAT = "chat.message={role}: {content}\\n"
 USER = {"role": "user", "content": "Tell me"}
 C, H, R = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 BODIES = {C: {"prompt": "The", "max_tokens": 4, "seed": 5}, H: {"messages": [USER], "max_tokens": 4, "seed": 5},
-          R: {"input": "Tell me", "max_output_tokens": 4, "seed": 5}, "/v1/logits": {"prompt": "The"}, "/tokenize": {"prompt": "The"}, "/detokenize": {"tokens": [70]}}
+          R: {"input": "Tell me", "max_output_tokens": 4, "seed": 5}, "/v1/logits": {"prompt": "The"},
+          "/tokenize": {"prompt": "The"}, "/detokenize": {"tokens": [70]}}
 # nested objects: the path to send to, how the body holds one, and what their fields are called in errors
 NESTED = {"deq": (C, lambda x: {"deq": x}, "deq."),
           "stream_options": (C, lambda x: {"stream": True, "stream_options": x}, "stream_options."),
@@ -37,7 +38,8 @@ def test_null_is_absent():
     """Every field, and a name that nobody knows, in every object."""
     d = shared(CHAT)
     plain = {path: text_of(d.post(path, body)[2]) for path, body in BODIES.items()}
-    needed = {"messages", "input", "max_output_tokens", "tokens", "role", "prompt", "content", "max_tokens", "seed"}  # what the bodies here hold
+    # what the bodies here hold
+    needed = {"messages", "input", "max_output_tokens", "tokens", "role", "prompt", "content", "max_tokens", "seed"}
     tried = 0
     strangers = [(*where, "never_heard_of", "") for where in PLACES]
     for path, wrap, prefix, name, _ in list(rows()) + strangers:
@@ -68,7 +70,8 @@ def test_neutral_values():
         if kind.startswith("neutral: "):
             good, bad = json.loads(kind[len("neutral: "):]), [{"a": 1}, "robot", -3, [1]]
         elif kind.startswith("hint: "):
-            good, bad = {"object": [{"a": "b"}, {}], "string": ["x", ""], "integer": [1, 0, 1.0]}[kind[len("hint: "):]], []
+            good, bad = {"object": [{"a": "b"}, {}], "string": ["x", ""],
+                         "integer": [1, 0, 1.0]}[kind[len("hint: "):]], []
             s, _, o = d.post(path, dict(BODIES[path], **wrap({name: True})))
             check_error(s, o, 400, "invalid_type", prefix + name, "a hint of another type")
         else:

@@ -1,5 +1,5 @@
-"""deq import and deq check: checkpoints of the authors' code become models that agree with it, are served, and bad ones are refused by name with
-nothing written. authors.py is the judge where the committed goldens do not reach."""
+"""deq import and deq check: checkpoints of the authors' code become models that agree with it, are served, and bad ones
+are refused by name with nothing written. authors.py is the judge where the committed goldens do not reach."""
 import array
 import concurrent.futures
 import contextlib
@@ -83,12 +83,14 @@ def compare(model, golden, *flags):
 
 def agrees(model, golden, text, *flags):
     code, o = compare(model, golden, *flags)
-    check(code == 0 and o["agree"] and o["equilibrium_max_abs_error"] <= 1e-4 and o["logprob_max_abs_error"] <= 2e-4, "%s: %d %s" % (text, code, short(o)))
+    check(code == 0 and o["agree"] and o["equilibrium_max_abs_error"] <= 1e-4 and o["logprob_max_abs_error"] <= 2e-4,
+          "%s: %d %s" % (text, code, short(o)))
     return o
 
 
 def solvers_of(config):
-    """torchdeq-lm is trained and run with a fixed number of Picard steps, the model's own solver; the others have an equilibrium, whoever finds it."""
+    """torchdeq-lm is trained and run with a fixed number of Picard steps, the model's own solver; the others have an
+    equilibrium, whoever finds it."""
     return [()] if config["model_type"] == "torchdeq-lm" else [("--solver", s) for s in SOLVERS]
 
 
@@ -99,7 +101,9 @@ def test_goldens():
         with fixture(folder, vocab=False) as (p, out):
             config = config_of(folder)
             check(config["model_type"].split("-")[0] in out and "parameters" in out, "what was read is told: %s" % out)
-            equal(sorted(os.listdir(p.path("model"))), ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"], "the directory")
+            equal(sorted(os.listdir(p.path("model"))),
+                  ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"],
+                  "the directory")
             for flags in solvers_of(config):
                 o = agrees(p.path("model"), golden_of(folder), "%s %s" % (folder, flags), *flags)
                 equal((o["segments"], o["sequences"]), (3, 3), "all segments of all sequences")
@@ -117,7 +121,8 @@ def test_the_judge_agrees_with_the_goldens():
     """authors.py knows nothing of the C; a sequence's first two segments of each committed golden."""
     for folder in FOLDERS:
         config, theirs = config_of(folder), authors.safetensors(golden_of(folder))
-        mine = authors.golden(config, authors.checkpoint(os.path.join(GOLDEN, folder, "checkpoint.pth")), [theirs["tokens"][1][:16]])
+        mine = authors.golden(config, authors.checkpoint(os.path.join(GOLDEN, folder, "checkpoint.pth")),
+                              [theirs["tokens"][1][:16]])
         for name in ("segment0.equilibrium", "segment0.logprobs", "segment1.equilibrium", "segment1.logprobs"):
             _, _, numbers = mine[name]
             # the goldens are float64 rounded to float32; states of torchdeq-lm grow to hundreds, where that is 1e-5
@@ -125,10 +130,12 @@ def test_the_judge_agrees_with_the_goldens():
             check(worst < 1e-4 and len(numbers) > 0, "%s %s: %g" % (folder, name, worst))
 
 
-BASE = dict(model_type="locuslab-deq-transformer", n_token=30, n_layer=1, eval_n_layer=1, n_head=2, d_model=8, d_head=4, d_inner=12, dropout=0.0, dropatt=0.0,
-            tie_weights=True, d_embed=8, tgt_len=4, mem_len=4, local_size=0, pre_lnorm=False, wnorm=False, div_val=1, cutoffs=[], tie_projs=[False])
+BASE = dict(model_type="locuslab-deq-transformer", n_token=30, n_layer=1, eval_n_layer=1, n_head=2, d_model=8, d_head=4,
+            d_inner=12, dropout=0.0, dropatt=0.0, tie_weights=True, d_embed=8, tgt_len=4, mem_len=4, local_size=0,
+            pre_lnorm=False, wnorm=False, div_val=1, cutoffs=[], tie_projs=[False])
 SEQ = dict(BASE, model_type="torchdeq-seq", norm="weight_norm")
-LM = dict({k: v for k, v in BASE.items() if k not in ("pre_lnorm", "wnorm", "eval_n_layer")}, model_type="torchdeq-lm", norm="weight_norm")
+LM = dict({k: v for k, v in BASE.items() if k not in ("pre_lnorm", "wnorm", "eval_n_layer")}, model_type="torchdeq-lm",
+          norm="weight_norm")
 CUT = dict(cutoffs=[10, 18], tie_projs=[False, True, True])
 
 VARIANTS = {
@@ -146,8 +153,10 @@ VARIANTS = {
     "post-norm, memory longer than a segment": dict(BASE, mem_len=7),
     "post-norm, window inside the segment": dict(BASE, local_size=2),
     "post-norm, window into the memory": dict(BASE, local_size=5, mem_len=6),
-    "post-norm, clusters of one word, embedding much wider than the model": dict(BASE, d_model=2, n_head=1, d_head=2, d_inner=3, d_embed=128,
-                                                                                  cutoffs=list(range(1, 8)), tie_projs=[False] * 8),
+    "post-norm, clusters of one word, embedding much wider than the model": dict(BASE, d_model=2, n_head=1, d_head=2,
+                                                                                 d_inner=3, d_embed=128,
+                                                                                  cutoffs=list(range(1, 8)),
+                                                                                  tie_projs=[False] * 8),
     "pre_lnorm": dict(BASE, pre_lnorm=True, wnorm=True),
     "pre_lnorm, window and long memory": dict(BASE, pre_lnorm=True, local_size=6, mem_len=7),
     "pre_lnorm, one head, adaptive": dict(BASE, pre_lnorm=True, n_head=1, d_head=8, div_val=2, **CUT),
@@ -189,7 +198,8 @@ def test_variants():
 
 
 def test_pre_norm_of_torchdeq_seq():
-    """It keeps the FFN's residual as it is, and nothing norms the state: there need not be an equilibrium, so what nine steps give is compared."""
+    """It keeps the FFN's residual as it is, and nothing norms the state: there need not be an equilibrium, so what nine
+    steps give is compared."""
     for pre in (True, False):
         config = dict(SEQ, pre_lnorm=pre)
         with place() as p:
@@ -237,13 +247,15 @@ def strided(entries):
             out[name] = Tensor(shape, [floats(room)], strides=[2], offset=3, count=len(room))
         else:
             turned = [5.0] * 4 + [x[r * cols + c] for c in range(cols) for r in range(rows)] + [5.0]
-            out[name] = Tensor(shape, [floats(turned)], strides=[1, rows] + [1] * (len(shape) - 2), offset=4, count=len(turned))
+            out[name] = Tensor(shape, [floats(turned)], strides=[1, rows] + [1] * (len(shape) - 2), offset=4,
+                               count=len(turned))
     return out
 
 
 def in_one_storage(entries):
     """A flattened parameter group."""
-    every = Tensor([0], [floats(x for _, numbers in entries.values() for x in numbers)], count=sum(len(x) for _, x in entries.values()))
+    every = Tensor([0], [floats(x for _, numbers in entries.values() for x in numbers)],
+                   count=sum(len(x) for _, x in entries.values()))
     out, at = {}, 0
     for name, (shape, x) in entries.items():
         out[name] = Tensor(shape, (), offset=at, count=every.count, storage=every)
@@ -256,10 +268,13 @@ def test_forms():
     config = dict(BASE, div_val=2, **CUT)
     entries = rounded(authors.random_checkpoint(config, 3))
     whole = as_type("f32")(entries)
-    moments = {"state": {0: {"step": 12, "exp_avg": Tensor([2], [floats([1, 2])])}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0]}]}
-    forms = {"float32": whole, "float16": as_type("f16")(entries), "bfloat16": as_type("bf16")(entries), "float64": as_type("f64")(entries),
-             "strides": strided(entries), "one storage": in_one_storage(entries), "DataParallel": {"module." + k: v for k, v in whole.items()},
-             "training state": {"epoch": 3, "model_state_dict": whole, "optimizer": moments, "args": {"lr": 0.1, "name": "x"}},
+    moments = {"state": {0: {"step": 12, "exp_avg": Tensor([2], [floats([1, 2])])}},
+               "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0]}]}
+    forms = {"float32": whole, "float16": as_type("f16")(entries), "bfloat16": as_type("bf16")(entries),
+             "float64": as_type("f64")(entries), "strides": strided(entries), "one storage": in_one_storage(entries),
+             "DataParallel": {"module." + k: v for k, v in whole.items()},
+             "training state": {"epoch": 3, "model_state_dict": whole, "optimizer": moments,
+                                "args": {"lr": 0.1, "name": "x"}},
              "training state of DataParallel": {"state": {"module." + k: v for k, v in whole.items()}, "best": None}}
     with place() as p:
         first = None
@@ -279,7 +294,8 @@ def test_forms():
 
 
 def test_untied_projections():
-    """tie_projs says one thing, the numbers another: a projection that was trained apart is kept apart, and the head uses it."""
+    """tie_projs says one thing, the numbers another: a projection that was trained apart is kept apart, and the head
+    uses it."""
     config = dict(BASE, div_val=2, **CUT)
     entries = authors.random_checkpoint(config, 4)
     apart = dict(entries)
@@ -292,7 +308,8 @@ def test_untied_projections():
         check("1 its own" in out and "2 tied" in out, "told: %s" % out)
         agrees(p.path("model"), golden, "its own projection")
         code, o = compare(p.path("model"), tied_golden)
-        check(code == 1 and o["equilibrium_max_abs_error"] < 1e-4 < o["logprob_max_abs_error"], "the tied model has other log-probabilities: %s" % o)
+        check(code == 1 and o["equilibrium_max_abs_error"] < 1e-4 < o["logprob_max_abs_error"],
+              "the tied model has other log-probabilities: %s" % o)
         sizes = [os.path.getsize(x.path("model", "model.safetensors")) for x in (tied, p)]
         check(sizes[1] >= sizes[0] + 4 * len(x), "what is tied stands there once: %s" % sizes)
 
@@ -300,56 +317,73 @@ def test_untied_projections():
 # --- Served ---
 
 def logits_of(d, prompt, positions="all"):
-    s, h, b = d.request("POST", "/v1/logits", {"prompt": prompt, "positions": positions, "deq": {"preset": "exact"}}, {"Accept": "application/octet-stream"})
+    s, h, b = d.request("POST", "/v1/logits", {"prompt": prompt, "positions": positions, "deq": {"preset": "exact"}},
+                        {"Accept": "application/octet-stream"})
     equal(s, 200, "logits")
     return array.array("f", b).tolist()
 
 
 def test_served_rows_agree():
-    """Token by token through the row engine: the authors' log-probabilities of the first segment, and distributions whose sum is 1."""
+    """Token by token through the row engine: the authors' log-probabilities of the first segment, and distributions
+    whose sum is 1."""
     for folder in FOLDERS:
         config, golden = config_of(folder), authors.safetensors(golden_of(folder))
         if config["model_type"] == "torchdeq-lm":
-            continue  # a state after twelve joint steps is no equilibrium: rows that begin one after the other pass through other states
+            # a state after twelve joint steps is no equilibrium: rows that begin one after the other pass through other
+            # states
+            continue
         with fixture(folder) as (p, _), Daemon(model=p.path("model")) as d:
             V, T = config["n_token"], config["tgt_len"]
             for b in range(3):
-                got, want = logits_of(d, golden["tokens"][1][24 * b:24 * b + T]), golden["segment0.logprobs"][1][b * T * V:(b + 1) * T * V]
+                got, want = logits_of(d, golden["tokens"][1][24 * b:24 * b +
+                                                             T]), golden["segment0.logprobs"][1][b * T * V:(b + 1) * T * V]
                 equal(len(got), len(want), "positions")
                 norms = [math.log(math.fsum(math.exp(x) for x in got[i:i + V])) for i in range(0, len(got), V)]
                 if config["cutoffs"]:  # these are log-probabilities already; of a plain vocabulary they are logits
-                    check(max(abs(n) for n in norms) < 1e-5, "%s: the probabilities of all words have the sum 1: %s" % (folder, short(norms)))
+                    check(max(abs(n) for n in norms) < 1e-5,
+                          "%s: the probabilities of all words have the sum 1: %s" % (folder, short(norms)))
                 worst = max(abs(x - norms[i // V] - y) for i, (x, y) in enumerate(zip(got, want)))
-                check(worst < 1e-3, "%s: log-probabilities by rows: %g" % (folder, worst))  # residuals are below 1e-5 relative here
+                # residuals are below 1e-5 relative here
+                check(worst < 1e-3, "%s: log-probabilities by rows: %g" % (folder, worst))
 
 
-SAMPLED = [dict(temperature=0), dict(temperature=1), dict(temperature=0.5), dict(temperature=2), dict(temperature=1, top_p=0.9), dict(temperature=1.5, top_k=40),
-           dict(temperature=1, min_p=0.02), dict(temperature=1, presence_penalty=1.5, frequency_penalty=0.5), dict(temperature=1, repetition_penalty=1.3),
-           dict(temperature=0, logit_bias={"130": 8, "150": 7.5, "50": 7}), dict(temperature=1, logit_bias={"7": -100, "130": 5, "60": 5}),
-           dict(temperature=0, presence_penalty=2, frequency_penalty=2), dict(temperature=1, min_tokens=6, stop_token_ids=[130, 3])]
+SAMPLED = [dict(temperature=0), dict(temperature=1), dict(temperature=0.5), dict(temperature=2),
+           dict(temperature=1, top_p=0.9), dict(temperature=1.5, top_k=40), dict(temperature=1, min_p=0.02),
+           dict(temperature=1, presence_penalty=1.5, frequency_penalty=0.5),
+           dict(temperature=1, repetition_penalty=1.3), dict(temperature=0, logit_bias={"130": 8, "150": 7.5, "50": 7}),
+           dict(temperature=1, logit_bias={"7": -100, "130": 5, "60": 5}),
+           dict(temperature=0, presence_penalty=2, frequency_penalty=2),
+           dict(temperature=1, min_tokens=6, stop_token_ids=[130, 3])]
 
 
 def test_served():
-    """A vocabulary in clusters behind the API. The sampler computes what it needs: the picks must not depend on what else was asked for or on the company."""
+    """A vocabulary in clusters behind the API. The sampler computes what it needs: the picks must not depend on what
+    else was asked for or on the company."""
     with fixture(ADAPTIVE) as (p, _), Daemon("limits.max_logprobs=1000", model=p.path("model")) as d:
         text, ids = "the w9 , w10\nw150 w60 .", [4, 9, 2, 10, 0, 150, 60, 3]
         equal(d.post("/tokenize", {"prompt": text})[2]["tokens"], ids, "the authors' ids")
         asked = []
         for k, how in enumerate(SAMPLED):
             for seed in range(4):
-                asked.append(dict(how, prompt=ids, max_tokens=24, seed=100 * k + seed, ignore_eos=True, return_token_ids=True))
+                asked.append(dict(how, prompt=ids, max_tokens=24, seed=100 * k + seed, ignore_eos=True,
+                                  return_token_ids=True))
         alone = [d.complete(**q)["choices"][0] for q in asked]
         tails = {i for c in alone for i in c["token_ids"] if i >= 100}
-        check(len(tails) > 10 and any(40 <= i < 100 for c in alone for i in c["token_ids"]), "words of every cluster were picked: %s" % short(tails))
+        check(len(tails) > 10 and any(40 <= i < 100 for c in alone for i in c["token_ids"]),
+              "words of every cluster were picked: %s" % short(tails))
         whole = [d.post("/v1/completions", dict(q, logprobs=3))[2]["choices"][0] for q in asked]
-        wrong = [(q, a["token_ids"], b["token_ids"]) for q, a, b in zip(asked, alone, whole) if a["token_ids"] != b["token_ids"] or a["text"] != b["text"]]
+        wrong = [(q, a["token_ids"], b["token_ids"]) for q, a,
+                 b in zip(asked, alone, whole) if a["token_ids"] != b["token_ids"] or a["text"] != b["text"]]
         equal(wrong, [], "the same with log-probabilities")
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             among = list(pool.map(lambda q: d.post("/v1/completions", q)[2]["choices"][0], asked))
         equal([(q, a, b) for q, a, b in zip(asked, alone, among) if a != b], [], "the same among others")
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            mixed = list(pool.map(lambda q: d.post("/v1/completions", q)[2]["choices"][0], [dict(q, logprobs=3) if i % 2 else q for i, q in enumerate(asked)]))
-        equal([(q, a) for q, a, b in zip(asked, mixed, whole) if a["token_ids"] != b["token_ids"] or (a["logprobs"] and a["logprobs"] != b["logprobs"])], [],
+            mixed = list(pool.map(lambda q: d.post("/v1/completions", q)[2]["choices"][0],
+                                  [dict(q, logprobs=3) if i % 2 else q for i, q in enumerate(asked)]))
+        equal([(q, a) for q, a,
+               b in zip(asked, mixed, whole) if a["token_ids"] != b["token_ids"] or
+               (a["logprobs"] and a["logprobs"] != b["logprobs"])], [],
               "the same among such as ask for log-probabilities")
         q = dict(asked[5], prompt=text)
         equal(d.post("/v1/completions", q)[2]["choices"][0]["token_ids"], alone[5]["token_ids"], "by text")
@@ -361,11 +395,15 @@ def test_served():
         lp = d.post("/v1/completions", dict(q, max_tokens=3, logprobs=160))[2]["choices"][0]["logprobs"]
         for at, top in enumerate(lp["top_logprobs"]):
             equal(len(top), 160, "all words")
-            close(math.fsum(math.exp(x) for x in top.values()), 1, 1e-4, "their probabilities")  # each of 160 rounded to float32
+            # each of 160 rounded to float32
+            close(math.fsum(math.exp(x) for x in top.values()), 1, 1e-4, "their probabilities")
             close(top[lp["tokens"][at]], lp["token_logprobs"][at], 0, "the word's own")
-        bans = d.post("/v1/completions", dict(asked[0], logit_bias={str(i): -100 for i in range(40)}, temperature=1))[2]["choices"][0]
+        bans = d.post("/v1/completions",
+                      dict(asked[0], logit_bias={str(i): -100 for i in range(40)}, temperature=1))[2]["choices"][0]
         check(bans["token_ids"] and min(bans["token_ids"]) >= 40, "the shortlist forbidden: %s" % bans["token_ids"])
-        one = d.post("/v1/completions", dict(asked[0], logit_bias={str(i): -100 for i in range(160) if i != 133}, temperature=1))[2]["choices"][0]
+        one = d.post("/v1/completions",
+                     dict(asked[0], logit_bias={str(i): -100 for i in range(160) if i != 133},
+                          temperature=1))[2]["choices"][0]
         equal(set(one["token_ids"]), {133}, "everything but a rare word forbidden")
         forced = d.post("/v1/completions", dict(asked[0], logit_bias={"159": 100}))[2]["choices"][0]
         equal(set(forced["token_ids"]), {159}, "a rare word forced")
@@ -383,8 +421,10 @@ def test_torchdeq_lm_is_served():
     with fixture("torchdeq-lm-adaptive") as (p, _), Daemon(model=p.path("model")) as d:
         q = {"prompt": [4, 9, 150], "max_tokens": 10, "seed": 3, "return_token_ids": True, "ignore_eos": True}
         a = d.post("/v1/completions", q)[2]
-        equal((len(a["choices"][0]["token_ids"]), a["deq"]["iters_mean"], a["deq"]["iters_max"]), (10, 12, 12), "twelve steps")
-        equal(d.post("/v1/completions", dict(q, logprobs=1))[2]["choices"][0]["token_ids"], a["choices"][0]["token_ids"], "with log-probabilities")
+        equal((len(a["choices"][0]["token_ids"]), a["deq"]["iters_mean"], a["deq"]["iters_max"]), (10, 12, 12),
+              "twelve steps")
+        equal(d.post("/v1/completions", dict(q, logprobs=1))[2]["choices"][0]["token_ids"],
+              a["choices"][0]["token_ids"], "with log-probabilities")
 
 
 # --- Bad input ---
@@ -401,7 +441,8 @@ def refused(p, words, config=None, code=1, checkpoint="checkpoint.pth", out="mod
     got, told, err = p.imported(config, out=out, checkpoint=checkpoint, vocab=vocab)
     lines = err.strip("\n").split("\n")
     last = lines[-1]
-    check(got == code and told == "" and len(lines) == 1 and last.startswith("deq import: ") and len(last) < 700 and all(w in last for w in words),
+    check(got == code and told == "" and len(lines) == 1 and last.startswith("deq import: ") and len(last) < 700 and
+          all(w in last for w in words),
           "refused, exit code %d, one line with %s: got %d %s" % (code, words, got, short(err + told)))
     equal(listing(p.dir), before, "nothing was written for: %s" % short(last))
 
@@ -439,14 +480,16 @@ def test_bad_entries():
         (put(up, Tensor([96 * 32], zeros, count=4096)), [up, "[3072]", "[96, 32]"]),
         (put(up, Tensor([96, 32, 2], [floats([0.1] * 6144)])), [up, "[96, 32, 2]"]),
         (put("crit.cluster_weight", Tensor([3, 32], zeros, count=4096)), ["crit.cluster_weight", "[3, 32]", "[2, 32]"]),
-        (put("word_emb.emb_layers.1.weight", Tensor([59, 8], zeros, count=4096)), ["word_emb.emb_layers.1.weight", "[59, 8]", "[60, 8]"]),
+        (put("word_emb.emb_layers.1.weight", Tensor([59, 8], zeros, count=4096)),
+         ["word_emb.emb_layers.1.weight", "[59, 8]", "[60, 8]"]),
         (drop(bias), [bias, "missing"]),
         (drop("func.dec_attn.r_w_bias"), ["func.dec_attn.r_w_bias", "missing"]),
         (drop("func.dec_attn.qkv_net.weight_g"), ["func.dec_attn.qkv_net.weight_g", "missing"]),
         (drop("crit.out_layers.2.bias"), ["crit.out_layers.2.bias", "missing"]),
         (drop("word_emb.emb_layers.0.weight"), ["word_emb.emb_layers.0.weight", "missing"]),
         (put("func.dec_attn.ln.weight", Tensor([32], zeros, count=4096)), ["func.dec_attn.ln.weight", "not part of"]),
-        (put("func.dec_attn.1.qkv_net.weight", Tensor([96, 32], zeros, count=4096)), ["func.dec_attn.1.qkv_net.weight", "not part of"]),
+        (put("func.dec_attn.1.qkv_net.weight", Tensor([96, 32], zeros, count=4096)),
+         ["func.dec_attn.1.qkv_net.weight", "not part of"]),
         (put(bias, Tensor([96], [floats([0.0] * 5 + [nan] + [0.0] * 90)])), [bias, "not finite"]),
         (put(bias, Tensor([96], [floats([0.0] * 95 + [float("-inf")])])), [bias, "not finite"]),
         (put(bias, Tensor([96], [struct.pack("<96d", *[1e39] * 96)], "f64")), [bias]),
@@ -463,9 +506,11 @@ def test_bad_entries():
         (put(bias, Tensor([-96], zeros, count=4096)), [bias]),
         (put(bias, Tensor([96], zeros, offset=-1, count=4096)), [bias]),
         (put(bias, Tensor([96], zeros, strides=[-1], offset=95, count=4096)), [bias]),
-        (put("model_ema.word_emb.emb_layers.0.weight", Tensor([40, 32], zeros, count=4096)), ["two models", "model_ema."]),
+        (put("model_ema.word_emb.emb_layers.0.weight", Tensor([40, 32], zeros, count=4096)),
+         ["two models", "model_ema."]),
         (lambda tree: {"epoch": 3, "lr": 0.1}, ["word_emb.emb_layers.0.weight", "missing", "at its top: epoch, lr"]),
-        (lambda tree: {"model_state": {"other.weight": tree["word_emb.emb_layers.0.weight"]}, "epoch": 3}, ["missing", "at its top: model_state, epoch"]),
+        (lambda tree: {"model_state": {"other.weight": tree["word_emb.emb_layers.0.weight"]}, "epoch": 3},
+         ["missing", "at its top: model_state, epoch"]),
         (lambda tree: {}, ["word_emb.emb_layers.0.weight", "missing", "at its top: nothing"]),
     ]
     for edit, words in cases:
@@ -479,7 +524,9 @@ def test_another_model():
         for other in FOLDERS:
             a, b = config_of(folder), config_of(other)
             a["pre_lnorm"] = b["pre_lnorm"] = False  # of locuslab's it changes no entry
-            same = {k: v for k, v in a.items() if k not in ("local_size", "wnorm", "pre_lnorm")} == {k: v for k, v in b.items() if k not in ("local_size", "wnorm", "pre_lnorm")}
+            same = {k: v for k, v in a.items() if k not in ("local_size", "wnorm", "pre_lnorm")} == {k: v for k,
+                                                                                                     v in b.items()
+                                                                                                     if k not in ("local_size", "wnorm", "pre_lnorm")}
             if same:
                 continue
             with place() as p:
@@ -542,7 +589,8 @@ def test_bad_containers():
                     if n != "checkpoint/" + drop:
                         b.writestr(n, a.read(n))
             refused(p, ["cut.pth", word], checkpoint="cut.pth")
-        with zipfile.ZipFile(p.path("checkpoint.pth")) as a, zipfile.ZipFile(p.path("cut.pth"), "w", zipfile.ZIP_DEFLATED) as b:
+        with zipfile.ZipFile(p.path("checkpoint.pth")) as a, zipfile.ZipFile(p.path("cut.pth"), "w",
+                                                                             zipfile.ZIP_DEFLATED) as b:
             for n in a.namelist():
                 b.writestr(n, a.read(n))
         refused(p, ["cut.pth", "compressed"], checkpoint="cut.pth")
@@ -588,14 +636,17 @@ def test_bad_configs():
 
 
 def test_a_claim_reserves_nothing():
-    """A configuration that speaks of gigabytes beside a small checkpoint: refused by the entry's shape, in little memory."""
+    """A configuration that speaks of gigabytes beside a small checkpoint: refused by the entry's shape, in little
+    memory."""
     if SANITIZED:
         note("skipped", "RLIMIT_AS: sanitizers take terabytes of addresses")
         return
     with rewritten() as p:
         p.config(dict(config_of(ADAPTIVE), n_token=1 << 21, d_embed=512))
-        r = subprocess.run([DEQ, "import", p.path("checkpoint.pth"), "--config", p.path("config.json"), "--out", p.path("model")], capture_output=True, text=True,
-                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)), env=dict(os.environ, OPENBLAS_NUM_THREADS="1"))
+        r = subprocess.run([DEQ, "import", p.path("checkpoint.pth"), "--config", p.path("config.json"), "--out",
+                            p.path("model")], capture_output=True, text=True,
+                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+                           env=dict(os.environ, OPENBLAS_NUM_THREADS="1"))
         check(r.returncode == 1 and "has shape" in r.stderr, "refused by shape: %s" % short(r.stderr))
 
 
@@ -635,7 +686,8 @@ def test_bad_directories():
         os.symlink("nothing", p.path("link"))
         refused(p, ["link"], out="link")
         equal(p.imported(config_of(ADAPTIVE), out="slash/")[0], 0, "a slash behind the name")
-        equal(listing(p.path("slash")), ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"], "there")
+        equal(listing(p.path("slash")),
+              ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"], "there")
         for args in ([], [p.path("checkpoint.pth")], [p.path("checkpoint.pth"), "--config", p.path("config.json")],
                      [p.path("checkpoint.pth"), "--out", p.path("m")], [p.path("checkpoint.pth"), "--confg", "x"]):
             code, out, err = run([DEQ, "import"] + args)
@@ -645,12 +697,14 @@ def test_bad_directories():
 
 def test_bad_goldens():
     with fixture(ADAPTIVE) as (p, _):
-        good = {k: ("I64" if k == "tokens" else "F32", shape, x) for k, (shape, x) in authors.safetensors(golden_of(ADAPTIVE)).items()}
+        good = {k: ("I64" if k == "tokens" else "F32", shape, x) for k,
+                (shape, x) in authors.safetensors(golden_of(ADAPTIVE)).items()}
 
         def bad(words, change, *flags, code=1):
             authors.write_safetensors(p.path("g.safetensors"), {k: v for k, v in dict(good, **change).items() if v})
             got, out, err = run([DEQ, "check", p.path("model"), p.path("g.safetensors")] + list(flags))
-            check(got == code and out == "" and err.count("\n") == 1 and all(w in err for w in words), "%s: got %d %s" % (words, got, short(out + err)))
+            check(got == code and out == "" and err.count("\n") == 1 and all(w in err for w in words),
+                  "%s: got %d %s" % (words, got, short(out + err)))
 
         bad(["tokens", "missing"], {"tokens": None})
         bad(["tokens", "160"], {"tokens": ("I64", [3, 24], [160] * 72)})
@@ -661,7 +715,9 @@ def test_bad_goldens():
         bad(["segment2"], {"tokens": ("I64", [3, 23], [1] * 69)})
         bad(["newton"], {}, "--solver", "newton", code=2)
         bad(["--tol"], {}, "--tol", "x", code=2)
-        authors.write_safetensors(p.path("g.safetensors"), dict(good, **{"segment0.logprobs": ("F32", [3, 8, 160], [float("nan")] * (3 * 8 * 160))}))
+        authors.write_safetensors(p.path("g.safetensors"),
+                                  dict(good, **{"segment0.logprobs": ("F32", [3, 8, 160],
+                                                                      [float("nan")] * (3 * 8 * 160))}))
         code, out, _ = run([DEQ, "check", p.path("model"), p.path("g.safetensors")])
         check(code == 1, "a golden that is no number agrees with nothing: %d %s" % (code, out))
         equal(run([DEQ, "check", p.path("nowhere"), golden_of(ADAPTIVE)])[0], 1, "no model")
@@ -670,29 +726,38 @@ def test_bad_goldens():
 # --- The paper's vocabulary and arguments, at a small width ---
 
 def test_paper_in_small():
-    """267,735 words in four clusters of widths 64, 16, 4, 1: imported with a vocabulary, loaded, served, scored by segments. More rows than logits are held
-    for at a time (64 MB) are in flight, and nobody's bits depend on it."""
+    """267,735 words in four clusters of widths 64, 16, 4, 1: imported with a vocabulary, loaded, served, scored by
+    segments. More rows than logits are held for at a time (64 MB) are in flight, and nobody's bits depend on it."""
     with place() as p:
-        text = " ".join("the game was released in %d , and sold w%d copies" % (1900 + i % 90, i) for i in range(60)).replace(" and", "\n and")
+        text = " ".join("the game was released in %d , and sold w%d copies" % (1900 + i % 90,
+                                                                               i)
+                        for i in range(60)).replace(" and", "\n and")
         p.write("text.txt", text + "\n")
-        code, _, err = run([sys.executable, os.path.join(ROOT, "tests", "tools", "make_paper_checkpoint.py"), p.path("made"), "--text", p.path("text.txt"), "--d-model", "64",
-                            "--n-head", "4", "--d-head", "16", "--d-inner", "256", "--tgt-len", "16", "--mem-len", "16"])
+        code, _, err = run([sys.executable, os.path.join(ROOT, "tests", "tools", "make_paper_checkpoint.py"),
+                            p.path("made"), "--text", p.path("text.txt"), "--d-model", "64",
+                            "--n-head", "4", "--d-head", "16", "--d-inner", "256", "--tgt-len", "16", "--mem-len",
+                            "16"])
         equal(code, 0, err)
         model = p.path("model")
-        code, out, err = run([DEQ, "import", p.path("made", "checkpoint.pth"), "--config", p.path("made", "config.json"), "--vocab", p.path("made", "vocab.txt"), "--out", model])
+        code, out, err = run([DEQ, "import", p.path("made", "checkpoint.pth"), "--config",
+                              p.path("made", "config.json"), "--vocab", p.path("made", "vocab.txt"), "--out", model])
         equal((code, err), (0, ""), "imported")
         check("267735 tokens" in out and "0 its own, 1 tied, 2 tied, 3 tied" in out, "told: %s" % out)
-        code, out, err = run([DEQ, "eval", model, p.path("text.txt"), "--tgt-len", "16", "--mem-len", "40", "--streams", "3", "--json"])
+        code, out, err = run([DEQ, "eval", model, p.path("text.txt"), "--tgt-len", "16", "--mem-len", "40", "--streams",
+                              "3", "--json"])
         o = json.loads(out)
-        check(code == 0 and o["converged"] == o["segments"] and 2e3 < o["perplexity"] < 2e6, "scored: %s %s" % (out, err))
+        check(code == 0 and o["converged"] == o["segments"] and 2e3 < o["perplexity"] < 2e6,
+              "scored: %s %s" % (out, err))
         with Daemon("engine.max_sequences=64", model=model) as d:
             prompt = "the game was released in"
-            asked = [dict(prompt=prompt, n=8, max_tokens=6, seed=i, temperature=0.7 + i % 2, ignore_eos=True, return_token_ids=True) for i in range(9)]
+            asked = [dict(prompt=prompt, n=8, max_tokens=6, seed=i, temperature=0.7 + i % 2, ignore_eos=True,
+                          return_token_ids=True) for i in range(9)]
             asked.append(dict(asked[0], logprobs=2))
             alone = [d.complete(**q)["choices"] for q in asked]
             ids = [[c["token_ids"] for c in a] for a in alone]
             flat = [i for a in ids for c in a for i in c]
-            check(max(flat) > 200000 and min(flat) < 20000, "words of the first and the last cluster: %d to %d" % (min(flat), max(flat)))
+            check(max(flat) > 200000 and min(flat) < 20000,
+                  "words of the first and the last cluster: %d to %d" % (min(flat), max(flat)))
             equal(ids[9], ids[0], "with log-probabilities")
             with concurrent.futures.ThreadPoolExecutor(len(asked)) as pool:
                 among = list(pool.map(lambda q: d.complete(**q)["choices"], asked))

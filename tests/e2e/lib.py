@@ -1,7 +1,7 @@
 """What the end-to-end tests share: starting the daemon, talking to it, counting checks.
 
-Environment: DEQ_BUILD, the directory of the binaries (default build); DEQ_SLOW, a factor on every time limit (default 1, or 8 when
-the directory's name says that it is a sanitizer's)."""
+Environment: DEQ_BUILD, the directory of the binaries (default build); DEQ_SLOW, a factor on every time limit (default
+1, or 8 when the directory's name says that it is a sanitizer's)."""
 import concurrent.futures
 import contextlib
 import copy
@@ -71,7 +71,8 @@ def short(x):
 
 
 TICK_S = 5
-# How long is waited for what must come: a bound on a hang, not on speed. Whatever a test tells apart by time must differ from it by more.
+# How long is waited for what must come: a bound on a hang, not on speed. Whatever a test tells apart by time must
+# differ from it by more.
 PATIENCE_S = 60
 
 
@@ -82,7 +83,8 @@ def _tick(over, begin):
 
 
 def run_module(name, filters=()):
-    """Runs the test_* functions of a module (those whose module.name contains one of the filters), in order; returns its counts."""
+    """Runs the test_* functions of a module (those whose module.name contains one of the filters), in order; returns
+    its counts."""
     begin, ran, over = time.monotonic(), 0, threading.Event()
     for k in counts:
         counts[k] = 0
@@ -107,19 +109,22 @@ def run_module(name, filters=()):
     over.set()
     ticker.join()
     if ran:
-        print("%-36s %3d tests %6.1f s" % (os.path.relpath(module.__file__, ROOT), ran, time.monotonic() - begin), flush=True)
+        print("%-36s %3d tests %6.1f s" % (os.path.relpath(module.__file__, ROOT), ran, time.monotonic() - begin),
+              flush=True)
     return dict(counts)
 
 
 def run_tests(modules, filters):
-    """Runs the modules, two at a time on two cores or more: no test knows of another. With filters one after the other."""
+    """Runs the modules, two at a time on two cores or more: no test knows of another. With filters one after the
+    other."""
     begin, total = time.monotonic(), dict.fromkeys(counts, 0)
     with concurrent.futures.ProcessPoolExecutor(1 if filters else min(2, len(os.sched_getaffinity(0)))) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run_module, m, filters) for m in modules]):
             for k, n in done.result().items():
                 total[k] += n
     tail = ", %d skipped" % total["skipped"] if total["skipped"] else ""
-    print("%d passed, %d failed%s (e2e, %.0f s)" % (total["passed"], total["failed"], tail, time.monotonic() - begin), flush=True)
+    print("%d passed, %d failed%s (e2e, %.0f s)" % (total["passed"], total["failed"], tail, time.monotonic() - begin),
+          flush=True)
     return 1 if total["failed"] or not total["passed"] else 0
 
 
@@ -155,14 +160,17 @@ class _Http(http.client.HTTPConnection):
 
 
 class Daemon:
-    """deqd on a free port; requests without a seed repeat. Settings are passed as --set key=value. tls: the ssl.SSLContext to connect with; key: sent with every request."""
+    """deqd on a free port; requests without a seed repeat. Settings are passed as --set key=value. tls: the
+    ssl.SSLContext to connect with; key: sent with every request."""
 
     def __init__(self, *settings, model=TINY, args=(), env=None, listen="127.0.0.1:0", tls=None, key=None):
-        argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0", "--set", "sampling.seed=0"]
+        argv = [DEQD, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0", "--set",
+                "sampling.seed=0"]
         for s in settings:
             argv += ["--set", s]
         self.log = tempfile.TemporaryFile()
-        self.p = subprocess.Popen(argv + list(args), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log, env=clean_env(env))
+        self.p = subprocess.Popen(argv + list(args), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=self.log, env=clean_env(env))
         self.checked = False
         until = time.monotonic() + PATIENCE_S * SLOW
         self.first = None
@@ -323,11 +331,13 @@ class Daemon:
         return parse_metrics(b.decode("utf-8"))
 
     def wait_line(self, seconds, **fields):
-        """The first line of the log with these fields (a regular expression or a value each), or None after seconds, or PATIENCE_S."""
+        """The first line of the log with these fields (a regular expression or a value each), or None after seconds, or
+        PATIENCE_S."""
         until = time.monotonic() + max(seconds, PATIENCE_S) * SLOW
         while True:
             for line in self.lines():
-                if all(k in line and (v.search(str(line[k])) if isinstance(v, re.Pattern) else line[k] == v) for k, v in fields.items()):
+                if all(k in line and (v.search(str(line[k])) if isinstance(v, re.Pattern) else line[k] == v) for k,
+                       v in fields.items()):
                     return line
             if time.monotonic() > until:
                 return None
@@ -365,7 +375,8 @@ def slow_model(path):
         if name.startswith("predictor."):
             del header[name]
         elif name != "__metadata__":
-            shape = [(3 * hidden if "qkv" in name else 4 * hidden) if x == 96 else sizes.get(x, x) for x in header[name]["shape"]]
+            shape = [(3 * hidden if "qkv" in name else 4 * hidden) if x == 96 else sizes.get(x, x)
+                     for x in header[name]["shape"]]
             header[name].update(shape=shape, data_offsets=[at, at + 4 * math.prod(shape)])
             at += 4 * math.prod(shape)
     h = json.dumps(header).encode()
@@ -415,7 +426,8 @@ def parse_sse(body):
 
 
 def parse_named_sse(body):
-    """[(name, JSON)] of a stream of /v1/responses, strictly: two lines each, the name also in the data, numbers from 0 on."""
+    """[(name, JSON)] of a stream of /v1/responses, strictly: two lines each, the name also in the data, numbers from 0
+    on."""
     text = body.decode("utf-8")
     if not text.endswith("\n\n") or "\r" in text:
         raise ValueError("the stream does not end with a blank line, or holds a carriage return: %r" % text[-80:])
@@ -489,7 +501,8 @@ def parse_metrics(text):
         for k, v in values.items():
             if k.startswith(name + "_bucket{"):
                 labels = re.sub(r',?le="[^"]+"', "", k[len(name) + 8:-1])
-                series.setdefault(labels, []).append((float(re.search(r'le="([^"]+)"', k).group(1).replace("+Inf", "inf")), v))
+                series.setdefault(labels, []).append((float(re.search(r'le="([^"]+)"',
+                                                                      k).group(1).replace("+Inf", "inf")), v))
         if not series:
             raise ValueError("%s: no buckets" % name)
         for labels, buckets in series.items():
@@ -504,8 +517,9 @@ def parse_metrics(text):
     return values
 
 
-ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 405: "invalid_request_error",
-               408: "timeout_error", 413: "invalid_request_error", 415: "invalid_request_error", 429: "rate_limit_error", 431: "invalid_request_error",
+ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+               404: "not_found_error", 405: "invalid_request_error", 408: "timeout_error", 413: "invalid_request_error",
+               415: "invalid_request_error", 429: "rate_limit_error", 431: "invalid_request_error",
                500: "server_error", 503: "unavailable_error", 504: "timeout_error"}
 
 

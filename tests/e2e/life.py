@@ -15,7 +15,8 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, closed_within, equal, parse_metrics, parse_sse, raw_request, read_response, run, skip,
+from lib import (DEQ, DEQD, MARK, SLOW, TINY, Daemon, check, check_error, clean_env, closed_within, equal,
+                 parse_metrics, parse_sse, raw_request, read_response, run, skip,
                  slow_model)
 
 LONG = {"prompt": "A", "max_tokens": 190000, "temperature": 0, "ignore_eos": True, "stream": True}
@@ -38,8 +39,10 @@ def status_of(d, path="/health/ready"):
 
 
 def test_drain():
-    d = Daemon("server.drain_delay_ms=%d" % (3000 * SLOW), "engine.max_positions=200000", "server.shutdown_timeout_ms=60000")
-    s, data = start_stream(d, 30000)  # seconds of decoding; read meanwhile, since an unread stream would be cut when its buffer is full
+    d = Daemon("server.drain_delay_ms=%d" % (3000 * SLOW), "engine.max_positions=200000",
+               "server.shutdown_timeout_ms=60000")
+    # seconds of decoding; read meanwhile, since an unread stream would be cut when its buffer is full
+    s, data = start_stream(d, 30000)
     answer = []
     reader = threading.Thread(target=lambda: answer.append(read_response(s, data)))
     reader.start()
@@ -49,9 +52,11 @@ def test_drain():
         time.sleep(0.005)
     st, _, o = d.get("/health/ready")
     equal((st, o["status"], o["state"]), (503, "unavailable", "draining"), "/health/ready while draining")
-    equal((status_of(d, "/health"), status_of(d, "/health/live"), status_of(d, "/health/startup")), (503, 200, 200), "/health, live, startup while draining")
+    equal((status_of(d, "/health"), status_of(d, "/health/live"), status_of(d, "/health/startup")), (503, 200, 200),
+          "/health, live, startup while draining")
     equal(d.metrics()["deqd_ready"], 0, "deqd_ready while draining")
-    equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1})[0], 200, "drain_delay: a new request is still served")
+    equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1})[0], 200,
+          "drain_delay: a new request is still served")
     refused = None
     while time.monotonic() - begin < 20 * SLOW:
         try:
@@ -74,7 +79,8 @@ def test_drain():
 
 
 def test_probes_while_busy():
-    """A sign of life between a probe's two looks at the clock once counted as one from the future: not alive, once in a few thousand probes."""
+    """A sign of life between a probe's two looks at the clock once counted as one from the future: not alive, once in a
+    few thousand probes."""
     with Daemon("engine.max_positions=200000", "engine.threads=1") as d:
         s, _ = start_stream(d, 150000)
         reader = threading.Thread(target=lambda: closed_within(s, 60 * SLOW))  # an unread stream would be paused
@@ -92,7 +98,8 @@ def test_probes_while_busy():
                 if r.status != 200:
                     bad.append((path, r.status, body))
         probe.close()
-        check(asked > 1000 / SLOW and not bad, "%d probes of a busy daemon, %d said no: %s" % (asked, len(bad), bad[:2]))
+        check(asked > 1000 / SLOW and not bad,
+              "%d probes of a busy daemon, %d said no: %s" % (asked, len(bad), bad[:2]))
         s.shutdown(socket.SHUT_RDWR)
         reader.join()
         s.close()
@@ -153,8 +160,8 @@ def test_second_signal():
 def test_words_for_a_terminal():
     """Who starts it at a terminal reads what it is and how it ends, beside the log; a pipe gets the log alone."""
     ours, theirs = os.openpty()
-    with subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "engine.max_positions=200000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                          stderr=theirs, env=clean_env()) as p:
+    with subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "engine.max_positions=200000"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs, env=clean_env()) as p:
         os.close(theirs)
         seen = b""
 
@@ -165,7 +172,8 @@ def test_words_for_a_terminal():
 
         until(b"try: curl ")
         address = json.loads(seen.split(b"\n")[0])["address"]
-        check(re.search(rb"^deqd [0-9.]+: model tiny on http://%s \(/openapi.json\); Ctrl-C stops\r?$" % address.encode(), seen, re.M), "ready: %r" % seen)
+        check(re.search(rb"^deqd [0-9.]+: model tiny on http://%s \(/openapi.json\); Ctrl-C stops\r?$" %
+                        address.encode(), seen, re.M), "ready: %r" % seen)
         host, port = address.split(":")
         with socket.create_connection((host, int(port)), 60 * SLOW) as s:
             s.sendall(raw_request(LONG))
@@ -173,7 +181,8 @@ def test_words_for_a_terminal():
                 pass
             p.send_signal(signal.SIGINT)
             until(b"a second Ctrl-C ends it now")
-            check(b"1 request is running; a second Ctrl-C ends it now, else it may take 30 s" in seen, "draining: %r" % seen[-300:])
+            check(b"1 request is running; a second Ctrl-C ends it now, else it may take 30 s" in seen,
+                  "draining: %r" % seen[-300:])
             p.send_signal(signal.SIGINT)
             equal(p.wait(60 * SLOW), 0, "the second one ends it")
         os.close(ours)
@@ -182,7 +191,8 @@ def test_words_for_a_terminal():
 def test_the_port_is_taken():
     with Daemon() as d:
         code, _, err = run([DEQD, "--model", TINY, "--listen", d.first["address"]])
-        check(code == 1 and "Address already in use" in err and "--listen ADDRESS:PORT" in err and "make run LISTEN=" in err, "%d %s" % (code, err))
+        check(code == 1 and "Address already in use" in err and "--listen ADDRESS:PORT" in err and
+              "make run LISTEN=" in err, "%d %s" % (code, err))
 
 
 def test_interrupt_skips_the_delay():
@@ -190,7 +200,8 @@ def test_interrupt_skips_the_delay():
     d = Daemon("server.drain_delay_ms=600000")
     begin = time.monotonic()
     d.p.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # no SIGTERM behind it: a second signal would end it in any case
+    # no SIGTERM behind it: a second signal would end it in any case
+    with contextlib.suppress(subprocess.TimeoutExpired):
         d.p.wait(60 * SLOW)
     check(d.p.poll() == 0, "an idle daemon ends at once: not after %.2f s" % (time.monotonic() - begin))
     d.stop()
@@ -207,7 +218,8 @@ def test_interrupt_skips_the_delay():
             got = d.request("POST", "/v1/completions", {"prompt": "A", "max_tokens": 1})[0]
         except OSError:
             break
-    check(got == 503 and time.monotonic() - begin < 60 * SLOW, "a new request is refused at once: %s after %.2f s" % (got, time.monotonic() - begin))
+    check(got == 503 and time.monotonic() - begin < 60 * SLOW,
+          "a new request is refused at once: %s after %.2f s" % (got, time.monotonic() - begin))
     reader.join()
     events, done = parse_sse(answer[0][2])
     equal((done, events[-1]["choices"][0]["finish_reason"]), (True, "length"), "the stream that ran comes to its end")
@@ -280,9 +292,11 @@ def test_starting():
         got = {}
 
         def look(ask):
-            for method, path in (("GET", "/health/startup"), ("GET", "/health/ready"), ("GET", "/health"), ("GET", "/health/live"), ("GET", "/metrics"),
+            for method, path in (("GET", "/health/startup"), ("GET", "/health/ready"), ("GET", "/health"),
+                                 ("GET", "/health/live"), ("GET", "/metrics"),
                                  ("GET", "/v1/models"),
-                                 ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/v1/logits"), ("POST", "/tokenize"),
+                                 ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/v1/logits"),
+                                 ("POST", "/tokenize"),
                                  ("POST", "/detokenize"),
                                  ("GET", "/openapi.json"), ("GET", "/nothing")):
                 got[path] = ask(method, path, {"prompt": MARK} if method == "POST" else None)
@@ -294,19 +308,24 @@ def test_starting():
             else:
                 for path in ("/health/startup", "/health/ready", "/health"):
                     s, h, b = got[path]
-                    equal((s, json.loads(b)["state"], json.loads(b)["status"]), (503, "starting", "unavailable"), path + " while the model is loaded")
+                    equal((s, json.loads(b)["state"], json.loads(b)["status"]), (503, "starting", "unavailable"),
+                          path + " while the model is loaded")
                     check(h.get("retry-after", "").isdigit(), path + ": Retry-After")
                 equal(got["/health/live"][0], 200, "/health/live while the model is loaded")
                 equal(got["/metrics"][0], 200, "/metrics while the model is loaded")
-                equal(parse_metrics(got["/metrics"][2].decode())["deqd_ready"], 0, "deqd_ready while the model is loaded")
-                for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/tokenize", "/detokenize", "/v1/models"):
+                equal(parse_metrics(got["/metrics"][2].decode())["deqd_ready"], 0,
+                      "deqd_ready while the model is loaded")
+                for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/tokenize", "/detokenize",
+                             "/v1/models"):
                     s, h, b = got[path]
                     check_error(s, b, 503, "model_loading", None, path + " while the model is loaded")
-                    check(h.get("retry-after", "").isdigit() and int(h["retry-after"]) >= 1, path + ": Retry-After %s" % h.get("retry-after"))
+                    check(h.get("retry-after", "").isdigit() and int(h["retry-after"]) >= 1,
+                          path + ": Retry-After %s" % h.get("retry-after"))
                 equal((got["/openapi.json"][0], got["/nothing"][0]), (200, 404), "what needs no model")
             s, _, o = d.get("/health/startup")
             equal((s, o["state"]), (200, "ready"), "afterwards")
-            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1, "a completion afterwards")
+            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1,
+                  "a completion afterwards")
 
 
 def test_signals_while_starting():
@@ -334,7 +353,8 @@ def test_signals_while_starting():
             return
         with starting(model=model, then=send(signal.SIGHUP)) as d:
             check(d.wait_line(5, message="reloaded"), "SIGHUP while starting: reloaded afterwards")
-            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1, "a completion afterwards")
+            equal(d.complete(MARK, max_tokens=1, ignore_eos=True)["usage"]["completion_tokens"], 1,
+                  "a completion afterwards")
         begin = time.monotonic()
         d = starting(model=model, then=send(signal.SIGTERM))
         equal(d.p.wait(20 * SLOW), 0, "SIGTERM while starting")
@@ -343,8 +363,9 @@ def test_signals_while_starting():
 
 
 def test_no_thread_dies_of_a_signal():
-    """The kernel gives a process's signal to any thread that does not block it. Where main() waits for signals instead of handling them, a thread that
-    a library started before main() could block them would take SIGTERM's default action and end the process, without draining."""
+    """The kernel gives a process's signal to any thread that does not block it. Where main() waits for signals instead
+    of handling them, a thread that a library started before main() could block them would take SIGTERM's default action
+    and end the process, without draining."""
     with Daemon() as d:
         try:
             threads = {}
@@ -356,7 +377,8 @@ def test_no_thread_dies_of_a_signal():
             return
         for sig in (signal.SIGTERM, signal.SIGINT):
             # the thread that waits is shown as if it did not block: its wait takes the signal
-            open_to_it = [t for t, x in threads.items() if t != d.p.pid and not (int(x["SigBlk"], 16) | int(x["SigCgt"], 16) | int(x["SigIgn"], 16)) >> (sig - 1) & 1]
+            open_to_it = [t for t, x in threads.items() if t != d.p.pid and
+                          not (int(x["SigBlk"], 16) | int(x["SigCgt"], 16) | int(x["SigIgn"], 16)) >> (sig - 1) & 1]
             equal(open_to_it, [], "threads in which %s is neither blocked nor handled" % sig.name)
 
 
@@ -376,29 +398,35 @@ def test_idle_stop_is_quick():
 
 
 def fails(args, want_code, *words, env=None, lines=1, timeout=20):
-    """The daemon must not start: exit code, one line that holds the words. Usage and values (and --check-config) are answered in plain words, what comes
-    after is a line of the log."""
+    """The daemon must not start: exit code, one line that holds the words. Usage and values (and --check-config) are
+    answered in plain words, what comes after is a line of the log."""
     try:
-        p = subprocess.run([DEQD] + args, env=clean_env(env), capture_output=True, timeout=timeout * SLOW, stdin=subprocess.DEVNULL)
+        p = subprocess.run([DEQD] + args, env=clean_env(env), capture_output=True, timeout=timeout * SLOW,
+                           stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return check(False, "deqd %s: started" % " ".join(args))
     err = p.stderr.decode("utf-8", "replace")
     text = err
     if err.startswith("{"):
         line = json.loads(err.split("\n")[0])
-        text = line["reason"] if (line["level"], line["message"], line["exit_code"]) == ("error", "cannot start", p.returncode) else ""
-    return check(p.returncode == want_code and err.count("\n") == lines and (err[:1] == "{" or err.startswith("deqd: ")) and all(w in text for w in words) and not p.stdout,
-                 "deqd %s: exit %d, %r; expected exit %d, one line with %s" % (" ".join(args)[-200:], p.returncode, err[-600:], want_code, list(words)))
+        text = line["reason"] if (line["level"], line["message"], line["exit_code"]) == ("error", "cannot start",
+                                                                                         p.returncode) else ""
+    return check(p.returncode == want_code and err.count("\n") == lines and
+                 (err[:1] == "{" or err.startswith("deqd: ")) and all(w in text for w in words) and not p.stdout,
+                 "deqd %s: exit %d, %r; expected exit %d, one line with %s" % (" ".join(args)[-200:], p.returncode,
+                                                                               err[-600:], want_code, list(words)))
 
 
 def test_port_in_use():
     with Daemon() as d:
-        fails(["--model", TINY, "--listen", "%s:%d" % (d.host, d.port)], 1, "server.listen", "%s:%d" % (d.host, d.port), "in use")
+        fails(["--model", TINY, "--listen", "%s:%d" % (d.host, d.port)], 1, "server.listen", "%s:%d" % (d.host, d.port),
+              "in use")
         d.alive()
 
 
 def edit_safetensors(path, change):
-    """Rewrites a safetensors file; change(header, data) may edit both (data: a bytearray) and returns the new header's bytes or None."""
+    """Rewrites a safetensors file; change(header, data) may edit both (data: a bytearray) and returns the new header's
+    bytes or None."""
     with open(path, "rb") as f:
         b = f.read()
     n = struct.unpack("<Q", b[:8])[0]
@@ -423,7 +451,8 @@ def test_damaged_models():
                 change(m)
                 fails(["--model", m, "--listen", "127.0.0.1:0"], 1, *words)
                 code, out, err = run([DEQ, "inspect", m])
-                check(code == 1 and err.count("\n") == 1 and all(w in err for w in words), "deq inspect, %s: exit %d %r" % (what, code, err[-400:]))
+                check(code == 1 and err.count("\n") == 1 and all(w in err for w in words),
+                      "deq inspect, %s: exit %d %r" % (what, code, err[-400:]))
                 shutil.rmtree(m)
             return with_change
 
@@ -460,7 +489,8 @@ def test_damaged_models():
         for n in (0, 7, 8, 100, 5000, size // 2, size - 1):
             damaged("cut to %d bytes" % n, weights)(lambda m: os.truncate(os.path.join(m, weights), n))
         damaged("longer by one byte", weights)(lambda m: open(os.path.join(m, weights), "ab").write(b"x"))
-        damaged("a directory instead", weights)(lambda m: (os.unlink(os.path.join(m, weights)), os.mkdir(os.path.join(m, weights))))
+        damaged("a directory instead",
+                weights)(lambda m: (os.unlink(os.path.join(m, weights)), os.mkdir(os.path.join(m, weights))))
 
         def weights_edit(fn):
             return lambda m: edit_safetensors(os.path.join(m, weights), fn)
@@ -502,23 +532,36 @@ def test_damaged_models():
         damaged("offsets outside", weights, two)(weights_edit(outside))
         damaged("offsets overlap", weights)(weights_edit(overlap))
         damaged("unknown dtype", weights, two, "F9")(weights_edit(dtype))
-        for key, value, words in (("hidden_size", "32", ["hidden_size"]), ("hidden_size", 0, ["hidden_size"]), ("hidden_size", None, ["hidden_size"]),
-                                  ("hidden_size", 34, [weights]), ("hiden_size", 32, ["hiden_size"]), ("vocab_size", 2**40, ["vocab_size"]),
-                                  ("vocab_size", 383, []), ("norm", "rms", ["norm"]), ("model_type", "llama", ["model_type"]),
+        for key, value, words in (("hidden_size", "32", ["hidden_size"]), ("hidden_size", 0, ["hidden_size"]),
+                                  ("hidden_size", None, ["hidden_size"]),
+                                  ("hidden_size", 34, [weights]), ("hiden_size", 32, ["hiden_size"]),
+                                  ("vocab_size", 2**40, ["vocab_size"]),
+                                  ("vocab_size", 383, []), ("norm", "rms", ["norm"]),
+                                  ("model_type", "llama", ["model_type"]),
                                   ("format_version", 99, ["format_version"]), ("eos_token_id", 384, ["eos_token_id"]),
-                                  ("deq", 1, ["config.json", "deq"]), ("deq__solver", "newton", ["deq.solver"]), ("deq__tol", -1, ["deq.tol"]),
-                                  ("deq__window", 0, ["deq.window"]), ("deq__x", 1, ["deq.x"]), ("attention_window", 0, ["attention_window"]),
-                                  ("num_blocks", 1.5, ["num_blocks"]), ("tie_word_embeddings", 0, ["tie_word_embeddings"])):
-            damaged("config %s = %r" % (key, value), *(words if weights in words or not words else ["config.json"] + words))(edit_config(**{key: value}))
+                                  ("deq", 1, ["config.json", "deq"]), ("deq__solver", "newton", ["deq.solver"]),
+                                  ("deq__tol", -1, ["deq.tol"]),
+                                  ("deq__window", 0, ["deq.window"]), ("deq__x", 1, ["deq.x"]),
+                                  ("attention_window", 0, ["attention_window"]),
+                                  ("num_blocks", 1.5, ["num_blocks"]),
+                                  ("tie_word_embeddings", 0, ["tie_word_embeddings"])):
+            damaged("config %s = %r" % (key, value),
+                    *(words if weights in words or not words else ["config.json"] + words))(edit_config(**{key: value}))
         damaged("config cut", "config.json", "line")(text("config.json", lambda s: s[:len(s) // 2]))
         damaged("config empty", "config.json")(text("config.json", lambda s: ""))
         damaged("config an array", "config.json")(text("config.json", lambda s: "[]"))
         damaged("tokenizer cut", "tokenizer.json")(text("tokenizer.json", lambda s: s[:len(s) // 2]))
         damaged("tokenizer empty object", "tokenizer.json")(text("tokenizer.json", lambda s: "{}"))
-        damaged("tokenizer of another kind", "tokenizer.json")(text("tokenizer.json", lambda s: s.replace('"BPE"', '"Unigram"')))
-        damaged("two tokens with one id", "tokenizer.json")(text("tokenizer.json", lambda s: s.replace('"!": 1,', '"!": 2,')))
-        damaged("a merge of unknown tokens", "tokenizer.json")(text("tokenizer.json", lambda s: re.sub(r'("merges": \[\s*)(\[[^\]]*\]|"[^"]*")', r'\1"Q Z"', s, count=1)))
-        fails(["--model", os.path.join(tmp, "nothing-here"), "--listen", "127.0.0.1:0"], 1, "nothing-here", "config.json")
+        damaged("tokenizer of another kind",
+                "tokenizer.json")(text("tokenizer.json", lambda s: s.replace('"BPE"', '"Unigram"')))
+        damaged("two tokens with one id",
+                "tokenizer.json")(text("tokenizer.json", lambda s: s.replace('"!": 1,', '"!": 2,')))
+        damaged("a merge of unknown tokens",
+                "tokenizer.json")(text("tokenizer.json",
+                                       lambda s: re.sub(r'("merges": \[\s*)(\[[^\]]*\]|"[^"]*")', r'\1"Q Z"', s,
+                                                        count=1)))
+        fails(["--model", os.path.join(tmp, "nothing-here"), "--listen", "127.0.0.1:0"], 1, "nothing-here",
+              "config.json")
         fails(["--model", tmp + "/bad name", "--listen", "127.0.0.1:0"], 2, "model.path", "bad name")
 
 
@@ -533,7 +576,8 @@ def test_configuration_errors():
 
         file("server:\n  lissten: 127.0.0.1:0\n", "line 2, column 3", "server.lissten", "did you mean server.listen?")
         file("listen: 127.0.0.1:0\n", "line 1, column 1", "unknown key listen", "did you mean server.listen?")
-        file("server:\n  listen: 127.0.0.1:0\nengin:\n  threads: 1\n", "line 4, column 3", "engin.threads", "did you mean engine.threads?")
+        file("server:\n  listen: 127.0.0.1:0\nengin:\n  threads: 1\n", "line 4, column 3", "engin.threads",
+             "did you mean engine.threads?")
         file("engine:\n  threads: many\n", "line 2, column 12", "engine.threads", "many")
         file("engine:\n  threads: 257\n", "line 2, column 12", "engine.threads", "0..256")
         file("engine:\n  threads: -1\n", "line 2", "engine.threads")
@@ -549,14 +593,20 @@ def test_configuration_errors():
             f.write("server:\n  listen: nowhere\n")
         fails(["--config", path, "--check-config"], 2, "server.listen", "nowhere")
         fails(["--config", os.path.join(tmp, "none.yaml")], 2, "none.yaml")
-        for args, words in ((["--set", "engine.thread=1"], ["engine.thread"]), (["--set", "engine.threads"], ["engine.threads"]),
-                            (["--set", "engine.threads=x"], ["engine.threads", "x"]), (["--set"], ["--set"]), (["--lissten", "x"], ["--lissten"]),
-                            (["extra"], ["extra"]), (["--listen", "127.0.0.1:65536"], ["server.listen"]), (["--listen", "127.0.0.1"], ["server.listen"]),
-                            (["--listen", "example.org:80"], ["server.listen"]), (["--listen", "127.0.0.1:-1"], ["server.listen"]),
-                            (["--set", "limits.tol_min=0.4", "--set", "limits.tol_max=0.3"], ["limits.tol_min", "limits.tol_max"])):
+        for args, words in ((["--set", "engine.thread=1"], ["engine.thread"]),
+                            (["--set", "engine.threads"], ["engine.threads"]),
+                            (["--set", "engine.threads=x"], ["engine.threads", "x"]), (["--set"], ["--set"]),
+                            (["--lissten", "x"], ["--lissten"]),
+                            (["extra"], ["extra"]), (["--listen", "127.0.0.1:65536"], ["server.listen"]),
+                            (["--listen", "127.0.0.1"], ["server.listen"]),
+                            (["--listen", "example.org:80"], ["server.listen"]),
+                            (["--listen", "127.0.0.1:-1"], ["server.listen"]),
+                            (["--set", "limits.tol_min=0.4", "--set", "limits.tol_max=0.3"],
+                             ["limits.tol_min", "limits.tol_max"])):
             fails(args + ["--check-config"], 2, *words)
         fails(["--check-config"], 2, "DEQD_ENGINE_THREADS", "x", env={"DEQD_ENGINE_THREADS": "x"})
-        fails(["--check-config"], 2, "DEQD_SERVER_LISTN", "did you mean DEQD_SERVER_LISTEN?", env={"DEQD_SERVER_LISTN": "x"})
+        fails(["--check-config"], 2, "DEQD_SERVER_LISTN", "did you mean DEQD_SERVER_LISTEN?",
+              env={"DEQD_SERVER_LISTN": "x"})
         fails(["--check-config", "--set", "server.listn=x"], 2, "did you mean server.listen?")
         fails(["--check-config", "--set", "server=x"], 2, "server is a section")
         fails(["--check-confg"], 2, "did you mean --check-config?")
@@ -564,13 +614,17 @@ def test_configuration_errors():
         fails(["--listen", ":8080"], 2, "did you mean 127.0.0.1:8080?")
         file("server: [\n", "line 2", "flow")
         fails(["--check-config"], 2, "DEQ_CPU", "foo", env={"DEQ_CPU": "foo"})
-        fails(["--check-config", "--listen", "127.0.0.1:9", "--set", "server.admin_listen=localhost:9"], 2, "server.admin_listen", "server.listen")
+        fails(["--check-config", "--listen", "127.0.0.1:9", "--set", "server.admin_listen=localhost:9"], 2,
+              "server.admin_listen", "server.listen")
         for name in ("a/", "/a", "a//b", ".a", "a/.b", "../a", "a b", "caf\u00e9", "x" * 97):
             fails(["--check-config", "--set", "model.name=" + name], 2, "model.name")
         # empty is unset, and a Service that is called like the daemon announces itself by such names
-        empty = {"DEQ_CPU": "", "DEQD_CONFIG": "", "DEQD_SERVER_LISTEN": "", "DEQD_ENGINE_THREADS": "", "DEQD_NOTHING": ""}
-        links = {"DEQD_SERVICE_HOST": "10.0.0.1", "DEQD_SERVICE_PORT": "80", "DEQD_SERVICE_PORT_HTTP": "80", "DEQD_PORT": "tcp://10.0.0.1:80", "DEQD_PORT_80_TCP": "tcp://10.0.0.1:80",
-                 "DEQD_PORT_80_TCP_PROTO": "tcp", "DEQD_PORT_80_TCP_PORT": "80", "DEQD_PORT_80_TCP_ADDR": "10.0.0.1", "DEQD_METRICS_SERVICE_HOST": "10.0.0.2", "DEQD_METRICS_PORT_80_TCP": "x"}
+        empty = {"DEQ_CPU": "", "DEQD_CONFIG": "", "DEQD_SERVER_LISTEN": "", "DEQD_ENGINE_THREADS": "",
+                 "DEQD_NOTHING": ""}
+        links = {"DEQD_SERVICE_HOST": "10.0.0.1", "DEQD_SERVICE_PORT": "80", "DEQD_SERVICE_PORT_HTTP": "80",
+                 "DEQD_PORT": "tcp://10.0.0.1:80", "DEQD_PORT_80_TCP": "tcp://10.0.0.1:80",
+                 "DEQD_PORT_80_TCP_PROTO": "tcp", "DEQD_PORT_80_TCP_PORT": "80", "DEQD_PORT_80_TCP_ADDR": "10.0.0.1",
+                 "DEQD_METRICS_SERVICE_HOST": "10.0.0.2", "DEQD_METRICS_PORT_80_TCP": "x"}
         for env in (empty, links):
             code, out, err = run([DEQD, "--check-config"], env=env)
             equal((code, out, err), (0, "configuration ok\n", ""), "variables %s" % sorted(env))
@@ -596,42 +650,51 @@ def test_precedence_and_print_config():
     with tempfile.TemporaryDirectory() as tmp:
         path = os.path.join(tmp, "deqd.yaml")
         with open(path, "w") as f:
-            f.write("# a comment\nengine:\n  threads: 3\n  max_sequences: 5\nserver: {listen: '127.0.0.1:1', http_threads: 4}\n")
+            f.write("# a comment\nengine:\n  threads: 3\n  max_sequences: 5\nserver: {listen: '127.0.0.1:1', "
+                    "http_threads: 4}\n")
         _, defaults = printed()
-        equal((defaults["engine.threads"], defaults["server.listen"], defaults["server.max_body_bytes"]), ("0", '"127.0.0.1:8080"', "1M"), "defaults")
+        equal((defaults["engine.threads"], defaults["server.listen"], defaults["server.max_body_bytes"]),
+              ("0", '"127.0.0.1:8080"', "1M"), "defaults")
         check(len(defaults) >= 30, "all keys are printed: %d" % len(defaults))
         code, out, _ = run([DEQD, "--help"])
         equal(code, 0, "--help")
-        check(all(k in out for k in defaults) and "--health-probe" in out and "Exit codes" in out, "--help names every key and flag")
+        check(all(k in out for k in defaults) and "--health-probe" in out and "Exit codes" in out,
+              "--help names every key and flag")
         env = {"DEQD_ENGINE_THREADS": "7", "DEQD_SERVER_HTTP_THREADS": "9"}
         args = ["--config", path, "--set", "server.http_threads=6"]
         got = printed(args, env)[1]
-        equal([got[k] for k in ("server.http_threads", "engine.threads", "engine.max_sequences", "server.listen")], ["6", "7", "5", '"127.0.0.1:1"'],
-              "flags over environment over file over defaults")
+        equal([got[k] for k in ("server.http_threads", "engine.threads", "engine.max_sequences", "server.listen")],
+              ["6", "7", "5", '"127.0.0.1:1"'], "flags over environment over file over defaults")
         got = printed(["--set", "server.http_threads=6", "--config", path], env)[1]
         equal(got["server.http_threads"], "6", "wherever --config stands")
         equal(printed([], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"], "5", "DEQD_CONFIG")
-        equal(printed(["--set", "engine.max_sequences=null"], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"], "32", "a null puts the default back")
+        equal(printed(["--set", "engine.max_sequences=null"], dict(env, DEQD_CONFIG=path))[1]["engine.max_sequences"],
+              "32", "a null puts the default back")
         code, _, err = run([DEQD, "--print-config"], env=dict(env, DEQD_CONFIG="/nowhere.yaml"))
-        check(code == 2 and "DEQD_CONFIG: /nowhere.yaml: cannot open" in err, "the variable is named: %d %r" % (code, err))
+        check(code == 2 and "DEQD_CONFIG: /nowhere.yaml: cannot open" in err,
+              "the variable is named: %d %r" % (code, err))
         equal(printed(["--listen=[::1]:5", "--model", "m"])[1]["server.listen"], '"[::1]:5"', "--listen=, IPv6")
-        equal(printed(["--set", "engine.threads=1", "--set", "engine.threads=2"])[1]["engine.threads"], "2", "the last flag wins")
+        equal(printed(["--set", "engine.threads=1", "--set", "engine.threads=2"])[1]["engine.threads"], "2",
+              "the last flag wins")
         # nulls and sections whose keys are commented out are not there; in quotes it is text
         with open(path, "w") as f:
-            f.write("engine:\n  # threads: 3\nserver:\n  listen: ~\n  admin_listen: null\n  http_threads:\nmodel: {name: Null}\nauth: null\nlog: {}\ntls:\n  cert: ''\n")
+            f.write("engine:\n  # threads: 3\nserver:\n  listen: ~\n  admin_listen: null\n  http_threads:\nmodel: "
+                    "{name: Null}\nauth: null\nlog: {}\ntls:\n  cert: ''\n")
         equal(printed(["--config", path])[1], defaults, "nulls are defaults")
         with open(path, "w") as f:
             f.write("model: {name: 'null'}\n")
         equal(printed(["--config", path])[1]["model.name"], '"null"', "quoted")
         # what is printed can be read again and prints the same
-        odd = ["--set", "engine.cache_bytes=12345", "--set", "limits.tol_min=0.00123", "--set", "server.max_body_bytes=3K", "--set", "log.level=warn",
+        odd = ["--set", "engine.cache_bytes=12345", "--set", "limits.tol_min=0.00123", "--set",
+               "server.max_body_bytes=3K", "--set", "log.level=warn",
                "--set", 'model.path=a b"c\\d #: {é', "--set", "limits.tol_max=0.1"]
         for extra in ([], odd):
             out, values = printed(extra)
             with open(path, "w") as f:
                 f.write(out)
             code, again, err = run([DEQD, "--config", path, "--print-config"])
-            equal((code, again == out, err), (0, True, ""), "--print-config is loadable and prints the same (%s)" % " ".join(extra))
+            equal((code, again == out, err), (0, True, ""),
+                  "--print-config is loadable and prints the same (%s)" % " ".join(extra))
         code, out, _ = run([DEQD, "--version"])
         check(code == 0 and re.fullmatch(r"deqd \d+\.\d+\.\d+\S*\n", out), "--version: %r" % out)
 
@@ -642,20 +705,23 @@ def test_health_probe():
         equal(run([DEQD, "--listen", address, "--health-probe"])[0], 0, "--health-probe of a running daemon")
         equal(run([DEQD, "--listen", "0.0.0.0:%d" % d.port, "--health-probe"])[0], 0, "0.0.0.0 is asked on loopback")
         port = d.port
-    equal(run([DEQD, "--listen", "127.0.0.1:%d" % port, "--health-probe"]), (1, "", "deqd: --health-probe: 127.0.0.1:%d does not answer\n" % port),
+    equal(run([DEQD, "--listen", "127.0.0.1:%d" % port, "--health-probe"]),
+          (1, "", "deqd: --health-probe: 127.0.0.1:%d does not answer\n" % port),
           "--health-probe when nobody listens")
     with socket.socket() as s:  # somebody else listens and says nothing
         s.bind(("127.0.0.1", 0))
         s.listen(1)
         begin = time.monotonic()
-        equal(run([DEQD, "--listen", "127.0.0.1:%d" % s.getsockname()[1], "--health-probe"])[0], 1, "--health-probe of a port that is silent")
+        equal(run([DEQD, "--listen", "127.0.0.1:%d" % s.getsockname()[1], "--health-probe"])[0], 1,
+              "--health-probe of a port that is silent")
         check(time.monotonic() - begin < 60 * SLOW, "the probe gives up: %.1f s" % (time.monotonic() - begin))
     d = Daemon("server.drain_delay_ms=5000")
     d.p.send_signal(signal.SIGTERM)
     until = time.monotonic() + 60 * SLOW
     while status_of(d) == 200 and time.monotonic() < until:
         time.sleep(0.01)
-    equal(run([DEQD, "--listen", "127.0.0.1:%d" % d.port, "--health-probe"]), (1, "", "deqd: --health-probe: 127.0.0.1:%d answers 503, not ready\n" % d.port),
+    equal(run([DEQD, "--listen", "127.0.0.1:%d" % d.port, "--health-probe"]),
+          (1, "", "deqd: --health-probe: 127.0.0.1:%d answers 503, not ready\n" % d.port),
           "--health-probe of a draining daemon")
     d.stop()
 
@@ -674,11 +740,14 @@ def test_log_levels():
         lines = d.lines()
         done = [x for x in lines if x["message"] == "completion"]
         equal(len(done), 1, "one line for a completion")
-        equal((done[0]["status"], done[0]["completion_tokens"], done[0]["finish"], done[0]["stream"]), (200, 2, "length", False), "its fields")
+        equal((done[0]["status"], done[0]["completion_tokens"], done[0]["finish"], done[0]["stream"]),
+              (200, 2, "length", False), "its fields")
         requests = [(x["method"], x["path"], x["status"]) for x in lines if x["message"] == "request"]
-        equal(requests, [("GET", "/v1/embeddings", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/models", 200), ("POST", "/v1/completions", 400)],
+        equal(requests, [("GET", "/v1/embeddings", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/models", 200),
+                         ("POST", "/v1/completions", 400)],
               "one line a request; probes are not shown")
-        check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", x["time"]) and x["level"] in ("error", "warn", "info", "debug") for x in lines), "time and level")
+        check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", x["time"]) and
+                  x["level"] in ("error", "warn", "info", "debug") for x in lines), "time and level")
 
 
 def test_log_that_nobody_reads():
@@ -689,7 +758,8 @@ def test_log_that_nobody_reads():
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        p = subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:%d" % port, "--set", "server.drain_delay_ms=0"], stderr=into, env=clean_env())
+        p = subprocess.Popen([DEQD, "--model", TINY, "--listen", "127.0.0.1:%d" % port, "--set",
+                              "server.drain_delay_ms=0"], stderr=into, env=clean_env())
         os.close(into)
         try:
             until, answered = time.monotonic() + 20 * SLOW, 0
@@ -727,16 +797,20 @@ def test_log_file_that_may_grow_no_more():
         while not told and time.monotonic() < until:
             told = re.findall(r'^{.*"message":"log lines dropped","lines":(\d+)}$', d.stderr(), re.M)
             time.sleep(0.01)
-        equal([int(x) for x in told], [int(d.metrics()["deqd_log_lines_dropped_total"])], "lines dropped, as the log tells them")
+        equal([int(x) for x in told], [int(d.metrics()["deqd_log_lines_dropped_total"])],
+              "lines dropped, as the log tells them")
     finally:
         d.p.terminate()
         equal(d.p.wait(20 * SLOW), 0, "exit code after SIGTERM")
 
 
 def test_log_of_paths():
-    """What a client asks for in vain is logged: printable, at most 256 bytes, without its query, and never as another line."""
-    cases = [("/nothing?key=secret", "/nothing"), ("/nothing#secret", "/nothing"), ('/"},{\\n', '/"},{\\n'), ("/%0a{}", "/%0a{}"), ("/" + "a" * 300, "/" + "a" * 255), ("/\xe9", "/%E9"),
-             ("/" + "a" * 253 + "\xe9b", "/" + "a" * 253), ("*", "*"), ("/v1/models/?x", "/v1/models/"), ("/v1/models/" + "x" * 300, "/v1/models/")]
+    """What a client asks for in vain is logged: printable, at most 256 bytes, without its query, and never as another
+    line."""
+    cases = [("/nothing?key=secret", "/nothing"), ("/nothing#secret", "/nothing"), ('/"},{\\n', '/"},{\\n'),
+             ("/%0a{}", "/%0a{}"), ("/" + "a" * 300, "/" + "a" * 255), ("/\xe9", "/%E9"),
+             ("/" + "a" * 253 + "\xe9b", "/" + "a" * 253), ("*", "*"), ("/v1/models/?x", "/v1/models/"),
+             ("/v1/models/" + "x" * 300, "/v1/models/")]
     with Daemon() as d:
         for target, _ in cases:
             with d.connect() as s:
@@ -745,7 +819,8 @@ def test_log_of_paths():
         until = time.monotonic() + 60 * SLOW
         while sum(x["message"] == "request" for x in d.lines()) < len(cases) and time.monotonic() < until:
             time.sleep(0.01)
-        equal([x["path"] for x in d.lines() if x["message"] == "request"], [path for _, path in cases], "paths of the log")
+        equal([x["path"] for x in d.lines() if x["message"] == "request"], [path for _, path in cases],
+              "paths of the log")
         check(all("secret" not in json.dumps(x) for x in d.lines()), "no query in the log")
 
 
@@ -753,10 +828,11 @@ def test_no_descriptors():
     """Connections that cannot be are refused at the start, not later."""
     def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-    p = subprocess.run([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "server.max_connections=1000"], env=clean_env(), capture_output=True,
-                       timeout=20 * SLOW, preexec_fn=limit)
+    p = subprocess.run([DEQD, "--model", TINY, "--listen", "127.0.0.1:0", "--set", "server.max_connections=1000"],
+                       env=clean_env(), capture_output=True, timeout=20 * SLOW, preexec_fn=limit)
     err = p.stderr.decode()
-    check(p.returncode == 1 and err.count("\n") == 1 and "server.max_connections" in err and "200" in err, "1,000 connections with 200 descriptors: %d %r" % (p.returncode, err))
+    check(p.returncode == 1 and err.count("\n") == 1 and "server.max_connections" in err and "200" in err,
+          "1,000 connections with 200 descriptors: %d %r" % (p.returncode, err))
 
 
 def test_ipv6():

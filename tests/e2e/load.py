@@ -14,10 +14,12 @@ WIDE = {"prompt": [70, 71, 72, 73] * 25000, "max_tokens": 1, "temperature": 0}  
 
 def freed(d, what, seconds=2):
     """The contract: within 2 s nothing of the request is left."""
-    ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 0 and m["deqd_requests_waiting"] == 0 and m["deqd_cache_pages_used"] == 0 and
+    ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 0 and m["deqd_requests_waiting"] == 0 and
+                          m["deqd_cache_pages_used"] == 0 and
                           m["deqd_rows_open"] == 0, seconds)
     return check(ok, "%s: within %g s running, waiting, pages and rows are 0: %s" % (what, seconds, {
-        k: m[k] for k in ("deqd_requests_running", "deqd_requests_waiting", "deqd_cache_pages_used", "deqd_rows_open")}))
+        k: m[k] for k in ("deqd_requests_running", "deqd_requests_waiting", "deqd_cache_pages_used",
+                          "deqd_rows_open")}))
 
 
 def leave(s, reset):
@@ -43,14 +45,17 @@ def test_clients_that_leave():
                     if phase == "decode":
                         ok, m = d.wait_metric(lambda m: m["deqd_generation_tokens_total"] > a["deqd_generation_tokens_total"] + 10, 5)
                     else:
-                        ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 1 and m["deqd_positions_total"] > a["deqd_positions_total"], 5)
+                        ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 1 and
+                                              m["deqd_positions_total"] > a["deqd_positions_total"], 5)
                     check(ok and m["deqd_requests_running"] == 1, what + ": it runs")
                     leave(s, reset)
                     freed(d, what)
                     m = d.metrics()
-                    equal(cancelled(m, "running") - cancelled(a, "running"), 1, what + ": deqd_requests_cancelled_total{prefill or decode}")
+                    equal(cancelled(m, "running") - cancelled(a, "running"), 1,
+                          what + ": deqd_requests_cancelled_total{prefill or decode}")
                     equal(m['deqd_requests_total{finish_reason="cancelled"}'] - a['deqd_requests_total{finish_reason="cancelled"}'], 1, what + ": finish_reason")
-                    check(m["deqd_generation_tokens_total"] - a["deqd_generation_tokens_total"] < 190000, what + ": it was not run to its end")
+                    check(m["deqd_generation_tokens_total"] - a["deqd_generation_tokens_total"] < 190000,
+                          what + ": it was not run to its end")
                     d.alive(what)
         # queued behind another
         for stream in (False, True):
@@ -66,12 +71,14 @@ def test_clients_that_leave():
                 for i, s in enumerate(waiting):
                     leave(s, i == 1)
                 ok, m = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 0, 2)
-                check(ok and m["deqd_requests_running"] == 1, "queued ones that leave are gone, the running one stays: %s" % m["deqd_requests_waiting"])
+                check(ok and m["deqd_requests_running"] == 1,
+                      "queued ones that leave are gone, the running one stays: %s" % m["deqd_requests_waiting"])
                 equal(cancelled(m, "queued") - cancelled(a, "queued"), 3, "deqd_requests_cancelled_total{queued}")
                 first.setblocking(True)
                 check(first.recv(100).startswith(b"HTTP/1.1 200"), "the running stream was not touched")
             freed(d, "the first one leaves too")
-            equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1, "deqd_requests_cancelled_total{running}")
+            equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1,
+                  "deqd_requests_cancelled_total{running}")
             d.alive()
         # logits too
         a = d.metrics()
@@ -80,7 +87,8 @@ def test_clients_that_leave():
         d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
         leave(s, True)
         freed(d, "logits")
-        equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1, "logits: deqd_requests_cancelled_total{running}")
+        equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1,
+              "logits: deqd_requests_cancelled_total{running}")
         # many at once, at any moment
         for i in range(60):
             s = d.connect()
@@ -95,18 +103,21 @@ def test_half_closed_client_still_reads():
     """Who only ends its own side still wants the answer (a shell pipe into nc does that)."""
     with Daemon() as d:
         with d.connect() as s:
-            s.sendall(raw_request({"prompt": "A", "max_tokens": 400, "temperature": 0, "stream": True, "ignore_eos": True}))
+            s.sendall(raw_request({"prompt": "A", "max_tokens": 400, "temperature": 0, "stream": True,
+                                   "ignore_eos": True}))
             data = s.recv(1000)
             s.shutdown(socket.SHUT_WR)
             status, _, body, _ = read_response(s, data)
             events, done = parse_sse(body)
-            equal((status, done, len(events_text(events)) > 100), (200, True, True), "a stream whose client closed its sending side")
+            equal((status, done, len(events_text(events)) > 100), (200, True, True),
+                  "a stream whose client closed its sending side")
 
 
 def whole(d, version="1.1", **fields):
     """A connection on which a request for a whole answer was sent, whose sending side is closed."""
     s, body = d.connect(), json.dumps(dict({"prompt": "A", "temperature": 0, "ignore_eos": True}, **fields)).encode()
-    s.sendall(("POST /v1/completions HTTP/%s\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (version, len(body))).encode() + body)
+    s.sendall(("POST /v1/completions HTTP/%s\r\nHost: x\r\nContent-Length: %d\r\n\r\n" %
+               (version, len(body))).encode() + body)
     s.shutdown(socket.SHUT_WR)
     return s
 
@@ -123,7 +134,8 @@ def final(s):
 
 
 def test_half_closed_client_gets_its_whole_answer():
-    """... whether it is ready at once, or the client waits in the queue and sees the interim answers that tell it from one that closed."""
+    """... whether it is ready at once, or the client waits in the queue and sees the interim answers that tell it from
+    one that closed."""
     with Daemon("engine.max_sequences=1", "engine.max_positions=200000") as d:
         with whole(d, max_tokens=2) as s:
             equal(final(s)[1], 200, "an answer that is ready soon")
@@ -136,11 +148,13 @@ def test_half_closed_client_gets_its_whole_answer():
                 closes.sendall(raw_request(dict(LONG, stream=False)))
                 closes.close()
                 ok, m = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 1, 8)
-                check(ok, "who closed, and who speaks HTTP/1.0, is taken from the queue: %s wait" % m["deqd_requests_waiting"])
+                check(ok, "who closed, and who speaks HTTP/1.0, is taken from the queue: %s wait" %
+                      m["deqd_requests_waiting"])
                 equal(final(old)[1], None, "HTTP/1.0 has no interim answers")
                 busy.close()
                 n, status, body = final(waits)
-                equal((n >= 1, status, json.loads(body)["usage"]["completion_tokens"]), (True, 200, 2), "its answer comes after all")
+                equal((n >= 1, status, json.loads(body)["usage"]["completion_tokens"]), (True, 200, 2),
+                      "its answer comes after all")
         # a pipeline that ends so: each answer is whole
         with d.connect() as s:
             s.sendall(raw_request({"prompt": "A", "max_tokens": 1}) * 3)
@@ -173,7 +187,8 @@ def test_half_closed_beside_idle_connections():
 
 def test_half_closed_on_a_unix_socket():
     """The system tells who closed: no interim answers."""
-    with tempfile.TemporaryDirectory() as tmp, Daemon("engine.max_sequences=1", "engine.max_positions=200000", listen="unix:%s/s" % tmp) as d:
+    with tempfile.TemporaryDirectory() as tmp, Daemon("engine.max_sequences=1", "engine.max_positions=200000",
+                                                      listen="unix:%s/s" % tmp) as d:
         with d.connect() as busy:
             busy.sendall(raw_request(dict(LONG, stream=True)))
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
@@ -197,11 +212,13 @@ def test_full_queue():
                 s.sendall(raw_request({"prompt": "A", "max_tokens": 2, "temperature": 0}))
             ok, _ = d.wait_metric(lambda m: m["deqd_requests_waiting"] == 2, 5)
             check(ok, "two wait")
-            for path, body in (("/v1/completions", {"prompt": "A"}), ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
+            for path, body in (("/v1/completions", {"prompt": "A"}),
+                               ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
                 s, h, b = d.request("POST", path, body)
                 check_error(s, b, 429, "queue_full", None, path)
                 ms, whole = h.get("retry-after-ms", ""), h.get("retry-after", "")
-                check(ms.isdigit() and whole.isdigit() and int(whole) >= 1 and int(whole) == max(1, -(-int(ms) // 1000)) and int(ms) <= 60000,
+                check(ms.isdigit() and whole.isdigit() and int(whole) >= 1 and
+                      int(whole) == max(1, -(-int(ms) // 1000)) and int(ms) <= 60000,
                       "Retry-After %r and retry-after-ms %r" % (whole, ms))
             # what needs no place is answered
             for path in ("/health", "/health/live", "/metrics", "/v1/models"):
@@ -213,7 +230,8 @@ def test_full_queue():
             leave(run, False)
             for s in waiting:
                 status, _, b, _ = read_response(s)
-                equal((status, json.loads(b)["usage"]["completion_tokens"]), (200, 2), "who waited is served when the running one leaves")
+                equal((status, json.loads(b)["usage"]["completion_tokens"]), (200, 2),
+                      "who waited is served when the running one leaves")
                 s.close()
         d.alive()
 
@@ -228,7 +246,8 @@ def test_full_queue_of_tokens():
             s, h, b = d.request("POST", "/v1/completions", {"prompt": [70] * 11})
             check_error(s, b, 429, "tokens_queue_full", None, "90 + 11 waiting tokens")
             check(h.get("retry-after", "").isdigit(), "Retry-After")
-            equal(d.metrics()['deqd_requests_rejected_total{reason="tokens_queue_full"}'], 1, "deqd_requests_rejected_total")
+            equal(d.metrics()['deqd_requests_rejected_total{reason="tokens_queue_full"}'], 1,
+                  "deqd_requests_rejected_total")
 
 
 def test_no_queue_at_all():
@@ -248,14 +267,16 @@ def test_waiting_too_long():
         with d.connect() as run:
             run.sendall(raw_request(LONG))  # whole, not a stream: an unread stream would be cut when its buffer is full
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
-            for path, body in (("/v1/completions", {"prompt": "A"}), ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
+            for path, body in (("/v1/completions", {"prompt": "A"}),
+                               ("/v1/completions", {"prompt": "A", "stream": True}), ("/v1/logits", {"prompt": "A"})):
                 begin = time.monotonic()
                 s, h, b = d.request("POST", path, body)
                 took = time.monotonic() - begin
                 check_error(s, b, 503, "queue_timeout", None, path)
                 check(0.29 <= took <= 60 * SLOW, "%s: after %.2f s, expected about 0.3" % (path, took))
                 check(h.get("content-type") == "application/json", "an error, not a stream: %s" % h.get("content-type"))
-            equal(d.metrics()['deqd_requests_rejected_total{reason="queue_timeout"}'], 3, "deqd_requests_rejected_total")
+            equal(d.metrics()['deqd_requests_rejected_total{reason="queue_timeout"}'], 3,
+                  "deqd_requests_rejected_total")
         freed(d, "after queue timeouts")
         d.alive()
 
@@ -302,7 +323,8 @@ def test_reader_that_stops():
         check(ok, "it began")
         freed(d, "a reader that stops", 10)
         m = d.metrics()
-        check(m["deqd_generation_tokens_total"] < 190000, "it was stopped before its end: %d tokens" % m["deqd_generation_tokens_total"])
+        check(m["deqd_generation_tokens_total"] < 190000,
+              "it was stopped before its end: %d tokens" % m["deqd_generation_tokens_total"])
         s.close()
         d.alive()
 
@@ -319,16 +341,19 @@ def unread(d, body, path="/v1/completions", extra="", source="127.0.0.1"):
 
 
 def test_slow_readers_give_way():
-    """Streams that nobody reads hold the engine only while nobody waits for it; a caller without any has a place of his own. (Seconds: a reader has two of them.)"""
+    """Streams that nobody reads hold the engine only while nobody waits for it; a caller without any has a place of his
+    own. (Seconds: a reader has two of them.)"""
     stream = dict(LONG, stream=True, logprobs=20)
-    with Daemon("engine.max_sequences=8", "stream.buffer_bytes=4096", "stream.stall_ms=60000", "engine.max_positions=200000") as d:
+    with Daemon("engine.max_sequences=8", "stream.buffer_bytes=4096", "stream.stall_ms=60000",
+                "engine.max_positions=200000") as d:
         held = [unread(d, stream) for _ in range(8)]
         ok, m = d.wait_metric(lambda m: m["deqd_stream_paused_total"] >= 8, 20)
         check(ok, "all readers are slow: %s" % m["deqd_stream_paused_total"])
         with unread(d, {"prompt": "A", "max_tokens": 1, "temperature": 0}, source="127.0.0.2") as s:
             equal(read_response(s)[0], 200, "another caller")
         equal(d.metrics()["deqd_stream_gave_way_total"], 0, "nobody had to give way to him")
-        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200, "the same caller, who has all places")
+        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200,
+              "the same caller, who has all places")
         equal(d.metrics()["deqd_stream_gave_way_total"], 1, "one gave way")
         # nobody waits: the others go on being held, and are whole up to where they are
         equal(d.metrics()["deqd_requests_running"], 7, "the others")
@@ -341,14 +366,16 @@ def test_slow_readers_give_way():
             s.close()
             if ends:
                 break
-        check(len(ends) == 1 and b'"error"' in ends[0] and b"[DONE]" not in ends[0], "its stream ends with an error event: %r" % ends)
+        check(len(ends) == 1 and b'"error"' in ends[0] and b"[DONE]" not in ends[0],
+              "its stream ends with an error event: %r" % ends)
         for s in held:
             s.close()
         freed(d, "slow readers", 10)
 
 
 def test_narrow_requests_overtake_a_wide_one():
-    """Two callers hold the engine, a third waits for half of it: a fourth with one choice does not wait behind him, and the third has his turn."""
+    """Two callers hold the engine, a third waits for half of it: a fourth with one choice does not wait behind him, and
+    the third has his turn."""
     wide = dict(LONG, n=8, max_tokens=100000)
     with Daemon("engine.max_sequences=16", "engine.max_positions=200000") as d:
         held = [unread(d, dict(wide, stream=True), source="127.0.0.%d" % i) for i in (2, 3)]
@@ -368,7 +395,8 @@ def test_narrow_requests_overtake_a_wide_one():
 
 
 def test_answers_have_a_budget():
-    """Whole answers that nobody reads hold no more than limits.answer_bytes; who asks for little meanwhile is served; a reader below the least rate is dropped."""
+    """Whole answers that nobody reads hold no more than limits.answer_bytes; who asks for little meanwhile is served; a
+    reader below the least rate is dropped."""
     # positions * 384 numbers of 4 bytes: 1.5 MB an answer
     body, octets = {"prompt": [70] * 1000, "positions": "all"}, "Accept: application/octet-stream\r\n"
     with Daemon("limits.answer_bytes=8M", "limits.max_logits_bytes=2M", "stream.stall_ms=%d" % (1000 * SLOW)) as d:
@@ -376,24 +404,28 @@ def test_answers_have_a_budget():
         ok, m = d.wait_metric(lambda m: m["deqd_answer_memory_bytes"] > 2.9e6, 10)
         check(ok, "two answers of one caller: %s" % m["deqd_answer_memory_bytes"])
         check(m["deqd_requests_waiting"] >= 10, "the others wait: %s" % m["deqd_requests_waiting"])
-        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200, "a small request of the same caller")
+        equal(d.post("/v1/completions", {"prompt": "A", "max_tokens": 1, "temperature": 0})[0], 200,
+              "a small request of the same caller")
         with unread(d, body, "/v1/logits", octets, "127.0.0.2") as s:
             status, _, data, _ = read_response(s)
             equal((status, len(data)), (200, 1000 * 384 * 4), "a large one of another")
         # readers that take nothing are dropped, and those behind them come, until nothing is held
         ok, m = d.wait_metric(lambda m: m["deqd_http_connections"] <= 1 and m["deqd_answer_memory_bytes"] < 1e5, 30)
-        check(ok, "all were dropped: %s connections, %s bytes" % (m["deqd_http_connections"], m["deqd_answer_memory_bytes"]))
+        check(ok, "all were dropped: %s connections, %s bytes" % (m["deqd_http_connections"],
+                                                                  m["deqd_answer_memory_bytes"]))
         for s in held:
             s.close()
         freed(d, "answers", 10)
 
 
 def test_readers_that_read():
-    """Wide streams of clients that read come whole, however fast the model is; also when one pauses for less than stream.stall_ms."""
+    """Wide streams of clients that read come whole, however fast the model is; also when one pauses for less than
+    stream.stall_ms."""
     with Daemon("engine.max_positions=200000") as d:
         for pause in (0, 1):
             with d.connect() as s:
-                s.sendall(raw_request({"prompt": "A", "max_tokens": 2000, "temperature": 0, "ignore_eos": True, "stream": True, "logprobs": 20}))
+                s.sendall(raw_request({"prompt": "A", "max_tokens": 2000, "temperature": 0, "ignore_eos": True,
+                                       "stream": True, "logprobs": 20}))
                 data = s.recv(1000)
                 time.sleep(pause)
                 try:
@@ -406,8 +438,8 @@ def test_readers_that_read():
 
 
 def test_streams_that_nobody_disturbs():
-    """The thread that looks for stalled and vanished clients leaves the others alone: streams that are read come whole, while others come and go
-    beside them. A second and more is ten of that thread's rounds."""
+    """The thread that looks for stalled and vanished clients leaves the others alone: streams that are read come whole,
+    while others come and go beside them. A second and more is ten of that thread's rounds."""
     with Daemon("engine.max_sequences=16", "engine.max_positions=200000", "queue.max_requests=1000") as d:
         results = {}
         end = threading.Event()
@@ -455,13 +487,15 @@ def test_running_stream_beside_queued_ones_that_leave():
                     leave(s, False)
                 d.wait_metric(lambda m: m["deqd_requests_waiting"] == 0, 2)
                 m = d.metrics()
-                if not equal((m["deqd_requests_running"], cancelled(m, "running") - cancelled(a, "running")), (1, 0), "the running stream is not touched, round %d" % i):
+                if not equal((m["deqd_requests_running"], cancelled(m, "running") - cancelled(a, "running")), (1, 0),
+                             "the running stream is not touched, round %d" % i):
                     break
             freed(d, "round %d" % i)
 
 
 def test_large_bodies_beside_small_requests():
-    """A prompt of a megabyte is read by a thread of its own: other requests are answered meanwhile, and its own answer comes whole."""
+    """A prompt of a megabyte is read by a thread of its own: other requests are answered meanwhile, and its own answer
+    comes whole."""
     with Daemon("server.max_body_bytes=8M", "server.http_threads=1", "engine.max_positions=100000") as d:
         text = "The king is dead. Long live the king! " * 80000  # 3 MB
         got = []
@@ -476,12 +510,16 @@ def test_large_bodies_beside_small_requests():
             slowest, n = max(slowest, time.monotonic() - begin), n + 1
         took = time.monotonic() - t
         equal([(s, o["count"] > 100000) for s, _, o in got], [(200, True)] * 3, "three large ones are answered")
-        check(n > 5 and slowest < took / 2, "small ones are answered meanwhile: %d of them, the slowest in %.3f s of %.3f" % (n, slowest, took))
+        check(n > 5 and slowest < took / 2,
+              "small ones are answered meanwhile: %d of them, the slowest in %.3f s of %.3f" % (n, slowest, took))
         s, _, o = d.post("/v1/completions", {"prompt": text, "max_tokens": 1})
         check_error(s, o, 400, "context_length_exceeded", "prompt", "too long a prompt of that size")
-        s, _, b = d.request("POST", "/v1/completions", b'{"prompt": "' + text[:66000].encode() + b'", "max_tokens": 3, "temperature": 0, "stream": true, "deq": {"tol": 0.5}}')
+        s, _, b = d.request("POST", "/v1/completions",
+                            b'{"prompt": "' + text[:66000].encode() +
+                            b'", "max_tokens": 3, "temperature": 0, "stream": true, "deq": {"tol": 0.5}}')
         check(s == 200 and b.endswith(b"data: [DONE]\n\n"), "a stream behind a large body: %d %s" % (s, b[-100:]))
         with d.connect() as c:  # leaves while its body is read
-            c.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(text) + 14) + b'{"prompt": "' + text.encode() + b'"}')
+            c.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(text) + 14) +
+                      b'{"prompt": "' + text.encode() + b'"}')
             c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         d.alive("after one that left")

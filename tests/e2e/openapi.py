@@ -1,5 +1,6 @@
-"""server/api/openapi.json: what is served is the file, the file is OpenAPI 3.1 in structure, its fields and paths are those of the daemon's
-tables, and what the daemon answers is what the file says. schemathesis (tests/clients) asks further, with requests made from the file."""
+"""server/api/openapi.json: what is served is the file, the file is OpenAPI 3.1 in structure, its fields and paths are
+those of the daemon's tables, and what the daemon answers is what the file says. schemathesis (tests/clients) asks
+further, with requests made from the file."""
 import copy
 import glob
 import hashlib
@@ -49,8 +50,9 @@ def default_of(schema):
 
 def is_type(value, name):
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {"null": value is None, "boolean": isinstance(value, bool), "integer": number and float(value).is_integer(), "number": number,
-            "string": isinstance(value, str), "array": isinstance(value, list), "object": isinstance(value, dict)}[name]
+    return {"null": value is None, "boolean": isinstance(value, bool), "integer": number and float(value).is_integer(),
+            "number": number, "string": isinstance(value, str), "array": isinstance(value, list),
+            "object": isinstance(value, dict)}[name]
 
 
 def same(a, b):
@@ -96,11 +98,13 @@ def _content(rule, value, at, schema):
 
 
 def number_or(rule):
-    return lambda limit, value, at, schema: _said(not is_type(value, "number") or rule(value, limit), at, "%r, limit %r" % (value, limit))
+    return lambda limit, value, at, schema: _said(not is_type(value, "number") or rule(value, limit), at,
+                                                  "%r, limit %r" % (value, limit))
 
 
 def sized(kind, rule):
-    return lambda limit, value, at, schema: _said(not isinstance(value, kind) or rule(len(value), limit), at, "%d long, limit %r" % (
+    return lambda limit, value, at, schema: _said(not isinstance(value, kind) or rule(len(value), limit), at,
+                                                  "%d long, limit %r" % (
         len(value) if isinstance(value, kind) else 0, limit))
 
 
@@ -110,18 +114,25 @@ def silent(rule, value, at, schema):
 
 KEYWORDS = {
     "$ref": lambda r, v, at, s: violations(resolve(r), v, at),
-    "type": lambda r, v, at, s: _said(any(is_type(v, t) for t in ([r] if isinstance(r, str) else r)), at, "%.60r is not %s" % (v, r)),
+    "type": lambda r, v, at,
+    s: _said(any(is_type(v, t) for t in ([r] if isinstance(r, str) else r)), at, "%.60r is not %s" % (v, r)),
     "const": lambda r, v, at, s: _said(same(v, r), at, "%.60r is not %r" % (v, r)),
-    "x-neutral": lambda r, v, at, s: _said(v is None or any(same(v, x) for x in r), at, "%.60r is not null nor of %s" % (v, r)),
+    "x-neutral": lambda r, v, at,
+    s: _said(v is None or any(same(v, x) for x in r), at, "%.60r is not null nor of %s" % (v, r)),
     "enum": lambda r, v, at, s: _said(any(same(v, x) for x in r), at, "%.60r is not of %s" % (v, r)),
-    "required": lambda r, v, at, s: _said(not isinstance(v, dict) or all(k in v for k in r), at, "of %s something is missing" % r),
-    "properties": lambda r, v, at, s: [x for k, sub in r.items() if isinstance(v, dict) and k in v for x in violations(sub, v[k], "%s.%s" % (at, k))],
+    "required": lambda r, v, at,
+    s: _said(not isinstance(v, dict) or all(k in v for k in r), at, "of %s something is missing" % r),
+    "properties": lambda r, v, at,
+    s: [x for k, sub in r.items() if isinstance(v, dict) and k in v for x in violations(sub, v[k], "%s.%s" % (at, k))],
     "additionalProperties": _additional,
-    "propertyNames": lambda r, v, at, s: [x for k in (v if isinstance(v, dict) else ()) for x in violations(r, k, at + " key")],
-    "items": lambda r, v, at, s: [x for i, e in enumerate(v if isinstance(v, list) else ()) for x in violations(r, e, "%s[%d]" % (at, i))],
+    "propertyNames": lambda r, v, at,
+    s: [x for k in (v if isinstance(v, dict) else ()) for x in violations(r, k, at + " key")],
+    "items": lambda r, v, at,
+    s: [x for i, e in enumerate(v if isinstance(v, list) else ()) for x in violations(r, e, "%s[%d]" % (at, i))],
     "anyOf": _any_of,
     "allOf": lambda r, v, at, s: [x for sub in r for x in violations(sub, v, at)],
-    "pattern": lambda r, v, at, s: _said(not isinstance(v, str) or re.search(r, v), at, "%.60r does not match %s" % (v, r)),
+    "pattern": lambda r, v, at,
+    s: _said(not isinstance(v, str) or re.search(r, v), at, "%.60r does not match %s" % (v, r)),
     "minimum": number_or(lambda v, limit: v >= limit), "maximum": number_or(lambda v, limit: v <= limit),
     "minLength": sized(str, lambda n, limit: n >= limit), "maxLength": sized(str, lambda n, limit: n <= limit),
     "minItems": sized(list, lambda n, limit: n >= limit), "maxItems": sized(list, lambda n, limit: n <= limit),
@@ -134,15 +145,21 @@ KEYWORDS = {
 def test_validator():
     """The validator itself: what it must refuse, it refuses."""
     for schema, good, bad in (
-            ({"type": "integer"}, [1, 0, -5, 2**70, 1.0], [1.5, True, "1", None]), ({"type": ["string", "null"]}, ["", None], [0, [], {}]),
-            ({"type": "number", "minimum": 0, "maximum": 2}, [0, 2, 1.5], [-0.1, 2.1, "1", True]), ({"const": 1}, [1, 1.0], [True, 2, "1"]),
+            ({"type": "integer"}, [1, 0, -5, 2**70, 1.0], [1.5, True, "1", None]),
+            ({"type": ["string", "null"]}, ["", None], [0, [], {}]),
+            ({"type": "number", "minimum": 0, "maximum": 2}, [0, 2, 1.5], [-0.1, 2.1, "1", True]),
+            ({"const": 1}, [1, 1.0], [True, 2, "1"]),
             ({"enum": [None, False, [], {}]}, [None, False, [], {}], [0, "", [1], True]),
             ({"x-neutral": [False, [], {}]}, [None, False, [], {}], [0, "", [1], True]),
-            ({"required": ["a"], "properties": {"a": {"type": "null"}}, "additionalProperties": False}, [{"a": None}], [{}, {"a": 1}, {"a": None, "b": 1}]),
-            ({"additionalProperties": {"type": "number"}, "propertyNames": {"pattern": "^[0-9]+$"}}, [{}, {"1": 2}], [{"1": "2"}, {"x": 1}]),
-            ({"items": {"type": "string"}, "minItems": 1, "maxItems": 2}, [["a"], ["a", "b"]], [[], ["a", 1], ["a", "b", "c"]]),
+            ({"required": ["a"], "properties": {"a": {"type": "null"}}, "additionalProperties": False}, [{"a": None}],
+             [{}, {"a": 1}, {"a": None, "b": 1}]),
+            ({"additionalProperties": {"type": "number"}, "propertyNames": {"pattern": "^[0-9]+$"}}, [{}, {"1": 2}],
+             [{"1": "2"}, {"x": 1}]),
+            ({"items": {"type": "string"}, "minItems": 1, "maxItems": 2}, [["a"], ["a", "b"]],
+             [[], ["a", 1], ["a", "b", "c"]]),
             ({"anyOf": [{"type": "string", "minLength": 2}, {"type": "null"}]}, ["ab", None], ["a", 1]),
-            ({"allOf": [{"minimum": 1}, {"maximum": 3}]}, [1, 3], [0, 4]), ({"type": "string", "contentSchema": {"type": "object"}}, ["{}"], ["[]", "{"])):
+            ({"allOf": [{"minimum": 1}, {"maximum": 3}]}, [1, 3], [0, 4]),
+            ({"type": "string", "contentSchema": {"type": "object"}}, ["{}"], ["[]", "{"])):
         for v in good:
             equal(violations(schema, v), [], "%s takes %r" % (schema, v))
         for v in bad:
@@ -156,7 +173,8 @@ def test_served_as_it_stands():
         want = f.read()
     d = usual()
     s, h, b = d.request("GET", "/openapi.json")
-    equal((s, h["content-type"], b == want), (200, "application/json", True), "GET /openapi.json is the file, byte by byte")
+    equal((s, h["content-type"], b == want), (200, "application/json", True),
+          "GET /openapi.json is the file, byte by byte")
     equal(DOC["info"]["version"], d.get("/version")[2]["version"], "info.version is the daemon's")
     check(b.endswith(b"}\n") and b"\t" not in b and b"\r" not in b, "a text file")
 
@@ -188,7 +206,8 @@ def sub_schemas(s, at):
 
 def test_structure():
     equal(set(DOC), {"openapi", "info", "servers", "security", "tags", "paths", "components"}, "the top")
-    check(re.fullmatch(r"3\.1\.\d+", DOC["openapi"]) and DOC["info"]["title"] and DOC["info"]["license"]["name"], "openapi, info")
+    check(re.fullmatch(r"3\.1\.\d+", DOC["openapi"]) and DOC["info"]["title"] and DOC["info"]["license"]["name"],
+          "openapi, info")
     used = set()
     for at, node in walk(DOC):
         if isinstance(node, dict) and "$ref" in node and "/properties/" + "$ref" not in at:
@@ -204,39 +223,51 @@ def test_structure():
             check(re.fullmatch(r"[A-Za-z0-9._-]+", name), "components/%s/%s: the name's characters" % (kind, name))
     schemes, tags, ids = set(DOC["components"]["securitySchemes"]), {t["name"] for t in DOC["tags"]}, []
     for s in DOC["components"]["securitySchemes"].values():
-        check((s["type"], s.get("scheme")) == ("http", "bearer") or (s["type"], s.get("in"), s.get("name")) == ("apiKey", "header", "x-api-key"),
+        check((s["type"], s.get("scheme")) == ("http", "bearer") or
+              (s["type"], s.get("in"), s.get("name")) == ("apiKey", "header", "x-api-key"),
             "scheme %s" % s)
     for path, item in DOC["paths"].items():
         check(path.startswith("/") and set(item) <= set(METHODS) | {"parameters"}, path + ": keys")
         parameters = [follow(p) for p in item.get("parameters", [])]
-        equal(sorted(re.findall(r"\{(\w+)\}", path)), sorted(p["name"] for p in parameters if p["in"] == "path"), path + ": its parameters")
-        equal({p["name"] for p in parameters if p["in"] == "header"}, {"X-Request-Id", "traceparent", "X-Request-Timeout-Ms"}, path + ": headers")
+        equal(sorted(re.findall(r"\{(\w+)\}", path)), sorted(p["name"] for p in parameters if p["in"] == "path"),
+              path + ": its parameters")
+        equal({p["name"] for p in parameters if p["in"] == "header"},
+              {"X-Request-Id", "traceparent", "X-Request-Timeout-Ms"}, path + ": headers")
         for p in parameters:
-            check(p["in"] in ("path", "header") and p["schema"] and p["description"] and (p["in"] != "path" or p["required"] is True),
+            check(p["in"] in ("path", "header") and p["schema"] and p["description"] and
+                  (p["in"] != "path" or p["required"] is True),
                 "%s: parameter %s" % (path, p))
         for method, op in item.items():
             if method == "parameters":
                 continue
             name = "%s %s" % (method.upper(), path)
             ids.append(op["operationId"])
-            check(set(op) <= {"tags", "operationId", "summary", "description", "security", "requestBody", "responses"}, name + ": keys")
+            check(set(op) <= {"tags", "operationId", "summary", "description", "security", "requestBody", "responses"},
+                  name + ": keys")
             check(op["summary"] and op["description"] and set(op["tags"]) <= tags, name + ": words and tags")
             for s in op.get("security", DOC["security"]):
                 check(set(s) <= schemes, name + ": security")
-            check("200" in op["responses"] and all(re.fullmatch(r"[1-5]\d\d", c) for c in op["responses"]), name + ": statuses")
+            check("200" in op["responses"] and all(re.fullmatch(r"[1-5]\d\d", c) for c in op["responses"]),
+                  name + ": statuses")
             if "requestBody" in op:
-                equal((op["requestBody"]["required"], list(op["requestBody"]["content"])), (True, ["application/json"]), name + ": body")
+                equal((op["requestBody"]["required"], list(op["requestBody"]["content"])), (True, ["application/json"]),
+                      name + ": body")
                 body = follow(op["requestBody"]["content"]["application/json"]["schema"])
                 equal(body.get("additionalProperties"), False, name + ": no other fields")
                 example = op["requestBody"]["content"]["application/json"]["example"]
                 equal(violations(body, example), [], name + ": its example")
             for code, r in op["responses"].items():
                 r = follow(r)
-                check(r["description"] and r["content"] and set(r) <= {"description", "headers", "content", "x-codes"}, "%s %s: description and content" % (name, code))
-                check(all(set(m) <= {"schema", "example"} and "schema" in m for m in r["content"].values()), "%s %s: schemas" % (name, code))
-                equal("x-codes" in r, {"$ref": "#/components/schemas/Error"} in [m["schema"] for m in r["content"].values()], "%s %s: its codes" % (name, code))
+                check(r["description"] and r["content"] and set(r) <= {"description", "headers", "content", "x-codes"},
+                      "%s %s: description and content" % (name, code))
+                check(all(set(m) <= {"schema", "example"} and "schema" in m for m in r["content"].values()),
+                      "%s %s: schemas" % (name, code))
+                equal("x-codes" in r,
+                      {"$ref": "#/components/schemas/Error"} in [m["schema"] for m in r["content"].values()],
+                      "%s %s: its codes" % (name, code))
                 equal("X-Request-Id" in r.get("headers", {}), True, "%s %s: X-Request-Id" % (name, code))
-                for want, header in (("401", "WWW-Authenticate"), ("405", "Allow"), ("429", "Retry-After"), ("429", "retry-after-ms"), ("503", "Retry-After")):
+                for want, header in (("401", "WWW-Authenticate"), ("405", "Allow"), ("429", "Retry-After"),
+                                     ("429", "retry-after-ms"), ("503", "Retry-After")):
                     check(code != want or header in r["headers"], "%s %s: %s" % (name, code, header))
     equal(len(ids), len(set(ids)), "operationIds are different")
     for at, s in schemas(DOC):
@@ -305,26 +336,34 @@ def bounds_of_configuration():
         return float(re.search(r"^  %s: (\S+)$" % key, part, re.M).group(1))
 
     n = min(value("limits", "max_n"), value("engine", "max_sequences"))
-    return {"n": (1, n), "best_of": (0, n), "logprobs": (0, value("limits", "max_logprobs")), "top_logprobs": (0, value("limits", "max_logprobs")),
-            "tol": (value("limits", "tol_min"), value("limits", "tol_max")), "max_iter": (1, value("limits", "max_iter")),
-            "min_iter": (0, value("limits", "max_iter")), "window": (1, value("limits", "max_window"))}
+    return {"n": (1, n), "best_of": (0, n), "logprobs": (0, value("limits", "max_logprobs")),
+            "top_logprobs": (0, value("limits", "max_logprobs")),
+            "tol": (value("limits", "tol_min"), value("limits", "tol_max")),
+            "max_iter": (1, value("limits", "max_iter")), "min_iter": (0, value("limits", "max_iter")),
+            "window": (1, value("limits", "max_window"))}
 
 
 # values of each type in the table's words: taken by the field's schema, and refused
 SHAPES = {
-    "string": (["x"], [1, [], {}, True]), "object": ([{}], [1, "x", [1], True]), "string or array of text parts": (["", [], [{"type": "text", "text": "x",
+    "string": (["x"], [1, [], {}, True]), "object": ([{}], [1, "x", [1], True]),
+    "string or array of text parts": (["", [], [{"type": "text", "text": "x",
         "cache_control": {}}]], [1, {}, ["x"], [{"type": "image_url"}]]),
-    "string or array of strings": (["x", ["x"], []], [1, {}, [1], [None]]), "array of strings": ([[], ["deq.tokens"]], ["x", [1], {}]),
+    "string or array of strings": (["x", ["x"], []], [1, {}, [1], [None]]),
+    "array of strings": ([[], ["deq.tokens"]], ["x", [1], {}]),
     "array of token ids": ([[], [0, 383]], [1, "x", [-1], ["1"], [1.5], {}]), "object of token ids and numbers": ([{},
         {"1": -1.5}], [[], 1, {"x": 1}, {"1": "1"}, {"-1": 1}]),
     ("/v1/responses", "include"): ([[], ["message.output_text.logprobs"]], ["x", [1], {}]),
-    ("input", "content"): (["", [], [{"type": "input_text", "text": "x"}, {"type": "output_text", "text": "", "annotations": []}]], [1, {}, ["x"],
+    ("input", "content"): (["", [], [{"type": "input_text", "text": "x"},
+                                     {"type": "output_text", "text": "", "annotations": []}]], [1, {}, ["x"],
         [{"type": "text", "text": "x"}]]),
     "integer": ([0, 3], ["x", 1.5]),
-    "string or array of messages": (["", [{"role": "user", "content": "x"}]], [[], 1, {}, ["x"], [{"role": "x", "content": ""}]]),
-    "string or array of token ids": (["", "x", [0, 1]], [1, {}, [], ["x"], [[1]], [-1]]), "array of messages": ([[{"role": "user",
+    "string or array of messages": (["", [{"role": "user", "content": "x"}]],
+                                    [[], 1, {}, ["x"], [{"role": "x", "content": ""}]]),
+    "string or array of token ids": (["", "x", [0, 1]], [1, {}, [], ["x"], [[1]], [-1]]),
+    "array of messages": ([[{"role": "user",
         "content": "x"}]], [[], "x", {}, [1], [{"role": "x", "content": ""}]]),
-    "string, array of strings, of token ids, or of arrays of token ids": (["", ["a", "b"], [0, 1], [[0], [1, 2]]], [1, {}, [], [[]], ["a", 1], [[1],
+    "string, array of strings, of token ids, or of arrays of token ids": (["", ["a", "b"], [0, 1], [[0], [1, 2]]],
+                                                                          [1, {}, [], [[]], ["a", 1], [[1],
         "a"], [["a"]], [None]]),
 }
 
@@ -355,7 +394,8 @@ def test_fields_are_the_tables():
         elif kind == "boolean":
             equal(s["type"], [kind, "null"], text + ": type")
         elif kind.startswith("neutral: "):
-            equal({k: v for k, v in schema.items() if k != "description"}, {"x-neutral": json.loads(kind[len("neutral: "):])}, text + ": neutral values")
+            equal({k: v for k, v in schema.items() if k != "description"},
+                  {"x-neutral": json.loads(kind[len("neutral: "):])}, text + ": neutral values")
         elif kind.startswith("string: ") and required:
             equal(s["enum"], kind[len("string: "):].split(", "), text + ": its words")
         elif kind.startswith("string: "):
@@ -368,7 +408,8 @@ def test_fields_are_the_tables():
                 check(violations(s, v), "%s refuses %r" % (text, v))
     equal(set(seen), set(where), "bodies and tables")
     for table, names in seen.items():
-        equal(set(DOC["components"]["schemas"][where[table]]["properties"]) - names, set(), "%s: fields that the daemon does not have" % table)
+        equal(set(DOC["components"]["schemas"][where[table]]["properties"]) - names, set(),
+              "%s: fields that the daemon does not have" % table)
         equal(DOC["components"]["schemas"][where[table]]["additionalProperties"], False, table + ": no others")
 
 
@@ -376,7 +417,8 @@ def test_defaults():
     """A default written out changes nothing, and the bounds themselves are taken where the field stands alone."""
     d = shared(CHAT)
     for path, base in (("/v1/completions", {"prompt": "The", "temperature": 1, "max_tokens": 16}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "A"}], "max_tokens": 4}), ("/v1/responses", {"input": "A", "max_output_tokens": 4})):
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "A"}], "max_tokens": 4}),
+        ("/v1/responses", {"input": "A", "max_output_tokens": 4})):
         base["seed"] = 5
         want = d.post(path, base)[2]
         properties = follow(DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"])["properties"]
@@ -418,12 +460,14 @@ def response_of(method, path, status):
 
 def optional(at, key, chunk):
     """Keys that replies may lack: in a stream's chunk, in its delta, and the extras of choices."""
-    return (at[-1:] == ["delta"] or key in ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded", "n_prompt_tokens", "n_ctx") or
+    return (at[-1:] == ["delta"] or key in ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded",
+                                            "n_prompt_tokens", "n_ctx") or
             (key == "deq" and at) or (key in ("usage", "deq") and not at and chunk))
 
 
 def damaged(value, chunk):
-    """Damaged copies of a reply that the schema allows: a key lost, one too many, a value of another type. Down into the first of lists."""
+    """Damaged copies of a reply that the schema allows: a key lost, one too many, a value of another type. Down into
+    the first of lists."""
     def places(v, at):
         if at[-1:] == ["metadata"]:  # the client's own
             return
@@ -444,7 +488,8 @@ def damaged(value, chunk):
 
     for at, v in places(value, []):
         if at:
-            yield "%s of another type" % at, change(at, lambda n, k: n.__setitem__(k, {"x": "y"} if not isinstance(v, dict) else "x"))
+            yield "%s of another type" % at, change(at, lambda n,
+                                                    k: n.__setitem__(k, {"x": "y"} if not isinstance(v, dict) else "x"))
         if isinstance(v, dict) and v:
             yield "%s with a key more" % at, change(at + ["x-damage"], lambda n, k: n.__setitem__(k, [None]))
             for k in v:  # top_logprobs of completions are maps, whose keys are tokens
@@ -469,7 +514,8 @@ def conforms_events(schema, body, text):
             conforms(schema["properties"]["data"]["contentSchema"], e, "%s: event %d" % (text, i), chunk=True)
         told.add(name)
         equal(violations(schema, {"event": name, "data": json.dumps(e)}), [], "%s: event %d as text" % (text, i))
-    check(violations(schema, {"event": "response.done", "data": json.dumps(got[0][1])}) and violations(schema, {"event": got[0][0], "data": "{}"}),
+    check(violations(schema, {"event": "response.done", "data": json.dumps(got[0][1])}) and
+          violations(schema, {"event": got[0][0], "data": "{}"}),
         text + ": other events are refused")
     return [e for _, e in got]
 
@@ -504,7 +550,8 @@ def conforms_reply(method, path, status, headers, body, text, events=False):
         for i, e in enumerate(got):
             conforms(inner, e, "%s: event %d" % (text, i), chunk=True)
             equal(violations(schema, {"data": json.dumps(e)}), [], "%s: event %d as text" % (text, i))
-        check(violations(schema, {"data": "[DONE"}) and violations(schema, {"data": "{}"}), text + ": other events are refused")
+        check(violations(schema, {"data": "[DONE"}) and violations(schema, {"data": "{}"}),
+              text + ": other events are refused")
         return got
     if wire == "application/json":
         value = json.loads(body.decode("utf-8"))
@@ -513,8 +560,10 @@ def conforms_reply(method, path, status, headers, body, text, events=False):
             equal(violations(schema, value), [], text)
         else:
             conforms(schema, value, text)
-        check("x-codes" not in r or value["error"]["code"] in r["x-codes"], "%s: its code is of %s" % (text, r.get("x-codes")))
-        check("/Health" not in schema.get("$ref", "") or value["status"] == ("ok" if status == 200 else "unavailable"), text + ": in words too")
+        check("x-codes" not in r or value["error"]["code"] in r["x-codes"],
+              "%s: its code is of %s" % (text, r.get("x-codes")))
+        check("/Health" not in schema.get("$ref", "") or value["status"] == ("ok" if status == 200 else "unavailable"),
+              text + ": in words too")
         return value
     if wire.startswith("text/plain"):
         equal(violations(schema, body.decode("utf-8")), [], text)
@@ -523,7 +572,8 @@ def conforms_reply(method, path, status, headers, body, text, events=False):
 
 def test_replies():
     d = shared(CHAT)
-    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]}]
+    messages = [{"role": "system", "content": "Be kind."},
+                {"role": "user", "content": [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]}]
     tokens = d.post("/tokenize", {"prompt": "The king"})[2]["tokens"]
     stop = d.complete("The", max_tokens=20)["choices"][0]["text"]
     c, h, r, l = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/logits"
@@ -531,50 +581,74 @@ def test_replies():
             (c, {}, 200, "nothing asked"), (c, {"prompt": "The", "max_tokens": 5, "n": 2}, 200, "n 2"),
             (c, {"prompt": ["a", "b"], "n": 2, "best_of": 3, "max_tokens": 3}, 200, "best_of"),
             (c, {"prompt": "The king", "max_tokens": 3, "echo": True, "logprobs": 3}, 200, "echo and logprobs"),
-            (c, {"prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 0, "return_tokens_as_token_ids": True}, 200, "scoring"),
-            (c, {"prompt": [tokens, tokens], "max_tokens": 2, "return_token_ids": True, "include": ["deq.tokens"], "logprobs": 2,
+            (c, {"prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 0, "return_tokens_as_token_ids": True},
+             200, "scoring"),
+            (c, {"prompt": [tokens, tokens], "max_tokens": 2, "return_token_ids": True, "include": ["deq.tokens"],
+                 "logprobs": 2,
                 "logprob_token_ids": [1, 2]}, 200, "everything in choices"),
             (c, {"prompt": "The", "max_tokens": 20, "temperature": 0, "stop": [stop[4:7]]}, 200, "a stop string"),
-            (c, {"prompt": "The", "max_tokens": 20, "temperature": 0, "stop_token_ids": list(range(1, 300))}, 200, "a stop token"),
-            (c, {"prompt": "The", "max_tokens": 2000, "ignore_eos": True, "deadline_ms": 60, "deq": {"tol": 1e-5, "window": 1}}, (200, 504), "a deadline"),
-            (c, {"prompt": "The", "max_tokens": 4, "deq": {"preset": "fast", "solver": "broyden", "warm_start": "zero", "window": 1, "max_iter": 3,
+            (c, {"prompt": "The", "max_tokens": 20, "temperature": 0, "stop_token_ids": list(range(1, 300))}, 200,
+             "a stop token"),
+            (c, {"prompt": "The", "max_tokens": 2000, "ignore_eos": True, "deadline_ms": 60,
+                 "deq": {"tol": 1e-5, "window": 1}}, (200, 504), "a deadline"),
+            (c, {"prompt": "The", "max_tokens": 4,
+                 "deq": {"preset": "fast", "solver": "broyden", "warm_start": "zero", "window": 1, "max_iter": 3,
                 "min_iter": 1}}, 200, "deq"),
             (h, {"messages": messages, "max_tokens": 4}, 200, "chat"),
-            (h, {"messages": messages, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True,
-                "include": ["deq.tokens"], "tools": [], "tool_choice": "none", "response_format": {"type": "text"}}, 200, "chat with everything"),
+            (h, {"messages": messages, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2,
+                 "return_token_ids": True,
+                "include": ["deq.tokens"], "tools": [], "tool_choice": "none", "response_format": {"type": "text"}},
+             200, "chat with everything"),
             (r, {"input": "A", "max_output_tokens": 4}, 200, "response"),
-            (r, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "A"}]}], "max_output_tokens": 4, "instructions": "Be kind.", "user": "me",
-                "include": ["message.output_text.logprobs"], "top_logprobs": 2, "store": False, "tools": []}, 200, "response with everything"),
-            (r, {"input": "a b" * 3000}, 400, "input too long"), (r, {}, 400, "no input"), (r, {"input": []}, 400, "an empty input"),
-            (r, {"input": "A", "previous_response_id": "resp_1"}, 400, "kept answers"), (r, {"input": "A", "model": "other"}, 404, "another model"),
-            (l, {"prompt": "The"}, 200, "last"), (l, {"prompt": tokens, "positions": "all", "deq": {"tol": 0.1}}, 200, "all"),
-            ("/tokenize", {"prompt": "a b"}, 200, "text"), ("/tokenize", {"content": "ab", "prompt": None}, 200, "content"),
+            (r, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "A"}]}], "max_output_tokens": 4,
+                 "instructions": "Be kind.", "user": "me",
+                "include": ["message.output_text.logprobs"], "top_logprobs": 2, "store": False, "tools": []}, 200,
+             "response with everything"),
+            (r, {"input": "a b" * 3000}, 400, "input too long"), (r, {}, 400, "no input"),
+            (r, {"input": []}, 400, "an empty input"),
+            (r, {"input": "A", "previous_response_id": "resp_1"}, 400, "kept answers"),
+            (r, {"input": "A", "model": "other"}, 404, "another model"),
+            (l, {"prompt": "The"}, 200, "last"),
+            (l, {"prompt": tokens, "positions": "all", "deq": {"tol": 0.1}}, 200, "all"),
+            ("/tokenize", {"prompt": "a b"}, 200, "text"),
+            ("/tokenize", {"content": "ab", "prompt": None}, 200, "content"),
             ("/detokenize", {"tokens": tokens}, 200, "text"),
-            (c, {"prompt": 1}, 400, "type"), (c, {"prompt": "a", "temperature": 3}, 400, "range"), (c, {"prompt": "a", "x": 3}, 400, "unknown"),
+            (c, {"prompt": 1}, 400, "type"), (c, {"prompt": "a", "temperature": 3}, 400, "range"),
+            (c, {"prompt": "a", "x": 3}, 400, "unknown"),
             (c, {"suffix": "x"}, 400, "unsupported"),
-            (c, {"prompt": [384]}, 400, "token"), (c, b"{", 400, "no JSON"), (c, {"prompt": [1] * 3000}, 400, "too long"),
+            (c, {"prompt": [384]}, 400, "token"), (c, b"{", 400, "no JSON"),
+            (c, {"prompt": [1] * 3000}, 400, "too long"),
             (c, {"prompt": "a", "max_tokens": 3000}, 400, "together too long"),
-            (h, {"messages": [{"role": "user", "content": "a b" * 3000}]}, 400, "chat too long"), (h, {}, 400, "no messages"),
+            (h, {"messages": [{"role": "user", "content": "a b" * 3000}]}, 400, "chat too long"),
+            (h, {}, 400, "no messages"),
             (l, {"prompt": [1] * 3000}, 400, "too long"),
-            ("/tokenize", {}, 400, "no prompt"), ("/detokenize", {"tokens": [1.0]}, 200, "1.0"), ("/detokenize", {"tokens": [1.5]}, 400, "1.5"),
-            (c, {"model": "other"}, 404, "another model"), (h, {"messages": messages, "model": "other"}, 404, "another model"),
+            ("/tokenize", {}, 400, "no prompt"), ("/detokenize", {"tokens": [1.0]}, 200, "1.0"),
+            ("/detokenize", {"tokens": [1.5]}, 400, "1.5"),
+            (c, {"model": "other"}, 404, "another model"),
+            (h, {"messages": messages, "model": "other"}, 404, "another model"),
             (l, {"model": "other"}, 404, "another model"),
-            ("/tokenize", {"prompt": "", "model": "other"}, 404, "another model"), ("/admin/reload", b"", 403, "no keys")):
+            ("/tokenize", {"prompt": "", "model": "other"}, 404, "another model"),
+            ("/admin/reload", b"", 403, "no keys")):
         s, head, b = d.request("POST", path, body)
         check(s in (status if isinstance(status, tuple) else (status,)), "%s, %s: %d %r" % (path, text, s, b[:200]))
         got = conforms_reply("POST", path, s, head, b, text)
-        if path in (c, h, r, l, "/tokenize", "/detokenize"):  # the request's schema says the same of it, where a schema can
+        # the request's schema says the same of it, where a schema can
+        if path in (c, h, r, l, "/tokenize", "/detokenize"):
             request = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "input too long", "no JSON")
+            beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "input too long",
+                      "no JSON")
             if isinstance(body, dict) and text not in beyond:
-                equal(not violations(request, body), s != 400, "%s, %s: the schema of the request agrees" % (path, text))
+                equal(not violations(request, body), s != 400,
+                      "%s, %s: the schema of the request agrees" % (path, text))
         if text == "everything in choices":
-            check(all({"token_ids", "prompt_token_ids", "deq"} <= set(x) for x in got["choices"]), "the extras were there")
+            check(all({"token_ids", "prompt_token_ids", "deq"} <= set(x) for x in got["choices"]),
+                  "the extras were there")
         if text in ("a stop string", "a stop token"):
             check("stop_reason" in got["choices"][0], text + ": stop_reason was there")
     s, head, b = d.request("POST", l, {"prompt": "The"}, {"Accept": "application/octet-stream"})
     conforms_reply("POST", l, s, head, b, "raw")
-    for path in ("/v1/models", "/v1/models/tiny", "/v1/models/other", "/tokenizer_info", "/version", "/openapi.json", "/health", "/health/live",
+    for path in ("/v1/models", "/v1/models/tiny", "/v1/models/other", "/tokenizer_info", "/version", "/openapi.json",
+                 "/health", "/health/live",
         "/health/ready", "/health/startup", "/metrics"):
         s, head, b = d.request("GET", path)
         equal(s, 404 if path.endswith("other") else 200, path)
@@ -588,14 +662,18 @@ def test_stream_replies():
     for path, body, text in (
             (c, {"prompt": "The", "max_tokens": 5}, "plain"), (c, {"prompt": "The", "max_tokens": 5, "n": 2,
                 "stream_options": {"include_usage": True}}, "n 2 and usage"),
-            (c, {"prompt": ["a", "b"], "max_tokens": 3, "echo": True, "logprobs": 2, "stream_options": {"continuous_usage_stats": True}},
+            (c, {"prompt": ["a", "b"], "max_tokens": 3, "echo": True, "logprobs": 2,
+                 "stream_options": {"continuous_usage_stats": True}},
                 "echo, logprobs, usage in every chunk"),
             (c, {"prompt": "The", "max_tokens": 4, "include": ["deq.tokens"], "return_token_ids": True}, "telemetry"),
-            (h, {"messages": user, "max_tokens": 5, "stream_options": {"include_usage": True, "continuous_usage_stats": False}}, "chat"),
-            (h, {"messages": user, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 1, "include": ["deq.tokens"],
+            (h, {"messages": user, "max_tokens": 5,
+                 "stream_options": {"include_usage": True, "continuous_usage_stats": False}}, "chat"),
+            (h, {"messages": user, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 1,
+                 "include": ["deq.tokens"],
                 "return_token_ids": True}, "chat with everything"),
             (r, {"input": "A", "max_output_tokens": 5}, "response"),
-            (r, {"input": "A", "max_output_tokens": 3, "include": ["message.output_text.logprobs"], "top_logprobs": 1}, "response with logprobs")):
+            (r, {"input": "A", "max_output_tokens": 3, "include": ["message.output_text.logprobs"], "top_logprobs": 1},
+             "response with logprobs")):
         s, head, b = d.request("POST", path, dict(body, stream=True))
         equal((s, head["content-type"].split(";")[0]), (200, "text/event-stream"), text)
         events = conforms_reply("POST", path, s, head, b, "stream: " + text)
@@ -612,7 +690,8 @@ def test_refusals():
         path = template.replace("{model_id}", "tiny")
         for method in set(item) - {"parameters"}:
             m = method.upper()
-            for status, head, text in ((400, {"X-Request-Timeout-Ms": "0"}, "a timeout of 0"), (431, {"X-%d" % i: "1" for i in range(101)}, "101 headers"),
+            for status, head, text in ((400, {"X-Request-Timeout-Ms": "0"}, "a timeout of 0"),
+                                       (431, {"X-%d" % i: "1" for i in range(101)}, "101 headers"),
                                        (413, {"Content-Length": str(2 << 20)}, "2 MiB")):
                 with socket.create_connection((d.host, d.port), timeout=30 * SLOW) as s:
                     lines = "".join("%s: %s\r\n" % kv for kv in head.items())
@@ -630,14 +709,16 @@ def test_refusals():
             equal((got, h["allow"]), (405, m), "%s %s" % (other, path))
             conforms_reply(m, path, got, h, b, "405")
             if m == "POST" and template != "/admin/reload":
-                for kind, taken in (("text/plain", False), ("application/jsonl", False), ("application/json; charset=utf-8", True),
+                for kind, taken in (("text/plain", False), ("application/jsonl", False),
+                                    ("application/json; charset=utf-8", True),
                 ("application/x-www-form-urlencoded", True)):
                     got, h, b = d.request(m, path, b"", {"Content-Type": kind})
                     equal(got, 400 if taken else 415, "%s: Content-Type %s" % (path, kind))
                     conforms_reply(m, path, got, h, b, kind)
 
 
-LONG = {"max_tokens": 30000, "ignore_eos": True, "stream": True, "deq": {"tol": 1e-5, "window": 1}}  # seconds of work; its client leaves before
+# seconds of work; its client leaves before
+LONG = {"max_tokens": 30000, "ignore_eos": True, "stream": True, "deq": {"tol": 1e-5, "window": 1}}
 
 
 def test_keys_and_queue():
@@ -645,12 +726,14 @@ def test_keys_and_queue():
         keys = os.path.join(dir, "keys")
         with open(keys, "w") as f:
             f.write("one %s\ntwo %s admin\n" % tuple(hashlib.sha256(k).hexdigest() for k in (b"user", b"root")))
-        with Daemon("auth.keys_file=" + keys, "queue.max_requests=0", "engine.max_sequences=1", "engine.max_positions=32768") as d:
+        with Daemon("auth.keys_file=" + keys, "queue.max_requests=0", "engine.max_sequences=1",
+                    "engine.max_positions=32768") as d:
             for template, item in DOC["paths"].items():
                 path = template.replace("{model_id}", "tiny")
                 for method in set(item) - {"parameters"}:
                     body = b"{}" if method == "post" else None
-                    for head in ({}, {"Authorization": "Bearer no"}, {"Authorization": "Bearer no", "x-api-key": "neither"}):
+                    for head in ({}, {"Authorization": "Bearer no"},
+                                 {"Authorization": "Bearer no", "x-api-key": "neither"}):
                         s, h, b = d.request(method.upper(), path, body, head)
                         open_ = item[method].get("security") == []
                         equal(s, 200 if open_ else 401, "%s with %s" % (path, head))

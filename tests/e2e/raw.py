@@ -1,4 +1,5 @@
-"""HTTP over raw sockets that is about time and order: slow and idle clients, too many of them, pipelined replies. Bad bytes: corpus.py."""
+"""HTTP over raw sockets that is about time and order: slow and idle clients, too many of them, pipelined replies. Bad
+bytes: corpus.py."""
 import json
 import socket
 import threading
@@ -6,7 +7,8 @@ import time
 
 from lib import (SLOW, Daemon, check, check_error, closed_within, equal, raw_request, read_response, shared, usual)
 
-IMPATIENT = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "server.idle_timeout_ms=1000", "server.max_connections=1000")
+IMPATIENT = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "server.idle_timeout_ms=1000",
+             "server.max_connections=1000")
 GOOD = {"prompt": "A", "max_tokens": 1, "temperature": 0}
 
 
@@ -26,7 +28,9 @@ def exchange(d, data, timeout=5):
 def test_pipelining():
     d = usual()
     with d.connect() as s:
-        s.sendall(raw_request(dict(GOOD, max_tokens=3), extra="X-Request-Id: one\r\n") + raw_request({"prompt": "abc"}, path="/tokenize", extra="X-Request-Id: two\r\n") +
+        s.sendall(raw_request(dict(GOOD, max_tokens=3), extra="X-Request-Id: one\r\n") + raw_request({"prompt": "abc"},
+                                                                                                     path="/tokenize",
+                                                                                                     extra="X-Request-Id: two\r\n") +
                   raw_request(dict(GOOD, stream=True), extra="X-Request-Id: three\r\n") + b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         rest = b""
         got = []
@@ -78,9 +82,11 @@ def test_slow_clients():
     def one(name, *args, **more):
         results[name] = drip(d, *args, **more)
 
-    jobs = {"slow headers": (request, 60), "slow body": (request[head:], 60), "slow headers of a second request": (request, 60),
-            "slow body of a second request": (request[head:], 60), "nothing at all": (b"", 60)}
-    before = {"slow body": None, "slow headers of a second request": raw_request(GOOD), "slow body of a second request": raw_request(GOOD)}
+    jobs = {"slow headers": (request, 60), "slow body": (request[head:], 60),
+            "slow headers of a second request": (request, 60), "slow body of a second request": (request[head:], 60),
+            "nothing at all": (b"", 60)}
+    before = {"slow body": None, "slow headers of a second request": raw_request(GOOD),
+              "slow body of a second request": raw_request(GOOD)}
     threads = []
     for name, args in jobs.items():
         if "body" in name:
@@ -119,8 +125,10 @@ def test_slow_clients():
         t.join()
     for name in jobs:
         took = results.get(name)
-        # 700 ms, up to 100 ms until the reaper looks, and some for a busy machine; nothing at all may also end by idle_timeout_ms
-        check(took is not None and 0.6 <= took <= 20 * max(SLOW, 1), "%s: cut after %s s, expected 0.7; a byte every 0.1 s that extended it would be 40" % (name, took))
+        # 700 ms, up to 100 ms until the reaper looks, and some for a busy machine; nothing at all may also end by
+        # idle_timeout_ms
+        check(took is not None and 0.6 <= took <= 20 * max(SLOW, 1),
+              "%s: cut after %s s, expected 0.7; a byte every 0.1 s that extended it would be 40" % (name, took))
     d.alive()
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the README's commands as they stand there: the set-up lines are CI's business, `make` targets are this suite's callers, everything else runs
-here. Training runs with small text and few steps. Closes with one line of totals."""
+"""Runs the README's commands as they stand there: the set-up lines are CI's business, `make` targets are this suite's
+callers, everything else runs here. Training runs with small text and few steps. Closes with one line of totals."""
 import json
 import os
 import re
@@ -35,11 +35,15 @@ def main():
     case = "tests/golden/authors/locuslab-postln-adaptive"
     open(f"{work}/vocab.txt", "w").write("".join(f"{w}\n" for w in ["<eos>", "<unk>"] + [f"w{i}" for i in range(158)]))
     open(f"{work}/wiki.test.tokens", "w").write(" w1 w2 w7 <unk> w90 \n" * 400)
-    theirs = {" checkpoint.pth": f" {case}/checkpoint.pth", " config.json": f" {case}/config.json", " golden.safetensors": f" {case}/golden.safetensors",
-              " models/mine": f" {work}/mine", " models/tiny": f" {work}/tiny", " wiki.test.tokens": f" {work}/wiki.test.tokens", "--vocab vocab.txt": f"--vocab {work}/vocab.txt",
-              " words train.txt": f" words {work}/train.txt", "--out tokenizer.json": f"--out {work}/tokenizer.json", "--vocab-out vocab.txt": f"--vocab-out {work}/counted.txt"}
+    theirs = {" checkpoint.pth": f" {case}/checkpoint.pth", " config.json": f" {case}/config.json",
+              " golden.safetensors": f" {case}/golden.safetensors", " models/mine": f" {work}/mine",
+              " models/tiny": f" {work}/tiny", " wiki.test.tokens": f" {work}/wiki.test.tokens",
+              "--vocab vocab.txt": f"--vocab {work}/vocab.txt", " words train.txt": f" words {work}/train.txt",
+              "--out tokenizer.json": f"--out {work}/tokenizer.json",
+              "--vocab-out vocab.txt": f"--vocab-out {work}/counted.txt"}
     # few steps: how well it learns is the user's affair
-    small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32 --set train.batch=2"
+    small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32 --set "
+             "train.batch=2"
              " --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32 --set model.inner_size=32")
     daemon = None
     try:
@@ -55,14 +59,16 @@ def main():
                 continue
             if c.startswith(("systemctl", "journalctl")):
                 skipped += 1
-                print("skipped: concerns this machine's own services (tests/e2e/supervise.py runs the units in namespaces of their own):", c)
+                print("skipped: concerns this machine's own services (tests/e2e/supervise.py runs the units in "
+                      "namespaces of their own):", c)
                 continue
             if c.startswith("curl") and not shutil.which("curl"):
                 skipped += 1
                 print("skipped: curl is not installed:", c)
                 continue
             print("readme:", c[:110], flush=True)
-            run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
+            run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32",
+                                                                                                     f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
             for name, path in theirs.items():
                 run = run.replace(name, path)
             if c in ("build/deqd --model models/mine", "build/deqd --model models/tiny"):
@@ -74,15 +80,19 @@ def main():
             if run.startswith("build/deq train"):
                 run += small
             probe = {"DEQD_SERVER_LISTEN": there} if c.endswith("--health-probe") else {}
-            r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=600, env={**os.environ, **probe})
-            check(r.returncode == 0 and not r.stdout.startswith('{"error"'), f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
+            r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=600,
+                               env={**os.environ, **probe})
+            check(r.returncode == 0 and not r.stdout.startswith('{"error"'),
+                  f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
             if "/v1/completions" in c and "stream" not in c:
                 check(json.loads(r.stdout)["choices"][0]["text"], c)
             if '"stream": true' in c and "/v1/responses" not in c:
-                check(len(r.stdout.split()) > 3 and "data:" not in r.stdout and "\\" not in r.stdout and r.stdout.endswith("\n"),
+                check(len(r.stdout.split()) > 3 and "data:" not in r.stdout and "\\" not in r.stdout and
+                      r.stdout.endswith("\n"),
                       f"{c}: text, not events nor JSON's escapes, and a line's end behind it: {r.stdout[:900]}")
             elif '"stream": true' in c:
-                check("event: response.completed" in r.stdout or "event: response.incomplete" in r.stdout, f"{c}: events to the last: {r.stdout[-200:]}")
+                check("event: response.completed" in r.stdout or "event: response.incomplete" in r.stdout,
+                      f"{c}: events to the last: {r.stdout[-200:]}")
         check(os.path.getsize(f"{work}/logits.f32") % (4 * 4096) == 0, "logits.f32")
     finally:
         if daemon:

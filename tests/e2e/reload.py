@@ -11,12 +11,13 @@ import tempfile
 import threading
 import time
 
-from lib import (MARK, ROOT, SANITIZED, SLOW, TINY, Daemon, check, check_error, equal, events_text, parse_sse, raw_request, read_response, short, skip,
-                 slow_model)
+from lib import (MARK, ROOT, SANITIZED, SLOW, TINY, Daemon, check, check_error, equal, events_text, parse_sse,
+                 raw_request, read_response, short, skip, slow_model)
 from life import edit_safetensors, status_of
 
 ADMIN = "sk-Reload-17c5d2"
-LONG = {"prompt": "A", "max_tokens": 3000, "temperature": 0, "ignore_eos": True, "stream": True}  # takes ten times as long as a reload
+# takes ten times as long as a reload
+LONG = {"prompt": "A", "max_tokens": 3000, "temperature": 0, "ignore_eos": True, "stream": True}
 SHORT = {"prompt": MARK, "max_tokens": 40, "temperature": 0, "ignore_eos": True}
 WEIGHTS = "model.safetensors"
 
@@ -47,7 +48,8 @@ class Models:
         self.tmp.cleanup()
 
     def daemon(self, *settings, **more):
-        return Daemon("auth.keys_file=" + self.keys, "engine.max_positions=200000", *settings, model=self.path, key=ADMIN, **more)
+        return Daemon("auth.keys_file=" + self.keys, "engine.max_positions=200000", *settings, model=self.path,
+                      key=ADMIN, **more)
 
     def make(self, which):
         """A copy of tiny ("a"), or of tiny with other weights ("b"); its path."""
@@ -97,7 +99,8 @@ def told(d):
 
 
 def post_reload(d, patience=5):
-    """(status, headers, body) of a reload that nobody else is in the way of. One that has just answered may still be putting its old model away."""
+    """(status, headers, body) of a reload that nobody else is in the way of. One that has just answered may still be
+    putting its old model away."""
     until = time.monotonic() + max(patience, 60) * SLOW
     while True:
         s, h, b = d.request("POST", "/admin/reload")
@@ -170,30 +173,36 @@ def swap_under_way(by_signal):
                 s, _, b = d.request("POST", "/admin/reload")
                 equal((s, json.loads(b).get("status")), (200, "ok"), how)
                 line = d.wait_line(2, message="reloaded") or {}
-                equal(json.loads(b).get("fingerprint"), line.get("fingerprint"), how + ": the answer's fingerprint is the log's")
+                equal(json.loads(b).get("fingerprint"), line.get("fingerprint"),
+                      how + ": the answer's fingerprint is the log's")
             m = d.metrics()
-            check(m["deqd_requests_running"] >= 1 and m["deqd_requests_waiting"] >= 1, "%s: the old one's still run and wait: %s, %s" % (
+            check(m["deqd_requests_running"] >= 1 and m["deqd_requests_waiting"] >= 1,
+                  "%s: the old one's still run and wait: %s, %s" % (
                 how, m["deqd_requests_running"], m["deqd_requests_waiting"]))
             # the new one serves beside the old
             s, _, o = d.post("/v1/completions", SHORT)
-            equal((s, o["choices"][0]["text"], o["system_fingerprint"]), (200, short_b, print_b), how + ": the next request has the new model")
+            equal((s, o["choices"][0]["text"], o["system_fingerprint"]), (200, short_b, print_b),
+                  how + ": the next request has the new model")
             check(fingerprint(d) == line.get("fingerprint") != models_a, how + ": /v1/models has the new fingerprint")
             equal(d.get("/version")[2]["model_fingerprint"], line.get("fingerprint"), how + ": /version too")
             for s, data in running:
-                equal(rest_of(s, data), (text_a, {print_a}, True), how + ": a stream that ran ends with the old model's text")
+                equal(rest_of(s, data), (text_a, {print_a}, True),
+                      how + ": a stream that ran ends with the old model's text")
             for i, s in enumerate(queued):
                 if i % 2:
                     equal(rest_of(s, b""), (short_a, {print_a}, True), how + ": a stream that waited has the old model")
                 else:
                     status, _, b, _ = read_response(s)
                     o = json.loads(b)
-                    equal((status, o["choices"][0]["text"], o["system_fingerprint"]), (200, short_a, print_a), how + ": a request that waited has the old model")
+                    equal((status, o["choices"][0]["text"], o["system_fingerprint"]), (200, short_a, print_a),
+                          how + ": a request that waited has the old model")
             for s in [x[0] for x in running] + queued:
                 s.close()
             equal(reloads(d), (1, 0), "deqd_reloads_total")
             models.put("a")
             equal(post_reload(d)[0], 200, "and back")
-            equal((fingerprint(d), d.complete(**SHORT)["choices"][0]["text"]), (models_a, short_a), "the first model again, with its fingerprint")
+            equal((fingerprint(d), d.complete(**SHORT)["choices"][0]["text"]), (models_a, short_a),
+                  "the first model again, with its fingerprint")
 
 
 def test_swap_by_signal():
@@ -210,7 +219,8 @@ def test_reload_of_the_same():
         equal(hang_up(d)["fingerprint"], before, "the same model has the same fingerprint")
         equal(d.complete(**SHORT)["choices"][0]["text"], want, "and text")
         s, h, b = post_reload(d)
-        equal((s, json.loads(b), h.get("content-type")), (200, {"status": "ok", "fingerprint": before}, "application/json"), "by request")
+        equal((s, json.loads(b), h.get("content-type")),
+              (200, {"status": "ok", "fingerprint": before}, "application/json"), "by request")
         # the prefix cache is of the old weights: what it held must not be used
         first = d.complete("First Citizen: " * 3, max_tokens=20)["choices"][0]["text"]
         models.put("b")
@@ -218,7 +228,8 @@ def test_reload_of_the_same():
         again = d.complete("First Citizen: " * 3, max_tokens=20)["choices"][0]["text"]
         models.put("a")
         equal(post_reload(d)[0], 200, "and back")
-        equal((d.complete("First Citizen: " * 3, max_tokens=20)["choices"][0]["text"], first != again), (first, True), "a prompt that the cache held, with each model")
+        equal((d.complete("First Citizen: " * 3, max_tokens=20)["choices"][0]["text"], first != again), (first, True),
+              "a prompt that the cache held, with each model")
 
 
 def test_one_after_the_other():
@@ -260,14 +271,16 @@ def test_damaged_models_are_refused():
                 ("empty weights", lambda m: os.truncate(os.path.join(m, WEIGHTS), 0), WEIGHTS),
                 ("no weights", lambda m: os.unlink(os.path.join(m, WEIGHTS)), WEIGHTS),
                 ("a config that is cut", lambda m: os.truncate(m + "/config.json", 100), "config.json"),
-                ("another width", config(hidden_size=64), "model"), ("a model of another kind", config(model_type="llama"), "config.json", "model_type"),
+                ("another width", config(hidden_size=64), "model"),
+                ("a model of another kind", config(model_type="llama"), "config.json", "model_type"),
                 # a reason that is cut inside a character, for one of the two
                 ("a long name of letters of two bytes", config(**{"\u00e9" * 400: 1}), "config.json", "\u00e9" * 100),
                 ("a long name, one byte longer", config(**{"x" + "\u00e9" * 400: 1}), "config.json", "\u00e9" * 100),
                 ("no tokenizer", lambda m: os.unlink(m + "/tokenizer.json"), "tokenizer.json"),
                 ("NaN", number("blocks.0.ffn.up.weight", float("nan")), "blocks.0.ffn.up.weight", "finite"),
                 ("infinity", number("embed.weight", float("inf")), "embed.weight", "finite"),
-                ("weights that solve to nothing", lambda m: edit_safetensors(os.path.join(m, WEIGHTS), huge), "finite"), ("no directory", None, "tiny")):
+                ("weights that solve to nothing", lambda m: edit_safetensors(os.path.join(m, WEIGHTS), huge), "finite"),
+                ("no directory", None, "tiny")):
             path = models.make("b")
             if damage:
                 damage(path)
@@ -283,9 +296,11 @@ def test_damaged_models_are_refused():
             while len(told(d)) < failed and time.monotonic() < until:
                 time.sleep(0.005)
             line = told(d)[-1:]
-            check(line and line[0]["level"] == "error" and all(w in line[0]["reason"] for w in words), "%s: a line in the log: %s" % (what, line))
+            check(line and line[0]["level"] == "error" and all(w in line[0]["reason"] for w in words),
+                  "%s: a line in the log: %s" % (what, line))
             equal(reloads(d), (done, failed), what + ": deqd_reloads_total")
-            equal((fingerprint(d), d.complete(**SHORT)["choices"][0]["text"], status_of(d)), (before, want, 200), what + ": the model that served goes on")
+            equal((fingerprint(d), d.complete(**SHORT)["choices"][0]["text"], status_of(d)), (before, want, 200),
+                  what + ": the model that served goes on")
             line = hang_up(d)
             failed += 1
             check(line["message"].startswith("reload failed"), "%s: SIGHUP fails as well: %s" % (what, line))
@@ -298,10 +313,12 @@ def test_damaged_models_are_refused():
 
 
 def test_two_at_once():
-    """A long answer on the old model keeps it, and no further reload from being done; of several at the same moment one is done."""
+    """A long answer on the old model keeps it, and no further reload from being done; of several at the same moment one
+    is done."""
     with Models() as models, models.daemon() as d:
         with contextlib.closing(d.connect()) as s:
-            s.sendall(raw_request(dict(LONG, stream=False, max_tokens=190000), extra="Authorization: Bearer %s\r\n" % ADMIN))
+            s.sendall(raw_request(dict(LONG, stream=False, max_tokens=190000),
+                                  extra="Authorization: Bearer %s\r\n" % ADMIN))
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
             models.put("b")
             equal(d.request("POST", "/admin/reload")[0], 200, "the first")
@@ -344,7 +361,8 @@ def test_reload_under_load():
                         if i % 2:
                             s, _, events, done = d.stream(**SHORT)
                             prints = {e["system_fingerprint"] for e in events}
-                            got = (events_text(events), prints.pop()) if s == 200 and done and len(prints) == 1 else (s, done, prints)
+                            got = (events_text(events),
+                                   prints.pop()) if s == 200 and done and len(prints) == 1 else (s, done, prints)
                         else:
                             s, _, o = d.post("/v1/completions", SHORT)
                             got = (o["choices"][0]["text"], o["system_fingerprint"]) if s == 200 else (s, o)
@@ -428,10 +446,12 @@ def test_memory_stays():
         skip("resident memory: sanitizers keep what is freed")
         return
     # a model is 7 MB: seven that stayed would be 49
-    check(seen[10][0] - seen[3][0] < 24, "resident MB after each reload: %s" % ["%.1f" % seen[i][0] for i in sorted(seen)])
+    check(seen[10][0] - seen[3][0] < 24,
+          "resident MB after each reload: %s" % ["%.1f" % seen[i][0] for i in sorted(seen)])
     # and as it comes: the old model goes back to the system, a second one does not stay resident
     seen = ten_reloads({})
-    check(max(seen[i][0] for i in seen) - seen[1][0] < 40, "resident MB after each reload, malloc as it is: %s" % ["%.1f" % seen[i][0] for i in sorted(seen)])
+    check(max(seen[i][0] for i in seen) - seen[1][0] < 40,
+          "resident MB after each reload, malloc as it is: %s" % ["%.1f" % seen[i][0] for i in sorted(seen)])
 
 
 def test_metrics_across_a_reload():
@@ -448,17 +468,20 @@ def test_metrics_across_a_reload():
             equal(post_reload(d)[0], 200, "a reload")
             d.metrics()
             ok, after = d.wait_metric(lambda m: m["deqd_engine_memory_bytes"] == before["deqd_engine_memory_bytes"], 3)
-            check(ok, "the old engine's memory is counted no more: %s, %s" % (after["deqd_engine_memory_bytes"], before["deqd_engine_memory_bytes"]))
+            check(ok, "the old engine's memory is counted no more: %s, %s" % (after["deqd_engine_memory_bytes"],
+                                                                              before["deqd_engine_memory_bytes"]))
             counters = [k for k in before if re.search(r"_(total|count|sum|bucket)(\{|$)", k)]
             check(len(counters) > 50, "counters: %d" % len(counters))
             # the info-like series that carry a fingerprint may go; what counts must stay and never fall
             fallen = {k: (before[k], after.get(k)) for k in counters if after.get(k, -1) < before[k]}
             equal(fallen, {}, "what counts never falls")
-            for k in ("deqd_cache_pages", "deqd_requests_running", "deqd_requests_waiting", "deqd_rows_open", "deqd_cache_pages_used"):
+            for k in ("deqd_cache_pages", "deqd_requests_running", "deqd_requests_waiting", "deqd_rows_open",
+                      "deqd_cache_pages_used"):
                 equal(after[k], before[k], k + " when the old model is gone")
             d.complete(**SHORT)
             ok, before = d.wait_metric(lambda m: m["deqd_requests_running"] == m["deqd_rows_open"] == m["deqd_cache_pages_used"] == 0, 3)
-            equal((ok, before["deqd_generation_tokens_total"] - after["deqd_generation_tokens_total"]), (True, 40), "the new model's tokens are added")
+            equal((ok, before["deqd_generation_tokens_total"] - after["deqd_generation_tokens_total"]), (True, 40),
+                  "the new model's tokens are added")
 
 
 def test_metrics_while_both_have_work():
@@ -472,17 +495,20 @@ def test_metrics_while_both_have_work():
         models.put("b")
         equal(d.request("POST", "/admin/reload")[0], 200, "a reload")
         both = d.metrics()
-        equal((both["deqd_engine_memory_bytes"], both["deqd_requests_running"]), (2 * alone["deqd_engine_memory_bytes"], 1), "memory of two engines, one request")
+        equal((both["deqd_engine_memory_bytes"], both["deqd_requests_running"]),
+              (2 * alone["deqd_engine_memory_bytes"], 1), "memory of two engines, one request")
         equal((status_of(d), status_of(d, "/health/live")), (200, 200), "ready and live with both")
         reader.join()
         s.close()
         check(got and got[0][2], "the stream comes to its end")
-        ok, after = d.wait_metric(lambda m: m["deqd_engine_memory_bytes"] == alone["deqd_engine_memory_bytes"] and m["deqd_requests_running"] == 0, 3)
+        ok, after = d.wait_metric(lambda m: m["deqd_engine_memory_bytes"] == alone["deqd_engine_memory_bytes"] and
+                                  m["deqd_requests_running"] == 0, 3)
         check(ok, "then one is left: %s" % after["deqd_engine_memory_bytes"])
 
 
 def test_weights_cut_while_a_reload_reads_them():
-    """In place, as cp over the old file does it: that reload fails and says why, and the model that is there serves on."""
+    """In place, as cp over the old file does it: that reload fails and says why, and the model that is there serves
+    on."""
     with Models() as models:
         models.swap(slow_model(os.path.join(models.tmp.name, "slow")))
         weights = os.path.join(models.path, WEIGHTS)
@@ -580,7 +606,8 @@ def test_many_signals():
 
 def test_name_with_a_slash():
     with Models() as models, models.daemon("model.name=org/model") as d:
-        equal((d.complete(model="org/model", max_tokens=1)["model"], d.get("/v1/models")[2]["data"][0]["id"]), ("org/model",) * 2, "as it stands")
+        equal((d.complete(model="org/model", max_tokens=1)["model"], d.get("/v1/models")[2]["data"][0]["id"]),
+              ("org/model",) * 2, "as it stands")
         for path in ("org/model", "org%2Fmodel", "org%2fmodel", "%6frg/model"):
             s, _, o = d.get("/v1/models/" + path)
             equal((s, o.get("id")), (200, "org/model"), path)
@@ -596,6 +623,7 @@ def test_name_of_the_model_stays():
     with Models() as models, models.daemon("model.name=best") as d:
         models.put("b")
         equal(post_reload(d)[0], 200, "a reload")
-        equal((d.complete(model="best", max_tokens=1)["model"], d.get("/v1/models")[2]["data"][0]["id"]), ("best", "best"), "model.name after a reload")
+        equal((d.complete(model="best", max_tokens=1)["model"], d.get("/v1/models")[2]["data"][0]["id"]),
+              ("best", "best"), "model.name after a reload")
         s, _, o = d.post("/v1/completions", {"prompt": "A", "model": "tiny"})
         check_error(s, o, 404, "model_not_found", "model", "the directory's name")

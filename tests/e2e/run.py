@@ -1,6 +1,7 @@
 """End-to-end tests of deqd and deq: python3 tests/e2e/run.py [part of a test's name]...
 
-Closes with "N passed, N failed[, N skipped]"; exit code 1 when something failed. DEQ_TIMES=1 prints how long each test took."""
+Closes with "N passed, N failed[, N skipped]"; exit code 1 when something failed. DEQ_TIMES=1 prints how long each test
+took."""
 import os
 import sys
 

@@ -17,7 +17,8 @@ def test_headers_and_framing():
     equal(h.get("x-accel-buffering"), "no", "X-Accel-Buffering")
     check(bool(h.get("x-request-id")), "X-Request-Id")
     equal(h.get("transfer-encoding"), "chunked", "Transfer-Encoding")
-    check(re.fullmatch(rb"(data: [^\r\n]+\n\n)+", b), "every event is one line \"data: ...\" and a blank line: %r" % b[:200])
+    check(re.fullmatch(rb"(data: [^\r\n]+\n\n)+", b),
+          "every event is one line \"data: ...\" and a blank line: %r" % b[:200])
     check(b.endswith(b"\n\ndata: [DONE]\n\n") and b.count(b"[DONE]") == 1, "[DONE] once, last: %r" % b[-80:])
     events, done = parse_sse(b)
     check(done and len(events) >= 3, "several events")
@@ -26,11 +27,13 @@ def test_headers_and_framing():
     equal(len({e["id"] for e in events}), 1, "one id in all chunks")
     equal(events[0]["id"], "cmpl-" + h["x-request-id"], "id is of the request id")
     for e in events:
-        equal(set(e) - {"deq"}, {"id", "object", "created", "model", "system_fingerprint", "choices"}, "keys of a chunk")
+        equal(set(e) - {"deq"}, {"id", "object", "created", "model", "system_fingerprint", "choices"},
+              "keys of a chunk")
         equal(set(e["choices"][0]), {"index", "text", "logprobs", "finish_reason"}, "keys of a chunk's choice")
     last = events[-1]["choices"][0]
     equal((last["text"], last["finish_reason"]), ("", "length"), "the last chunk: no text, the reason")
-    check(all(e["choices"][0]["finish_reason"] is None and e["choices"][0]["text"] for e in events[:-1]), "the others: text, no reason")
+    check(all(e["choices"][0]["finish_reason"] is None and e["choices"][0]["text"] for e in events[:-1]),
+          "the others: text, no reason")
     check("usage" not in events[0] and "deq" not in events[0], "no usage when not asked for")
     equal(set(events[-1].get("deq", {})), set(whole["deq"]), "the last chunk has the deq object")
     s, h, events, done = d.stream(PROMPT, max_tokens=3, stream_options={"include_usage": False})
@@ -65,11 +68,13 @@ def token_bytes(name):
 
 
 def test_characters_across_tokens():
-    """At temperature 2 single bytes come up: whole characters made of several tokens, and bytes that never become one."""
+    """At temperature 2 single bytes come up: whole characters made of several tokens, and bytes that never become
+    one."""
     d = usual()
     replaced = joined = 0
     for seed in range(12):
-        _, _, b = d.request("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 120, "temperature": 2, "seed": seed, "stream": True,
+        _, _, b = d.request("POST", "/v1/completions",
+                            {"prompt": PROMPT, "max_tokens": 120, "temperature": 2, "seed": seed, "stream": True,
                                                         "ignore_eos": True})
         events, done = parse_sse(b)  # decodes each byte strictly
         text = events_text(events)
@@ -89,11 +94,14 @@ def test_characters_across_tokens():
         if any(ord(x) > 127 and x != "\ufffd" for x in whole):
             joined += 1
             _, _, events, done = d.stream(PROMPT, temperature=2, seed=seed, max_tokens=1500, ignore_eos=True)
-            equal((events_text(events), done), (whole, True), "stream == whole, with a character of several tokens, seed %d" % seed)
+            equal((events_text(events), done), (whole, True),
+                  "stream == whole, with a character of several tokens, seed %d" % seed)
             break
     check(joined >= 1, "a character of several tokens came up")
     # no chunk ends inside a character, with logprobs too (then every token has its chunk, also one without whole text)
-    _, _, b = d.request("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 120, "temperature": 2, "seed": 1, "stream": True, "logprobs": 0})
+    _, _, b = d.request("POST", "/v1/completions",
+                        {"prompt": PROMPT, "max_tokens": 120, "temperature": 2, "seed": 1, "stream": True,
+                         "logprobs": 0})
     events, done = parse_sse(b)
     check(done and sum(len(e["choices"][0]["logprobs"]["tokens"]) for e in events) >= 1, "stream with logprobs")
 
@@ -119,20 +127,23 @@ def test_chunked_coding_by_hand():
     with d.connect() as s:
         s.sendall(raw_request({"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "stream": True}))
         status, h, body, rest = read_response(s)
-        equal((status, h["transfer-encoding"], rest), (200, "chunked", b""), "chunked, and nothing after the last chunk")
+        equal((status, h["transfer-encoding"], rest), (200, "chunked", b""),
+              "chunked, and nothing after the last chunk")
         check("content-length" not in h, "no Content-Length beside it")
         events, done = parse_sse(body)
         equal((events_text(events), done), (d.complete(PROMPT, max_tokens=8)["choices"][0]["text"], True), "text")
         s.sendall(raw_request({"prompt": PROMPT, "max_tokens": 2, "temperature": 0}))  # the connection goes on
         status, h, body, rest = read_response(s)
-        equal((status, json.loads(body)["usage"]["completion_tokens"]), (200, 2), "the next request on the same connection")
+        equal((status, json.loads(body)["usage"]["completion_tokens"]), (200, 2),
+              "the next request on the same connection")
 
 
 def test_chunks_come_while_it_runs():
     """The first chunk arrives long before the last: nothing gathers the stream."""
     with Daemon("engine.max_positions=20000") as d:
         with d.connect() as s:
-            s.sendall(raw_request({"prompt": "A", "max_tokens": 1500, "temperature": 0, "stream": True, "ignore_eos": True}))
+            s.sendall(raw_request({"prompt": "A", "max_tokens": 1500, "temperature": 0, "stream": True,
+                                   "ignore_eos": True}))
             begin = time.monotonic()
             data = b""
             while b"data: " not in data:
@@ -145,23 +156,27 @@ def test_chunks_come_while_it_runs():
 
 
 def test_ping_while_queued_and_before():
-    """A silent stream is kept open by comments; they are no events. With one place, the second stream is silent until the first ends:
-    it has no headers yet, so its status can still be an error; then it runs like any other."""
+    """A silent stream is kept open by comments; they are no events. With one place, the second stream is silent until
+    the first ends: it has no headers yet, so its status can still be an error; then it runs like any other."""
     with Daemon("engine.max_sequences=1", "engine.max_positions=20000", "stream.ping_ms=100") as d:
         with d.connect() as a, d.connect() as b:
-            a.sendall(raw_request({"prompt": "A", "max_tokens": 800, "temperature": 0, "stream": True, "ignore_eos": True}))
+            a.sendall(raw_request({"prompt": "A", "max_tokens": 800, "temperature": 0, "stream": True,
+                                   "ignore_eos": True}))
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
             b.sendall(raw_request({"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "stream": True}))
             status, _, body, _ = read_response(a)
             events, done = parse_sse(body)
-            check(done and status == 200 and events[-1]["choices"][0]["finish_reason"] == "length", "the long stream ends well")
+            check(done and status == 200 and events[-1]["choices"][0]["finish_reason"] == "length",
+                  "the long stream ends well")
             status, _, body, _ = read_response(b)
             events, done = parse_sse(body)
-            equal((status, done, events_text(events)), (200, True, d.complete(PROMPT, max_tokens=4)["choices"][0]["text"]), "the one that waited")
+            equal((status, done, events_text(events)),
+                  (200, True, d.complete(PROMPT, max_tokens=4)["choices"][0]["text"]), "the one that waited")
         # a prompt of 16,000 tokens is silent while it is read: at least one comment in at least 100 ms
         with d.connect() as s:
             begin = time.monotonic()
-            s.sendall(raw_request({"prompt": [70, 71, 72, 73] * 4000, "max_tokens": 1, "temperature": 0, "stream": True}))
+            s.sendall(raw_request({"prompt": [70, 71, 72, 73] * 4000, "max_tokens": 1, "temperature": 0,
+                                   "stream": True}))
             status, _, body, _ = read_response(s)
             took = time.monotonic() - begin
             events, done = parse_sse(body)

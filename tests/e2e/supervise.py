@@ -1,5 +1,6 @@
-"""How the daemon is started and watched: sockets that it inherits, what it tells NOTIFY_SOCKET, the watchdog, the sandbox of etc/systemd/deqd.service as far
-as it goes without a running systemd, limits of memory, --check-config, make install, and the units under systemd-analyze."""
+"""How the daemon is started and watched: sockets that it inherits, what it tells NOTIFY_SOCKET, the watchdog, the
+sandbox of etc/systemd/deqd.service as far as it goes without a running systemd, limits of memory, --check-config, make
+install, and the units under systemd-analyze."""
 import contextlib
 import ctypes
 import json
@@ -14,14 +15,16 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, clean_env, equal, note, raw_request, run, short, skip, slow_model)
+from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, clean_env, equal, note,
+                 raw_request, run, short, skip, slow_model)
 from life import printed
 
 UNITS = os.path.join(ROOT, "etc", "systemd")
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else shutil.which("python3")
 NOBODY = 65534
 
-# Becomes the daemon: descriptors to 3, 4, ..., LISTEN_PID, limits, and a system call filter, which only the process itself can do.
+# Becomes the daemon: descriptors to 3, 4, ..., LISTEN_PID, limits, and a system call filter, which only the process
+# itself can do.
 LAUNCHER = r"""
 import ctypes, fcntl, json, os, resource, struct, sys
 o = json.loads(sys.argv[1])
@@ -94,15 +97,18 @@ class Listener:
 
 def launch(argv, fds=(), env=None, limits=None, filter=None, wrap=(), cgroup=None, stderr=subprocess.PIPE):
     """A process that becomes argv behind wrap (commands that exec what follows)."""
-    o = json.dumps({"argv": list(argv), "fds": list(fds), "env": env or {}, "limits": limits or {}, "filter": filter, "cgroup": cgroup})
-    return subprocess.Popen(list(wrap) + [PYTHON, "-c", LAUNCHER, o], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=clean_env(),
+    o = json.dumps({"argv": list(argv), "fds": list(fds), "env": env or {}, "limits": limits or {}, "filter": filter,
+                    "cgroup": cgroup})
+    return subprocess.Popen(list(wrap) + [PYTHON, "-c", LAUNCHER, o], stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=stderr, env=clean_env(),
                             pass_fds=list(fds))
 
 
 class Supervised(Daemon):
     """The daemon under this module's launcher; sockets: what it inherits."""
 
-    def __init__(self, *settings, sockets=(), notify=None, env=None, model=TINY, listen="127.0.0.1:0", binary=DEQD, **more):
+    def __init__(self, *settings, sockets=(), notify=None, env=None, model=TINY, listen="127.0.0.1:0", binary=DEQD,
+                 **more):
         argv = [binary, "--model", model, "--listen", listen, "--set", "server.drain_delay_ms=0"]
         for s in settings:
             argv += ["--set", s]
@@ -146,8 +152,11 @@ def refused(want_code, *words, sockets=(), settings=(), args=None, **more):
         line = json.loads(err)
     except ValueError:
         line = {"reason": err}
-    return check(p.returncode == want_code and line.get("message") == "cannot start" and line["exit_code"] == want_code and err.count("\n") == 1 and
-                 all(w in line["reason"] for w in words), "exit %d, %r; expected exit %d, one line of the log with %s" % (p.returncode, err[-600:], want_code, list(words)))
+    return check(p.returncode == want_code and line.get("message") == "cannot start" and
+                 line["exit_code"] == want_code and err.count("\n") == 1 and
+                 all(w in line["reason"] for w in words),
+                 "exit %d, %r; expected exit %d, one line of the log with %s" % (p.returncode, err[-600:], want_code,
+                                                                                 list(words)))
 
 
 @contextlib.contextmanager
@@ -175,16 +184,20 @@ def test_notify():
                 d.stop()
                 n.close()
                 continue
-            equal([m[1].get("STATUS") for m in n.messages], ["loading " + model, "serving tiny at " + d.first["address"]], "statuses until it is ready")
+            equal([m[1].get("STATUS") for m in n.messages],
+                  ["loading " + model, "serving tiny at " + d.first["address"]], "statuses until it is ready")
             equal(ready["READY"], "1", "READY")
             equal(d.get("/health/ready")[0], 200, "whoever was told READY=1 is served")
             # a reload
             since, before = len(n.messages), time.monotonic()
             d.p.send_signal(signal.SIGHUP)
             n.wait("READY", since)
-            equal([sorted(m[1]) for m in n.messages[since:]], [["MONOTONIC_USEC", "RELOADING", "STATUS"], ["READY", "STATUS"]], "SIGHUP: reloading, then ready again")
+            equal([sorted(m[1]) for m in n.messages[since:]],
+                  [["MONOTONIC_USEC", "RELOADING", "STATUS"], ["READY", "STATUS"]],
+                  "SIGHUP: reloading, then ready again")
             usec = int(n.messages[since][1]["MONOTONIC_USEC"])
-            check(before * 1e6 - 1e5 < usec < time.monotonic() * 1e6 + 1, "MONOTONIC_USEC is the time of the reload: %d of %d" % (usec, before * 1e6))
+            check(before * 1e6 - 1e5 < usec < time.monotonic() * 1e6 + 1,
+                  "MONOTONIC_USEC is the time of the reload: %d of %d" % (usec, before * 1e6))
             check(d.wait_line(5, message="reloaded"), "and it was a reload")
             # one that fails says so and serves on
             weights = os.path.join(model, "model.safetensors")
@@ -195,16 +208,19 @@ def test_notify():
             since = len(n.messages)
             d.p.send_signal(signal.SIGHUP)
             status = (n.wait("READY", since) or {}).get("STATUS", "")
-            check(status.startswith("serving tiny at ") and "last reload failed" in status and "model.safetensors" in status, "status after a failed reload: %r" % status)
+            check(status.startswith("serving tiny at ") and "last reload failed" in status and
+                  "model.safetensors" in status, "status after a failed reload: %r" % status)
             d.alive()
             with open(weights, "wb") as f:
                 f.write(whole)
             since = len(n.messages)
             d.p.send_signal(signal.SIGHUP)
-            equal((n.wait("READY", since) or {}).get("STATUS"), "serving tiny at " + d.first["address"], "status after one that worked")
+            equal((n.wait("READY", since) or {}).get("STATUS"), "serving tiny at " + d.first["address"],
+                  "status after one that worked")
             since = len(n.messages)
             d.stop()
-            equal([m[1] for m in n.messages[since:]], [{"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "30000000", "STATUS": "draining"}],
+            equal([m[1] for m in n.messages[since:]],
+                  [{"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "30000000", "STATUS": "draining"}],
                   "SIGTERM: stopping, with delay + timeout + 10 s to do it")
             equal(n.of("WATCHDOG"), [], "no watchdog where none was asked for")
             n.close()
@@ -213,8 +229,11 @@ def test_notify():
 def test_notify_of_a_failed_start():
     with place() as tmp:
         n = Listener(os.path.join(tmp, "notify"))
-        refused(1, "not a directory", args=["--model", tmp + "/none", "--listen", "127.0.0.1:0"], env={"NOTIFY_SOCKET": n.address})
-        equal([m[1] for m in n.messages][-1]["STATUS"], tmp + "/none: not a directory; expected one with config.json, model.safetensors, tokenizer.json", "the status says why")
+        refused(1, "not a directory", args=["--model", tmp + "/none", "--listen", "127.0.0.1:0"],
+                env={"NOTIFY_SOCKET": n.address})
+        equal([m[1] for m in n.messages][-1]["STATUS"],
+              tmp + "/none: not a directory; expected one with config.json, model.safetensors, tokenizer.json",
+              "the status says why")
         equal(n.of("READY"), [], "no READY=1")
         n.close()
 
@@ -247,12 +266,16 @@ def test_watchdog():
     with place() as tmp:
         n = Listener(os.path.join(tmp, "notify"))
         ms = int(900 * SLOW)
-        with Supervised("engine.stall_ms=%d" % ms, notify=n, env={"WATCHDOG_USEC": str(ms * 1000), "WATCHDOG_PID": "{pid}"}).ready() as d:
+        with Supervised("engine.stall_ms=%d" % ms, notify=n,
+                        env={"WATCHDOG_USEC": str(ms * 1000), "WATCHDOG_PID": "{pid}"}).ready() as d:
             time.sleep(3.0 * SLOW)
             beats = [t for t, _ in n.of("WATCHDOG")]
             gaps = [b - a for a, b in zip(beats, beats[1:])]
-            # ten are meant, one each third of the interval; on a loaded machine fewer come, but none later than the interval, or systemd would act
-            check(4 <= len(beats) <= 12 and max(gaps) < ms * 1e-3, "a heartbeat every third of the interval: %d in 3 s, at most %.3f s apart" % (len(beats), max(gaps or [9])))
+            # ten are meant, one each third of the interval; on a loaded machine fewer come, but none later than the
+            # interval, or systemd would act
+            check(4 <= len(beats) <= 12 and max(gaps) < ms * 1e-3,
+                  "a heartbeat every third of the interval: %d in 3 s, at most %.3f s apart" % (len(beats),
+                                                                                                max(gaps or [9])))
             check(all("READY" not in m for _, m in n.of("WATCHDOG")), "heartbeats are messages of their own")
             try:
                 held = Held(thread_named(d.p.pid, "engine"))
@@ -290,7 +313,8 @@ def test_end_while_threads_hang():
         stream.sendall(raw_request({"prompt": "A", "stream": True}))
         for s in (large, left):
             s.sendall(raw_request({"prompt": " a" * 50000}, path="/tokenize"))
-        ok, m = d.wait_metric(lambda m: m["deqd_http_connections"] >= 5 and m["deqd_requests_waiting"] + m["deqd_requests_running"] == 2, 5)
+        ok, m = d.wait_metric(lambda m: m["deqd_http_connections"] >= 5 and
+                              m["deqd_requests_waiting"] + m["deqd_requests_running"] == 2, 5)
         check(ok, "all are there")
         left.close()
         equal(d.get("/health/live")[0], 200, "a client that leaves a large body behind holds no thread of HTTP")
@@ -345,23 +369,28 @@ def test_inherited_sockets():
     main, admin = listening(), listening()
     address = "127.0.0.1:%d" % main.getsockname()[1]
     with Supervised(sockets=[admin, main], env={"LISTEN_FDNAMES": "admin:http"}, listen="127.0.0.1:1").ready() as d:
-        equal((d.first["address"], d.first["admin_address"]), (address, "127.0.0.1:%d" % admin.getsockname()[1]), "addresses of the sockets, in place of server.listen")
+        equal((d.first["address"], d.first["admin_address"]), (address, "127.0.0.1:%d" % admin.getsockname()[1]),
+              "addresses of the sockets, in place of server.listen")
         d.alive("over the inherited socket")
-        equal((d.admin().request("GET", "/metrics")[0], d.admin().request("GET", "/v1/models")[0]), (200, 404), "the one named admin serves metrics and nothing else")
+        equal((d.admin().request("GET", "/metrics")[0], d.admin().request("GET", "/v1/models")[0]), (200, 404),
+              "the one named admin serves metrics and nothing else")
         equal(run([DEQD, "--listen", address, "--health-probe"])[0], 0, "--health-probe")
         for fd in (3, 4):
             with open("/proc/%d/fdinfo/%d" % (d.p.pid, fd)) as f:
                 flags = int(re.search(r"flags:\s*(\d+)", f.read()).group(1), 8)
-            check(flags & os.O_CLOEXEC and flags & os.O_NONBLOCK, "descriptor %d: close-on-exec and not blocking: %o" % (fd, flags))
+            check(flags & os.O_CLOEXEC and flags & os.O_NONBLOCK,
+                  "descriptor %d: close-on-exec and not blocking: %o" % (fd, flags))
     # the supervisor still has it: who comes between two daemons waits for the second
     early = socket.create_connection(main.getsockname(), timeout=20 * SLOW)
     early.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     with Supervised(sockets=[main]).ready() as d:
-        check(early.recv(64).startswith(b"HTTP/1.1 200 "), "a connection made while no daemon ran is served by the next")
+        check(early.recv(64).startswith(b"HTTP/1.1 200 "),
+              "a connection made while no daemon ran is served by the next")
         equal((d.first["address"], "admin_address" in d.first), (address, False), "one socket without a name")
     early.close()
     with Supervised(sockets=[main, admin]).ready() as d:
-        equal((d.first["address"], d.first.get("admin_address")), (address, "127.0.0.1:%d" % admin.getsockname()[1]), "without names the first is the main one")
+        equal((d.first["address"], d.first.get("admin_address")), (address, "127.0.0.1:%d" % admin.getsockname()[1]),
+              "without names the first is the main one")
     with Supervised(sockets=[main], env={"LISTEN_FDNAMES": "deqd.socket"}).ready() as d:
         equal(d.first["address"], address, "the name that systemd gives by itself")
     with Supervised(sockets=[main], env={"LISTEN_PID": "1"}).ready() as d:
@@ -369,7 +398,8 @@ def test_inherited_sockets():
     with Supervised(env={"LISTEN_PID": "", "LISTEN_FDS": ""}).ready() as d:
         check(d.first["address"] != address, "empty is unset")
     with Supervised(sockets=[admin], env={"LISTEN_FDNAMES": "admin"}).ready() as d:
-        check(d.first["address"] != address and "admin_address" in d.first, "only an admin socket: server.listen is opened as ever")
+        check(d.first["address"] != address and "admin_address" in d.first,
+              "only an admin socket: server.listen is opened as ever")
     main.close()
     admin.close()
     with place() as tmp:
@@ -388,7 +418,8 @@ def test_inherited_sockets():
 
 
 def test_clients_during_a_restart():
-    """A client that connects and asks again and again sees no refusal while one daemon drains, ends, and the next takes the socket over."""
+    """A client that connects and asks again and again sees no refusal while one daemon drains, ends, and the next takes
+    the socket over."""
     main = listening()
     bad, good, stop = [], [], threading.Event()
 
@@ -415,7 +446,8 @@ def test_clients_during_a_restart():
     t.join()
     d.stop()
     main.close()
-    check(len(good) > 50 and not bad, "%d answers, %d refusals in five restarts: %s" % (len(good), len(bad), short(bad[:3])))
+    check(len(good) > 50 and not bad,
+          "%d answers, %d refusals in five restarts: %s" % (len(good), len(bad), short(bad[:3])))
 
 
 def test_bad_supervisors():
@@ -430,8 +462,10 @@ def test_bad_supervisors():
         refused(2, "LISTEN_FDS", "descriptor 3", "not a socket", sockets=[File], env=env)
     refused(2, "LISTEN_FDS", "descriptor 3", "not open", env=closed)
     refused(2, "LISTEN_FDS", "descriptor 4", "not open", sockets=[ok], env=dict(env, LISTEN_FDS="2"))
-    refused(2, "LISTEN_FDS", "2 sockets", "http:http", "at most one", sockets=[ok, ok], env=dict(env, LISTEN_FDS="2", LISTEN_FDNAMES="http:http"))
-    refused(2, "LISTEN_FDS", "2 sockets", "at most one", sockets=[ok, ok], env=dict(env, LISTEN_FDS="2", LISTEN_FDNAMES="admin:admin"))
+    refused(2, "LISTEN_FDS", "2 sockets", "http:http", "at most one", sockets=[ok, ok],
+            env=dict(env, LISTEN_FDS="2", LISTEN_FDNAMES="http:http"))
+    refused(2, "LISTEN_FDS", "2 sockets", "at most one", sockets=[ok, ok],
+            env=dict(env, LISTEN_FDS="2", LISTEN_FDNAMES="admin:admin"))
     refused(2, "LISTEN_FDS", "3 sockets", sockets=[ok, ok, ok], env=dict(env, LISTEN_FDS="3"))
     for v in ("x", "", "-1", "1x", "99999999999999999999"):
         refused(2, "LISTEN_FDS", '"%s"' % v, sockets=[ok], env=dict(env, LISTEN_FDS=v))
@@ -490,7 +524,8 @@ def expand(names):
 
 
 def unit_filter():
-    """The unit's SystemCallFilter and MemoryDenyWriteExecute as instructions (code, jt, jf, k) for the kernel; x86-64."""
+    """The unit's SystemCallFilter and MemoryDenyWriteExecute as instructions (code, jt, jf, k) for the kernel;
+    x86-64."""
     u = unit_settings()
     allowed = expand(["@default"])
     for value in u["SystemCallFilter"]:
@@ -502,11 +537,13 @@ def unit_filter():
             numbers[name] = int(number)
     LOAD, EQUAL, AND, RET = 0x20, 0x15, 0x54, 0x06
     ALLOW, EPERM, KILL = 0x7fff0000, 0x00050001, 0x80000000
-    equal((u["SystemCallErrorNumber"], u["MemoryDenyWriteExecute"]), (["EPERM"], ["yes"]), "the unit's settings that this filter imitates")
+    equal((u["SystemCallErrorNumber"], u["MemoryDenyWriteExecute"]), (["EPERM"], ["yes"]),
+          "the unit's settings that this filter imitates")
     code = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, 0xc000003e), (RET, 0, 0, KILL), (LOAD, 0, 0, 0)]
     prot = 16 + 2 * 8  # the third argument's lower half
     for name, mask in (("mmap", 6), ("mprotect", 4), ("pkey_mprotect", 4)):  # write and execute at once; execute later
-        code += [(EQUAL, 0, 5, numbers[name]), (LOAD, 0, 0, prot), (AND, 0, 0, mask), (EQUAL, 0, 1, mask), (RET, 0, 0, EPERM), (LOAD, 0, 0, 0)]
+        code += [(EQUAL, 0, 5, numbers[name]), (LOAD, 0, 0, prot), (AND, 0, 0, mask), (EQUAL, 0, 1, mask),
+                 (RET, 0, 0, EPERM), (LOAD, 0, 0, 0)]
     for name in sorted(allowed):
         if name in numbers:
             code += [(EQUAL, 0, 1, numbers[name]), (RET, 0, 0, ALLOW)]
@@ -514,7 +551,8 @@ def unit_filter():
 
 
 def test_sandbox():
-    """As the unit has it: a user without rights, no capabilities, no new privileges, a root that cannot be written, the unit's system calls."""
+    """As the unit has it: a user without rights, no capabilities, no new privileges, a root that cannot be written, the
+    unit's system calls."""
     if SANITIZED:
         skip("the sandbox: sanitizers need what it forbids")
         return
@@ -529,11 +567,14 @@ def test_sandbox():
         skip("the sandbox: its filter is built from x86-64 Linux headers")
         return
     inner = "mount --make-rprivate / && for m in $(awk '{print $2}' /proc/mounts | sort -r); do mount -o remount,bind,ro \"$m\" 2>/dev/null; done; mount -o remount,bind,ro / && exec \"$@\""
-    wrap = ["unshare", "--mount", "--ipc", "--uts", "sh", "-c", inner, "sh", "setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups", "--no-new-privs",
-            "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
-    p = subprocess.run(wrap + ["sh", "-c", "touch /tmp/deqd-test-$$ 2>/dev/null || echo read-only"], capture_output=True)
+    wrap = ["unshare", "--mount", "--ipc", "--uts", "sh", "-c", inner, "sh", "setpriv", "--reuid=%d" % NOBODY,
+            "--regid=%d" % NOBODY, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all",
+            "--ambient-caps=-all"]
+    p = subprocess.run(wrap + ["sh", "-c", "touch /tmp/deqd-test-$$ 2>/dev/null || echo read-only"],
+                       capture_output=True)
     if p.returncode or p.stdout != b"read-only\n":
-        skip("the sandbox: this machine lets nobody have a read-only root of his own: %s" % p.stderr.decode().strip()[-200:])
+        skip("the sandbox: this machine lets nobody have a read-only root of his own: %s" %
+             p.stderr.decode().strip()[-200:])
         return
     with place() as tmp:
         for name in ("deqd",):
@@ -542,22 +583,26 @@ def test_sandbox():
         shutil.copytree(TINY, model)
         n = Listener(os.path.join(tmp, "notify"))
         main = listening()
-        with Supervised(sockets=[main], notify=n, model=model, binary=os.path.join(tmp, "deqd"), wrap=wrap, filter=unit_filter(), listen="127.0.0.1:1",
+        with Supervised(sockets=[main], notify=n, model=model, binary=os.path.join(tmp, "deqd"), wrap=wrap,
+                        filter=unit_filter(), listen="127.0.0.1:1",
                         env={"HOME": "/nonexistent", "WATCHDOG_USEC": "%d" % (1000000 * SLOW), "WATCHDOG_PID": "{pid}"},
                         limits={"RLIMIT_NOFILE": 16384, "RLIMIT_CORE": 0}).ready() as d:
             with open("/proc/%d/status" % d.p.pid) as f:
                 status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
-            equal((status["Uid"].split()[0], status["CapEff"], status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]), (str(NOBODY), "0" * 16, "0" * 16, "1", "2"),
+            equal((status["Uid"].split()[0], status["CapEff"], status["CapBnd"], status["NoNewPrivs"],
+                   status["Seccomp"]), (str(NOBODY), "0" * 16, "0" * 16, "1", "2"),
                   "who it is and what it may")
             check(n.wait("READY"), "READY=1 from inside")
             s, _, events, done = d.stream(MARK, max_tokens=20, ignore_eos=True)
             check(s == 200 and done, "a stream from inside")
-            equal(d.metrics()["deqd_requests_running"] if "deqd_requests_running" in d.metrics() else 0, 0, "metrics from inside")
+            equal(d.metrics()["deqd_requests_running"] if "deqd_requests_running" in d.metrics() else 0, 0,
+                  "metrics from inside")
             d.p.send_signal(signal.SIGHUP)
             check(d.wait_line(5, message="reloaded"), "a reload inside")
             check(n.wait("WATCHDOG"), "heartbeats from inside")
             with open("/proc/%d/maps" % d.p.pid) as f:
-                equal([x for x in f if "w" in x.split()[1] and "x" in x.split()[1]], [], "memory that can be written and executed")
+                equal([x for x in f if "w" in x.split()[1] and "x" in x.split()[1]], [],
+                      "memory that can be written and executed")
             written = []
             for fd in os.listdir("/proc/%d/fd" % d.p.pid):
                 with contextlib.suppress(OSError):
@@ -586,7 +631,8 @@ def test_writes_nothing():
         if p.returncode:
             skip("files opened to be written: strace may not trace here: %s" % p.stderr.decode().strip()[-100:])
             return
-        with Supervised(wrap=["strace", "-f", "-qq", "-o", trace, "-e", "trace=open,openat,creat,mkdir,mkdirat,rename,renameat,unlink,unlinkat,truncate,symlink,link"]).ready() as d:
+        with Supervised(wrap=["strace", "-f", "-qq", "-o", trace, "-e",
+                              "trace=open,openat,creat,mkdir,mkdirat,rename,renameat,unlink,unlinkat,truncate,symlink,link"]).ready() as d:
             d.alive()
             with open("/proc/%d/task/%d/children" % (d.p.pid, d.p.pid)) as f:
                 pid = int(f.read().split()[0])
@@ -596,10 +642,12 @@ def test_writes_nothing():
             d.p.wait(20 * SLOW)
         with open(trace) as f:
             lines = f.read().split("\n")
-        at = next(i for i, x in enumerate(lines) if "config.json" in x)  # what Python did before it became the daemon does not count
+        # what Python did before it became the daemon does not count
+        at = next(i for i, x in enumerate(lines) if "config.json" in x)
         first = max(i for i, x in enumerate(lines[:at]) if "ld.so.cache" in x)
         # pthread_setname_np opens /proc/self/task/N/comm, which is no file
-        bad = [x for x in lines[first:] if "/proc/self/task/" not in x and re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename|renameat|unlink|unlinkat|truncate|symlink|link)\(", x)]
+        bad = [x for x in lines[first:] if "/proc/self/task/" not in x and
+               re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename|renameat|unlink|unlinkat|truncate|symlink|link)\(", x)]
         equal(bad, [], "calls that write to files")
 
 
@@ -613,7 +661,8 @@ def test_unreadable():
     if not shutil.which("setpriv"):
         skip("files of another user: setpriv is not installed")
         return
-    as_nobody = ["setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    as_nobody = ["setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups", "--bounding-set=-all",
+                 "--inh-caps=-all"]
     with place() as tmp:
         binary, model, keys = os.path.join(tmp, "deqd"), os.path.join(tmp, "tiny"), os.path.join(tmp, "keys")
         shutil.copy(os.path.realpath(DEQD), binary)
@@ -634,7 +683,8 @@ def test_unreadable():
                 p.wait()
                 return check(False, "started: %s" % (words,))
             line = json.loads(err)
-            return check((p.returncode, line["message"], line["exit_code"]) == (code, "cannot start", code) and all(w in line["reason"] for w in words),
+            return check((p.returncode, line["message"], line["exit_code"]) == (code, "cannot start", code) and
+                         all(w in line["reason"] for w in words),
                          "exit %d, %r; expected %d, %s" % (p.returncode, err, code, words))
 
         starts_not(1, "auth.keys_file", keys, "Permission denied", settings=["auth.keys_file=" + keys])
@@ -664,17 +714,21 @@ def test_limits_of_memory():
         else:
             # so low that a library which wants memory of its own before main() would not let the process end
             refused(2, "memory:", "RLIMIT_AS is 60.0 MiB", settings=LARGE, limits={"RLIMIT_AS": 60 << 20})
-            refused(2, "memory:", "are needed", "RLIMIT_AS is 512.0 MiB", "engine.cache_bytes", settings=LARGE, limits={"RLIMIT_AS": 512 << 20})
-            # a start and --check-config mean the same: arenas of the allocator, which grow with threads, are no part of the need
+            refused(2, "memory:", "are needed", "RLIMIT_AS is 512.0 MiB", "engine.cache_bytes", settings=LARGE,
+                    limits={"RLIMIT_AS": 512 << 20})
+            # a start and --check-config mean the same: arenas of the allocator, which grow with threads, are no part of
+            # the need
             argv = [DEQD, "--model", TINY, "--listen", "127.0.0.1:0"]
             needs = []
             for more in ((), ("--check-config",)):
                 p = launch(argv + list(more), limits={"RLIMIT_AS": 64 << 20})
-                needs.append(float(re.search(r"memory: ([\d.]+) MiB are needed", p.communicate(timeout=20 * SLOW)[1].decode()).group(1)))
+                needs.append(float(re.search(r"memory: ([\d.]+) MiB are needed",
+                                             p.communicate(timeout=20 * SLOW)[1].decode()).group(1)))
             # what the process took meanwhile: a few pages, and the libraries' own
             check(abs(needs[0] - needs[1]) < 2, "MiB that a start and --check-config need: %s" % needs)
             enough = {"RLIMIT_AS": int(max(needs) + 2) << 20}
-            equal(launch(argv + ["--check-config"], limits=enough).wait(20 * SLOW), 0, "--check-config with what is needed")
+            equal(launch(argv + ["--check-config"], limits=enough).wait(20 * SLOW), 0,
+                  "--check-config with what is needed")
             with Supervised(limits=enough).ready() as d:
                 d.alive("with what is needed")
             with Supervised(*LARGE, limits={"RLIMIT_AS": 2 << 30}).ready() as d:
@@ -685,14 +739,17 @@ def test_limits_of_memory():
                 resource.prlimit(d.p.pid, resource.RLIMIT_AS, (size + (64 << 20), size + (64 << 20)))
                 d.p.send_signal(signal.SIGHUP)
                 line = d.wait_line(10, message=re.compile("reload failed"))
-                check(line and line["reason"].startswith("memory: ") and "RLIMIT_AS" in line["reason"], "a reload without room: %s" % line)
+                check(line and line["reason"].startswith("memory: ") and "RLIMIT_AS" in line["reason"],
+                      "a reload without room: %s" % line)
                 d.alive("after a reload that had no room")
         # the kernel's own figure, where this machine lets us make a cgroup
         made, file, limit = None, "", 300 << 20
         with open("/proc/self/cgroup") as f:
             groups = [x.rstrip("\n").split(":", 2) for x in f]
         for number, controllers, path in groups:
-            base, file = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes") if "memory" in controllers.split(",") else ("/sys/fs/cgroup", "memory.max")
+            base, file = ("/sys/fs/cgroup/memory",
+                          "memory.limit_in_bytes") if "memory" in controllers.split(",") else ("/sys/fs/cgroup",
+                                                                                               "memory.max")
             where = os.path.join(base + (path if os.path.isdir(base + path) else ""), "deqd-test-%d" % os.getpid())
             if number != "0" and "memory" not in controllers.split(","):
                 continue
@@ -711,7 +768,8 @@ def test_limits_of_memory():
             skip("the limit of a cgroup: none can be made here: %s" % why)
         else:
             try:
-                refused(2, "memory:", "are needed", "the cgroup's %s is 300.0 MiB" % file, settings=LARGE, cgroup=os.path.join(made, "cgroup.procs"))
+                refused(2, "memory:", "are needed", "the cgroup's %s is 300.0 MiB" % file, settings=LARGE,
+                        cgroup=os.path.join(made, "cgroup.procs"))
                 with Supervised(cgroup=os.path.join(made, "cgroup.procs")).ready() as d:
                     d.alive("within a cgroup that is large enough")
             finally:
@@ -741,7 +799,8 @@ def test_check_config_reads_what_it_names():
 
         def wrong(*words, settings=()):
             code, out, err = answer(*settings)
-            check(code == 2 and not out and err.startswith("deqd: ") and err.count("\n") == 1 and all(w in err for w in words), "exit %d, %r: expected 2 and %s" % (code, err, words))
+            check(code == 2 and not out and err.startswith("deqd: ") and err.count("\n") == 1 and
+                  all(w in err for w in words), "exit %d, %r: expected 2 and %s" % (code, err, words))
 
         equal(answer(), (0, "configuration ok\n", ""), "a good one")
         wrong("auth.keys_file", keys, "No such file", settings=["auth.keys_file=" + keys])
@@ -778,9 +837,12 @@ def test_install_and_units():
     u = unit_settings()
     values = printed()[1]
     drain_s = (int(values["server.drain_delay_ms"]) + int(values["server.shutdown_timeout_ms"])) / 1000
-    check(int(u["TimeoutStopSec"][0]) >= drain_s + 10, "TimeoutStopSec %s covers a drain of %g s and 10 s more" % (u["TimeoutStopSec"], drain_s))
-    check(int(u["WatchdogSec"][0]) * 1000 > 2 * int(values["engine.stall_ms"]), "WatchdogSec %s leaves engine.stall_ms its time" % u["WatchdogSec"])
-    check(int(u["LimitNOFILE"][0]) >= int(values["server.max_connections"]) + 192, "LimitNOFILE %s is enough for the default" % u["LimitNOFILE"])
+    check(int(u["TimeoutStopSec"][0]) >= drain_s + 10,
+          "TimeoutStopSec %s covers a drain of %g s and 10 s more" % (u["TimeoutStopSec"], drain_s))
+    check(int(u["WatchdogSec"][0]) * 1000 > 2 * int(values["engine.stall_ms"]),
+          "WatchdogSec %s leaves engine.stall_ms its time" % u["WatchdogSec"])
+    check(int(u["LimitNOFILE"][0]) >= int(values["server.max_connections"]) + 192,
+          "LimitNOFILE %s is enough for the default" % u["LimitNOFILE"])
     with place() as tmp:
         for prefix in ("/usr", "/opt/deqd"):
             dest = os.path.join(tmp, "dest")
@@ -795,12 +857,15 @@ def test_install_and_units():
             with open(config) as f:
                 text = f.read()
             with open(os.path.join(ROOT, "etc", "deqd.yaml")) as f:
-                equal(text, f.read().replace('"models/stories"', '"%s/share/deqd/models/stories"' % prefix), "the installed configuration but for the model's path")
+                equal(text, f.read().replace('"models/stories"', '"%s/share/deqd/models/stories"' % prefix),
+                      "the installed configuration but for the model's path")
             with open(unit) as f:
-                check("\nExecStart=%s/bin/deqd --config /etc/deqd/deqd.yaml\n" % prefix in f.read(), "ExecStart of the installed unit")
+                check("\nExecStart=%s/bin/deqd --config /etc/deqd/deqd.yaml\n" % prefix in f.read(),
+                      "ExecStart of the installed unit")
             equal(os.stat(dest + "/etc/deqd/credentials").st_mode & 0o777, 0o700, "mode of the directory of secrets")
             code, out, err = run([dest + prefix + "/bin/deqd", "--config", config, "--model", model, "--check-config"])
-            equal((code, out, err), (0, "configuration ok\n", ""), "the installed daemon on the installed configuration and model")
+            equal((code, out, err), (0, "configuration ok\n", ""),
+                  "the installed daemon on the installed configuration and model")
             with open(config, "a") as f:
                 f.write("# mine\n")
             subprocess.run(make + ["install"], cwd=ROOT, env=env, capture_output=True)
@@ -817,14 +882,18 @@ def test_install_and_units():
                     with open(os.path.join(seen, name), "w") as f:  # the programs are there, but not where they will be
                         f.write(text.replace("=%s/bin/deqd" % prefix, "=%s%s/bin/deqd" % (dest, prefix)))
                 if os.path.isdir("/lib/systemd/system"):
-                    p = subprocess.run(["systemd-analyze", "verify"] + [os.path.join(seen, x) for x in sorted(os.listdir(seen))], capture_output=True)
+                    p = subprocess.run(["systemd-analyze",
+                                        "verify"] + [os.path.join(seen, x) for x in sorted(os.listdir(seen))],
+                                       capture_output=True)
                     equal((p.returncode, p.stdout + p.stderr), (0, b""), "systemd-analyze verify")
                 else:
                     skip("systemd-analyze verify: this machine has none of systemd's own units")
-                p = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15", os.path.join(seen, "deqd.service")], capture_output=True)
+                p = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=15",
+                                    os.path.join(seen, "deqd.service")], capture_output=True)
                 text = p.stdout.decode()
                 level = re.search(r"exposure level for deqd.service: ([\d.]+)", text)
-                check(p.returncode == 0 and level and float(level.group(1)) <= 1.5, "exposure at most 1.5: %s" % text[-200:])
+                check(p.returncode == 0 and level and float(level.group(1)) <= 1.5,
+                      "exposure at most 1.5: %s" % text[-200:])
                 shutil.rmtree(seen)
             p = subprocess.run(make + ["uninstall"], cwd=ROOT, env=env, capture_output=True)
             left = sorted(os.path.join(a, x)[len(dest):] for a, _, files in os.walk(dest) for x in files)
@@ -833,37 +902,43 @@ def test_install_and_units():
 
 
 def test_installed_without_arguments():
-    """An installed deqd reads the installed configuration and serves the installed model; one of a build tree knows nothing of them."""
+    """An installed deqd reads the installed configuration and serves the installed model; one of a build tree knows
+    nothing of them."""
     if SANITIZED:
         skip("make install: it installs the release build")
         return
     with place() as tmp:
         prefix, sysconf = os.path.join(tmp, "opt"), os.path.join(tmp, "etc")
-        code, _, err = run(["make", "-s", "-C", ROOT, "install", "PREFIX=" + prefix, "SYSCONFDIR=" + sysconf, "STATEDIR=" + os.path.join(tmp, "var")],
+        code, _, err = run(["make", "-s", "-C", ROOT, "install", "PREFIX=" + prefix, "SYSCONFDIR=" + sysconf,
+                            "STATEDIR=" + os.path.join(tmp, "var")],
                            env={"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": ""})
         equal((code, err), (0, ""), "make install")
         config = os.path.join(sysconf, "deqd", "deqd.yaml")
         with open(config) as f:
             text = f.read()
         with open(config, "w") as f:
-            f.write(text.replace('listen: "127.0.0.1:8080"', 'listen: "127.0.0.1:0"').replace('name: ""', 'name: "installed"'))
+            f.write(text.replace('listen: "127.0.0.1:8080"', 'listen: "127.0.0.1:0"').replace('name: ""',
+                                                                                              'name: "installed"'))
         p = subprocess.Popen([prefix + "/bin/deqd"], cwd=tmp, env=clean_env(), stderr=subprocess.PIPE)
         first = json.loads(p.stderr.readline())
-        equal((first["message"], first.get("model"), first.get("parameters")), ("listening", "installed", 3508480), "deqd without arguments")
+        equal((first["message"], first.get("model"), first.get("parameters")), ("listening", "installed", 3508480),
+              "deqd without arguments")
         p.send_signal(signal.SIGINT)
         p.communicate(timeout=60 * SLOW)
         equal(p.returncode, 0, "its end")
         code, out, err = run([prefix + "/bin/deq", "--help"])
-        check("generate %s/share/deqd/models/stories " % prefix in out, "deq's help names the installed model: %s" % out[-200:])
+        check("generate %s/share/deqd/models/stories " % prefix in out,
+              "deq's help names the installed model: %s" % out[-200:])
         code, out, _ = run([DEQD, "--print-config"])
         check(code == 0 and 'path: "models/stories"' in out, "a build tree's deqd reads no installed configuration")
         code, _, err = run([DEQD], cwd=tmp)
-        check(code == 1 and "model.path: models/stories: not a directory" in err and "--model DIR" in err, "and says what to give: %s" % err)
+        check(code == 1 and "model.path: models/stories: not a directory" in err and "--model DIR" in err,
+              "and says what to give: %s" % err)
 
 
 def test_under_systemd():
-    """The units as they are installed, under a real manager of systemd in namespaces of its own: start, keys, reload, the watchdog, a wrong configuration, the
-    socket, a restart."""
+    """The units as they are installed, under a real manager of systemd in namespaces of its own: start, keys, reload,
+    the watchdog, a wrong configuration, the socket, a restart."""
     if SANITIZED:
         skip("systemd: the unit's sandbox forbids what sanitizers need")
         return
@@ -876,31 +951,44 @@ def test_under_systemd():
         env = clean_env()
         for k in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "SAN"):
             env.pop(k, None)
-        subprocess.run(["make", "-s", "install", "DESTDIR=" + dest, "PREFIX=/usr"], cwd=ROOT, env=env, capture_output=True, check=True)
+        subprocess.run(["make", "-s", "install", "DESTDIR=" + dest, "PREFIX=/usr"], cwd=ROOT, env=env,
+                       capture_output=True, check=True)
         with open(dest + "/etc/deqd/credentials/keys", "w") as f:  # printf %s secret | sha256sum
             f.write("ops 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b admin\n")
         os.chmod(dest + "/etc/deqd/credentials/keys", 0o600)
         wrap = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--cgroup", "--net"]
-        p = subprocess.run(wrap + ["sh", "-c", "mount -t overlay o -o lowerdir=%s/usr:/usr /usr && umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup" % dest],
+        p = subprocess.run(wrap + ["sh", "-c",
+                                   "mount -t overlay o -o lowerdir=%s/usr:/usr /usr && umount -R /sys/fs/cgroup; mount "
+                                   "-t cgroup2 none /sys/fs/cgroup" % dest],
                            capture_output=True, env=env)
         if p.returncode:
-            skip("systemd: this machine gives no namespaces, overlay or cgroups of one's own: %s" % p.stderr.decode().strip()[-200:])
+            skip("systemd: this machine gives no namespaces, overlay or cgroups of one's own: %s" %
+                 p.stderr.decode().strip()[-200:])
             return
         here = os.path.dirname(os.path.abspath(__file__))
-        p = subprocess.run(wrap + [PYTHON, os.path.join(here, "supervise_inner.py"), dest, home], capture_output=True, env=env, timeout=180)
+        p = subprocess.run(wrap + [PYTHON, os.path.join(here, "supervise_inner.py"), dest, home], capture_output=True,
+                           env=env, timeout=180)
         if not check(p.returncode == 0, "the session under systemd: %s" % p.stderr.decode()[-1500:]):
             return
         o = json.loads(p.stdout.decode().strip().split("\n")[-1])
         if not o["manager"]:
             skip("systemd: its manager does not start here")
             return
-        equal((o["start"], o["started"]), (0, {"ActiveState": "active", "StatusText": "serving stories at 127.0.0.1:8080", "NRestarts": "0"}), "systemctl start")
+        equal((o["start"], o["started"]),
+              (0, {"ActiveState": "active", "StatusText": "serving stories at 127.0.0.1:8080", "NRestarts": "0"}),
+              "systemctl start")
         check(o["process"]["Uid"] != "0", "a user of its own: %s" % o["process"])
-        equal({k: v for k, v in o["process"].items() if k != "Uid"}, {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}, "what it may")
+        equal({k: v for k, v in o["process"].items() if k != "Uid"},
+              {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}, "what it may")
         equal(o["answers"], [200, 401, 200], "with a key of the credentials, without one, the probe")
         equal((o["reload"], o["reloaded"]), (0, True), "systemctl reload")
-        equal((o["stop"], o["stopped"]), (0, {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}), "systemctl stop")
-        equal((o["watched"], o["hung"], o["after"]), ("0", True, 200), "the watchdog leaves a healthy one alone, and starts a hung one again")
-        equal((o["wrong"] != 0, o["refused"]), (True, {"ActiveState": "failed", "ExecMainStatus": "2", "NRestarts": "0"}), "a wrong configuration is tried once")
+        equal((o["stop"], o["stopped"]), (0, {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}),
+              "systemctl stop")
+        equal((o["watched"], o["hung"], o["after"]), ("0", True, 200),
+              "the watchdog leaves a healthy one alone, and starts a hung one again")
+        equal((o["wrong"] != 0, o["refused"]),
+              (True, {"ActiveState": "failed", "ExecMainStatus": "2", "NRestarts": "0"}),
+              "a wrong configuration is tried once")
         equal((o["socket"], o["asleep"], o["woken"]), (0, "inactive", 200), "the first connection starts it")
-        check(o["restart"][0] == 0 and o["restart"][1] > 3 and not o["restart"][2], "a restart behind the socket: exit %s, %s requests, failures %s" % tuple(o["restart"]))
+        check(o["restart"][0] == 0 and o["restart"][1] > 3 and not o["restart"][2],
+              "a restart behind the socket: exit %s, %s requests, failures %s" % tuple(o["restart"]))

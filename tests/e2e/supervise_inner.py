@@ -1,7 +1,9 @@
-"""What tests/e2e/supervise.py runs inside its own namespaces, as root: mounts an installed tree over this machine's, starts a service manager of systemd on it
-(a user's, in place of the system's: the same code runs the units), does what an administrator would, and prints what it saw as JSON.
+"""What tests/e2e/supervise.py runs inside its own namespaces, as root: mounts an installed tree over this machine's,
+starts a service manager of systemd on it (a user's, in place of the system's: the same code runs the units), does what
+an administrator would, and prints what it saw as JSON.
 
-usage: supervise_inner.py DEST DIR, DEST: what make install PREFIX=/usr put there; DIR: an empty directory outside of /tmp and /usr."""
+usage: supervise_inner.py DEST DIR, DEST: what make install PREFIX=/usr put there; DIR: an empty directory outside of
+/tmp and /usr."""
 import fcntl
 import json
 import os
@@ -31,7 +33,8 @@ def ctl(*args):
 
 
 def show(unit="deqd.service", *names):
-    p = subprocess.run(["systemctl", "--user", "show", unit] + ["-p" + n for n in names], capture_output=True, text=True, timeout=60)
+    p = subprocess.run(["systemctl", "--user", "show", unit] + ["-p" + n for n in names], capture_output=True,
+                       text=True, timeout=60)
     return dict(line.split("=", 1) for line in p.stdout.split("\n") if "=" in line)
 
 
@@ -61,7 +64,9 @@ def settings(**values):
     own = {k: values.pop(k) for k in list(values) if k in ("WatchdogSec",)}
     os.makedirs("/run/units/deqd.service.d", exist_ok=True)
     with open("/run/units/deqd.service.d/test.conf", "w") as f:
-        f.write("[Service]\nStandardError=append:/run/deqd.log\n" + "".join("%s=%s\n" % x for x in own.items()) + "".join("Environment=DEQD_%s=%s\n" % x for x in values.items()))
+        f.write("[Service]\nStandardError=append:/run/deqd.log\n" + "".join("%s=%s\n" % x
+                                                                            for x in own.items()) +
+                "".join("Environment=DEQD_%s=%s\n" % x for x in values.items()))
     ctl("daemon-reload")
 
 

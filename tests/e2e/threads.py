@@ -55,19 +55,26 @@ def client(address, pid, n, reference):
             text = "".join(json.loads(e)["choices"][0]["text"] for e in events[:-1])
             check(status == 200 and events[-1] == "[DONE]" and text == reference, f"stream {n}")
         elif kind == 2:
-            ask(address, "POST", "/v1/completions", body | {"max_tokens": 400, "stream": rng.random() < 0.5}, leave=True)
+            ask(address, "POST", "/v1/completions", body | {"max_tokens": 400, "stream": rng.random() < 0.5},
+                leave=True)
         elif kind == 3:
             check(ask(address, "POST", "/v1/completions", {"prompt": 3})[0] == 400, f"bad request {n}")
         elif kind == 4:
             check(ask(address, "GET", "/metrics")[0] == 200 and ask(address, "GET", "/health")[0] == 200, f"scrape {n}")
-        elif kind == 5:  # choices, echo, a long prompt that hits the prefix cache, deadlines: everything that forks, shares and ends
-            long = body | {"prompt": LONG, "n": rng.randrange(1, 4), "max_tokens": 8, "cache": rng.choice(["exact", "approximate", "off"])}
+        # choices, echo, a long prompt that hits the prefix cache, deadlines: everything that forks, shares and ends
+        elif kind == 5:
+            long = body | {"prompt": LONG, "n": rng.randrange(1, 4), "max_tokens": 8,
+                           "cache": rng.choice(["exact", "approximate", "off"])}
             check(ask(address, "POST", "/v1/completions", long)[0] == 200, f"choices {n}")
-            check(ask(address, "POST", "/v1/completions", body | {"echo": True, "logprobs": 1, "max_tokens": 0})[0] == 200, f"scoring {n}")
-            check(ask(address, "POST", "/v1/completions", body | {"max_tokens": 400, "deadline_ms": rng.randrange(1, 60)})[0] in (200, 504), f"deadline {n}")
+            check(ask(address, "POST", "/v1/completions",
+                      body | {"echo": True, "logprobs": 1, "max_tokens": 0})[0] == 200, f"scoring {n}")
+            check(ask(address, "POST", "/v1/completions",
+                      body | {"max_tokens": 400, "deadline_ms": rng.randrange(1, 60)})[0] in (200, 504),
+                  f"deadline {n}")
         elif kind == 6:  # a reader that stops reading for a while
             c = http.client.HTTPConnection(address, timeout=120)
-            c.request("POST", "/v1/completions", json.dumps(body | {"max_tokens": 400, "stream": True}), {"Content-Type": "application/json"})
+            c.request("POST", "/v1/completions", json.dumps(body | {"max_tokens": 400, "stream": True}),
+                      {"Content-Type": "application/json"})
             r = c.getresponse()
             r.read(50)
             time.sleep(0.2)
@@ -76,18 +83,21 @@ def client(address, pid, n, reference):
         elif kind == 7:
             os.kill(pid, signal.SIGHUP)  # the same weights again: answers stay
         else:
-            check(ask(address, "POST", "/v1/logits", {"prompt": "My lord", "positions": "all"})[0] == 200, f"logits {n}")
+            check(ask(address, "POST", "/v1/logits", {"prompt": "My lord", "positions": "all"})[0] == 200,
+                  f"logits {n}")
 
 
 def main():
-    d = subprocess.Popen([f"{BUILD}/deqd", "--model", "tests/golden/tiny", "--listen", "127.0.0.1:0", "--set", "engine.threads=2", "--set", "stream.buffer_bytes=4096",
+    d = subprocess.Popen([f"{BUILD}/deqd", "--model", "tests/golden/tiny", "--listen", "127.0.0.1:0", "--set",
+                          "engine.threads=2", "--set", "stream.buffer_bytes=4096",
                           "--set", "server.drain_delay_ms=0", "--set", "queue.max_requests=4096"],
                          stderr=subprocess.PIPE, text=True, errors="replace")
     lines = [d.stderr.readline()]
     address = json.loads(lines[0])["address"]
     reader = threading.Thread(target=lambda: lines.extend(d.stderr))
     reader.start()
-    reference = json.loads(ask(address, "POST", "/v1/completions", {"prompt": "ROMEO: But soft", "max_tokens": 24, "temperature": 0.8, "seed": 5,
+    reference = json.loads(ask(address, "POST", "/v1/completions",
+                               {"prompt": "ROMEO: But soft", "max_tokens": 24, "temperature": 0.8, "seed": 5,
                                                                     "ignore_eos": True})[1])["choices"][0]["text"]
     threads = [threading.Thread(target=client, args=(address, d.pid, i, reference)) for i in range(CLIENTS)]
     for t in threads:

@@ -1,4 +1,5 @@
-"""A word-level model: line ends are tokens, and text comes out with blanks where they belong, whole, streamed and on the command line."""
+"""A word-level model: line ends are tokens, and text comes out with blanks where they belong, whole, streamed and on
+the command line."""
 import contextlib
 import json
 import os
@@ -22,9 +23,12 @@ def word_model(words=WORDS):
         shutil.copytree(TINY, model)
         with open(vocab, "w", encoding="utf-8") as f:
             f.write("\n".join(words) + "\n")
-        code, out, err = run([DEQ, "tokenizer", "words", "--vocab", vocab, "--out", os.path.join(model, "tokenizer.json"), "--json"])
-        equal((code, json.loads(out)), (0, {"vocab_size": V, "eos_token_id": words.index("<eos>") if "<eos>" in words else -1,
-                                            "unk_token_id": words.index("<unk>") if "<unk>" in words else -1, "words": 0}), "made: " + err)
+        code, out, err = run([DEQ, "tokenizer", "words", "--vocab", vocab, "--out",
+                              os.path.join(model, "tokenizer.json"), "--json"])
+        equal((code, json.loads(out)),
+              (0, {"vocab_size": V, "eos_token_id": words.index("<eos>") if "<eos>" in words else -1,
+                                            "unk_token_id": words.index("<unk>") if "<unk>" in words else -1,
+                                            "words": 0}), "made: " + err)
         yield model
 
 
@@ -39,7 +43,8 @@ def test_text_of_words():
         ids = d.post("/tokenize", {"prompt": PROMPT})[2]["tokens"]
         equal(ids, [9, 1, 10, 3, 11, 4, 6, 0, 12, 5, 8, 3, 7], "ids: a line end is <eos>, the end of the text is not")
         equal(d.post("/detokenize", {"tokens": ids})[2]["prompt"], SHOWN, "shown")
-        body = {"prompt": PROMPT, "max_tokens": 60, "temperature": 2, "seed": 5, "ignore_eos": True, "return_token_ids": True, "logit_bias": {"0": 16, "5": 16, "3": 16}}
+        body = {"prompt": PROMPT, "max_tokens": 60, "temperature": 2, "seed": 5, "ignore_eos": True,
+                "return_token_ids": True, "logit_bias": {"0": 16, "5": 16, "3": 16}}
         c = d.post("/v1/completions", body)[2]["choices"][0]
         equal(len(c["token_ids"]), 60, "tokens")
         check(all(i in c["token_ids"] for i in (0, 3, 5)), "line ends and joints are among them: %s" % c["token_ids"])
@@ -64,7 +69,8 @@ def test_end_of_text():
         c = d.post("/v1/completions", forced)[2]["choices"][0]
         equal((c["text"], c["finish_reason"]), ("", "stop"), "it ends")
         equal(d.post("/v1/completions", dict(forced, ignore_eos=True))[2]["choices"][0]["text"], "\n\n\n", "it goes on")
-        equal(d.post("/v1/completions", dict(forced, ignore_eos=True, stop="\n"))[2]["choices"][0]["text"], "", "a stop string sees it")
+        equal(d.post("/v1/completions", dict(forced, ignore_eos=True, stop="\n"))[2]["choices"][0]["text"], "",
+              "a stop string sees it")
 
 
 def test_generate_on_the_command_line():
@@ -74,7 +80,9 @@ def test_generate_on_the_command_line():
         text = json.loads(run([DEQ, "generate", model, PROMPT, "--json"] + flags)[1])["text"]
         equal((code, out), (0, PROMPT + text + "\n"), "generate: " + err)
         with Daemon(model=model) as d:
-            c = d.post("/v1/completions", {"prompt": PROMPT, "max_tokens": 20, "temperature": 2, "seed": 3, "ignore_eos": True})[2]["choices"][0]
+            c = d.post("/v1/completions",
+                       {"prompt": PROMPT, "max_tokens": 20, "temperature": 2, "seed": 3,
+                        "ignore_eos": True})[2]["choices"][0]
             equal(text, c["text"], "as the daemon")
 
 
@@ -84,5 +92,6 @@ def test_words_that_nobody_knows():
         status, _, o = d.post("/v1/completions", {"prompt": "<5> hello", "max_tokens": 1})
         check_error(status, o, 400, "invalid_value", "prompt", "a text")
         check("hello" in o["error"]["message"], "the word is named: %s" % o["error"]["message"])
-        c = d.post("/v1/completions", {"prompt": [5, 6], "max_tokens": 3, "echo": True, "return_token_ids": True})[2]["choices"][0]
+        c = d.post("/v1/completions",
+                   {"prompt": [5, 6], "max_tokens": 3, "echo": True, "return_token_ids": True})[2]["choices"][0]
         equal(c["text"].split(" "), ["<%d>" % i for i in [5, 6] + c["token_ids"]], "ids, with echo")

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """The chart, rendered with the sets of values beside this file, and what is derived from it.
 
-test_rendered    every object against the schemas of every supported Kubernetes; the chart's promises that no schema knows, one by one
-test_configs     deqd itself reads every rendered configuration, and means what the values say
+test_rendered    every object against the schemas of every supported Kubernetes; the chart's promises that no schema
+knows, one by one test_configs     deqd itself reads every rendered configuration, and means what the values say
 test_wrong       wrong values fail `helm lint`, with a message that names them
 test_derived     files, schema, table and plain manifests are what the chart gives today
-test_image       the image (docker/Dockerfile) starts with the arguments that the chart gives
-test_running     a running deqd answers the rendered probes, scrapes and keys, ends within the grace period, and reloads below the memory limit
+test_image       the image (docker/Dockerfile) starts with the arguments that the chart gives test_running     a running
+deqd answers the rendered probes, scrapes and keys, ends within the grace period, and reloads below the memory limit
 
-Run by run.sh, in its virtual environment. Environment: HELM; SERVICEMONITOR_CRD, empty when it could not be had; DEQ_BUILD.
+Run by run.sh, in its virtual environment. Environment: HELM; SERVICEMONITOR_CRD, empty when it could not be had;
+DEQ_BUILD.
     run.sh [part of a test's name ...]"""
 import base64
 import glob
@@ -38,7 +39,8 @@ OLDEST = "1.30"
 VERSIONS = [v for v in (kubernetes_validate.utils.major_minor(v) for v in kubernetes_validate.utils.all_versions())
             if tuple(map(int, v.split("."))) >= tuple(map(int, OLDEST.split(".")))]
 SETS = {"defaults": None} | {re.search("values-(.*).yaml", p)[1]: p for p in sorted(glob.glob(f"{HERE}/values-*.yaml"))}
-RESTRICTED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+RESTRICTED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected",
+                      "secret"}
 
 
 def helm(*args):
@@ -47,7 +49,8 @@ def helm(*args):
 
 
 def template(values, *more, version=OLDEST):
-    code, out = helm("template", "deqd", CHART, "--namespace", "test", "--kube-version", f"{version}.0", *(("--values", values) if values else ()), *more)
+    code, out = helm("template", "deqd", CHART, "--namespace", "test", "--kube-version", f"{version}.0",
+                     *(("--values", values) if values else ()), *more)
     if code:
         raise RuntimeError(f"helm template {values}: {out}")
     return [o for o in yaml.safe_load_all(out) if o]
@@ -89,7 +92,8 @@ def closed(schema):
     if not isinstance(schema, dict):
         return schema
     out = {k: closed(v) for k, v in schema.items()}
-    if isinstance(out.get("properties"), dict) and "additionalProperties" not in out and not out.get("x-kubernetes-preserve-unknown-fields"):
+    if isinstance(out.get("properties"),
+                  dict) and "additionalProperties" not in out and not out.get("x-kubernetes-preserve-unknown-fields"):
         out["additionalProperties"] = False
     return out
 
@@ -129,7 +133,8 @@ def validate(objects, where):
 # --- What no schema knows ---
 
 def restricted(r, where):
-    """The restricted Pod Security Standard, control by control (kubernetes.io/docs/concepts/security/pod-security-standards)."""
+    """The restricted Pod Security Standard, control by control
+    (kubernetes.io/docs/concepts/security/pod-security-standards)."""
     spec, c = r.pod["spec"], r.container
     s, cs = spec["securityContext"], c["securityContext"]
     for key in ("hostNetwork", "hostPID", "hostIPC"):
@@ -147,11 +152,13 @@ def restricted(r, where):
         check(x.get("runAsUser", 1) > 0, f"{where}: the user is not root")
     kinds = {k for v in spec["volumes"] for k in v if k != "name"}
     check(kinds <= RESTRICTED_VOLUMES, f"{where}: volumes {kinds}")
-    check(not spec.get("initContainers") and not spec.get("ephemeralContainers"), f"{where}: one container, the one that is checked")
+    check(not spec.get("initContainers") and not spec.get("ephemeralContainers"),
+          f"{where}: one container, the one that is checked")
     # beyond the standard
     equal(cs["readOnlyRootFilesystem"], True, f"{where}: the root file system is read-only")
     equal(spec["automountServiceAccountToken"], False, f"{where}: no token is mounted")
-    equal(spec["enableServiceLinks"], False, f"{where}: no environment of other Services: theirs may begin with DEQD_ too")
+    equal(spec["enableServiceLinks"], False,
+          f"{where}: no environment of other Services: theirs may begin with DEQD_ too")
 
 
 def promises(r, where):
@@ -159,7 +166,8 @@ def promises(r, where):
     ports = {p["name"]: p["containerPort"] for p in c["ports"]}
     equal(ports, {"http": 8080, "admin": 8081}, f"{where}: ports")
     address = r.config["server"]["listen"].rsplit(":", 1)[0]
-    equal([r.config["server"]["listen"], r.config["server"]["admin_listen"]], [f"{address}:{ports['http']}", f"{address}:{ports['admin']}"], f"{where}: deqd listens there")
+    equal([r.config["server"]["listen"], r.config["server"]["admin_listen"]],
+          [f"{address}:{ports['http']}", f"{address}:{ports['admin']}"], f"{where}: deqd listens there")
     check(address in ("0.0.0.0", "[::]"), f"{where}: on every address: {address}")
 
     probes = [c[k]["httpGet"] for k in ("startupProbe", "livenessProbe", "readinessProbe")]
@@ -168,7 +176,8 @@ def promises(r, where):
     check("scheme" not in str(probes), f"{where}: which has no TLS")
     check("initialDelaySeconds" not in str(c), f"{where}: the startup probe waits, no guessed delay")
     loading = c["startupProbe"]["periodSeconds"] * c["startupProbe"]["failureThreshold"]
-    check(d["progressDeadlineSeconds"] > loading, f"{where}: a rollout waits for loading: {d['progressDeadlineSeconds']} s, {loading} s")
+    check(d["progressDeadlineSeconds"] > loading,
+          f"{where}: a rollout waits for loading: {d['progressDeadlineSeconds']} s, {loading} s")
 
     sleep = c.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     drain = r.config["server"]["drain_delay_ms"] + r.config["server"]["shutdown_timeout_ms"]
@@ -176,7 +185,8 @@ def promises(r, where):
     check(spec["terminationGracePeriodSeconds"] * 1000 >= sleep * 1000 + drain + 2000,
           f"{where}: grace period {spec['terminationGracePeriodSeconds']} s, preStop {sleep} s, drain {drain} ms")
     equal("lifecycle" in c, sleep > 0, f"{where}: a preStop of no seconds is none")
-    equal(d["strategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}, f"{where}: strategy")
+    equal(d["strategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+          f"{where}: strategy")
 
     labels = r.pod["metadata"]["labels"]
     selects = lambda selector: selector.items() <= labels.items()
@@ -186,50 +196,64 @@ def promises(r, where):
             got = o["spec"].get("podSelector", o["spec"]["selector"] if kind != "NetworkPolicy" else None)
             check(selects(got.get("matchLabels", got)), f"{where}: {kind} {o['metadata']['name']} selects the pods")
     for spread in spec.get("topologySpreadConstraints", []):
-        check(selects(spread["labelSelector"]["matchLabels"]), f"{where}: spread of {spread['topologyKey']} selects the pods")
+        check(selects(spread["labelSelector"]["matchLabels"]),
+              f"{where}: spread of {spread['topologyKey']} selects the pods")
     for s in r.of("Service"):
-        check(all(p["targetPort"] in ports for p in s["spec"]["ports"]), f"{where}: ports of Service {s['metadata']['name']}")
-        check("admin" not in str(s["spec"]["ports"]) or s["spec"].get("clusterIP") == "None", f"{where}: the admin port is not on the balanced Service")
+        check(all(p["targetPort"] in ports for p in s["spec"]["ports"]),
+              f"{where}: ports of Service {s['metadata']['name']}")
+        check("admin" not in str(s["spec"]["ports"]) or s["spec"].get("clusterIP") == "None",
+              f"{where}: the admin port is not on the balanced Service")
 
     check("replicas" in d or r.of("HorizontalPodAutoscaler"), f"{where}: somebody says how many replicas")
     for h in r.of("HorizontalPodAutoscaler"):
         check("replicas" not in d, f"{where}: not two who say how many replicas")
         target = h["spec"]["scaleTargetRef"]
-        equal((target["apiVersion"], target["kind"], target["name"]), ("apps/v1", "Deployment", r.deployment["metadata"]["name"]), f"{where}: scale target")
+        equal((target["apiVersion"], target["kind"], target["name"]),
+              ("apps/v1", "Deployment", r.deployment["metadata"]["name"]), f"{where}: scale target")
         metric, = h["spec"]["metrics"]
         equal(metric["pods"]["metric"]["name"], "deqd_requests_waiting", f"{where}: metric")
         check(h["spec"]["minReplicas"] <= h["spec"]["maxReplicas"], f"{where}: replicas")
     for p in r.of("NetworkPolicy"):
-        equal((p["spec"]["policyTypes"], p["spec"]["egress"]), (["Ingress", "Egress"], []), f"{where}: nothing goes out")
+        equal((p["spec"]["policyTypes"], p["spec"]["egress"]), (["Ingress", "Egress"], []),
+              f"{where}: nothing goes out")
         rules = {rule["ports"][0]["port"]: rule for rule in p["spec"]["ingress"]}
         equal(set(rules), {"http", "admin"}, f"{where}: two ports are open")
         check(rules["admin"]["from"], f"{where}: metrics not for everybody")
     for m in r.of("ServiceMonitor"):
-        found = [s for s in r.of("Service") if m["spec"]["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
+        found = [s for s in r.of("Service")
+                 if m["spec"]["selector"]["matchLabels"].items() <= s["metadata"]["labels"].items()]
         equal(len(found), 1, f"{where}: Services that the ServiceMonitor finds")
         equal([e["port"] for e in m["spec"]["endpoints"]], ["admin"], f"{where}: it scrapes the admin port")
         check("admin" in [p["name"] for s in found for p in s["spec"]["ports"]], f"{where}: which that Service has")
     for i in r.of("Ingress"):
         back = [p["backend"]["service"] for rule in i["spec"]["rules"] for p in rule["http"]["paths"]]
         service = [s for s in r.of("Service") if s["metadata"]["name"] == back[0]["name"]]
-        check(service and all(b == {"name": back[0]["name"], "port": {"number": service[0]["spec"]["ports"][0]["port"]}} for b in back), f"{where}: Ingress leads to the Service")
-        equal(i["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"], "off", f"{where}: streams are not buffered")
+        check(service and
+              all(b == {"name": back[0]["name"], "port": {"number": service[0]["spec"]["ports"][0]["port"]}}
+                  for b in back), f"{where}: Ingress leads to the Service")
+        equal(i["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"], "off",
+              f"{where}: streams are not buffered")
         tls = "tls.crt" in r.config["tls"]["cert"]
-        equal(i["metadata"]["annotations"].get("nginx.ingress.kubernetes.io/backend-protocol") == "HTTPS", tls, f"{where}: the Ingress speaks TLS to a daemon that does")
+        equal(i["metadata"]["annotations"].get("nginx.ingress.kubernetes.io/backend-protocol") == "HTTPS", tls,
+              f"{where}: the Ingress speaks TLS to a daemon that does")
 
     # every file that the configuration names is mounted, read-only, from a volume that exists
     mounts = {m["mountPath"]: m for m in c["volumeMounts"]}
     volumes = {v["name"]: v for v in spec["volumes"]}
     equal({m["name"] for m in mounts.values()}, set(volumes), f"{where}: volumes are the ones mounted")
     check(all(m.get("readOnly") for m in mounts.values()), f"{where}: mounts are read-only")
-    for key, path in (("keys_file", r.config["auth"]["keys_file"]), ("cert", r.config["tls"]["cert"]), ("key", r.config["tls"]["key"])):
+    for key, path in (("keys_file", r.config["auth"]["keys_file"]), ("cert", r.config["tls"]["cert"]),
+                      ("key", r.config["tls"]["key"])):
         check(not path or os.path.dirname(path) in mounts, f"{where}: {key} {path} is mounted")
     path = r.config["model"]["path"]
-    check("/models" in mounts if path.startswith("/models/") else path.startswith("/usr/share/deqd/"), f"{where}: the model's directory is mounted or the image's: {path}")
+    check("/models" in mounts if path.startswith("/models/") else path.startswith("/usr/share/deqd/"),
+          f"{where}: the model's directory is mounted or the image's: {path}")
     equal(c["args"], ["--config", "/etc/deqd/deqd.yaml"], f"{where}: arguments")
-    equal(volumes["config"]["configMap"]["name"], r.of("ConfigMap")[0]["metadata"]["name"], f"{where}: the ConfigMap is mounted")
+    equal(volumes["config"]["configMap"]["name"], r.of("ConfigMap")[0]["metadata"]["name"],
+          f"{where}: the ConfigMap is mounted")
     if spec["serviceAccountName"] != "default":
-        equal([(a["metadata"]["name"], a["automountServiceAccountToken"]) for a in r.of("ServiceAccount")], [(spec["serviceAccountName"], False)], f"{where}: account")
+        equal([(a["metadata"]["name"], a["automountServiceAccountToken"]) for a in r.of("ServiceAccount")],
+              [(spec["serviceAccountName"], False)], f"{where}: account")
 
 
 def test_rendered():
@@ -240,11 +264,14 @@ def test_rendered():
         promises(r, name)
     # a newer cluster gets the same
     for name in SETS:
-        equal(template(SETS[name], version=VERSIONS[-1]), rendered(name).objects, f"{name} on Kubernetes {VERSIONS[-1]}")
+        equal(template(SETS[name], version=VERSIONS[-1]), rendered(name).objects,
+              f"{name} on Kubernetes {VERSIONS[-1]}")
     kinds = {o["kind"] for o in rendered("everything").objects}
-    equal(kinds, {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "Secret", "Service", "ServiceAccount",
-                  "ServiceMonitor"}, "kinds with everything on")
-    equal({o["kind"] for o in rendered("minimal").objects}, {"ConfigMap", "Deployment", "Service"}, "kinds with everything off")
+    equal(kinds, {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy",
+                  "PodDisruptionBudget", "Secret", "Service", "ServiceAccount", "ServiceMonitor"},
+          "kinds with everything on")
+    equal({o["kind"] for o in rendered("minimal").objects}, {"ConfigMap", "Deployment", "Service"},
+          "kinds with everything off")
 
 
 def test_validator():
@@ -259,7 +286,8 @@ def test_validator():
     if os.environ["SERVICEMONITOR_CRD"]:
         bad = json.loads(json.dumps(rendered("everything").of("ServiceMonitor")[0]))
         bad["spec"]["endpoints"][0]["intervall"] = "15s"
-        check(list(jsonschema.Draft202012Validator(servicemonitor_schema()).iter_errors(bad)), "a field that does not exist is found in a ServiceMonitor")
+        check(list(jsonschema.Draft202012Validator(servicemonitor_schema()).iter_errors(bad)),
+              "a field that does not exist is found in a ServiceMonitor")
 
 
 def test_rolls():
@@ -292,12 +320,16 @@ def test_configs():
                 check(same, f"{name}: {section}.{key}: written {wrote!r}, read {value!r}")
         equal({k: set(v) for k, v in r.config.items()}, {k: set(v) for k, v in read.items()}, f"{name}: keys")
     e = rendered("everything").config
-    equal((e["server"]["max_body_bytes"], e["engine"]["cache_bytes"], e["queue"]["max_tokens"], number(e["limits"]["tol_min"]), e["chat"]["message"], e["engine"]["threads"]),
+    equal((e["server"]["max_body_bytes"], e["engine"]["cache_bytes"], e["queue"]["max_tokens"],
+           number(e["limits"]["tol_min"]), e["chat"]["message"], e["engine"]["threads"]),
           ("4MiB", 268435456, 2000000, 1e-4, '{role}: <{content}> "so"\\n', 3), "values of every type arrive")
-    equal((e["server"]["drain_delay_ms"], e["server"]["shutdown_timeout_ms"], e["model"]["name"]), (15000, 120000, "novels"), "values that the chart maps")
-    equal((rendered("pvc").config["engine"]["threads"], rendered("defaults").config["engine"]["threads"]), (2, 2), "threads are the CPUs, rounded up")
+    equal((e["server"]["drain_delay_ms"], e["server"]["shutdown_timeout_ms"], e["model"]["name"]),
+          (15000, 120000, "novels"), "values that the chart maps")
+    equal((rendered("pvc").config["engine"]["threads"], rendered("defaults").config["engine"]["threads"]), (2, 2),
+          "threads are the CPUs, rounded up")
     comments = lambda text: [line.strip() for line in text.splitlines() if "#" in line and '"' not in line]
-    equal(comments(rendered("everything").config_text), comments(open(f"{ROOT}/etc/deqd.yaml").read()), "the comments of etc/deqd.yaml are still there")
+    equal(comments(rendered("everything").config_text), comments(open(f"{ROOT}/etc/deqd.yaml").read()),
+          "the comments of etc/deqd.yaml are still there")
 
 
 def size(value):
@@ -326,7 +358,8 @@ WRONG = [
     ("config.engine.max_sequences=0", "/config/engine/max_sequences"),
     ("config.engine.max_sequences=many", "/config/engine/max_sequences"),
     ("config.engine.cache_bytes=1T", "/config/engine/cache_bytes"),
-    ("config.engine.cache_bytes=256M", "resources.limits.memory: 512Mi does not hold config.engine.cache_bytes 256M twice"),
+    ("config.engine.cache_bytes=256M",
+     "resources.limits.memory: 512Mi does not hold config.engine.cache_bytes 256M twice"),
     ("config.queue.timeout_ms=0", "/config/queue/timeout_ms"),
     ("config.limits.tol_min=100", "/config/limits/tol_min"),
     ("config.log.level=verbose", "/config/log/level"),
@@ -341,9 +374,12 @@ WRONG = [
     ({"auth": {"keys": [{"name": "a"}]}}, "missing property 'sha256'"),
     ({"auth": {"keys": [{"name": "a", "sha256": HASH, "weight": 1001}]}}, "/auth/keys/0/weight"),
     ({"auth": {"keys": [{"name": "a", "sha256": HASH, "key": "x"}]}}, "additional properties 'key' not allowed"),
-    ({"auth": {"keys": [{"name": "a", "sha256": HASH}, {"name": "a", "sha256": "1" * 64}]}}, "auth.keys: the name a stands there twice"),
-    ({"auth": {"keys": [{"name": "a", "sha256": "A" * 64}, {"name": "b", "sha256": "a" * 64}]}}, "auth.keys: the key of b stands there twice"),
-    ({"auth": {"existingSecret": "x", "keys": [{"name": "a", "sha256": HASH}]}}, "existingSecret and keys exclude each other"),
+    ({"auth": {"keys": [{"name": "a", "sha256": HASH}, {"name": "a", "sha256": "1" * 64}]}},
+     "auth.keys: the name a stands there twice"),
+    ({"auth": {"keys": [{"name": "a", "sha256": "A" * 64}, {"name": "b", "sha256": "a" * 64}]}},
+     "auth.keys: the key of b stands there twice"),
+    ({"auth": {"existingSecret": "x", "keys": [{"name": "a", "sha256": HASH}]}},
+     "existingSecret and keys exclude each other"),
     ("tls.existingSecret=Upper", "/tls/existingSecret"),
     ("drain.timeoutSeconds=-1", "/drain/timeoutSeconds"),
     ("drain.timeoutSeconds=1.5", "/drain/timeoutSeconds"),
@@ -364,10 +400,12 @@ WRONG = [
     ("ingress.enabled=true", "/ingress/hosts"),
     ({"ingress": {"paths": ["v1"]}}, "/ingress/paths/0"),
     ({"ingress": {"hosts": ["https://example.org"]}}, "/ingress/hosts/0"),
-    ({"networkPolicy": {"apiFrom": [{"namespaceSelektor": {}}]}}, "additional properties 'namespaceSelektor' not allowed"),
+    ({"networkPolicy": {"apiFrom": [{"namespaceSelektor": {}}]}},
+     "additional properties 'namespaceSelektor' not allowed"),
     ({"networkPolicy": {"metricsFrom": [{}]}}, "/networkPolicy/metricsFrom/0"),
     ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
-    ({"serviceMonitor": {"enabled": True}, "service": {"headless": False}}, "serviceMonitor.enabled: needs service.headless"),
+    ({"serviceMonitor": {"enabled": True}, "service": {"headless": False}},
+     "serviceMonitor.enabled: needs service.headless"),
     ("podSecurity.runAsUser=0", "/podSecurity/runAsUser"),
     ("podSecurity.privileged=true", "additional properties 'privileged' not allowed"),
     ({"tolerations": [{"key": "a", "operator": "Is"}]}, "/tolerations/0/operator"),
@@ -403,7 +441,8 @@ def test_wrong():
 
 def test_derived():
     p = subprocess.run([sys.executable, f"{ROOT}/docker/k8s/render.py", "--check"], capture_output=True, text=True)
-    equal((p.returncode, p.stdout + p.stderr), (0, ""), "files, schema, table and manifests are what `make k8s-manifests` writes")
+    equal((p.returncode, p.stdout + p.stderr), (0, ""),
+          "files, schema, table and manifests are what `make k8s-manifests` writes")
     objects = []
     for path in sorted(glob.glob(f"{MANIFESTS}/**/*.yaml", recursive=True)):
         with open(path) as f:
@@ -412,12 +451,15 @@ def test_derived():
     r = Rendered(objects)
     restricted(r, "manifests")
     promises(r, "manifests")
-    check("Helm" not in json.dumps(objects) and "helm.sh" not in json.dumps(objects), "manifests: nothing says that helm manages them")
+    check("Helm" not in json.dumps(objects) and "helm.sh" not in json.dumps(objects),
+          "manifests: nothing says that helm manages them")
     plain = {yaml.safe_load(open(p))["kind"] for p in glob.glob(f"{MANIFESTS}/*.yaml")}
-    equal(plain, {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}, "manifests that every cluster knows")
+    equal(plain, {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget",
+                  "Service", "ServiceAccount"}, "manifests that every cluster knows")
     # versions and names that stand in two places
     chart = yaml.safe_load(open(f"{CHART}/Chart.yaml"))
-    equal(chart["appVersion"], re.search("^VERSION := (.*)$", open(f"{ROOT}/Makefile").read(), re.M)[1], "appVersion is the Makefile's VERSION")
+    equal(chart["appVersion"], re.search("^VERSION := (.*)$", open(f"{ROOT}/Makefile").read(), re.M)[1],
+          "appVersion is the Makefile's VERSION")
     rule, = yaml.safe_load(re.search("```yaml\n(.*?)```", open(f"{CHART}/README.md").read(), re.S)[1])
     metric = re.match("[a-z_]+", rule["seriesQuery"])[0]
     equal(metric, rendered("everything").of("HorizontalPodAutoscaler")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"], "the adapter's rule is for the autoscaler's metric")
@@ -428,10 +470,12 @@ def test_image():
     if not os.path.exists(path):
         return skip("no docker/Dockerfile here")
     text = open(path).read().replace("\\\n", " ")
-    equal(re.findall("^ENTRYPOINT (.*)$", text, re.M)[-1:], ['["/usr/bin/deqd"]'], "the image's entry point takes the chart's arguments")
+    equal(re.findall("^ENTRYPOINT (.*)$", text, re.M)[-1:], ['["/usr/bin/deqd"]'],
+          "the image's entry point takes the chart's arguments")
     names = re.findall(r"\b(DEQD_[A-Z_]+)=", " ".join(re.findall("^ENV (.*)$", text, re.M)))
     check(set(names) <= {"DEQD_CONFIG"}, f"no environment of the image wins over the ConfigMap: {names}")
-    equal(re.findall("^USER ([0-9]+)", text, re.M)[-1:], [str(rendered("defaults").pod["spec"]["securityContext"]["runAsUser"])], "the user is the chart's")
+    equal(re.findall("^USER ([0-9]+)", text, re.M)[-1:],
+          [str(rendered("defaults").pod["spec"]["securityContext"]["runAsUser"])], "the user is the chart's")
 
 
 # --- A running deqd ---
@@ -441,7 +485,8 @@ def daemon(name, *settings):
     f = tempfile.NamedTemporaryFile("w", suffix=".yaml")
     f.write(rendered(name).config_text)
     f.flush()
-    d = Daemon("server.admin_listen=127.0.0.1:0", f"server.drain_delay_ms={rendered(name).config['server']['drain_delay_ms']}", *settings,
+    d = Daemon("server.admin_listen=127.0.0.1:0",
+               f"server.drain_delay_ms={rendered(name).config['server']['drain_delay_ms']}", *settings,
                model=f"{ROOT}/models/stories", args=("--config", f.name))
     d.file = f  # read on a reload too
     return d
@@ -464,25 +509,30 @@ def test_running():
             equal(d.request("GET", "/metrics")[0], 401, "metrics on the API's port ask for a key")
             check("deqd_requests_waiting" in admin.metrics(), "the autoscaler's metric exists")
             # the keys of values-everything.yaml are the hashes of these two
-            equal(d.request("GET", "/v1/models", headers={"Authorization": "Bearer a"})[0], 401, "a key that is not in the Secret")
+            equal(d.request("GET", "/v1/models", headers={"Authorization": "Bearer a"})[0], 401,
+                  "a key that is not in the Secret")
             d.key = "team-a-key"
             d.alive("a key of the Secret")
             # every sequence at work, as deep as the limits allow, and two reloads
-            body = {"prompt": ["Once upon a time"] * 2, "n": 16, "max_tokens": 400, "temperature": 1, "ignore_eos": True, "deq": {"window": 16}}
+            body = {"prompt": ["Once upon a time"] * 2, "n": 16, "max_tokens": 400, "temperature": 1,
+                    "ignore_eos": True, "deq": {"window": 16}}
             results = []
-            busy = [threading.Thread(target=lambda: results.append(d.post("/v1/completions", body, timeout=300)[0])) for _ in range(2)]
+            busy = [threading.Thread(target=lambda: results.append(d.post("/v1/completions", body, timeout=300)[0]))
+                    for _ in range(2)]
             for t in busy:
                 t.start()
             peak = 0
             for _ in range(2):
-                equal(admin.request("POST", "/admin/reload", headers={"Authorization": "Bearer ops-key"}, timeout=120)[0], 200, "a reload with the Secret's admin key")
+                equal(admin.request("POST", "/admin/reload", headers={"Authorization": "Bearer ops-key"},
+                                    timeout=120)[0], 200, "a reload with the Secret's admin key")
                 peak = max(peak, resident_peak(d.p.pid))
             for t in busy:
                 t.join()
             peak = max(peak, resident_peak(d.p.pid))
             equal(results, [200, 200], "requests during reloads")
             idle = resident(d.p.pid)
-            check(peak < limit * 0.8, f"resident memory under load and reloads: {peak >> 20} MiB at most, of the limit {limit >> 20} MiB a fifth to spare")
+            check(peak < limit * 0.8,
+                  f"resident memory under load and reloads: {peak >> 20} MiB at most, of the limit {limit >> 20} MiB a fifth to spare")
             check(idle < request, f"resident memory afterwards: {idle >> 20} MiB, requested {request >> 20} MiB")
             print(f"resident at most {peak >> 20} MiB, afterwards {idle >> 20} MiB; limit {limit >> 20} MiB, request {request >> 20} MiB")
 
@@ -502,7 +552,9 @@ def test_grace():
         grace = r.pod["spec"]["terminationGracePeriodSeconds"]
         d = daemon(name, "engine.max_positions=1000000", "server.drain_delay_ms=1000")
         stream = http.client.HTTPConnection(d.host, d.port, timeout=60 * SLOW)
-        stream.request("POST", "/v1/completions", json.dumps({"prompt": "A", "max_tokens": 900000, "ignore_eos": True, "stream": True}), {"Content-Type": "application/json"})
+        stream.request("POST", "/v1/completions",
+                       json.dumps({"prompt": "A", "max_tokens": 900000, "ignore_eos": True, "stream": True}),
+                       {"Content-Type": "application/json"})
         answer = stream.getresponse()
         answer.readline()
         admin = d.admin()
@@ -517,7 +569,8 @@ def test_grace():
         code = d.p.wait(60 * SLOW)
         took = time.monotonic() - begin
         # one second of delay was added above
-        check(code == 0 and took < grace + 1, f"exit code {code} after {took:.1f} s, the grace period is {grace} s and the added delay 1 s")
+        check(code == 0 and took < grace + 1,
+              f"exit code {code} after {took:.1f} s, the grace period is {grace} s and the added delay 1 s")
         d.check_end(code)
 
 

@@ -1,5 +1,5 @@
-"""Draws a Grafana board without Grafana: the panels of its JSON, in its layout, from the answers of a Prometheus to its queries. It knows the kinds
-of panels, units and options that etc/grafana/deqd.json has, and no more."""
+"""Draws a Grafana board without Grafana: the panels of its JSON, in its layout, from the answers of a Prometheus to its
+queries. It knows the kinds of panels, units and options that etc/grafana/deqd.json has, and no more."""
 import datetime
 import math
 import re
@@ -57,20 +57,24 @@ class Panel:
 
     def axes(self, left, top, right, bottom, **more):
         """Axes with these margins inside the panel."""
-        return self.fig.add_axes([(self.x + left) / WIDTH, 1 - (self.y + self.h - bottom) / self.full, (self.w - left - right) / WIDTH,
+        return self.fig.add_axes([(self.x + left) / WIDTH, 1 - (self.y + self.h - bottom) / self.full,
+                                  (self.w - left - right) / WIDTH,
                                   (self.h - top - bottom) / self.full], **more)
 
     def text(self, x, y, s, **more):
         return self.fig.text((self.x + x) / WIDTH, 1 - (self.y + y) / self.full, s, va=more.pop("va", "center"), **more)
 
     def card(self):
-        self.fig.add_artist(FancyBboxPatch((self.x / WIDTH, 1 - (self.y + self.h) / self.full), self.w / WIDTH, self.h / self.full, boxstyle="square,pad=0",
+        self.fig.add_artist(FancyBboxPatch((self.x / WIDTH, 1 - (self.y + self.h) / self.full), self.w / WIDTH,
+                                           self.h / self.full, boxstyle="square,pad=0",
                                            fc="white", ec=EDGE, lw=0.8, zorder=-1))
         self.text(9, 14, self.p["title"], fontsize=9.5, fontweight="bold", color=INK)
 
     def override(self, name):
         """Properties of the overrides of a series, by id."""
-        return {q["id"]: q["value"] for o in self.p["fieldConfig"]["overrides"] if o["matcher"] == {"id": "byName", "options": name} for q in o["properties"]}
+        return {q["id"]: q["value"] for o in self.p["fieldConfig"]["overrides"] if o["matcher"] == {"id": "byName",
+                                                                                                    "options": name}
+                for q in o["properties"]}
 
     def plain(self, ax):
         ax.set_facecolor("none")
@@ -80,13 +84,15 @@ class Panel:
 
     def clock(self, ax, span):
         ax.set_xlim(*span)
-        step = next(s for s in (5, 10, 15, 30, 60, 300, 600, 1800, 3600) if (span[1] - span[0]) / s <= max(3, self.w / 85))
+        step = next(s for s in (5, 10, 15, 30, 60, 300, 600, 1800,
+                                3600) if (span[1] - span[0]) / s <= max(3, self.w / 85))
         end = span[1] - 0.04 * (span[1] - span[0])  # a label at the edge would leave the panel
         ticks = [t for t in range(int(span[0]) // step * step, int(end) + 1, step) if t >= span[0]]
         ax.set_xticks(ticks, [datetime.datetime.fromtimestamp(t).strftime("%H:%M:%S") for t in ticks])
 
     def legend(self, entries):
-        """Handles and names in lines at the bottom, as many as fit beside each other; returns the height that they take."""
+        """Handles and names in lines at the bottom, as many as fit beside each other; returns the height that they
+        take."""
         lines, used = [[]], 0
         for color, name, style in entries:
             wide = 26 + 6.6 * len(name)
@@ -99,7 +105,8 @@ class Panel:
         for i, line in enumerate(lines):
             for x, color, name, style in line:
                 y = top + 15 * i + 5
-                self.fig.add_artist(plt.Line2D([(self.x + 11 + x) / WIDTH, (self.x + 24 + x) / WIDTH], [1 - (self.y + y) / self.full] * 2, color=color, lw=2.2, ls=style))
+                self.fig.add_artist(plt.Line2D([(self.x + 11 + x) / WIDTH, (self.x + 24 + x) / WIDTH],
+                                               [1 - (self.y + y) / self.full] * 2, color=color, lw=2.2, ls=style))
                 self.text(28 + x, y, name, fontsize=7.5, color=INK)
         return 15 * len(lines) + 4
 
@@ -107,7 +114,8 @@ class Panel:
 def series_of(panel, prom, span, expand):
     """[(name, times, values)] of all queries, in their order."""
     return [(named(t["legendFormat"], labels), [x for x, _ in points], [v for _, v in points])
-            for t in panel.p["targets"] for labels, points in sorted(prom.range(expand(t["expr"]), *span), key=lambda s: sorted(s[0].items()))]
+            for t in panel.p["targets"] for labels,
+            points in sorted(prom.range(expand(t["expr"]), *span), key=lambda s: sorted(s[0].items()))]
 
 
 def draw_lines(panel, prom, span, expand):
@@ -120,7 +128,8 @@ def draw_lines(panel, prom, span, expand):
         color = NAMED[o["color"]["fixedColor"]] if "color" in o else PALETTE[i % len(PALETTE)]
         styles.append((o, color, "--" if "custom.lineStyle" in o else "-"))
     twin = [(name, o) for (name, _, _), (o, _, _) in zip(found, styles) if o.get("custom.axisPlacement") == "right"]
-    low = panel.legend([(c, name + (" (right)" if o.get("custom.axisPlacement") == "right" else ""), ls) for (name, _, _), (o, c, ls) in zip(found, styles)])
+    low = panel.legend([(c, name + (" (right)" if o.get("custom.axisPlacement") == "right" else ""),
+                         ls) for (name, _, _), (o, c, ls) in zip(found, styles)])
     ax = panel.axes(56, 30, 52 if twin else 14, low + 20)
     right = ax.twinx() if twin else None
     grid = sorted({t for _, ts, _ in found for t in ts})
@@ -161,8 +170,10 @@ def draw_stat(panel, prom, span, expand):
     color = panel.defaults["color"]
     shade = NAMED[color["fixedColor"]] if color["mode"] == "fixed" else NAMED["green"]
     if color["mode"] == "thresholds" and last is not None:
-        shade = NAMED[[s["color"] for s in panel.defaults["thresholds"]["steps"] if s["value"] is None or last >= s["value"]][-1]]
-    panel.text(panel.w / 2, 0.46 * panel.h, human(last, panel.unit), fontsize=21, fontweight="bold", color=shade, ha="center")
+        shade = NAMED[[s["color"] for s in panel.defaults["thresholds"]["steps"] if s["value"] is None or
+                       last >= s["value"]][-1]]
+    panel.text(panel.w / 2, 0.46 * panel.h, human(last, panel.unit), fontsize=21, fontweight="bold", color=shade,
+               ha="center")
     ax = panel.axes(1, 0.62 * panel.h, 1, 1)
     ax.fill_between(ts, vs, color=shade, alpha=0.16, lw=0)
     ax.plot(ts, vs, color=shade, lw=1.2)
@@ -173,12 +184,14 @@ def draw_stat(panel, prom, span, expand):
 
 def draw_heatmap(panel, prom, span, expand):
     """Buckets come cumulative, by le; a cell is what one bucket has more than the one below."""
-    found = sorted(((float(name.replace("+Inf", "inf")), dict(zip(ts, vs))) for name, ts, vs in series_of(panel, prom, span, expand)), key=lambda s: s[0])
+    found = sorted(((float(name.replace("+Inf", "inf")), dict(zip(ts, vs))) for name, ts,
+                    vs in series_of(panel, prom, span, expand)), key=lambda s: s[0])
     grid = sorted({t for _, at in found for t in at})
     below = {t: 0 for t in grid}
     rows = []
     for _, at in found:
-        rows.append([max(0, at.get(t, 0) - below[t]) ** 0.5 or math.nan for t in grid])  # the exponent of the board's colours
+        # the exponent of the board's colours
+        rows.append([max(0, at.get(t, 0) - below[t]) ** 0.5 or math.nan for t in grid])
         below = {t: at.get(t, 0) for t in grid}
     ax = panel.axes(56, 30, 14, 30)
     ax.pcolormesh(grid, range(len(rows)), rows, cmap="Blues", shading="nearest", rasterized=True, vmin=0)
@@ -191,9 +204,11 @@ def draw_heatmap(panel, prom, span, expand):
 def draw_table(panel, prom, span, expand):
     order = panel.p["transformations"][0]["options"]["indexByName"]
     names = sorted(order, key=order.get)
-    for row, cells in enumerate([names] + [[m.get(n, "") for n in names] for m, _ in prom.query(expand(panel.p["targets"][0]["expr"]), span[1])]):
+    for row, cells in enumerate([names] + [[m.get(n, "") for n in names] for m,
+                                           _ in prom.query(expand(panel.p["targets"][0]["expr"]), span[1])]):
         for i, c in enumerate(cells):
-            panel.text(14 + i * (panel.w - 28) / len(names), 44 + 24 * row, c, fontsize=8.5, color=INK if row else FAINT, fontweight="normal" if row else "bold")
+            panel.text(14 + i * (panel.w - 28) / len(names), 44 + 24 * row, c, fontsize=8.5,
+                       color=INK if row else FAINT, fontweight="normal" if row else "bold")
 
 
 def draw(board, prom, start, end, expand, path):
@@ -202,7 +217,8 @@ def draw(board, prom, start, end, expand, path):
     height = HEAD + CELL * max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in board["panels"]) + 8
     fig = plt.figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
     fig.text(12 / WIDTH, 1 - 23 / height, board["title"], fontsize=15, fontweight="bold", color=INK, va="center")
-    fig.text(1 - 12 / WIDTH, 1 - 23 / height, "the queries of etc/grafana/deqd.json, answered by Prometheus, drawn by tests/observe/board.py "
+    fig.text(1 - 12 / WIDTH, 1 - 23 / height,
+             "the queries of etc/grafana/deqd.json, answered by Prometheus, drawn by tests/observe/board.py "
              "(not a screenshot of Grafana)", fontsize=8.5, color=FAINT, va="center", ha="right")
     for p in board["panels"]:
         panel = Panel(fig, height, p)
@@ -220,4 +236,5 @@ def shrink(path):
     """To a palette: charts have few colours."""
     from PIL import Image  # comes with matplotlib
     with Image.open(path) as im:
-        im.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        im.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT,
+                                   dither=Image.Dither.NONE).save(path, optimize=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What etc/prometheus and etc/grafana say, against what a real Prometheus scrapes from a loaded daemon.
 
-Every query of the board must have data that is a number, every selector of the rules must select something, and the rules' files must be sound. With
---picture FILE the board is drawn too (see board.py)."""
+Every query of the board must have data that is a number, every selector of the rules must select something, and the
+rules' files must be sound. With --picture FILE the board is drawn too (see board.py)."""
 import json
 import os
 import re
@@ -66,8 +66,10 @@ class Prometheus:
             s.bind(("127.0.0.1", 0))
             self.url = "http://127.0.0.1:%d" % s.getsockname()[1]
         self.log = open(os.path.join(self.dir, "log"), "w+")
-        self.p = subprocess.Popen(["prometheus", "--config.file", os.path.join(self.dir, "prometheus.yml"), "--storage.tsdb.path", os.path.join(self.dir, "data"),
-                                   "--web.listen-address", self.url[7:], "--log.level", "warn"], stdout=self.log, stderr=subprocess.STDOUT)
+        self.p = subprocess.Popen(["prometheus", "--config.file", os.path.join(self.dir, "prometheus.yml"),
+                                   "--storage.tsdb.path", os.path.join(self.dir, "data"),
+                                   "--web.listen-address", self.url[7:], "--log.level", "warn"], stdout=self.log,
+                                  stderr=subprocess.STDOUT)
         until = time.monotonic() + 30 * SLOW
         while not self.ready():
             if self.p.poll() is not None or time.monotonic() > until:
@@ -92,18 +94,23 @@ class Prometheus:
 
     def api(self, path, **query):
         try:
-            with urllib.request.urlopen(self.url + "/api/v1/" + path, data=urllib.parse.urlencode(query).encode() if query else None, timeout=60 * SLOW) as r:
+            with urllib.request.urlopen(self.url + "/api/v1/" + path,
+                                        data=urllib.parse.urlencode(query).encode() if query else None,
+                                        timeout=60 * SLOW) as r:
                 return json.load(r)["data"]
         except urllib.error.HTTPError as e:
             raise RuntimeError("%s %s: %s" % (path, query, e.read().decode()))
 
     def query(self, expr, at=None):
         """[(labels, value)] of an instant query"""
-        return [(r["metric"], float(r["value"][1])) for r in self.api("query", query=expr, **({"time": at} if at else {}))["result"]]
+        return [(r["metric"], float(r["value"][1])) for r in self.api("query", query=expr,
+                                                                      **({"time": at} if at else {}))["result"]]
 
     def range(self, expr, start, end, step=1):
         """[(labels, [(time, value)])]"""
-        return [(r["metric"], [(t, float(v)) for t, v in r["values"]]) for r in self.api("query_range", query=expr, start=start, end=end, step=step)["result"]]
+        return [(r["metric"], [(t, float(v)) for t, v in r["values"]]) for r in self.api("query_range", query=expr,
+                                                                                         start=start, end=end,
+                                                                                         step=step)["result"]]
 
     def stop(self):
         self.p.terminate()
@@ -117,7 +124,8 @@ class Prometheus:
 # --- Files ---
 
 def test_promtool():
-    for args in (("check", "config", os.path.join(ETC, "prometheus.yml")), ("check", "rules", "--lint=all", "--lint-fatal", os.path.join(ETC, "alerts.yml")),
+    for args in (("check", "config", os.path.join(ETC, "prometheus.yml")),
+                 ("check", "rules", "--lint=all", "--lint-fatal", os.path.join(ETC, "alerts.yml")),
                  ("test", "rules", os.path.join(ETC, "alerts_test.yml"))):
         code, out = promtool(*args)
         equal(code, 0, "promtool %s:\n%s" % (" ".join(args[:2]), out[-3000:]))
@@ -128,7 +136,8 @@ def test_variants():
     with open(os.path.join(ETC, "prometheus.yml")) as f:
         scrape, alerting = f.read().split("# alerting:\n")
     text = re.sub(r"(?m)^    #   (?=[ a-z])", "    ", scrape) + "alerting:\n" + re.sub(r"(?m)^# ", "", alerting)
-    check(all("\n    " + key in text for key in ("dns_sd_configs:", "authorization:", "scheme:", "tls_config:")), "variants to uncomment")
+    check(all("\n    " + key in text for key in ("dns_sd_configs:", "authorization:", "scheme:", "tls_config:")),
+          "variants to uncomment")
     with tempfile.TemporaryDirectory() as d:
         for name in ("alerts.yml", "targets.yaml"):
             shutil.copy(os.path.join(ETC, name), d)
@@ -150,7 +159,8 @@ def test_every_alert_is_tested():
     for a in alerts:
         text = "".join(t for t in tests if t.startswith(a + "\n"))
         asked = r'ALERTS\{alertname="%s", alertstate="firing"\}.*\n +exp_samples:' % a
-        check(re.search(asked + r"\n +- labels: '\{alertname=\"%s\", severity" % a, text), a + ": a test where it fires")
+        check(re.search(asked + r"\n +- labels: '\{alertname=\"%s\", severity" % a, text),
+              a + ": a test where it fires")
         check(re.search(asked + r" \[\]", text), a + ": a test where it does not")
 
 
@@ -174,7 +184,8 @@ def test_board():
         check(p.get("description", "").endswith("."), name + ": a description")
         check(p["fieldConfig"]["defaults"].get("unit"), name + ": a unit")
         check(p["targets"], name + ": a query")
-        check(all(t["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for t in p["targets"] + [p]), name + ": the board's data source")
+        check(all(t["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for t in p["targets"] + [p]),
+              name + ": the board's data source")
         refs = [t["refId"] for t in p["targets"]]
         equal(len(set(refs)), len(refs), name + ": refIds")
     bottom = max(y for _, y in taken) + 1
@@ -188,7 +199,8 @@ def test_provisioning():
         source = f.read()
     with open(os.path.join(ETC, "prometheus.yml")) as f:
         interval = re.search(r"scrape_interval: (\w+)", f.read()).group(1)
-    check("uid: %s\n" % board()["templating"]["list"][0]["current"]["value"] in source, "the data source's uid is the board's default")
+    check("uid: %s\n" % board()["templating"]["list"][0]["current"]["value"] in source,
+          "the data source's uid is the board's default")
     check("timeInterval: %s\n" % interval in source, "timeInterval is scrape_interval, %s" % interval)
 
 
@@ -239,7 +251,8 @@ def check_board(prom):
                 check(all(label in m for m, _ in found), "%s: its legend's label %s" % (p["title"], label))
     for v in board()["templating"]["list"][1:]:
         m = re.fullmatch(r"label_values\((.*), (\w+)\)", substituted(v["query"]["query"]))
-        check({x.get(m.group(2)) for x, _ in prom.query(m.group(1))} - {None}, "variable %s: %s" % (v["name"], m.group(0)))
+        check({x.get(m.group(2)) for x, _ in prom.query(m.group(1))} - {None},
+              "variable %s: %s" % (v["name"], m.group(0)))
     return n
 
 
@@ -263,8 +276,11 @@ def check_rules(prom):
             check("error" not in a["annotations"]["summary"], "%s: %s" % (r["name"], a["annotations"]["summary"]))
     firing = {r["name"] for r in rules if r["type"] == "alerting" and r["state"] == "firing"}
     # the load refuses far more than a thousandth on purpose; all other rules must hold their tongue
-    check(firing <= {"DeqdErrorsBurnFast", "DeqdErrorsBurnSlow", "DeqdTtftBurnFast", "DeqdTtftBurnSlow"}, "alerts that fire: %s" % sorted(firing))
-    return "%d rules, %d of them alerts, %d selectors; firing: %s" % (len(rules), sum(r["type"] == "alerting" for r in rules), len(asked),
+    check(firing <= {"DeqdErrorsBurnFast", "DeqdErrorsBurnSlow", "DeqdTtftBurnFast", "DeqdTtftBurnSlow"},
+          "alerts that fire: %s" % sorted(firing))
+    return "%d rules, %d of them alerts, %d selectors; firing: %s" % (len(rules),
+                                                                      sum(r["type"] == "alerting" for r in rules),
+                                                                      len(asked),
                                                                      ", ".join(sorted(firing)) or "none")
 
 
@@ -305,7 +321,8 @@ def test_loaded():
             code, out = promtool("check", "metrics", text=d.request("GET", "/metrics")[2].decode())
             bad = [x for x in out.splitlines() if x and not x.startswith("vllm:")]  # those names are not ours
             check(code in (0, 3) and not bad, "promtool check metrics: %d %s" % (code, bad))
-            for kind, status in (("shared prefix", 200), ("second turn", 200), ("left", 200), ("wrong", 400), ("lost", 404), ("not converging", 200),
+            for kind, status in (("shared prefix", 200), ("second turn", 200), ("left", 200), ("wrong", 400),
+                                 ("lost", 404), ("not converging", 200),
                                  ("from zero", 200), ("scored", 200), ("burst", 200), ("burst", 429)):
                 check(seen.get((kind, status)), "the load had its %s, %d: %s" % (kind, status, seen))
             check(bench["completed"] > 0, "deq bench serve: %s" % bench)
@@ -316,7 +333,8 @@ def test_loaded():
                 import board as drawing
                 drawing.draw(board(), prom, start + 4, end, substituted, PICTURE[0])
             print("%d panels, %d queries; %s; answers by kind: %s" % (len(panels(board())), n, rules,
-                                                                      ", ".join("%s %d: %d" % (*k, v) for k, v in sorted(seen.items()))))
+                                                                      ", ".join("%s %d: %d" % (*k, v) for k,
+                                                                                v in sorted(seen.items()))))
         finally:
             prom.stop()
         bad = [x for x in prom.said.splitlines() if "Received SIGTERM" not in x]

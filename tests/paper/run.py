@@ -1,8 +1,10 @@
 """The paper's shape, with random weights: python3 tests/paper/run.py [TEXT]
 
-D 700, 10 heads of 70, inner 48,000, 267,735 words in clusters cut at 20,000, 40,000, 200,000, div_val 4: made (make_paper_checkpoint.py), imported, loaded, served and
-scored by the authors' segments, within limits of time and memory; prints the figures. Times of processor are of all threads, so that a busy machine does not
-change them. TEXT: what is scored (default: this repository's README.md); its words begin the vocabulary. Leaves what it made under build/paper."""
+D 700, 10 heads of 70, inner 48,000, 267,735 words in clusters cut at 20,000, 40,000, 200,000, div_val 4: made
+(make_paper_checkpoint.py), imported, loaded, served and scored by the authors' segments, within limits of time and
+memory; prints the figures. Times of processor are of all threads, so that a busy machine does not change them. TEXT:
+what is scored (default: this repository's README.md); its words begin the vocabulary. Leaves what it made under
+build/paper."""
 import json
 import math
 import os
@@ -48,10 +50,11 @@ def main():
     made, model = os.path.join(place, "made"), os.path.join(place, "model")
     shutil.rmtree(place, ignore_errors=True)
 
-    _, s, cpu, _ = timed(sys.executable, os.path.join(ROOT, "tests", "tools", "make_paper_checkpoint.py"), made, "--text", text)
+    _, s, cpu, _ = timed(sys.executable, os.path.join(ROOT, "tests", "tools", "make_paper_checkpoint.py"), made,
+                         "--text", text)
     say("a checkpoint is made", s, cpu)
-    _, s, cpu, mb = timed(DEQ, "import", os.path.join(made, "checkpoint.pth"), "--config", os.path.join(made, "config.json"),
-                          "--vocab", os.path.join(made, "vocab.txt"), "--out", model)
+    _, s, cpu, mb = timed(DEQ, "import", os.path.join(made, "checkpoint.pth"), "--config",
+                          os.path.join(made, "config.json"), "--vocab", os.path.join(made, "vocab.txt"), "--out", model)
     say("deq import", s, cpu, ", %.0f MB at most" % mb)
     check(cpu < 10 and mb < 4 * WEIGHTS_MB, "import: %.1f s of processor, %.0f MB" % (cpu, mb))
 
@@ -63,15 +66,20 @@ def main():
     with Daemon(model=model) as d:
         ready = d.wait_line(30, message="listening")
         mb = resident_mb(d.p.pid)
-        print("%-34s %7.1f s, %.0f MB resident: weights %d, keys and values %.0f" % ("deqd is ready after", ready["load_ms"] / 1000, mb, WEIGHTS_MB,
+        print("%-34s %7.1f s, %.0f MB resident: weights %d, keys and values %.0f" % ("deqd is ready after",
+                                                                                     ready["load_ms"] / 1000, mb,
+                                                                                     WEIGHTS_MB,
               d.metrics()["deqd_cache_pages"] * 16 * 6000 / 1e6))
         check(mb < 2.2 * WEIGHTS_MB, "weights are held once: %.0f MB resident" % mb)
         prompt = open(text, encoding="utf-8").read().split()[:40]
-        q = {"prompt": " ".join(prompt), "max_tokens": 16, "temperature": 1, "seed": 1, "ignore_eos": True, "return_token_ids": True}
+        q = {"prompt": " ".join(prompt), "max_tokens": 16, "temperature": 1, "seed": 1, "ignore_eos": True,
+             "return_token_ids": True}
         t, before = time.monotonic(), d.metrics()["deqd_steps_total"]
         o = d.complete(**q)
         s, steps = time.monotonic() - t, d.metrics()["deqd_steps_total"] - before
-        print("%-34s %7.1f s for %d tokens behind %d; %d steps, %.0f ms each" % ("a completion", s, len(o["choices"][0]["token_ids"]), len(prompt), steps, 1000 * s / steps))
+        print("%-34s %7.1f s for %d tokens behind %d; %d steps, %.0f ms each" % ("a completion", s,
+                                                                                 len(o["choices"][0]["token_ids"]),
+                                                                                 len(prompt), steps, 1000 * s / steps))
         check(len(o["choices"][0]["token_ids"]) == 16 and o["deq"]["converged"], "a completion: %s" % o["deq"])
         c = d.complete(**dict(q, logprobs=1))["choices"][0]
         check(c["token_ids"] == o["choices"][0]["token_ids"], "the same with log-probabilities")
@@ -79,12 +87,16 @@ def main():
 
     limit = STREAMS * (SEGMENTS * T + 1)
     for memory in (150, 480):
-        out, s, cpu, mb = timed(DEQ, "eval", model, text, "--tgt-len", str(T), "--mem-len", str(memory), "--streams", str(STREAMS), "--limit", str(limit), "--json")
+        out, s, cpu, mb = timed(DEQ, "eval", model, text, "--tgt-len", str(T), "--mem-len", str(memory), "--streams",
+                                str(STREAMS), "--limit", str(limit), "--json")
         o = json.loads(out)
         say("deq eval, memory %d, %d tokens" % (memory, o["tokens"]), s, cpu, ", %.0f MB at most" % mb)
-        print("    %.0f tokens/s, %.1f evaluations a segment, perplexity %.0f; WikiText-103's test split at that pace: %.1f hours" % (
-            o["tokens_per_second"], o["evaluations_per_segment"], o["perplexity"], WIKITEXT_103_TEST / o["tokens_per_second"] / 3600), flush=True)
-        check(o["tokens"] == STREAMS * SEGMENTS * T and o["converged"] == o["segments"] == STREAMS * SEGMENTS, "segments: %s" % out)
+        print("    %.0f tokens/s, %.1f evaluations a segment, perplexity %.0f; WikiText-103's test split at that pace: "
+              "%.1f hours" % (
+            o["tokens_per_second"], o["evaluations_per_segment"], o["perplexity"],
+            WIKITEXT_103_TEST / o["tokens_per_second"] / 3600), flush=True)
+        check(o["tokens"] == STREAMS * SEGMENTS * T and o["converged"] == o["segments"] == STREAMS * SEGMENTS,
+              "segments: %s" % out)
         check(2e3 < o["perplexity"] < 1e6, "random weights guess: %s" % out)
     print("%(passed)d passed, %(failed)d failed" % counts)
     return 1 if counts["failed"] else 0

@@ -1,4 +1,5 @@
-"""HAProxy with the repository's own etc/haproxy/haproxy.cfg, retargeted to free ports of this machine, before replicas of deqd; and what is read from it."""
+"""HAProxy with the repository's own etc/haproxy/haproxy.cfg, retargeted to free ports of this machine, before replicas
+of deqd; and what is read from it."""
 import csv
 import json
 import os
@@ -29,12 +30,15 @@ def free_ports(n):
 
 
 def retarget(ports, replicas, directory, edits=()):
-    """The shipped configuration with other addresses and nothing that needs root. Every edit must find its line, so the file cannot drift from its test.
-    edits: further (line, replacement), to turn one thing of the configuration."""
+    """The shipped configuration with other addresses and nothing that needs root. Every edit must find its line, so the
+    file cannot drift from its test. edits: further (line, replacement), to turn one thing of the configuration."""
     with open(CONFIG, encoding="utf-8") as f:
         lines = f.read().split("\n")
-    changes = [("log /dev/log local0", "log stdout format raw local0"), ("chroot /var/lib/haproxy", None), ("user haproxy", None), ("group haproxy", None),
-               ("daemon", None), ("stats socket /run/haproxy/admin.sock mode 660 level admin", "stats socket %s/admin.sock mode 600 level admin" % directory),
+    changes = [("log /dev/log local0", "log stdout format raw local0"), ("chroot /var/lib/haproxy", None),
+               ("user haproxy", None), ("group haproxy", None),
+               ("daemon", None),
+               ("stats socket /run/haproxy/admin.sock mode 660 level admin",
+                "stats socket %s/admin.sock mode 600 level admin" % directory),
                ("bind :8080", "bind 127.0.0.1:%d" % ports[0]), ("bind 127.0.0.1:8405", "bind 127.0.0.1:%d" % ports[1])]
     for i in range(3):
         old = "server deqd%d 127.0.0.1:%d id %d" % (i + 1, 8081 + i, i + 1)
@@ -60,7 +64,8 @@ class Proxy:
         with open(path, "w", encoding="utf-8") as f:
             f.write(retarget((self.port, self.stats_port), [d.port for d in replicas], self.dir, edits))
         self.out = open(os.path.join(self.dir, "log"), "w+b")
-        self.p = subprocess.Popen(["haproxy", "-db", "-f", path], stdin=subprocess.DEVNULL, stdout=self.out, stderr=subprocess.STDOUT)
+        self.p = subprocess.Popen(["haproxy", "-db", "-f", path], stdin=subprocess.DEVNULL, stdout=self.out,
+                                  stderr=subprocess.STDOUT)
         until = time.monotonic() + 10 * SLOW
         while True:
             try:
@@ -104,7 +109,8 @@ class Proxy:
         return {r["svname"]: r for r in rows if r["pxname"] == "deqd"}
 
     def idle(self):
-        """Until nothing is under way. HAProxy counts a request for a moment longer than its client does, and the bounded load goes by that count."""
+        """Until nothing is under way. HAProxy counts a request for a moment longer than its client does, and the
+        bounded load goes by that count."""
         until = time.monotonic() + 5 * SLOW
         while int(self.servers()["BACKEND"]["scur"]) and time.monotonic() < until:
             time.sleep(0.002)

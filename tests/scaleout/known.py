@@ -1,4 +1,5 @@
-"""A load whose every answer is known: each request's answer was asked of a replica directly before, and answers are bitwise reproducible."""
+"""A load whose every answer is known: each request's answer was asked of a replica directly before, and answers are
+bitwise reproducible."""
 import collections
 import http.client
 import json
@@ -11,7 +12,8 @@ from lib import SLOW
 
 
 def merged(events):
-    """The one answer that a stream's events (logprobs and usage among them) say together, in the shape of a whole one."""
+    """The one answer that a stream's events (logprobs and usage among them) say together, in the shape of a whole
+    one."""
     text, lists, finish, deq, usage = "", collections.defaultdict(list), None, None, None
     for e in events:
         usage, deq = e.get("usage") or usage, e.get("deq") or deq
@@ -20,7 +22,8 @@ def merged(events):
             finish = c["finish_reason"] or finish
             for k, v in (c["logprobs"] or {}).items():
                 lists[k] += v
-    return {"text": text, "logprobs": dict(lists) or None, "finish_reason": finish, "deq": deq, "usage": usage, "fingerprint": events[0]["system_fingerprint"]}
+    return {"text": text, "logprobs": dict(lists) or None, "finish_reason": finish, "deq": deq, "usage": usage,
+            "fingerprint": events[0]["system_fingerprint"]}
 
 
 class Failure(Exception):
@@ -32,10 +35,12 @@ class Failure(Exception):
 
 
 def ask(at, body, request_id, headers=None, on_part=None):
-    """The answer as bytes that two equal answers share, or Failure. on_part: called when bytes of the answer are there."""
+    """The answer as bytes that two equal answers share, or Failure. on_part: called when bytes of the answer are
+    there."""
     c = at.http(120)
     try:
-        c.request("POST", "/v1/completions", json.dumps(body), dict(headers or {}, **{"Content-Type": "application/json", "X-Request-Id": request_id}))
+        c.request("POST", "/v1/completions", json.dumps(body),
+                  dict(headers or {}, **{"Content-Type": "application/json", "X-Request-Id": request_id}))
         r = c.getresponse()
         got = b""
         while part := r.read1(65536):
@@ -82,8 +87,9 @@ def ask_again(at, body, request_id, tries=20, pause=0.1, **more):
 def requests(n, max_tokens=250):
     """Different prompts, every other one streamed; sampled, with logprobs: a wrong bit shows."""
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
-    return [dict({"prompt": "%d: The %s %d" % (i * 7919, "old house " * (i % 5), i), "max_tokens": max_tokens, "temperature": 0.9, "seed": i, "logprobs": 1,
-                  "ignore_eos": True}, **(streamed if i % 2 == 0 else {})) for i in range(n)]
+    return [dict({"prompt": "%d: The %s %d" % (i * 7919, "old house " * (i % 5), i), "max_tokens": max_tokens,
+                  "temperature": 0.9, "seed": i, "logprobs": 1, "ignore_eos": True},
+                 **(streamed if i % 2 == 0 else {})) for i in range(n)]
 
 
 def id_of(i):
@@ -134,4 +140,6 @@ class Load:
             t.join()
 
     def summary(self):
-        return "%d requests, %d lost, %d wrong, client retries %s, slowest %.2f s" % (self.asked, self.lost, self.wrong, dict(self.failures) or 0, self.slowest)
+        return "%d requests, %d lost, %d wrong, client retries %s, slowest %.2f s" % (self.asked, self.lost, self.wrong,
+                                                                                      dict(self.failures) or 0,
+                                                                                      self.slowest)

@@ -1,4 +1,5 @@
-"""Three replicas behind HAProxy with the repository's configuration: make test-scaleout, or sh tests/scaleout/run.sh [part of a test's name]..."""
+"""Three replicas behind HAProxy with the repository's configuration: make test-scaleout, or sh tests/scaleout/run.sh
+[part of a test's name]..."""
 import collections
 import json
 import os
@@ -15,11 +16,13 @@ from haproxy import CONFIG, STORIES, Proxy, Replicas, lib  # noqa: E402
 from lib import MARK, SLOW, check, equal, raw_request, skip  # noqa: E402
 from known import Failure, Load, ask, ask_again, id_of, requests  # noqa: E402
 
-# Without the bound a key leads to its replica for sure, however few requests there are: where a test is about what happens to one replica. (The bound: test_bound.)
+# Without the bound a key leads to its replica for sure, however few requests there are: where a test is about what
+# happens to one replica. (The bound: test_bound.)
 UNBOUND = [("hash-balance-factor 200", None)]
 NAMES = ["deqd1", "deqd2", "deqd3"]
 # Half a minute and more of decoding on any machine: 60 evaluations a token, one after the other.
-LONG = {"max_tokens": 190000, "ignore_eos": True, "temperature": 0, "deq": {"min_iter": 60, "max_iter": 60, "window": 1}}
+LONG = {"max_tokens": 190000, "ignore_eos": True, "temperature": 0,
+        "deq": {"min_iter": 60, "max_iter": 60, "window": 1}}
 ROOM = ("engine.max_positions=200000",)  # for LONG
 SECOND = dict(LONG, prompt="The end", max_tokens=6000)  # about one second of it
 
@@ -43,7 +46,8 @@ def place(proxy, keys, tag):
     ids = {k: "%s-%d" % (tag, n) for n, k in enumerate(keys)}
     for k in keys:
         proxy.idle()
-        s = proxy.post("/v1/completions", {"prompt": "A", "max_tokens": 1}, {"X-Deqd-Affinity": k, "X-Request-Id": ids[k]})[0]
+        s = proxy.post("/v1/completions", {"prompt": "A", "max_tokens": 1},
+                       {"X-Deqd-Affinity": k, "X-Request-Id": ids[k]})[0]
         if s != 200:
             check(False, "key %s: status %d" % (k, s))
     got = server_of(proxy, list(ids.values()))
@@ -64,9 +68,11 @@ def test_configuration():
     try:
         pwd.getpwnam("haproxy")
         code, out, err = lib.run(["haproxy", "-c", "-f", CONFIG])
-        check(code == 0 and "WARNING" not in out + err, "haproxy -c -f etc/haproxy/haproxy.cfg: %d %s%s" % (code, out, err))
+        check(code == 0 and "WARNING" not in out + err,
+              "haproxy -c -f etc/haproxy/haproxy.cfg: %d %s%s" % (code, out, err))
     except KeyError:
-        skip("haproxy -c on the file as it stands: this machine has no user haproxy (the package is unpacked, not installed); the other tests run it retargeted")
+        skip("haproxy -c on the file as it stands: this machine has no user haproxy (the package is unpacked, not "
+             "installed); the other tests run it retargeted")
 
 
 def test_affinity():
@@ -76,46 +82,62 @@ def test_affinity():
         equal(place(proxy, keys, "b"), before, "the same key, the same replica")
         count = collections.Counter(before.values())
         # 40 +- 5.2 for even shares
-        check(set(count) == set(NAMES) and all(15 <= n <= 65 for n in count.values()), "120 keys over three replicas: %s" % count)
+        check(set(count) == set(NAMES) and all(15 <= n <= 65 for n in count.values()),
+              "120 keys over three replicas: %s" % count)
         logged, until = {}, time.monotonic() + 5
         while len(logged) < len(keys) and time.monotonic() < until:
-            logged = {x["request_id"]: n for n, d in zip(NAMES, rep) for x in d.lines() if str(x.get("request_id", "")).startswith("a-")}
-        equal(logged, {"a-%d" % n: before[k] for n, k in enumerate(keys)}, "the replicas' logs say the same, under the same ids")
+            logged = {x["request_id"]: n for n,
+                      d in zip(NAMES, rep) for x in d.lines() if str(x.get("request_id", "")).startswith("a-")}
+        equal(logged, {"a-%d" % n: before[k] for n, k in enumerate(keys)},
+              "the replicas' logs say the same, under the same ids")
 
         # without the header: by the head of the prompt, in whatever shape it comes
         rng = random.Random(1)
         for shape, path, wrap in (("text", "/v1/completions", lambda h, i: {"prompt": h + " tail %d" % i}),
-                                  ("ids", "/v1/completions", lambda h, i: {"prompt": [ord(c) + 1 for c in h] + [300 + i]}),
-                                  ("chat", "/v1/chat/completions", lambda h, i: {"messages": [{"role": "system", "content": h}, {"role": "user", "content": "tail %d" % i}]}),
-                                  ("large", "/v1/completions", lambda h, i: {"prompt": h + " x" * 30000 + " tail %d" % i, "truncate_prompt_tokens": 8})):
+                                  ("ids", "/v1/completions", lambda h,
+                                   i: {"prompt": [ord(c) + 1 for c in h] + [300 + i]}),
+                                  ("chat", "/v1/chat/completions", lambda h,
+                                   i: {"messages": [{"role": "system", "content": h},
+                                                    {"role": "user", "content": "tail %d" % i}]}),
+                                  ("large", "/v1/completions", lambda h,
+                                   i: {"prompt": h + " x" * 30000 + " tail %d" % i, "truncate_prompt_tokens": 8})):
             where = {}
             for h in range(12):
                 head = "".join(rng.choice("abcdefgh ") for _ in range(300))
                 for i in range(3):
                     proxy.idle()
-                    s, _, b = proxy.request("POST", path, dict(wrap(head, i), max_tokens=1), {"X-Request-Id": "%s-%d-%d" % (shape, h, i), "Authorization": "Bearer k%d" % i})
+                    s, _, b = proxy.request("POST", path, dict(wrap(head, i), max_tokens=1),
+                                            {"X-Request-Id": "%s-%d-%d" % (shape, h, i),
+                                             "Authorization": "Bearer k%d" % i})
                     check(s == 200, "%s: %d %s" % (shape, s, b[:200]))
             got = server_of(proxy, ["%s-%d-%d" % (shape, h, i) for h in range(12) for i in range(3)])
             for h in range(12):
                 where[h] = {got["%s-%d-%d" % (shape, h, i)] for i in range(3)}
-            check(all(len(w) == 1 for w in where.values()), "%s: prompts with one head, one replica, whatever the key: %s" % (shape, where))
-            check(len({next(iter(w)) for w in where.values()}) == 3, "%s: 12 heads reach all replicas: %s" % (shape, where))
+            check(all(len(w) == 1 for w in where.values()),
+                  "%s: prompts with one head, one replica, whatever the key: %s" % (shape, where))
+            check(len({next(iter(w)) for w in where.values()}) == 3,
+                  "%s: 12 heads reach all replicas: %s" % (shape, where))
 
         # without a body: by the API key
         for i in range(24):
             proxy.idle()
-            equal(proxy.request("GET", "/v1/models", headers={"Authorization": "Bearer key%d" % (i % 12), "X-Request-Id": "get-%d" % i})[0], 200, "GET /v1/models")
+            equal(proxy.request("GET", "/v1/models",
+                                headers={"Authorization": "Bearer key%d" % (i % 12), "X-Request-Id": "get-%d" % i})[0],
+                  200, "GET /v1/models")
         got = server_of(proxy, ["get-%d" % i for i in range(24)])
-        check(all(got["get-%d" % i] == got["get-%d" % (i + 12)] for i in range(12)) and len(set(got.values())) == 3, "without a body, by the API key: %s" % got)
+        check(all(got["get-%d" % i] == got["get-%d" % (i + 12)] for i in range(12)) and len(set(got.values())) == 3,
+              "without a body, by the API key: %s" % got)
 
         # one replica leaves: only its keys move, to both others; it returns: they come home
         port = rep[1].port
         rep[1].stop()
         check(proxy.wait_status("deqd2", "DOWN", 10) is not None, "deqd2 is found to be gone")
         away = place(proxy, keys, "c")
-        equal({k: s for k, s in away.items() if before[k] != "deqd2"}, {k: s for k, s in before.items() if s != "deqd2"}, "the others' keys stay")
+        equal({k: s for k, s in away.items() if before[k] != "deqd2"},
+              {k: s for k, s in before.items() if s != "deqd2"}, "the others' keys stay")
         moved = collections.Counter(away[k] for k in keys if before[k] == "deqd2")
-        check(set(moved) == {"deqd1", "deqd3"} and min(moved.values()) >= 0.2 * sum(moved.values()), "its keys go to both others: %s" % moved)
+        check(set(moved) == {"deqd1", "deqd3"} and min(moved.values()) >= 0.2 * sum(moved.values()),
+              "its keys go to both others: %s" % moved)
         rep.start(1)
         equal(rep[1].port, port, "its port")
         check(proxy.wait_status("deqd2", "UP", 10) is not None, "deqd2 is found again")
@@ -128,7 +150,8 @@ def test_bound():
     with Replicas(*ROOM) as rep, Proxy(rep) as proxy:
         home = place(proxy, ["hot"], "home")["hot"]
         body = dict(LONG, prompt="A", deadline_ms=int(2500 * SLOW))
-        threads = [threading.Thread(target=lambda: ask_again(proxy, body, "hot", headers={"X-Deqd-Affinity": "hot"})) for _ in range(12)]
+        threads = [threading.Thread(target=lambda: ask_again(proxy, body, "hot", headers={"X-Deqd-Affinity": "hot"}))
+                   for _ in range(12)]
         for t in threads:
             t.start()
             time.sleep(0.02)
@@ -139,13 +162,15 @@ def test_bound():
         for t in threads:
             t.join()
         # the bound is reckoned with the request that comes, so 12 of them give at most 8
-        check(sum(running) == 12 and max(running) <= 8 and running[NAMES.index(home)] == max(running) and sorted(running)[1] >= 2,
+        check(sum(running) == 12 and max(running) <= 8 and running[NAMES.index(home)] == max(running) and
+              sorted(running)[1] >= 2,
               "12 requests of one key, whose replica is %s: %s at %s" % (home, running, NAMES))
         say("12 open requests of one key: %s" % dict(zip(NAMES, running)))
 
 
 def cache_figures(edits):
-    """Twelve heads of three blocks, five requests each in random order, two at a time, on fresh replicas: (tokens found, looked up, seconds of prefill)."""
+    """Twelve heads of three blocks, five requests each in random order, two at a time, on fresh replicas: (tokens
+    found, looked up, seconds of prefill)."""
     text = open(os.path.join(STORIES, "README.md"), encoding="utf-8").read()
     heads = ["%d. %s" % (i * 31, text[i * 90:i * 90 + 1700]) for i in range(12)]
     order = [(h, i) for h in range(12) for i in range(5)]
@@ -159,7 +184,9 @@ def cache_figures(edits):
                     if not order:
                         return
                     h, i = order.pop()
-                s = proxy.request("POST", "/v1/completions", {"prompt": heads[h] + " Tail %d" % i, "max_tokens": 4, "truncate_prompt_tokens": 2000})[0]
+                s = proxy.request("POST", "/v1/completions",
+                                  {"prompt": heads[h] + " Tail %d" % i, "max_tokens": 4,
+                                   "truncate_prompt_tokens": 2000})[0]
                 if s != 200:
                     failed.append(s)
 
@@ -170,16 +197,20 @@ def cache_figures(edits):
             t.join()
         equal(failed, [], "statuses other than 200")
         m = [d.metrics() for d in rep]
-        return [sum(x[k] for x in m) for k in ("deqd_state_cache_hits_total", "deqd_state_cache_queries_tokens_total", "deqd_prefill_seconds_sum")]
+        return [sum(x[k] for x in m) for k in ("deqd_state_cache_hits_total", "deqd_state_cache_queries_tokens_total",
+                                               "deqd_prefill_seconds_sum")]
 
 
 def test_prefix_cache():
     ours = cache_figures([])
-    even = cache_figures(UNBOUND + [("balance hash var(txn.affinity)", "balance roundrobin"), ("hash-type consistent sdbm avalanche", None)])
+    even = cache_figures(UNBOUND + [("balance hash var(txn.affinity)", "balance roundrobin"),
+                                    ("hash-type consistent sdbm avalanche", None)])
     for name, (hits, asked, seconds) in (("by head", ours), ("round robin", even)):
-        say("%-11s %5d of %d prompt tokens from the cache (%.0f %%), %.2f s of prefill" % (name, hits, asked, 100 * hits / asked, seconds))
+        say("%-11s %5d of %d prompt tokens from the cache (%.0f %%), %.2f s of prefill" % (name, hits, asked,
+                                                                                           100 * hits / asked, seconds))
     equal(ours[1], even[1], "the same prompts")
-    # Five requests of a head: four can hit. Round robin solves it on up to three replicas, so about two can; the difference must be seen, whatever the order.
+    # Five requests of a head: four can hit. Round robin solves it on up to three replicas, so about two can; the
+    # difference must be seen, whatever the order.
     check(ours[0] > 1.3 * even[0], "by head %d tokens were found, by round robin %d" % (ours[0], even[0]))
 
 
@@ -189,16 +220,19 @@ def test_stream():
         at = []
         begin = time.monotonic()
         through = ask(proxy, slow, "same", on_part=lambda: at.append(time.monotonic() - begin))
-        check(at[0] < at[-1] / 2 and len(at) >= 6, "the first event came after %.3f s, the last after %.3f s, in %d pieces" % (at[0], at[-1], len(at)))
+        check(at[0] < at[-1] / 2 and len(at) >= 6,
+              "the first event came after %.3f s, the last after %.3f s, in %d pieces" % (at[0], at[-1], len(at)))
         equal(through, ask(rep[0], slow, "same"), "the stream says what the direct one says")
         for stream in (True, False):  # of usual speed, with many events in a packet
             b = dict(LONG, prompt="Once upon a time", max_tokens=600, stream=stream, deq={})
             equal(ask(proxy, b, "same"), ask(rep[0], b, "same"), "the direct answer, stream %s" % stream)
-        say("first event of twelve slow tokens after %.3f s, the last after %.3f s, %d pieces" % (at[0], at[-1], len(at)))
+        say("first event of twelve slow tokens after %.3f s, the last after %.3f s, %d pieces" % (at[0], at[-1],
+                                                                                                  len(at)))
 
 
 def test_two_segments():
-    """Headers and body in a packet each, from a client that awaits the acknowledgement of the first (as it does by default)."""
+    """Headers and body in a packet each, from a client that awaits the acknowledgement of the first (as it does by
+    default)."""
     with Replicas(n=1) as rep, Proxy(rep) as proxy:
         took = []
         for _ in range(15):
@@ -223,18 +257,24 @@ def test_client_leaves():
                 check(d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)[0], "running, stream %s" % stream)
                 if stream:
                     check(b"data: " in s.recv(65536) + s.recv(65536), "events come")
-            check(d.wait_metric(lambda m: m["deqd_requests_running"] == 0, 2)[0], "cancelled when the client left, stream %s" % stream)
-        equal(sum(d.metrics()['deqd_requests_cancelled_total{phase="%s"}' % p] for p in ("prefill", "decode")), 2, "counted as cancelled")
+            check(d.wait_metric(lambda m: m["deqd_requests_running"] == 0, 2)[0],
+                  "cancelled when the client left, stream %s" % stream)
+        equal(sum(d.metrics()['deqd_requests_cancelled_total{phase="%s"}' % p] for p in ("prefill", "decode")), 2,
+              "counted as cancelled")
 
 
 def test_errors_and_log():
     """Errors have deqd's shape whoever makes them; ids go through; the log holds no prompt, no key, no query."""
     with Replicas(n=1) as rep, Proxy(rep) as proxy:
         for given, want in (("my-id.7", "my-id.7"), (None, None), ('bad "id"', None), ("x" * 129, None)):
-            s, h, o = proxy.post("/v1/completions", {"prompt": MARK, "max_tokens": 1}, dict({"Authorization": "Bearer " + MARK}, **({"X-Request-Id": given} if given else {})))
-            check(s == 200 and o["id"] == "cmpl-" + h["x-request-id"] and (h["x-request-id"] == want if want else h["x-request-id"] != given),
+            s, h, o = proxy.post("/v1/completions", {"prompt": MARK, "max_tokens": 1},
+                                 dict({"Authorization": "Bearer " + MARK},
+                                      **({"X-Request-Id": given} if given else {})))
+            check(s == 200 and o["id"] == "cmpl-" + h["x-request-id"] and
+                  (h["x-request-id"] == want if want else h["x-request-id"] != given),
                   "X-Request-Id %r: %d %r %r" % (given, s, h.get("x-request-id"), o.get("id")))
-        s, h, b = proxy.request("POST", "/v1/completions?q=" + MARK, {"prompt": MARK, "max_tokens": -1}, {"X-Deqd-Affinity": MARK})
+        s, h, b = proxy.request("POST", "/v1/completions?q=" + MARK, {"prompt": MARK, "max_tokens": -1},
+                                {"X-Deqd-Affinity": MARK})
         equal((s, json.loads(b)["error"]["param"]), (400, "max_tokens"), "deqd's own 400")
         for method, path in (("GET", "/metrics"), ("POST", "/admin/reload")):
             s, h, b = proxy.request(method, path)
@@ -252,17 +292,22 @@ def test_errors_and_log():
         equal(proxy.request("GET", "/health/ready")[0], 503, "/health/ready of the group")
         text = proxy.log()
         check(MARK not in text, "no text of prompts, keys or queries in the log")
-        check(len(proxy.lines()) >= 10 and all(x["method"] in ("POST", "GET", "<BADREQ>") for x in proxy.lines()), "every request has its line of JSON")
+        check(len(proxy.lines()) >= 10 and all(x["method"] in ("POST", "GET", "<BADREQ>") for x in proxy.lines()),
+              "every request has its line of JSON")
 
 
 def test_timeouts():
-    """Silence while an answer is made is no reason to cut it; a stream that is silent is cut; a replica that hangs is left, and what it held is answered by another."""
+    """Silence while an answer is made is no reason to cut it; a stream that is silent is cut; a replica that hangs is
+    left, and what it held is answered by another."""
     edits = UNBOUND + [
-        ("timeout client 60s", "timeout client 1s"), ("http-request set-timeout server 60s if { var(txn.stream) -m bool }", "http-request set-timeout server 2s if { var(txn.stream) -m bool }")]
+        ("timeout client 60s", "timeout client 1s"),
+        ("http-request set-timeout server 60s if { var(txn.stream) -m bool }",
+         "http-request set-timeout server 2s if { var(txn.stream) -m bool }")]
     with Replicas("stream.ping_ms=500", *ROOM) as rep, Proxy(rep, edits) as proxy:
         body = dict(LONG, prompt="A", deadline_ms=int(3000 * SLOW))
         answer, failures = ask_again(proxy, body, "silent")
-        check(answer is not None and not failures, "an answer after 3 s of silence, with a client timeout of 1 s: %s" % failures)
+        check(answer is not None and not failures,
+              "an answer after 3 s of silence, with a client timeout of 1 s: %s" % failures)
         keys = [key_of(proxy, n) for n in NAMES]
         whole, stream = SECOND, dict(LONG, prompt="A", stream=True)
         known = ask(rep[1], whole, "whole")
@@ -283,13 +328,16 @@ def test_timeouts():
         took = proxy.wait_status("deqd1", "DOWN", 15)
         check(took is not None, "a replica that hangs is found out")
         threads[0].join(10 * SLOW)
-        check(ended and isinstance(ended[0][0], Failure) and ended[0][0].kind.startswith("cut short"), "the silent stream is cut, and seen to be cut: %s" % ended)
+        check(ended and isinstance(ended[0][0], Failure) and ended[0][0].kind.startswith("cut short"),
+              "the silent stream is cut, and seen to be cut: %s" % ended)
         answer, failures = ask_again(proxy, whole, "whole", tries=1, headers={"X-Deqd-Affinity": keys[0]})
         check(answer == known and not failures, "its keys are served elsewhere meanwhile: %s" % failures)
         check(not box, "its whole answer is still awaited: %s" % (box and box[0][0][:100]))
         rep.kill(0)
         threads[1].join(30 * SLOW)
-        check(box and box[0][0] == known, "when it is killed, another replica gives that answer, and the client sees nothing of it: %s" % (box and box[0][0][:100]))
+        check(box and box[0][0] == known,
+              "when it is killed, another replica gives that answer, and the client sees nothing of it: %s" %
+              (box and box[0][0][:100]))
         rep.start(0)
         say("a hanging replica was out after %.1f s" % (took or -1))
 
@@ -315,7 +363,8 @@ def test_killed():
             begun, got = threading.Event(), [None, None]
 
             def client(n, body):
-                got[n] = ask_again(proxy, body, "long", headers={"X-Deqd-Affinity": key}, on_part=begun.set if n == 0 else None)
+                got[n] = ask_again(proxy, body, "long", headers={"X-Deqd-Affinity": key},
+                                   on_part=begun.set if n == 0 else None)
 
             threads = [threading.Thread(target=client, args=a) for a in ((0, long_stream), (1, long_whole))]
             for t in threads:
@@ -333,19 +382,22 @@ def test_killed():
             load.wait(40)
         down, fails = flaps(proxy)
         retried = {n: int(proxy.servers()[n]["wretr"]) for n in NAMES}
-        say("%d were running; %s; the long stream: %s, the long whole answer: %s; HAProxy's retries %s; out %.1f s after; went down %s, failed checks %s" %
+        say("%d were running; %s; the long stream: %s, the long whole answer: %s; HAProxy's retries %s; out %.1f s "
+            "after; went down %s, failed checks %s" %
             (running, load.summary(), got[0] and got[0][1], got[1] and got[1][1], retried, took or -1, down, fails))
         equal((load.lost, load.wrong), (0, 0), "requests lost, answers other than the direct ones")
         check(load.asked >= 120, "%d requests" % load.asked)
         for k, (name, n) in enumerate((("stream", 1), ("whole answer", 0))):
             answer, failures = got[k]
-            equal((answer == known_long[k], len(failures)), (True, n), "the long %s: as the direct one, and tries that failed %s" % (name, failures))
+            equal((answer == known_long[k], len(failures)), (True, n),
+                  "the long %s: as the direct one, and tries that failed %s" % (name, failures))
         check(sum(retried.values()) > 0, "HAProxy sent something again")
         equal((down, fails[0], fails[2]), ([0, 1, 0], 0, 0), "replicas taken out, and probes that the others failed")
 
 
 def test_rolled():
-    """All three are rolled, one after the other, with the default delays, under load: clients that never retry see no error, and running streams come to their ends."""
+    """All three are rolled, one after the other, with the default delays, under load: clients that never retry see no
+    error, and running streams come to their ends."""
     bodies = requests(24)
     with Replicas("server.drain_delay_ms=5000", *ROOM) as rep, Proxy(rep, UNBOUND) as proxy:
         known = known_answers(rep[0], bodies)
@@ -359,7 +411,8 @@ def test_rolled():
                 def client(box=box, begun=begun, key=keys[i]):
                     begin = time.monotonic()
                     try:
-                        got = ask(proxy, dict(LONG, prompt="The end", stream=True, deadline_ms=8000), "long", {"X-Deqd-Affinity": key}, begun.set)
+                        got = ask(proxy, dict(LONG, prompt="The end", stream=True, deadline_ms=8000), "long",
+                                  {"X-Deqd-Affinity": key}, begun.set)
                         box.append((json.loads(got)["deq"], time.monotonic() - begin))
                     except Failure as e:
                         box.append((e.kind, time.monotonic() - begin))
@@ -377,8 +430,10 @@ def test_rolled():
                 rep[i].check_end(code)
                 t.join(10 * SLOW)
                 check(box and isinstance(box[0][0], dict) and box[0][0].get("deadline_exceeded") is True and took > 5,
-                      "the stream that ran on deqd%d went on beyond the drain delay, to its own end: %s, the replica ended after %.1f s" % (i + 1, box, took))
-                equal(sum(x.get("status") == 503 for x in rep[i].lines()), 0, "requests that the draining replica refused")
+                      "the stream that ran on deqd%d went on beyond the drain delay, to its own end: %s, the replica "
+                      "ended after %.1f s" % (i + 1, box, took))
+                equal(sum(x.get("status") == 503 for x in rep[i].lines()), 0,
+                      "requests that the draining replica refused")
                 rep.start(i)
                 check(proxy.wait_status(NAMES[i], "UP", 10) is not None, "deqd%d is back" % (i + 1))
             load.wait(30)
@@ -388,14 +443,16 @@ def test_rolled():
         retried = sum(int(proxy.servers()[n]["wretr"]) for n in NAMES)
         say("%s; statuses %s; HAProxy's retries %d; out %s s after SIGTERM; went down %s, failed checks %s" %
             (load.summary(), dict(statuses), retried, ["%.1f" % (x or -1) for x in out], down, fails))
-        equal((load.lost, load.wrong, dict(load.failures)), (0, 0, {}), "requests lost, answers other than the direct ones, errors seen")
+        equal((load.lost, load.wrong, dict(load.failures)), (0, 0, {}),
+              "requests lost, answers other than the direct ones, errors seen")
         equal(set(statuses), {200}, "statuses")
         check(all(re.fullmatch("--[-A-Z]{2}", e) for e in ends), "no request ended by an error: %s" % ends)
         equal(down, [1, 1, 1], "each replica went out once")
 
 
 def test_rolled_without_delay():
-    """A replica that refuses at once and leaves: what it refused or dropped unanswered goes to another, and clients see nothing of it."""
+    """A replica that refuses at once and leaves: what it refused or dropped unanswered goes to another, and clients see
+    nothing of it."""
     bodies = requests(24)
     with Replicas(*ROOM) as rep, Proxy(rep) as proxy:
         known = known_answers(rep[0], bodies)
@@ -409,7 +466,8 @@ def test_rolled_without_delay():
                 load.wait(10)
         retried = sum(int(proxy.servers()[n]["wretr"]) for n in NAMES)
         say("%s; HAProxy's retries %d; went down %s" % (load.summary(), retried, flaps(proxy)[0]))
-        equal((load.lost, load.wrong, dict(load.failures)), (0, 0, {}), "requests lost, answers other than the direct ones, errors seen")
+        equal((load.lost, load.wrong, dict(load.failures)), (0, 0, {}),
+              "requests lost, answers other than the direct ones, errors seen")
         check(retried > 0, "HAProxy sent something again")
 
 

@@ -4,15 +4,16 @@
     pip install unicodedata2==16.0.0
     gen_unicode_tables.py > core/text/unicode_tables.h
 
-The version is fixed: it is the one the `tokenizers` library compiles in, and a token is only reproducible when both agree on
-every code point. check_hf.py compares all of them."""
+The version is fixed: it is the one the `tokenizers` library compiles in, and a token is only reproducible when both
+agree on every code point. check_hf.py compares all of them."""
 import sys
 
 import unicodedata2
 
 VERSION = "16.0.0"
 # PropList.txt; stable since Unicode 6.3 and not derivable from the general category
-WHITE_SPACE = [(0x9, 0xD), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
+WHITE_SPACE = [(0x9, 0xD), (0x20, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A),
+               (0x2028, 0x2029),
                (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)]
 
 

@@ -76,7 +76,8 @@ def state_dict(a, seed):
         out[name + ".weight_v"] = r.matrix(rows, cols, cols ** -0.5, [rows, cols, *ones])
 
     attn, ff = "func.dec_attn.", "func.pos_ff."
-    out[attn + "r_w_bias"], out[attn + "r_r_bias"] = r.matrix(a.n_head, a.d_head, 0.05), r.matrix(a.n_head, a.d_head, 0.05)
+    out[attn + "r_w_bias"], out[attn + "r_r_bias"] = r.matrix(a.n_head, a.d_head, 0.05), r.matrix(a.n_head, a.d_head,
+                                                                                                  0.05)
     out[attn + "o_net.bias"] = r.vector(D, 0.1)
     normed(attn + "qkv_net", 3 * HD, D, 0.3, 1)
     normed(attn + "r_net", HD, D, 0.3, 1)
@@ -93,7 +94,8 @@ def state_dict(a, seed):
         out["crit.out_layers.%d.weight" % i] = shared(out["word_emb.emb_layers.%d.weight" % i])
         out["crit.out_layers.%d.bias" % i] = r.vector(ends[i + 1] - ends[i], 0.1)
     for i, width in enumerate(widths):  # as the released scripts have it: all tied but the first
-        out["crit.out_projs.%d.weight" % i] = shared(out["word_emb.emb_projs.%d.weight" % i]) if i else r.matrix(D, width, width ** -0.5)
+        out["crit.out_projs.%d.weight" %
+            i] = shared(out["word_emb.emb_projs.%d.weight" % i]) if i else r.matrix(D, width, width ** -0.5)
     return out
 
 
@@ -122,7 +124,8 @@ def main():
     p.add_argument("out_dir")
     p.add_argument("--text", action="append", default=[], help="count words of this file; may be given again")
     p.add_argument("--seed", type=int, default=1)
-    for name, value in (("n-token", 267735), ("d-model", 700), ("n-head", 10), ("d-head", 70), ("d-inner", 48000), ("div-val", 4), ("tgt-len", 150),
+    for name, value in (("n-token", 267735), ("d-model", 700), ("n-head", 10), ("d-head", 70), ("d-inner", 48000),
+                        ("div-val", 4), ("tgt-len", 150),
                         ("mem-len", 150)):
         p.add_argument("--" + name, type=int, default=value)
     p.add_argument("--cutoffs", type=int, nargs="*", default=[20000, 40000, 200000])
@@ -131,9 +134,10 @@ def main():
     os.makedirs(a.out_dir, exist_ok=True)
     with open(os.path.join(a.out_dir, "vocab.txt"), "w", encoding="utf-8") as f:
         f.write("\n".join(vocabulary(a.text, a.n_token)) + "\n")
-    config = dict(model_type="locuslab-deq-transformer", n_token=a.n_token, n_layer=2, eval_n_layer=24, n_head=a.n_head, d_model=a.d_model, d_head=a.d_head,
-                  d_inner=a.d_inner, dropout=0.05, dropatt=0.0, tie_weights=True, d_embed=a.d_embed, div_val=a.div_val,
-                  tie_projs=[False] + [True] * len(a.cutoffs), pre_lnorm=False, wnorm=True, tgt_len=a.tgt_len, mem_len=a.mem_len, local_size=0,
+    config = dict(model_type="locuslab-deq-transformer", n_token=a.n_token, n_layer=2, eval_n_layer=24, n_head=a.n_head,
+                  d_model=a.d_model, d_head=a.d_head, d_inner=a.d_inner, dropout=0.05, dropatt=0.0, tie_weights=True,
+                  d_embed=a.d_embed, div_val=a.div_val, tie_projs=[False] + [True] * len(a.cutoffs), pre_lnorm=False,
+                  wnorm=True, tgt_len=a.tgt_len, mem_len=a.mem_len, local_size=0,
                   cutoffs=a.cutoffs)
     with open(os.path.join(a.out_dir, "config.json"), "w", encoding="utf-8") as f:
         json.dump(config, f, indent=1)

@@ -1,5 +1,5 @@
-"""Writes checkpoints in the form of torch.save, without PyTorch: a zip of a pickle and of storages that are not compressed. What is written streams, so a
-checkpoint may be larger than memory.
+"""Writes checkpoints in the form of torch.save, without PyTorch: a zip of a pickle and of storages that are not
+compressed. What is written streams, so a checkpoint may be larger than memory.
 
     save(path, {"weight": Tensor([2, 3], [bytes, ...])})      dictionaries nest; numbers, strings, None, lists and tuples stand beside tensors
 
@@ -8,7 +8,8 @@ import array
 import struct
 import zipfile
 
-STORAGE = {"f32": "FloatStorage", "f64": "DoubleStorage", "f16": "HalfStorage", "bf16": "BFloat16Storage", "i64": "LongStorage"}
+STORAGE = {"f32": "FloatStorage", "f64": "DoubleStorage", "f16": "HalfStorage", "bf16": "BFloat16Storage",
+           "i64": "LongStorage"}
 SIZE = {"f32": 4, "f64": 8, "f16": 2, "bf16": 2, "i64": 8}
 
 
@@ -25,7 +26,8 @@ def contiguous(shape):
 
 
 class Tensor:
-    """chunks: an iterable of bytes, the storage's; count: its elements, as the pickle states them. Two tensors with one `storage` object share it."""
+    """chunks: an iterable of bytes, the storage's; count: its elements, as the pickle states them. Two tensors with one
+    `storage` object share it."""
 
     def __init__(self, shape, chunks, dtype="f32", strides=None, offset=0, count=None, storage=None):
         self.shape, self.chunks, self.dtype, self.offset = list(shape), chunks, dtype, offset
@@ -63,7 +65,8 @@ def _value(x, key_of):
         return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _int(x.offset) + _ints(x.shape) + _ints(x.strides)
                 + b"\x89ccollections\nOrderedDict\n)RtR")
     if isinstance(x, dict):
-        return b"}(" + b"".join((_text(k) if isinstance(k, str) else _int(k)) + _value(v, key_of) for k, v in x.items()) + b"u"
+        return b"}(" + b"".join((_text(k) if isinstance(k, str) else _int(k)) + _value(v, key_of) for k,
+                                v in x.items()) + b"u"
     if isinstance(x, bool):
         return b"\x88" if x else b"\x89"
     if x is None:

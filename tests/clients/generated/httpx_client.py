@@ -24,5 +24,6 @@ with client.get_httpx_client().stream(**create_completion._get_kwargs(body=body)
     for line in response.iter_lines():
         if line.startswith("data: {"):
             streamed += json.loads(line[6:])["choices"][0]["text"]
-print(json.dumps({"text": whole.choices[0].text, "streamed": streamed, "scores": scores.choices[0].logprobs.token_logprobs,
-                  "chat": chat.choices[0].message.content, "refused": ask(max_tokens=-1).error.param, "seed": whole.deq.seed}))
+print(json.dumps({"text": whole.choices[0].text, "streamed": streamed,
+                  "scores": scores.choices[0].logprobs.token_logprobs, "chat": chat.choices[0].message.content,
+                  "refused": ask(max_tokens=-1).error.param, "seed": whole.deq.seed}))

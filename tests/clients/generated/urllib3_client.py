@@ -26,5 +26,6 @@ try:
     refused = None
 except deqd.ApiException as e:
     refused = e.data.error.param
-print(json.dumps({"text": whole.choices[0].text, "streamed": streamed, "scores": scores.choices[0].logprobs.token_logprobs,
-                  "chat": chat.choices[0].message.content, "refused": refused, "seed": whole.deq.seed}))
+print(json.dumps({"text": whole.choices[0].text, "streamed": streamed,
+                  "scores": scores.choices[0].logprobs.token_logprobs, "chat": chat.choices[0].message.content,
+                  "refused": refused, "seed": whole.deq.seed}))

@@ -27,7 +27,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.normpath(os.path.join(HERE, "..", "..", ".."))
 EOT = "<|endoftext|>"
-CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+          r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = CL100K.replace("{1,3}", "")
 BLANKS = " \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u2003\u2028\u202f\u3000\u200b\u180e"
 
@@ -80,7 +81,8 @@ def newer_characters():
     """Those whose place among marks, or decomposition, came after the library's tables for normal forms (about Unicode 10): it takes them for
     characters that nothing is known of, so that texts with them have another form there. (U+0345 has the highest class and goes behind every mark.)"""
     nfd, nfkd = normalizers.NFD().normalize_str, normalizers.NFKD().normalize_str
-    return {c for c in scalars() if nfd(c) != unicodedata.normalize("NFD", c) or nfkd(c) != unicodedata.normalize("NFKD", c) or
+    return {c for c in scalars() if nfd(c) != unicodedata.normalize("NFD", c) or
+            nfkd(c) != unicodedata.normalize("NFKD", c) or
             0 < unicodedata.combining(c) < 240 and not nfd("\u0345" + c).endswith("\u0345")}
 
 
@@ -106,7 +108,8 @@ def random_texts(n, seed):
         lambda: chr(rng.randrange(0x1F300, 0x1FB00)),
         lambda: rng.choice("\u200d\ufe0f\u0301\u0e31\u093f"),
         lambda: chr(rng.choice([rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)])),
-        lambda: rng.choice([" the", "ing", " and", "'ll", "'re", "'S", "!!", "...", "\r\n", "\n\n", EOT, EOT[:-1], "<|"]),
+        lambda: rng.choice([" the", "ing", " and", "'ll", "'re", "'S", "!!", "...", "\r\n", "\n\n", EOT, EOT[:-1],
+                            "<|"]),
     ]
     for _ in range(n):
         mine = rng.sample(pools, rng.randrange(1, 6))
@@ -159,13 +162,15 @@ def train_theirs(text, vocab_size):
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
-    t.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOT], show_progress=False,
+    t.train_from_iterator(documents, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[EOT],
+                                                         show_progress=False,
                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return json.loads(t.to_str())
 
 
 def gpt2_of_library():
-    t = Tokenizer(models.BPE.from_file(os.path.join(HERE, "gpt2", "vocab.json"), os.path.join(HERE, "gpt2", "merges.txt")))
+    t = Tokenizer(models.BPE.from_file(os.path.join(HERE, "gpt2", "vocab.json"),
+                                       os.path.join(HERE, "gpt2", "merges.txt")))
     t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
     t.add_special_tokens([AddedToken(EOT, normalized=False, special=True)])
@@ -202,8 +207,8 @@ def variants(trained, folder):
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
 
     def added(i, content, **kw):
-        return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                "special": False, **kw}
+        return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+                "normalized": False, "special": False, **kw}
 
     def write(name, change):
         file = json.loads(json.dumps(trained))
@@ -231,12 +236,15 @@ def variants(trained, folder):
         yield write(form.lower(), lambda f: f.update(pre_tokenizer=split(QWEN2), normalizer={"type": form}))
     extra = [("<a>", {}), ("<a><b>", {"normalized": True}), ("<|pad|>", {"special": True, "lstrip": True}),
              ("ing", {"normalized": True}),
-             ("<r>", {"rstrip": True}), ("<lr>", {"lstrip": True, "rstrip": True}), ("in", {}), ("\u00e9t\u00e9", {}), ("  ", {}),
+             ("<r>", {"rstrip": True}), ("<lr>", {"lstrip": True, "rstrip": True}), ("in", {}), ("\u00e9t\u00e9", {}),
+             ("  ", {}),
              ("<|endo", {"normalized": True})]
     vocab = trained["model"]["vocab"]
-    new = [content for content, _ in extra if content not in vocab]  # the library numbers these in order, whatever the file says
+    # the library numbers these in order, whatever the file says
+    new = [content for content, _ in extra if content not in vocab]
     yield write("added-tokens", lambda f: f["added_tokens"].extend(
-        added(vocab[content] if content in vocab else len(vocab) + new.index(content), content, **kw) for content, kw in extra))
+        added(vocab[content] if content in vocab else len(vocab) + new.index(content), content, **kw) for content,
+        kw in extra))
 
 
 def added_texts(seed):
@@ -270,7 +278,8 @@ def main():
         check(ours["model"]["vocab"] == theirs["model"]["vocab"], "training: vocabulary differs")
         check(ours["model"]["merges"] == theirs["model"]["merges"], "training: merges differ")
 
-        sets = [("gpt2", os.path.join(HERE, "gpt2"), gpt2_of_library()), ("trained", trained, Tokenizer.from_file(trained))]
+        sets = [("gpt2", os.path.join(HERE, "gpt2"), gpt2_of_library()),
+                ("trained", trained, Tokenizer.from_file(trained))]
         sets += [(name, path, Tokenizer.from_file(path)) for name, path in variants(ours, folder)]
         for path in args.file:  # real ones: 100,000 texts each
             hf = Tokenizer.from_file(path)
@@ -292,13 +301,14 @@ def main():
                 compare(command, path, hf, name + ", contraction", ["'" + c for c in scalars()])
             if name == "added-tokens":
                 compare(command, path, hf, name + ", mixed", list(added_texts(args.seed)), lossless=False)
-                compare(command, path, hf, name + ", mixed, special", list(added_texts(args.seed)), special=True, lossless=False)
+                compare(command, path, hf, name + ", mixed, special", list(added_texts(args.seed)), special=True,
+                        lossless=False)
             compare(command, path, hf, name + ", two bytes", list(two_byte_strings()), lossless=lossless)
             compare(command, path, hf, name + ", by hand", list(handmade()), lossless=lossless)
             compare(command, path, hf, name + ", by hand, special", list(handmade()), special=True, lossless=lossless)
             compare(command, path, hf, name + ", random", list(random_texts(10000, args.seed)), lossless=lossless)
-            compare(command, path, hf, name + ", random, special", list(random_texts(10000, args.seed + 1)), special=True,
-                    lossless=lossless)
+            compare(command, path, hf, name + ", random, special", list(random_texts(10000, args.seed + 1)),
+                    special=True, lossless=lossless)
             for c in corpus:
                 compare(command, path, hf, name + ", corpus", slices(c), lossless=lossless)
             print(f"{name}: {passed - before[0]} passed, {failed - before[1]} failed", flush=True)

@@ -55,7 +55,8 @@ def by_white_space(text):
 
 def texts(words, n, seed):
     rng = random.Random(seed)
-    between = [" "] * 8 + ["", "  ", "\n", "\r", "\r\n", "\n\n", "\t", "\v\f", "\u0085", "\u00a0", "\u2028", "\u3000", "\u200b", "\x1c", "\ufeff"]
+    between = [" "] * 8 + ["", "  ", "\n", "\r", "\r\n", "\n\n", "\t", "\v\f", "\u0085", "\u00a0", "\u2028", "\u3000",
+                           "\u200b", "\x1c", "\ufeff"]
     pools = [lambda: rng.choice(words), lambda: rng.choice(["<eos>", "<unk>", "<pad>", "a<eos>b", "Brinmoor"]),
              lambda: chr(rng.choice([rng.randrange(1, 0xD800), rng.randrange(0xE000, 0x110000)]))]
     for _ in range(n):
@@ -71,16 +72,19 @@ def id_lists(size, joined, n, seed):
 def compare_decoding(command, path, hf, label, lists):
     for skip in (False, True):
         flags = ["--skip-special"] if skip else []
-        out = deq(command, "decode", path, "--hex", *flags, stdin="".join(" ".join(map(str, ids)) + "\n" for ids in lists).encode())
+        out = deq(command, "decode", path, "--hex", *flags,
+                  stdin="".join(" ".join(map(str, ids)) + "\n" for ids in lists).encode())
         ours = out.decode().split("\n")[:-1]
         check(len(ours) == len(lists), f"{label}: {len(ours)} answers to {len(lists)} lists")
         for ids, mine in zip(lists, ours):
             theirs = hf.decode(ids, skip_special_tokens=skip)
-            check(bytes.fromhex(mine).decode() == theirs, f"{label}: {ids[:20]}: ours {bytes.fromhex(mine).decode()[:60]!r}, theirs {theirs[:60]!r}")
+            check(bytes.fromhex(mine).decode() == theirs,
+                  f"{label}: {ids[:20]}: ours {bytes.fromhex(mine).decode()[:60]!r}, theirs {theirs[:60]!r}")
 
 
 def joined_ids(tok):
-    words = [s["pattern"]["Regex"][2:-1].replace("\\", "") for s in (tok["decoder"] or {"decoders": []})["decoders"][1:-3]]
+    words = [s["pattern"]["Regex"][2:-1].replace("\\", "")
+             for s in (tok["decoder"] or {"decoders": []})["decoders"][1:-3]]
     return [tok["model"]["vocab"][w] for w in words if w in tok["model"]["vocab"]] or [0]
 
 
@@ -89,7 +93,8 @@ def plain_of_library(vocabulary):
     t = Tokenizer(models.WordLevel({w: i for i, (w, _) in enumerate(vocabulary)}, unk_token="<unk>"))
     t.normalizer = normalizers.Replace("\n", " <eos> ")
     t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    t.add_special_tokens([AddedToken("<eos>", normalized=False, special=True), AddedToken("<pad>", normalized=False, special=True, lstrip=True)])
+    t.add_special_tokens([AddedToken("<eos>", normalized=False, special=True),
+                          AddedToken("<pad>", normalized=False, special=True, lstrip=True)])
     return t
 
 
@@ -105,7 +110,8 @@ def write_golden(command):
         hf = Tokenizer.from_file(path)
         with open(os.path.join(GOLDEN, "decode.txt"), "w") as f:  # the library's text in hexadecimal, ids
             for ids in id_lists(len(vocabulary), joined_ids(json.load(open(path, encoding="utf-8"))), 300, 1):
-                f.write(" ".join([hf.decode(ids, skip_special_tokens=False).encode().hex() or "-"] + list(map(str, ids))) + "\n")
+                f.write(" ".join([hf.decode(ids, skip_special_tokens=False).encode().hex() or
+                                  "-"] + list(map(str, ids))) + "\n")
 
 
 def main():
@@ -121,13 +127,16 @@ def main():
 
     files = args.files or [SAMPLE]
     with tempfile.TemporaryDirectory() as folder:
-        counted, listed, resaved, plain = (os.path.join(folder, n) for n in ("counted.json", "vocab.txt", "resaved.json", "plain.json"))
+        counted, listed, resaved, plain = (os.path.join(folder, n) for n in ("counted.json", "vocab.txt",
+                                                                             "resaved.json", "plain.json"))
         vocabulary = authors_vocabulary(files[0])
         words = [w for w, _ in vocabulary]
         deq(command, "words", files[0], "--out", counted, "--vocab-out", listed)
         ours = json.load(open(counted, encoding="utf-8"))
-        check(list(ours["model"]["vocab"].items()) == [(w, i) for i, w in enumerate(words)], "the counted vocabulary is not the authors'")
-        check(text_of(listed) == "".join(f"{w} {n}\n" for w, n in vocabulary), "the listed vocabulary is not the authors'")
+        check(list(ours["model"]["vocab"].items()) == [(w, i) for i, w in enumerate(words)],
+              "the counted vocabulary is not the authors'")
+        check(text_of(listed) == "".join(f"{w} {n}\n" for w, n in vocabulary),
+              "the listed vocabulary is not the authors'")
         deq(command, "words", "--vocab", listed, "--out", plain)
         check(text_of(plain) == text_of(counted), "tokenizer.json from the list differs from the counted one")
         Tokenizer.from_file(counted).save(resaved)
@@ -139,11 +148,14 @@ def main():
             for special in (False, True):
                 label = f"{name}, special {special}"
                 if name == "counted" and not special:
-                    compare(command, path, hf, label + ", scalar between words", ["apple" + c + "mango" for c in scalars()], lossless=False)
-                compare(command, path, hf, label + ", random", list(texts(words, 10000, args.seed)), special=special, lossless=False)
+                    compare(command, path, hf, label + ", scalar between words",
+                            ["apple" + c + "mango" for c in scalars()], lossless=False)
+                compare(command, path, hf, label + ", random", list(texts(words, 10000, args.seed)), special=special,
+                        lossless=False)
             for f in files:
                 compare(command, path, hf, f"{name}, {f}", [text_of(f)], lossless=False)
-                mine = list(map(int, deq(command, "encode", path, "--hex", stdin=by_white_space(text_of(f)).encode().hex().encode() + b"\n").split()))
+                mine = list(map(int, deq(command, "encode", path, "--hex",
+                                         stdin=by_white_space(text_of(f)).encode().hex().encode() + b"\n").split()))
                 want = authors_ids(f, vocabulary)
                 if name != "plain" or "\r" not in text_of(f).replace("\r\n", "\n"):  # "plain" knows no line end "\r"
                     check(mine == want, f"{name}, {f}: not the authors' ids")
@@ -152,8 +164,11 @@ def main():
                     text = deq(command, "decode", path, stdin=" ".join(map(str, want)).encode())
                     again = list(map(int, deq(command, "encode", path, stdin=text).split()))
                     check(again == want, f"{name}, {f}: encode(decode(ids)) != ids")
-            compare_decoding(command, path, hf, name, list(id_lists(len(words), joined_ids(json.load(open(path, encoding="utf-8"))), 10000, args.seed)))
-            print(f"word level, {name}: {check_hf.passed - before[0]} passed, {check_hf.failed - before[1]} failed", flush=True)
+            compare_decoding(command, path, hf, name,
+                             list(id_lists(len(words), joined_ids(json.load(open(path, encoding="utf-8"))), 10000,
+                                           args.seed)))
+            print(f"word level, {name}: {check_hf.passed - before[0]} passed, {check_hf.failed - before[1]} failed",
+                  flush=True)
     print(f"{check_hf.passed} passed, {check_hf.failed} failed")
     return check_hf.failed != 0
 

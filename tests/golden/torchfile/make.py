@@ -34,13 +34,16 @@ state = model.state_dict()
 for protocol in (2, 3, 4, 5):
     save(f"protocol{protocol}", state, pickle_protocol=protocol)
 
-save("views", {"base": base, "transposed": base.t(), "row": base[1], "block": base[1:3, 2:5], "every_other": base[:, ::2],
-               "permuted": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1), "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 3),
-               "f16": base.half() / 8, "bf16": base.bfloat16() / 8, "f64": base.double() / 8, "f64_column": (base.double() / 8)[:, 1]})
-save("other_types", {"i64": torch.arange(3), "i32": torch.arange(3, dtype=torch.int32), "i16": torch.arange(3, dtype=torch.int16),
-                     "i8": torch.arange(3, dtype=torch.int8), "u8": torch.arange(3, dtype=torch.uint8), "bool": torch.tensor([True]),
-                     "c64": torch.zeros(2, dtype=torch.complex64), "u16": torch.zeros(2, dtype=torch.uint16),
-                     "f8": torch.zeros(4).to(torch.float8_e4m3fn), "weight": base})
+save("views", {"base": base, "transposed": base.t(), "row": base[1], "block": base[1:3, 2:5],
+               "every_other": base[:, ::2], "permuted": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+               "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 3), "f16": base.half() / 8,
+               "bf16": base.bfloat16() / 8, "f64": base.double() / 8, "f64_column": (base.double() / 8)[:, 1]})
+save("other_types",
+     {"i64": torch.arange(3), "i32": torch.arange(3, dtype=torch.int32), "i16": torch.arange(3, dtype=torch.int16),
+                     "i8": torch.arange(3, dtype=torch.int8), "u8": torch.arange(3, dtype=torch.uint8),
+                     "bool": torch.tensor([True]), "c64": torch.zeros(2, dtype=torch.complex64),
+                     "u16": torch.zeros(2, dtype=torch.uint16), "f8": torch.zeros(4).to(torch.float8_e4m3fn),
+                     "weight": base})
 
 tied = torch.nn.Parameter(base)
 save("parameters", {"embed": tied, "head": tied, "same_storage": torch.nn.Parameter(base[2:])})
@@ -50,9 +53,12 @@ for p in model.parameters():
     p.grad = torch.ones_like(p)
 optimizer.step()
 again = fixed(model).state_dict()
-save("training", {"model_state_dict": again, "ema": again, "optimizer": optimizer.state_dict(), "epoch": 3, "best": 1.5, "name": "run", "none": None,
-                  "done": True, "vocab": {"a": 0, "b": 1}, "huge": 1 << 80, "negative": -70000, "size": torch.Size([2, 3]),
-                  "device": torch.device("cpu"), "dtype": torch.float32, "rng": torch.zeros(4, dtype=torch.uint8)})
+save("training",
+     {"model_state_dict": again, "ema": again, "optimizer": optimizer.state_dict(), "epoch": 3, "best": 1.5,
+      "name": "run", "none": None,
+                  "done": True, "vocab": {"a": 0, "b": 1}, "huge": 1 << 80, "negative": -70000,
+                  "size": torch.Size([2, 3]), "device": torch.device("cpu"), "dtype": torch.float32,
+                  "rng": torch.zeros(4, dtype=torch.uint8)})
 
 save("module", model)
 save("legacy", state, _use_new_zipfile_serialization=False)
@@ -71,8 +77,9 @@ def storage_sizes(data):
             return (module, name) if name.endswith("Storage") else collections.OrderedDict if name == "OrderedDict" else lambda *a: (module, name)
 
         def persistent_load(self, pid):
-            bytes_each = {"FloatStorage": 4, "IntStorage": 4, "DoubleStorage": 8, "LongStorage": 8, "ComplexFloatStorage": 8, "HalfStorage": 2,
-                          "BFloat16Storage": 2, "ShortStorage": 2}.get(pid[1][1], 1)
+            bytes_each = {"FloatStorage": 4, "IntStorage": 4, "DoubleStorage": 8, "LongStorage": 8,
+                          "ComplexFloatStorage": 8, "HalfStorage": 2, "BFloat16Storage": 2,
+                          "ShortStorage": 2}.get(pid[1][1], 1)
             sizes[int(pid[2])] = pid[4] * bytes_each
 
     Reader(io.BytesIO(data)).load()
@@ -81,7 +88,8 @@ def storage_sizes(data):
 
 for target in ("torchfile", "torchpickle"):
     os.makedirs(os.path.join(CORPUS, target), exist_ok=True)
-for name in ("protocol2", "protocol3", "protocol4", "protocol5", "views", "other_types", "parameters", "training", "conjugate", "expanded", "module"):
+for name in ("protocol2", "protocol3", "protocol4", "protocol5", "views", "other_types", "parameters", "training",
+             "conjugate", "expanded", "module"):
     path = os.path.join(HERE, name + ".pth")
     archive = zipfile.ZipFile(path)
     data = archive.read(f"{name}/data.pkl")
