@@ -16,7 +16,7 @@ struct note {
 
 /* A sum a_t is made in one order, ((u + W_z[0] h) + W_z[1] h) + .. + W_z[k-1] z, wherever it is kept: what earlier
  * positions bring goes into the row's own u once they are final, oldest first, and until then is made again in every
- * evaluation from their iterates. So a row with no open row before it takes one product an evaluation, with W_z[k-1]. */
+ * evaluation from their iterates. So a row with no open row before it takes one product an evaluation, W_z[k-1] z. */
 struct cell {
     struct deq_cell base;
     const struct deq_trellis_weights *w;
