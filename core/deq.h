@@ -104,7 +104,7 @@ struct deq_engine_opts { /* 0 means the default */
     uint32_t threads;       /* compute threads, the caller's included (default: 1) */
     uint32_t max_sequences; /* active at once (default: 32) */
     uint32_t max_rows;      /* rows of one evaluation (default: max_sequences * 8, at least 64) */
-    uint32_t max_positions; /* prompt + generated tokens of one sequence (default: 8 attention windows) */
+    uint32_t max_positions; /* prompt + generated tokens of one sequence (default: 8 times what a position sees, at least 2048) */
     uint64_t cache_bytes;   /* key/value cache (default: what max_sequences full windows need) */
     uint32_t prefill_block; /* a prompt's window drains at multiples of this, and the prefix cache holds such blocks (default: 128; a multiple of 16) */
 };

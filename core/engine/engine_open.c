@@ -18,7 +18,7 @@ enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_
     if (!o.max_rows)
         o.max_rows = DEQ_MAX(o.max_sequences * 8, (uint32_t)DEQ_ROW_WINDOW_MAX);
     if (!o.max_positions)
-        o.max_positions = 8 * (shape->lookback + 1);
+        o.max_positions = DEQ_MAX(8 * (shape->lookback + 1), 2048u); /* of a cell that looks back one position, too */
     if (!o.prefill_block)
         o.prefill_block = 128;
     const uint64_t page = shape->page_bytes, full = deq_pages_needed(shape, o.max_positions, DEQ_ROW_WINDOW_MAX);
