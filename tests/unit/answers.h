@@ -36,8 +36,18 @@ enum deq_verdict record_choice(void *ctx, const struct deq_event *e);
 bool same_answer(const struct answer *a, const struct answer *b);
 void run_all(struct deq_engine *e);
 
-/* The tiny trained model, an engine for it, a greedy request, and ids of a text. */
+/* Tiny models of both kinds over one vocabulary: the trained transformer, and a trellis of random numbers. */
 struct deq_model *tiny_model(void);
+struct deq_model *tiny_trellis(void);
+
+/* TEST_EACH_KIND(name) { ... }: a test of the engine as two, name and name_trellis, each given its model to free. */
+#define TEST_EACH_KIND(id)                         \
+    static void each_##id(struct deq_model *m);    \
+    TEST(id) { each_##id(tiny_model()); }          \
+    TEST(id##_trellis) { each_##id(tiny_trellis()); } \
+    static void each_##id(struct deq_model *m)
+
+/* An engine for one of them, a greedy request, and ids of a text. */
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences);
 struct deq_request tiny_request(const struct deq_model *m, const struct deq_tokens *p, uint32_t max_tokens,
                                 struct answer *a);

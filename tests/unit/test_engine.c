@@ -267,9 +267,8 @@ TEST(engine_equals_sequence_form)
 
 /* Windows and starts change the number of evaluations, not the text: at a tight tolerance the text is
  * that of window 1 from zero. */
-TEST(engine_wavefront_text)
+TEST_EACH_KIND(engine_wavefront_text)
 {
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, "KING RICHARD: What is the");
     struct answer base = {0};
     struct deq_engine *e = tiny_engine(m, 2, 1);
@@ -303,7 +302,7 @@ TEST(engine_wavefront_text)
 
 /* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1 and 2 threads; every answer
  * bitwise what it is alone. */
-TEST(engine_batch_invariance)
+TEST_EACH_KIND(engine_batch_invariance)
 {
     enum { PROBES = 6, BATCHES = 200, SLOTS = 9 };
     static const char *const texts[PROBES] =
@@ -313,14 +312,13 @@ TEST(engine_batch_invariance)
          "O",
          "The king is dead. Long live the king, and all his men who",
          "ROMEO: But soft, what light"};
-    struct deq_model *m = tiny_model();
     struct deq_tokens p[PROBES];
     struct answer alone[PROBES];
     struct deq_request q[PROBES];
     memset(alone, 0, sizeof alone);
     for (size_t i = 0; i < PROBES; i++) {
         p[i] = encode_text(m, texts[i]);
-        q[i] = tiny_request(m, &p[i], 12 + 7 * (uint32_t)i, &alone[i]);
+        q[i] = tiny_request(m, &p[i], 8 + 3 * (uint32_t)i, &alone[i]);
         q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = i == 3 ? 0.8f : 1,
                                               .top_k = i == 5 ? 20 : 0, .seed = 77 + i};
         q[i].solve.window = (uint32_t[]){1, 4, 8, 16, 3, 8}[i];
@@ -329,7 +327,7 @@ TEST(engine_batch_invariance)
         CHECK(deq_submit(e, &q[i], NULL, NULL) == DEQ_OK);
         run_all(e);
         deq_engine_free(e);
-        CHECK(alone[i].n == 12 + 7 * i);
+        CHECK_EQ(alone[i].n, 8 + 3 * i);
     }
     struct deq_engine *engine[2] = {tiny_engine(m, 1, SLOTS), tiny_engine(m, 2, SLOTS)};
     int different = 0, finished = 0;
@@ -383,12 +381,11 @@ static void hash_answer(struct deq_hash *h, const struct answer *a)
     *h = deq_siphash(h, a->residual, a->n * sizeof *a->residual);
 }
 
-/* The tiny model: greedy, at a temperature, ranked. */
-static void hash_tiny(struct deq_hash *h)
+/* A tiny model: greedy, at a temperature, ranked. */
+static void hash_tiny(struct deq_hash *h, struct deq_model *m)
 {
     static const struct deq_sampling ways[] = {{.top_p = 1}, {.temperature = 1, .top_p = 1, .seed = 5},
                                                {.temperature = 0.8f, .top_p = 0.9f, .top_k = 30, .seed = 6}};
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter");
     for (size_t i = 0; i < DEQ_COUNT(ways); i++) {
         struct answer a = {0};
@@ -453,14 +450,17 @@ TEST(engine_cpu_levels)
 {
     const char *const was = deq_kern()->name, *const levels[] = {"ref", "avx2", "avx512"};
     for (size_t i = 0; i < 3; i++) {
-        struct deq_hash h = {{1, 2}};
+        struct deq_hash h = {{1, 2}}, trellis = h;
         if (!deq_kern_force(levels[i])) {
             SKIP("this machine has no %s", levels[i]);
             continue;
         }
-        hash_tiny(&h);
+        hash_tiny(&h, tiny_model());
         hash_clusters(&h);
+        hash_tiny(&trellis, tiny_trellis());
         CHECK_MSG(h.h[0] == 0x9485df28ad5a9f95u, "%s: %016llx", levels[i], (unsigned long long)h.h[0]);
+        CHECK_MSG(trellis.h[0] == 0x826919a710747d86u, "%s, trellis: %016llx", levels[i],
+                  (unsigned long long)trellis.h[0]);
     }
     CHECK(deq_kern_force(was));
 }

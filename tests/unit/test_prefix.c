@@ -8,9 +8,8 @@
 
 /* A prompt's whole blocks do not depend on what follows them: the first positions of two prompts with a common
  * beginning get the same bits. */
-TEST(engine_prefix_is_canonical)
+TEST_EACH_KIND(engine_prefix_is_canonical)
 {
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, "What shall I say more than I have inferred? Remember whom you are to cope "
                                          "withal; a sort of vagabonds, rascals, and runaways");
     const uint32_t V = deq_model_info(m).vocab_size;
@@ -36,9 +35,8 @@ TEST(engine_prefix_is_canonical)
 
 /* A hit gives the bits of a fresh solve: whatever the prompt's length, behind one block or several, also when attention
  * no longer reaches the first. */
-TEST(engine_prefix_hit_is_bitwise_equal)
+TEST_EACH_KIND(engine_prefix_hit_is_bitwise_equal)
 {
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, LONG_TEXT);
     struct answer x = {0};
     CHECK(p.n > 80);
@@ -77,9 +75,8 @@ TEST(engine_prefix_hit_is_bitwise_equal)
 }
 
 /* What generation produced serves a later prompt only where that asks for it, and then it is said. */
-TEST(engine_prefix_of_generation)
+TEST_EACH_KIND(engine_prefix_of_generation)
 {
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, "First Citizen: Before we proceed");
     struct answer x = {0};
     struct deq_engine *e = tiny_engine(m, 1, 6);
@@ -107,9 +104,8 @@ TEST(engine_prefix_of_generation)
 }
 
 /* What a deadline committed above its tolerance is nobody else's prefix. */
-TEST(engine_deadline_leaves_nothing_in_the_cache)
+TEST_EACH_KIND(engine_deadline_leaves_nothing_in_the_cache)
 {
-    struct deq_model *m = tiny_model();
     struct deq_tokens p = encode_text(m, LONG_TEXT);
     struct answer x = {0};
     struct deq_engine *e = tiny_engine(m, 1, 6), *fresh = tiny_engine(m, 1, 1);
