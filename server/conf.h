@@ -1,6 +1,6 @@
 /* The daemon's configuration: one table (conf.c) feeds the YAML file, the environment (DEQD_SERVER_LISTEN for
  * server.listen), the flags, --help and --print-config. Precedence: flags, then environment, then file, then defaults.
- * Read once at start; read-only after that. */
+ * Read once at start, by the main thread; read-only after that, by any. */
 #ifndef DEQ_SERVER_CONF_H
 #define DEQ_SERVER_CONF_H
 

@@ -1,5 +1,5 @@
 /* What endpoints have in common: errors, with their status, code and when to try again; and the place in the queue that
- * comes before anything costs. */
+ * comes before anything costs. On the thread of the endpoint. */
 #ifndef DEQ_SERVER_EXCHANGE_H
 #define DEQ_SERVER_EXCHANGE_H
 

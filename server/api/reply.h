@@ -1,5 +1,5 @@
 /* JSON that goes out. Small objects are built with jansson; what is written for every token is appended as text, which
- * costs a twentieth. All functions append to a buffer and report failure through it. */
+ * costs a twentieth. All functions append to a buffer and report failure through it. Any thread. */
 #ifndef DEQ_SERVER_REPLY_H
 #define DEQ_SERVER_REPLY_H
 

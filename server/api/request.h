@@ -1,5 +1,5 @@
 /* Wire JSON becomes plain structs here and nowhere else; nothing downstream sees JSON. Every field stands in a table
- * with its type and range; an error names the field. */
+ * with its type and range; an error names the field. Any thread: model and configuration are read-only. */
 #ifndef DEQ_SERVER_REQUEST_H
 #define DEQ_SERVER_REQUEST_H
 

@@ -1,4 +1,5 @@
-/* From method and path to an endpoint. The table in route.c is the list of everything that is served. */
+/* From method and path to an endpoint. The table in route.c is the list of everything that is served. On the threads of
+ * the HTTP server. */
 #ifndef DEQ_SERVER_ROUTE_H
 #define DEQ_SERVER_ROUTE_H
 

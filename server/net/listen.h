@@ -1,6 +1,6 @@
 /* Addresses to listen on: 127.0.0.1:8080, [::1]:8080, localhost:8080, unix:/run/deqd.sock or
  * unix:/run/deqd.sock,mode=0660. And sockets that a supervisor opened for us: the protocol of sd_listen_fds(3), which
- * is three variables of the environment. */
+ * is three variables of the environment. On the main thread, at start and end. */
 #ifndef DEQ_SERVER_LISTEN_H
 #define DEQ_SERVER_LISTEN_H
 

@@ -1,5 +1,5 @@
 /* The certificate and key of TLS listeners, loaded from PEM files, replaced while connections go on. TLS 1.2 and 1.3
- * only. */
+ * only. Any thread: a handshake holds the pair that it began with. */
 #ifndef DEQ_SERVER_TLS_H
 #define DEQ_SERVER_TLS_H
 
