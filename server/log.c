@@ -254,7 +254,19 @@ static void hand_over(const char *line, size_t n)
     pthread_mutex_unlock(&lock);
 }
 
-void log_line(enum log_level level, const char *message, const char *format, ...)
+/* NULL: a text of ours that is not UTF-8, or no memory. */
+static json_t *value_of(const struct log_field *f)
+{
+    switch (f->kind) {
+    case LOG_TEXT: return json_string(f->text);
+    case LOG_INTEGER: return json_integer(f->integer);
+    case LOG_REAL: return json_real(f->real);
+    case LOG_BOOL: return json_boolean(f->integer);
+    }
+    return NULL;
+}
+
+void log_fields(enum log_level level, const char *message, const struct log_field *fields)
 {
     if (!log_on(level))
         return;
@@ -265,16 +277,12 @@ void log_line(enum log_level level, const char *message, const char *format, ...
     if (!ok)
         return;
     json_t *line = line_begin(level, message);
-    if (format) {
-        va_list ap;
-        va_start(ap, format);
-        json_t *fields = json_vpack_ex(NULL, 0, format, ap);
-        va_end(ap);
-        if (!fields) /* a text of ours that is not UTF-8, or no memory */
-            json_object_set_new(line, "fields", json_string("lost"));
-        json_object_update(line, fields);
-        json_decref(fields);
-    }
+    bool lost = false;
+    for (const struct log_field *f = fields; f->name; f++)
+        if (f->kind != LOG_TEXT || f->text)
+            lost = json_object_set_new(line, f->name, value_of(f)) || lost;
+    if (lost)
+        json_object_set_new(line, "fields", json_string("lost"));
     if (left_out)
         json_object_set_new(line, "left_out_before", json_integer((json_int_t)left_out));
     char text[LINE_MAX_BYTES + 1];

@@ -21,9 +21,45 @@ enum deq_rc log_start(struct deq_err *err);
 /* What waits is written, for at most a second; lines that come later are dropped. */
 void log_stop(void);
 bool log_on(enum log_level level);
-/* log_line(LOG_INFO, "listening", "{s:s}", "address", "127.0.0.1:8080"): the format is jansson's json_pack, NULL for no
- * fields. */
-void log_line(enum log_level level, const char *message, const char *format, ...);
+
+/* A field of a line. */
+struct log_field {
+    const char *name;
+    enum { LOG_TEXT, LOG_INTEGER, LOG_REAL, LOG_BOOL } kind;
+    union {
+        const char *text;
+        int64_t integer; /* also LOG_BOOL */
+        double real;
+    };
+};
+
+/* NULL: the field is left out. */
+static inline struct log_field log_text(const char *name, const char *text)
+{
+    return (struct log_field){.name = name, .kind = LOG_TEXT, .text = text};
+}
+
+static inline struct log_field log_int(const char *name, int64_t x)
+{
+    return (struct log_field){.name = name, .kind = LOG_INTEGER, .integer = x};
+}
+
+static inline struct log_field log_real(const char *name, double x)
+{
+    return (struct log_field){.name = name, .kind = LOG_REAL, .real = x};
+}
+
+static inline struct log_field log_bool(const char *name, bool x)
+{
+    return (struct log_field){.name = name, .kind = LOG_BOOL, .integer = x};
+}
+
+/* log_line(LOG_INFO, "listening", log_text("address", address), log_int("load_ms", 120)); message: a literal. */
+#define log_line(level, message, ...)                                                                                  \
+    log_fields(level, message, (const struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}})
+/* fields: behind the last one without a name. */
+void log_fields(enum log_level level, const char *message, const struct log_field *fields);
+
 /* Where standard error is a terminal: a line in plain words for whoever sits there, without its end. */
 __attribute__((format(printf, 1, 2))) void log_plain(const char *format, ...);
 /* Lines that were lost since the start; not those beyond the limit. */

@@ -24,7 +24,6 @@
 #include "server/net/probe.h"
 #include "server/notify.h"
 #include "server/work/memory.h"
-#include <jansson.h>
 
 enum {
     HANDOVER_MS = 2000, /* clients that connected to an inherited socket just before it was left have so long to ask */
@@ -68,7 +67,7 @@ static void *end_anyway(void *ms)
     const uint64_t wait_ms = (uintptr_t)ms;
     const struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
     nanosleep(&t, NULL);
-    log_line(LOG_WARN, "ended with threads still at work", NULL);
+    log_line(LOG_WARN, "ended with threads still at work");
     log_stop();
     _exit(0);
 }
@@ -92,8 +91,8 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     end_within(at_most_ms);
     notify_stopping(at_most_ms);
     http_close_connections(http);
-    log_line(LOG_INFO, "draining", "{s:I, s:I, s:I}", "pending", (json_int_t)store_pending(s->store), "drain_delay_ms",
-             (json_int_t)delay_ms, "shutdown_timeout_ms", (json_int_t)c->shutdown_timeout_ms);
+    log_line(LOG_INFO, "draining", log_int("pending", (int64_t)store_pending(s->store)),
+             log_int("drain_delay_ms", delay_ms), log_int("shutdown_timeout_ms", c->shutdown_timeout_ms));
     const size_t running = store_pending(s->store);
     if (running)
         log_plain("%zu request%s running; a second Ctrl-C ends %s now, else %s may take %u s", running,
@@ -173,7 +172,7 @@ static void reload(struct service *s)
     notify_reloading();
     atomic_store(&secrets_stale, service_reload_secrets(s, &err) != DEQ_OK); /* logged there */
     if (!store_reload(s->store, reloaded, s)) {
-        log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work", NULL);
+        log_line(LOG_WARN, "reload not begun: one is under way, or four earlier models still have work");
         (void)deq_fail(&err, DEQ_EFULL, "one was under way");
         reloaded(s, err.code, &err, "");
     }
@@ -200,7 +199,7 @@ static int exit_code(const struct deq_err *err)
 static int cannot_start(const struct deq_err *err)
 {
     const int code = exit_code(err);
-    log_line(LOG_ERROR, "cannot start", "{s:s, s:i}", "reason", err->text, "exit_code", code);
+    log_line(LOG_ERROR, "cannot start", log_text("reason", err->text), log_int("exit_code", code));
     notify_failed(err->text);
     return code;
 }
@@ -290,8 +289,8 @@ static enum deq_rc start(struct service *s, struct http **ret_http, struct deq_e
         rc = open_door(s, ret_http, err);
     if (rc)
         return rc;
-    log_line(LOG_DEBUG, "loading", "{s:s, s:s*, s:s}", "address", address, "admin_address",
-             admin_address[0] ? admin_address : NULL, "model", c->model_path);
+    log_line(LOG_DEBUG, "loading", log_text("address", address),
+             log_text("admin_address", admin_address[0] ? admin_address : NULL), log_text("model", c->model_path));
     rc = store_load(s->store, err);
     if (!rc)
         atomic_store(&s->state, SERVER_READY);
@@ -301,10 +300,11 @@ static enum deq_rc start(struct service *s, struct http **ret_http, struct deq_e
 static void announce(const struct service *s, uint64_t begin_ns)
 {
     struct served *m = store_acquire(s->store);
-    log_line(LOG_INFO, "listening", "{s:s, s:s*, s:s, s:s, s:s, s:I, s:I, s:s}", "address", address, "admin_address",
-             admin_address[0] ? admin_address : NULL, "model", m->name, "fingerprint", m->info.fingerprint, "kernels",
-             m->info.kernels, "load_ms", (json_int_t)((deq_now_ns() - begin_ns) / 1000000), "parameters",
-             (json_int_t)m->info.parameters, "version", DEQ_VERSION);
+    log_line(LOG_INFO, "listening", log_text("address", address),
+             log_text("admin_address", admin_address[0] ? admin_address : NULL), log_text("model", m->name),
+             log_text("fingerprint", m->info.fingerprint), log_text("kernels", m->info.kernels),
+             log_int("load_ms", (int64_t)((deq_now_ns() - begin_ns) / 1000000)),
+             log_int("parameters", (int64_t)m->info.parameters), log_text("version", DEQ_VERSION));
     greet(s->conf, m);
     store_release(m);
 }
@@ -364,7 +364,7 @@ static int run(const struct conf *conf)
     auth_free(service.auth);
     tls_free(service.tls);
     if (!code)
-        log_line(LOG_INFO, "stopped", NULL);
+        log_line(LOG_INFO, "stopped");
     log_stop();
     return code;
 }

@@ -91,7 +91,7 @@ static const char *one_line(const char *status, char ret[NOTIFY_STATUS_MAX_BYTES
 static void complain(bool said)
 {
     if (!said)
-        log_line(LOG_WARN, "the supervisor was not told", "{s:s}", "reason", strerror(errno));
+        log_line(LOG_WARN, "the supervisor was not told", log_text("reason", strerror(errno)));
 }
 
 static uint64_t loader_cpu_ns(void)

@@ -13,7 +13,6 @@
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
-#include "server/api/reply.h"
 #include "server/log.h"
 
 enum { CHOICE_BYTES = 1024 /* beside its tokens */ };
@@ -153,22 +152,15 @@ static void log_completion(const struct completion *c)
     snprintf(user, sizeof user, "%016llx", (unsigned long long)c->req.user_hash);
     const int status = c->failed ? c->status : c->cancelled ? 499 : 200;
     const double queue_ms = admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0;
-    log_line(LOG_INFO, "completion", "{s:s, s:i, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:b, s:s, s:s*, s:s*, s:s*}",
-             "request_id", c->request_id,
-             "status", status,
-             "finish", finish,
-             "prompt_tokens", (json_int_t)prompt_tokens,
-             "cached_tokens", (json_int_t)cached,
-             "completion_tokens", (json_int_t)tokens,
-             "seed", (json_int_t)c->req.seed,
-             "ms", (double)(deq_now_ns() - c->arrived_ns) * 1e-6,
-             "queue_ms", queue_ms,
-             "iters_mean", tokens ? iters / (double)tokens : 0.0,
-             "stream", (int)c->req.stream,
-             "caller", caller,
-             "user", c->req.user_hash ? user : NULL,
-             "trace_id", c->trace_id[0] ? c->trace_id : NULL,
-             "parent_id", c->trace_id[0] ? c->parent_id : NULL);
+    log_line(LOG_INFO, "completion", log_text("request_id", c->request_id), log_int("status", status),
+             log_text("finish", finish), log_int("prompt_tokens", (int64_t)prompt_tokens),
+             log_int("cached_tokens", (int64_t)cached), log_int("completion_tokens", (int64_t)tokens),
+             log_int("seed", c->req.seed), log_real("ms", (double)(deq_now_ns() - c->arrived_ns) * 1e-6),
+             log_real("queue_ms", queue_ms), log_real("iters_mean", tokens ? iters / (double)tokens : 0.0),
+             log_bool("stream", c->req.stream), log_text("caller", caller),
+             log_text("user", c->req.user_hash ? user : NULL),
+             log_text("trace_id", c->trace_id[0] ? c->trace_id : NULL),
+             log_text("parent_id", c->trace_id[0] ? c->parent_id : NULL));
 }
 
 /* A deadline passed, and no choice of any prompt has a token. */

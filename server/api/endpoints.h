@@ -1,6 +1,6 @@
 /* The endpoints, as route.c's table names them. Each answers x, or hands work to the scheduler that will answer through
- * x->channel (x->status stays 0). m: the model at hand, theirs to release; NULL for endpoints that need none. On a thread
- * of the HTTP server, or on the one that large bodies have. */
+ * x->channel (x->status stays 0). m: the model at hand, theirs to release; NULL for endpoints that need none.
+ * On a thread of the HTTP server, or on the one that large bodies have. */
 #ifndef DEQ_SERVER_ENDPOINTS_H
 #define DEQ_SERVER_ENDPOINTS_H
 

@@ -24,7 +24,7 @@ void ep_reload(struct service *s, struct served *m, struct exchange *x)
 {
     (void)m;
     struct deq_err err;
-    log_line(LOG_INFO, "reload asked for", "{s:s}", "request_id", x->request_id);
+    log_line(LOG_INFO, "reload asked for", log_text("request_id", x->request_id));
     if (service_reload_secrets(s, &err)) { /* the weights stay too: whoever asked mends the file first */
         exchange_error(x, 500, "reload_failed", NULL, err.text);
         return;

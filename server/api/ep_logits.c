@@ -134,9 +134,10 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     channel_listen(l->channel, (struct channel_events){0});
     answer(l, end, message);
     if (log_on(LOG_INFO))
-        log_line(LOG_INFO, "logits", "{s:s, s:i, s:I, s:I, s:f}", "request_id", l->request_id, "status",
-                 end == JOB_CANCELED ? 499 : channel_status(l->channel), "prompt_tokens", (json_int_t)j->prompt.n,
-                 "positions", (json_int_t)l->positions, "ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6);
+        log_line(LOG_INFO, "logits", log_text("request_id", l->request_id),
+                 log_int("status", end == JOB_CANCELED ? 499 : channel_status(l->channel)),
+                 log_int("prompt_tokens", (int64_t)j->prompt.n), log_int("positions", (int64_t)l->positions),
+                 log_real("ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6));
     logits_job_free(l);
 }
 

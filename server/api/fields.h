@@ -1,6 +1,6 @@
 /* Reading JSON objects by a table of fields: name, type, range. Errors name the field; the first one counts. A key that
- * is null is absent, as OpenAI's specification has it: parsing drops such keys, at every depth. Tables are constant, and
- * an object belongs to the thread that reads it. */
+ * is null is absent, as OpenAI's specification has it: parsing drops such keys, at every depth. Tables are
+ * constant; an object belongs to the thread that reads it. */
 #ifndef DEQ_SERVER_FIELDS_H
 #define DEQ_SERVER_FIELDS_H
 

@@ -207,10 +207,11 @@ static void log_exchange(const struct exchange *x)
     if (!log_on(LOG_INFO) || x->probe)
         return;
     loggable_path(x, path);
-    log_line(LOG_INFO, "request", "{s:s, s:s, s:s, s:i, s:f, s:s*, s:s*}", "request_id", x->request_id, "method",
-             known_method(x->method), "path", path, "status", x->status, "ms",
-             (double)(deq_now_ns() - x->arrived_ns) * 1e-6, "trace_id", x->trace_id[0] ? x->trace_id : NULL,
-             "parent_id", x->trace_id[0] ? x->parent_id : NULL);
+    log_line(LOG_INFO, "request", log_text("request_id", x->request_id), log_text("method", known_method(x->method)),
+             log_text("path", path), log_int("status", x->status),
+             log_real("ms", (double)(deq_now_ns() - x->arrived_ns) * 1e-6),
+             log_text("trace_id", x->trace_id[0] ? x->trace_id : NULL),
+             log_text("parent_id", x->trace_id[0] ? x->parent_id : NULL));
 }
 
 /* 404 that says what there is, at this address. */

@@ -16,10 +16,10 @@ enum deq_rc service_reload_secrets(struct service *s, struct deq_err *err)
     struct deq_err tls_err;
     enum deq_rc rc = auth_reload(s->auth, err);
     if (rc)
-        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", "{s:s}", "reason", err->text);
+        log_line(LOG_ERROR, "keys not reloaded, the old ones stay", log_text("reason", err->text));
     const enum deq_rc tls = s->tls ? tls_reload(s->tls, &tls_err) : DEQ_OK;
     if (tls)
-        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", "{s:s}", "reason", tls_err.text);
+        log_line(LOG_ERROR, "certificate not reloaded, the old one stays", log_text("reason", tls_err.text));
     if (tls && !rc) {
         *err = tls_err;
         rc = tls;

@@ -1,4 +1,4 @@
-/* What the daemon is made of, as endpoints see it: read-only but for the atomics behind the pointers, for any thread. */
+/* What the daemon is made of, as endpoints see it: read-only but for the atomics behind the pointers. Any thread. */
 #ifndef DEQ_SERVER_SERVICE_H
 #define DEQ_SERVER_SERVICE_H
 

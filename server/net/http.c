@@ -213,7 +213,7 @@ __attribute__((format(printf, 2, 0))) static void on_error(void *cls, const char
     (void)cls;
     vsnprintf(text, sizeof text, fmt, ap);
     text[strcspn(text, "\r\n")] = 0;
-    log_line(LOG_DEBUG, "libmicrohttpd", "{s:s}", "text", text);
+    log_line(LOG_DEBUG, "libmicrohttpd", log_text("text", text));
 }
 
 /* --- Start and stop --- */

@@ -1,7 +1,5 @@
 #include "server/work/store.h"
 
-#include <jansson.h>
-
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -234,11 +232,12 @@ static void *reload_main(void *arg)
     pthread_mutex_unlock(&s->lock);
     atomic_fetch_add(&s->metrics->reloads[rc == DEQ_OK], 1);
     if (rc) {
-        log_line(LOG_ERROR, "reload failed, the model that served goes on", "{s:s}", "reason", err.text);
+        log_line(LOG_ERROR, "reload failed, the model that served goes on", log_text("reason", err.text));
         served_free(fresh);
     } else {
-        log_line(LOG_INFO, "reloaded", "{s:s, s:s, s:s, s:I}", "model", name, "fingerprint", fingerprint,
-                 "before", old->info.fingerprint, "load_ms", (json_int_t)((deq_now_ns() - t0) / 1000000));
+        log_line(LOG_INFO, "reloaded", log_text("model", name), log_text("fingerprint", fingerprint),
+                 log_text("before", old->info.fingerprint),
+                 log_int("load_ms", (int64_t)((deq_now_ns() - t0) / 1000000)));
     }
     if (done)
         done(ctx, rc, &err, fingerprint);

@@ -32,6 +32,31 @@ static void read_until(int fd, const char *word, size_t times)
     }
 }
 
+/* Before log_start lines are written by who has them. */
+TEST(log_fields_keep_their_type)
+{
+    char line[512] = "";
+    int ends[2];
+    const int usual = dup(STDERR_FILENO);
+    REQUIRE(pipe(ends) == 0 && usual >= 0 && dup2(ends[1], STDERR_FILENO) == STDERR_FILENO);
+    log_line(LOG_ERROR, "types", log_text("text", "a\"\xc3\xa9"), log_text("absent", NULL), log_int("int", INT64_MIN),
+             log_real("real", 0.1), log_bool("yes", true), log_bool("no", false));
+    CHECK(read(ends[0], line, sizeof line - 1) > 0);
+    log_line(LOG_DEBUG, "not so much");
+    log_line(LOG_ERROR, "wrong", log_text("text", "\xff"), log_int("int", 7));
+    const size_t n = strlen(line);
+    CHECK(read(ends[0], line + n, sizeof line - 1 - n) > 0);
+    CHECK(dup2(usual, STDERR_FILENO) == STDERR_FILENO);
+    close(usual);
+    close(ends[0]);
+    close(ends[1]);
+    CHECK_MSG(strstr(line, "\"message\":\"types\",\"text\":\"a\\\"\\u00E9\",\"int\":-9223372036854775808,"
+                           "\"real\":0.1,\"yes\":true,\"no\":false}\n"),
+              "%s", line);
+    CHECK_MSG(strstr(line, "\"message\":\"wrong\",\"int\":7,\"fields\":\"lost\"}\n"), "%s", line);
+    CHECK(!strstr(line, "not so much"));
+}
+
 TEST(log_full_pipe)
 {
     char pad[PADDING + 1];
@@ -46,16 +71,16 @@ TEST(log_full_pipe)
     memset(pad, 'x', PADDING);
     pad[PADDING] = 0;
     for (int i = 0; i < LINES; i++)
-        log_line(LOG_ERROR, "full", "{s:i, s:s}", "i", i, "pad", pad);
+        log_line(LOG_ERROR, "full", log_int("i", i), log_text("pad", pad));
     const uint64_t lost = log_dropped() - before;
     CHECK_MSG(lost > 0 && lost < LINES, "lost: %llu", (unsigned long long)lost);
     /* read: whole lines in order, and how many there were not: at once, or bit by bit where the writer came late */
     read_until(ends[0], "\"message\":\"full\"", LINES - lost);
     read_until(ends[0], "log lines dropped", 1);
-    log_line(LOG_ERROR, "after", NULL);
+    log_line(LOG_ERROR, "after");
     read_until(ends[0], "\"after\"", 1);
     log_stop();
-    log_line(LOG_ERROR, "late", NULL);
+    log_line(LOG_ERROR, "late");
     CHECK(log_dropped() - before == lost + 1);
     CHECK(dup2(usual, STDERR_FILENO) == STDERR_FILENO);
     close(usual);
