@@ -74,17 +74,13 @@ static void stage_product(void *ctx, unsigned thread, unsigned n_threads)
     deq_gemm_exact(c->x, c->product->k, c->n_reads, c->product, c->y, c->product->n, thread, n_threads);
 }
 
-/* One tap of a convolution, for the rows that lack it: `gather` fills x, `add` takes y. */
-static void run_tap(struct cell *c, unsigned tap, const struct deq_packed *product, deq_pool_fn gather, deq_pool_fn add)
+/* One tap of a convolution, for the rows that it is made for: `gather` fills x, `add` takes y. */
+static void run_tap(struct cell *c, size_t back, const struct deq_packed *product, deq_pool_fn gather, deq_pool_fn add)
 {
-    c->back = back_of(&c->w->arch, tap);
-    c->product = product;
-    c->n_reads = 0;
-    for (size_t r = 0; r < c->rows->n; r++)
-        if (note_at(c, r, c->rows->position[r])->folded <= tap)
-            c->reads[c->n_reads++] = r;
     if (!c->n_reads)
         return;
+    c->back = back;
+    c->product = product;
     run(c, gather, c->n_reads * product->k);
     run(c, stage_product, c->n_reads * product->k * product->n);
     run(c, add, c->n_reads * product->n);
@@ -134,8 +130,14 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
             n->folded++;
     }
     run(c, stage_bias, rows->n * base->inject_dim);
-    for (unsigned tap = 0; tap < a->kernel_size; tap++)
-        run_tap(c, tap, &c->w->packed.inject[tap], stage_embed, stage_inject);
+    for (unsigned tap = 0; tap < a->kernel_size; tap++) {
+        const size_t back = a->kernel_size - 1 - tap; /* neighbours, whatever the dilation */
+        c->n_reads = 0;
+        for (size_t r = 0; r < rows->n; r++)
+            if (rows->position[r] >= back)
+                c->reads[c->n_reads++] = r;
+        run_tap(c, back, &c->w->packed.inject[tap], stage_embed, stage_inject);
+    }
 }
 
 /* --- The evaluation --- */
@@ -208,8 +210,13 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     c->rows = rows;
     c->u = rows->u;
     run(c, stage_states, rows->n * base->state_dim);
-    for (unsigned tap = 0; tap < c->w->arch.kernel_size; tap++)
-        run_tap(c, tap, &c->w->packed.state[tap], stage_read, stage_sum);
+    for (unsigned tap = 0; tap < c->w->arch.kernel_size; tap++) {
+        c->n_reads = 0;
+        for (size_t r = 0; r < rows->n; r++)
+            if (note_at(c, r, rows->position[r])->folded <= tap)
+                c->reads[c->n_reads++] = r;
+        run_tap(c, back_of(&c->w->arch, tap), &c->w->packed.state[tap], stage_read, stage_sum);
+    }
     run(c, stage_gates, rows->n * H * GATES);
 }
 

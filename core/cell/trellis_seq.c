@@ -18,9 +18,8 @@ struct seq {
     struct deq_seq base;
     struct deq_trellis_arch arch;
     const struct deq_trellis_weights *w; /* set by begin */
-    size_t reach;       /* positions before its own that a position reads */
     bool history;       /* something lies before the sequences: */
-    float *last_h;      /* [B, reach, H] oldest first */
+    float *last_h;      /* [B, H] the state that they end with */
     float *last_c;      /* [B, H] */
     float *u, *d_u;     /* [N, 4H] injection with both biases, and its gradient */
     bool masked;        /* units are dropped: */
@@ -39,7 +38,7 @@ static void lay_out(struct seq *s, struct deq_layout *l, bool dropout)
     const struct deq_vocab *v = &s->base.vocab;
     const size_t B = s->base.b, N = s->base.n, H = s->arch.state_size;
     deq_seq_lay_out(&s->base, l);
-    DEQ_PART(l, s->last_h, B * s->reach * H);
+    DEQ_PART(l, s->last_h, B * H);
     DEQ_PART(l, s->last_c, B * H);
     DEQ_PART(l, s->u, N * 4 * H);
     DEQ_PART(l, s->d_u, N * 4 * H);
@@ -75,6 +74,12 @@ static size_t shift_of(const struct seq *s, unsigned tap)
     return (size_t)(s->arch.kernel_size - 1 - tap) * s->arch.dilation;
 }
 
+/* Taps on tokens are neighbours, whatever the dilation. */
+static size_t inject_shift(const struct seq *s, unsigned tap)
+{
+    return s->arch.kernel_size - 1 - tap;
+}
+
 /* y [N, 4H] += W x, x [N, n] of the positions `shift` before; nothing lies before the sequence */
 static void convolve(const struct seq *s, const float *w, size_t shift, const float *x, size_t n, float *y)
 {
@@ -100,12 +105,16 @@ static void convolve_vjp(const struct seq *s, const float *w, size_t shift, cons
     }
 }
 
-/* What the first positions read of those before the sequence. */
+/* What the first positions read of those before the sequence: the state it ended with, at every tap, as in the authors'
+ * code (with two neighbouring taps that is the position before). */
 static void convolve_history(const struct seq *s, unsigned tap, float *y)
 {
-    const size_t T = s->base.t, H = s->arch.state_size, shift = shift_of(s, tap), n = DEQ_MIN(shift, T);
-    for (size_t b = 0; b < s->base.b && n; b++)
-        s->base.xwt(n, 4 * H, H, s->last_h + (b * s->reach + s->reach - shift) * H, H, s->state_w[tap], H, 1, y + b * T * 4 * H, 4 * H);
+    const size_t T = s->base.t, H = s->arch.state_size, n = DEQ_MIN(shift_of(s, tap), T);
+    if (n)
+        s->base.xwt(s->base.b, 4 * H, H, s->last_h, H, s->state_w[tap], H, 0, s->a, 4 * H);
+    for (size_t b = 0; b < s->base.b; b++)
+        for (size_t t = 0; t < n; t++)
+            deq_kern()->add(y + (b * T + t) * 4 * H, y + (b * T + t) * 4 * H, s->a + b * 4 * H, 4 * H);
 }
 
 /* --- Injection --- */
@@ -148,7 +157,7 @@ static void begin(struct deq_seq *base, const struct deq_weights *weights, const
     memset(s->u, 0, base->n * G * sizeof(float));
     memset(s->d_u, 0, base->n * G * sizeof(float));
     for (unsigned j = 0; j < s->arch.kernel_size; j++)
-        convolve(s, s->w->inject_w[j], shift_of(s, j), base->e, D, s->u);
+        convolve(s, s->w->inject_w[j], inject_shift(s, j), base->e, D, s->u);
     deq_seq_add_bias(s->u, s->w->inject_b, base->n, G);
     deq_seq_add_bias(s->u, s->w->state_b, base->n, G);
 }
@@ -161,7 +170,7 @@ static void end(struct deq_seq *base, struct deq_weights *grads)
     float *d_e = s->d_e;
     memset(d_e, 0, base->n * D * sizeof(float));
     for (unsigned j = 0; j < s->arch.kernel_size; j++)
-        convolve_vjp(s, s->w->inject_w[j], shift_of(s, j), base->e, D, s->d_u, d_e, g->inject_w[j]);
+        convolve_vjp(s, s->w->inject_w[j], inject_shift(s, j), base->e, D, s->d_u, d_e, g->inject_w[j]);
     deq_seq_sum_rows(s->d_u, base->n, 4 * H, g->inject_b);
     deq_seq_sum_rows(s->d_u, base->n, 4 * H, g->state_b);
     for (unsigned j = 0; s->dropped && j < s->arch.kernel_size; j++) {
@@ -272,7 +281,7 @@ static void vjp(struct deq_seq *base, unsigned tape, const float *d_fz, float *d
 static void remember(struct deq_seq *base, const float *z, float *shown)
 {
     struct seq *s = (struct seq *)base;
-    const size_t T = base->t, H = s->arch.state_size, S = base->state_dim, L = s->reach;
+    const size_t T = base->t, H = s->arch.state_size, S = base->state_dim;
     if (!s->arch.levels)
         forward(base, 0, z, s->d_h); /* for its c; f(z) is not asked for */
     for (size_t n = 0; n < base->n; n++) {
@@ -283,14 +292,8 @@ static void remember(struct deq_seq *base, const float *z, float *shown)
             memcpy(shown + n * 2 * H + H, s->c + n * H, H * sizeof(float));
         }
     }
-    if (!s->history)
-        memset(s->last_h, 0, base->b * L * H * sizeof(float));
     for (size_t b = 0; b < base->b; b++) {
-        float *to = s->last_h + b * L * H;
-        const size_t new = DEQ_MIN(T, L);
-        memmove(to, to + new * H, (L - new) * H * sizeof(float));
-        for (size_t i = 0; i < new; i++)
-            memcpy(to + (L - new + i) * H, z + (b * T + T - new + i) * S, H * sizeof(float));
+        memcpy(s->last_h + b * H, z + (b * T + T - 1) * S, H * sizeof(float));
         memcpy(s->last_c + b * H, s->c + (b * T + T - 1) * H, H * sizeof(float));
     }
     s->history = true;
@@ -347,7 +350,6 @@ enum deq_rc deq_trellis_seq_new(const struct deq_arch *a, const struct deq_seq_s
     if (!s)
         goto nomem;
     s->arch = *deq_trellis_arch(a);
-    s->reach = (size_t)(s->arch.kernel_size - 1) * s->arch.dilation;
     deq_seq_init(&s->base, &ops, a, shape, deq_trellis_state(&s->arch));
     s->base.shown_dim = 2 * (size_t)s->arch.state_size;
     lay_out(s, &l, shape->dropout);

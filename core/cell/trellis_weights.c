@@ -9,7 +9,7 @@
 static const struct deq_opt config[] = {
     {"state_size", DEQ_OPT_U32, AT(state_size), 1, 1 << 14, NULL, NULL, "width H of the state; the head reads the last output_size of it"},
     {"kernel_size", DEQ_OPT_U32, AT(kernel_size), 2, DEQ_TAPS_MAX, "2", NULL, "taps of the convolution, the position itself included"},
-    {"dilation", DEQ_OPT_U32, AT(dilation), 1, 1024, "1", NULL, "positions between taps"},
+    {"dilation", DEQ_OPT_U32, AT(dilation), 1, 1024, "1", NULL, "positions between taps on the state"},
     {"embed_scale", DEQ_OPT_BOOL, AT(embed_scale), 0, 1, "false", NULL, "embeddings are multiplied by sqrt(hidden_size)"},
     {"levels", DEQ_OPT_BOOL, AT(levels), 0, 1, "false", NULL, "an ordinary trellis network: max_iter levels instead of a fixed point"},
 };
@@ -18,7 +18,7 @@ static const struct deq_opt recipe[] = {
     {"model.hidden_size", DEQ_OPT_U32, AT(base.vocab.d_model), 1, 16384, "256", NULL, "Width of embeddings, and of what the head reads of the state."},
     {"model.state_size", DEQ_OPT_U32, AT(state_size), 1, 1 << 14, "288", NULL, "Width H of the state, at least hidden_size."},
     {"model.kernel_size", DEQ_OPT_U32, AT(kernel_size), 2, DEQ_TAPS_MAX, "2", NULL, "Taps of the convolution, the position itself included."},
-    {"model.dilation", DEQ_OPT_U32, AT(dilation), 1, 1024, "1", NULL, "Positions between taps."},
+    {"model.dilation", DEQ_OPT_U32, AT(dilation), 1, 1024, "1", NULL, "Positions between taps on the state."},
     {"model.embed_scale", DEQ_OPT_BOOL, AT(embed_scale), 0, 1, "true", NULL, "Embeddings are multiplied by sqrt(hidden_size)."},
 };
 
