@@ -230,8 +230,9 @@ void deq_step(struct deq_engine *engine);
 
 uint32_t deq_engine_max_positions(const struct deq_engine *engine); /* of one sequence: prompt and text */
 
-/* What an engine counts, one row a statistic: X(name, dimension, kind, help). A counter only grows; a gauge is as of
- * now. All are sums: those of several engines add up. */
+/* What an engine counts, one row a statistic: X(name, dimension, kind, help). dimension: none, or that of a statistic
+ * with a value for each of an enum; help: what /metrics says. A counter only grows; a gauge is as of now. All are sums:
+ * those of several engines add up. */
 enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
 #define DEQ_ENGINE_STATS(X)                                                                                 \
     X(steps, , DEQ_COUNTER, "Evaluations of the cell on a batch.")                                          \

@@ -133,11 +133,11 @@ static void by_start(struct deq_buf *b, const char *name, const char *help, cons
 }
 
 /* Kind and help of what the engine counts. */
-struct stat {
+struct stat_words {
     enum deq_stat_kind kind;
     const char *help;
 };
-#define STAT(name, dimension, kind, help) struct stat name;
+#define STAT(name, dimension, kind, help) struct stat_words name;
 #define STAT_WORDS(name, dimension, kind, help) .name = {kind, help},
 static const struct {
     DEQ_ENGINE_STATS(STAT)
@@ -145,7 +145,7 @@ static const struct {
 #undef STAT
 #undef STAT_WORDS
 
-static void engine_stat(struct deq_buf *b, const char *name, const struct stat *s, uint64_t value)
+static void engine_stat(struct deq_buf *b, const char *name, const struct stat_words *s, uint64_t value)
 {
     one(b, name, s->kind == DEQ_COUNTER ? "counter" : "gauge", s->help, (double)value);
 }

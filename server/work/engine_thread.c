@@ -1,7 +1,6 @@
-/* The thread that owns the engine: it takes jobs off the queue whose turn it is, gives them to the engine, steps it,
- * and hands out what came of it. What is shared with other threads, and under which lock: sched_impl.h. */
 /* What runs on the engine's thread. A round of its loop acts on what other threads asked for, admits jobs from the
- * queue, decides who takes part in the step, makes it, and passes on what it gave. */
+ * queue, decides who takes part in the step, makes it, and passes on what it gave. What is shared with other threads,
+ * and under which lock: sched_impl.h. */
 #define _GNU_SOURCE
 #include <time.h>
 
