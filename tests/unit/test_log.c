@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/base/base.h"
@@ -57,7 +58,7 @@ TEST(log_fields_keep_their_type)
     CHECK(!strstr(line, "not so much"));
 }
 
-TEST(log_full_pipe)
+static void full_pipe(void)
 {
     char pad[PADDING + 1];
     struct deq_err err;
@@ -97,4 +98,25 @@ TEST(log_full_pipe)
     CHECK_MSG(told == lost, "told: %llu, lost: %llu", (unsigned long long)told, (unsigned long long)lost);
     CHECK(count(text, "\n") == LINES - lost + times + 1 && count(text, "\"after\"") == 1 &&
           count(text, "\"late\"") == 0);
+}
+
+/* A log that was stopped stays so: that happens to a child, and not to the tests behind. */
+TEST(log_full_pipe)
+{
+    int counts[2] = {0}, status = 0, ends[2];
+    REQUIRE(pipe(ends) == 0);
+    fflush(stdout);
+    const pid_t child = fork();
+    if (!child) {
+        test_passed = test_failed = 0;
+        full_pipe();
+        fflush(stdout);
+        _exit(write(ends[1], (int[]){test_passed, test_failed}, sizeof counts) != sizeof counts);
+    }
+    close(ends[1]);
+    CHECK(child > 0 && read(ends[0], counts, sizeof counts) == sizeof counts);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    test_passed += counts[0];
+    test_failed += counts[1];
+    close(ends[0]);
 }

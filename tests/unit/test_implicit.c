@@ -1,0 +1,146 @@
+/* core/train/implicit.c: implicit gradients against full unrolling; memory does not grow with the number of
+ * iterations. */
+#include "core/train/implicit.h"
+
+#include "core/base/mem.h"
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+#include "tests/unit/test.h"
+#include "tests/unit/training.h"
+
+/* dL/dtheta by theorem 1 against differentiating 60 recorded evaluations from zero: the same number in the limit. */
+TEST(train_implicit_equals_unrolled)
+{
+    enum { B = 2, T = 10, N = B * T, DEPTH = 60 };
+    struct deq_weights *w = contractive_weights(), *gi = zero_weights(), *gu = zero_weights();
+    uint32_t tokens[N], targets[N];
+    random_batch(tokens, targets, N);
+    for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++) {
+        struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
+        o.forward.method = (enum deq_solver_method)method;
+        o.forward.tol = 1e-7f; /* as tight as floats allow; max_iter ends it */
+        o.forward.max_iter = 100;
+        o.forward.memory = 5;
+        o.adjoint = o.forward;
+        struct deq_grad_work work;
+        struct deq_grad_report ri, ru;
+        CHECK(deq_grad_work_new(&training_arch.base, B, T, &o, DEPTH + 1, false, &work, NULL) == DEQ_OK);
+        memset(gi->data, 0, gi->n * sizeof(float));
+        memset(gu->data, 0, gu->n * sizeof(float));
+        deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, gi, &ri);
+        struct deq_grad_opts u = o;
+        u.mode = DEQ_GRAD_SHALLOW;
+        u.depth = DEPTH;
+        deq_grad_shard(&work, &u, w, tokens, targets, N, 1, 0, 0, gu, &ru);
+        CHECK_MSG(fabs(ri.loss - ru.loss) < 1e-4, "loss %g and %g", ri.loss, ru.loss);
+        for (size_t i = 0; i < w->n_params; i++) {
+            const struct deq_param *p = &w->params[i];
+            if (p->offset >= w->n_main)
+                continue;
+            double diff = sqrt((double)deq_kern()->diff_sumsq(gi->data + p->offset, gu->data + p->offset, p->count));
+            double size = sqrt((double)deq_kern()->dot(gu->data + p->offset, gu->data + p->offset, p->count));
+            CHECK_MSG(size > 0 && diff <= 1e-3 * size, "%s, %s: relative error %g",
+                      deq_solver_name((enum deq_solver_method)method), p->name,
+                      diff / size);
+        }
+        deq_grad_work_free(&work);
+    }
+    deq_weights_free(w);
+    deq_weights_free(gi);
+    deq_weights_free(gu);
+}
+
+/* The penalty's gradient against a finite difference of the penalty itself, z* and the probe held fixed (as the
+ * gradient does). */
+TEST(train_jacobian_penalty)
+{
+    enum { B = 1, T = 8, N = 8 };
+    struct deq_weights *w = contractive_weights(), *g = zero_weights(), *g0 = zero_weights();
+    uint32_t tokens[N], targets[N];
+    random_batch(tokens, targets, N);
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_UNROLL, .depth = 1, .forward = deq_solver_defaults(),
+                              .adjoint = deq_solver_defaults(), .jac_step = 1e-2f};
+    o.forward.tol = 1e-6f;
+    o.forward.max_iter = 80;
+    struct deq_grad_work work;
+    struct deq_grad_report r;
+    CHECK(deq_grad_work_new(&training_arch.base, B, T, &o, 3, false, &work, NULL) == DEQ_OK);
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g0, &r);
+    o.jac_weight = 1000; /* far above the loss, so that its gradient is what is left after subtraction */
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
+    const double base = r.jac;
+    CHECK(base > 0);
+    /* f is linear in W_down: scaling it by (1 + h) changes v in proportion, so the slope along W_down itself is
+     * computable by difference */
+    float *down_w = deq_transformer_weights(w)->block[0].down_w;
+    const float *d = deq_weights_at(g, w, down_w), *d0 = deq_weights_at(g0, w, down_w);
+    const size_t n = (size_t)training_arch.base.vocab.d_model * training_arch.d_inner;
+    double slope = 0;
+    for (size_t i = 0; i < n; i++)
+        slope += (double)(d[i] - d0[i]) * (double)down_w[i];
+    struct deq_solve_report sr;
+    double value[2];
+    for (int side = 0; side < 2; side++) {
+        const float h = side ? 1e-2f : -1e-2f;
+        struct deq_seq *s = work.seq;
+        const size_t nd = N * s->state_dim;
+        float *f0 = DEQ_NEW_ARRAY(float, nd), *f1 = DEQ_NEW_ARRAY(float, nd), *pz = DEQ_NEW_ARRAY(float, nd);
+        s->ops->begin(s, w, tokens, NULL);
+        deq_grad_solve(&work, &o.forward, &sr); /* z* of the unchanged weights */
+        const float step = o.jac_step * sqrtf(deq_kern()->dot(work.z, work.z, nd) / (float)nd) + 1e-8f;
+        for (size_t i = 0; i < nd; i++)
+            pz[i] = work.z[i] + step * (float)deq_rng_normal(1, 202 + (0 << 8), i);
+        deq_kern()->scale(down_w, 1 + h, n);
+        s->ops->begin(s, w, tokens, NULL);
+        s->ops->forward(s, 0, work.z, f0);
+        s->ops->forward(s, 0, pz, f1);
+        deq_kern()->scale(down_w, 1 / (1 + h), n);
+        value[side] = (double)deq_kern()->diff_sumsq(f1, f0, nd) / ((double)step * step) / (double)nd;
+        deq_free(f0);
+        deq_free(f1);
+        deq_free(pz);
+    }
+    const double fd = o.jac_weight * (value[1] - value[0]) / 2e-2;
+    /* second differences of f in float: 1e-7 / (1e-2)^2 leaves three digits */
+    CHECK_MSG(fabs(fd - slope) < 0.02 * fabs(slope), "finite difference %g, gradient %g, penalty %g", fd, slope, base);
+    deq_grad_work_free(&work);
+    deq_weights_free(w);
+    deq_weights_free(g);
+    deq_weights_free(g0);
+}
+
+/* Bytes that implicit steps with `iterations` forward and adjoint evaluations hold at their peak, beyond weights and
+ * gradient. */
+static uint64_t peak_bytes(unsigned iterations)
+{
+    enum { B = 2, T = 16, N = B * T };
+    struct deq_weights *w = contractive_weights(), *g = zero_weights();
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
+    o.forward.tol = 0; /* never reached: all iterations are made */
+    o.forward.max_iter = iterations;
+    o.adjoint = o.forward;
+    struct deq_grad_work work;
+    struct deq_grad_report r = {0};
+    uint32_t tokens[N], targets[N];
+    random_batch(tokens, targets, N);
+    deq_mem_peak_restart();
+    const uint64_t before = deq_mem_live();
+    CHECK(!deq_grad_work_new(&training_arch.base, B, T, &o, 2, false, &work, NULL));
+    for (uint64_t step = 0; step < 4; step++)
+        deq_grad_shard(&work, &o, w, tokens, targets, N, 1, step, 0, g, &r);
+    CHECK(r.evaluations == iterations + 1 && r.adjoint_evaluations == iterations);
+    const uint64_t peak = deq_mem_peak() - before;
+    deq_grad_work_free(&work);
+    deq_weights_free(w);
+    deq_weights_free(g);
+    return peak;
+}
+
+TEST(train_memory_does_not_grow_with_iterations)
+{
+    const uint64_t few = peak_bytes(8), many = peak_bytes(64);
+    /* one more stored state alone would be 3 KiB an iteration, its tape 100 KiB; malloc may round a block up by 16
+     * bytes once and not the next time */
+    CHECK_MSG(few > 100000 && many < few + 1024, "8 iterations: %llu bytes, 64: %llu bytes", (unsigned long long)few,
+              (unsigned long long)many);
+}
