@@ -1,12 +1,5 @@
 #include "tests/unit/answers.h"
 
-#include "core/base/io.h"
-#include "core/base/mem.h"
-#include "core/base/rng.h"
-#include "core/cell/config.h"
-#include "core/cell/trellis.h"
-#include "tests/unit/scratch.h"
-
 enum deq_verdict record_answer(void *ctx, const struct deq_event *e)
 {
     struct answer *a = ctx;
@@ -54,45 +47,22 @@ void run_all(struct deq_engine *e)
     CHECK(deq_active(e) == 0);
 }
 
-struct deq_model *tiny_model(void)
+static struct deq_model *load(const char *dir)
 {
     struct deq_err err;
     struct deq_model *m = NULL;
-    CHECK_MSG(deq_model_load(TINY, &m, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_model_load(dir, &m, &err) == DEQ_OK, "%s", err.text);
     return m;
+}
+
+struct deq_model *tiny_model(void)
+{
+    return load(TINY);
 }
 
 struct deq_model *tiny_trellis(void)
 {
-    struct deq_err err = {0};
-    struct deq_model *m = NULL;
-    struct deq_trellis_arch *a = (struct deq_trellis_arch *)deq_arch_new(&deq_trellis_kind);
-    a->base.vocab = (struct deq_vocab){.size = 384, .d_model = 24, .eos_id = 0, .head_bias = true};
-    a->base.predictor_hidden = 16;
-    a->base.serving.warm = DEQ_WARM_PREDICTOR;
-    a->state_size = 40;
-    a->kernel_size = 3; /* more than one position back */
-    a->embed_scale = true;
-    struct deq_weights *w = NULL;
-    char *tokenizer = NULL;
-    size_t len = 0;
-    CHECK(deq_weights_new(&a->base, &w, NULL) == DEQ_OK);
-    for (size_t i = 0; i < w->n_params; i++) { /* uniform: no function of the C library in it */
-        const struct deq_param *p = &w->params[i];
-        const double width = p->rows ? 3.4 / sqrt((double)p->cols) : 0.6;
-        for (size_t j = 0; j < p->count; j++)
-            w->data[p->offset + j] = (float)(width * (deq_rng_uniform(3, i, j) - 0.5));
-    }
-    CHECK(scratch_begin() && !deq_io_read(TINY "/tokenizer.json", 1 << 20, &tokenizer, &len, NULL));
-    scratch_put("tokenizer.json", tokenizer);
-    CHECK_MSG(!deq_config_save(scratch_path("config.json"), &a->base, NULL, &err) &&
-              !deq_weights_save(scratch_path("model.safetensors"), w, false, &err) &&
-              !deq_model_load(scratch_dir(), &m, &err), "%s", err.text);
-    scratch_end("tokenizer.json", "config.json", "model.safetensors", NULL);
-    deq_free(tokenizer);
-    deq_weights_free(w);
-    deq_free(a);
-    return m;
+    return load("tests/golden/tiny-trellis");
 }
 
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences)

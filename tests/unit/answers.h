@@ -36,7 +36,7 @@ enum deq_verdict record_choice(void *ctx, const struct deq_event *e);
 bool same_answer(const struct answer *a, const struct answer *b);
 void run_all(struct deq_engine *e);
 
-/* Tiny models of both kinds over one vocabulary: the trained transformer, and a trellis of random numbers. */
+/* Tiny trained models, of each kind of cell one: the transformer, the trellis network. */
 struct deq_model *tiny_model(void);
 struct deq_model *tiny_trellis(void);
 

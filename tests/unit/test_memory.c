@@ -13,7 +13,7 @@
 
 TEST(memory_is_what_was_said)
 {
-    static const char *const dirs[] = {"tests/golden/tiny", "models/stories"};
+    static const char *const dirs[] = {"tests/golden/tiny", "tests/golden/tiny-trellis", "models/stories"};
     static const struct deq_engine_opts opts[] = {{0},
                                                   {.threads = 3, .max_sequences = 1, .max_positions = 2},
                                                   {.threads = 2, .max_sequences = 7, .max_rows = 65, .max_positions = 500, .prefill_block = 32},

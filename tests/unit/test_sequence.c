@@ -22,8 +22,8 @@ TEST_EACH_KIND(engine_slides)
     }
     CHECK(a.n == 400 && a.finish == DEQ_FINISH_LENGTH);
     /* 400 positions would be 25 pages; window 48 and row window 8 need (48 + 8 - 2) / 16 + 2 = 5. Where a page is one
-     * position: two to look back at and the row window */
-    CHECK_EQ(most, deq_model_info(m).lookback > 16 ? 5u : 2u + 8u);
+     * position: one to look back at and the row window */
+    CHECK_EQ(most, deq_model_info(m).lookback > 16 ? 5u : 1u + 8u);
     q.ctx = &b;
     b.vocab = a.vocab;
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
