@@ -1,9 +1,33 @@
 /* GET /v1/models: what is served here, and how it may be asked. */
 #include <string.h>
 
+#include "core/base/json.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
 #include "server/api/reply.h"
+
+/* Numbers and booleans stand in facts as JSON has them. */
+static json_t *fact_value(const struct deq_fact *f)
+{
+    json_t *v = NULL;
+    json_error_t where;
+    if (f->type == DEQ_FACT_TEXT)
+        return json_string(f->value);
+    (void)deq_json_parse(f->value, strlen(f->value), JSON_DECODE_ANY, &v, &where);
+    return v;
+}
+
+/* The cell's sizes, and the keys of config.json that its kind has; NULL: no memory. */
+static json_t *architecture(const struct deq_model_info *i)
+{
+    json_t *o = json_pack("{s:i, s:i}", "hidden_size", (int)i->d_model, "state_size", (int)i->state_dim);
+    for (size_t k = 0; k < i->n_facts && o; k++)
+        if (json_object_set_new(o, i->facts[k].key, fact_value(&i->facts[k]))) {
+            json_decref(o);
+            o = NULL;
+        }
+    return o;
+}
 
 static json_t *model_object(const struct service *s, const struct served *m)
 {
@@ -17,11 +41,12 @@ static json_t *model_object(const struct service *s, const struct served *m)
         }
     const struct request_context c = service_context(s, m);
     const struct chat_template t = request_chat_template(&c);
-    json_t *deq = json_pack("{s:s, s:o, s:i, s:i, s:s, s:b, s:I, s:s, s:i, s:o, s:o, s:o, s:i, s:i, "
+    json_t *deq = json_pack("{s:s, s:o, s:s, s:o, s:i, s:i, s:s, s:b, s:I, s:s, s:i, s:o, s:o, s:o, s:i, s:i, "
                             "s:{s:s, s:s, s:s, s:s}}",
-                            "solver", deq_solver_name(i->solver), "tol", reply_setting(i->tol), "max_iter",
-                            (int)i->max_iter, "window", (int)i->window, "warm_start", deq_warm_name(i->warm_start),
-                            "predictor", (int)i->has_predictor, "parameters", (json_int_t)i->parameters, "fingerprint",
+                            "model_type", i->model_type, "architecture", architecture(i), "solver",
+                            deq_solver_name(i->solver), "tol", reply_setting(i->tol), "max_iter", (int)i->max_iter,
+                            "window", (int)i->window, "warm_start", deq_warm_name(i->warm_start), "predictor",
+                            (int)i->has_predictor, "parameters", (json_int_t)i->parameters, "fingerprint",
                             i->fingerprint, "vocab_size", (int)i->vocab_size, "presets", presets, "tol_min",
                             reply_setting(s->conf->tol_min), "tol_max", reply_setting(s->conf->tol_max), "max_iter_max",
                             (int)s->conf->max_iter_max, "max_window", (int)s->conf->max_window, "chat_template",

@@ -168,7 +168,8 @@ def test_models_and_version():
     equal((m["id"], m["object"], m["max_model_len"], m["attention_window"]), ("tiny", "model", 2048, 48), "the model")
     check(not os.path.isabs(m["id"]) and TINY not in json.dumps(o), "no path is shown")
     with open(TINY + "/config.json") as f:
-        want = json.load(f)["deq"]
+        config = json.load(f)
+    want = config["deq"]
     got = m["deqd"]
     equal({k: got[k] for k in ("solver", "max_iter", "window", "warm_start")},
           {k: want[k] for k in ("solver", "max_iter", "window", "warm_start")}, "the solver's settings are the model's")
@@ -179,6 +180,20 @@ def test_models_and_version():
     equal((v["model_fingerprint"], v["version"], v["kernels"]),
           (got["fingerprint"], d.first["version"], d.first["kernels"]), "version agrees with the log")
     equal(d.complete("A", max_tokens=1)["system_fingerprint"], got["fingerprint"], "system_fingerprint")
+
+
+def test_models_of_any_kind():
+    """What a model is stands under its config.json's own keys, whatever the kind of its cell."""
+    common = {"model_type", "format_version", "vocab_size", "predictor_hidden_size", "tie_word_embeddings", "head_bias",
+              "eos_token_id", "deq", "training"}  # the vocabulary's, what stands elsewhere in the answer, or for people
+    with Daemon(model=TINY + "-trellis") as trellis:
+        for d, directory in ((usual(), TINY), (trellis, TINY + "-trellis")):
+            with open(directory + "/config.json") as f:
+                config = json.load(f)
+            got = d.get("/v1/models")[2]["data"][0]["deqd"]
+            equal(got["model_type"], config["model_type"], "model_type")
+            equal(got["architecture"], {"state_size": config["hidden_size"],
+                                        **{k: v for k, v in config.items() if k not in common}}, "architecture")
 
 
 def test_health_and_head():
