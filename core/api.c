@@ -26,7 +26,8 @@ static void tell_facts(struct deq_model *m)
     for (size_t i = 0; i < t->n && m->n_facts < DEQ_FACTS_MAX; i++) {
         struct deq_fact *f = &m->facts[m->n_facts++];
         f->key = t->opt[i].name;
-        f->type = t->opt[i].type == DEQ_OPT_BOOL ? DEQ_FACT_BOOL : t->opt[i].type == DEQ_OPT_ENUM ? DEQ_FACT_TEXT : DEQ_FACT_NUMBER;
+        const enum deq_opt_type type = t->opt[i].type;
+        f->type = type == DEQ_OPT_BOOL ? DEQ_FACT_BOOL : type == DEQ_OPT_ENUM ? DEQ_FACT_TEXT : DEQ_FACT_NUMBER;
         deq_opt_text(&t->opt[i], m->arch, f->value, sizeof f->value);
         const size_t n = strlen(f->value);
         if (n > 1 && f->value[0] == '"') { /* YAML's quotes */
@@ -36,12 +37,16 @@ static void tell_facts(struct deq_model *m)
     }
 }
 
-/* Configuration and tokenizer of a model directory, and where its weights are [4096]. Architecture and tokenizer are the caller's, also on failure (or NULL). */
-static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct deq_tokenizer **ret_tok, char *ret_weights_path, struct deq_err *err)
+/* Configuration and tokenizer of a model directory, and where its weights are [4096]. Architecture and tokenizer are
+ * the caller's, also on failure (or NULL). */
+static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct deq_tokenizer **ret_tok,
+                            char *ret_weights_path, struct deq_err *err)
 {
     char path[4096];
     if (!deq_io_is_dir(dir))
-        return deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json", *dir ? dir : "\"\"");
+        return deq_fail(err, DEQ_ENOTFOUND,
+                        "%s: not a directory; expected one with config.json, model.safetensors, tokenizer.json",
+                        *dir ? dir : "\"\"");
     if (!deq_io_join(ret_weights_path, sizeof path, dir, "model.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */
@@ -49,8 +54,8 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct 
     if (!rc)
         rc = deq_tokenizer_load(dir, ret_tok, err);
     if (!rc && deq_tokenizer_vocab_size(*ret_tok) > (*ret_arch)->vocab.size)
-        rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u", dir,
-                      deq_tokenizer_vocab_size(*ret_tok) - 1, (*ret_arch)->vocab.size);
+        rc = deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json: token ids up to %u, but config.json's vocab_size is %u",
+                      dir, deq_tokenizer_vocab_size(*ret_tok) - 1, (*ret_arch)->vocab.size);
     return rc;
 }
 
@@ -115,8 +120,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .chat_stop = a->chat.stop};
 }
 
-enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, bool parse_special, struct deq_tokens *out,
-                       struct deq_err *err)
+enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, bool parse_special,
+                       struct deq_tokens *out, struct deq_err *err)
 {
     return deq_tokenizer_encode(m->tok, text, len, parse_special, out, err);
 }
@@ -166,14 +171,16 @@ enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struc
     }
     if (!rc) {
         shape = arch->kind->shape(arch, o.max_rows, deq_engine_pages(&shape, &o), o.threads);
-        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load, .engine_bytes = deq_engine_memory_bytes(&arch->serving, &o, &shape)};
+        *ret = (struct deq_memory){.weight_bytes = bytes, .load_bytes = load,
+                                   .engine_bytes = deq_engine_memory_bytes(&arch->serving, &o, &shape)};
     }
     deq_tokenizer_free(tok);
     deq_free(arch);
     return rc;
 }
 
-enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_opts *opts, struct deq_engine **ret, struct deq_err *err)
+enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_opts *opts, struct deq_engine **ret,
+                           struct deq_err *err)
 {
     struct deq_engine_opts o;
     struct deq_pool *pool;

@@ -2,9 +2,10 @@
  *
  *   S_tj = ((q_t + r_w) . k_j + (q_t + r_r) . R_{t-j}) / sqrt(Dh),  j <= t;   P = softmax(S);   a_t = sum_j P_tj v_j
  *
- * Done in blocks of QB query rows, so that only the keys up to the block's last row are multiplied. Relative keys stand in reverse
- * (row i is distance R-1-i): then (q + r_r) R' gives row t the scores of distance t-j at column j + (t1-1-t), a shift without a gather.
- * With memory, columns 0..M-1 are its positions and column M + j is position j. */
+ * Done in blocks of QB query rows, so that only the keys up to the block's last row are multiplied.
+ * Relative keys stand in reverse (row i is distance R-1-i): then (q + r_r) R' gives row t the scores of
+ * distance t-j at column j + (t1-1-t), a shift without a gather. With memory, columns 0..M-1 are its
+ * positions and column M + j is position j. */
 #include <math.h>
 #include <string.h>
 
@@ -15,7 +16,8 @@
 enum { QB = 64 };
 
 /* out [rows, Dh] = q + bias */
-static void biased(const struct deq_kern *k, const float *q, size_t ldq, const float *bias, size_t rows, size_t Dh, float *out)
+static void biased(const struct deq_kern *k, const float *q, size_t ldq, const float *bias, size_t rows, size_t Dh,
+                   float *out)
 {
     for (size_t i = 0; i < rows; i++)
         k->add(out + i * Dh, q + i * ldq, bias, Dh);
@@ -25,7 +27,8 @@ void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const stru
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->base.t, M = s->m, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, C = M + T, R = s->base.t_max + s->m_max;
+    const size_t T = s->base.t, M = s->m, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, C = M + T,
+                 R = s->base.t_max + s->m_max;
     const size_t W = s->arch.attn_window;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *rb = s->w_tt;
@@ -61,12 +64,13 @@ void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const stru
 }
 
 /* d_av [N, H*Dh] -> d_qkv [N, 3*H*Dh] (overwritten); with grads also r_w, r_r and s->d_rel. Without memory. */
-void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *tp, const float *d_av, float *d_qkv,
-                           struct deq_transformer_weights *grads)
+void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *tp, const float *d_av,
+                           float *d_qkv, struct deq_transformer_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_block_weights *w = &s->w->block[block];
-    const size_t T = s->base.t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD, R = s->base.t_max + s->m_max;
+    const size_t T = s->base.t, H = s->arch.n_head, Dh = s->arch.d_head, HD = H * Dh, ld = 3 * HD,
+                 R = s->base.t_max + s->m_max;
     const float scale = 1.0f / sqrtf((float)Dh);
     float *qb = s->w_td, *dS = s->w_tt, *dB = s->w_tt2;
     memset(d_qkv, 0, s->base.n * ld * sizeof(float));
@@ -77,7 +81,8 @@ void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const 
             const float *P = tp->probs + (b * H + h) * T * T;
             for (size_t t0 = 0; t0 < T; t0 += QB) {
                 const size_t t1 = DEQ_MIN(t0 + QB, T), rows = t1 - t0;
-                const float *Pb = P + t0 * T, *da = d_av + (b * T + t0) * HD + h * Dh, *rel = s->rel[block] + (R - t1) * HD + h * Dh;
+                const float *Pb = P + t0 * T, *da = d_av + (b * T + t0) * HD + h * Dh,
+                            *rel = s->rel[block] + (R - t1) * HD + h * Dh;
                 deq_gemm_dytx(rows, t1, Dh, Pb, T, da, HD, dv, ld); /* dV += P^T dA */
                 deq_gemm_xwt(rows, t1, Dh, da, HD, val, ld, 0, dS, T); /* dP = dA V^T */
                 for (size_t i = 0; i < rows; i++) { /* dS = P (dP - <P, dP>) / sqrt(Dh), and its shifted copy */

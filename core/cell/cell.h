@@ -1,12 +1,14 @@
 /* The seam between the engine and the equations: a cell is a table of functions on rows.
  *
- * A row is one position of one sequence whose equilibrium is being sought. All functions work on a batch of rows; what they compute for a row
- * depends on that row and on the positions before it in its own sequence, never on the other rows of the batch: same bits in any
- * company. They are called on the engine's thread and use its pool; scratch was reserved for `max_rows` when the cell was opened.
+ * A row is one position of one sequence whose equilibrium is being sought. All functions work on a batch of rows; what
+ * they compute for a row depends on that row and on the positions before it in its own sequence, never on the other
+ * rows of the batch: same bits in any company. They are called on the engine's thread and use its pool; scratch was
+ * reserved for `max_rows` when the cell was opened.
  *
- * What a cell remembers of a position (keys and values, a state) lies in pages. The engine knows pages by their numbers alone: which sequence
- * or cached block holds which, which are free, when one must be copied. Their bytes belong to the cell: it says how far back a row looks, how many
- * positions a page has and what it takes, and holds the memory of n_pages of them. */
+ * What a cell remembers of a position (keys and values, a state) lies in pages. The engine knows pages by their
+ * numbers alone: which sequence or cached block holds which, which are free, when one must be copied. Their bytes
+ * belong to the cell: it says how far back a row looks, how many positions a page has and what it takes, and holds the
+ * memory of n_pages of them. */
 #ifndef DEQ_CELL_CELL_H
 #define DEQ_CELL_CELL_H
 
@@ -16,8 +18,8 @@
 
 enum { DEQ_PAGE_NONE = UINT32_MAX };
 
-/* The pages of a sequence: logical page p (positions p*page_tok ..) is number page[p % n]. As long as the look-back and the row window need, so that
- * text of any length slides through a fixed number of pages. */
+/* The pages of a sequence: logical page p (positions p*page_tok ..) is number page[p % n]. As long as the look-back and
+ * the row window need, so that text of any length slides through a fixed number of pages. */
 struct deq_ring {
     uint32_t *page; /* [n] numbers, or DEQ_PAGE_NONE */
     uint32_t n;
@@ -27,11 +29,12 @@ struct deq_ring {
 struct deq_rows {
     size_t n;
     const size_t *position;              /* [n] */
-    const struct deq_ring *const *ring;  /* [n] pages of the row's sequence: those of the row's own position and of `lookback` before it hold */
+    const struct deq_ring *const *ring;  /* [n] pages of the row's sequence: those of the row's own position and of
+                                          * `lookback` before it hold */
     const float *const *z;               /* [n] -> [state_dim] iterates */
     float *const *fz;                    /* [n] -> [state_dim] receives f(z) */
-    /* [n] -> [inject_dim] what a cell keeps of a row: written by inject, and by the cell when something of it becomes known
-     * for good */
+    /* [n] -> [inject_dim] what a cell keeps of a row: written by inject, and by the cell when something of
+     * it becomes known for good */
     float *const *u;
 };
 
@@ -45,14 +48,18 @@ struct deq_cell_ops {
     void (*predict)(struct deq_cell *c, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0);
     /* f(z) of every row; writes what later rows read of these into their pages */
     void (*step)(struct deq_cell *c, const struct deq_rows *rows);
-    /* Positions are final: u, z as the last evaluation had them, fz = f(z), which is the state that is read out. Each position of a sequence once, in
-     * order, before anything is cached or begins behind it; a position that came from the prefix cache was told when it was solved. NULL: nothing to do */
+    /* Positions are final: u, z as the last evaluation had them, fz = f(z), which is the state that is read out. Each
+     * position of a sequence once, in order, before anything is cached or begins behind it; a position that came from
+     * the prefix cache was told when it was solved. NULL: nothing to do */
     void (*commit)(struct deq_cell *c, const struct deq_rows *rows);
-    /* Logits of states z, logits[i] [vocab_size]; rows: n, position, ring, z. A cell with n_tails > 0 has its vocabulary cut into clusters: then only those of the shortlist are
-     * written, as log-probabilities, and tails[i] [n_tails] receives the log-probability of each further cluster (tails NULL when n_tails is 0). */
+    /* Logits of states z, logits[i] [vocab_size]; rows: n, position, ring, z. A cell with n_tails > 0 has its
+     * vocabulary cut into clusters: then only those of the shortlist are written, as log-probabilities, and tails[i]
+     * [n_tails] receives the log-probability of each further cluster (tails NULL when n_tails is 0). */
     void (*readout)(struct deq_cell *c, const struct deq_rows *rows, float *const *logits, float *const *tails);
-    /* Adds the log-probabilities of one further cluster, 1..n_tails; tails as readout gave them. NULL when n_tails is 0. */
-    void (*readout_tail)(struct deq_cell *c, unsigned cluster, const struct deq_rows *rows, float *const *logits, const float *const *tails);
+    /* Adds the log-probabilities of one further cluster, 1..n_tails; tails as readout gave
+     * them. NULL when n_tails is 0. */
+    void (*readout_tail)(struct deq_cell *c, unsigned cluster, const struct deq_rows *rows, float *const *logits,
+                         const float *const *tails);
     /* Page `to` becomes what page `from` is. */
     void (*page_copy)(struct deq_cell *c, uint32_t to, uint32_t from);
     void (*free)(struct deq_cell *c);
@@ -62,7 +69,8 @@ struct deq_cell {
     const struct deq_cell_ops *ops;
     size_t state_dim, inject_dim, vocab_size, max_rows;
     unsigned n_tails;
-    uint64_t step_madds; /* multiply-adds a row in the matrix products of one evaluation, each with a weight of its own: the floor of its time */
+    uint64_t step_madds; /* multiply-adds a row in the matrix products of one evaluation, each with a weight of its
+                          * own: the floor of its time */
     uint32_t lookback; /* positions before its own that a row reads, at least 1 */
     uint32_t page_tok; /* positions of a page */
     uint32_t n_pages;

@@ -15,12 +15,14 @@ enum { CONFIG_MAX_BYTES = 1 << 20 };
 static const struct deq_opt common[] = {
     {"vocab_size", DEQ_OPT_U32, AT(vocab.size), 2, 1 << 22, NULL, NULL, "tokens V"},
     {"hidden_size", DEQ_OPT_U32, AT(vocab.d_model), 1, 1 << 14, NULL, NULL, "width D that tokens are embedded to"},
-    {"predictor_hidden_size", DEQ_OPT_U32, AT(predictor_hidden), 0, 1 << 16, "0", NULL, "hidden width of the warm-start predictor"},
+    {"predictor_hidden_size", DEQ_OPT_U32, AT(predictor_hidden), 0, 1 << 16, "0", NULL,
+     "hidden width of the warm-start predictor"},
 };
 static const struct deq_opt_table common_table = {common, DEQ_COUNT(common)};
 
 static const struct deq_opt segments[] = {
-    {"segment_length", DEQ_OPT_U32, AT(segment_len), 0, 1 << 16, "0", NULL, "positions of a segment of its trainer's evaluation"},
+    {"segment_length", DEQ_OPT_U32, AT(segment_len), 0, 1 << 16, "0", NULL,
+     "positions of a segment of its trainer's evaluation"},
     {"segment_memory", DEQ_OPT_U32, AT(segment_memory), 0, 1 << 16, "0", NULL, "positions of memory before it"},
 };
 static const struct deq_opt_table segment_table = {segments, DEQ_COUNT(segments)};
@@ -34,7 +36,8 @@ static const struct deq_opt serving[] = {
     {"memory", DEQ_OPT_U32, AT(serving.solver.memory), 1, DEQ_SOLVER_MEMORY_MAX, "3", NULL, "pairs kept"},
     {"beta", DEQ_OPT_FLOAT, AT(serving.solver.beta), 1e-3, 1, "1", NULL, "mixing"},
     {"reg", DEQ_OPT_FLOAT, AT(serving.solver.reg), 0, 1, "1e-4", NULL, "Anderson's regularisation"},
-    {"window", DEQ_OPT_U32, AT(serving.row_window), 1, DEQ_ROW_WINDOW_MAX, "8", NULL, "rows solved behind the committed prefix"},
+    {"window", DEQ_OPT_U32, AT(serving.row_window), 1, DEQ_ROW_WINDOW_MAX, "8", NULL,
+     "rows solved behind the committed prefix"},
     {"warm_start", DEQ_OPT_ENUM, AT(serving.warm), 0, 0, "zero", DEQ_WARM_CHOICES, "where rows begin"},
 };
 static const struct deq_opt_table serving_table = {serving, DEQ_COUNT(serving)};
@@ -50,8 +53,10 @@ static const struct deq_kind *take_kind(const json_t *root, const char *file, st
     if (!v)
         deq_fail(err, DEQ_EFORMAT, "%s: model_type: missing, expected one of %s", file, known);
     else if (!kind)
-        deq_fail(err, DEQ_EFORMAT, "%s: model_type: %s%.40s%s is not one of %s; only deep equilibrium models are served, and checkpoints of "
-                 "locuslab/deq and torchdeq after deq import", file, s ? "\"" : "", s ? s : "a value that is no text", s ? "\"" : "", known);
+        deq_fail(err, DEQ_EFORMAT,
+                 "%s: model_type: %s%.40s%s is not one of %s; only deep equilibrium models are served, and checkpoints "
+                 "of locuslab/deq and torchdeq after deq import",
+                 file, s ? "\"" : "", s ? s : "a value that is no text", s ? "\"" : "", known);
     return kind;
 }
 
@@ -63,7 +68,8 @@ static void take_projections(struct deq_fields *f, struct deq_vocab *v)
     if (f->rc || n == UINT32_MAX)
         return;
     if (n != deq_clusters(v))
-        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster", f->file, deq_clusters(v));
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: tie_projections: expected an array of %u booleans, one a cluster",
+                         f->file, deq_clusters(v));
     for (uint32_t i = 0; i < n && !f->rc; i++)
         v->proj_untied[i] = !tied[i];
 }
@@ -176,16 +182,19 @@ static bool write_vocab(const struct deq_vocab *v, json_t *root)
 /* NULL: no memory */
 static char *to_text(const struct deq_arch *a, const char *training_json)
 {
-    json_t *root = json_pack("{s:s, s:i}", "model_type", a->kind->model_type, "format_version", 1), *deq = json_object();
-    bool ok = deq_fields_write(&common_table, a, root) && deq_fields_write(&a->kind->config, a, root) && write_vocab(&a->vocab, root) &&
-              deq_fields_write(&serving_table, a, deq);
+    json_t *root = json_pack("{s:s, s:i}", "model_type", a->kind->model_type, "format_version", 1),
+           *deq = json_object();
+    bool ok = deq_fields_write(&common_table, a, root) && deq_fields_write(&a->kind->config, a, root) &&
+              write_vocab(&a->vocab, root) && deq_fields_write(&serving_table, a, deq);
     if (a->segment_len || a->segment_memory)
         ok = ok && deq_fields_write(&segment_table, a, root);
     if (a->chat.message[0])
-        ok = ok && !json_object_set_new(root, "chat", json_pack("{s:s, s:s, s:s}", "message", a->chat.message, "reply", a->chat.reply, "stop",
-                                                                a->chat.stop));
+        ok = ok && !json_object_set_new(root, "chat",
+                                        json_pack("{s:s, s:s, s:s}", "message", a->chat.message, "reply", a->chat.reply,
+                                                  "stop", a->chat.stop));
     ok = !json_object_set_new(root, "deq", deq) && ok;
-    ok = !json_object_set_new(root, "training", training_json ? json_loads(training_json, 0, NULL) : json_object()) && ok;
+    ok = !json_object_set_new(root, "training", training_json ? json_loads(training_json, 0, NULL) : json_object()) &&
+         ok;
     char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) : NULL;
     json_decref(root);
     return text;

@@ -1,9 +1,10 @@
-/* Kinds of cells: what a model_type of config.json stands for. The registry (registry.c) lists them; everything above this floor opens, describes,
- * scores and trains a model through the table here and knows no kind.
+/* Kinds of cells: what a model_type of config.json stands for. The registry (registry.c) lists them; everything above
+ * this floor opens, describes, scores and trains a model through the table here and knows no kind.
  *
- * To add a kind: an architecture that begins with struct deq_arch, weights that begin with struct deq_weights, the cell on rows (cell.h) for
- * serving, the same equations on whole sequences (seq.h) for training and scoring, and a line in each of the two lists: registry.c's, and that of
- * registry_seq.c, which is apart because sequences need OpenBLAS and the daemon does not. */
+ * To add a kind: an architecture that begins with struct deq_arch, weights that begin with struct deq_weights, the
+ * cell on rows (cell.h) for serving, the same equations on whole sequences (seq.h) for training and scoring, and a
+ * line in each of the two lists: registry.c's, and that of registry_seq.c, which is apart because sequences need
+ * OpenBLAS and the daemon does not. */
 #ifndef DEQ_CELL_KIND_H
 #define DEQ_CELL_KIND_H
 
@@ -13,8 +14,8 @@
 #include "core/data/vocab.h"
 #include "core/data/weights.h"
 
-/* A chat as text: each message with {role} and {content} filled in, then what stands before the answer, and the text that ends it ("": none).
- * Without a message the model has no template of its own. */
+/* A chat as text: each message with {role} and {content} filled in, then what stands before the answer, and the text
+ * that ends it ("": none). Without a message the model has no template of its own. */
 struct deq_chat {
     char message[512], reply[256], stop[64];
 };
@@ -26,7 +27,8 @@ struct deq_arch {
     struct deq_serving serving;
     struct deq_chat chat;
     uint32_t predictor_hidden;            /* width of the warm-start predictor's hidden layer; 0: the model has none */
-    uint32_t segment_len, segment_memory; /* T and M of the segments its trainer evaluated it by (segment.h); 0: it did not */
+    uint32_t segment_len, segment_memory; /* T and M of the segments its trainer evaluated it by
+                                           * (segment.h); 0: it did not */
 };
 
 struct deq_predictor; /* predictor.h */
@@ -39,14 +41,15 @@ struct deq_kind {
     struct deq_opt_table config, recipe;
     /* Ranges and what goes with what, beyond the tables and what every model has; the message names the key. */
     enum deq_rc (*check)(const struct deq_arch *a, const char *where, struct deq_err *err);
-    /* A zeroed struct of the kind's weights with format and walk set, which deq_weights_build may be called on. NULL: no memory */
+    /* A zeroed struct of the kind's weights with format and walk set, which deq_weights_build may be
+     * called on. NULL: no memory */
     struct deq_weights *(*weights)(const struct deq_arch *a);
     const struct deq_predictor *(*predictor)(const struct deq_weights *w);
     /* Dimensions of a cell on rows and what it takes, from the architecture alone. */
     struct deq_cell (*shape)(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads);
     /* A cell over packed weights for one engine: scratch for max_rows rows, n_pages pages. Borrows w and pool. */
-    enum deq_rc (*open)(const struct deq_weights *w, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
-                        struct deq_err *err);
+    enum deq_rc (*open)(const struct deq_weights *w, size_t max_rows, uint32_t n_pages, struct deq_pool *pool,
+                        struct deq_cell **ret, struct deq_err *err);
     /* Positions of a sequence that it is trained on at most; NULL: any number. */
     uint32_t (*seq_max)(const struct deq_arch *a);
     bool drops_weights; /* knows deq_dropout.weights (seq.h) */
@@ -73,10 +76,14 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
 /* Plain and zeroed. */
 enum deq_rc deq_weights_new(const struct deq_arch *a, struct deq_weights **ret, struct deq_err *err);
 /* From a file, plain or packed; every tensor and shape is checked before memory for them is taken. */
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret, struct deq_err *err);
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
+                             struct deq_err *err);
 /* The packed form of plain weights, which stay the caller's. */
-enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16, struct deq_weights **ret, struct deq_err *err);
-/* What loading it packed would check, but for the values, the bytes that would be held, and those needed besides on the way: only headers are read. */
-enum deq_rc deq_weights_measure(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err);
+enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16,
+                               struct deq_weights **ret, struct deq_err *err);
+/* What loading it packed would check, but for the values, the bytes that would be held, and those needed besides on the
+ * way: only headers are read. */
+enum deq_rc deq_weights_measure(const char *path, const struct deq_arch *a, uint64_t *ret_bytes,
+                                uint64_t *ret_load_bytes, struct deq_err *err);
 
 #endif

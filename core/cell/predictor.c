@@ -10,15 +10,18 @@ void deq_predictor_walk(struct deq_weights *w, struct deq_predictor *p, const st
     w->n_main = w->n;
     if (!Hp)
         return;
-    deq_weights_put(w, &(struct deq_put){&p->tok_w, DEQ_ROLE_EMBED, Hp, D, &p->packed.tok, NULL, 1}, "predictor.token.weight");
-    deq_weights_put(w, &(struct deq_put){&p->state_w, DEQ_ROLE_EMBED, Hp, S, &p->packed.state, NULL, 1}, "predictor.state.weight");
+    deq_weights_put(w, &(struct deq_put){&p->tok_w, DEQ_ROLE_EMBED, Hp, D, &p->packed.tok, NULL, 1},
+                    "predictor.token.weight");
+    deq_weights_put(w, &(struct deq_put){&p->state_w, DEQ_ROLE_EMBED, Hp, S, &p->packed.state, NULL, 1},
+                    "predictor.state.weight");
     deq_weights_put(w, &(struct deq_put){&p->b, DEQ_ROLE_BIAS, 0, Hp, NULL, NULL, 1}, "predictor.bias");
-    deq_weights_put(w, &(struct deq_put){&p->out_w, DEQ_ROLE_EMBED, S, Hp, &p->packed.out, NULL, 1}, "predictor.out.weight");
+    deq_weights_put(w, &(struct deq_put){&p->out_w, DEQ_ROLE_EMBED, S, Hp, &p->packed.out, NULL, 1},
+                    "predictor.out.weight");
     deq_weights_put(w, &(struct deq_put){&p->out_b, DEQ_ROLE_BIAS, 0, S, NULL, NULL, 1}, "predictor.out.bias");
 }
 
-void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows, unsigned threads,
-                         struct deq_layout *l)
+void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows,
+                         unsigned threads, struct deq_layout *l)
 {
     if (!hidden)
         return;
@@ -29,7 +32,8 @@ void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim,
     DEQ_PART(l, c->emb, threads * deq_cluster_embed(v, 0));
 }
 
-void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v, struct deq_pool *pool)
+void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v,
+                      struct deq_pool *pool)
 {
     c->p = p;
     c->v = v;
@@ -82,7 +86,8 @@ static void stage_bias(void *ctx, unsigned thread, unsigned n_threads)
         deq_kern()->add(c->out[r], c->z + r * S, c->p->out_b, S);
 }
 
-void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0)
+void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, const float *const *z_prev,
+                      float *const *z0)
 {
     const size_t D = c->v->shape.d_model, S = c->p->state_dim, Hp = c->p->hidden;
     c->n = n;

@@ -1,8 +1,10 @@
-/* The warm-start predictor: a small map from (token at t, state at t-1) to a start for the state at t, of any kind of cell,
+/* The warm-start predictor: a small map from (token at t, state at t-1) to a start for the state at t, of any kind of
+ * cell,
  *
  *     z0_t = W_o relu(W_e e_t + W_z z*_{t-1} + b) + b_o,      e_t: the embedding times its scale
  *
- * on rows over packed weights (the engine's ops.predict). A wrong start costs evaluations, never correctness. core/train/predictor.h fits it. */
+ * on rows over packed weights (the engine's ops.predict). A wrong start costs evaluations, never correctness.
+ * core/train/predictor.h fits it. */
 #ifndef DEQ_CELL_PREDICTOR_H
 #define DEQ_CELL_PREDICTOR_H
 
@@ -41,10 +43,12 @@ struct deq_predict {
 };
 
 /* Counts or cuts the scratch (core/base/layout.h); then deq_predict_init. */
-void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows, unsigned threads,
-                         struct deq_layout *l);
-void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v, struct deq_pool *pool);
+void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows,
+                         unsigned threads, struct deq_layout *l);
+void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v,
+                      struct deq_pool *pool);
 /* z0[i] [S] from tokens[i] and z_prev[i] [S] */
-void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0);
+void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, const float *const *z_prev,
+                      float *const *z0);
 
 #endif

@@ -63,15 +63,18 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
             continue;
         const uint32_t v = *(const uint32_t *)(const void *)((const char *)a + o->offset);
         if (v < (uint32_t)o->min || v > (uint32_t)o->max)
-            return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside %u..%u", where, o->name, v, (uint32_t)o->min, (uint32_t)o->max);
+            return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside %u..%u", where, o->name, v, (uint32_t)o->min,
+                            (uint32_t)o->max);
     }
     const struct {
         const char *name;
         uint32_t value;
-    } common[] = {{"predictor_hidden_size", a->predictor_hidden}, {"segment_length", a->segment_len}, {"segment_memory", a->segment_memory}};
+    } common[] = {{"predictor_hidden_size", a->predictor_hidden}, {"segment_length", a->segment_len},
+                  {"segment_memory", a->segment_memory}};
     for (size_t i = 0; i < DEQ_COUNT(common); i++)
         if (common[i].value > 1 << 16)
-            return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside 0..%u", where, common[i].name, common[i].value, 1 << 16);
+            return deq_fail(err, DEQ_EFORMAT, "%s: %s: %u is outside 0..%u", where, common[i].name, common[i].value,
+                            1 << 16);
     enum deq_rc rc = deq_vocab_check(&a->vocab, where, err);
     if (!rc)
         rc = deq_serving_check(&a->serving, a->predictor_hidden, where, err);
@@ -96,9 +99,10 @@ enum deq_rc deq_weights_new(const struct deq_arch *a, struct deq_weights **ret, 
     return build(a, false, ret, err);
 }
 
-/* The file, and a packed table that it fits: what is not packed is little, so a file that does not hold what the configuration claims costs little. */
-static enum deq_rc open_checked(const char *path, const struct deq_arch *a, struct deq_safetensors **ret_file, struct deq_weights **ret_packed,
-                                bool *ret_bf16, struct deq_err *err)
+/* The file, and a packed table that it fits: what is not packed is little, so a file that does not hold what the
+ * configuration claims costs little. */
+static enum deq_rc open_checked(const char *path, const struct deq_arch *a, struct deq_safetensors **ret_file,
+                                struct deq_weights **ret_packed, bool *ret_bf16, struct deq_err *err)
 {
     enum deq_rc rc = deq_safetensors_open(path, ret_file, err);
     if (!rc)
@@ -106,7 +110,8 @@ static enum deq_rc open_checked(const char *path, const struct deq_arch *a, stru
     return rc ? rc : deq_weights_check(*ret_packed, *ret_file, path, ret_bf16, err);
 }
 
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret, struct deq_err *err)
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
+                             struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
     struct deq_weights *w = NULL;
@@ -129,7 +134,8 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool pa
     return rc;
 }
 
-enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16, struct deq_weights **ret, struct deq_err *err)
+enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16,
+                               struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_weights *w = NULL;
     enum deq_rc rc = build(a, true, &w, err);
@@ -142,7 +148,8 @@ enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weight
     return rc;
 }
 
-enum deq_rc deq_weights_measure(const char *path, const struct deq_arch *a, uint64_t *ret_bytes, uint64_t *ret_load_bytes, struct deq_err *err)
+enum deq_rc deq_weights_measure(const char *path, const struct deq_arch *a, uint64_t *ret_bytes,
+                                uint64_t *ret_load_bytes, struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
     struct deq_weights *w = NULL;

@@ -4,8 +4,9 @@
 
 #include "core/base/mem.h"
 
-enum deq_rc deq_segment_new(const struct deq_arch *a, const struct deq_weights *w, size_t streams, size_t segment, size_t memory, const struct deq_solver_opts *o,
-                            struct deq_segment **ret, struct deq_err *err)
+enum deq_rc deq_segment_new(const struct deq_arch *a, const struct deq_weights *w, size_t streams, size_t segment,
+                            size_t memory, const struct deq_solver_opts *o, struct deq_segment **ret,
+                            struct deq_err *err)
 {
     const struct deq_seq_shape shape = {.b = streams, .t = segment, .memory = memory, .n_tapes = 1};
     struct deq_segment *s = DEQ_NEW(struct deq_segment);
@@ -47,8 +48,8 @@ static void evaluate(void *ctx, const float *z, float *fz)
     s->ops->forward(s, 0, z, fz);
 }
 
-enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, size_t t, float *shown, struct deq_solve_report *ret,
-                               struct deq_err *err)
+enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, size_t t, float *shown,
+                              struct deq_solve_report *ret, struct deq_err *err)
 {
     const size_t dim = t * s->seq->state_dim;
     deq_seq_length(s->seq, t);

@@ -5,7 +5,8 @@
 #include "core/base/rng.h"
 #include "core/math/kern.h"
 
-enum { LOSS_ROWS = 256, LOSS_FLOATS = 1 << 24 }; /* logits that exist at a time: that many rows, or fewer of a large vocabulary */
+/* logits that exist at a time: that many rows, or fewer of a large vocabulary */
+enum { LOSS_ROWS = 256, LOSS_FLOATS = 1 << 24 };
 
 void deq_seq_free(struct deq_seq *s)
 {
@@ -25,7 +26,8 @@ void deq_seq_wide(struct deq_seq *s)
     s->dyw = deq_gemm_dyw_wide;
 }
 
-void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a, const struct deq_seq_shape *shape, size_t state_dim)
+void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a,
+                  const struct deq_seq_shape *shape, size_t state_dim)
 {
     s->ops = ops;
     s->vocab = a->vocab;
@@ -51,7 +53,8 @@ void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l)
     DEQ_PART(l, s->logits, s->loss_rows * (size_t)v->size);
 }
 
-void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v, const uint32_t *tokens, float scale)
+void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v,
+                   const uint32_t *tokens, float scale)
 {
     const struct deq_kern *k = deq_kern();
     const size_t D = v->shape.d_model;

@@ -1,15 +1,18 @@
-/* The seam between training and the equations: a cell on whole sequences [B, T], with its vector-Jacobian product. (cell.h is the seam of serving, on
- * single rows; tests compare the two forms of every kind.) A kind's struct begins with struct deq_seq.
+/* The seam between training and the equations: a cell on whole sequences [B, T], with its vector-Jacobian
+ * product. (cell.h is the seam of serving, on single rows; tests compare the two forms of every kind.) A kind's
+ * struct begins with struct deq_seq.
  *
  *     begin      tokens in: embeddings, injection, masks; once a batch, whatever the number of evaluations
- *     forward    fz = f(z); what the VJP of this evaluation needs is kept in a *tape*. Solving uses one tape over and over, so memory does
- *                not depend on the number of evaluations
- *     vjp        dz = J_f' d_fz at an evaluation kept; with grads, parameter gradients are added and those of the injection gathered
+ *     forward    fz = f(z); what the VJP of this evaluation needs is kept in a *tape*. Solving uses one tape over and
+ *                over, so memory does not depend on the number of evaluations
+ *     vjp        dz = J_f' d_fz at an evaluation kept; with grads, parameter gradients are added and
+ *                those of the injection gathered
  *     end        carries the gathered gradients to injection and embedding
- *     remember   the sequences' positions, at their states z, become what lies before the next ones; no gradient goes there. shown
- *                [N, shown_dim], or NULL, receives the states as the authors' code lists them
+ *     remember   the sequences' positions, at their states z, become what lies before the next ones; no gradient goes
+ *                there. shown [N, shown_dim], or NULL, receives the states as the authors' code lists them
  *
- * States z are [N, S] with N = B*T rows n = b*T + t, S = state_dim. Memory is allocated once, by the kind's seq_new. One thread a struct deq_seq. */
+ * States z are [N, S] with N = B*T rows n = b*T + t, S = state_dim. Memory is allocated once, by the kind's seq_new.
+ * One thread a struct deq_seq. */
 #ifndef DEQ_CELL_SEQ_H
 #define DEQ_CELL_SEQ_H
 
@@ -26,20 +29,24 @@ struct deq_seq_shape {
 
 struct deq_seq;
 
-/* Variational dropout: one mask a sequence, the same in every evaluation. weights: share of a kind's recurrent weights that are left out of a batch. */
+/* Variational dropout: one mask a sequence, the same in every evaluation. weights: share of a kind's recurrent weights
+ * that are left out of a batch. */
 struct deq_dropout {
     float units, weights;
     uint64_t seed, stream; /* the masks are a function of these */
 };
 
 struct deq_seq_ops {
-    void (*begin)(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens, const struct deq_dropout *d /* NULL: none */);
+    void (*begin)(struct deq_seq *s, const struct deq_weights *w, const uint32_t *tokens,
+                  const struct deq_dropout *d /* NULL: none */);
     void (*forward)(struct deq_seq *s, unsigned tape, const float *z, float *fz); /* fz may be z */
-    void (*vjp)(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz, struct deq_weights *grads /* may be NULL */); /* dz may be d_fz */
+    void (*vjp)(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz,
+                struct deq_weights *grads /* may be NULL */); /* dz may be d_fz */
     void (*end)(struct deq_seq *s, struct deq_weights *grads);
     void (*remember)(struct deq_seq *s, const float *z, float *shown);
     void (*forget)(struct deq_seq *s); /* nothing lies before the next sequences */
-    /* What the head reads of the states: x [N, deq_vocab_out()], the seq's own or z itself, until read_vjp or forward. */
+    /* What the head reads of the states: x [N, deq_vocab_out()], the seq's own or z itself,
+     * until read_vjp or forward. */
     const float *(*read)(struct deq_seq *s, const float *z);
     /* Its VJP for all N rows: d_z [N, S] from d_x [N, deq_vocab_out()]; grads may be NULL */
     void (*read_vjp)(struct deq_seq *s, const float *z, const float *d_x, float *d_z, struct deq_weights *grads);
@@ -66,18 +73,22 @@ struct deq_seq {
 };
 
 /* registry_seq.c */
-enum deq_rc deq_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret, struct deq_err *err);
+enum deq_rc deq_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
+                        struct deq_err *err);
 void deq_seq_free(struct deq_seq *s);
 /* From now on sequences have t positions, 1 .. t_max. */
 void deq_seq_length(struct deq_seq *s, size_t t);
-/* From now on every sum of products is made in double: slow, for comparisons with what other code computed in float64. */
+/* From now on every sum of products is made in double: slow, for comparisons with what other
+ * code computed in float64. */
 void deq_seq_wide(struct deq_seq *s);
 
 /* For kinds: fills in what is common, and counts or cuts its parts (core/base/layout.h). */
-void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a, const struct deq_seq_shape *shape, size_t state_dim);
+void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a,
+                  const struct deq_seq_shape *shape, size_t state_dim);
 void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l);
 /* s->e = embeddings of the tokens times scale; and the gradient of it, d_e [N, D], to the embedding's. */
-void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v, const uint32_t *tokens, float scale);
+void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v,
+                   const uint32_t *tokens, float scale);
 void deq_seq_embed_vjp(const struct deq_seq *s, const float *d_e, float scale, struct deq_weights *grads);
 /* On rows of n numbers: y [rows, n] += b [n]; d_b [n] += the sum of dy [rows, n]. */
 void deq_seq_add_bias(float *y, const float *b, size_t rows, size_t n);
@@ -86,14 +97,19 @@ void deq_seq_sum_rows(const float *dy, size_t rows, size_t n, float *d_b);
 void deq_seq_draw_mask(float *mask, size_t n, float dropout, uint64_t seed, uint64_t stream);
 void deq_seq_apply_mask(const struct deq_seq *s, const float *mask, size_t n, float *y);
 
-/* --- vocabulary_seq.c: what any vocabulary and head say of states (vocabulary.h has the equations) ---
- * The whole distribution of all N rows, log-probabilities out [N, V], summed in double (for goldens, not for speed); or the negative log-probability (nats)
- * of one target each, for which only the shortlist and the target's own cluster are computed. */
+/* --- vocabulary_seq.c: what any vocabulary and head say of states (vocabulary.h has the equations) --- */
+
+/* The whole distribution of all N rows, log-probabilities out [N, V], summed in double (for goldens, not for speed); or
+ * the negative log-probability (nats) of one target each, for which only the shortlist and the target's own cluster are
+ * computed. */
 enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, struct deq_err *err);
 void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, double *ret_nll);
 
-/* For training, which knows the plain tied head alone. Mean cross entropy (nats) of targets [N] at states z; UINT32_MAX targets are left out, `count` is
- * the number of those that are in over the whole batch (all shards). d_z [N, S] is written and grads are added to when not NULL; ret_nll (may be NULL) [N] receives each position's nats. Returns the sum of nats / count. */
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *grads, float *ret_nll);
+/* For training, which knows the plain tied head alone. Mean cross entropy (nats) of targets [N] at states z;
+ * UINT32_MAX targets are left out, `count` is the number of those that are in over the whole batch (all shards). d_z
+ * [N, S] is written and grads are added to when not NULL; ret_nll (may be NULL) [N] receives each position's nats.
+ * Returns the sum of nats / count. */
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
+                    struct deq_weights *grads, float *ret_nll);
 
 #endif

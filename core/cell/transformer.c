@@ -74,7 +74,8 @@ static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const size_t HD3 = 3 * (size_t)c->w->arch.n_head * c->w->arch.d_head;
-    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.qkv, c->qkv, HD3, thread, n_threads);
+    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.qkv, c->qkv, HD3, thread,
+                   n_threads);
 }
 
 static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t logical)
@@ -107,7 +108,8 @@ static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
     struct cell *c = ctx;
     const struct deq_transformer_arch *a = &c->w->arch;
     const struct thread_scratch *own = &c->thread[thread];
-    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK, Dv = c->kv.v_stride, items = c->m * H;
+    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK,
+                 Dv = c->kv.v_stride, items = c->m * H;
     float *qc = own->qr, *qr = qc + Dv, *out = qr + Dv;
     for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
         const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
@@ -151,7 +153,8 @@ static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const size_t HD = (size_t)c->w->arch.n_head * c->w->arch.d_head;
-    deq_gemm_exact(c->av, HD, c->m, &c->w->block[c->block].packed.out, c->y, c->w->arch.base.vocab.d_model, thread, n_threads);
+    deq_gemm_exact(c->av, HD, c->m, &c->w->block[c->block].packed.out, c->y, c->w->arch.base.vocab.d_model, thread,
+                   n_threads);
 }
 
 /* s = x + (y + b_o);  n = the FFN's input */
@@ -177,7 +180,8 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_up(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.up, c->act, c->w->arch.d_inner, thread, n_threads);
+    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.up, c->act,
+                   c->w->arch.d_inner, thread, n_threads);
 }
 
 static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
@@ -191,7 +195,8 @@ static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_down(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->act, c->w->arch.d_inner, c->m, &c->w->block[c->block].packed.down, c->y, c->w->arch.base.vocab.d_model, thread, n_threads);
+    deq_gemm_exact(c->act, c->w->arch.d_inner, c->m, &c->w->block[c->block].packed.down, c->y,
+                   c->w->arch.base.vocab.d_model, thread, n_threads);
 }
 
 /* f = (n or s) + (y + b_2), post-normed where the variant says so */
@@ -221,7 +226,8 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     c->rows = rows;
     c->m = rows->n;
     const struct deq_transformer_arch *a = &c->w->arch;
-    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner, span = DEQ_MIN((size_t)a->attn_window, 64u);
+    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner,
+                 span = DEQ_MIN((size_t)a->attn_window, 64u);
     for (c->block = 0; c->block < a->n_block; c->block++) {
         run(c, stage_input, m * D);
         run(c, stage_qkv, m * D * 3 * HD);
@@ -254,7 +260,8 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
 static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.inject, c->qkv, deq_inject_dim(&c->w->arch), thread, n_threads);
+    deq_gemm_exact(c->x, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.inject, c->qkv,
+                   deq_inject_dim(&c->w->arch), thread, n_threads);
 }
 
 static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
@@ -280,7 +287,8 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
     }
 }
 
-static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0)
+static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens, const float *const *z_prev,
+                         float *const *z0)
 {
     deq_predict_rows(&((struct cell *)base)->predict, n, tokens, z_prev, z0);
 }
@@ -312,7 +320,8 @@ static void cell_readout(struct deq_cell *base, const struct deq_rows *rows, flo
     deq_vocabulary_head(&c->readout, rows->n, c->n, logits, tails);
 }
 
-static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const struct deq_rows *rows, float *const *logits, const float *const *tails)
+static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const struct deq_rows *rows,
+                              float *const *logits, const float *const *tails)
 {
     struct cell *c = (struct cell *)base;
     final_norm(c, rows);
@@ -405,8 +414,8 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
     return c.base;
 }
 
-enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
-                                 struct deq_err *err)
+enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_rows, uint32_t n_pages,
+                                 struct deq_pool *pool, struct deq_cell **ret, struct deq_err *err)
 {
     const struct deq_transformer_weights *w = (const struct deq_transformer_weights *)weights;
     const struct deq_transformer_arch *a = &w->arch;

@@ -1,6 +1,6 @@
-/* The transformer kind: its architecture, its weights, and the cell on rows, the engine's form of the equations in models/README.md, over packed
- * weights and a paged cache of keys and values, exact path only. (transformer_seq.h is the form on whole sequences that training uses;
- * tests/unit/test_transformer.c compares the two.) */
+/* The transformer kind: its architecture, its weights, and the cell on rows, the engine's form of the equations in
+ * models/README.md, over packed weights and a paged cache of keys and values, exact path only. (transformer_seq.h is
+ * the form on whole sequences that training uses; tests/unit/test_transformer.c compares the two.) */
 #ifndef DEQ_CELL_TRANSFORMER_H
 #define DEQ_CELL_TRANSFORMER_H
 
@@ -11,10 +11,10 @@
 enum { DEQ_BLOCKS_MAX = 16 };
 
 /* Where LayerNorm stands (n1 before attention, n2 after it, n3 after the FFN, n4 before it):
- *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))                        locuslab/deq
- *   PRE      h = z + attn(n1(z));  x = n4(h);  f = x + ffn(x)                locuslab/deq pre_lnorm: the FFN's residual is normed
- *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))                 torchdeq deq-lm
- *   PRE_LN   h = z + attn(n1(z));  f = h + ffn(n4(h))                        the usual pre-norm; torchdeq deq-seq pre_lnorm   */
+ *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))            locuslab/deq
+ *   PRE      h = z + attn(n1(z));  x = n4(h);  f = x + ffn(x)    locuslab/deq pre_lnorm: the FFN's residual is normed
+ *   PRE_SUB  h = z + W_o n(attn(n1(z)));  f = h + ffn(n4(h))     torchdeq deq-lm
+ *   PRE_LN   h = z + attn(n1(z));  f = h + ffn(n4(h))            the usual pre-norm; torchdeq deq-seq pre_lnorm */
 enum deq_norm { DEQ_NORM_POST, DEQ_NORM_PRE, DEQ_NORM_PRE_SUB, DEQ_NORM_PRE_LN };
 /* The FFN's residual is its input before the norm. */
 static inline bool deq_norm_keeps(enum deq_norm n)
@@ -31,7 +31,8 @@ struct deq_transformer_arch {
     uint32_t attn_window;      /* W: positions a row attends to, itself included */
     enum deq_norm norm;
     bool norm_affine;          /* LayerNorms have weight and bias */
-    bool inject_residual;      /* the token is also injected beside attention: h = n2(z + attn(z) + u_x), u_x = W_x e + b_x */
+    bool inject_residual;      /* the token is also injected beside attention:
+                                * h = n2(z + attn(z) + u_x), u_x = W_x e + b_x */
     bool final_norm;           /* an affine LayerNorm between z* and the head */
     float norm_eps;
 };
@@ -57,8 +58,8 @@ struct deq_block_weights {
     float *up_b;     /* [F] */
     float *down_w;   /* [D, F] */
     float *down_b;   /* [D] */
-    /* LayerNorms, NULL when not affine. attn: n1 (pre) or n2 (post), [D]; sub: on the attention vector, [H*Dh] (pre_sub only);
-     * ffn: n4 (pre) or n3 (post), [D] */
+    /* LayerNorms, NULL when not affine. attn: n1 (pre) or n2 (post), [D]; sub: on the attention vector, [H*Dh] (pre_sub
+     * only); ffn: n4 (pre) or n3 (post), [D] */
     float *attn_norm_g, *attn_norm_b, *sub_norm_g, *sub_norm_b, *ffn_norm_g, *ffn_norm_b;
     struct {
         struct deq_packed inject, qkv, out, up, down;
@@ -83,11 +84,12 @@ static inline struct deq_transformer_weights *deq_transformer_weights(struct deq
     return (struct deq_transformer_weights *)w;
 }
 
-/* transformer_weights.c. Sinusoid of relative distance d (Vaswani et al. 2017; order of Transformer-XL: sines, then cosines): out [D]. */
+/* transformer_weights.c. Sinusoid of relative distance d (Vaswani et al. 2017; order of Transformer-XL:
+ * sines, then cosines): out [D]. */
 void deq_sinusoid(uint32_t d, uint32_t d_model, float *out);
 
-/* A cell's table of relative positions, rel [H, Dh, deq_rel_stride(reach)]: W_r p_d for the distances d < reach, each in column
- * deq_rel_zero(reach) - d; the others stay zero (they are masked). */
+/* A cell's table of relative positions, rel [H, Dh, deq_rel_stride(reach)]: W_r p_d for the distances d < reach, each
+ * in column deq_rel_zero(reach) - d; the others stay zero (they are masked). */
 static inline size_t deq_rel_zero(size_t reach)
 {
     return reach - 1 + 15;
@@ -98,11 +100,12 @@ static inline size_t deq_rel_stride(size_t reach)
     return DEQ_ROUND_UP(deq_rel_zero(reach) + 16, (size_t)16);
 }
 
-void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach, float *scratch /* [D] */, float *rel);
+void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach,
+                              float *scratch /* [D] */, float *rel);
 
-/* The kind's row ops (kind.h). Its table of relative positions has those that occur within so many pages: a window that config.json claims costs
- * nothing by itself. */
+/* The kind's row ops (kind.h). Its table of relative positions has those that occur within so many pages: a window that
+ * config.json claims costs nothing by itself. */
 struct deq_cell deq_transformer_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads);
-enum deq_rc deq_transformer_open(const struct deq_weights *w, size_t max_rows, uint32_t n_pages, struct deq_pool *pool, struct deq_cell **ret,
-                                 struct deq_err *err);
+enum deq_rc deq_transformer_open(const struct deq_weights *w, size_t max_rows, uint32_t n_pages, struct deq_pool *pool,
+                                 struct deq_cell **ret, struct deq_err *err);
 #endif

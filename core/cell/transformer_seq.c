@@ -12,7 +12,8 @@
 static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dropout)
 {
     const struct deq_transformer_arch *a = &s->arch;
-    const size_t N = s->base.n, T = s->base.t, R = s->base.t + s->m_max, D = a->base.vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
+    const size_t N = s->base.n, T = s->base.t, R = s->base.t + s->m_max, D = a->base.vocab.d_model, F = a->d_inner,
+                 HD = (size_t)a->n_head * a->d_head;
     deq_seq_lay_out(&s->base, l);
     DEQ_PART(l, s->tape, s->base.n_tapes * a->n_block);
     DEQ_PART(l, s->sin, R * D);
@@ -59,16 +60,16 @@ static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dr
 
 /* --- Small helpers on [N, n] --- */
 
-static void norm_rows(const struct deq_transformer_arch *a, const float *x, size_t rows, size_t n, const float *g, const float *b, float *y,
-                      float *stats)
+static void norm_rows(const struct deq_transformer_arch *a, const float *x, size_t rows, size_t n, const float *g,
+                      const float *b, float *y, float *stats)
 {
     const struct deq_kern *k = deq_kern();
     for (size_t i = 0; i < rows; i++)
         k->layernorm(x + i * n, n, a->norm_eps, g, b, y + i * n, stats ? stats + 2 * i : NULL);
 }
 
-static void norm_rows_vjp(const float *x, const float *stats, size_t rows, size_t n, const float *g, const float *dy, float *dx,
-                          float *d_g, float *d_b)
+static void norm_rows_vjp(const float *x, const float *stats, size_t rows, size_t n, const float *g, const float *dy,
+                          float *dx, float *d_g, float *d_b)
 {
     const struct deq_kern *k = deq_kern();
     for (size_t i = 0; i < rows; i++)
@@ -83,11 +84,13 @@ static void apply_mask(const struct deq_transformer_seq *s, const float *mask, s
 
 /* --- Injection: once per token, whatever the number of evaluations --- */
 
-static void begin(struct deq_seq *base, const struct deq_weights *weights, const uint32_t *tokens, const struct deq_dropout *d)
+static void begin(struct deq_seq *base, const struct deq_weights *weights, const uint32_t *tokens,
+                  const struct deq_dropout *d)
 {
     struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
     const struct deq_transformer_weights *w = (const struct deq_transformer_weights *)weights;
-    const size_t D = s->arch.base.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head, R = s->base.t_max + s->m_max;
+    const size_t D = s->arch.base.vocab.d_model, HD = (size_t)s->arch.n_head * s->arch.d_head,
+                 R = s->base.t_max + s->m_max;
     s->w = w;
     deq_seq_embed(base, weights, &w->vocabulary, tokens, sqrtf((float)D));
     for (unsigned l = 0; l < s->arch.n_block; l++) {
@@ -132,8 +135,9 @@ static void end(struct deq_seq *base, struct deq_weights *grads)
 
 /* --- One block, forward and VJP --- */
 
-/* y += x [N, D]. Where nothing norms the state (deq_norm_keeps) it grows from block to block and step to step, and in a float every addition would lose
- * what is small beside it: what was lost (Knuth's two-sum, exact) is kept and given back at the end of the evaluation. */
+/* y += x [N, D]. Where nothing norms the state (deq_norm_keeps) it grows from block to block and step to step, and in a
+ * float every addition would lose what is small beside it: what was lost (Knuth's two-sum, exact) is kept and given
+ * back at the end of the evaluation. */
 static void add_carry(struct deq_transformer_seq *s, float *y, const float *x)
 {
     const size_t n = s->base.n * s->arch.base.vocab.d_model;
@@ -192,7 +196,8 @@ static void block_forward(struct deq_transformer_seq *s, unsigned l, const struc
 }
 
 /* dy [N, D] -> dx [N, D]; they may be the same. g NULL: no parameter gradients. */
-static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t, const float *dy, float *dx, struct deq_transformer_weights *grads)
+static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t, const float *dy, float *dx,
+                      struct deq_transformer_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_transformer_arch *a = &s->arch;
@@ -228,9 +233,11 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     } else { /* f = h + ffn(h), h = norm(s) */
         k->add(d_h, d_h, d_o, N * D);
         if (a->norm == DEQ_NORM_POST)
-            norm_rows_vjp(t->s, t->st1, N, D, w->attn_norm_g, d_h, d_s, g ? g->attn_norm_g : NULL, g ? g->attn_norm_b : NULL);
+            norm_rows_vjp(t->s, t->st1, N, D, w->attn_norm_g, d_h, d_s, g ? g->attn_norm_g : NULL,
+                          g ? g->attn_norm_b : NULL);
         else
-            norm_rows_vjp(t->s, t->st2, N, D, w->ffn_norm_g, d_h, d_s, g ? g->ffn_norm_g : NULL, g ? g->ffn_norm_b : NULL);
+            norm_rows_vjp(t->s, t->st2, N, D, w->ffn_norm_g, d_h, d_s, g ? g->ffn_norm_g : NULL,
+                          g ? g->ffn_norm_b : NULL);
     }
     if (g && a->inject_residual)
         k->add(s->d_ux[l], s->d_ux[l], d_s, N * D);
@@ -244,7 +251,8 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
         deq_seq_sum_rows(d_a, N, D, g->out_b);
     }
     if (a->norm == DEQ_NORM_PRE_SUB)
-        norm_rows_vjp(t->av, t->st_sub, N, HD, w->sub_norm_g, d_av, d_av, g ? g->sub_norm_g : NULL, g ? g->sub_norm_b : NULL);
+        norm_rows_vjp(t->av, t->st_sub, N, HD, w->sub_norm_g, d_av, d_av, g ? g->sub_norm_g : NULL,
+                      g ? g->sub_norm_b : NULL);
     deq_attention_seq_vjp(s, l, t, d_av, d_qkv, grads);
     /* qkv = in W_qkv^T + u */
     const float *in = a->norm == DEQ_NORM_POST ? t->x : t->n1;
@@ -254,7 +262,8 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
         k->add(s->d_u[l], s->d_u[l], d_qkv, N * 3 * HD);
     }
     if (a->norm != DEQ_NORM_POST)
-        norm_rows_vjp(t->x, t->st1, N, D, w->attn_norm_g, d_h, d_h, g ? g->attn_norm_g : NULL, g ? g->attn_norm_b : NULL);
+        norm_rows_vjp(t->x, t->st1, N, D, w->attn_norm_g, d_h, d_h, g ? g->attn_norm_g : NULL,
+                      g ? g->attn_norm_b : NULL);
     k->add(dx, d_s, d_h, N * D);
 }
 
@@ -284,7 +293,8 @@ static void remember(struct deq_seq *base, const float *z, float *shown)
 {
     struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
     const struct deq_transformer_arch *a = &s->arch;
-    const size_t N = s->base.n, T = s->base.t, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, kv = 2 * HD;
+    const size_t N = s->base.n, T = s->base.t, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head,
+                 kv = 2 * HD;
     const size_t m = DEQ_MIN(s->m + T, s->m_max), old = m > T ? m - T : 0, new = m - old;
     for (unsigned l = 0; l < a->n_block; l++) {
         const struct deq_block_weights *w = &s->w->block[l];
@@ -329,7 +339,8 @@ static void read_vjp(struct deq_seq *base, const float *z, const float *d_x, flo
     struct deq_transformer_seq *s = (struct deq_transformer_seq *)base;
     struct deq_transformer_weights *g = grads ? deq_transformer_weights(grads) : NULL;
     if (s->arch.final_norm)
-        norm_rows_vjp(z, s->stats, base->n, base->state_dim, s->w->final_norm_g, d_x, d_z, g ? g->final_norm_g : NULL, g ? g->final_norm_b : NULL);
+        norm_rows_vjp(z, s->stats, base->n, base->state_dim, s->w->final_norm_g, d_x, d_z, g ? g->final_norm_g : NULL,
+                      g ? g->final_norm_b : NULL);
     else
         memcpy(d_z, d_x, base->n * base->state_dim * sizeof(float));
 }
@@ -343,10 +354,11 @@ static void seq_free(struct deq_seq *base)
     deq_free(s);
 }
 
-static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember, .forget = forget,
-                                       .read = read_states, .read_vjp = read_vjp, .free = seq_free};
+static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember,
+                                       .forget = forget, .read = read_states, .read_vjp = read_vjp, .free = seq_free};
 
-enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret, struct deq_err *err)
+enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
+                                    struct deq_err *err)
 {
     const size_t R = shape->t + shape->memory, D = a->vocab.d_model;
     struct deq_transformer_seq *s = DEQ_NEW(struct deq_transformer_seq);

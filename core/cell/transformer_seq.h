@@ -1,11 +1,13 @@
 /* The transformer on whole sequences: seq.h's operations, inside.
  *
- *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )         equations: models/README.md
+ *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )
+ *     equations: models/README.md
  *
- * *Memory* (Transformer-XL's, and how the DEQ authors evaluate): the last M positions before the sequence may be attended to as well. Their states are
- * fixed, so all that is kept of them is keys and values. In every block they are computed from the state z itself, as the authors' code does
- * (a block after the first sees z there, not the block's own input): with one block this is what the engine's cache holds. No gradient goes
- * into memory: the VJP is for sequences without it. Columns of scores are the M positions, then the T of the sequence. */
+ * *Memory* (Transformer-XL's, and how the DEQ authors evaluate): the last M positions before the sequence may be
+ * attended to as well. Their states are fixed, so all that is kept of them is keys and values. In every block they are
+ * computed from the state z itself, as the authors' code does (a block after the first sees z there, not the block's
+ * own input): with one block this is what the engine's cache holds. No gradient goes into memory: the VJP is for
+ * sequences without it. Columns of scores are the M positions, then the T of the sequence. */
 #ifndef DEQ_CELL_TRANSFORMER_SEQ_H
 #define DEQ_CELL_TRANSFORMER_SEQ_H
 
@@ -40,22 +42,25 @@ struct deq_transformer_seq {
     float *sin;     /* [R, D] sinusoids, R = m_max + t_max; row i is distance R-1-i */
     float *rel[DEQ_BLOCKS_MAX];   /* [R, H*Dh] W_r p, row i is distance R-1-i */
     float *d_rel[DEQ_BLOCKS_MAX]; /* [R, H*Dh] */
-    float *mask_attn; /* [B, D] variational dropout on the attention's output, or NULL: one mask a sequence, all positions and iterations */
+    float *mask_attn; /* [B, D] variational dropout on the attention's output, or NULL: one mask a sequence,
+                       * all positions and iterations */
     float *mask_ffn;  /* [B, F] on the FFN's hidden units, or NULL */
     bool masked;      /* masks apply in this step */
     struct deq_tape *tape; /* [n_tapes * L] */
     float *carry;     /* [N, D] what the residual stream's additions lost, of the evaluation under way */
     /* work */
-    float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh] [N,3HDh] [64,R] [64,R] [64,Dh] */
+    float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh]
+                                                                      * [N,3HDh] [64,R] [64,R] [64,Dh] */
     float *stats;     /* [N, 2] of the final norm */
     void *mem;        /* the one block all of these live in */
 };
 
-enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret, struct deq_err *err);
+enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
+                                    struct deq_err *err);
 
 /* attention_seq.c: one block's attention over all sequences; see there. */
 void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *t);
-void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *t, const float *d_av, float *d_qkv,
-                           struct deq_transformer_weights *grads);
+void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *t, const float *d_av,
+                           float *d_qkv, struct deq_transformer_weights *grads);
 
 #endif

@@ -25,7 +25,8 @@ struct seq {
     bool masked;        /* units are dropped: */
     float *mask_e, *mask_h, *mask_y; /* [B, D] [B, H] [B, deq_vocab_out()] */
     bool dropped;       /* weights are dropped: */
-    float *mask_w[DEQ_TAPS_MAX], *kept_w[DEQ_TAPS_MAX], *d_w[DEQ_TAPS_MAX]; /* [4H, H] masks, weights times them, gradients of those */
+    /* [4H, H] masks, weights times them, gradients of those */
+    float *mask_w[DEQ_TAPS_MAX], *kept_w[DEQ_TAPS_MAX], *d_w[DEQ_TAPS_MAX];
     const float *state_w[DEQ_TAPS_MAX]; /* what is multiplied with: the weights, or what is kept of them */
     struct tape *tape;  /* [n_tapes] */
     /* work */
@@ -93,7 +94,8 @@ static void convolve(const struct seq *s, const float *w, size_t shift, const fl
 }
 
 /* Gradients of the same: d_x [N, n] += W' d_y, and d_w [4H, n] += d_y' x; either may be NULL */
-static void convolve_vjp(const struct seq *s, const float *w, size_t shift, const float *x, size_t n, const float *d_y, float *d_x, float *d_w)
+static void convolve_vjp(const struct seq *s, const float *w, size_t shift, const float *x, size_t n, const float *d_y,
+                         float *d_x, float *d_w)
 {
     const size_t T = s->base.t, rows = 4 * (size_t)s->arch.state_size;
     for (size_t b = 0; b < s->base.b && shift < T; b++) {
@@ -128,7 +130,8 @@ static void draw(struct seq *s, const struct deq_dropout *d)
     if (s->masked) {
         deq_seq_draw_mask(s->mask_e, s->base.b * s->base.vocab.d_model, d->units, d->seed, d->stream * STREAMS);
         deq_seq_draw_mask(s->mask_h, s->base.b * H, d->units, d->seed, d->stream * STREAMS + 1);
-        deq_seq_draw_mask(s->mask_y, s->base.b * deq_vocab_out(&s->base.vocab), d->units, d->seed, d->stream * STREAMS + 2);
+        deq_seq_draw_mask(s->mask_y, s->base.b * deq_vocab_out(&s->base.vocab), d->units, d->seed,
+                          d->stream * STREAMS + 2);
     }
     for (unsigned j = 0; j < s->arch.kernel_size; j++) {
         s->state_w[j] = s->dropped ? s->kept_w[j] : s->w->state_w[j];
@@ -145,7 +148,8 @@ static float scale_of(const struct seq *s)
     return s->arch.embed_scale ? sqrtf((float)s->base.vocab.d_model) : 1;
 }
 
-static void begin(struct deq_seq *base, const struct deq_weights *weights, const uint32_t *tokens, const struct deq_dropout *d)
+static void begin(struct deq_seq *base, const struct deq_weights *weights, const uint32_t *tokens,
+                  const struct deq_dropout *d)
 {
     struct seq *s = (struct seq *)base;
     const size_t D = base->vocab.d_model, G = 4 * (size_t)s->arch.state_size;
@@ -190,8 +194,11 @@ static void run_gates(struct seq *s, const struct tape *t, const float *from, fl
     const struct deq_kern *k = deq_kern();
     const size_t T = s->base.t, H = s->arch.state_size, S = s->base.state_dim;
     for (size_t n = 0; n < s->base.n; n++) {
-        float *i = t->gates + n * 4 * H, *o = i + H, *g = o + H, *f = g + H, *before = t->before + n * H, *tc = t->tc + n * H;
-        const float *old = n % T ? (from ? from + (n - 1) * S + H : c + (n - 1) * H) : s->history ? s->last_c + n / T * H : NULL;
+        float *i = t->gates + n * 4 * H, *o = i + H, *g = o + H, *f = g + H, *before = t->before + n * H,
+              *tc = t->tc + n * H;
+        const float *old = n % T        ? (from ? from + (n - 1) * S + H : c + (n - 1) * H)
+                           : s->history ? s->last_c + n / T * H
+                                        : NULL;
         if (old)
             memcpy(before, old, H * sizeof(float));
         else
@@ -234,7 +241,8 @@ static void gates_vjp(struct seq *s, const struct tape *t, const float *d_fz, fl
     const size_t T = s->base.t, H = s->arch.state_size, S = s->base.state_dim;
     const bool levels = s->arch.levels;
     for (size_t n = s->base.n; n-- > 0;) {
-        const float *i = t->gates + n * 4 * H, *o = i + H, *g = o + H, *f = g + H, *before = t->before + n * H, *tc = t->tc + n * H;
+        const float *i = t->gates + n * 4 * H, *o = i + H, *g = o + H, *f = g + H, *before = t->before + n * H,
+                    *tc = t->tc + n * H;
         const float *d_h = d_fz + n * S;
         float *di = d_a + n * 4 * H, *d_o = di + H, *dg = d_o + H, *df = dg + H;
         float *later = d_c + n * H;                 /* what position t+1 made of c_t; of levels it comes with d_fz */
@@ -263,8 +271,10 @@ static void vjp(struct deq_seq *base, unsigned tape, const float *d_fz, float *d
     float *d_a = s->a, *d_c = s->c, *d_h = s->d_h;
     gates_vjp(s, t, d_fz, d_a, d_c);
     memset(d_h, 0, N * H * sizeof(float));
-    for (unsigned j = 0; j < s->arch.kernel_size; j++)
-        convolve_vjp(s, s->state_w[j], shift_of(s, j), t->h, H, d_a, d_h, !g ? NULL : s->dropped ? s->d_w[j] : g->state_w[j]);
+    for (unsigned j = 0; j < s->arch.kernel_size; j++) {
+        float *d_w = !g ? NULL : s->dropped ? s->d_w[j] : g->state_w[j];
+        convolve_vjp(s, s->state_w[j], shift_of(s, j), t->h, H, d_a, d_h, d_w);
+    }
     if (s->masked)
         deq_seq_apply_mask(base, s->mask_h, H, d_h);
     if (g)
@@ -340,10 +350,11 @@ static void seq_free(struct deq_seq *base)
     deq_free(s);
 }
 
-static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember, .forget = forget,
-                                       .read = read_states, .read_vjp = read_vjp, .free = seq_free};
+static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember,
+                                       .forget = forget, .read = read_states, .read_vjp = read_vjp, .free = seq_free};
 
-enum deq_rc deq_trellis_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret, struct deq_err *err)
+enum deq_rc deq_trellis_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
+                                struct deq_err *err)
 {
     struct seq *s = DEQ_NEW(struct seq);
     struct deq_layout l = {0};

@@ -7,8 +7,8 @@
 #include "core/math/kern.h"
 
 /* "embed.weight" of the only cluster, "embed.2.weight" of one among several */
-static void put_cluster(struct deq_weights *w, const struct deq_vocabulary *v, const char *what, const char *kind, unsigned c,
-                        const struct deq_put *put)
+static void put_cluster(struct deq_weights *w, const struct deq_vocabulary *v, const char *what, const char *kind,
+                        unsigned c, const struct deq_put *put)
 {
     if (v->shape.n_cutoffs)
         deq_weights_put(w, put, "%s.%u.%s", what, c, kind);
@@ -23,14 +23,16 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
     for (unsigned c = 0; c < deq_clusters(s); c++) {
         const size_t V = deq_cluster_size(s, c), E = deq_cluster_embed(s, c), D = s->d_model;
         put_cluster(w, v, "embed", "weight", c,
-                    &(struct deq_put){&v->embed[c], DEQ_ROLE_EMBED, V, E, s->head_untied ? &v->packed.embed[c] : &v->packed.head[c], NULL, 1});
+                    &(struct deq_put){&v->embed[c], DEQ_ROLE_EMBED, V, E,
+                                      s->head_untied ? &v->packed.embed[c] : &v->packed.head[c], NULL, 1});
         if (projects)
             put_cluster(w, v, "embed", "proj.weight", c,
                         &(struct deq_put){&v->embed_proj[c], DEQ_ROLE_EMBED, D, E, &v->packed.embed_proj[c],
                                           s->proj_untied[c] ? NULL : &v->packed.head_proj[c], 1});
         if (s->head_untied)
             put_cluster(w, v, "head", "weight", c,
-                        &(struct deq_put){&v->head[c], DEQ_ROLE_EMBED, V, deq_cluster_head(s, c), &v->packed.head[c], NULL, 1});
+                        &(struct deq_put){&v->head[c], DEQ_ROLE_EMBED, V, deq_cluster_head(s, c), &v->packed.head[c],
+                                          NULL, 1});
         if (projects && s->proj_untied[c])
             put_cluster(w, v, "head", "proj.weight", c,
                         &(struct deq_put){&v->head_proj[c], DEQ_ROLE_EMBED, D, E, NULL, &v->packed.head_proj[c], 1});
@@ -38,9 +40,12 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
     if (s->head_bias)
         deq_weights_put(w, &(struct deq_put){&v->head_bias, DEQ_ROLE_BIAS, 0, s->size, NULL, NULL, 1}, "head.bias");
     if (s->n_cutoffs) {
-        deq_weights_put(w, &(struct deq_put){&v->tails_w, DEQ_ROLE_EMBED, s->n_cutoffs, deq_cluster_head(s, 0), &v->packed.tails, NULL, 1},
+        deq_weights_put(w,
+                        &(struct deq_put){&v->tails_w, DEQ_ROLE_EMBED, s->n_cutoffs, deq_cluster_head(s, 0),
+                                          &v->packed.tails, NULL, 1},
                         "head.tails.weight");
-        deq_weights_put(w, &(struct deq_put){&v->tails_b, DEQ_ROLE_BIAS, 0, s->n_cutoffs, NULL, NULL, 1}, "head.tails.bias");
+        deq_weights_put(w, &(struct deq_put){&v->tails_b, DEQ_ROLE_BIAS, 0, s->n_cutoffs, NULL, NULL, 1},
+                        "head.tails.bias");
     }
 }
 
@@ -172,7 +177,8 @@ void deq_vocabulary_head(struct deq_readout *o, size_t n, const float *x, float 
         deq_pool_stage(o->pool, stage_normalise_head, o, n * deq_cluster_size(shape(o), 0));
 }
 
-void deq_vocabulary_tail(struct deq_readout *o, unsigned cluster, size_t n, const float *x, float *const *logits, const float *const *tails)
+void deq_vocabulary_tail(struct deq_readout *o, unsigned cluster, size_t n, const float *x, float *const *logits,
+                         const float *const *tails)
 {
     o->n = n;
     o->x = x;

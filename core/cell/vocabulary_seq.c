@@ -1,4 +1,5 @@
-/* The vocabulary on sequences: vocabulary.h's equations over plain weights and OpenBLAS, for scoring. And the loss of training. */
+/* The vocabulary on sequences: vocabulary.h's equations over plain weights and OpenBLAS, for scoring.
+ * And the loss of training. */
 #include <math.h>
 #include <string.h>
 
@@ -7,8 +8,10 @@
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
 
-/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with c = 0. hidden: scratch [n, E_c] */
-static void words(const struct deq_vocabulary *w, unsigned c, const float *x, size_t n, float *hidden, float *y, size_t ldy, float *tails)
+/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with
+ * c = 0. hidden: scratch [n, E_c] */
+static void words(const struct deq_vocabulary *w, unsigned c, const float *x, size_t n, float *hidden, float *y,
+                  size_t ldy, float *tails)
 {
     const struct deq_kern *k = deq_kern();
     const struct deq_vocab *a = &w->shape;
@@ -70,7 +73,8 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
         double base = 0;
         for (unsigned c = 0; c < deq_clusters(a); c++) {
             const size_t E = deq_cluster_head(a, c), begin = deq_cluster_begin(a, c), m = deq_cluster_size(a, c);
-            const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c], *words = w->head[c] ? w->head[c] : w->embed[c], *h = x;
+            const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c],
+                        *words = w->head[c] ? w->head[c] : w->embed[c], *h = x;
             if (proj) {
                 for (size_t e = 0; e < E; e++) {
                     double sum = 0;
@@ -84,7 +88,8 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
                 y[begin + i] = dot(words + i * E, h, E) + (w->head_bias ? (double)w->head_bias[begin + i] : 0);
             for (size_t i = 0; !c && i < C; i++)
                 tails[i] = dot(w->tails_w + i * E, h, E) + (double)w->tails_b[i];
-            const double by = c ? base + tails[c - 1] - log_sum_double(y + begin, m, NULL, 0) : -log_sum_double(y, m, tails, C);
+            const double by = c ? base + tails[c - 1] - log_sum_double(y + begin, m, NULL, 0)
+                                : -log_sum_double(y, m, tails, C);
             base = c ? base : by;
             for (size_t i = begin; i < begin + m; i++)
                 out[r * V + i] = (float)(y[i] + by);
@@ -108,7 +113,8 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, dou
             const float *y = s->logits + i * V0, *t = s->tails + i * C;
             ret_nll[r + i] = log_sum(y, V0, t, C) - (double)(c ? t[c - 1] : y[targets[r + i]]);
         }
-        for (unsigned c = 1; c < deq_clusters(a); c++) { /* the words of a cluster, for the rows whose targets lie in it */
+        /* the words of a cluster, for the rows whose targets lie in it */
+        for (unsigned c = 1; c < deq_clusters(a); c++) {
             const size_t V = deq_cluster_size(a, c);
             size_t m = 0, at = 0;
             for (size_t i = 0; i < rows; i++)
@@ -148,7 +154,8 @@ static double cross_entropy(float *y, size_t rows, size_t V, const uint32_t *tar
     return sum;
 }
 
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z, struct deq_weights *grads, float *ret_nll)
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
+                    struct deq_weights *grads, float *ret_nll)
 {
     const size_t D = deq_vocab_out(&s->vocab), V = s->vocab.size;
     const float *embed = s->vocabulary->embed[0], *x = s->ops->read(s, z);

@@ -1,4 +1,5 @@
-/* What a language model's two ends are: how many tokens, in which clusters, embedded and read out at what width. Pure data. */
+/* What a language model's two ends are: how many tokens, in which clusters, embedded and read out
+ * at what width. Pure data. */
 #ifndef DEQ_DATA_VOCAB_H
 #define DEQ_DATA_VOCAB_H
 
@@ -7,13 +8,15 @@
 
 enum { DEQ_CUTOFFS_MAX = 7 };
 
-/* Adaptive embedding and softmax (Grave et al., "Efficient softmax approximation for GPUs", 2017; Baevski and Auli, "Adaptive input
- * representations", 2019): the ids are cut into clusters 0 (the shortlist) .. n_cutoffs (the rarest), cluster c has embeddings of width
- * E / div_val^c. n_cutoffs, d_embed and div_val all zero: one cluster, E = D, the plain embedding. */
+/* Adaptive embedding and softmax (Grave et al., "Efficient softmax approximation for GPUs", 2017; Baevski and Auli,
+ * "Adaptive input representations", 2019): the ids are cut into clusters 0 (the shortlist) .. n_cutoffs (the
+ * rarest), cluster c has embeddings of width E / div_val^c. n_cutoffs, d_embed and div_val all zero: one cluster,
+ * E = D, the plain embedding. */
 struct deq_vocab {
     uint32_t size;             /* V */
     uint32_t d_model;          /* D: width that tokens are embedded to */
-    uint32_t d_out;            /* width that states are read out from; 0 means D. Another one needs a head of its own, and no projections */
+    uint32_t d_out;            /* width that states are read out from; 0 means D. Another one needs a head of
+                                * its own, and no projections */
     int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
     uint32_t n_cutoffs, cutoffs[DEQ_CUTOFFS_MAX]; /* first id of clusters 1, 2, ... */
     uint32_t d_embed;          /* E; 0 means D */
@@ -64,7 +67,8 @@ static inline size_t deq_cluster_head(const struct deq_vocab *v, unsigned c)
 {
     return v->d_out && v->d_out != v->d_model ? v->d_out : deq_cluster_embed(v, c);
 }
-/* Embeddings reach the model's width by a projection [D, E_c] (always where div_val is above 1, also if E_0 = D: Transformer-XL's rule). */
+/* Embeddings reach the model's width by a projection [D, E_c] (always where div_val is above 1, also if
+ * E_0 = D: Transformer-XL's rule). */
 static inline bool deq_projects(const struct deq_vocab *v)
 {
     return v->div_val > 1 || (v->d_embed && v->d_embed != v->d_model);

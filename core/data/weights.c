@@ -19,8 +19,9 @@ void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const cha
     const bool held = !w->packed || !(put->packed || put->turned);
     if (w->params) {
         struct deq_param *p = &w->params[w->n_params];
-        *p = (struct deq_param){.role = put->role, .parts = DEQ_MAX(put->parts, 1u), .rows = put->rows, .cols = put->cols, .offset = w->n,
-                                .count = count, .slot = put->slot, .packed = put->packed, .turned = put->turned};
+        *p = (struct deq_param){.role = put->role, .parts = DEQ_MAX(put->parts, 1u), .rows = put->rows,
+                                .cols = put->cols, .offset = w->n, .count = count, .slot = put->slot,
+                                .packed = put->packed, .turned = put->turned};
         va_list ap;
         va_start(ap, name);
         vsnprintf(p->name, sizeof p->name, name, ap);
@@ -75,7 +76,8 @@ void deq_weights_free(struct deq_weights *w)
 
 /* --- Files --- */
 
-enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *f, const char *path, bool *ret_bf16, struct deq_err *err)
+enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *f, const char *path,
+                              bool *ret_bf16, struct deq_err *err)
 {
     bool all_bf16 = true;
     for (size_t i = 0; i < w->n_params; i++) {
@@ -91,9 +93,11 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
         bool fits = p->rows ? t->n_dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols
                             : t->n_dims == 1 && t->shape[0] == p->cols;
         if (!fits) {
-            snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims, (unsigned long long)(t->n_dims ? t->shape[0] : 0),
+            snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims,
+                     (unsigned long long)(t->n_dims ? t->shape[0] : 0),
                      (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
-            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got, want);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got,
+                            want);
         }
         all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
     }
@@ -135,7 +139,8 @@ enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool
                                          .dtype = bf16 ? DEQ_BF16 : DEQ_F32,
                                          .n_dims = p->rows ? 2 : 1,
                                          .shape = {p->rows ? p->rows : p->cols, p->cols},
-                                         .data = bf16 ? (const void *)(half + p->offset) : (const void *)(w->data + p->offset)};
+                                         .data = bf16 ? (const void *)(half + p->offset)
+                                                      : (const void *)(w->data + p->offset)};
     }
     const char *const meta[] = {"format", w->format, NULL};
     rc = deq_safetensors_write(path, out, w->n_params, meta, err);
@@ -209,7 +214,8 @@ static size_t largest(const struct deq_weights *w)
     return n;
 }
 
-enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16, struct deq_err *err)
+enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16,
+                                  struct deq_err *err)
 {
     float *x = DEQ_NEW_ARRAY(float, largest(w));
     enum deq_rc rc = x ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory to read the weights");
@@ -228,7 +234,8 @@ uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16)
     uint64_t bytes = w->n * sizeof(float);
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
-        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16}, turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
+        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16},
+                                turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
         bytes += (p->packed ? deq_packed_bytes(&as_is) : 0) + (p->turned ? deq_packed_bytes(&turned) : 0);
     }
     return bytes;

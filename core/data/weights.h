@@ -1,11 +1,13 @@
 /* The parameters of a model: a table that names every tensor, one block of floats, and pointers into it.
  *
- * A kind of cell embeds struct deq_weights at the beginning of a struct of its own, with a pointer for every tensor, and gives one function, walk, that
- * puts them in order (deq_weights_put). The walk is made twice, to count and to set. Weights, gradients and optimiser moments have one layout, so
- * saving, clearing, clipping and updating are loops over one array, and what a tensor is to a trainer its role says, never its name.
+ * A kind of cell embeds struct deq_weights at the beginning of a struct of its own, with a pointer for every tensor,
+ * and gives one function, walk, that puts them in order (deq_weights_put). The walk is made twice, to count and to set.
+ * Weights, gradients and optimiser moments have one layout, so saving, clearing, clipping and updating are loops over
+ * one array, and what a tensor is to a trainer its role says, never its name.
  *
- * Two forms. Plain: every tensor is floats in the block. Packed, as the engine wants them: a matrix that has a packed destination is held there, in
- * the order of the kernels, once; the others stay in the block, and the pointers of packed ones are NULL.
+ * Two forms. Plain: every tensor is floats in the block. Packed, as the engine wants them: a matrix that has a
+ * packed destination is held there, in the order of the kernels, once; the others stay in the block, and the
+ * pointers of packed ones are NULL.
  *
  * models/README.md has the tables of names and shapes. Owned by whoever made it; read-only use from any thread. */
 #ifndef DEQ_DATA_WEIGHTS_H
@@ -65,7 +67,8 @@ struct deq_put {
     struct deq_packed *packed, *turned;
     unsigned parts; /* 0: one */
 };
-void __attribute__((format(printf, 3, 4))) deq_weights_put(struct deq_weights *w, const struct deq_put *p, const char *name, ...);
+void __attribute__((format(printf, 3, 4))) deq_weights_put(struct deq_weights *w, const struct deq_put *p,
+                                                           const char *name, ...);
 
 /* Makes the table, and the block with zeros, of a w whose format and walk are set. On failure nothing is held. */
 enum deq_rc deq_weights_build(struct deq_weights *w, bool packed, struct deq_err *err);
@@ -79,13 +82,15 @@ static inline float *deq_weights_at(const struct deq_weights *other, const struc
 }
 
 /* Every tensor of the file must be here and the other way round, with equal shapes. */
-enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *file, const char *path, bool *ret_bf16, struct deq_err *err);
+enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *file, const char *path,
+                              bool *ret_bf16, struct deq_err *err);
 /* Plain form, from a file that was checked. */
 enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors *file, struct deq_err *err);
-/* Packed form: from plain weights of the same kind, or from a file that was checked, tensor by tensor: never more of it in memory than what
- * is packed and the largest tensor. bf16: the matrices hold bf16 numbers and are packed so. */
+/* Packed form: from plain weights of the same kind, or from a file that was checked, tensor by tensor: never more of it
+ * in memory than what is packed and the largest tensor. bf16: the matrices hold bf16 numbers and are packed so. */
 enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err);
-enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16, struct deq_err *err);
+enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16,
+                                  struct deq_err *err);
 /* What a packed w will hold, and what packing it from a file needs besides. */
 uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16);
 uint64_t deq_weights_load_bytes(const struct deq_weights *w);

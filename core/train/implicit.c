@@ -9,8 +9,8 @@
 
 enum { STREAM_DROPOUT = 201, STREAM_PROBE = 202 };
 
-enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest, unsigned n_tapes,
-                              bool dropout, struct deq_grad_work *ret, struct deq_err *err)
+enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest,
+                              unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err)
 {
     struct deq_grad_work w = {0};
     const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = n_tapes, .dropout = dropout};
@@ -18,7 +18,8 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
     if (rc)
         return rc;
     const size_t dim = t * w.seq->state_dim, nd = b * dim;
-    const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim), deq_solve_floats(&widest->adjoint, b, dim));
+    const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim),
+                                  deq_solve_floats(&widest->adjoint, b, dim));
     w.z = DEQ_NEW_ARRAY(float, nd);
     w.f0 = DEQ_NEW_ARRAY(float, nd);
     w.d = DEQ_NEW_ARRAY(float, nd);
@@ -67,8 +68,8 @@ void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, st
 }
 
 /* Adds the penalty's gradients; w->z is z*. The perturbed evaluation goes to the last tape, f(z*) to tape 0. */
-static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_opts *o, size_t count, uint64_t seed, uint64_t key,
-                               struct deq_weights *grads)
+static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_opts *o, size_t count, uint64_t seed,
+                               uint64_t key, struct deq_weights *grads)
 {
     struct deq_seq *s = w->seq;
     const struct deq_kern *k = deq_kern();
@@ -93,9 +94,9 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     return penalty;
 }
 
-void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights, const uint32_t *tokens,
-                    const uint32_t *targets, size_t count, uint64_t seed, uint64_t step, uint64_t shard, struct deq_weights *grads,
-                    struct deq_grad_report *ret)
+void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights,
+                    const uint32_t *tokens, const uint32_t *targets, size_t count, uint64_t seed, uint64_t step,
+                    uint64_t shard, struct deq_weights *grads, struct deq_grad_report *ret)
 {
     struct deq_seq *s = w->seq;
     const size_t nd = s->n * s->state_dim, dim = s->t * s->state_dim;

@@ -1,15 +1,17 @@
 /* Gradients through an equilibrium (Bai, Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1).
  *
  * With z* = f(z*; theta) and a loss L(z*):      dL/dtheta = g' df/dtheta,    where g solves  g = J_f(z*)' g + dL/dz*.
- * The adjoint equation is a fixed point too and is solved by the same solvers with the cell's VJP; then one VJP reaches the parameters.
- * Memory does not depend on the number of iterations: solving uses one tape over and over.
+ * The adjoint equation is a fixed point too and is solved by the same solvers with the cell's VJP; then one VJP reaches
+ * the parameters. Memory does not depend on the number of iterations: solving uses one tape over and over.
  *
- * unroll k ("phantom gradient", Geng et al., "On training implicit models", NeurIPS 2021): after the solve, k evaluations
- * are recorded and differentiated; what came before is taken as constant.
+ * unroll k ("phantom gradient", Geng et al., "On training implicit models", NeurIPS 2021): after the solve, k
+ * evaluations are recorded and differentiated; what came before is taken as constant.
  *
- * Jacobian penalty (Bai, Koltun, Kolter, "Stabilizing equilibrium models by Jacobian regularization", ICML 2021): E |J eps|^2 / (N S). Their
- * Hutchinson estimate needs a second derivative; the finite difference v = (f(z* + h eps) - f(z*)) / h is the same in the limit and
- * needs two VJPs: d|v|^2 = 2 v'(df(z* + h eps) - df(z*)) / h. z* is taken as constant, as in the paper. */
+ * Jacobian penalty (Bai, Koltun, Kolter, "Stabilizing equilibrium models by Jacobian regularization", ICML 2021): E |J
+ * eps|^2 / (N S). Their Hutchinson estimate needs a second derivative; the finite difference
+ *     v = (f(z* + h eps) - f(z*)) / h
+ * is the same in the limit and needs two VJPs: d|v|^2 = 2 v'(df(z* + h eps) - df(z*)) / h. z* is taken as constant, as
+ * in the paper. */
 #ifndef DEQ_TRAIN_IMPLICIT_H
 #define DEQ_TRAIN_IMPLICIT_H
 
@@ -41,16 +43,16 @@ struct deq_grad_work {
     float *scratch;                /* solver */
 };
 
-enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest, unsigned n_tapes,
-                              bool dropout, struct deq_grad_work *ret, struct deq_err *err);
+enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest,
+                              unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err);
 void deq_grad_work_free(struct deq_grad_work *w);
 
 /* Solves z* of tokens [N] into work->z (from zero). */
 void deq_grad_solve(struct deq_grad_work *work, const struct deq_solver_opts *o, struct deq_solve_report *ret);
 
 /* Loss and gradients of one shard: tokens, targets [N]; grads are added to. step, shard: keys of the random numbers. */
-void deq_grad_shard(struct deq_grad_work *work, const struct deq_grad_opts *o, const struct deq_weights *w, const uint32_t *tokens,
-                    const uint32_t *targets, size_t count, uint64_t seed, uint64_t step, uint64_t shard, struct deq_weights *grads,
-                    struct deq_grad_report *ret);
+void deq_grad_shard(struct deq_grad_work *work, const struct deq_grad_opts *o, const struct deq_weights *w,
+                    const uint32_t *tokens, const uint32_t *targets, size_t count, uint64_t seed, uint64_t step,
+                    uint64_t shard, struct deq_weights *grads, struct deq_grad_report *ret);
 
 #endif

@@ -9,8 +9,9 @@
 #include "core/math/kern.h"
 #include "core/train/adamw.h"
 
-double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weights *w, size_t D, size_t n, const float *e, const float *z_prev,
-                          const float *target, float scale, float *hidden, float *d_hidden, float *out, struct deq_weights *grads)
+double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weights *w, size_t D, size_t n,
+                          const float *e, const float *z_prev, const float *target, float scale, float *hidden,
+                          float *d_hidden, float *out, struct deq_weights *grads)
 {
     const struct deq_kern *k = deq_kern();
     const size_t S = p->state_dim, Hp = p->hidden;
@@ -60,7 +61,8 @@ static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, f
 {
     const size_t D = work->seq->vocab.d_model, S = f->p->state_dim, Hp = f->p->hidden, T = work->seq->t;
     const float share = 1.0f / (float)(f->rows * f->shards);
-    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp, *prev = out + f->rows * S;
+    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp,
+          *prev = out + f->rows * S;
     struct deq_solve_report rep;
     work->seq->ops->begin(work->seq, f->w, f->tokens + shard * f->rows, NULL);
     deq_grad_solve(work, &f->solver, &rep);
@@ -70,8 +72,8 @@ static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, f
         else
             memset(prev + i * S, 0, S * sizeof(float));
     memset(f->grads[shard]->data + f->w->n_main, 0, (f->w->n - f->w->n_main) * sizeof(float));
-    f->loss[shard] = share * deq_predictor_loss(f->p, f->w, D, f->rows, work->seq->e, prev, work->z, share, hidden, d_hidden, out,
-                                                 f->grads[shard]);
+    f->loss[shard] = share * deq_predictor_loss(f->p, f->w, D, f->rows, work->seq->e, prev, work->z, share, hidden,
+                                                d_hidden, out, f->grads[shard]);
 }
 
 static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
@@ -81,9 +83,10 @@ static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
         fit_shard(f, i, &f->work[thread], f->scratch[thread]);
 }
 
-enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w, struct deq_dataset *data,
-                              struct deq_pool *pool, struct deq_grad_work *work, size_t micro_batch, size_t shards,
-                              const struct deq_solver_opts *solver, struct deq_err *err)
+enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w,
+                              struct deq_dataset *data, struct deq_pool *pool, struct deq_grad_work *work,
+                              size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
+                              struct deq_err *err)
 {
     const unsigned threads = deq_pool_threads(pool);
     const struct deq_predictor *p = arch->kind->predictor(w);
@@ -120,7 +123,8 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct 
         for (size_t i = 0; i < shards; i++) {
             loss += f.loss[i];
             if (i)
-                deq_kern()->add(f.grads[0]->data + w->n_main, f.grads[0]->data + w->n_main, f.grads[i]->data + w->n_main, n);
+                deq_kern()->add(f.grads[0]->data + w->n_main, f.grads[0]->data + w->n_main,
+                                f.grads[i]->data + w->n_main, n);
         }
         const float lr = fit->lr * DEQ_MIN(1.0f, (float)(step + 1) / 20.0f) * 0.5f *
                          (1.0f + cosf(3.14159265f * (float)step / (float)fit->steps));

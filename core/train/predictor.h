@@ -1,6 +1,7 @@
 /* Fits the warm-start predictor: a small map from (token at t, equilibrium at t-1) to the equilibrium at t,
  *     z0_t = W_o relu(W_e e_t + W_z z*_{t-1} + b) + b_o,
- * by regression on equilibria of training text, |z0 - z*|^2 / |z*|^2 with AdamW. A wrong start costs evaluations, never correctness. */
+ * by regression on equilibria of training text, |z0 - z*|^2 / |z*|^2 with AdamW. A wrong start costs
+ * evaluations, never correctness. */
 #ifndef DEQ_TRAIN_PREDICTOR_H
 #define DEQ_TRAIN_PREDICTOR_H
 
@@ -18,14 +19,18 @@ struct deq_predictor_fit {
     void *ctx;
 };
 
-/* Fits the predictor in w; the other weights are read only. A step takes `shards` batches of micro_batch sequences. work: one a pool thread. */
-enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w, struct deq_dataset *data,
-                              struct deq_pool *pool, struct deq_grad_work *work, size_t micro_batch, size_t shards,
-                              const struct deq_solver_opts *solver, struct deq_err *err);
+/* Fits the predictor in w; the other weights are read only. A step takes `shards` batches of micro_batch
+ * sequences. work: one a pool thread. */
+enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w,
+                              struct deq_dataset *data, struct deq_pool *pool, struct deq_grad_work *work,
+                              size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
+                              struct deq_err *err);
 
-/* The loss of n rows and its gradients (added to grads): e [n, D] scaled embeddings; z_prev, target [n, S]; hidden, d_hidden [n, Hp], out [n, S] scratch.
- * Returns sum over rows of |z0 - target|^2 / |target|^2. grads, of w's layout, NULL: loss only. scale: of the gradient. */
-double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weights *w, size_t embed_dim, size_t n, const float *e, const float *z_prev,
-                          const float *target, float scale, float *hidden, float *d_hidden, float *out, struct deq_weights *grads);
+/* The loss of n rows and its gradients (added to grads): e [n, D] scaled embeddings; z_prev, target [n, S]; hidden,
+ * d_hidden [n, Hp], out [n, S] scratch. Returns sum over rows of |z0 - target|^2 / |target|^2. grads, of w's layout,
+ * NULL: loss only. scale: of the gradient. */
+double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weights *w, size_t embed_dim, size_t n,
+                          const float *e, const float *z_prev, const float *target, float scale, float *hidden,
+                          float *d_hidden, float *out, struct deq_weights *grads);
 
 #endif

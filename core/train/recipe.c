@@ -8,49 +8,66 @@
 #define AT(field) offsetof(struct deq_recipe, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
 #define FLT(name, field, lo, hi, def, help) {name, DEQ_OPT_FLOAT, AT(field), lo, hi, def, NULL, help}
-#define STR(name, field, def, choices, help) {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct deq_recipe *)0)->field), def, choices, help}
-#define ENUM(name, field, def, choices, help) {name, DEQ_OPT_ENUM, AT(field), 0, 0, def, choices, help} /* choices in the order of the enum */
+#define STR(name, field, def, choices, help) \
+    {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct deq_recipe *)0)->field), def, choices, help}
+/* choices in the order of the enum */
+#define ENUM(name, field, def, choices, help) {name, DEQ_OPT_ENUM, AT(field), 0, 0, def, choices, help}
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 1, def, NULL, help}
 
 static const struct deq_opt options[] = {
-    STR("model.type", type, "transformer", NULL, "Kind of cell: transformer or another that core/cell/registry.c lists."),
+    STR("model.type", type, "transformer", NULL,
+        "Kind of cell: transformer or another that core/cell/registry.c lists."),
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
-    FLT("data.valid_share", valid_share, 0, 0.5, "0", "Without data.valid: the share at the end of each training file that is held back for validation."),
+    FLT("data.valid_share", valid_share, 0, 0.5, "0",
+        "Without data.valid: the share at the end of each training file that is held back for validation."),
     STR("data.valid", valid_file, NULL, NULL, "Validation text file, relative to the data directory."),
-    U32("data.vocab_size", vocab_size, 257, 1 << 20, "4096", "Size of the byte-level BPE vocabulary trained on the training text."),
+    U32("data.vocab_size", vocab_size, 257, 1 << 20, "4096",
+        "Size of the byte-level BPE vocabulary trained on the training text."),
     U32("train.steps", steps, 1, 100000000, "1000", "Optimiser steps in all."),
-    U32("train.shallow_steps", shallow_steps, 0, 100000000, "250", "First steps, trained as a weight-tied network of fixed depth."),
+    U32("train.shallow_steps", shallow_steps, 0, 100000000, "250",
+        "First steps, trained as a weight-tied network of fixed depth."),
     U32("train.shallow_depth", shallow_depth, 1, 32, "4", "Depth of that network, in evaluations of f."),
     U32("train.batch", batch, 1, 4096, "8", "Sequences in a step."),
     U32("train.micro_batch", micro_batch, 1, 4096, "4", "Sequences one thread works on at a time; divides batch."),
     U32("train.seq_len", seq_len, 2, 65536, "256", "Positions of a sequence; at most the attention window."),
-    ENUM("train.grad", grad, "implicit", "implicit|unroll", "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
-    U32("train.unroll", unroll, 1, 32, "2", "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
+    ENUM("train.grad", grad, "implicit", "implicit|unroll",
+         "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
+    U32("train.unroll", unroll, 1, 32, "2",
+        "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
     FLT("train.lr", lr, 0, 10, "1e-3", "Peak learning rate."),
     FLT("train.lr_min", lr_min, 0, 10, "0", "Learning rate at the end."),
     U32("train.warmup", warmup, 0, 100000000, "100", "Steps of linear warm-up."),
-    ENUM("train.schedule", schedule, "cosine", "cosine|wsd", "After the warm-up: cosine to lr_min, or constant with a linear decay at the end."),
+    ENUM("train.schedule", schedule, "cosine", "cosine|wsd",
+         "After the warm-up: cosine to lr_min, or constant with a linear decay at the end."),
     FLT("train.decay_share", decay_share, 0, 1, "0.2", "wsd: share of the steps that the final decay takes."),
-    ENUM("train.optimizer", optimizer, "adamw", "adamw|muon", "muon: the cell's matrices by Muon, everything else by AdamW."),
-    FLT("train.muon_lr", muon_lr, 0, 10, "4e-3", "Muon's peak learning rate (on the scale of AdamW's; follows the same schedule)."),
+    ENUM("train.optimizer", optimizer, "adamw", "adamw|muon",
+         "muon: the cell's matrices by Muon, everything else by AdamW."),
+    FLT("train.muon_lr", muon_lr, 0, 10, "4e-3",
+        "Muon's peak learning rate (on the scale of AdamW's; follows the same schedule)."),
     FLT("train.muon_momentum", muon_momentum, 0, 0.999, "0.95", "Muon's momentum."),
     FLT("train.beta1", beta1, 0, 0.9999, "0.9", "AdamW's first moment."),
     FLT("train.beta2", beta2, 0, 0.99999, "0.98", "AdamW's second moment."),
     FLT("train.eps", eps, 1e-20, 1, "1e-8", "AdamW's epsilon."),
     FLT("train.weight_decay", weight_decay, 0, 10, "0.05", "Decoupled weight decay, on matrices."),
     FLT("train.clip", clip, 0, 1e9, "1", "Largest 2-norm of the gradient; 0: no clipping."),
-    FLT("train.dropout", dropout, 0, 0.9, "0", "Variational dropout: one mask a sequence, the same in every evaluation."),
-    FLT("train.weight_dropout", weight_dropout, 0, 0.9, "0", "Share of the recurrent weights left out of a batch (DropConnect), of kinds that know it."),
-    {"train.seed", DEQ_OPT_U64, AT(seed), 0, 9e15, "1", NULL, "Seed of initial weights, data order, dropout and probes."},
+    FLT("train.dropout", dropout, 0, 0.9, "0",
+        "Variational dropout: one mask a sequence, the same in every evaluation."),
+    FLT("train.weight_dropout", weight_dropout, 0, 0.9, "0",
+        "Share of the recurrent weights left out of a batch (DropConnect), of kinds that know it."),
+    {"train.seed", DEQ_OPT_U64, AT(seed), 0, 9e15, "1", NULL,
+     "Seed of initial weights, data order, dropout and probes."},
     FLT("train.jac_weight", jac_weight, 0, 1e6, "0.5", "Weight of the Jacobian penalty |J eps|^2 / (N D)."),
-    FLT("train.jac_step", jac_step, 1e-6, 1, "1e-2", "Finite-difference step of the penalty, relative to the state's size."),
+    FLT("train.jac_step", jac_step, 1e-6, 1, "1e-2",
+        "Finite-difference step of the penalty, relative to the state's size."),
     U32("train.jac_every", jac_every, 0, 1000000, "2", "The penalty is taken every so many steps; 0: never."),
     U32("train.eval_every", eval_every, 0, 100000000, "250", "Steps between validations; 0: only at the end."),
     U32("train.eval_tokens", eval_tokens, 0, 100000000, "16384", "Tokens of a validation during training; 0: all."),
-    U32("train.checkpoint_every", checkpoint_every, 0, 100000000, "250", "Steps between checkpoints; 0: only at the end."),
+    U32("train.checkpoint_every", checkpoint_every, 0, 100000000, "250",
+        "Steps between checkpoints; 0: only at the end."),
     U32("train.log_every", log_every, 1, 1000000, "10", "Steps between lines of the log."),
-    ENUM("solver.method", solver, "anderson", DEQ_SOLVER_CHOICES, "Root finder of the forward and the adjoint equation."),
+    ENUM("solver.method", solver, "anderson", DEQ_SOLVER_CHOICES,
+         "Root finder of the forward and the adjoint equation."),
     FLT("solver.tol", tol, 0, 10, "1e-2", "Relative residual at which the forward solve stops."),
     U32("solver.max_iter", max_iter, 1, 1000, "10", "Evaluations of the forward solve at most."),
     U32("solver.memory", memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Pairs kept by Anderson, updates kept by Broyden."),
@@ -62,9 +79,11 @@ static const struct deq_opt options[] = {
     FLT("serve.tol", serve_tol, 0, 10, "1e-2", "Tolerance that config.json recommends."),
     U32("serve.max_iter", serve_max_iter, 1, 1000, "32", "Evaluations at most that config.json recommends."),
     U32("serve.memory", serve_memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Solver memory that config.json recommends."),
-    U32("serve.window", serve_window, 1, DEQ_ROW_WINDOW_MAX, "8", "Rows solved behind the committed prefix that config.json recommends."),
+    U32("serve.window", serve_window, 1, DEQ_ROW_WINDOW_MAX, "8",
+        "Rows solved behind the committed prefix that config.json recommends."),
     ENUM("serve.warm_start", serve_warm, "predictor", DEQ_WARM_CHOICES, "Warm start that config.json recommends."),
-    U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512", "Hidden width of the warm-start predictor; 0: none."),
+    U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512",
+        "Hidden width of the warm-start predictor; 0: none."),
     U32("predictor.steps", predictor_steps, 0, 1000000, "400", "Steps of fitting it, after the model is trained."),
     FLT("predictor.lr", predictor_lr, 0, 1, "2e-3", "Learning rate of fitting it (cosine to 0)."),
     FLT("predictor.tol", predictor_tol, 0, 1, "1e-3", "Tolerance of the equilibria that it is fitted on."),
@@ -125,12 +144,16 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
     if (!r->valid_file[0] && !(r->valid_share > 0))
         return deq_fail(err, DEQ_EINVAL, "data.valid: missing, and data.valid_share is 0");
     if (r->batch % r->micro_batch)
-        return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch, r->micro_batch);
+        return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch,
+                        r->micro_batch);
     const struct deq_arch *model = (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
     if (strcmp(r->type, r->kind->title))
-        return deq_fail(err, DEQ_EINVAL, "model.type: %s, but the file is read as a recipe of a %s: model.type stands in the file", r->type, r->kind->title);
+        return deq_fail(err, DEQ_EINVAL,
+                        "model.type: %s, but the file is read as a recipe of a %s: model.type stands in the file",
+                        r->type, r->kind->title);
     if (r->kind->seq_max && r->seq_len > r->kind->seq_max(model))
-        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len, r->kind->seq_max(model));
+        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len,
+                        r->kind->seq_max(model));
     if (r->weight_dropout > 0 && !r->kind->drops_weights)
         return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
     if (r->shallow_steps > r->steps)
@@ -185,7 +208,8 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
     a->vocab.size = vocab_size;
     a->vocab.eos_id = 0;
     a->predictor_hidden = r->predictor_hidden;
-    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = r->serve_window, .warm = r->serve_warm};
+    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = r->serve_window,
+                                      .warm = r->serve_warm};
     a->serving.solver.method = r->serve_solver;
     a->serving.solver.tol = r->serve_tol;
     a->serving.solver.max_iter = r->serve_max_iter;

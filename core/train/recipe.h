@@ -1,4 +1,5 @@
-/* The training recipe: one YAML file, one table: recipe.c's rows and those of the kind of cell that model.type names. */
+/* The training recipe: one YAML file, one table: recipe.c's rows and those of the kind of
+ * cell that model.type names. */
 #ifndef DEQ_TRAIN_RECIPE_H
 #define DEQ_TRAIN_RECIPE_H
 
@@ -9,7 +10,8 @@ enum deq_recipe_grad { DEQ_RECIPE_IMPLICIT, DEQ_RECIPE_UNROLL };
 enum deq_recipe_optimizer { DEQ_RECIPE_ADAMW, DEQ_RECIPE_MUON };
 enum deq_recipe_schedule { DEQ_RECIPE_COSINE, DEQ_RECIPE_WSD };
 
-/* One object: the kind's architecture, which the keys under "model." fill, lies behind the struct, and the table has the rows of both. */
+/* One object: the kind's architecture, which the keys under "model." fill, lies behind the struct, and the
+ * table has the rows of both. */
 struct deq_recipe {
     const struct deq_kind *kind;
     struct deq_opt_table table;
@@ -59,7 +61,8 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
 /* The share of every training file that is not trained on, because there is no validation file. */
 float deq_recipe_held_back(const struct deq_recipe *r);
 /* The whole architecture it describes (eos_id 0: our tokenizers put the end of text first); the caller's, deq_free. */
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err);
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret,
+                            struct deq_err *err);
 /* Solvers while training. */
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r);
 struct deq_solver_opts deq_recipe_adjoint(const struct deq_recipe *r);

@@ -54,7 +54,8 @@ static enum deq_rc save_tokenizer(const struct deq_train *r, const struct deq_bu
 {
     char path[4096];
     enum deq_rc rc = DEQ_OK;
-    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer_config.json"); /* look_at_files has shown that names fit */
+    /* look_at_files has shown that names fit */
+    deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer_config.json");
     const bool told = deq_io_exists(path);
     deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json");
     if (json->len)
@@ -62,7 +63,8 @@ static enum deq_rc save_tokenizer(const struct deq_train *r, const struct deq_bu
     return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, r->arch->vocab.eos_id, -1, err);
 }
 
-/* Which token ends a document: the tokenizer's own, wherever that comes from. One just trained needs no file: what is there was another's. */
+/* Which token ends a document: the tokenizer's own, wherever that comes from. One just trained needs no file:
+ * what is there was another's. */
 static enum deq_rc find_end(struct deq_train *r, bool new_tokenizer, struct deq_err *err)
 {
     const char *dir = new_tokenizer && r->opts->init ? r->opts->init : r->opts->out_dir;
@@ -73,7 +75,10 @@ static enum deq_rc find_end(struct deq_train *r, bool new_tokenizer, struct deq_
     const enum deq_rc rc = deq_tokenizer_config_eos(dir, r->tok, &r->arch->vocab.eos_id, err);
     if (rc || r->arch->vocab.eos_id >= 0)
         return rc;
-    return deq_fail(err, DEQ_EFORMAT, "%s/tokenizer.json has no token that ends a document: name one as eos_token in tokenizer_config.json beside it", dir);
+    return deq_fail(err, DEQ_EFORMAT,
+                    "%s/tokenizer.json has no token that ends a document: name one as eos_token in "
+                    "tokenizer_config.json beside it",
+                    dir);
 }
 
 /* data.valid, or what is held back of the training files. */
@@ -88,14 +93,16 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for the validation text");
     while (!rc && *files) {
         uint64_t bytes = 0;
-        if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) || (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
+        if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) ||
+            (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
             return rc;
         rc = deq_corpus_encode(r->tok, r->arch->vocab.eos_id, text, len, &r->valid, &bytes, err);
         r->valid_bytes += bytes;
         deq_free(text);
     }
     if (!rc && r->valid.n < r->recipe->seq_len + 1)
-        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens for validation are fewer than one sequence of %u", path, r->valid.n, r->recipe->seq_len);
+        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens for validation are fewer than one sequence of %u", path,
+                      r->valid.n, r->recipe->seq_len);
     return rc;
 }
 
@@ -128,7 +135,8 @@ static enum deq_rc prepare_memory(struct deq_train *r, struct deq_err *err)
     if (!rc)
         rc = deq_train_step_prepare(r, err);
     for (unsigned i = 0; i < r->n_threads && !rc; i++)
-        rc = deq_grad_work_new(r->arch, c->micro_batch, c->seq_len, &widest, tapes, c->dropout > 0 || c->weight_dropout > 0, &r->work[i], err);
+        rc = deq_grad_work_new(r->arch, c->micro_batch, c->seq_len, &widest, tapes,
+                               c->dropout > 0 || c->weight_dropout > 0, &r->work[i], err);
     for (size_t i = 0; i < r->n_shards && !rc; i++)
         rc = deq_weights_new(r->arch, &r->grads[i], err);
     return rc;
@@ -143,17 +151,20 @@ static enum deq_rc save_checkpoint(struct deq_train *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
     enum deq_rc rc = deq_checkpoint_save(path, r->w, r->m, r->v, &r->at, err);
     if (!rc)
-        emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_SAVED, .step = r->at.step, .steps = r->recipe->steps, .note = path});
+        emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_SAVED, .step = r->at.step, .steps = r->recipe->steps,
+                                         .note = path});
     return rc;
 }
 
 static enum deq_rc save_model(struct deq_train *r, struct deq_err *err)
 {
     char path[4096], training[512];
-    snprintf(training, sizeof training, "{\"steps\": %llu, \"tokens\": %llu, \"seconds\": %.0f, \"seed\": %llu, \"grad\": \"%s\"}",
-             (unsigned long long)r->at.step, (unsigned long long)r->at.tokens, r->at.seconds, (unsigned long long)r->recipe->seed,
-             r->recipe->grad == DEQ_RECIPE_UNROLL ? "unroll" : "implicit");
-    deq_io_join(path, sizeof path, r->opts->out_dir, "model.safetensors"); /* save_checkpoint has shown that names fit */
+    snprintf(training, sizeof training,
+             "{\"steps\": %llu, \"tokens\": %llu, \"seconds\": %.0f, \"seed\": %llu, \"grad\": \"%s\"}",
+             (unsigned long long)r->at.step, (unsigned long long)r->at.tokens, r->at.seconds,
+             (unsigned long long)r->recipe->seed, r->recipe->grad == DEQ_RECIPE_UNROLL ? "unroll" : "implicit");
+    /* save_checkpoint has shown that names fit */
+    deq_io_join(path, sizeof path, r->opts->out_dir, "model.safetensors");
     enum deq_rc rc = deq_weights_save(path, r->w, r->opts->bf16, err);
     if (rc)
         return rc;
@@ -169,8 +180,8 @@ static enum deq_rc start_state(struct deq_train *r, struct deq_err *err)
             return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
         enum deq_rc rc = deq_checkpoint_load(path, r->w, r->m, r->v, &r->at, err);
         if (!rc && r->at.step > r->recipe->steps)
-            rc = deq_fail(err, DEQ_EINVAL, "%s: __metadata__.step: %llu, but the recipe's train.steps are %u", path, (unsigned long long)r->at.step,
-                          r->recipe->steps);
+            rc = deq_fail(err, DEQ_EINVAL, "%s: __metadata__.step: %llu, but the recipe's train.steps are %u", path,
+                          (unsigned long long)r->at.step, r->recipe->steps);
         return rc;
     }
     deq_train_init(r->w, 0, r->recipe->seed);
@@ -189,7 +200,8 @@ static enum deq_rc start_state(struct deq_train *r, struct deq_err *err)
 
 static void on_predictor(void *ctx, unsigned step, unsigned steps, double error)
 {
-    emit(ctx, (struct deq_train_event){.kind = DEQ_TRAIN_PREDICTOR, .phase = "predictor", .step = step, .steps = steps, .loss = error});
+    emit(ctx, (struct deq_train_event){.kind = DEQ_TRAIN_PREDICTOR, .phase = "predictor", .step = step, .steps = steps,
+                                       .loss = error});
 }
 
 static bool predictor_stop(void *ctx)
@@ -210,7 +222,9 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
         r->at.seconds = deq_now_s() - began;
         bad = ok ? 0 : bad + 1;
         if (bad == BAD_STEPS_MAX)
-            return deq_fail(err, DEQ_ENUMERIC, "step %llu: %d steps in a row gave values that are not finite; the last checkpoint is intact",
+            return deq_fail(err, DEQ_ENUMERIC,
+                            "step %llu: %d steps in a row gave values that are not finite; the last checkpoint "
+                            "is intact",
                             (unsigned long long)r->at.step, BAD_STEPS_MAX);
         if (!ok)
             continue;
@@ -268,7 +282,8 @@ static void run_free(struct deq_train *r)
     deq_pool_free(r->pool);
 }
 
-/* Everything a run begins with. Files are written when all of it is there, so that a failed start leaves nothing for the next one to find. */
+/* Everything a run begins with. Files are written when all of it is there, so that a failed start leaves nothing
+ * for the next one to find. */
 static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
 {
     struct deq_buf new_tokenizer;
@@ -287,8 +302,8 @@ static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
         rc = find_end(r, new_tokenizer.len > 0, err);
     if (!rc) {
         note(r, "reading and encoding the text");
-        rc = deq_dataset_load(r->tok, r->arch->vocab.eos_id, r->opts->data_dir, r->recipe->train_files, deq_recipe_held_back(r->recipe),
-                              r->recipe->seq_len, r->recipe->seed, &r->train, err);
+        rc = deq_dataset_load(r->tok, r->arch->vocab.eos_id, r->opts->data_dir, r->recipe->train_files,
+                              deq_recipe_held_back(r->recipe), r->recipe->seq_len, r->recipe->seed, &r->train, err);
     }
     if (!rc)
         rc = load_valid(r, err);
@@ -304,8 +319,8 @@ static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
     return rc;
 }
 
-enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_train_opts *o, const struct deq_train_hooks *hooks,
-                          struct deq_err *err)
+enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_train_opts *o,
+                          const struct deq_train_hooks *hooks, struct deq_err *err)
 {
     struct deq_train r = {.recipe = recipe, .opts = o, .hooks = hooks};
     bool stopped = false;
@@ -313,8 +328,9 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
     if (rc)
         goto out;
     char line[160];
-    snprintf(line, sizeof line, "%zu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u", r.w->n, r.train->tokens.n,
-             (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step, recipe->steps);
+    snprintf(line, sizeof line, "%zu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u", r.w->n,
+             r.train->tokens.n, (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step,
+             recipe->steps);
     note(&r, line);
     rc = train_loop(&r, &stopped, err);
     if (rc || stopped)
@@ -330,8 +346,10 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
                                         .stop = predictor_stop,
                                         .ctx = &r};
         struct deq_solver_opts solver = deq_recipe_solver(recipe);
-        deq_train_init(r.w, r.w->n_main, recipe->seed); /* afresh, so that resuming a finished run gives the same model */
-        rc = deq_predictor_fit(&fit, r.arch, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver, err);
+        /* afresh, so that resuming a finished run gives the same model */
+        deq_train_init(r.w, r.w->n_main, recipe->seed);
+        rc = deq_predictor_fit(&fit, r.arch, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver,
+                               err);
         if (!rc)
             rc = save_checkpoint(&r, err); /* with the predictor in it */
     }

@@ -1,4 +1,5 @@
-/* One step of the optimiser: gradients shard by shard, their sum in one order, and every tensor by the rule of its role. */
+/* One step of the optimiser: gradients shard by shard, their sum in one order, and every
+ * tensor by the rule of its role. */
 #include <math.h>
 #include <string.h>
 
@@ -8,8 +9,9 @@
 #include "core/train/muon.h"
 #include "core/train/train_impl.h"
 
-/* Matrices N(0, 1/fan_in), the two that write into the residual stream smaller, gains 1, everything else 0. With a tied head and E ~ N(0, 1/D)
- * embeddings have unit variance after the sqrt(D) and logits of a normed state have variance 1. */
+/* Matrices N(0, 1/fan_in), the two that write into the residual stream smaller, gains 1, everything else
+ * 0. With a tied head and E ~ N(0, 1/D) embeddings have unit variance after the sqrt(D) and logits of a
+ * normed state have variance 1. */
 void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
 {
     for (size_t i = 0; i < w->n_params; i++) {
@@ -17,9 +19,13 @@ void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
         if (p->offset < from)
             continue;
         const double fan_in = sqrt((double)p->cols);
-        const double std = p->role == DEQ_ROLE_RESIDUAL_OUT ? 0.5 / fan_in : deq_role_is_matrix(p->role) ? 1 / fan_in : 0;
+        const double std = p->role == DEQ_ROLE_RESIDUAL_OUT ? 0.5 / fan_in
+                           : deq_role_is_matrix(p->role)    ? 1 / fan_in
+                                                            : 0;
         for (size_t j = 0; j < p->count; j++)
-            w->data[p->offset + j] = p->role == DEQ_ROLE_GAIN ? 1.0f : std > 0 ? (float)(std * deq_rng_normal(seed, 1 + i, j)) : 0.0f;
+            w->data[p->offset + j] = p->role == DEQ_ROLE_GAIN ? 1.0f
+                                     : std > 0                ? (float)(std * deq_rng_normal(seed, 1 + i, j))
+                                                              : 0.0f;
     }
 }
 
@@ -36,7 +42,8 @@ float deq_train_lr(const struct deq_recipe *r, uint64_t step)
     return (float)(r->lr_min + 0.5 * (r->lr - r->lr_min) * (1 + cos(3.141592653589793 * fmin(1, x))));
 }
 
-/* Matrices inside the cell, those stacked in a tensor one by one. The injection is an embedding's image and stays with AdamW. */
+/* Matrices inside the cell, those stacked in a tensor one by one. The injection is an embedding's
+ * image and stays with AdamW. */
 static size_t muon_parts(const struct deq_train *r, const struct deq_param *p)
 {
     const bool inner = p->role == DEQ_ROLE_MATRIX || p->role == DEQ_ROLE_RESIDUAL_OUT;
@@ -83,8 +90,8 @@ static void shards_of_thread(void *ctx, unsigned thread, unsigned n_threads)
     const size_t rows = (size_t)r->recipe->micro_batch * r->recipe->seq_len, count = rows * r->n_shards;
     for (size_t i = thread; i < r->n_shards; i += n_threads) {
         memset(r->grads[i]->data, 0, r->w->n * sizeof(float));
-        deq_grad_shard(&r->work[thread], &r->grad_opts, r->w, r->tokens + i * rows, r->targets + i * rows, count, r->recipe->seed,
-                       r->at.step, i, r->grads[i], &r->reports[i]);
+        deq_grad_shard(&r->work[thread], &r->grad_opts, r->w, r->tokens + i * rows, r->targets + i * rows, count,
+                       r->recipe->seed, r->at.step, i, r->grads[i], &r->reports[i]);
     }
 }
 
@@ -113,14 +120,14 @@ static void update(void *ctx, unsigned thread, unsigned n_threads)
         const size_t parts = muon_parts(r, p);
         for (size_t k = 0; k < parts; k++) {
             const size_t rows = p->rows / parts, at = p->offset + k * rows * p->cols;
-            deq_muon_update(r->muon_lr, r->recipe->muon_momentum, r->recipe->weight_decay, r->w->data + at, r->m + at, r->grads[0]->data + at,
-                            r->grad_scale, rows, p->cols, r->muon_scratch[thread]);
+            deq_muon_update(r->muon_lr, r->recipe->muon_momentum, r->recipe->weight_decay, r->w->data + at, r->m + at,
+                            r->grads[0]->data + at, r->grad_scale, rows, p->cols, r->muon_scratch[thread]);
         }
         if (parts)
             continue;
         const bool decay = deq_role_is_matrix(p->role);
-        deq_adamw_update(&r->adamw, r->w->data + p->offset, r->m + p->offset, r->v + p->offset, r->grads[0]->data + p->offset,
-                         r->grad_scale, decay, p->count);
+        deq_adamw_update(&r->adamw, r->w->data + p->offset, r->m + p->offset, r->v + p->offset,
+                         r->grads[0]->data + p->offset, r->grad_scale, decay, p->count);
     }
 }
 
@@ -164,7 +171,8 @@ bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
     if (finite) {
         r->grad_scale = c->clip > 0 && norm > c->clip ? (float)(c->clip / norm) : 1.0f;
         r->muon_lr = c->muon_lr * e->lr / c->lr; /* the same schedule */
-        r->adamw = (struct deq_adamw){e->lr, c->beta1, c->beta2, c->eps, c->weight_decay, r->at.step + 1 - r->at.skipped};
+        r->adamw = (struct deq_adamw){e->lr, c->beta1, c->beta2, c->eps, c->weight_decay,
+                                      r->at.step + 1 - r->at.skipped};
         deq_pool_run(r->pool, update, r);
     } else {
         r->at.skipped++;

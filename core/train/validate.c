@@ -17,7 +17,8 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
     r->valid_sums[thread] = 0;
     o.max_iter *= 2;
     o.tol *= 0.3f;
-    for (size_t chunk = (size_t)thread * c->micro_batch; chunk < r->valid_chunks; chunk += (size_t)n_threads * c->micro_batch) {
+    for (size_t chunk = (size_t)thread * c->micro_batch; chunk < r->valid_chunks;
+         chunk += (size_t)n_threads * c->micro_batch) {
         const size_t have = DEQ_MIN((size_t)c->micro_batch, r->valid_chunks - chunk);
         for (size_t b = 0; b < c->micro_batch; b++)
             for (size_t t = 0; t < T; t++) {
@@ -47,7 +48,8 @@ struct deq_train_event deq_train_validate(struct deq_train *r, size_t max_tokens
     double nats = 0;
     for (unsigned i = 0; i < r->n_threads; i++)
         nats += r->valid_sums[i];
-    const double tokens = (double)(r->valid_chunks * T), bytes = (double)r->valid_bytes * tokens / (double)(r->valid.n - 1);
+    const double tokens = (double)(r->valid_chunks * T),
+                 bytes = (double)r->valid_bytes * tokens / (double)(r->valid.n - 1);
     return (struct deq_train_event){.kind = DEQ_TRAIN_VALID,
                                      .step = r->at.step,
                                      .steps = r->recipe->steps,

@@ -40,20 +40,24 @@ int cmd_inspect(int argc, char **argv)
     char path[4096];
     if (deq_model_load(args[0], &model, &err))
         return cli_fail("inspect", err.text);
-    if (f.tensors && (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
+    if (f.tensors &&
+        (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
         deq_model_free(model);
         return cli_fail("inspect", err.text);
     }
     code = CLI_OK;
     const struct deq_model_info i = deq_model_info(model);
-    json_t *r = !f.json ? NULL
-                        : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}", "model_type",
-                                    i.model_type, "fingerprint", i.fingerprint, "parameters", (json_int_t)i.parameters, "vocab_size",
-                                    (int)i.vocab_size, "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype, "kernels",
-                                    i.kernels, "weight_bytes", (json_int_t)i.weight_bytes, "cache_bytes_per_token",
-                                    (json_int_t)i.cache_bytes_per_token, "deq", "solver", deq_solver_name(i.solver), "tol", (double)i.tol,
-                                    "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window", (int)i.window, "warm_start",
-                                    deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+    json_t *r =
+        !f.json ? NULL
+                : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
+                            "model_type", i.model_type, "fingerprint", i.fingerprint,
+                            "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
+                            "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
+                            "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
+                            "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq",
+                            "solver", deq_solver_name(i.solver), "tol", (double)i.tol, "max_iter", (int)i.max_iter,
+                            "memory", (int)i.memory, "window", (int)i.window, "warm_start", deq_warm_name(i.warm_start),
+                            "predictor", (int)i.has_predictor);
     for (size_t k = 0; f.json && k < i.n_facts; k++)
         json_object_set_new(r, i.facts[k].key, fact(&i.facts[k]));
     if (f.json) {
@@ -63,20 +67,22 @@ int cmd_inspect(int argc, char **argv)
             json_t *shape = json_array();
             for (unsigned d = 0; d < t->n_dims; d++)
                 json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
-            json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype", deq_dtype_name(t->dtype), "shape", shape));
+            json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype", deq_dtype_name(t->dtype),
+                                                  "shape", shape));
         }
         if (f.tensors)
             json_object_set(r, "tensors", list);
         json_decref(list);
         code = cli_print_json("inspect", r, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     } else {
-        printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype, (unsigned long long)i.parameters, i.fingerprint);
+        printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype,
+               (unsigned long long)i.parameters, i.fingerprint);
         printf("cell             %s, state of %u", i.model_type, i.state_dim);
         for (size_t k = 0; k < i.n_facts; k++)
             printf(", %s %s", i.facts[k].key, i.facts[k].value);
         printf("\ntext             vocabulary %u, a position sees %u before it\n", i.vocab_size, i.lookback);
-        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n", deq_solver_name(i.solver),
-               (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
+        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n",
+               deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
         printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,
                (unsigned long long)i.cache_bytes_per_token, i.kernels);
         for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {

@@ -102,31 +102,35 @@ static void on_event(void *ctx, const struct deq_train_event *e)
         break;
     case DEQ_TRAIN_STEP:
         snprintf(line, sizeof line,
-                 "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, \"grad_norm\": %.4g, "
-                 "\"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, \"jacobian\": %.4g, \"tokens\": %llu, "
-                 "\"tokens_per_second\": %.0f, \"seconds\": %.1f}",
+                 "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, "
+                 "\"grad_norm\": %.4g, \"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, "
+                 "\"jacobian\": %.4g, \"tokens\": %llu, \"tokens_per_second\": %.0f, \"seconds\": %.1f}",
                  (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
-                 e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second, e->seconds);
+                 e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second,
+                 e->seconds);
         log_line(v, line);
-        show(v, false, "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %s bits/byte  ETA %u:%02u:%02u",
-             (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second, e->evaluations, e->residual,
-             bits(v, n[0]), eta / 3600, eta / 60 % 60, eta % 60);
+        show(v, false,
+             "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %s bits/byte  "
+             "ETA %u:%02u:%02u",
+             (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second,
+             e->evaluations, e->residual, bits(v, n[0]), eta / 3600, eta / 60 % 60, eta % 60);
         break;
     case DEQ_TRAIN_VALID:
         v->last_bits = e->bits_per_byte;
         snprintf(line, sizeof line,
                  "{\"event\": \"valid\", \"step\": %llu, \"phase\": \"%s\", \"nll_per_token\": %s, \"perplexity\": %s, "
                  "\"bits_per_byte\": %s, \"tokens\": %llu, \"seconds\": %.1f}",
-                 (unsigned long long)e->step, e->phase, number(n[0], 5, e->loss), number(n[1], 3, e->perplexity), number(n[2], 5, e->bits_per_byte),
-                 (unsigned long long)e->tokens, e->seconds);
+                 (unsigned long long)e->step, e->phase, number(n[0], 5, e->loss), number(n[1], 3, e->perplexity),
+                 number(n[2], 5, e->bits_per_byte), (unsigned long long)e->tokens, e->seconds);
         log_line(v, line);
         show(v, true, "step %llu: valid %s bits/byte", (unsigned long long)e->step, bits(v, n[0]));
         break;
     case DEQ_TRAIN_PREDICTOR:
-        snprintf(line, sizeof line, "{\"event\": \"predictor\", \"step\": %llu, \"relative_error\": %.4f}", (unsigned long long)e->step,
-                 e->loss);
+        snprintf(line, sizeof line, "{\"event\": \"predictor\", \"step\": %llu, \"relative_error\": %.4f}",
+                 (unsigned long long)e->step, e->loss);
         log_line(v, line);
-        show(v, false, "predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step, (unsigned long long)e->steps, e->loss);
+        show(v, false, "predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step,
+             (unsigned long long)e->steps, e->loss);
         break;
     }
 }
@@ -141,7 +145,9 @@ static bool data_is_text(const char *data)
 /* Where the recipe names no text, --data is the text: a path that leads nowhere is the cause then. */
 static enum deq_rc data_exists(const struct deq_recipe *r, const char *data, struct deq_err *err)
 {
-    return r->train_files[0] || deq_io_exists(data) ? DEQ_OK : deq_fail(err, DEQ_EINVAL, "--data: no file or directory \"%s\"", data);
+    return r->train_files[0] || deq_io_exists(data)
+               ? DEQ_OK
+               : deq_fail(err, DEQ_EINVAL, "--data: no file or directory \"%s\"", data);
 }
 
 /* What came of it, and what can be done with it. */
@@ -149,8 +155,10 @@ static void show_result(const struct view *v, const char *out)
 {
     char n[32];
     const unsigned s = (unsigned)(deq_now_s() - v->began_s);
-    fprintf(stderr, "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n", out,
-            bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
+    fprintf(stderr,
+            "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n"
+            "    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n",
+            out, bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
 }
 
 struct flags {
@@ -162,22 +170,30 @@ struct flags {
 
 #define AT(field) offsetof(struct flags, field)
 static const struct deq_opt flags[] = {
-    {"--data", DEQ_OPT_ARG, AT(data), 0, 0, ".", "DIR|FILE", "where the recipe's text files are, or the one text file to train on"},
+    {"--data", DEQ_OPT_ARG, AT(data), 0, 0, ".", "DIR|FILE",
+     "where the recipe's text files are, or the one text file to train on"},
     {"--out", DEQ_OPT_ARG, AT(out), 0, 0, NULL, "MODEL_DIR", "the model directory to write (required)"},
     {"--resume", DEQ_OPT_BOOL, AT(resume), 0, 0, NULL, NULL, "go on from MODEL_DIR/checkpoint.safetensors, exactly"},
-    {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR", "start from that model's weights, with a fresh optimiser"},
-    {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE", "override a key of the recipe (repeatable); a list is [a, b]; null is the default of what is no list"},
+    {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR",
+     "start from that model's weights, with a fresh optimiser"},
+    {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE",
+     "override a key of the recipe (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--threads", DEQ_OPT_U32, AT(threads), 1, 256, NULL, NULL, "worker threads; else all cores"},
     {"--f32", DEQ_OPT_BOOL, AT(f32), 0, 0, NULL, NULL, "write model.safetensors as F32 instead of BF16"},
-    {"--print-recipe", DEQ_OPT_BOOL, AT(print_recipe), 0, 0, NULL, NULL, "print the whole recipe with every default and stop"},
+    {"--print-recipe", DEQ_OPT_BOOL, AT(print_recipe), 0, 0, NULL, NULL,
+     "print the whole recipe with every default and stop"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print the log's JSON lines on standard output"},
 };
 
 static const struct deq_command command = {
     .usage = "deq train RECIPE.yaml --data DIR|FILE --out MODEL_DIR [flags]",
-    .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop;\n"
+    .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a "
+             "checkpoint and stop;\n"
              "--resume goes on as if nothing had happened.",
-    .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
+    .flags = {flags, DEQ_COUNT(flags)},
+    .min_args = 1,
+    .max_args = 1,
+};
 
 int cmd_train(int argc, char **argv)
 {
@@ -210,8 +226,9 @@ int cmd_train(int argc, char **argv)
         (void)deq_fail_prefix(&err, err.code, args[0]);
         return cli_fail("train", err.text);
     }
-    const struct deq_train_opts o = {.data_dir = one_file ? "." : f.data, .out_dir = f.out, .threads = f.threads ? f.threads : deq_cores(), .init = f.init,
-                                     .resume = f.resume, .bf16 = !f.f32};
+    const struct deq_train_opts o = {.data_dir = one_file ? "." : f.data, .out_dir = f.out,
+                                     .threads = f.threads ? f.threads : deq_cores(), .init = f.init, .resume = f.resume,
+                                     .bf16 = !f.f32};
     v.json = f.json;
     if (!deq_io_join(v.log_path, sizeof v.log_path, f.out, "train.jsonl"))
         return cli_fail("train", "--out: path too long");

@@ -1,9 +1,12 @@
-/* The authors' evaluation (locuslab/deq DEQ-Sequence and torchdeq: LMOrderedIterator, evaluate), so that numbers compare:
+/* The authors' evaluation (locuslab/deq DEQ-Sequence and torchdeq: LMOrderedIterator,
+ * evaluate), so that numbers compare:
  *
- *     the text's n tokens are cut into B streams of n/B, what is left over is dropped; each stream is read in segments of T, whose targets are
- *     the tokens one further; the first token of a stream is predicted by nobody; perplexity = exp(mean nats a predicted token)
+ *     the text's n tokens are cut into B streams of n/B, what is left over is dropped; each stream is read in segments
+ *     of T, whose targets are the tokens one further; the first token of a stream is predicted by nobody;
+ *     perplexity = exp(mean nats a predicted token)
  *
- * For a word-level model that is word perplexity, <eos> at every line's end included. Streams are independent: threads take them in turn. */
+ * For a word-level model that is word perplexity, <eos> at every line's end included. Streams are independent:
+ * threads take them in turn. */
 #include "models/cli/eval_segments.h"
 
 #include <math.h>
@@ -23,7 +26,8 @@ struct work {
     const struct deq_tokens *tokens;
     struct deq_segment **segments; /* [threads] one stream each */
     double **nll;                  /* [threads] -> [T] */
-    double *nats_of;               /* [streams] summed in order, so that the result does not depend on which thread was quicker */
+    double *nats_of;               /* [streams] summed in order, so that the result does not depend
+                                    * on which thread was quicker */
     size_t streams, length, T;     /* length: tokens of a stream */
     pthread_mutex_t lock;
     /* under the lock */
@@ -36,7 +40,8 @@ struct work {
 };
 
 /* One segment's results; false when somebody failed. */
-static bool add(struct work *w, size_t stream, enum deq_rc rc, const struct deq_err *err, const struct deq_solve_report *r, const double *nll, size_t t)
+static bool add(struct work *w, size_t stream, enum deq_rc rc, const struct deq_err *err,
+                const struct deq_solve_report *r, const double *nll, size_t t)
 {
     pthread_mutex_lock(&w->lock);
     if (rc && !w->rc) {
@@ -56,8 +61,9 @@ static bool add(struct work *w, size_t stream, enum deq_rc rc, const struct deq_
         w->residual_max = fmaxf(w->residual_max, r->residual_max);
         const double seconds = deq_now_s() - w->started;
         const size_t all = w->streams * (w->length - 1);
-        cli_progress("%zu of %zu tokens  perplexity %.3f  %.0f tok/s  ETA %.0f s", w->scored, all, exp(w->nats / (double)w->scored),
-                     (double)w->scored / seconds, seconds / (double)w->scored * (double)(all - w->scored));
+        cli_progress("%zu of %zu tokens  perplexity %.3f  %.0f tok/s  ETA %.0f s", w->scored, all,
+                     exp(w->nats / (double)w->scored), (double)w->scored / seconds,
+                     seconds / (double)w->scored * (double)(all - w->scored));
     }
     const bool go_on = !w->rc;
     pthread_mutex_unlock(&w->lock);
@@ -93,25 +99,31 @@ static void print(const struct work *w, size_t memory, const struct deq_solver_o
     double nats = 0;
     for (size_t b = 0; b < w->streams; b++)
         nats += w->nats_of[b];
-    const double nll = nats / (double)w->scored, seconds = deq_now_s() - w->started, evals = (double)w->evaluations / (double)w->solved;
+    const double nll = nats / (double)w->scored, seconds = deq_now_s() - w->started,
+                 evals = (double)w->evaluations / (double)w->solved;
     char perplexity[32], convergence[64] = "fixed steps";
     snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : json ? "null" : "too large", exp(nll));
     if (o->tol > 0)
         snprintf(convergence, sizeof convergence, "%zu of %zu segments converged", w->converged, w->solved);
     if (json)
-        printf("{\"tokens\": %zu, \"nll_per_token\": %.6f, \"perplexity\": %s, \"tgt_len\": %zu, \"mem_len\": %zu, \"streams\": %zu, "
-               "\"evaluations_per_segment\": %.3f, \"segments\": %zu, \"converged\": %zu, \"residual_max\": %.6g, \"seconds\": %.3f, "
-               "\"tokens_per_second\": %.1f, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u}\n",
-               w->scored, nll, perplexity, w->T, memory, w->streams, evals, w->solved, w->converged, (double)w->residual_max, seconds,
-               (double)w->scored / seconds, deq_solver_name(o->method), (double)o->tol, o->max_iter);
+        printf("{\"tokens\": %zu, \"nll_per_token\": %.6f, \"perplexity\": %s, \"tgt_len\": %zu, \"mem_len\": %zu, "
+               "\"streams\": %zu, \"evaluations_per_segment\": %.3f, \"segments\": %zu, \"converged\": %zu, "
+               "\"residual_max\": %.6g, \"seconds\": %.3f, \"tokens_per_second\": %.1f, \"solver\": \"%s\", "
+               "\"tol\": %g, \"max_iter\": %u}\n",
+               w->scored, nll, perplexity, w->T, memory, w->streams, evals, w->solved, w->converged,
+               (double)w->residual_max, seconds, (double)w->scored / seconds, deq_solver_name(o->method),
+               (double)o->tol, o->max_iter);
     else
-        printf("tokens             %zu in %zu streams, segments of %zu with memory of %zu\nnats a token       %.4f\nperplexity         %s\n"
-               "evaluations        %.2f a segment; %s, largest residual %.2e\nseconds            %.1f (%.0f tokens/s)\n",
-               w->scored, w->streams, w->T, memory, nll, perplexity, evals, convergence, (double)w->residual_max, seconds,
-               (double)w->scored / seconds);
+        printf("tokens             %zu in %zu streams, segments of %zu with memory of %zu\n"
+               "nats a token       %.4f\nperplexity         %s\n"
+               "evaluations        %.2f a segment; %s, largest residual %.2e\n"
+               "seconds            %.1f (%.0f tokens/s)\n",
+               w->scored, w->streams, w->T, memory, nll, perplexity, evals, convergence, (double)w->residual_max,
+               seconds, (double)w->scored / seconds);
 }
 
-static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch **ret_arch, struct deq_weights **w, struct deq_tokens *tokens, struct deq_err *err)
+static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch **ret_arch, struct deq_weights **w,
+                        struct deq_tokens *tokens, struct deq_err *err)
 {
     char path[4096], *text = NULL;
     size_t len;
@@ -130,7 +142,8 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
         rc = deq_corpus_encode(tok, a->vocab.eos_id, text, len, tokens, &bytes, err);
     for (size_t i = 0; i < tokens->n && !rc; i++)
         if (tokens->ids[i] >= a->vocab.size)
-            rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i], a->vocab.size);
+            rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i],
+                          a->vocab.size);
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     if (!rc)
         rc = deq_weights_load(path, a, false, w, err);
@@ -140,8 +153,8 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch 
 }
 
 /* The segments of every thread, and the sums. */
-static enum deq_rc make(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
-                        struct deq_err *err)
+static enum deq_rc make(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory,
+                        const struct deq_solver_opts *o, unsigned threads, struct deq_err *err)
 {
     w->segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
     w->nll = DEQ_NEW_ARRAY(double *, threads);
@@ -170,8 +183,8 @@ static void unmake(struct work *w, unsigned threads)
     deq_free(w->nats_of);
 }
 
-static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory, const struct deq_solver_opts *o, unsigned threads,
-                       struct deq_err *err)
+static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory,
+                       const struct deq_solver_opts *o, unsigned threads, struct deq_err *err)
 {
     struct deq_pool *pool = NULL;
     enum deq_rc rc = make(w, a, weights, memory, o, threads, err);
@@ -188,22 +201,29 @@ static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct de
     return rc;
 }
 
-int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, uint64_t limit, bool json)
+int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf,
+                  uint64_t limit, bool json)
 {
     struct deq_arch *a = NULL;
     struct deq_weights *weights = NULL;
     struct deq_tokens tokens = {0};
     struct deq_err err;
-    struct work w = {.T = f->tgt_len, .streams = f->streams ? f->streams : 16, .tokens = &tokens, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct work w = {.T = f->tgt_len,
+                     .streams = f->streams ? f->streams : 16,
+                     .tokens = &tokens,
+                     .lock = PTHREAD_MUTEX_INITIALIZER};
     if (sf->window || sf->warm >= 0)
-        return cli_usage("eval", "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero", sf->window ? "--window" : "--warm-start");
+        return cli_usage("eval", "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero",
+                         sf->window ? "--window" : "--warm-start");
     const unsigned threads = (unsigned)DEQ_MIN((size_t)solve_flags_threads(sf), w.streams);
     enum deq_rc rc = load(dir, text_path, &a, &weights, &tokens, &err);
     w.length = DEQ_MIN(tokens.n, limit) / w.streams;
     if (!rc && w.length < 2)
-        rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit), w.streams);
+        rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit),
+                      w.streams);
     if (!rc) {
-        struct deq_solve_params p = {.solver = a->serving.solver.method, .tol = a->serving.solver.tol, .max_iter = a->serving.solver.max_iter};
+        struct deq_solve_params p = {.solver = a->serving.solver.method, .tol = a->serving.solver.tol,
+                                     .max_iter = a->serving.solver.max_iter};
         struct deq_solver_opts o = a->serving.solver;
         solve_flags_apply(sf, &p);
         o.method = p.solver;

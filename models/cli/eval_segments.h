@@ -1,4 +1,5 @@
-/* Perplexity as the code of the DEQ authors measures it: the text cut into streams that are read side by side, each in segments with memory. */
+/* Perplexity as the code of the DEQ authors measures it: the text cut into streams that are read side by side,
+ * each in segments with memory. */
 #ifndef DEQ_MODELS_CLI_EVAL_SEGMENTS_H
 #define DEQ_MODELS_CLI_EVAL_SEGMENTS_H
 
@@ -10,15 +11,16 @@ struct segment_flags {
 };
 
 #define SEGMENT_FLAGS_NONE {.mem_len = UINT32_MAX}
-#define SEGMENT_FLAGS(at)                                                                                                                             \
-    {"--tgt-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, tgt_len), 1, 65536, NULL, NULL,                                                  \
-     "solve segments of N positions jointly, as the authors' evaluation does; else off"},                                                             \
-    {"--mem-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, mem_len), 0, 65536, NULL, NULL,                                                  \
-     "positions of memory before a segment; else the model's segment_memory"},                                                                        \
-    {"--streams", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, streams), 1, 4096, NULL, NULL,                                                   \
+#define SEGMENT_FLAGS(at)                                                                            \
+    {"--tgt-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, tgt_len), 1, 65536, NULL, NULL, \
+     "solve segments of N positions jointly, as the authors' evaluation does; else off"},            \
+    {"--mem-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, mem_len), 0, 65536, NULL, NULL, \
+     "positions of memory before a segment; else the model's segment_memory"},                       \
+    {"--streams", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, streams), 1, 4096, NULL, NULL,  \
      "streams the text is cut into, with --tgt-len; else 16, the authors' evaluation batch"}
 
 /* Reads at most `limit` tokens of the text and prints the result; the exit code. */
-int eval_segments(const char *model_dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf, uint64_t limit, bool json);
+int eval_segments(const char *model_dir, const char *text_path, const struct segment_flags *f,
+                  const struct solve_flags *sf, uint64_t limit, bool json);
 
 #endif

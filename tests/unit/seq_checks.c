@@ -14,7 +14,9 @@ struct deq_weights *random_weights(const struct deq_arch *a, uint64_t seed)
         const struct deq_param *p = &w->params[i];
         for (size_t j = 0; j < p->count; j++) {
             const double x = deq_rng_normal(seed, i, j);
-            w->data[p->offset + j] = (float)(p->role == DEQ_ROLE_GAIN ? 1 + 0.2 * x : p->rows ? x / sqrt((double)p->cols) : 0.2 * x);
+            w->data[p->offset + j] = (float)(p->role == DEQ_ROLE_GAIN ? 1 + 0.2 * x
+                                             : p->rows                ? x / sqrt((double)p->cols)
+                                                                      : 0.2 * x);
         }
     }
     return w;
@@ -31,7 +33,8 @@ struct fixture {
     float *z0, *z, *d, *v, *up, *down;
 };
 
-static bool open_fixture(struct fixture *f, const struct deq_arch *a, size_t b, size_t t, const struct deq_dropout *drop)
+static bool open_fixture(struct fixture *f, const struct deq_arch *a, size_t b, size_t t,
+                         const struct deq_dropout *drop)
 {
     const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = STEPS, .dropout = true};
     *f = (struct fixture){.drop = drop, .w = random_weights(a, 1)};
@@ -72,8 +75,9 @@ static double loss_of(struct fixture *f)
     return deq_seq_loss(f->s, f->z, f->tgt, f->s->n, NULL, NULL, NULL);
 }
 
-/* Per tensor, along its own gradient direction mixed with noise: (L(+h) - L(-h)) / 2h against <grad, dir>. f32 losses near 3.6 have an
- * error near 1e-6, h is chosen so that the difference is near 4e-3: relative error 1e-3 and the h^2 term of about 1e-3; kinks add the rest. */
+/* Per tensor, along its own gradient direction mixed with noise: (L(+h) - L(-h)) / 2h against <grad, dir>. f32 losses
+ * near 3.6 have an error near 1e-6, h is chosen so that the difference is near 4e-3: relative error 1e-3 and the h^2
+ * term of about 1e-3; kinks add the rest. */
 static void check_tensor(struct fixture *f, size_t i)
 {
     const struct deq_param *p = &f->w->params[i];
@@ -94,7 +98,8 @@ static void check_tensor(struct fixture *f, size_t i)
     }
     memcpy(x, keep, p->count * sizeof(float));
     const double difference = (loss[0] - loss[1]) / (2 * h);
-    CHECK_MSG(fabs(difference - slope) < 0.03 * fabs(slope) + 2e-5, "%s: finite difference %g, gradient %g", p->name, difference, slope);
+    CHECK_MSG(fabs(difference - slope) < 0.03 * fabs(slope) + 2e-5, "%s: finite difference %g, gradient %g", p->name,
+              difference, slope);
     deq_free(keep);
     deq_free(dir);
 }
@@ -138,7 +143,8 @@ static void check_adjoint(struct fixture *f)
     CHECK_MSG(fabs(left - right) < 2e-3 * size, "<d, Jv> %g, <J'd, v> %g", left, right);
 }
 
-/* A change at position p of the first sequence leaves the positions before it bitwise alone, and the other sequences. */
+/* A change at position p of the first sequence leaves the positions before it bitwise
+ * alone, and the other sequences. */
 static void check_causality(struct fixture *f)
 {
     const struct deq_seq *s = f->s;
