@@ -6,6 +6,8 @@
  *                              residual as it is)
  *   torchdeq-lm                locuslab/torchdeq, deq-zoo/deq-lm (affine norms, several blocks, q, k, v by head, a
  *                              fixed number of steps)
+ *   locuslab-deq-trellisnet    locuslab/deq at a4f4c9b, DEQModel/models/trellisnets/deq_trellisnet.py
+ *   locuslab-trellisnet        locuslab/trellisnet, TrellisNet/model.py: levels, no fixed point
  *
  * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind,
  * the adaptive softmax's tail clusters, which stand in its head in reverse order, take the order of the clusters, and

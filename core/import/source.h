@@ -41,6 +41,8 @@ struct deq_source {
 
 /* import_transformer.c */
 extern const struct deq_source deq_source_locuslab_transformer, deq_source_torchdeq_seq, deq_source_torchdeq_lm;
+/* import_trellis.c */
+extern const struct deq_source deq_source_locuslab_deq_trellis, deq_source_locuslab_trellis;
 
 /* --- What sources share (source.c) --- */
 

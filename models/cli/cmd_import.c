@@ -38,8 +38,9 @@ int cmd_import(int argc, char **argv)
 {
     char known[256], about[512];
     deq_import_list(known, sizeof known);
-    snprintf(about, sizeof about, "Makes a model directory of a state dict that the code of locuslab/deq or torchdeq "
-             "saved. No Python is needed and nothing in\nthe file is executed. model_type is one of %s.", known);
+    snprintf(about, sizeof about, "Makes a model directory of a state dict that the code of locuslab/deq, "
+             "locuslab/trellisnet or torchdeq saved. No Python\nis needed and nothing in the file is executed. "
+             "model_type is one of\n%s.", known);
     const struct deq_command command = {.usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
                                         .about = about, .flags = {flags, DEQ_COUNT(flags)},
                                         .min_args = 1, .max_args = 1};

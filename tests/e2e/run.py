@@ -25,6 +25,7 @@ MODULES = LONG + (
     "origins",
     "raw",
     "streams",
+    "trellis",
     "wordlevel",
 )
 

@@ -1,5 +1,5 @@
-/* The authors' checkpoints (tests/golden/authors), imported, against the equilibria and log-probabilities that their PyTorch code computed: joint solves of
- * segments with memory by every solver, and the row engine token by token. */
+/* The authors' checkpoints (tests/golden/authors), imported, against the equilibria and log-probabilities that their
+ * PyTorch code computed: joint solves of segments with memory by every solver, and the row engine token by token. */
 #include "core/cell/segment.h"
 
 #include <stdlib.h>
@@ -13,19 +13,21 @@
 #include "core/import/import.h"
 #include "tests/unit/test.h"
 
-enum { B = 3, T = 8, SEGMENTS = 3 };
+enum { B = 3, LENGTH = 24, SEGMENTS_MAX = 3 };
 
 struct golden {
     char dir[128];
     struct deq_arch *arch;
     struct deq_weights *w;
     struct deq_safetensors *file;
-    uint32_t tokens[B][SEGMENTS * T];
+    size_t t; /* positions of a segment */
+    uint32_t tokens[B][LENGTH];
 };
 
 static void remove_model(const char *dir)
 {
-    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"};
+    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                                        "README.md"};
     char path[256];
     for (size_t i = 0; i < DEQ_COUNT(names); i++) {
         snprintf(path, sizeof path, "%s/%s", dir, names[i]);
@@ -52,13 +54,15 @@ static bool open_golden(const char *name, struct golden *g)
     snprintf(path, sizeof path, "tests/golden/authors/%s/golden.safetensors", name);
     CHECK_MSG(deq_safetensors_open(path, &g->file, &err) == DEQ_OK, "%s", err.text);
     const struct deq_tensor *t = g->file ? deq_safetensors_find(g->file, "tokens") : NULL;
-    CHECK(t && t->count == B * SEGMENTS * T);
-    for (size_t i = 0; t && i < B * SEGMENTS * T; i++) {
+    CHECK(t && t->count == B * LENGTH);
+    for (size_t i = 0; t && i < B * LENGTH; i++) {
         int64_t id = -1;
         CHECK(!deq_tensor_read(g->file, t, i, 1, &id, &err));
-        g->tokens[i / (SEGMENTS * T)][i % (SEGMENTS * T)] = (uint32_t)id;
+        g->tokens[i / LENGTH][i % LENGTH] = (uint32_t)id;
     }
-    return g->w && t;
+    g->t = g->arch ? g->arch->segment_len : 0;
+    CHECK(g->t >= LENGTH / SEGMENTS_MAX && g->t <= LENGTH);
+    return g->w && t && g->t;
 }
 
 static void close_golden(struct golden *g)
@@ -69,14 +73,14 @@ static void close_golden(struct golden *g)
     remove_model(g->dir);
 }
 
-/* tensor segmentN.what as floats [B, T, last]; free with deq_free */
+/* tensor segmentN.what as floats [B, t, last]; free with deq_free */
 static float *expected(const struct golden *g, size_t segment, const char *what, size_t last)
 {
     char name[64];
     snprintf(name, sizeof name, "segment%zu.%s", segment, what);
     const struct deq_tensor *t = deq_safetensors_find(g->file, name);
-    float *x = DEQ_NEW_ARRAY(float, B * T * last);
-    CHECK(t && t->count == B * T * last && deq_tensor_to_f32(g->file, t, x, NULL) == DEQ_OK);
+    float *x = DEQ_NEW_ARRAY(float, B * g->t * last);
+    CHECK(t && t->count == B * g->t * last && deq_tensor_to_f32(g->file, t, x, NULL) == DEQ_OK);
     return x;
 }
 
@@ -89,43 +93,49 @@ static double worst(const float *x, const float *y, size_t n)
 }
 
 /* wide false: the sums of the evaluation that is used for speed, in float. */
-static void check_segments(const struct golden *g, const struct deq_solver_opts *o, bool wide, double z_max, double p_max)
+static void check_segments(const struct golden *g, const struct deq_solver_opts *o, bool wide, double z_max,
+                           double p_max)
 {
-    const size_t D = g->arch->vocab.d_model, V = g->arch->vocab.size;
+    const size_t V = g->arch->vocab.size, T = g->t, N = B * T;
     struct deq_segment *s = NULL;
     double z_error = 0, p_error = 0, nll_error = 0;
-    CHECK(deq_segment_new(g->arch, g->w, B, T, g->arch->segment_memory, o, &s, NULL) == DEQ_OK);
+    REQUIRE(deq_segment_new(g->arch, g->w, B, T, g->arch->segment_memory, o, &s, NULL) == DEQ_OK);
+    const size_t S = s->seq->shown_dim;
     if (wide)
         deq_seq_wide(s->seq);
-    float *logprobs = DEQ_NEW_ARRAY(float, B * T * V);
-    for (size_t k = 0; k < SEGMENTS; k++) {
+    float *logprobs = DEQ_NEW_ARRAY(float, N * V), *shown = DEQ_NEW_ARRAY(float, N * S);
+    for (size_t k = 0; k < LENGTH / T; k++) {
         struct deq_solve_report r;
-        uint32_t x[B * T], targets[B * T];
-        double nll[B * T];
-        for (size_t i = 0; i < B * T; i++) {
+        uint32_t x[B * LENGTH], targets[B * LENGTH];
+        double nll[B * LENGTH];
+        for (size_t i = 0; i < N; i++) {
             x[i] = g->tokens[i / T][k * T + i % T];
             targets[i] = (x[i] * 7 + (uint32_t)i * 13) % (uint32_t)V; /* from all clusters */
         }
-        CHECK(deq_segment_solve(s, x, T, NULL, &r, NULL) == DEQ_OK);
-        CHECK(o->tol > 0 || r.evaluations == 12);
+        CHECK(deq_segment_solve(s, x, T, shown, &r, NULL) == DEQ_OK);
+        CHECK(o->tol > 0 || r.evaluations == o->max_iter);
         CHECK(deq_seq_logprobs(s->seq, s->z, logprobs, NULL) == DEQ_OK);
         deq_seq_nll(s->seq, s->z, targets, nll);
-        float *z = expected(g, k, "equilibrium", D), *p = expected(g, k, "logprobs", V);
-        z_error = worse(z_error, worst(z, s->z, B * T * D));
-        p_error = worse(p_error, worst(p, logprobs, B * T * V));
-        for (size_t i = 0; i < B * T; i++)
+        float *z = expected(g, k, "equilibrium", S), *p = expected(g, k, "logprobs", V);
+        z_error = worse(z_error, worst(z, shown, N * S));
+        p_error = worse(p_error, worst(p, logprobs, N * V));
+        for (size_t i = 0; i < N; i++)
             nll_error = worse(nll_error, fabs(nll[i] + (double)logprobs[i * V + targets[i]]));
         deq_free(z);
         deq_free(p);
     }
-    CHECK_MSG(z_error < z_max && p_error < p_max, "%s: %s: equilibrium off by %g, log-probabilities by %g", g->dir, deq_solver_name(o->method), z_error, p_error);
+    CHECK_MSG(z_error < z_max && p_error < p_max, "%s: %s: equilibrium off by %g, log-probabilities by %g", g->dir,
+              deq_solver_name(o->method), z_error, p_error);
     /* float sums over at most 100 words and 32 terms, of logits up to a hundred or (torchdeq) a thousand */
-    CHECK_MSG(nll_error < (o->tol > 0 ? 1e-4 : 1e-3), "%s: one target's log-probability is off by %g", g->dir, nll_error);
+    CHECK_MSG(nll_error < (o->tol > 0 ? 1e-4 : 1e-3), "%s: one target's log-probability is off by %g", g->dir,
+              nll_error);
     deq_free(logprobs);
+    deq_free(shown);
     deq_segment_free(s);
 }
 
-/* These contract by about 0.98 a step: a relative residual of 1e-7 leaves 5e-6 |z|, and float rounding as much. */
+/* The transformers contract by about 0.98 a step: a relative residual of 1e-7 leaves 5e-6 |z|, and float rounding as
+ * much. Trellis networks contract faster. */
 static void check_joint(const char *name)
 {
     struct golden g;
@@ -141,8 +151,8 @@ static void check_joint(const char *name)
     close_golden(&g);
 }
 
-/* Exactly 12 steps, after which states are near 300 and log-probabilities near -1,500: one unit in the last place is 3e-5 and 1.2e-4. With sums in float ten
- * times that is allowed. */
+/* Exactly so many steps; of the transformers 12, after which states are near 300 and log-probabilities near -1,500: one
+ * unit in the last place is 3e-5 and 1.2e-4. With sums in float ten times that is allowed. */
 static void check_steps(const char *name)
 {
     struct golden g;
@@ -159,12 +169,16 @@ TEST(golden_locuslab_pre) { check_joint("locuslab-preln-adaptive"); }
 TEST(golden_locuslab_pre_plain) { check_joint("locuslab-preln-plain"); }
 TEST(golden_torchdeq) { check_steps("torchdeq-lm-adaptive"); }
 TEST(golden_torchdeq_plain) { check_steps("torchdeq-lm-plain"); }
+TEST(golden_trellis) { check_joint("trellis-plain"); }
+TEST(golden_trellis_weight_norm) { check_joint("trellis-wnorm"); }
+TEST(golden_trellis_clusters) { check_joint("trellis-split"); }
+TEST(golden_trellis_levels) { check_steps("trellis-explicit"); }
 
 /* --- The row engine --- */
 
 struct row_check {
     const struct golden *g;
-    float *p[SEGMENTS]; /* expected log-probabilities */
+    float *p[SEGMENTS_MAX]; /* expected log-probabilities */
     size_t b, V, seen;
     double worst, residual;
 };
@@ -174,6 +188,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     struct row_check *r = ctx;
     if (e->kind != DEQ_EVENT_PROMPT)
         return DEQ_CONTINUE;
+    const size_t T = r->g->t;
     const float *p = r->p[e->position / T] + (r->b * T + e->position % T) * r->V;
     const struct deq_log_normaliser n = deq_log_normaliser(e->logits, (uint32_t)r->V);
     for (uint32_t v = 0; v < r->V; v++)
@@ -183,8 +198,10 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     return DEQ_CONTINUE;
 }
 
-/* The first n positions of every sequence, one row at a time or in a window; warm from the position before, as a user would serve it. */
-static void check_rows(const char *name, size_t n, uint32_t window, enum deq_warm warm, float tol, uint32_t max_iter, double at_most)
+/* The first n positions of every sequence, one row at a time or in a window; warm from the position before, as a user
+ * would serve it. */
+static void check_rows(const char *name, size_t n, uint32_t window, enum deq_warm warm, float tol, uint32_t max_iter,
+                       double at_most)
 {
     struct golden g;
     struct deq_model *model = NULL;
@@ -195,7 +212,7 @@ static void check_rows(const char *name, size_t n, uint32_t window, enum deq_war
     CHECK_MSG(deq_model_load(g.dir, &model, &err) == DEQ_OK, "%s", err.text);
     CHECK(deq_engine_new(model, &(struct deq_engine_opts){.threads = 2, .max_sequences = 1}, &engine, &err) == DEQ_OK);
     struct row_check r = {.g = &g, .V = g.arch->vocab.size};
-    for (size_t k = 0; k < SEGMENTS; k++)
+    for (size_t k = 0; k < LENGTH / g.t; k++)
         r.p[k] = expected(&g, k, "logprobs", r.V);
     for (r.b = 0; r.b < B; r.b++) {
         struct deq_request q = deq_request_defaults(model);
@@ -213,24 +230,36 @@ static void check_rows(const char *name, size_t n, uint32_t window, enum deq_war
         while (deq_active(engine))
             deq_step(engine);
     }
-    CHECK_MSG(r.seen == B * n && r.worst < at_most, "%s: %zu positions, log-probabilities off by %g at residuals up to %g", name, r.seen, r.worst, r.residual);
-    for (size_t k = 0; k < SEGMENTS; k++)
+    CHECK_MSG(r.seen == B * n && r.worst < at_most,
+              "%s: %zu positions, log-probabilities off by %g at residuals up to %g", name, r.seen, r.worst,
+              r.residual);
+    for (size_t k = 0; k < LENGTH / g.t; k++)
         deq_free(r.p[k]);
     deq_engine_free(engine);
     deq_model_free(model);
     close_golden(&g);
 }
 
-/* Segments 0 and 1 see every position before them, as rows do; with a window of 7 segment 2 does too. An equilibrium known to a residual of 2e-6 is known to
- * 1e-4 (contraction 0.98), and |z| and the rows of E are of size 1. */
-TEST(golden_rows_post) { check_rows("locuslab-postln-adaptive", 2 * T, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
-TEST(golden_rows_post_local) { check_rows("locuslab-postln-plain-local", 3 * T, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
-TEST(golden_rows_pre) { check_rows("locuslab-preln-adaptive", 2 * T, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
-TEST(golden_rows_pre_plain) { check_rows("locuslab-preln-plain", 2 * T, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
-TEST(golden_rows_window) { check_rows("locuslab-preln-adaptive", 2 * T, 8, DEQ_WARM_ZERO, 1e-6f, 3000, 2e-4); }
+/* Segments 0 and 1 of 8 see every position before them, as rows do; with a window of 7 segment 2 does too. An
+ * equilibrium known to a residual of 2e-6 is known to 1e-4 (contraction 0.98), and |z| and the rows of E are of
+ * size 1. */
+TEST(golden_rows_post) { check_rows("locuslab-postln-adaptive", 16, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_post_local)
+{
+    check_rows("locuslab-postln-plain-local", 24, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4);
+}
+TEST(golden_rows_pre) { check_rows("locuslab-preln-adaptive", 16, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_pre_plain) { check_rows("locuslab-preln-plain", 16, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_window) { check_rows("locuslab-preln-adaptive", 16, 8, DEQ_WARM_ZERO, 1e-6f, 3000, 2e-4); }
+/* Tokens before a segment are none to a trellis network: rows, which have no segments, agree with the first. */
+TEST(golden_rows_trellis) { check_rows("trellis-plain", 24, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_trellis_window) { check_rows("trellis-plain", 24, 8, DEQ_WARM_ZERO, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_trellis_weight_norm) { check_rows("trellis-wnorm", 8, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
+TEST(golden_rows_trellis_clusters) { check_rows("trellis-split", 12, 1, DEQ_WARM_PREVIOUS, 1e-6f, 3000, 2e-4); }
 /* At a tolerance as one serves with the error follows it. */
-TEST(golden_rows_loose) { check_rows("locuslab-postln-adaptive", 2 * T, 1, DEQ_WARM_PREVIOUS, 1e-3f, 64, 0.2); }
-/* Twelve steps of a position that nothing stands before are the same in a segment and in a row; of the others they are not, since there a row's neighbours are
- * final and in a segment they are on their way. Float sums: as above. */
+TEST(golden_rows_loose) { check_rows("locuslab-postln-adaptive", 16, 1, DEQ_WARM_PREVIOUS, 1e-3f, 64, 0.2); }
+/* Steps of a position that nothing stands before are the same in a segment and in a row; of the others they are not,
+ * since there a row's neighbours are final and in a segment they are on their way. Float sums: as above. */
 TEST(golden_rows_steps) { check_rows("torchdeq-lm-adaptive", 1, 1, DEQ_WARM_ZERO, 0, 12, 2e-3); }
 TEST(golden_rows_steps_plain) { check_rows("torchdeq-lm-plain", 1, 1, DEQ_WARM_ZERO, 0, 12, 2e-3); }
+TEST(golden_rows_steps_trellis) { check_rows("trellis-explicit", 1, 1, DEQ_WARM_ZERO, 0, 7, 2e-4); }
