@@ -103,3 +103,50 @@ TEST(template_of_post_processor)
     CHECK(n_before == 0 && n_after == 0);
     deq_tokenizer_free(tok);
 }
+
+TEST(damaged_surroundings_are_refused_by_name)
+{
+    static const struct damage cases[] = {
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Lowercase\"}",
+         "normalizer.type: \"Lowercase\" is not supported"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}, 1]}",
+         "normalizer.normalizers[]: expected an object"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\"}",
+         "normalizer.normalizers: expected an array, found nothing"},
+        {"\"normalizer\": null", "\"normalizer\": 7", "normalizer: expected an object, found an integer"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": null", "pre_tokenizer: expected an object, found null"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Whitespace\"}",
+         "\"Whitespace\" is not supported"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL, "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}",
+         "ByteLevel at the end, found nothing"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [" BYTE_LEVEL ", " BYTE_LEVEL "]}",
+         "found \"ByteLevel\" as number 1 of 2"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
+         "\"pattern\": {\"Regex\": \"\\\\w+|x\"}, \"behavior\": \"Isolated\", \"invert\": false}, " BYTE_LEVEL "]}",
+         "not supported: \\w+|x"},
+        {"\"pre_tokenizer\": " BYTE_LEVEL,
+         "\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Split\", "
+         "\"pattern\": {\"String\": \" \"}}, " BYTE_LEVEL "]}",
+         "pattern: expected"},
+        {"\"use_regex\": true", "\"use_regex\": 1", "pre_tokenizer.use_regex: expected a boolean"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}",
+         "\"BertProcessing\" is not supported"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\"}",
+         "post_processor.single: expected an array"},
+        {"\"post_processor\": null", "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": []}",
+         "Sequence A is missing"},
+        {"\"post_processor\": null",
+         "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+         "\"q\"}}]}",
+         "\"q\": expected ids"},
+        {"\"post_processor\": null",
+         "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+         "\"q\"}}], \"special_tokens\": {\"q\": {\"ids\": [77]}}}",
+         "id 77 is not in the vocabulary"},
+        {"\"decoder\": " BYTE_LEVEL, "\"decoder\": null", "decoder: expected an object, found null"},
+        {"\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Metaspace\"}", "decoder.type: \"Metaspace\""},
+    };
+    check_damaged(cases, DEQ_COUNT(cases));
+}

@@ -91,3 +91,21 @@ size_t hex_text(const char *hex, size_t n, char *out)
     }
     return n / 2;
 }
+
+void check_damaged(const struct damage *cases, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        char *json = text_with(SMALL, cases[i].from, cases[i].to);
+        struct deq_tokenizer *tok = NULL;
+        struct deq_err err = {0};
+        CHECK_MSG(json != NULL, "case %zu does not apply", i);
+        if (!json)
+            continue;
+        enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
+        CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
+        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message),
+                  "case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].message);
+        deq_tokenizer_free(tok);
+        deq_free(json);
+    }
+}

@@ -37,6 +37,11 @@ struct deq_tokenizer *parse_tokenizer(const char *json);
 bool tokenizer_round_trip(const struct deq_tokenizer *tok, const char *s, size_t n);
 bool encodes_to(const struct deq_tokenizer *tok, const char *s, bool special, const uint32_t *want, size_t n);
 struct deq_tokenizer *parse_small(const char *from, const char *to);
+/* SMALL with one thing changed, and what is then said of it. */
+struct damage {
+    const char *from, *to, *message;
+};
+void check_damaged(const struct damage *cases, size_t n);
 /* Bytes of n hexadecimal digits. */
 size_t hex_text(const char *hex, size_t n, char *out);
 

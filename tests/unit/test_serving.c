@@ -1,0 +1,35 @@
+/* core/data/serving.c: how a model may be solved, and what excludes what. */
+#include "core/data/serving.h"
+
+#include "tests/unit/test.h"
+
+TEST(serving_refuses_by_key)
+{
+    const struct deq_serving good = {.solver = deq_solver_defaults(), .row_window = 8, .warm = DEQ_WARM_PREVIOUS};
+    struct deq_serving s;
+    struct deq_err err = {0};
+    CHECK(!deq_serving_check(&good, false, "here", &err));
+#define BAD(change, word)                                                                                    \
+    do {                                                                                                     \
+        s = good;                                                                                            \
+        change;                                                                                              \
+        CHECK_MSG(deq_serving_check(&s, false, "here", &err) < 0 && !strncmp(err.text, "here: ", 6) &&       \
+                      strstr(err.text, word),                                                                \
+                  "%s: %s", #change, err.text);                                                              \
+    } while (0)
+    BAD(s.row_window = 0, "deq.window: 0 is outside 1..64");
+    BAD(s.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window: 65 is outside 1..64");
+    BAD(s.warm = DEQ_WARM_PREDICTOR, "deq.warm_start: predictor, but the model has none");
+    BAD(s.solver.tol = 0, "deq.window, deq.warm_start: tol 0 asks for a fixed number of steps");
+    BAD((s.solver.tol = 0, s.row_window = 1), "tol 0 asks for a fixed number of steps");
+    BAD(s.solver.memory = 0, "memory");
+#undef BAD
+    s = good;
+    s.warm = DEQ_WARM_PREDICTOR;
+    CHECK(!deq_serving_check(&s, true, "here", &err));
+    s = good;
+    s.solver.tol = 0;
+    s.row_window = 1;
+    s.warm = DEQ_WARM_ZERO;
+    CHECK(!deq_serving_check(&s, false, "here", &err));
+}
