@@ -85,9 +85,9 @@ def test_probes_while_busy():
         s, _ = start_stream(d, 150000)
         reader = threading.Thread(target=lambda: closed_within(s, 60 * SLOW))  # an unread stream would be paused
         reader.start()
-        bad, asked, until = [], 0, time.monotonic() + 3
+        bad, asked = [], 0
         probe = d.http()
-        while time.monotonic() < until:
+        while asked < 4000 / SLOW:
             for path in ("/health/live", "/health/ready"):
                 if asked % 500 == 499:  # deqd ends a connection after 1,000 requests
                     probe.close()
@@ -98,8 +98,7 @@ def test_probes_while_busy():
                 if r.status != 200:
                     bad.append((path, r.status, body))
         probe.close()
-        check(asked > 1000 / SLOW and not bad,
-              "%d probes of a busy daemon, %d said no: %s" % (asked, len(bad), bad[:2]))
+        check(not bad, "%d probes of a busy daemon, %d said no: %s" % (asked, len(bad), bad[:2]))
         s.shutdown(socket.SHUT_RDWR)
         reader.join()
         s.close()
