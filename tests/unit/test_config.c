@@ -53,8 +53,10 @@ static const struct key {
     {"deq.reg", "0.0001", false, {"-1", "1.5", "\"\""}},
 };
 
-/* The good configuration with one key replaced (value) or left out (value NULL), and text added inside the root or deq object. */
-static size_t config_text(char *out, size_t cap, const char *key, const char *value, const char *root_extra, const char *deq_extra)
+/* The good configuration with one key replaced (value) or left out (value NULL), and text added
+ * inside the root or deq object. */
+static size_t config_text(char *out, size_t cap, const char *key, const char *value, const char *root_extra,
+                          const char *deq_extra)
 {
     struct deq_buf b;
     deq_buf_init(&b, cap - 1);
@@ -104,11 +106,13 @@ TEST(config_of_every_key)
     REQUIRE(a != NULL);
     struct deq_transformer_arch t = *deq_transformer_arch(a);
     const struct deq_solver_opts *s = &a->serving.solver;
-    CHECK(a->kind == &deq_transformer_kind && a->vocab.size == 100 && a->vocab.d_model == 32 && a->vocab.eos_id == 99 && a->predictor_hidden == 0);
-    CHECK(t.n_head == 4 && t.d_head == 8 && t.d_inner == 64 && t.n_block == 1 && t.attn_window == 96 && t.norm == DEQ_NORM_PRE &&
-          t.norm_affine && !t.inject_residual && t.final_norm && t.norm_eps == 1e-5f);
-    CHECK(a->serving.row_window == 8 && a->serving.warm == DEQ_WARM_ZERO && s->method == DEQ_ANDERSON && s->stop == DEQ_STOP_REL && s->memory == 3 &&
-          s->max_iter == 32 && s->min_iter == 1 && s->tol == 0.01f && s->beta == 1 && s->reg == 1e-4f);
+    CHECK(a->kind == &deq_transformer_kind && a->vocab.size == 100 && a->vocab.d_model == 32 && a->vocab.eos_id == 99 &&
+          a->predictor_hidden == 0);
+    CHECK(t.n_head == 4 && t.d_head == 8 && t.d_inner == 64 && t.n_block == 1 && t.attn_window == 96 &&
+          t.norm == DEQ_NORM_PRE && t.norm_affine && !t.inject_residual && t.final_norm && t.norm_eps == 1e-5f);
+    CHECK(a->serving.row_window == 8 && a->serving.warm == DEQ_WARM_ZERO && s->method == DEQ_ANDERSON &&
+          s->stop == DEQ_STOP_REL && s->memory == 3 && s->max_iter == 32 && s->min_iter == 1 && s->tol == 0.01f &&
+          s->beta == 1 && s->reg == 1e-4f);
     CHECK_EQ(deq_inject_dim(&t), 96u);
     t.inject_residual = true;
     CHECK_EQ(deq_inject_dim(&t), 128u);
@@ -124,14 +128,16 @@ TEST(config_refuses_by_key)
         char want[80];
         enum deq_rc rc = parse_with(k->name, NULL, &got, &e);
         snprintf(want, sizeof want, "config.json: %s: missing", k->name);
-        CHECK_MSG(k->required ? rc == DEQ_EFORMAT && !strncmp(e.text, want, strlen(want)) && !got : !rc, "without %s: %s", k->name, e.text);
+        CHECK_MSG(k->required ? rc == DEQ_EFORMAT && !strncmp(e.text, want, strlen(want)) && !got : !rc,
+                  "without %s: %s", k->name, e.text);
         deq_free(got);
         for (size_t j = 0; j < DEQ_COUNT(k->bad) && k->bad[j]; j++) {
             got = NULL;
             rc = parse_with(k->name, k->bad[j], &got, &e);
             const char *leaf = strncmp(k->name, "deq.", 4) ? k->name : k->name + 4;
             CHECK_MSG(rc < 0 && e.code == rc && !got, "%s: %s", k->name, k->bad[j]);
-            CHECK_MSG(strstr(e.text, "config.json: ") && strstr(e.text, leaf), "%s: %s: \"%s\"", k->name, k->bad[j], e.text);
+            CHECK_MSG(strstr(e.text, "config.json: ") && strstr(e.text, leaf), "%s: %s: \"%s\"", k->name, k->bad[j],
+                      e.text);
             deq_free(got);
         }
     }
@@ -142,13 +148,16 @@ TEST(config_takes_whole_ranges)
 {
     static const struct {
         const char *key, *value;
-    } edge[] = {{"vocab_size", "4194304"}, {"hidden_size", "16384"}, {"hidden_size", "2"}, {"num_attention_heads", "1024"}, {"head_dim", "1024"},
-                {"head_dim", "1"}, {"intermediate_size", "262144"}, {"num_blocks", "16"}, {"attention_window", "65536"},
-                {"attention_window", "1"}, {"predictor_hidden_size", "65536"}, {"eos_token_id", "0"}, {"norm_eps", "1e-12"}, {"norm_eps", "0.1"},
-                {"norm", "\"post\""}, {"norm", "\"pre_sub\""}, {"deq.max_iter", "100000"}, {"deq.max_iter", "1"}, {"deq.min_iter", "0"},
-                {"deq.memory", "16"}, {"deq.memory", "1"}, {"deq.window", "64"}, {"deq.window", "1"}, {"deq.tol", "10"},
-                {"deq.beta", "0.001"}, {"deq.reg", "0"}, {"deq.reg", "1"}, {"deq.solver", "\"picard\""}, {"deq.solver", "\"broyden\""},
-                {"deq.stop_mode", "\"abs\""}, {"deq.warm_start", "\"previous\""}, {"deq", "{}"}};
+    } edge[] = {
+        {"vocab_size", "4194304"}, {"hidden_size", "16384"}, {"hidden_size", "2"}, {"num_attention_heads", "1024"},
+        {"head_dim", "1024"}, {"head_dim", "1"}, {"intermediate_size", "262144"}, {"num_blocks", "16"},
+        {"attention_window", "65536"}, {"attention_window", "1"}, {"predictor_hidden_size", "65536"},
+        {"eos_token_id", "0"}, {"norm_eps", "1e-12"}, {"norm_eps", "0.1"}, {"norm", "\"post\""},
+        {"norm", "\"pre_sub\""}, {"deq.max_iter", "100000"}, {"deq.max_iter", "1"}, {"deq.min_iter", "0"},
+        {"deq.memory", "16"}, {"deq.memory", "1"}, {"deq.window", "64"}, {"deq.window", "1"}, {"deq.tol", "10"},
+        {"deq.beta", "0.001"}, {"deq.reg", "0"}, {"deq.reg", "1"}, {"deq.solver", "\"picard\""},
+        {"deq.solver", "\"broyden\""}, {"deq.stop_mode", "\"abs\""}, {"deq.warm_start", "\"previous\""}, {"deq", "{}"},
+    };
     struct deq_err e;
     for (size_t i = 0; i < DEQ_COUNT(edge); i++) {
         struct deq_arch *a = NULL;
@@ -182,8 +191,9 @@ TEST(config_of_another_kind_of_model)
     deq_kind_list(known, sizeof known, false);
     CHECK(strstr(known, "deq_transformer"));
     CHECK(deq_config_parse(llama, sizeof llama - 1, "config.json", &a, &e) == DEQ_EFORMAT && !a);
-    CHECK_MSG(strstr(e.text, "model_type: \"llama\" is not one of ") && strstr(e.text, known) && strstr(e.text, "only deep equilibrium models are served") &&
-                  strstr(e.text, "deq import"), "%s", e.text);
+    CHECK_MSG(strstr(e.text, "model_type: \"llama\" is not one of ") && strstr(e.text, known) &&
+                  strstr(e.text, "only deep equilibrium models are served") && strstr(e.text, "deq import"),
+              "%s", e.text);
     CHECK(parse_with("model_type", NULL, &a, &e) == DEQ_EFORMAT && strstr(e.text, known));
 }
 
@@ -217,8 +227,9 @@ TEST(config_structure)
     }
     static const char *const broken[] = {"", "[]", "3", "{", "{} x", "\xff", "{\"vocab_size\": 01}", "null"};
     for (size_t i = 0; i < DEQ_COUNT(broken); i++)
-        CHECK_MSG(deq_config_parse(broken[i], strlen(broken[i]), "config.json", &a, &e) == DEQ_EFORMAT && strstr(e.text, "config.json: "), "%s",
-                  broken[i]);
+        CHECK_MSG(deq_config_parse(broken[i], strlen(broken[i]), "config.json", &a, &e) == DEQ_EFORMAT &&
+                      strstr(e.text, "config.json: "),
+                  "%s", broken[i]);
     size_t n = config_text(text, sizeof text, NULL, NULL, "", "");
     for (size_t cut = 0; cut < n; cut += 7) {
         char *copy = malloc(cut ? cut : 1); /* of exactly that size, for the sanitizer */
@@ -237,8 +248,8 @@ TEST(config_structure)
 static struct deq_transformer_arch tiny(enum deq_norm norm, bool affine)
 {
     return (struct deq_transformer_arch){
-        .base = {.kind = &deq_transformer_kind, .vocab = {.size = 37, .d_model = 12, .eos_id = 0}, .predictor_hidden = affine ? 9 : 0,
-                 .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
+        .base = {.kind = &deq_transformer_kind, .vocab = {.size = 37, .d_model = 12, .eos_id = 0},
+                 .predictor_hidden = affine ? 9 : 0, .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
         .n_head = 3, .d_head = 5, .d_inner = 20, .n_block = 2, .attn_window = 40,
         .norm = norm, .norm_affine = affine, .inject_residual = !affine, .final_norm = affine, .norm_eps = 1e-5f};
 }
@@ -246,18 +257,21 @@ static struct deq_transformer_arch tiny(enum deq_norm norm, bool affine)
 static bool same_serving(const struct deq_serving *a, const struct deq_serving *b)
 {
     const struct deq_solver_opts *s = &a->solver, *t = &b->solver;
-    return a->row_window == b->row_window && a->warm == b->warm && s->method == t->method && s->stop == t->stop && s->memory == t->memory &&
-           s->max_iter == t->max_iter && s->min_iter == t->min_iter && s->tol == t->tol && s->beta == t->beta && s->reg == t->reg;
+    return a->row_window == b->row_window && a->warm == b->warm && s->method == t->method && s->stop == t->stop &&
+           s->memory == t->memory && s->max_iter == t->max_iter && s->min_iter == t->min_iter && s->tol == t->tol &&
+           s->beta == t->beta && s->reg == t->reg;
 }
 
 static bool same_arch(const struct deq_arch *x, const struct deq_arch *y)
 {
     const struct deq_transformer_arch *a = deq_transformer_arch(x), *b = deq_transformer_arch(y);
-    return x->kind == y->kind && x->vocab.size == y->vocab.size && x->vocab.d_model == y->vocab.d_model && x->vocab.eos_id == y->vocab.eos_id &&
-           x->predictor_hidden == y->predictor_hidden && !strcmp(x->chat.message, y->chat.message) && !strcmp(x->chat.reply, y->chat.reply) &&
-           !strcmp(x->chat.stop, y->chat.stop) && same_serving(&x->serving, &y->serving) && a->n_head == b->n_head && a->d_head == b->d_head &&
-           a->d_inner == b->d_inner && a->n_block == b->n_block && a->attn_window == b->attn_window && a->norm == b->norm &&
-           a->norm_affine == b->norm_affine && a->inject_residual == b->inject_residual && a->final_norm == b->final_norm && a->norm_eps == b->norm_eps;
+    return x->kind == y->kind && x->vocab.size == y->vocab.size && x->vocab.d_model == y->vocab.d_model &&
+           x->vocab.eos_id == y->vocab.eos_id && x->predictor_hidden == y->predictor_hidden &&
+           !strcmp(x->chat.message, y->chat.message) && !strcmp(x->chat.reply, y->chat.reply) &&
+           !strcmp(x->chat.stop, y->chat.stop) && same_serving(&x->serving, &y->serving) && a->n_head == b->n_head &&
+           a->d_head == b->d_head && a->d_inner == b->d_inner && a->n_block == b->n_block &&
+           a->attn_window == b->attn_window && a->norm == b->norm && a->norm_affine == b->norm_affine &&
+           a->inject_residual == b->inject_residual && a->final_norm == b->final_norm && a->norm_eps == b->norm_eps;
 }
 
 /* The file keeps seven digits so that 0.01 reads 0.01; numbers that people write have fewer. */
@@ -272,9 +286,14 @@ static struct deq_transformer_arch numbered(unsigned i)
 {
     struct deq_transformer_arch t = tiny((enum deq_norm)(i % 4), i & 1);
     struct deq_arch *a = &t.base;
-    a->serving.solver = (struct deq_solver_opts){
-        .method = (enum deq_solver_method)(i / 3 % 3), .stop = i & 2 ? DEQ_STOP_ABS : DEQ_STOP_REL, .memory = 1 + i % 16, .max_iter = 20 + i,
-        .min_iter = i, .tol = as_written(1.25e-4f * (float)(i + 1)), .beta = as_written(1.0f / (float)(1 + i)), .reg = i & 4 ? 0 : 1e-6f};
+    a->serving.solver = (struct deq_solver_opts){.method = (enum deq_solver_method)(i / 3 % 3),
+                                                 .stop = i & 2 ? DEQ_STOP_ABS : DEQ_STOP_REL,
+                                                 .memory = 1 + i % 16,
+                                                 .max_iter = 20 + i,
+                                                 .min_iter = i,
+                                                 .tol = as_written(1.25e-4f * (float)(i + 1)),
+                                                 .beta = as_written(1.0f / (float)(1 + i)),
+                                                 .reg = i & 4 ? 0 : 1e-6f};
     a->serving.warm = a->predictor_hidden ? (enum deq_warm)(i / 2 % 3) : DEQ_WARM_ZERO;
     a->serving.row_window = 1 + i * 2;
     a->vocab.eos_id = (int64_t)i % 5 - 1;
@@ -327,12 +346,13 @@ TEST(config_arch_check)
     struct deq_err e;
     struct deq_transformer_arch good = tiny(DEQ_NORM_PRE, true), a;
     CHECK(!deq_arch_check(&good.base, "here", &e));
-#define BAD(change, word)                                                                                                     \
-    do {                                                                                                                      \
-        a = good;                                                                                                             \
-        change;                                                                                                               \
-        memset(&e, 0, sizeof e);                                                                                              \
-        CHECK_MSG(deq_arch_check(&a.base, "here", &e) < 0 && strstr(e.text, "here: ") && strstr(e.text, word), "%s: %s", word, e.text); \
+#define BAD(change, word)                                                                                      \
+    do {                                                                                                       \
+        a = good;                                                                                              \
+        change;                                                                                                \
+        memset(&e, 0, sizeof e);                                                                               \
+        CHECK_MSG(deq_arch_check(&a.base, "here", &e) < 0 && strstr(e.text, "here: ") && strstr(e.text, word), \
+                  "%s: %s", word, e.text);                                                                     \
     } while (0)
     BAD(a.base.vocab.size = 1, "vocab_size");
     BAD(a.base.vocab.d_model = 0, "hidden_size");
@@ -357,17 +377,21 @@ TEST(config_clusters)
     struct deq_transformer_arch a = tiny(DEQ_NORM_POST, false);
     struct deq_arch *b = NULL;
     struct deq_err e = {0};
-    a.base.vocab = (struct deq_vocab){.size = 37, .d_model = 12, .n_cutoffs = 2, .cutoffs = {10, 30}, .d_embed = 16, .div_val = 4,
-                                      .head_bias = true, .head_untied = true, .proj_untied[1] = true};
+    a.base.vocab = (struct deq_vocab){.size = 37, .d_model = 12, .n_cutoffs = 2, .cutoffs = {10, 30}, .d_embed = 16,
+                                      .div_val = 4, .head_bias = true, .head_untied = true, .proj_untied[1] = true};
     a.base.segment_len = 150;
     a.base.segment_memory = 480;
-    CHECK_MSG(!deq_config_save(scratch_path("c"), &a.base, NULL, &e) && !deq_config_load(scratch_path("c"), &b, &e), "%s", e.text);
+    CHECK_MSG(!deq_config_save(scratch_path("c"), &a.base, NULL, &e) && !deq_config_load(scratch_path("c"), &b, &e),
+              "%s", e.text);
     REQUIRE(b != NULL);
     const struct deq_vocab *v = &b->vocab;
-    CHECK(v->n_cutoffs == 2 && v->cutoffs[0] == 10 && v->cutoffs[1] == 30 && v->d_embed == 16 && v->div_val == 4 && v->head_bias && v->head_untied &&
-          !v->proj_untied[0] && v->proj_untied[1] && !v->proj_untied[2] && b->segment_len == 150 && b->segment_memory == 480);
-    CHECK(deq_clusters(v) == 3 && deq_cluster_begin(v, 2) == 30 && deq_cluster_size(v, 2) == 7 && deq_cluster_embed(v, 2) == 1 && deq_projects(v));
-    CHECK(deq_cluster_of(v, 0) == 0 && deq_cluster_of(v, 9) == 0 && deq_cluster_of(v, 10) == 1 && deq_cluster_of(v, 36) == 2);
+    CHECK(v->n_cutoffs == 2 && v->cutoffs[0] == 10 && v->cutoffs[1] == 30 && v->d_embed == 16 && v->div_val == 4 &&
+          v->head_bias && v->head_untied && !v->proj_untied[0] && v->proj_untied[1] && !v->proj_untied[2] &&
+          b->segment_len == 150 && b->segment_memory == 480);
+    CHECK(deq_clusters(v) == 3 && deq_cluster_begin(v, 2) == 30 && deq_cluster_size(v, 2) == 7 &&
+          deq_cluster_embed(v, 2) == 1 && deq_projects(v));
+    CHECK(deq_cluster_of(v, 0) == 0 && deq_cluster_of(v, 9) == 0 && deq_cluster_of(v, 10) == 1 &&
+          deq_cluster_of(v, 36) == 2);
     deq_free(b);
     a.base.vocab.div_val = 5; /* 16 / 25 */
     CHECK(deq_arch_check(&a.base, "c", &e) == DEQ_EFORMAT && strstr(e.text, "cluster 2"));

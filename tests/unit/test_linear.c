@@ -1,8 +1,10 @@
-/* Every loader and every text path: eight times the input may take no more than eight times the time and the memory, times a logarithm.
+/* Every loader and every text path: eight times the input may take no more than eight times the time and
+ * the memory, times a logarithm.
  *
- * Inputs are made before the clock starts, and must be accepted: what is refused early would prove nothing. Time is a ratio of this thread's processor time
- * within one run (test_growth). Memory is counted by the allocator: what all allocations asked for together, and the most that was held. A buffer that
- * doubles may come to twice as much for the larger input: 16, where a product of two sizes would come to 64. Tokenizers: test_tokenizer_linear.c. */
+ * Inputs are made before the clock starts, and must be accepted: what is refused early would prove nothing. Time is a
+ * ratio of this thread's processor time within one run (test_growth). Memory is counted by the allocator: what all
+ * allocations asked for together, and the most that was held. A buffer that doubles may come to twice as much for the
+ * larger input: 16, where a product of two sizes would come to 64. Tokenizers: test_tokenizer_linear.c. */
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -61,9 +63,11 @@ static void check_paths(const struct path *paths, size_t n)
         }
         CHECK_LINEAR(work, &in, paths[i].n, "%s", paths[i].what);
         CHECK_MSG(in.ok, "%s: refused", paths[i].what);
-        CHECK_MSG(in.asked[1] <= BYTES_BOUND * in.asked[0] + BYTES_SLACK && in.held[1] <= BYTES_BOUND * in.held[0] + BYTES_SLACK,
-                  "%s: %llu and %llu bytes asked for, %llu and %llu held", paths[i].what, (unsigned long long)in.asked[0], (unsigned long long)in.asked[1],
-                  (unsigned long long)in.held[0], (unsigned long long)in.held[1]);
+        CHECK_MSG(in.asked[1] <= BYTES_BOUND * in.asked[0] + BYTES_SLACK &&
+                      in.held[1] <= BYTES_BOUND * in.held[0] + BYTES_SLACK,
+                  "%s: %llu and %llu bytes asked for, %llu and %llu held", paths[i].what,
+                  (unsigned long long)in.asked[0], (unsigned long long)in.asked[1], (unsigned long long)in.held[0],
+                  (unsigned long long)in.held[1]);
         deq_buf_free(&in.input[0]);
         deq_buf_free(&in.input[1]);
     }
@@ -82,7 +86,8 @@ static void many_tensors(struct deq_buf *b, size_t n)
     struct deq_buf head;
     deq_buf_init(&head, 64 << 20);
     for (size_t i = 0; i < n; i++)
-        deq_buf_fmt(&head, "%s\"layer.%zu.weight\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [%zu, %zu]}", i ? ", " : "{", i, 4 * (n - 1 - i), 4 * (n - i));
+        deq_buf_fmt(&head, "%s\"layer.%zu.weight\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [%zu, %zu]}",
+                    i ? ", " : "{", i, 4 * (n - 1 - i), 4 * (n - i));
     deq_buf_str(&head, "}");
     const uint64_t len = head.len;
     deq_buf_add(b, &len, 8);
@@ -104,8 +109,9 @@ static bool read_tensors(const char *s, size_t len)
     return found;
 }
 
-static const char config_head[] = "{\"model_type\": \"deq_transformer\", \"vocab_size\": 10, \"hidden_size\": 4, \"num_attention_heads\": 1, \"head_dim\": 4, "
-                                  "\"intermediate_size\": 4, \"attention_window\": 4, \"norm\": \"pre\", \"training\": {\"a\": [";
+static const char config_head[] =
+    "{\"model_type\": \"deq_transformer\", \"vocab_size\": 10, \"hidden_size\": 4, \"num_attention_heads\": 1, "
+    "\"head_dim\": 4, \"intermediate_size\": 4, \"attention_window\": 4, \"norm\": \"pre\", \"training\": {\"a\": [";
 
 static void config_keys(struct deq_buf *b, size_t n)
 {
@@ -241,7 +247,9 @@ static bool read_pickle(const char *s, size_t len)
 
 static void torch_tensors(struct deq_buf *b, size_t n)
 {
-    static const char head[] = "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" "0X\x03\0\0\0cpuK\x04tQK\0K\x01\x85K\x01\x85\x89}tR";
+    static const char head[] =
+        "ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+        "X\x01\0\0\0" "0X\x03\0\0\0cpuK\x04tQK\0K\x01\x85K\x01\x85\x89}tR";
     deq_buf_add(b, "\x80\x02}(", 4);
     for (size_t i = 0; i < n; i++) {
         deq_buf_add(b, "X\x08\0\0\0", 5);
@@ -480,8 +488,15 @@ static void list_body(struct deq_buf *b, const char *head, const char *unit, con
 static void prompt_text(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": \"", "a b\\u0000", "\"}", n); }
 static void prompt_ids(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": [", "17, ", "3]}", n); }
 static void prompts(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": [", "\"a\", ", "\"b\"]}", n - 1); }
-static void stop_strings(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": \"a\", \"stop\": [", "\"abc\", ", "\"b\"]}", n - 1); }
-static void messages(struct deq_buf *b, size_t n) { list_body(b, "{\"max_tokens\": 1, \"messages\": [", "{\"role\": \"user\", \"content\": \"a\"}, ", "{\"role\": \"user\", \"content\": \"b\"}]}", n - 1); }
+static void stop_strings(struct deq_buf *b, size_t n)
+{
+    list_body(b, "{\"prompt\": \"a\", \"stop\": [", "\"abc\", ", "\"b\"]}", n - 1);
+}
+static void messages(struct deq_buf *b, size_t n)
+{
+    list_body(b, "{\"max_tokens\": 1, \"messages\": [", "{\"role\": \"user\", \"content\": \"a\"}, ",
+              "{\"role\": \"user\", \"content\": \"b\"}]}", n - 1);
+}
 static void blanks(struct deq_buf *b, size_t n) { list_body(b, "{\"prompt\": \"a\"", " \n", "}", n); }
 
 static void biases(struct deq_buf *b, size_t n)
@@ -510,7 +525,8 @@ TEST(requests_are_linear)
     snprintf(conf.chat_message, sizeof conf.chat_message, "{role}: {content}\n");
     conf.max_stop = 64;
     conf.answer_bytes = (uint64_t)1 << 30; /* the answer that so many positions allow is not what is measured */
-    context = (struct request_context){.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 1 << 24, .max_rows = 256};
+    context = (struct request_context){.model = m, .conf = &conf, .model_name = "tiny", .max_positions = 1 << 24,
+                                       .max_rows = 256};
     if (m)
         check_paths(paths, DEQ_COUNT(paths));
     deq_model_free(m);
@@ -525,7 +541,8 @@ static bool encode_words(const char *s, size_t len)
     struct deq_tokens t = {0};
     struct deq_buf back;
     deq_buf_init(&back, 64 << 20);
-    const bool ok = !deq_tokenizer_encode(words, s, len, false, &t, NULL) && !deq_tokenizer_decode(words, t.ids, t.n, false, &back, NULL);
+    const bool ok = !deq_tokenizer_encode(words, s, len, false, &t, NULL) &&
+                    !deq_tokenizer_decode(words, t.ids, t.n, false, &back, NULL);
     deq_buf_free(&back);
     deq_tokens_free(&t);
     return ok;
@@ -541,9 +558,10 @@ static void specials(struct deq_buf *b, size_t n) { repeat(b, "<eos> <|endoftext
 TEST(encode_and_decode_are_linear)
 {
     static const struct path paths[] = {
-        {"the same words", 2000, same_words, encode_words}, {"other words", 1000, other_words, encode_words}, {"a long word", 5000, one_word, encode_words},
-        {"white space", 2000, white, encode_words},         {"combining marks", 1500, combining, encode_words}, {"faces", 1500, faces, encode_words},
-        {"digits", 1500, digits, encode_words},             {"special tokens", 1000, specials, encode_words},
+        {"the same words", 2000, same_words, encode_words}, {"other words", 1000, other_words, encode_words},
+        {"a long word", 5000, one_word, encode_words}, {"white space", 2000, white, encode_words},
+        {"combining marks", 1500, combining, encode_words}, {"faces", 1500, faces, encode_words},
+        {"digits", 1500, digits, encode_words}, {"special tokens", 1000, specials, encode_words},
     };
     char made[] = "/tmp/deq-linear-XXXXXX";
     const int fd = mkstemp(made);

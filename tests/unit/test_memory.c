@@ -1,4 +1,5 @@
-/* What a model and an engine will take is known before it is taken, to the byte; and the limits of cgroups, as they look from inside. */
+/* What a model and an engine will take is known before it is taken, to the byte; and the limits of cgroups,
+ * as they look from inside. */
 #include "server/work/memory.h"
 
 #include <stdlib.h>
@@ -16,8 +17,10 @@ TEST(memory_is_what_was_said)
     static const char *const dirs[] = {"tests/golden/tiny", "tests/golden/tiny-trellis", "models/stories"};
     static const struct deq_engine_opts opts[] = {{0},
                                                   {.threads = 3, .max_sequences = 1, .max_positions = 2},
-                                                  {.threads = 2, .max_sequences = 7, .max_rows = 65, .max_positions = 500, .prefill_block = 32},
-                                                  {.threads = 1, .max_sequences = 3, .max_positions = 100, .cache_bytes = 5000011}};
+                                                  {.threads = 2, .max_sequences = 7, .max_rows = 65,
+                                                   .max_positions = 500, .prefill_block = 32},
+                                                  {.threads = 1, .max_sequences = 3, .max_positions = 100,
+                                                   .cache_bytes = 5000011}};
     for (size_t d = 0; d < DEQ_COUNT(dirs); d++) {
         struct deq_model *m = NULL;
         struct deq_err err;
@@ -31,11 +34,11 @@ TEST(memory_is_what_was_said)
             if (!e)
                 continue;
             const uint64_t took = deq_mem_bytes() - before;
-            CHECK_MSG(took == said.engine_bytes, "%s, options %zu: said %llu, asked for %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
-                      (unsigned long long)took);
+            CHECK_MSG(took == said.engine_bytes, "%s, options %zu: said %llu, asked for %llu", dirs[d], i,
+                      (unsigned long long)said.engine_bytes, (unsigned long long)took);
             const struct deq_engine_stats st = deq_engine_stats(e);
-            CHECK_MSG(said.engine_bytes == st.memory_bytes, "%s, options %zu: said %llu, took %llu", dirs[d], i, (unsigned long long)said.engine_bytes,
-                      (unsigned long long)st.memory_bytes);
+            CHECK_MSG(said.engine_bytes == st.memory_bytes, "%s, options %zu: said %llu, took %llu", dirs[d], i,
+                      (unsigned long long)said.engine_bytes, (unsigned long long)st.memory_bytes);
             CHECK(said.weight_bytes == deq_model_info(m).weight_bytes);
             struct deq_weights *w = NULL;
             struct deq_arch *arch = NULL;
@@ -47,7 +50,8 @@ TEST(memory_is_what_was_said)
             CHECK(deq_weights_load(path, arch, true, &w, &err) == DEQ_OK);
             const uint64_t loaded = deq_mem_bytes() - unloaded, weights = said.weight_bytes + said.load_bytes;
             /* not said: tables of tensors, the file's JSON */
-            CHECK_MSG(loaded >= weights && loaded < weights + weights / 100 + (64 << 10), "%s: said %llu, asked for %llu", dirs[d], (unsigned long long)weights,
+            CHECK_MSG(loaded >= weights && loaded < weights + weights / 100 + (64 << 10),
+                      "%s: said %llu, asked for %llu", dirs[d], (unsigned long long)weights,
                       (unsigned long long)loaded);
             deq_weights_free(w);
             deq_free(arch);
@@ -74,8 +78,8 @@ static uint64_t packed_bytes(struct deq_weights *packed)
                      deq_packed_bytes(&t->predictor.packed.out);
     for (unsigned l = 0; l < t->arch.n_block; l++) {
         const struct deq_block_weights *b = &t->block[l];
-        bytes += deq_packed_bytes(&b->packed.inject) + deq_packed_bytes(&b->packed.qkv) + deq_packed_bytes(&b->packed.out) +
-                 deq_packed_bytes(&b->packed.up) + deq_packed_bytes(&b->packed.down);
+        bytes += deq_packed_bytes(&b->packed.inject) + deq_packed_bytes(&b->packed.qkv) +
+                 deq_packed_bytes(&b->packed.out) + deq_packed_bytes(&b->packed.up) + deq_packed_bytes(&b->packed.down);
     }
     return bytes;
 }
@@ -86,7 +90,8 @@ TEST(memory_of_packed_weights)
     for (unsigned c = 0; c < 48; c++) {
         const bool bf16 = c & 1;
         struct deq_transformer_arch a = {
-            .base = {.kind = &deq_transformer_kind, .vocab = {.size = 70, .d_model = 24}, .predictor_hidden = c & 8 ? 12 : 0},
+            .base = {.kind = &deq_transformer_kind, .vocab = {.size = 70, .d_model = 24},
+                     .predictor_hidden = c & 8 ? 12 : 0},
             .n_head = 2, .d_head = 8, .d_inner = 40, .attn_window = 16 + c, .n_block = 1 + (c >> 1 & 1),
             .norm = c & 4 ? DEQ_NORM_POST : DEQ_NORM_PRE, .norm_affine = true};
         if (c >= 16) {
@@ -101,7 +106,8 @@ TEST(memory_of_packed_weights)
         }
         struct deq_weights *w = NULL, *packed = NULL;
         struct deq_err err;
-        CHECK_MSG(!deq_weights_new(&a.base, &w, &err) && !deq_weights_packed(&a.base, w, bf16, &packed, &err), "%s", err.text);
+        CHECK_MSG(!deq_weights_new(&a.base, &w, &err) && !deq_weights_packed(&a.base, w, bf16, &packed, &err), "%s",
+                  err.text);
         if (packed)
             CHECK_EQ(packed->bytes, packed_bytes(packed));
         deq_weights_free(packed);
@@ -123,7 +129,8 @@ TEST(memory_of_a_claimed_window)
         a.attn_window = huge ? 1 << 16 : PAGES * DEQ_KV_PAGE_TOK;
         CHECK(!deq_weights_new(&a.base, &w, NULL) && !deq_pool_new(1, &pool, NULL));
         const uint64_t before = deq_mem_bytes();
-        CHECK(!deq_weights_packed(&a.base, w, false, &packed, NULL) && !deq_transformer_open(packed, 64, PAGES, pool, &cell, NULL));
+        CHECK(!deq_weights_packed(&a.base, w, false, &packed, NULL) &&
+              !deq_transformer_open(packed, 64, PAGES, pool, &cell, NULL));
         bytes[huge] = deq_mem_bytes() - before;
         said[huge] = deq_transformer_shape(&a.base, 64, PAGES, 1).bytes;
         cell->ops->free(cell);
@@ -153,8 +160,9 @@ static void put(const char *name, const char *text)
 static void clear(void)
 {
     char path[128];
-    const char *const files[] = {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max", "/sys/fs/cgroup/memory.max",
-                                 "/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/proc/self/cgroup"};
+    const char *const files[] = {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max",
+                                 "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/x/memory.limit_in_bytes",
+                                 "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/proc/self/cgroup"};
     for (size_t i = 0; i < DEQ_COUNT(files); i++) {
         snprintf(path, sizeof path, "%s%s", root, files[i]);
         (void)unlink(path);
@@ -169,13 +177,19 @@ TEST(memory_limits_of_cgroups)
         const char *whose;
     } cases[] = {
         {"version 2", "0::/a/b\n", {"/sys/fs/cgroup/a/b/memory.max", NULL}, {"1048576\n", NULL}, 1048576, "memory.max"},
-        {"a parent is tighter", "0::/a/b\n", {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max"}, {"1048576\n", "4096\n"}, 4096, "memory.max"},
-        {"no limit", "0::/a/b\n", {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max"}, {"max\n", "max\n"}, UINT64_MAX, NULL},
+        {"a parent is tighter", "0::/a/b\n",
+         {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max"}, {"1048576\n", "4096\n"}, 4096, "memory.max"},
+        {"no limit", "0::/a/b\n",
+         {"/sys/fs/cgroup/a/b/memory.max", "/sys/fs/cgroup/a/memory.max"}, {"max\n", "max\n"}, UINT64_MAX, NULL},
         {"a container: its own top", "0::/\n", {"/sys/fs/cgroup/memory.max", NULL}, {"5\n", NULL}, 5, "memory.max"},
-        {"a container that sees the host's path", "0::/../host/path\n", {"/sys/fs/cgroup/memory.max", NULL}, {"7\n", NULL}, 7, "memory.max"},
-        {"version 1", "9:name=systemd:/\n4:cpu,memory:/x\n0::/\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes", NULL}, {"8192\n", NULL}, 8192, "memory.limit_in_bytes"},
-        {"version 1, the top", "4:memory:/y\n", {"/sys/fs/cgroup/memory/memory.limit_in_bytes", NULL}, {"9\n", NULL}, 9, "memory.limit_in_bytes"},
-        {"another controller's path", "4:cpu:/x\n", {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes", NULL}, {"8192\n", NULL}, UINT64_MAX, NULL},
+        {"a container that sees the host's path", "0::/../host/path\n",
+         {"/sys/fs/cgroup/memory.max", NULL}, {"7\n", NULL}, 7, "memory.max"},
+        {"version 1", "9:name=systemd:/\n4:cpu,memory:/x\n0::/\n",
+         {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes", NULL}, {"8192\n", NULL}, 8192, "memory.limit_in_bytes"},
+        {"version 1, the top", "4:memory:/y\n",
+         {"/sys/fs/cgroup/memory/memory.limit_in_bytes", NULL}, {"9\n", NULL}, 9, "memory.limit_in_bytes"},
+        {"another controller's path", "4:cpu:/x\n",
+         {"/sys/fs/cgroup/memory/x/memory.limit_in_bytes", NULL}, {"8192\n", NULL}, UINT64_MAX, NULL},
         {"nothing that can be read", "nonsense\n\n:\n0:\n", {NULL, NULL}, {NULL, NULL}, UINT64_MAX, NULL},
     };
     snprintf(root, sizeof root, "/tmp/deqd-cgroup-%d", (int)getpid());
@@ -187,14 +201,16 @@ TEST(memory_limits_of_cgroups)
             if (cases[i].file[k])
                 put(cases[i].file[k], cases[i].text[k]);
         const uint64_t got = memory_cgroup_limit(root, &whose);
-        CHECK_MSG(got == cases[i].limit, "%s: %llu, expected %llu", cases[i].what, (unsigned long long)got, (unsigned long long)cases[i].limit);
+        CHECK_MSG(got == cases[i].limit, "%s: %llu, expected %llu", cases[i].what, (unsigned long long)got,
+                  (unsigned long long)cases[i].limit);
         CHECK(cases[i].whose ? whose && !strcmp(whose, cases[i].whose) : !whose);
         clear();
     }
     const char *whose = NULL;
     CHECK(memory_cgroup_limit(root, &whose) == UINT64_MAX);
-    static const char *const left[] = {"/sys/fs/cgroup/memory/x", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup", "/sys/fs",
-                                       "/sys", "/proc/self", "/proc", ""};
+    static const char *const left[] = {"/sys/fs/cgroup/memory/x", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/a/b",
+                                       "/sys/fs/cgroup/a", "/sys/fs/cgroup", "/sys/fs", "/sys", "/proc/self", "/proc",
+                                       ""};
     for (size_t i = 0; i < DEQ_COUNT(left); i++) {
         char path[128];
         snprintf(path, sizeof path, "%s%s", root, left[i]);

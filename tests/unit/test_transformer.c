@@ -1,4 +1,5 @@
-/* The cell on rows (packed weights, paged cache) against the cell on whole sequences (OpenBLAS), for every variant: one evaluation from random states. */
+/* The cell on rows (packed weights, paged cache) against the cell on whole sequences (OpenBLAS), for every variant: one
+ * evaluation from random states. */
 #include "core/cell/transformer.h"
 
 #include "core/base/mem.h"
@@ -134,7 +135,8 @@ static void read_out(struct fixture *x, float *logits)
         x->cell->ops->readout_tail(x->cell, c, &states, to, (const float *const *)tails);
 }
 
-/* Against the head on sequences: its whole distribution, its nats of one target, and training's where that knows the head. */
+/* Against the head on sequences: its whole distribution, its nats of one target, and training's
+ * where that knows the head. */
 static void check_head(struct fixture *x)
 {
     const struct deq_vocab *v = &x->a.base.vocab;

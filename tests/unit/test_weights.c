@@ -1,4 +1,5 @@
-/* The table of tensors: layout, files in both forms, what does not fit and by what name, and loading and saving without memory. */
+/* The table of tensors: layout, files in both forms, what does not fit and by what name, and loading
+ * and saving without memory. */
 #define _GNU_SOURCE
 #include "core/data/weights.h"
 
@@ -15,8 +16,8 @@
 static struct deq_transformer_arch tiny(enum deq_norm norm, bool affine)
 {
     return (struct deq_transformer_arch){
-        .base = {.kind = &deq_transformer_kind, .vocab = {.size = 37, .d_model = 12, .eos_id = 0}, .predictor_hidden = affine ? 9 : 0,
-                 .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
+        .base = {.kind = &deq_transformer_kind, .vocab = {.size = 37, .d_model = 12, .eos_id = 0},
+                 .predictor_hidden = affine ? 9 : 0, .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
         .n_head = 3, .d_head = 5, .d_inner = 20, .n_block = 2, .attn_window = 40,
         .norm = norm, .norm_affine = affine, .inject_residual = !affine, .final_norm = affine, .norm_eps = 1e-5f};
 }
@@ -48,12 +49,15 @@ TEST(weights_layout)
                 CHECK(strcmp(w->params[j].name, p->name));
         }
         CHECK(w->n == at && (uintptr_t)w->data % 64 == 0);
-        /* V D + L (U D + U + 3 H Dh D + H Dh D + 2 H Dh + D H Dh + D + F D + F + D F + D + norms) + final norm + predictor */
-        const size_t V = 37, D = 12, HD = 15, F = 20, U = 3 * HD + (c < 3 ? 0 : D), norms = c < 3 ? 4 * D + (c % 3 == 2 ? 2 * HD : 0) : 0;
+        /* V D + L (U D + U + 3 H Dh D + H Dh D + 2 H Dh + D H Dh + D + F D + F + D
+         * F + D + norms) + final norm + predictor */
+        const size_t V = 37, D = 12, HD = 15, F = 20, U = 3 * HD + (c < 3 ? 0 : D),
+                     norms = c < 3 ? 4 * D + (c % 3 == 2 ? 2 * HD : 0) : 0;
         CHECK(total == V * D + 2 * (U * D + U + 4 * HD * D + 2 * HD + D * HD + D + F * D + F + D * F + D + norms) +
                            (c < 3 ? 2 * D + 9 * D + 9 * D + 9 + D * 9 + D : 0));
         const struct deq_transformer_weights *tw = deq_transformer_weights(w);
-        CHECK((c < 3) == (tw->final_norm_g != NULL) && (c < 3) == (tw->predictor.b != NULL) && (c < 3) == (tw->block[1].ffn_norm_b != NULL));
+        CHECK((c < 3) == (tw->final_norm_g != NULL) && (c < 3) == (tw->predictor.b != NULL) &&
+              (c < 3) == (tw->block[1].ffn_norm_b != NULL));
         CHECK((c == 2) == (tw->block[0].sub_norm_g != NULL) && tw->vocabulary.embed[0] == w->data);
         CHECK(c < 3 ? tw->predictor.tok_w == w->data + w->n_main : w->n_main == w->n);
         deq_weights_free(w);
@@ -108,14 +112,16 @@ static size_t as_tensors(const struct deq_weights *w, struct deq_tensor_out *out
 }
 
 /* In both forms. */
-static void refused(const struct deq_tensor_out *t, size_t n, const struct deq_arch *a, const char *name, const char *says)
+static void refused(const struct deq_tensor_out *t, size_t n, const struct deq_arch *a, const char *name,
+                    const char *says)
 {
     struct deq_err e = {0};
     CHECK(!deq_safetensors_write(scratch_path("w"), t, n, NULL, &e));
     for (int packed = 0; packed < 2; packed++) {
         struct deq_weights *r = NULL;
         CHECK_MSG(deq_weights_load(scratch_path("w"), a, packed, &r, &e) == DEQ_EFORMAT && !r, "%s %s", name, says);
-        CHECK_MSG(strstr(e.text, "/w: tensor ") && strstr(e.text, name) && strstr(e.text, says), "\"%s\" lacks \"%s\" or \"%s\"", e.text, name, says);
+        CHECK_MSG(strstr(e.text, "/w: tensor ") && strstr(e.text, name) && strstr(e.text, says),
+                  "\"%s\" lacks \"%s\" or \"%s\"", e.text, name, says);
         deq_weights_free(r);
     }
 }
@@ -188,7 +194,8 @@ TEST(weights_that_do_not_fit)
     const struct deq_arch *a = &x.t.base;
     for (size_t i = 0; i < x.n; i++)
         check_tensor(&x, i);
-    copy(&x)[x.n] = (struct deq_tensor_out){.name = "lm_head.weight", .dtype = DEQ_F32, .n_dims = 1, .shape = {1}, .data = x.w->data};
+    copy(&x)[x.n] = (struct deq_tensor_out){.name = "lm_head.weight", .dtype = DEQ_F32, .n_dims = 1, .shape = {1},
+                                            .data = x.w->data};
     refused(x.bad, x.n + 1, a, "lm_head.weight", "not part of a model");
     x.bad[x.n].name = "blocks.2.ffn.up.bias"; /* one block too many */
     refused(x.bad, x.n + 1, a, "blocks.2.ffn.up.bias", "not part of a model");
@@ -229,7 +236,8 @@ TEST(weights_of_mixed_dtypes)
     scratch_end("w", NULL);
 }
 
-/* Loads a model, plain or packed, with the nth allocation failing, for every n, until it succeeds. jansson allocates by itself and is not hit. */
+/* Loads a model, plain or packed, with the nth allocation failing, for every n, until it succeeds. jansson allocates
+ * by itself and is not hit. */
 static unsigned load_under_faults(bool packed)
 {
     for (unsigned n = 1; n < 200; n++) {
@@ -248,7 +256,8 @@ static unsigned load_under_faults(bool packed)
             deq_weights_free(w);
             return n;
         }
-        CHECK_MSG(rc == DEQ_ENOMEM && e.code == rc && e.text[0] && !w, "allocation %u: %s: %s", n, deq_rc_name(rc), e.text);
+        CHECK_MSG(rc == DEQ_ENOMEM && e.code == rc && e.text[0] && !w, "allocation %u: %s: %s", n, deq_rc_name(rc),
+                  e.text);
     }
     return 0;
 }
@@ -278,7 +287,8 @@ TEST(loading_without_memory)
     a.base.vocab.size = 8000; /* the block is then 400 KB: one leaked block stands out */
     struct deq_weights *w = random_weights(&a.base, 5);
     struct deq_err e = {0};
-    REQUIRE(w && !deq_config_save(scratch_path("c"), &a.base, NULL, &e) && !deq_weights_save(scratch_path("w"), w, false, &e));
+    REQUIRE(w && !deq_config_save(scratch_path("c"), &a.base, NULL, &e) &&
+            !deq_weights_save(scratch_path("w"), w, false, &e));
     for (int packed = 0; packed < 2; packed++) {
         const unsigned n = load_under_faults(packed);
         CHECK_MSG(n > 5, "%u", n); /* config text, architecture; file, path, tensors; weights, table, block */
