@@ -1,10 +1,11 @@
-/* deq check: a model against a golden file, equilibria and log-probabilities that other code computed. Segments are solved jointly, each with the
- * memory of those before (core/cell/segment.h): what the authors' evaluation does.
+/* deq check: a model against a golden file, equilibria and log-probabilities that other code computed. Segments are
+ * solved jointly, each with the memory of those before (core/cell/segment.h): what the authors' evaluation does.
  *
- * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to hundreds, where one unit in the last place
- * of a float is 3e-5, and the order of a float sum would show.
+ * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to
+ * hundreds, where one unit in the last place of a float is 3e-5, and the order of a float sum would show.
  *
- *     tokens [B, T] I64;  segmentN.equilibrium [B, t, S], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...: the first t tokens, the next t, ... */
+ *     tokens [B, T] I64;  segmentN.equilibrium [B, t, S], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...:
+ *     the first t tokens, the next t, ... */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,7 +32,8 @@ struct check {
 };
 
 /* segmentN.what [B, t, last], or NULL where there is none */
-static enum deq_rc find(const struct check *c, size_t n, const char *what, size_t last, const struct deq_tensor **ret, struct deq_err *err)
+static enum deq_rc find(const struct check *c, size_t n, const char *what, size_t last, const struct deq_tensor **ret,
+                        struct deq_err *err)
 {
     char name[64];
     snprintf(name, sizeof name, "segment%zu.%s", n, what);
@@ -45,7 +47,8 @@ static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
 {
     const struct deq_tensor *t = deq_safetensors_find(c->file, "tokens");
     if (!t || t->n_dims != 2 || t->dtype != DEQ_I64 || !t->count)
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: %s, expected [B, T] I64", c->golden, t ? "has another type or shape" : "missing");
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: %s, expected [B, T] I64", c->golden,
+                        t ? "has another type or shape" : "missing");
     c->B = t->shape[0];
     c->T = t->shape[1];
     c->tokens = DEQ_NEW_ARRAY(uint32_t, t->count);
@@ -57,8 +60,8 @@ static enum deq_rc read_tokens(struct check *c, struct deq_err *err)
         if (rc)
             return rc;
         if (id < 0 || id >= (int64_t)c->arch->vocab.size)
-            return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u", c->golden, i, (long long)id,
-                            c->arch->vocab.size);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor tokens: element %zu is %lld, outside the vocabulary of %u",
+                            c->golden, i, (long long)id, c->arch->vocab.size);
         c->tokens[i] = (uint32_t)id;
     }
     return DEQ_OK;
@@ -87,12 +90,16 @@ static enum deq_rc check_segment(struct check *c, size_t n, size_t at, size_t *r
     if (rc || (!z && !p))
         return rc;
     if (!z || !p)
-        return deq_fail(err, DEQ_EFORMAT, "%s: tensor segment%zu.%s: missing", c->golden, n, z ? "logprobs" : "equilibrium");
+        return deq_fail(err, DEQ_EFORMAT, "%s: tensor segment%zu.%s: missing", c->golden, n,
+                        z ? "logprobs" : "equilibrium");
     const size_t t = z->shape[1], rows = c->B * t;
     if (p->shape[1] != t || at + t > c->T || t > c->segment->t_max)
-        return deq_fail(err, DEQ_EFORMAT, "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length", c->golden, n, t, c->T);
+        return deq_fail(err, DEQ_EFORMAT,
+                        "%s: segment%zu: %zu positions do not fit the %zu tokens or the first segment's length",
+                        c->golden, n, t, c->T);
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, rows);
-    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, S)), *shown = DEQ_NEW_ARRAY(float, rows * S), *logprobs = DEQ_NEW_ARRAY(float, rows * V);
+    float *expected = DEQ_NEW_ARRAY(float, rows * DEQ_MAX(V, S)), *shown = DEQ_NEW_ARRAY(float, rows * S),
+          *logprobs = DEQ_NEW_ARRAY(float, rows * V);
     if (!tokens || !expected || !shown || !logprobs)
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for segment %zu", n);
     for (size_t b = 0; b < c->B && !rc; b++)
@@ -146,23 +153,27 @@ static enum deq_rc none_left(const struct check *c, struct deq_err *err)
     return DEQ_OK;
 }
 
-static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, const size_t *memory, struct deq_err *err)
+static enum deq_rc check_all(struct check *c, const struct deq_solver_opts *o, const size_t *memory,
+                             struct deq_err *err)
 {
     const struct deq_tensor *first = deq_safetensors_find(c->file, "segment0.equilibrium");
     enum deq_rc rc = read_tokens(c, err);
     if (!rc && (!first || first->n_dims != 3 || !first->shape[1] || first->shape[1] > c->T))
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor segment0.equilibrium: %s, expected shape [%zu, t, S] with t at most %zu", c->golden,
+        rc = deq_fail(err, DEQ_EFORMAT,
+                      "%s: tensor segment0.equilibrium: %s, expected shape [%zu, t, S] with t at most %zu", c->golden,
                       first ? "has another shape" : "missing", c->B, c->T);
-    if (!rc)
-        rc = deq_segment_new(c->arch, c->w, c->B, first->shape[1], memory ? *memory : c->arch->segment_len ? c->arch->segment_memory : first->shape[1], o,
-                             &c->segment, err);
+    if (!rc) {
+        const size_t own = c->arch->segment_len ? c->arch->segment_memory : first->shape[1];
+        rc = deq_segment_new(c->arch, c->w, c->B, first->shape[1], memory ? *memory : own, o, &c->segment, err);
+    }
     if (!rc)
         deq_seq_wide(c->segment->seq);
     for (size_t at = 0, t = 1; !rc && t; at += t) {
         rc = check_segment(c, c->segments, at, &t, err);
         c->segments += !rc && t;
         if (t)
-            cli_progress("segment %zu: equilibrium %.2e, log-probabilities %.2e", c->segments, c->z_error, c->logprob_error);
+            cli_progress("segment %zu: equilibrium %.2e, log-probabilities %.2e", c->segments, c->z_error,
+                         c->logprob_error);
     }
     cli_progress_end();
     return rc ? rc : none_left(c, err);
@@ -180,8 +191,10 @@ struct flags {
 #define AT(field) offsetof(struct flags, field)
 static const struct deq_opt flags[] = {
     {"--solver", DEQ_OPT_ENUM, AT(solver), 0, 0, NULL, DEQ_SOLVER_CHOICES, "root finder; else the model's"},
-    {"--tol", DEQ_OPT_FLOAT, AT(tol), 0, 10, NULL, NULL, "relative residual of a sequence at which it stops; 0: take all N steps; else 1e-7, or the model's 0"},
-    {"--max-iter", DEQ_OPT_U32, AT(max_iter), 1, 100000, NULL, NULL, "evaluations of a segment at most; else 5000, or the model's steps"},
+    {"--tol", DEQ_OPT_FLOAT, AT(tol), 0, 10, NULL, NULL,
+     "relative residual of a sequence at which it stops; 0: take all N steps; else 1e-7, or the model's 0"},
+    {"--max-iter", DEQ_OPT_U32, AT(max_iter), 1, 100000, NULL, NULL,
+     "evaluations of a segment at most; else 5000, or the model's steps"},
     {"--mem-len", DEQ_OPT_U32, AT(mem_len), 0, 65536, NULL, NULL,
      "positions of memory; else the model's segment_memory, or without it the first segment's length"},
     {"--atol", DEQ_OPT_DOUBLE, AT(atol), 0, 1e9, NULL, NULL,
@@ -189,10 +202,15 @@ static const struct deq_opt flags[] = {
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
-static const struct deq_command command = {.usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
-                                           .about = "Compares a model with equilibria and log-probabilities that other code computed for the same tokens, segment by\n"
-                                                    "segment with memory. Exit code 1 when they differ by more than --atol.",
-                                           .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
+static const struct deq_command command = {
+    .usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
+    .about = "Compares a model with equilibria and log-probabilities that other code computed for the same "
+             "tokens, segment by\n"
+             "segment with memory. Exit code 1 when they differ by more than --atol.",
+    .flags = {flags, DEQ_COUNT(flags)},
+    .min_args = 2,
+    .max_args = 2,
+};
 
 static struct deq_solver_opts solver_of(const struct deq_arch *a, const struct flags *f)
 {
@@ -212,18 +230,22 @@ static struct deq_solver_opts solver_of(const struct deq_arch *a, const struct f
     return o;
 }
 
-static void print(const struct check *c, const struct deq_solver_opts *o, double z_max, double logprob_max, bool agree, bool json)
+static void print(const struct check *c, const struct deq_solver_opts *o, double z_max, double logprob_max, bool agree,
+                  bool json)
 {
     if (json)
-        printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, \"evaluations\": %u, \"evaluations_total\": %u, "
-               "\"segments\": %zu, \"sequences\": %zu, \"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
-               c->z_error, c->logprob_error, c->evaluations, c->evaluations_all, c->segments, c->B, (double)c->residual_max, deq_solver_name(o->method),
-               (double)o->tol, o->max_iter, agree ? "true" : "false");
+        printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, \"evaluations\": %u, "
+               "\"evaluations_total\": %u, \"segments\": %zu, \"sequences\": %zu, \"residual_max\": %.6g, "
+               "\"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
+               c->z_error, c->logprob_error, c->evaluations, c->evaluations_all, c->segments, c->B,
+               (double)c->residual_max, deq_solver_name(o->method), (double)o->tol, o->max_iter,
+               agree ? "true" : "false");
     else
-        printf("equilibrium        %.2e (at most %g)\nlog-probabilities  %.2e (at most %g)\nevaluations        %u a segment at most, %u over %zu segments; "
+        printf("equilibrium        %.2e (at most %g)\nlog-probabilities  %.2e (at most %g)\n"
+               "evaluations        %u a segment at most, %u over %zu segments; "
                "%s, residual %.2e\n%s\n",
-               c->z_error, z_max, c->logprob_error, logprob_max, c->evaluations, c->evaluations_all, c->segments, deq_solver_name(o->method),
-               (double)c->residual_max, agree ? "agrees" : "DIFFERS");
+               c->z_error, z_max, c->logprob_error, logprob_max, c->evaluations, c->evaluations_all, c->segments,
+               deq_solver_name(o->method), (double)c->residual_max, agree ? "agrees" : "DIFFERS");
 }
 
 int cmd_check(int argc, char **argv)
@@ -238,8 +260,9 @@ int cmd_check(int argc, char **argv)
     struct deq_err err;
     char path[4096];
     const size_t memory = f.mem_len;
-    enum deq_rc rc = deq_io_join(path, sizeof path, args[0], "config.json") ? deq_config_load(path, &c.arch, &err)
-                                                                              : deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
+    enum deq_rc rc = deq_io_join(path, sizeof path, args[0], "config.json")
+                         ? deq_config_load(path, &c.arch, &err)
+                         : deq_fail(&err, DEQ_EINVAL, "%s: path too long", args[0]);
     struct deq_solver_opts o = {0};
     if (!rc)
         o = solver_of(c.arch, &f);
