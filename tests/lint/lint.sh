@@ -78,6 +78,22 @@ complain "fast-math" "$(grep -nE -- '-ffast-math|-Ofast' Makefile)"
 lines=$(wc -l < core/deq.h)
 [ "$lines" -le 300 ] || complain "core/deq.h has $lines lines, at most 300" x
 
+# Unit tests mirror the sources, but for those that a list tells of.
+listed=$(sed -n 's/^\([a-z_0-9/]*\.c\): ..*/\1/p' tests/unit/without.txt)
+unmirrored() {
+    taken=' '
+    for f in $(find core server -name '*.c' | LC_ALL=C sort); do
+        room=${f%/*} name=${f##*/} name=${name%.c}
+        case $taken in *" $name "*) name=${room##*/}_$name ;; esac
+        taken="$taken$name "
+        reason=$(echo "$listed" | grep -xF "$f")
+        [ -e "tests/unit/test_$name.c" ] || [ "$reason" ] || echo "$f has no tests/unit/test_$name.c"
+        [ ! -e "tests/unit/test_$name.c" ] || [ ! "$reason" ] || echo "$f has tests/unit/test_$name.c"
+    done
+    for f in $listed; do [ -e "$f" ] || echo "$f is gone"; done
+}
+complain "a source needs a test of its name, or a line in tests/unit/without.txt, and not both" "$(unmirrored)"
+
 # What is needed to build stands in the Makefile; whoever installs it installs all of it, and nothing else.
 needed=$(sed -n '/^NEEDED/,/[^\\]$/p' Makefile | grep -oE ':[a-z0-9-]+-dev' | tr -d : | sort -u)
 installs() { # file, line that installs

@@ -1,4 +1,4 @@
-/* core/cell/seq.c: what kinds of cells on sequences have in common: masks, biases, rows that become longer and shorter. */
+/* core/cell/seq.c: what all kinds of cells on sequences have: masks, biases, lengths. */
 #include "core/cell/seq.h"
 
 #include "core/cell/transformer.h"
