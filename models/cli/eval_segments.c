@@ -18,8 +18,8 @@
 #include "core/base/mem.h"
 #include "core/base/pool.h"
 #include "core/base/text.h"
-#include "core/cell/config.h"
-#include "core/cell/segment.h"
+#include "core/score/plain.h"
+#include "core/score/segment.h"
 #include "core/text/corpus.h"
 
 struct work {
@@ -122,39 +122,28 @@ static void print(const struct work *w, size_t memory, const struct deq_solver_o
                seconds, (double)w->scored / seconds);
 }
 
-static enum deq_rc load(const char *dir, const char *text_path, struct deq_arch **ret_arch, struct deq_weights **w,
-                        struct deq_tokens *tokens, struct deq_err *err)
+static enum deq_rc load(const char *dir, const char *text_path, struct deq_plain *m, struct deq_tokens *tokens,
+                        struct deq_err *err)
 {
-    char path[4096], *text = NULL;
+    char *text = NULL;
     size_t len;
     uint64_t bytes;
-    struct deq_tokenizer *tok = NULL;
-    if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
-    deq_io_join(path, sizeof path, dir, "config.json");
-    enum deq_rc rc = deq_config_load(path, ret_arch, err);
-    const struct deq_arch *a = rc ? NULL : *ret_arch;
-    if (!rc)
-        rc = deq_tokenizer_load(dir, &tok, err);
+    enum deq_rc rc = deq_plain_open(dir, true, m, err);
     if (!rc)
         rc = deq_text_read(text_path, (size_t)1 << 30, &text, &len, err);
     if (!rc)
-        rc = deq_corpus_encode(tok, a->vocab.eos_id, text, len, tokens, &bytes, err);
+        rc = deq_corpus_encode(m->tokenizer, m->arch->vocab.eos_id, text, len, tokens, &bytes, err);
     for (size_t i = 0; i < tokens->n && !rc; i++)
-        if (tokens->ids[i] >= a->vocab.size)
+        if (tokens->ids[i] >= m->arch->vocab.size)
             rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i],
-                          a->vocab.size);
-    deq_io_join(path, sizeof path, dir, "model.safetensors");
-    if (!rc)
-        rc = deq_weights_load(path, a, false, w, err);
+                          m->arch->vocab.size);
     deq_free(text);
-    deq_tokenizer_free(tok);
     return rc;
 }
 
 /* The segments of every thread, and the sums. */
-static enum deq_rc make(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory,
-                        const struct deq_solver_opts *o, unsigned threads, struct deq_err *err)
+static enum deq_rc make(struct work *w, const struct deq_plain *m, size_t memory, const struct deq_solver_opts *o,
+                        unsigned threads, struct deq_err *err)
 {
     w->segments = DEQ_NEW_ARRAY(struct deq_segment *, threads);
     w->nll = DEQ_NEW_ARRAY(double *, threads);
@@ -164,7 +153,8 @@ static enum deq_rc make(struct work *w, const struct deq_arch *a, const struct d
     enum deq_rc rc = DEQ_OK;
     for (unsigned i = 0; i < threads && !rc; i++) {
         w->nll[i] = DEQ_NEW_ARRAY(double, w->T);
-        rc = w->nll[i] ? deq_segment_new(a, weights, 1, DEQ_MIN(w->T, w->length - 1), memory, o, &w->segments[i], err)
+        rc = w->nll[i] ? deq_segment_new(m->arch, m->weights, 1, DEQ_MIN(w->T, w->length - 1), memory, o,
+                                         &w->segments[i], err)
                        : deq_fail(err, DEQ_ENOMEM, "no memory for segments of %zu", w->T);
     }
     return rc;
@@ -183,11 +173,11 @@ static void unmake(struct work *w, unsigned threads)
     deq_free(w->nats_of);
 }
 
-static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct deq_weights *weights, size_t memory,
-                       const struct deq_solver_opts *o, unsigned threads, struct deq_err *err)
+static enum deq_rc run(struct work *w, const struct deq_plain *m, size_t memory, const struct deq_solver_opts *o,
+                       unsigned threads, struct deq_err *err)
 {
     struct deq_pool *pool = NULL;
-    enum deq_rc rc = make(w, a, weights, memory, o, threads, err);
+    enum deq_rc rc = make(w, m, memory, o, threads, err);
     if (!rc)
         rc = deq_pool_new(threads, &pool, err);
     if (!rc) {
@@ -204,8 +194,7 @@ static enum deq_rc run(struct work *w, const struct deq_arch *a, const struct de
 int eval_segments(const char *dir, const char *text_path, const struct segment_flags *f, const struct solve_flags *sf,
                   uint64_t limit, bool json)
 {
-    struct deq_arch *a = NULL;
-    struct deq_weights *weights = NULL;
+    struct deq_plain m = {0};
     struct deq_tokens tokens = {0};
     struct deq_err err;
     struct work w = {.T = f->tgt_len,
@@ -216,12 +205,13 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
         return cli_usage("eval", "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero",
                          sf->window ? "--window" : "--warm-start");
     const unsigned threads = (unsigned)DEQ_MIN((size_t)solve_flags_threads(sf), w.streams);
-    enum deq_rc rc = load(dir, text_path, &a, &weights, &tokens, &err);
+    enum deq_rc rc = load(dir, text_path, &m, &tokens, &err);
     w.length = DEQ_MIN(tokens.n, limit) / w.streams;
     if (!rc && w.length < 2)
         rc = deq_fail(&err, DEQ_EINVAL, "%zu tokens are too few for %zu streams (--streams)", DEQ_MIN(tokens.n, limit),
                       w.streams);
     if (!rc) {
+        const struct deq_arch *a = m.arch;
         struct deq_solve_params p = {.solver = a->serving.solver.method, .tol = a->serving.solver.tol,
                                      .max_iter = a->serving.solver.max_iter};
         struct deq_solver_opts o = a->serving.solver;
@@ -231,14 +221,13 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
         o.max_iter = p.max_iter;
         o.min_iter = DEQ_MIN(o.min_iter, o.max_iter);
         const size_t memory = f->mem_len == UINT32_MAX ? a->segment_memory : f->mem_len;
-        rc = run(&w, a, weights, memory, &o, threads, &err);
+        rc = run(&w, &m, memory, &o, threads, &err);
         if (!rc)
             print(&w, memory, &o, json);
     }
     const int code = rc ? cli_fail("eval", err.text) : CLI_OK;
     unmake(&w, threads);
     deq_tokens_free(&tokens);
-    deq_weights_free(weights);
-    deq_free(a);
+    deq_plain_close(&m);
     return code;
 }

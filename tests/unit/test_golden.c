@@ -1,6 +1,6 @@
 /* The authors' checkpoints (tests/golden/authors), imported, against the equilibria and log-probabilities that their
  * PyTorch code computed: joint solves of segments with memory by every solver, and the row engine token by token. */
-#include "core/cell/segment.h"
+#include "core/score/segment.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>

@@ -1,4 +1,4 @@
-#include "core/cell/segment.h"
+#include "core/score/segment.h"
 
 #include <string.h>
 

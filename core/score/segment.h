@@ -8,10 +8,10 @@
  * (locuslab/deq DEQ-Sequence, torchdeq deq-lm: _forward and _update_mems.) It is for parity with those codes and
  * for perplexities that compare with theirs; the engine does not use it. Causality makes a position's
  * equilibrium the same in both as long as both see the same positions: here a position sees between M and M + T
- * of them, in the engine attn_window. The window cuts here too where the two together are longer. One thread an
- * object; borrows the weights. */
-#ifndef DEQ_CELL_SEGMENT_H
-#define DEQ_CELL_SEGMENT_H
+ * of them, in the engine as many as the cell looks back. The window cuts here too where the two together are longer.
+ * One thread an object; borrows the weights. */
+#ifndef DEQ_SCORE_SEGMENT_H
+#define DEQ_SCORE_SEGMENT_H
 
 #include "core/cell/seq.h"
 #include "core/solve/solver.h"

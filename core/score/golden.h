@@ -1,0 +1,28 @@
+/* A model against a golden file: equilibria and log-probabilities that other code computed for the same tokens.
+ * Segments are solved jointly, each with what lies before it (segment.h): what the authors' evaluation does.
+ *
+ * Numbers are float32, sums of products double: states of a model that is run for a fixed number of steps grow to
+ * hundreds, where one unit in the last place of a float is 3e-5, and the order of a float sum would show.
+ *
+ *     tokens [B, T] I64;  segmentN.equilibrium [B, t, S], segmentN.logprobs [B, t, V] F32, N = 0, 1, ...:
+ *     the first t tokens, the next t, ...;  S: shown_dim of seq.h */
+#ifndef DEQ_SCORE_GOLDEN_H
+#define DEQ_SCORE_GOLDEN_H
+
+#include "core/score/plain.h"
+#include "core/solve/solver.h"
+
+struct deq_golden_report {
+    double z_error, logprob_error;         /* largest absolute differences; a NaN counts as infinity */
+    unsigned evaluations, evaluations_all; /* of the segment that took most; of all */
+    float residual_max;
+    size_t segments, sequences;
+};
+
+/* memory: positions of it, NULL: the model's segment_memory, or without one the first segment's length.
+ * progress, after every segment, may be NULL. */
+enum deq_rc deq_golden_compare(const struct deq_plain *model, const char *path, const struct deq_solver_opts *o,
+                               const size_t *memory, void (*progress)(const struct deq_golden_report *so_far),
+                               struct deq_golden_report *ret, struct deq_err *err);
+
+#endif
