@@ -365,6 +365,42 @@ TEST(trellis_engine_equals_sequence_form)
     check_equilibrium(3, 2);
 }
 
+/* An ordinary trellis network takes its levels a position at a time, from zero, over the last one of those before. */
+TEST(trellis_engine_takes_levels)
+{
+    enum { LEVELS = 5 };
+    struct deq_trellis_arch *a = new_arch(2, 1);
+    a->levels = true;
+    a->base.serving.solver.tol = 0;
+    struct served s = serve(a, T);
+    struct rows r = {0};
+    open_rows(&r, a, s.plain);
+    const size_t S = r.cell->state_dim, V = a->base.vocab.size;
+    struct answer got = {.vocab = a->base.vocab.size, .all_logits = DEQ_NEW_ARRAY(float, T * V)};
+    const struct deq_request q = {.prompt = r.token, .n_prompt = T, .want_prompt = true, .sampling = {.top_p = 1},
+                                  .event = record_answer, .ctx = &got,
+                                  .solve = {.solver = DEQ_PICARD, .max_iter = LEVELS, .window = 1}};
+    CHECK(deq_submit(s.engine, &q, NULL, NULL) == DEQ_OK);
+    run_all(s.engine);
+    for (size_t i = 0; i < T; i++) {
+        struct deq_rows row = some(&r, i, i + 1);
+        float *logits[1] = {r.logits + i * V};
+        memset(r.z + i * S, 0, S * sizeof(float));
+        inject(&r, i, i + 1);
+        for (int level = 0; level < LEVELS; level++) {
+            step(&r, i, i + 1);
+            memcpy(r.z + i * S, r.fz + i * S, S * sizeof(float));
+        }
+        r.cell->ops->commit(r.cell, &row);
+        r.cell->ops->readout(r.cell, &row, logits, NULL);
+    }
+    CHECK_EQ(got.prompt_positions, (size_t)T);
+    CHECK(!memcmp(r.logits, got.all_logits, T * V * sizeof(float)));
+    deq_free(got.all_logits);
+    close_rows(&r);
+    stop_serving(&s);
+}
+
 struct counted {
     uint64_t tokens;
     bool ended;
