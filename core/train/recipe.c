@@ -152,8 +152,8 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
                         "model.type: %s, but the file is read as a recipe of a %s: model.type stands in the file",
                         r->type, r->kind->title);
     if (r->kind->seq_max && r->seq_len > r->kind->seq_max(model))
-        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds model.attention_window %u", r->seq_len,
-                        r->kind->seq_max(model));
+        return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds %u, all that a position of this model sees",
+                        r->seq_len, r->kind->seq_max(model));
     if (r->weight_dropout > 0 && !r->kind->drops_weights)
         return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
     if (r->shallow_steps > r->steps)
