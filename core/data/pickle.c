@@ -3,17 +3,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-
-struct deq_pickle {
-    const unsigned char *bytes;
-    struct deq_pickle_value *values;
-    size_t n_values, cap_values;
-    /* Items of the containers, in chunks [next chunk or 0, n, n value numbers]: one chunk for a tuple, one for every
-     * time that something was put into a list or dictionary. Cell 0 is unused so that 0 can mean none. */
-    uint32_t *cells;
-    size_t n_cells, cap_cells;
-    uint32_t root;
-};
+#include "core/data/pickle_graph.h"
 
 struct machine {
     const unsigned char *p;
@@ -50,30 +40,19 @@ static const char *const names[256] = {
 
 #define REFUSE(m, fmt, ...) deq_fail((m)->err, DEQ_EFORMAT, "%s: byte %zu: " fmt, (m)->name, (m)->op_at, ##__VA_ARGS__)
 
-/* Room for `more` further elements of `size` bytes in *array, which doubles; NULL stays usable on failure. */
-static enum deq_rc reserve(struct machine *m, void *array_at, size_t n, size_t more, size_t size, size_t *cap)
+static enum deq_rc no_memory(const struct machine *m)
 {
-    void *old, *grown;
-    memcpy(&old, array_at, sizeof old);
-    if (n + more <= *cap)
-        return DEQ_OK;
-    size_t want = DEQ_MAX(*cap ? 2 * *cap : 64, n + more);
-    grown = deq_realloc(old, n * size, want * size);
-    if (!grown)
-        return deq_fail(m->err, DEQ_ENOMEM, "%s: no memory", m->name);
-    memcpy(array_at, &grown, sizeof grown);
-    *cap = want;
-    return DEQ_OK;
+    return deq_fail(m->err, DEQ_ENOMEM, "%s: no memory", m->name);
 }
 
 static enum deq_rc push(struct machine *m, uint32_t value)
 {
     if (m->n_stack == DEQ_PICKLE_STACK_MAX)
         return REFUSE(m, "more than %d values on the stack", DEQ_PICKLE_STACK_MAX);
-    enum deq_rc rc = reserve(m, &m->stack, m->n_stack, 1, sizeof *m->stack, &m->cap_stack);
-    if (!rc)
-        m->stack[m->n_stack++] = value;
-    return rc;
+    if (!deq_pickle_reserve(&m->stack, m->n_stack, 1, sizeof *m->stack, &m->cap_stack))
+        return no_memory(m);
+    m->stack[m->n_stack++] = value;
+    return DEQ_OK;
 }
 
 /* Values on the stack above the last mark: no opcode reaches below it. */
@@ -112,15 +91,11 @@ static struct deq_pickle_value *from_top(struct machine *m, size_t i)
 
 static enum deq_rc push_new(struct machine *m, struct deq_pickle_value v)
 {
-    struct deq_pickle *out = m->out;
-    if (out->n_values == DEQ_PICKLE_VALUES_MAX)
+    uint32_t made;
+    if (m->out->n_values == DEQ_PICKLE_VALUES_MAX)
         return REFUSE(m, "more than %d values", DEQ_PICKLE_VALUES_MAX);
-    enum deq_rc rc = reserve(m, &out->values, out->n_values, 1, sizeof *out->values, &out->cap_values);
-    if (rc)
-        return rc;
     v.at = (uint32_t)m->op_at;
-    out->values[out->n_values] = v;
-    return push(m, (uint32_t)out->n_values++);
+    return deq_pickle_add(m->out, v, &made) ? push(m, made) : no_memory(m);
 }
 
 #define PUSH(m, ...) push_new(m, (struct deq_pickle_value){__VA_ARGS__})
@@ -246,27 +221,8 @@ static enum deq_rc stack_global(struct machine *m)
 /* Takes n values off the stack and puts them, in order, behind the items of container. */
 static enum deq_rc put_items(struct machine *m, uint32_t container, size_t n)
 {
-    struct deq_pickle *out = m->out;
-    const size_t chunk = out->n_cells ? out->n_cells : 1;
-    if (!n)
-        return DEQ_OK;
-    enum deq_rc rc = reserve(m, &out->cells, out->n_cells, n + 3, sizeof *out->cells, &out->cap_cells);
-    if (rc)
-        return rc;
     m->n_stack -= n;
-    out->cells[chunk] = 0;
-    out->cells[chunk + 1] = (uint32_t)n;
-    memcpy(out->cells + chunk + 2, m->stack + m->n_stack, n * sizeof *out->cells);
-    out->n_cells = chunk + 2 + n;
-
-    struct deq_pickle_value *v = value_at(m, container);
-    if (v->items.first)
-        out->cells[v->items.last] = (uint32_t)chunk;
-    else
-        v->items.first = (uint32_t)chunk;
-    v->items.last = (uint32_t)chunk;
-    v->items.n += (uint32_t)n;
-    return DEQ_OK;
+    return deq_pickle_put(m->out, container, m->stack + m->n_stack, n) ? DEQ_OK : no_memory(m);
 }
 
 /* The top n values become one tuple. */
@@ -347,9 +303,8 @@ static enum deq_rc memo_put(struct machine *m, uint64_t i)
     if (i >= m->n) /* writers number them from 0, so that there are fewer than bytes */
         return REFUSE(m, "memo entry %llu in a pickle of %zu bytes", (unsigned long long)i, m->n);
     if (i >= m->n_memo) {
-        rc = reserve(m, &m->memo, m->n_memo, i + 1 - m->n_memo, sizeof *m->memo, &m->cap_memo);
-        if (rc)
-            return rc;
+        if (!deq_pickle_reserve(&m->memo, m->n_memo, i + 1 - m->n_memo, sizeof *m->memo, &m->cap_memo))
+            return no_memory(m);
         memset(m->memo + m->n_memo, 0, (i + 1 - m->n_memo) * sizeof *m->memo);
         m->n_memo = i + 1;
     }
@@ -483,54 +438,4 @@ enum deq_rc deq_pickle_parse(const void *bytes, size_t n, const char *name, cons
     deq_free(m.memo);
     deq_pickle_free(m.out);
     return rc;
-}
-
-void deq_pickle_free(struct deq_pickle *p)
-{
-    if (!p)
-        return;
-    deq_free(p->values);
-    deq_free(p->cells);
-    deq_free(p);
-}
-
-uint32_t deq_pickle_root(const struct deq_pickle *p)
-{
-    return p->root;
-}
-
-uint32_t deq_pickle_count(const struct deq_pickle *p)
-{
-    return (uint32_t)p->n_values;
-}
-
-const struct deq_pickle_value *deq_pickle_at(const struct deq_pickle *p, uint32_t value)
-{
-    return &p->values[value];
-}
-
-const char *deq_pickle_text(const struct deq_pickle *p, const struct deq_pickle_value *string)
-{
-    return (const char *)p->bytes + string->text.at;
-}
-
-const uint32_t *deq_pickle_tuple(const struct deq_pickle *p, const struct deq_pickle_value *tuple)
-{
-    return tuple->items.n ? p->cells + tuple->items.first + 2 : NULL;
-}
-
-bool deq_pickle_next(const struct deq_pickle *p, const struct deq_pickle_value *container,
-                     struct deq_pickle_place *place, uint32_t *ret_value)
-{
-    if (!place->chunk) {
-        place->chunk = container->items.first;
-        place->i = 0;
-    } else if (place->i == p->cells[place->chunk + 1]) {
-        place->chunk = p->cells[place->chunk];
-        place->i = 0;
-    }
-    if (!place->chunk)
-        return false;
-    *ret_value = p->cells[place->chunk + 2 + place->i++];
-    return true;
 }
