@@ -95,7 +95,8 @@ class Client:
                "application/json\r\nContent-Length: %d\r\n\r\n" % (
             path, headers, len(raw))).encode() + raw
         c = Call()
-        c.sock, c.out, c.data, c.head, c.whole = socket.socket(), out if send is None else out[:send], bytearray(), 0, None
+        c.sock, c.out, c.data = socket.socket(), out if send is None else out[:send], bytearray()
+        c.head, c.whole = 0, None
         c.start, c.first, c.end, c.state, c.tag, c.tokens = time.monotonic(), None, None, "open", tag, 0
         c.times, c.on_token, c.on_end = [] if times else None, on_token, on_end
         c.sock.setblocking(False)

@@ -41,8 +41,8 @@ def main():
         peak = max(peak, rss()[0])
         time.sleep(0.2)
     seconds = time.monotonic() - t
-    print(f"daemon: resident {idle:.1f} MB idle (engine reserves {reserved:.1f} MB), {peak:.1f} MB with {STREAMS} streams of {TOKENS} tokens; "
-          f"{STREAMS * TOKENS / seconds:.0f} tokens/s through HTTP")
+    print(f"daemon: resident {idle:.1f} MB idle (engine reserves {reserved:.1f} MB), {peak:.1f} MB with {STREAMS} "
+          f"streams of {TOKENS} tokens; {STREAMS * TOKENS / seconds:.0f} tokens/s through HTTP")
     daemon.terminate()
     sys.exit(daemon.wait())
 

@@ -218,8 +218,8 @@ def streams():
                   "another text than alone, %d broken" % (
             n, t_open, max(opened, connections), states["cut"], states["done"], took, wrong, states["broken"]))
         phases = cancelled(m, before)
-        say(part, "cancelled by phase: %s (others had ended); resident %.1f MB before, %.1f after" % (words(phases),
-                                                                                                      rss / 1e6, d.memory() / 1e6))
+        say(part, "cancelled by phase: %s (others had ended); resident %.1f MB before, %.1f after" %
+            (words(phases), rss / 1e6, d.memory() / 1e6))
         say(part, rest)
         check_memory(d, part, m, base, connections)
         promise(ended, part, "streams were still open after 10 minutes")
@@ -334,7 +334,8 @@ def churn():
             body = {"prompt": p, "max_tokens": n, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
             kind, path, headers = "plain", "/v1/completions", ""
             if x < 0.1:
-                kind, path, headers, body = "logits", "/v1/logits", "Accept: application/octet-stream\r\n", {"prompt": p}
+                kind, path, body = "logits", "/v1/logits", {"prompt": p}
+                headers = "Accept: application/octet-stream\r\n"
             elif x < 0.25:
                 body["n"] = 2
             elif x < 0.35:
@@ -402,7 +403,8 @@ def usage(d, part, width, tokens, stream, cache):
     first = look()
     calls = [client.post(dict(body, prompt=PROMPTS[i % len(PROMPTS)], seed=i)) for i in range(width)]
     begin = first
-    while begin[1]["deqd_generation_tokens_total"] - first[1]["deqd_generation_tokens_total"] < 0.1 * width * tokens and client.calls:
+    made = "deqd_generation_tokens_total"
+    while begin[1][made] - first[1][made] < 0.1 * width * tokens and client.calls:
         client.run(lambda t=time.monotonic() + 0.05: time.monotonic() > t)
         begin = look()
     # no looking in between: it would be part of what is measured

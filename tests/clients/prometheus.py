@@ -17,7 +17,8 @@ BOARD = ("num_requests_running num_requests_waiting kv_cache_usage_perc prompt_t
 
 def scrape(d):
     s, h, b = d.request("GET", "/metrics",
-                        headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"})
+                        headers={"Accept": "application/openmetrics-text;version=1.0.0,"
+                                           "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"})
     equal((s, h["content-type"]), (200, "text/plain; version=0.0.4; charset=utf-8"), "status, Content-Type")
     return b.decode("utf-8")
 

@@ -18,14 +18,17 @@ events {}
 http {
     access_log off;
     client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
-    upstream deqd { server 127.0.0.1:%(deqd)d; keepalive 8; keepalive_timeout 20s; }  # shorter than server.idle_timeout_ms
+    # shorter than server.idle_timeout_ms
+    upstream deqd { server 127.0.0.1:%(deqd)d; keepalive 8; keepalive_timeout 20s; }
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     server {
         listen 127.0.0.1:%(port)d;
         location / { proxy_pass http://deqd; }
-        location /plain/ { proxy_pass http://deqd/; proxy_http_version 1.0; }  # nginx' default, and where it gathers bytes unless told not to
-        location /unbuffered/ { proxy_pass http://deqd/; proxy_request_buffering off; }  # a chunked body reaches deqd chunked
+        # nginx' default, and where it gathers bytes unless told not to
+        location /plain/ { proxy_pass http://deqd/; proxy_http_version 1.0; }
+        # a chunked body reaches deqd chunked
+        location /unbuffered/ { proxy_pass http://deqd/; proxy_request_buffering off; }
     }
 }
 """

@@ -2,7 +2,9 @@
 """Runs a program of an unpacked image the way an orchestrator would, where no container runtime works: mounts and
 process numbers of its own, the image's root read-only (what is bound into it as well), no capability in any set, no way
 to gain one, an arbitrary user. It shares the network and is under no memory limit. Standard library only; needs root.
-    confine.py ROOT UID:GID [--bind FROM:TO]... PROGRAM [ARGUMENT...]     its environment is the program's; exit code likewise, 128+N after signal N"""
+    confine.py ROOT UID:GID [--bind FROM:TO]... PROGRAM [ARGUMENT...]
+
+Its environment is the program's; exit code likewise, 128+N after signal N."""
 import ctypes
 import os
 import signal

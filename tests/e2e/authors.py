@@ -4,7 +4,8 @@ proj_adaptive_softmax.py), not from our C. Goldens of shapes that the committed 
 imports.py first shows that this file agrees with those.
 
     entries = checkpoint(path)                      name -> (shape, numbers)
-    golden(config, entries, tokens, steps=None)     what golden.safetensors holds: equilibria, or states after that many Picard steps
+    golden(config, entries, tokens, steps=None)     what golden.safetensors holds: equilibria, or states after that many
+                                                    Picard steps
     random_checkpoint(config, seed)                 a state dict of the constructor's shapes, as torchzip.Tensor
 
 One sequence at a time; a vector is a list."""
@@ -202,7 +203,8 @@ class Model:
         """f of a segment. memory: by block, (k, v) of every position."""
         for l, b in enumerate(self.blocks):
             mine = [self.qkv(b, x, w) for x, w in zip(z, u)]
-            keys, values = [k for k, _ in memory[l]] + [m[1] for m in mine], [v for _, v in memory[l]] + [m[2] for m in mine]
+            keys = [k for k, _ in memory[l]] + [m[1] for m in mine]
+            values = [v for _, v in memory[l]] + [m[2] for m in mine]
             out = []
             for i, x in enumerate(z):
                 a = self.attention(l, mine[i][0], keys, values, len(memory[l]) + i)

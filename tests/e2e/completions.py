@@ -91,8 +91,8 @@ def test_prompts():
 
 def test_past_the_attention_window():
     d = usual()
-    ids = (d.post("/tokenize",
-                  {"prompt": "First Citizen:\nBefore we proceed any further, hear me speak. And then some more words"})[2]["tokens"])[:30]
+    words = "First Citizen:\nBefore we proceed any further, hear me speak. And then some more words"
+    ids = d.post("/tokenize", {"prompt": words})[2]["tokens"][:30]
     o = d.complete(ids, max_tokens=200, ignore_eos=True)
     equal(o["usage"],
           {"prompt_tokens": 30, "completion_tokens": 200, "total_tokens": 230,

@@ -8,7 +8,8 @@ import time
 from lib import MARK, SLOW, Daemon, check, check_error, equal, events_text, raw_request, shared, usual
 
 CHAT = ("chat.message={role}: {content}\\n", "chat.stop=\\nuser:")
-LONG = "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, rascals, and runaways, a scum of Bretons. "
+LONG = ("What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, "
+        "rascals, and runaways, a scum of Bretons. ")
 
 
 def ids_of(d, text):

@@ -24,7 +24,8 @@ import tempfile
 import threading
 import time
 
-from lib import ERROR_TYPES, ROOT, SLOW, check, closed_within, equal, raw_request, read_response, run, shared, short, skip
+from lib import (ERROR_TYPES, ROOT, SLOW, check, closed_within, equal, raw_request, read_response, run, shared, short,
+                 skip)
 
 DEADLINE = 0.7  # seconds, of headers and of bodies
 IDLE = 1.0
@@ -290,7 +291,8 @@ def play_once(connect, data, expect, cuts=None, behind=b"", end=None):
         if "open" in fates:
             send(s, PROBE, None)
             got, _ = take_reply(tap, b"", False)
-            fate = "open" if got and got[0] == 200 and got[1].get("x-request-id") == "probe" else "closed" if got is None else "not open: %s" % short(got)
+            alive = got and got[0] == 200 and got[1].get("x-request-id") == "probe"
+            fate = "open" if alive else "closed" if got is None else "not open: %s" % short(got)
             return None if fate in fates else "the connection: " + fate
         begin, before = time.monotonic() if got_any(replies) else sent, len(tap.seen)
         s.settimeout(PATIENCE if "waits" in fates else 2 * AT_ONCE)

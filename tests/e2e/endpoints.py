@@ -9,7 +9,8 @@ import time
 from lib import (SLOW, TINY, Daemon, check, check_error, close, equal, floats32, parse_metrics, raw_request,
                  read_response, shared, usual)
 
-TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak. And so on, past the window of 48 tokens!"
+TEXT = ("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak. And so on, past the "
+        "window of 48 tokens!")
 V = 384
 
 
@@ -271,9 +272,8 @@ def test_metrics():
         moved("deqd_inter_token_latency_seconds_count", gen - 4)
         moved('deqd_solver_iterations_count{phase="decode"}', gen)
         moved("deqd_solver_residual_count", gen)
-        for what, total in (("tokens", gen),
-                            ("evaluations",
-                             m['deqd_solver_iterations_sum{phase="decode"}'] - a['deqd_solver_iterations_sum{phase="decode"}'])):
+        decoded = 'deqd_solver_iterations_sum{phase="decode"}'
+        for what, total in (("tokens", gen), ("evaluations", m[decoded] - a[decoded])):
             names = ['deqd_start_%s_total{source="%s"}' % (what, s) for s in ("zero", "previous", "predictor")]
             equal(sum(m[n] - a[n] for n in names), total, "deqd_start_%s_total of all sources" % what)
         zero = d.complete(TEXT, max_tokens=6, ignore_eos=True, deq={"warm_start": "zero"})

@@ -43,7 +43,8 @@ def test_clients_that_leave():
                     s = d.connect()
                     s.sendall(raw_request(dict(LONG if phase == "decode" else WIDE, stream=stream)))
                     if phase == "decode":
-                        ok, m = d.wait_metric(lambda m: m["deqd_generation_tokens_total"] > a["deqd_generation_tokens_total"] + 10, 5)
+                        made = "deqd_generation_tokens_total"
+                        ok, m = d.wait_metric(lambda m: m[made] > a[made] + 10, 5)
                     else:
                         ok, m = d.wait_metric(lambda m: m["deqd_requests_running"] == 1 and
                                               m["deqd_positions_total"] > a["deqd_positions_total"], 5)
@@ -53,7 +54,8 @@ def test_clients_that_leave():
                     m = d.metrics()
                     equal(cancelled(m, "running") - cancelled(a, "running"), 1,
                           what + ": deqd_requests_cancelled_total{prefill or decode}")
-                    equal(m['deqd_requests_total{finish_reason="cancelled"}'] - a['deqd_requests_total{finish_reason="cancelled"}'], 1, what + ": finish_reason")
+                    ended = 'deqd_requests_total{finish_reason="cancelled"}'
+                    equal(m[ended] - a[ended], 1, what + ": finish_reason")
                     check(m["deqd_generation_tokens_total"] - a["deqd_generation_tokens_total"] < 190000,
                           what + ": it was not run to its end")
                     d.alive(what)
@@ -142,7 +144,8 @@ def test_half_closed_client_gets_its_whole_answer():
         with d.connect() as busy:
             busy.sendall(raw_request(dict(LONG, stream=True)))
             d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
-            with whole(d, max_tokens=2) as waits, whole(d, max_tokens=2) as leaves, whole(d, "1.0", max_tokens=2) as old, d.connect() as closes:
+            with whole(d, max_tokens=2) as waits, whole(d, max_tokens=2) as leaves, \
+                    whole(d, "1.0", max_tokens=2) as old, d.connect() as closes:
                 equal(waits.recv(4, socket.MSG_PEEK), b"HTTP", "it is told while it waits")
                 leave(leaves, False)  # after its interim answer: the next one finds out
                 closes.sendall(raw_request(dict(LONG, stream=False)))

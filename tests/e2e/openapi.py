@@ -10,7 +10,8 @@ import re
 import socket
 import tempfile
 
-from lib import DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, parse_named_sse, raw_request, read_response, run, shared, usual
+from lib import (DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, parse_named_sse, raw_request, read_response, run,
+                 shared, usual)
 
 FILE = os.path.join(ROOT, "server", "api", "openapi.json")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
@@ -421,7 +422,8 @@ def test_defaults():
         ("/v1/responses", {"input": "A", "max_output_tokens": 4})):
         base["seed"] = 5
         want = d.post(path, base)[2]
-        properties = follow(DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"])["properties"]
+        body = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        properties = follow(body["schema"])["properties"]
         spelled = {k: default_of(follow(v)) for k, v in properties.items() if default_of(follow(v)) is not None}
         check(len(spelled) > 12, "%s: defaults are in the document (%d)" % (path, len(spelled)))
         got = d.post(path, dict(base, **spelled))[2]

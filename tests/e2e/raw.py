@@ -28,10 +28,10 @@ def exchange(d, data, timeout=5):
 def test_pipelining():
     d = usual()
     with d.connect() as s:
-        s.sendall(raw_request(dict(GOOD, max_tokens=3), extra="X-Request-Id: one\r\n") + raw_request({"prompt": "abc"},
-                                                                                                     path="/tokenize",
-                                                                                                     extra="X-Request-Id: two\r\n") +
-                  raw_request(dict(GOOD, stream=True), extra="X-Request-Id: three\r\n") + b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        s.sendall(raw_request(dict(GOOD, max_tokens=3), extra="X-Request-Id: one\r\n") +
+                  raw_request({"prompt": "abc"}, path="/tokenize", extra="X-Request-Id: two\r\n") +
+                  raw_request(dict(GOOD, stream=True), extra="X-Request-Id: three\r\n") +
+                  b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         rest = b""
         got = []
         for _ in range(4):

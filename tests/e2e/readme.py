@@ -67,8 +67,8 @@ def main():
                 print("skipped: curl is not installed:", c)
                 continue
             print("readme:", c[:110], flush=True)
-            run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out").replace("-o logits.f32",
-                                                                                                     f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
+            run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
+            run = run.replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
             for name, path in theirs.items():
                 run = run.replace(name, path)
             if c in ("build/deqd --model models/mine", "build/deqd --model models/tiny"):

@@ -537,8 +537,8 @@ def test_tls():
                 check(True, repr(e))
         # an anonymous or an untrusted server would not do
         try:
-            with socket.create_connection((d.host, d.port),
-                                          10 * SLOW) as s, trust(pair("two", "rsa")[0]).wrap_socket(s, server_hostname=d.host):
+            with socket.create_connection((d.host, d.port), 10 * SLOW) as s, \
+                    trust(pair("two", "rsa")[0]).wrap_socket(s, server_hostname=d.host):
                 check(False, "a client that trusts another certificate connected")
         except ssl.SSLCertVerificationError:
             check(True, "")

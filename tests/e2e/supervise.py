@@ -46,7 +46,8 @@ if o["filter"]:
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in o["filter"]))
     prog = Prog(len(o["filter"]), ctypes.cast(code, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(prog)):  # PR_SET_NO_NEW_PRIVS; PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    # PR_SET_NO_NEW_PRIVS; PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(prog)):
         sys.exit("no system call filter: %s" % os.strerror(ctypes.get_errno()))
 os.execve(o["argv"][0], o["argv"], env)
 """
@@ -566,7 +567,8 @@ def test_sandbox():
     if os.uname().machine != "x86_64" or not os.path.exists("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"):
         skip("the sandbox: its filter is built from x86-64 Linux headers")
         return
-    inner = "mount --make-rprivate / && for m in $(awk '{print $2}' /proc/mounts | sort -r); do mount -o remount,bind,ro \"$m\" 2>/dev/null; done; mount -o remount,bind,ro / && exec \"$@\""
+    inner = ("mount --make-rprivate / && for m in $(awk '{print $2}' /proc/mounts | sort -r); do "
+             "mount -o remount,bind,ro \"$m\" 2>/dev/null; done; mount -o remount,bind,ro / && exec \"$@\"")
     wrap = ["unshare", "--mount", "--ipc", "--uts", "sh", "-c", inner, "sh", "setpriv", "--reuid=%d" % NOBODY,
             "--regid=%d" % NOBODY, "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all",
             "--ambient-caps=-all"]
@@ -631,8 +633,8 @@ def test_writes_nothing():
         if p.returncode:
             skip("files opened to be written: strace may not trace here: %s" % p.stderr.decode().strip()[-100:])
             return
-        with Supervised(wrap=["strace", "-f", "-qq", "-o", trace, "-e",
-                              "trace=open,openat,creat,mkdir,mkdirat,rename,renameat,unlink,unlinkat,truncate,symlink,link"]).ready() as d:
+        calls = "trace=open,openat,creat,mkdir,mkdirat,rename,renameat,unlink,unlinkat,truncate,symlink,link"
+        with Supervised(wrap=["strace", "-f", "-qq", "-o", trace, "-e", calls]).ready() as d:
             d.alive()
             with open("/proc/%d/task/%d/children" % (d.p.pid, d.p.pid)) as f:
                 pid = int(f.read().split()[0])
@@ -647,7 +649,8 @@ def test_writes_nothing():
         first = max(i for i, x in enumerate(lines[:at]) if "ld.so.cache" in x)
         # pthread_setname_np opens /proc/self/task/N/comm, which is no file
         bad = [x for x in lines[first:] if "/proc/self/task/" not in x and
-               re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename|renameat|unlink|unlinkat|truncate|symlink|link)\(", x)]
+               re.search(r"O_WRONLY|O_RDWR|O_CREAT|"
+                         r"\b(creat|mkdir|mkdirat|rename|renameat|unlink|unlinkat|truncate|symlink|link)\(", x)]
         equal(bad, [], "calls that write to files")
 
 
@@ -853,7 +856,8 @@ def test_install_and_units():
             p = subprocess.run(make + ["install"], cwd=ROOT, env=env, capture_output=True)
             if not check(p.returncode == 0, "make install: %s" % p.stderr.decode()[-400:]):
                 return
-            unit, config, model = dest + prefix + "/lib/systemd/system/deqd.service", dest + "/etc/deqd/deqd.yaml", dest + prefix + "/share/deqd/models/stories"
+            unit, config = dest + prefix + "/lib/systemd/system/deqd.service", dest + "/etc/deqd/deqd.yaml"
+            model = dest + prefix + "/share/deqd/models/stories"
             with open(config) as f:
                 text = f.read()
             with open(os.path.join(ROOT, "etc", "deqd.yaml")) as f:
@@ -942,7 +946,8 @@ def test_under_systemd():
     if SANITIZED:
         skip("systemd: the unit's sandbox forbids what sanitizers need")
         return
-    if os.geteuid() or not shutil.which("unshare") or not os.path.exists("/lib/systemd/systemd") or not os.path.exists("/usr/lib/systemd/user/basic.target"):
+    needed = ("/lib/systemd/systemd", "/usr/lib/systemd/user/basic.target")
+    if os.geteuid() or not shutil.which("unshare") or not all(os.path.exists(p) for p in needed):
         skip("systemd: needs root, unshare and the package systemd")
         return
     with place() as tmp:

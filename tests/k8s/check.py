@@ -316,7 +316,9 @@ def test_configs():
         for section, keys in read.items():
             for key, value in keys.items():
                 wrote = r.config[section][key]
-                same = value == wrote or size(value) == size(wrote) is not None or (section, key) in (("limits", "tol_min"), ("limits", "tol_max")) and number(value) == number(wrote)
+                bound = (section, key) in (("limits", "tol_min"), ("limits", "tol_max"))
+                same = (value == wrote or size(value) == size(wrote) is not None or
+                        bound and number(value) == number(wrote))
                 check(same, f"{name}: {section}.{key}: written {wrote!r}, read {value!r}")
         equal({k: set(v) for k, v in r.config.items()}, {k: set(v) for k, v in read.items()}, f"{name}: keys")
     e = rendered("everything").config
@@ -462,7 +464,9 @@ def test_derived():
           "appVersion is the Makefile's VERSION")
     rule, = yaml.safe_load(re.search("```yaml\n(.*?)```", open(f"{CHART}/README.md").read(), re.S)[1])
     metric = re.match("[a-z_]+", rule["seriesQuery"])[0]
-    equal(metric, rendered("everything").of("HorizontalPodAutoscaler")[0]["spec"]["metrics"][0]["pods"]["metric"]["name"], "the adapter's rule is for the autoscaler's metric")
+    autoscaler = rendered("everything").of("HorizontalPodAutoscaler")[0]["spec"]
+    equal(metric, autoscaler["metrics"][0]["pods"]["metric"]["name"],
+          "the adapter's rule is for the autoscaler's metric")
 
 
 def test_image():
@@ -505,7 +509,8 @@ def test_running():
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 get = r.container[probe]["httpGet"]
                 equal(admin.request("GET", get["path"])[0], 200, f"{get['path']} on the admin listener")
-            equal(admin.request("GET", rendered("everything").of("ServiceMonitor")[0]["spec"]["endpoints"][0]["path"])[0], 200, "what the ServiceMonitor scrapes, without a key")
+            scraped = rendered("everything").of("ServiceMonitor")[0]["spec"]["endpoints"][0]["path"]
+            equal(admin.request("GET", scraped)[0], 200, "what the ServiceMonitor scrapes, without a key")
             equal(d.request("GET", "/metrics")[0], 401, "metrics on the API's port ask for a key")
             check("deqd_requests_waiting" in admin.metrics(), "the autoscaler's metric exists")
             # the keys of values-everything.yaml are the hashes of these two
@@ -532,9 +537,11 @@ def test_running():
             equal(results, [200, 200], "requests during reloads")
             idle = resident(d.p.pid)
             check(peak < limit * 0.8,
-                  f"resident memory under load and reloads: {peak >> 20} MiB at most, of the limit {limit >> 20} MiB a fifth to spare")
+                  f"resident memory under load and reloads: {peak >> 20} MiB at most, "
+                  f"of the limit {limit >> 20} MiB a fifth to spare")
             check(idle < request, f"resident memory afterwards: {idle >> 20} MiB, requested {request >> 20} MiB")
-            print(f"resident at most {peak >> 20} MiB, afterwards {idle >> 20} MiB; limit {limit >> 20} MiB, request {request >> 20} MiB")
+            print(f"resident at most {peak >> 20} MiB, afterwards {idle >> 20} MiB; "
+                  f"limit {limit >> 20} MiB, request {request >> 20} MiB")
 
 
 def resident(pid):
@@ -576,5 +583,6 @@ def test_grace():
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    print(f"helm {helm('version', '--template', '{{.Version}}')[1]}, Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} of kubernetes-validate {kubernetes_validate.__version__}")
+    print(f"helm {helm('version', '--template', '{{.Version}}')[1]}, Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} "
+          f"of kubernetes-validate {kubernetes_validate.__version__}")
     sys.exit(run_tests(["__main__"], sys.argv[1:]))

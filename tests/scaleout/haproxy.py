@@ -54,7 +54,8 @@ def retarget(ports, replicas, directory, edits=()):
 class Proxy:
     """lib.Daemon's methods that talk HTTP work on it. edits: as retarget's."""
     host, unix, tls, key = "127.0.0.1", None, None, None
-    connect, http, request, post, get = lib.Daemon.connect, lib.Daemon.http, lib.Daemon.request, lib.Daemon.post, lib.Daemon.get
+    connect, http = lib.Daemon.connect, lib.Daemon.http
+    request, post, get = lib.Daemon.request, lib.Daemon.post, lib.Daemon.get
     complete, stream = lib.Daemon.complete, lib.Daemon.stream
 
     def __init__(self, replicas, edits=()):

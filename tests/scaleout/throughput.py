@@ -55,9 +55,9 @@ def main():
                   ("the same behind HAProxy", p1),
                   ("three replicas, %d thread%s each" % (each, "s"[:each > 1]), p3),
                   ("three replicas, %d threads each (the default)" % cores, pc)]
-        daemons = [d.p.pid for d in one] + [d.p.pid for d in three] + [d.p.pid for d in crowded] + [p.p.pid for p in (p1, p3, pc)]
-        print("%d cores, model stories, prompts of %d tokens, %d generated; load average before: %s" % (cores, INPUT,
-                                                                                                        OUTPUT, " ".join("%.2f" % x for x in os.getloadavg())))
+        daemons = [d.p.pid for some in (one, three, crowded, (p1, p3, pc)) for d in some]
+        print("%d cores, model stories, prompts of %d tokens, %d generated; load average before: %s" %
+              (cores, INPUT, OUTPUT, " ".join("%.2f" % x for x in os.getloadavg())))
         for c in CONCURRENCY:
             for _, at in setups:
                 bench("http://127.0.0.1:%d" % at.port, c, 0)  # warm

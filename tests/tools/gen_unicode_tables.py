@@ -39,7 +39,8 @@ def table(name, comment, rows):
 
 if unicodedata2.unidata_version != VERSION:
     sys.exit(f"unicodedata2 has Unicode {unicodedata2.unidata_version}, wanted {VERSION}")
-print(f"""/* Written by tests/tools/gen_unicode_tables.py from Unicode {VERSION}; do not edit. Sorted, disjoint, inclusive ranges. */
+print(f"""/* Written by tests/tools/gen_unicode_tables.py from Unicode {VERSION}; do not edit. Sorted, disjoint,
+ * inclusive ranges. */
 #ifndef DEQ_TEXT_UNICODE_TABLES_H
 #define DEQ_TEXT_UNICODE_TABLES_H
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Writes a random checkpoint of locuslab/deq's DEQ-Transformer in the shape of the paper's WikiText-103 model: what can be measured without the real one.
+"""Writes a random checkpoint of locuslab/deq's DEQ-Transformer in the shape of the paper's WikiText-103 model.
 
-    make_paper_checkpoint.py OUT_DIR [--text FILE]... [--n-token N] [--d-inner N] ...    -> OUT_DIR/checkpoint.pth, config.json, vocab.txt
+    make_paper_checkpoint.py OUT_DIR [--text FILE]... [--n-token N] [--d-inner N] ...
+        -> OUT_DIR/checkpoint.pth, config.json, vocab.txt
 
-The vocabulary is <eos>, the words of the texts by count, and made-up words up to n_token. Weights are uniform, scaled so that embeddings, queries,
-keys and values are about 1 and the cell's own part is small beside them: its equilibrium is reached in a dozen evaluations. The clusters have shares of the
-probability as in a text, and within them words are about equally probable: perplexity is that of guessing. The same arguments write the same bytes. Needs
-Python alone; 400 MB in a few seconds."""
+What can be measured without the real one. The vocabulary is <eos>, the words of the texts by count, and made-up words
+up to n_token. Weights are uniform, scaled so that embeddings, queries, keys and values are about 1 and the cell's own
+part is small beside them: its equilibrium is reached in a dozen evaluations. The clusters have shares of the
+probability as in a text, and within them words are about equally probable: perplexity is that of guessing. The same
+arguments write the same bytes. Needs Python alone; 400 MB in a few seconds."""
 import argparse
 import array
 import collections
@@ -57,7 +59,8 @@ def constant(n, x, shape):
 
 
 def state_dict(a, seed):
-    """Entries in the order of the module tree. Sizes: a row of length n and elements of size s gives products of size s sqrt(n)."""
+    """Entries in the order of the module tree. Sizes: a row of length n and elements of size s gives products of size
+    s sqrt(n)."""
     r = Uniform(seed)
     D, HD, F = a.d_model, a.n_head * a.d_head, a.d_inner
     ends = [0] + a.cutoffs + [a.n_token]

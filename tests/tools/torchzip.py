@@ -1,7 +1,9 @@
 """Writes checkpoints in the form of torch.save, without PyTorch: a zip of a pickle and of storages that are not
 compressed. What is written streams, so a checkpoint may be larger than memory.
 
-    save(path, {"weight": Tensor([2, 3], [bytes, ...])})      dictionaries nest; numbers, strings, None, lists and tuples stand beside tensors
+    save(path, {"weight": Tensor([2, 3], [bytes, ...])})
+
+Dictionaries nest; numbers, strings, None, lists and tuples stand beside tensors.
 
 For tests: it writes what it is told, also what PyTorch never would."""
 import array
@@ -61,7 +63,8 @@ def _ints(x):
 
 def _value(x, key_of):
     if isinstance(x, Tensor):
-        storage = b"(" + _text("storage") + b"ctorch\n" + STORAGE[x.dtype].encode() + b"\n" + _text(key_of(x)) + _text("cpu") + _int(x.count) + b"tQ"
+        storage = (b"(" + _text("storage") + b"ctorch\n" + STORAGE[x.dtype].encode() + b"\n" + _text(key_of(x)) +
+                   _text("cpu") + _int(x.count) + b"tQ")
         return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + _int(x.offset) + _ints(x.shape) + _ints(x.strides)
                 + b"\x89ccollections\nOrderedDict\n)RtR")
     if isinstance(x, dict):

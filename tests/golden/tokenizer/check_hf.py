@@ -4,9 +4,10 @@
     check_hf.py [--deq "build/deq tokenizer"] [--only NAME] [CORPUS_FILE...]
     check_hf.py --write-golden      writes the small files that the C unit test compares with, from the library alone
 
-Needs the `tokenizers` package. Vocabularies: GPT-2's, one of 4096 tokens trained here by ours and by the library's trainer (the two
-files must agree), and the 4096 one again behind the cl100k/Llama-3 and Qwen2 splitters and with ignore_merges. Every case is
-one text; each text is also decoded again and must come back byte for byte. Exit status 1 when anything differs.
+Needs the `tokenizers` package. Vocabularies: GPT-2's, one of 4096 tokens trained here by ours and by the library's
+trainer (the two files must agree), and the 4096 one again behind the cl100k/Llama-3 and Qwen2 splitters and with
+ignore_merges. Every case is one text; each text is also decoded again and must come back byte for byte. Exit status 1
+when anything differs.
 
 Beside this file: gpt2/ is GPT-2's vocabulary (OpenAI, MIT licence), sample.txt the beginning of Shakespeare's plays."""
 import argparse
@@ -78,8 +79,9 @@ def scalars():
 
 @functools.cache
 def newer_characters():
-    """Those whose place among marks, or decomposition, came after the library's tables for normal forms (about Unicode 10): it takes them for
-    characters that nothing is known of, so that texts with them have another form there. (U+0345 has the highest class and goes behind every mark.)"""
+    """Those whose place among marks, or decomposition, came after the library's tables for normal forms (about Unicode
+    10): it takes them for characters that nothing is known of, so that texts with them have another form there. (U+0345
+    has the highest class and goes behind every mark.)"""
     nfd, nfkd = normalizers.NFD().normalize_str, normalizers.NFKD().normalize_str
     return {c for c in scalars() if nfd(c) != unicodedata.normalize("NFD", c) or
             nfkd(c) != unicodedata.normalize("NFKD", c) or
@@ -178,8 +180,8 @@ def gpt2_of_library():
 
 
 def write_golden():
-    """encode-gpt2.txt: text in hexadecimal, ids. pretok.txt: splitter, pieces in hexadecimal. sample-merges.txt: what the
-    library's trainer makes of sample.txt, by ids."""
+    """encode-gpt2.txt: text in hexadecimal, ids. pretok.txt: splitter, pieces in hexadecimal. sample-merges.txt: what
+    the library's trainer makes of sample.txt, by ids."""
     rng = random.Random(3)
     texts = [t for t in list(handmade()) + list(random_texts(3000, 2)) if t]
     texts = rng.sample([t for t in texts if len(t) < 200], 1200) + [t for t in texts if len(t) > 200][::20]

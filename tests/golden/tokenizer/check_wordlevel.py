@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compares word-level tokenizer.json files of `deq tokenizer words` with the `tokenizers` library and with the DEQ authors' ids.
+"""Compares tokenizer.json files of `deq tokenizer words` with the `tokenizers` library and with the DEQ authors' ids.
 
     check_wordlevel.py [--deq "build/deq tokenizer"] [TRAIN_FILE OTHER_FILE...]
     check_wordlevel.py --write-golden   writes wordlevel/*.txt, which the C unit test compares with
 
-The vocabulary is counted from TRAIN_FILE and must be that of authors_vocabulary() below; every file must encode to authors_ids(), by
-ours and by the library, and decode to the library's text. Beside this file: wordlevel/sample.txt, which is the TRAIN_FILE when none
-is given. Needs the `tokenizers` package. Exit status 1 when anything differs."""
+The vocabulary is counted from TRAIN_FILE and must be that of authors_vocabulary() below; every file must encode to
+authors_ids(), by ours and by the library, and decode to the library's text. Beside this file: wordlevel/sample.txt,
+which is the TRAIN_FILE when none is given. Needs the `tokenizers` package. Exit status 1 when anything differs."""
 import argparse
 import json
 import os
@@ -25,7 +25,8 @@ SAMPLE = os.path.join(GOLDEN, "sample.txt")
 
 
 def authors_vocabulary(path):
-    """locuslab/deq, utils/vocabulary.py, for WikiText-103: count_file() without <eos>, then build_vocab() with special ["<eos>"]."""
+    """locuslab/deq, utils/vocabulary.py, for WikiText-103: count_file() without <eos>, then build_vocab() with special
+    ["<eos>"]."""
     counter = Counter()
     with open(path, encoding="utf-8") as f:
         for line in f:

@@ -74,7 +74,9 @@ def storage_sizes(data):
 
     class Reader(pickle.Unpickler):
         def find_class(self, module, name):
-            return (module, name) if name.endswith("Storage") else collections.OrderedDict if name == "OrderedDict" else lambda *a: (module, name)
+            if name.endswith("Storage"):
+                return (module, name)
+            return collections.OrderedDict if name == "OrderedDict" else lambda *a: (module, name)
 
         def persistent_load(self, pid):
             bytes_each = {"FloatStorage": 4, "IntStorage": 4, "DoubleStorage": 8, "LongStorage": 8,
