@@ -41,10 +41,15 @@ struct deq_model *tiny_model(void);
 struct deq_model *tiny_trellis(void);
 
 /* TEST_EACH_KIND(name) { ... }: a test of the engine as two, name and name_trellis, each given its model to free. */
-#define TEST_EACH_KIND(id)                         \
-    static void each_##id(struct deq_model *m);    \
-    TEST(id) { each_##id(tiny_model()); }          \
-    TEST(id##_trellis) { each_##id(tiny_trellis()); } \
+#define TEST_EACH_KIND(id)                             \
+    static void each_##id(struct deq_model *m);        \
+    static void given_##id(struct deq_model *m)        \
+    {                                                  \
+        REQUIRE(m);                                    \
+        each_##id(m);                                  \
+    }                                                  \
+    TEST(id) { given_##id(tiny_model()); }             \
+    TEST(id##_trellis) { given_##id(tiny_trellis()); } \
     static void each_##id(struct deq_model *m)
 
 /* An engine for one of them, a greedy request, and ids of a text. */

@@ -52,6 +52,7 @@ TEST(engine_toy_equilibrium)
         for (uint32_t w = 1; w <= 64; w *= 4) {
             struct answer a = {0};
             struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, NULL);
+            REQUIRE(e);
             struct deq_request q = toy_request(prompt, 300, 0, &a);
             q.want_prompt = true;
             q.solve.solver = (enum deq_solver_method)method;
@@ -83,6 +84,7 @@ TEST(engine_tells_the_cell_what_is_final)
     struct answer a[6] = {{0}};
     struct deq_cell *cell;
     struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, &cell);
+    REQUIRE(e);
     for (size_t i = 0; i < 300; i++)
         prompt[i] = (uint32_t)deq_rng_below(3, 0, i, 24);
     for (size_t i = 0; i < 6; i++) {
@@ -105,6 +107,7 @@ TEST(engine_budget_and_best)
     const uint32_t prompt[3] = {1, 2, 3};
     struct answer a = {0}, b = {0};
     struct deq_engine *e = toy_engine(0.99f, 0, 5, NULL);
+    REQUIRE(e);
     struct deq_request q = toy_request(prompt, 3, 4, &a);
     q.solve.solver = DEQ_PICARD;
     q.solve.max_iter = 5;
@@ -134,6 +137,7 @@ TEST(engine_nan_stays_home)
     struct answer alone = {0}, beside = {0}, broken = {0};
     struct deq_cell *cell;
     struct deq_engine *e = toy_engine(0.5f, 0.3f, 100, &cell);
+    REQUIRE(e);
     struct deq_request q = toy_request(prompt, 40, 20, &alone);
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
     run_all(e);
@@ -160,6 +164,7 @@ TEST(engine_refusals)
     const uint32_t prompt[3] = {1, 2, 3}, outside[1] = {24};
     struct answer a = {0};
     struct deq_engine *e = toy_engine(0.5f, 0, 50, NULL);
+    REQUIRE(e);
     struct deq_err err;
     struct deq_admission admission;
     struct deq_request q = toy_request(prompt, 3, 398, &a);
@@ -200,6 +205,7 @@ TEST(engine_step_allocates_nothing)
         prompt[i] = (uint32_t)(i % 24);
     struct answer a = {0}, b = {0};
     struct deq_engine *e = toy_engine(0.7f, 0.4f, 100, NULL);
+    REQUIRE(e);
     struct deq_request q = toy_request(prompt, 200, 100, &a), r = toy_request(prompt, 3, 50, &b);
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK && deq_submit(e, &r, NULL, NULL) == DEQ_OK);
     const uint64_t calls = deq_mem_calls();
@@ -213,6 +219,7 @@ TEST(engine_step_allocates_nothing)
 TEST(engine_equals_sequence_form)
 {
     struct deq_model *m = tiny_model();
+    REQUIRE(m);
     struct deq_tokens p = encode_text(m, "First Citizen: We are accounted poor citizens, the patricians good. What "
                                          "authority surfeits on would relieve us");
     const uint32_t V = deq_model_info(m).vocab_size;
@@ -231,6 +238,7 @@ TEST(engine_equals_sequence_form)
     for (uint32_t w_rows = 1; w_rows <= 16; w_rows *= 4) {
         struct answer a = {0};
         struct deq_engine *e = tiny_engine(m, 2, 1);
+        REQUIRE(e);
         struct deq_request q = tiny_request(m, &p, 0, &a);
         q.n_prompt = T;
         q.want_prompt = true;
@@ -272,6 +280,7 @@ TEST_EACH_KIND(engine_wavefront_text)
     struct deq_tokens p = encode_text(m, "KING RICHARD: What is the");
     struct answer base = {0};
     struct deq_engine *e = tiny_engine(m, 2, 1);
+    REQUIRE(e);
     double steps_base = 0;
     for (uint32_t w = 1; w <= 8; w *= 2)
         for (int warm = DEQ_WARM_ZERO; warm <= DEQ_WARM_PREDICTOR; warm++) {
@@ -324,6 +333,7 @@ TEST_EACH_KIND(engine_batch_invariance)
         q[i].solve.window = (uint32_t[]){1, 4, 8, 16, 3, 8}[i];
         q[i].solve.solver = (enum deq_solver_method)(i % 3);
         struct deq_engine *e = tiny_engine(m, 1, 1);
+        REQUIRE(e);
         CHECK(deq_submit(e, &q[i], NULL, NULL) == DEQ_OK);
         run_all(e);
         deq_engine_free(e);
@@ -392,6 +402,7 @@ static void hash_tiny(struct deq_hash *h, struct deq_model *m)
         struct deq_request q = tiny_request(m, &p, 40, &a);
         q.sampling = ways[i];
         struct deq_engine *e = tiny_engine(m, 1, 1);
+        REQUIRE(e);
         CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
         run_all(e);
         CHECK(a.n == 40);

@@ -145,6 +145,7 @@ TEST_EACH_KIND(engine_pages_in_pages_out)
         q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = 1, .seed = i,
                                               .presence_penalty = i == 3 ? 1 : 0};
         struct deq_engine *e = tiny_engine(m, 1, 1);
+        REQUIRE(e);
         alone[i] = ask(e, &q[i], NULL);
         CHECK_EQ(alone[i].not_converged, 0u);
         deq_engine_free(e);

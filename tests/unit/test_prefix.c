@@ -121,6 +121,7 @@ TEST_EACH_KIND(engine_prefix_is_canonical)
     for (size_t i = 0; i < 2; i++) {
         struct answer a = {.all_logits = i ? second : first};
         struct deq_engine *e = tiny_engine(m, 2, 1);
+        REQUIRE(e);
         struct deq_request q = tiny_request(m, &p, 0, &a);
         q.n_prompt = lengths[i];
         q.want_prompt = true;
@@ -182,6 +183,7 @@ TEST_EACH_KIND(engine_prefix_of_generation)
     struct deq_tokens p = encode_text(m, "First Citizen: Before we proceed");
     struct answer x = {0};
     struct deq_engine *e = tiny_engine(m, 1, 6);
+    REQUIRE(e);
     struct deq_request q = tiny_request(m, &p, 100, &x);
     const struct answer first = ask(e, &q, NULL);
     for (size_t i = 0; i < first.n; i++) /* the next turn: prompt, answer, something new */
@@ -211,6 +213,7 @@ TEST_EACH_KIND(engine_deadline_leaves_nothing_in_the_cache)
     struct deq_tokens p = encode_text(m, LONG_TEXT);
     struct answer x = {0};
     struct deq_engine *e = tiny_engine(m, 1, 6), *fresh = tiny_engine(m, 1, 1);
+    REQUIRE(e);
     struct deq_admission a;
     struct deq_request q = tiny_request(m, &p, 4, &x);
     q.solve.tol = 1e-6f;

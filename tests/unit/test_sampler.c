@@ -136,6 +136,7 @@ TEST_EACH_KIND(engine_adjusted_sampling)
     struct answer x = {0};
     const struct deq_logit_bias bias[2] = {{300, 3.5f}, {101, -100}}, force = {77, 100};
     struct deq_engine *e = tiny_engine(m, 1, 1);
+    REQUIRE(e);
     for (int kind = 0; kind < 6; kind++) {
         struct deq_request q = tiny_request(m, &p, 80, &x);
         struct answer base = {0};

@@ -12,6 +12,7 @@ TEST_EACH_KIND(engine_slides)
 {
     struct deq_tokens p = encode_text(m, "A long story begins");
     struct deq_engine *e = tiny_engine(m, 2, 2);
+    REQUIRE(e);
     struct answer a = {0}, b = {0};
     struct deq_request q = tiny_request(m, &p, 400, &a);
     uint64_t most = 0;
@@ -37,8 +38,10 @@ TEST_EACH_KIND(engine_slides)
 TEST(engine_stops_when_told)
 {
     struct deq_model *m = tiny_model();
+    REQUIRE(m);
     struct deq_tokens p = encode_text(m, "ROMEO:");
     struct deq_engine *e = tiny_engine(m, 1, 1);
+    REQUIRE(e);
     struct answer a = {.stop_after = 5};
     struct deq_request q = tiny_request(m, &p, 50, &a);
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
@@ -61,6 +64,7 @@ TEST_EACH_KIND(engine_choices)
         memset(got, 0, sizeof got);
         for (uint32_t round = 0; round < 2; round++) {
             struct deq_engine *e = tiny_engine(m, 1 + round, 6);
+            REQUIRE(e);
             struct deq_request q = tiny_request(m, &p, 30, &x);
             q.n_prompt = n_prompt;
             q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
@@ -78,6 +82,7 @@ TEST_EACH_KIND(engine_choices)
             deq_engine_free(e);
         }
         struct deq_engine *e = tiny_engine(m, 1, 1);
+        REQUIRE(e);
         struct deq_request q = tiny_request(m, &p, 30, &x);
         q.n_prompt = n_prompt;
         q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
@@ -103,6 +108,7 @@ TEST_EACH_KIND(engine_choices_of_one_token)
     struct deq_tokens p = encode_text(m, "ROMEO: ");
     struct answer x = {0};
     struct deq_engine *e = tiny_engine(m, 1, 6);
+    REQUIRE(e);
     for (int round = 0; round < 2; round++) {
         struct choices got;
         struct deq_admission id;
@@ -138,6 +144,7 @@ TEST_EACH_KIND(engine_pause_and_deadline)
     struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter"), other = encode_text(m, "O");
     struct answer x = {0}, a = {0}, b = {0}, c = {0};
     struct deq_engine *e = tiny_engine(m, 1, 3);
+    REQUIRE(e);
     struct deq_admission id, id2;
     struct deq_request q = tiny_request(m, &p, 60, &x);
     const struct answer alone = ask(e, &q, NULL);
