@@ -50,7 +50,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     sem_post(&p->ended);
 }
 
-void jobs_begin(uint32_t max_sequences)
+bool jobs_begin(uint32_t max_sequences)
 {
     struct deq_err err;
     jobs = (struct jobs){.token = 1};
@@ -61,8 +61,10 @@ void jobs_begin(uint32_t max_sequences)
     jobs.conf.queue_timeout_ms = HANG_S * 1000;
     jobs.conf.stream_flush_ms = 0;
     metrics_init(&jobs.metrics);
-    CHECK(deq_model_load("tests/golden/tiny", &jobs.model, &err) == DEQ_OK);
-    CHECK_MSG(sched_new(&jobs.conf, jobs.model, &jobs.metrics, &jobs.sched, &err) == DEQ_OK, "%s", err.text);
+    const bool ok = !deq_model_load("tests/golden/tiny", &jobs.model, &err) &&
+                    !sched_new(&jobs.conf, jobs.model, &jobs.metrics, &jobs.sched, &err);
+    CHECK_MSG(ok, "%s", err.text);
+    return ok;
 }
 
 void jobs_end(void)

@@ -34,7 +34,7 @@ struct jobs {
 };
 extern struct jobs jobs;
 
-void jobs_begin(uint32_t max_sequences);
+bool jobs_begin(uint32_t max_sequences);
 void jobs_end(void);
 /* jobs.probe[i] as a job of one prompt token that makes max_tokens, whatever comes. */
 struct probe *jobs_prepare(size_t i, uint64_t caller, uint32_t max_tokens);

@@ -26,7 +26,7 @@ TEST(train_checkpoint_metadata)
             {3, "0x", "seconds"}, {3, "0x10", "seconds"}, {4, "6", "skipped"}, {4, "nan", "skipped"},
     };
     char dir[] = "/tmp/deq-test-XXXXXX", path[64];
-    CHECK(mkdtemp(dir) != NULL);
+    REQUIRE(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/c", dir);
     struct deq_arch *a;
     struct deq_recipe *r = small_recipe(12);

@@ -28,7 +28,7 @@ static void put(const char *path, const char *text)
 static void begin(const char *cgroup)
 {
     snprintf(root, sizeof root, "/tmp/deqd-cores-XXXXXX");
-    CHECK(mkdtemp(root));
+    REQUIRE(mkdtemp(root));
     if (cgroup)
         put("proc/self/cgroup", cgroup);
 }

@@ -10,9 +10,9 @@ TEST(train_dataset_order)
     struct deq_tokenizer *tok;
     struct deq_dataset *a, *b;
     struct deq_err err;
-    CHECK(deq_tokenizer_load("tests/golden/tiny", &tok, NULL) == DEQ_OK);
-    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
-    CHECK(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &b, NULL) == DEQ_OK);
+    REQUIRE(deq_tokenizer_load("tests/golden/tiny", &tok, NULL) == DEQ_OK);
+    REQUIRE(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
+    REQUIRE(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &b, NULL) == DEQ_OK);
     uint32_t x[8 * 32], y[8 * 32], x2[8 * 32], y2[8 * 32];
     const uint64_t epoch = a->n_seq / 8 + 1;
     deq_dataset_batch(a, epoch + 3, 8, x, y);
@@ -39,7 +39,7 @@ TEST(train_text_is_held_back)
     char *all, *head, *tail;
     size_t n, n_head, n_tail;
     static const char path[] = "tests/golden/tokenizer/sample.txt";
-    CHECK(!deq_dataset_read(path, 0, false, &all, &n, NULL) &&
+    REQUIRE(!deq_dataset_read(path, 0, false, &all, &n, NULL) &&
           !deq_dataset_read(path, 0.1f, false, &head, &n_head, NULL) &&
           !deq_dataset_read(path, 0.1f, true, &tail, &n_tail, NULL));
     CHECK(n_head + n_tail == n && !memcmp(all, head, n_head) && !memcmp(all + n_head, tail, n_tail));

@@ -396,6 +396,7 @@ static void hash_tiny(struct deq_hash *h, struct deq_model *m)
 {
     static const struct deq_sampling ways[] = {{.top_p = 1}, {.temperature = 1, .top_p = 1, .seed = 5},
                                                {.temperature = 0.8f, .top_p = 0.9f, .top_k = 30, .seed = 6}};
+    REQUIRE(m);
     struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter");
     for (size_t i = 0; i < DEQ_COUNT(ways); i++) {
         struct answer a = {0};

@@ -6,7 +6,7 @@ TEST(engine_thread_runs_jobs_to_their_end)
 {
     struct job *all[3];
     struct reservation place;
-    jobs_begin(8);
+    REQUIRE(jobs_begin(8));
     for (size_t i = 0; i < 3; i++) {
         jobs_prepare(i, i, 10 + (uint32_t)i);
         jobs.probe[i].job.request.n = (uint32_t)i;
@@ -33,7 +33,7 @@ TEST(engine_thread_runs_jobs_to_their_end)
 TEST(engine_thread_admits_by_caller)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *first = jobs_hold_engine(0, 9, 5, &hold);
     for (size_t i = 1; i <= 5; i++) {
         jobs_prepare(i, i <= 4 ? 1 : 2, 5)->job.arrived_ns = jobs.probe[0].job.arrived_ns + i;
@@ -55,7 +55,7 @@ TEST(engine_thread_reserves_memory_for_answers)
 {
     struct deq_budget budget;
     sem_t hold;
-    jobs_begin(8);
+    REQUIRE(jobs_begin(8));
     deq_budget_init(&budget, 100);
     struct probe *first = jobs_hold_engine(0, 1, 50, &hold);
     deq_allowance_open(&first->answer, &budget, 1);
@@ -78,7 +78,7 @@ TEST(engine_thread_reserves_memory_for_answers)
 TEST(engine_thread_cancels_what_waits_and_what_runs)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *runs = jobs_hold_engine(0, 1, NEVER, &hold), *waits = jobs_prepare(1, 2, 5);
     CHECK(jobs_submit(waits) == SUBMIT_OK);
     CHECK_EQ(sched_pending(jobs.sched), 2);
@@ -98,7 +98,7 @@ TEST(engine_thread_cancels_what_waits_and_what_runs)
 TEST(engine_thread_ends_what_waits_too_long)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *runs = jobs_hold_engine(0, 1, NEVER, &hold);
     struct probe *late = jobs_prepare(1, 2, 5), *timeout = jobs_prepare(2, 3, 5);
     late->job.deadline_ns = late->job.arrived_ns;
@@ -120,7 +120,7 @@ TEST(engine_thread_ends_what_waits_too_long)
 TEST(engine_thread_finishes_a_running_job_at_its_deadline)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *p = jobs_prepare(0, 1, NEVER);
     sem_init(&hold, 0, 0);
     p->hold = &hold;
@@ -137,7 +137,7 @@ TEST(engine_thread_finishes_a_running_job_at_its_deadline)
 
 TEST(engine_thread_pauses_a_job)
 {
-    jobs_begin(4);
+    REQUIRE(jobs_begin(4));
     struct probe *slow = jobs_prepare(0, 1, 300), *other = jobs_prepare(1, 2, 100);
     slow->pause_at = 3;
     CHECK(jobs_submit(slow) == SUBMIT_OK && jobs_wait(&slow->paused));
@@ -155,7 +155,7 @@ TEST(engine_thread_pauses_a_job)
 TEST(engine_thread_ends_everything)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *runs = jobs_hold_engine(0, 1, NEVER, &hold);
     struct probe *waits = jobs_prepare(1, 2, 5), *late = jobs_prepare(2, 2, 5);
     CHECK(jobs_submit(waits) == SUBMIT_OK);

@@ -521,7 +521,8 @@ TEST(requests_are_linear)
     struct deq_model *m = NULL;
     struct conf conf;
     struct deq_err e;
-    CHECK(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK && deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
+    REQUIRE(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK &&
+            deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
     snprintf(conf.chat_message, sizeof conf.chat_message, "{role}: {content}\n");
     conf.max_stop = 64;
     conf.answer_bytes = (uint64_t)1 << 30; /* the answer that so many positions allow is not what is measured */

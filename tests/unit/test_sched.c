@@ -7,7 +7,7 @@ TEST(sched_keeps_places_in_the_queue)
     const struct caller flood = {.id = 1, .weight = 1}, other = {.id = 2, .weight = 1};
     struct reservation place[8], none;
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     jobs.conf.queue_requests = 8;
     CHECK_EQ(sched_retry_ms(jobs.sched), 100); /* the least: nothing is known yet */
     struct probe *first = jobs_hold_engine(0, 3, 5, &hold);
@@ -34,7 +34,7 @@ TEST(sched_limits_waiting_tokens_and_a_keys_requests)
 {
     const struct caller known = {.id = 1, .weight = 1, .known = true}, unknown = {.id = 2, .weight = 1};
     struct reservation place[3], none;
-    jobs_begin(4);
+    REQUIRE(jobs_begin(4));
     jobs.conf.queue_tokens = 100;
     jobs.conf.max_requests_per_key = 2;
     CHECK(sched_reserve(jobs.sched, &unknown, 1000, &place[0]) == SUBMIT_OK); /* nothing waits: no size is impossible */
@@ -68,7 +68,7 @@ TEST(sched_rows_of_a_request_are_those_configured)
         CHECK_EQ(of_one.sequences, configured[i][0]);
         CHECK_EQ(of_one.rows, configured[i][2]);
     }
-    jobs_begin(8);
+    REQUIRE(jobs_begin(8));
     CHECK_EQ(sched_max_rows(jobs.sched), 64);
     CHECK_EQ(sched_max_positions(jobs.sched), NEVER + 100);
     struct probe *wide = jobs_prepare(0, 1, 5), *wider = jobs_prepare(1, 1, 5);
@@ -89,7 +89,7 @@ TEST(sched_counters_outlive_their_engine)
 {
     struct sched *second;
     struct deq_err err;
-    jobs_begin(2);
+    REQUIRE(jobs_begin(2));
     CHECK(jobs_submit(jobs_prepare(0, 1, 50)) == SUBMIT_OK);
     jobs_check_end(&jobs.probe[0], JOB_FINISHED);
     REQUIRE(sched_new(&jobs.conf, jobs.model, &jobs.metrics, &second, &err) == DEQ_OK);
@@ -113,7 +113,7 @@ TEST(sched_counters_outlive_their_engine)
 TEST(sched_free_ends_everything)
 {
     sem_t hold;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     struct probe *runs = jobs_hold_engine(0, 1, NEVER, &hold), *waits = jobs_prepare(1, 2, 5);
     CHECK(jobs_submit(waits) == SUBMIT_OK);
     sem_post(&hold);
@@ -126,7 +126,7 @@ TEST(sched_refuses_an_engine_that_cannot_be)
 {
     struct deq_err err;
     struct sched *none = NULL;
-    jobs_begin(1);
+    REQUIRE(jobs_begin(1));
     jobs.conf.max_sequences = 70000;
     CHECK(sched_new(&jobs.conf, jobs.model, &jobs.metrics, &none, &err) == DEQ_EINVAL && !none);
     CHECK_EQ(jobs.metrics.engine.max_sequences, 1);

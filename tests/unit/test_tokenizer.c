@@ -62,6 +62,7 @@ TEST(round_trip_of_any_bytes)
 {
     struct deq_buf json = trained_json(SAMPLE_VOCAB);
     struct deq_tokenizer *toks[4] = {gpt2(), parse_tokenizer(json.data), NULL, NULL};
+    REQUIRE(toks[0] && toks[1]);
     static const char *const regex[] = {
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|"
         " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+",

@@ -19,7 +19,7 @@ TEST(tokenizer_config_beside)
     struct deq_err err = {0};
     size_t len;
     int64_t eos = 9;
-    CHECK(mkdtemp(dir) != NULL);
+    REQUIRE(mkdtemp(dir) != NULL);
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     snprintf(config, sizeof config, "%s/tokenizer_config.json", dir);
     struct deq_tokenizer *tok = parse_tokenizer(SMALL);

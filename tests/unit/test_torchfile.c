@@ -285,7 +285,7 @@ TEST(torchfile_truncated_and_flipped)
     char *file;
     size_t n, read = 0;
     struct deq_err err = {0};
-    CHECK(!deq_io_read(GOLDEN "protocol2.pth", 1 << 16, &file, &n, &err));
+    REQUIRE(!deq_io_read(GOLDEN "protocol2.pth", 1 << 16, &file, &n, &err));
     CHECK(!try_file(file, n, &err));
     for (size_t cut = 0; cut < n; cut++)
         CHECK_MSG(try_file(file, cut, &err) == DEQ_EFORMAT, "cut at %zu", cut);
@@ -309,7 +309,7 @@ TEST(torchfile_changes_while_it_is_read)
     size_t n;
     struct deq_err err;
     const int fd = mkstemp(path);
-    CHECK(fd >= 0 && !deq_io_read(GOLDEN "training.pth", 1 << 24, &bytes, &n, &err));
+    REQUIRE(fd >= 0 && !deq_io_read(GOLDEN "training.pth", 1 << 24, &bytes, &n, &err));
     for (size_t left = 0; left < n; left += n / 7) {
         struct deq_torchfile *f = NULL;
         CHECK(pwrite(fd, bytes, n, 0) == (ssize_t)n);

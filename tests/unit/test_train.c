@@ -28,7 +28,7 @@ static void small_data(char dir[32])
     size_t len;
     snprintf(dir, 32, "/tmp/deq-test-XXXXXX");
     CHECK(mkdtemp(dir) && deq_io_join(path, sizeof path, dir, "sample.txt"));
-    CHECK(!deq_io_read("tests/golden/tokenizer/sample.txt", 1 << 20, &text, &len, NULL) && len > 16000);
+    REQUIRE(!deq_io_read("tests/golden/tokenizer/sample.txt", 1 << 20, &text, &len, NULL) && len > 16000);
     CHECK(!deq_io_replace(path, &(struct deq_part){text, 16000}, 1, NULL));
     deq_free(text);
 }
@@ -37,7 +37,7 @@ static void small_data(char dir[32])
 TEST(train_resume_is_exact)
 {
     char a[] = "/tmp/deq-test-XXXXXX", b[] = "/tmp/deq-test-XXXXXX", data[32];
-    CHECK(mkdtemp(a) && mkdtemp(b));
+    REQUIRE(mkdtemp(a) && mkdtemp(b));
     small_data(data);
     struct deq_recipe *r = small_recipe(12);
     struct deq_err err;
@@ -72,13 +72,14 @@ TEST(train_resume_is_exact)
 TEST(train_takes_line_ends_as_they_come)
 {
     char base[] = "/tmp/deq-test-XXXXXX", path[512], out[2][64];
-    CHECK(mkdtemp(base) != NULL);
+    REQUIRE(mkdtemp(base) != NULL);
     struct deq_recipe *r = plain_recipe(4);
     struct deq_err err;
     const struct deq_train_hooks none = {0};
-    size_t n, sizes[2];
+    size_t n = 0, sizes[2];
     write_sample(base, 2000);
     char *text = read_in(base, "sample.txt", &n), *models[2];
+    REQUIRE(text);
     struct deq_buf b[2]; /* with LF and with CR LF; every fourth line is followed by the end of a document */
     const char *const ends[2] = {"\n", "\r\n"};
     for (int crlf = 0; crlf < 2; crlf++) {

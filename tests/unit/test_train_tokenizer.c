@@ -19,7 +19,7 @@ static bool is_there(const char *dir, const char *name)
 TEST(train_start_takes_nothing_stale)
 {
     char base[] = "/tmp/deq-test-XXXXXX", out[64], from[64], text[512];
-    CHECK(mkdtemp(base) != NULL);
+    REQUIRE(mkdtemp(base) != NULL);
     snprintf(out, sizeof out, "%s/out", base);
     snprintf(from, sizeof from, "%s/from", base);
     write_sample(base, 2000);

@@ -106,7 +106,7 @@ static void check_variant(struct deq_trellis_arch *a)
     CHECK(S == deq_trellis_state(a) && r.cell->lookback == (a->kernel_size - 1) * a->dilation);
     float *want = DEQ_NEW_ARRAY(float, T * S), *logprobs = DEQ_NEW_ARRAY(float, T * V);
     float tail_mem[T * DEQ_CUTOFFS_MAX], *to[T], *tails[T];
-    CHECK(deq_seq_new(&a->base, &shape, &s, NULL) == DEQ_OK);
+    REQUIRE(deq_seq_new(&a->base, &shape, &s, NULL) == DEQ_OK);
     s->ops->begin(s, w, r.token, NULL);
     s->ops->forward(s, 0, r.z, want);
     inject(&r, 0, T);
@@ -328,7 +328,7 @@ static void check_equilibrium(uint32_t kernel_size, uint32_t dilation)
     uint32_t tokens[LONG];
     for (size_t i = 0; i < LONG; i++)
         tokens[i] = (uint32_t)deq_rng_below(4, 0, i, V);
-    CHECK(deq_seq_new(&s.arch->base, &shape, &seq, NULL) == DEQ_OK);
+    REQUIRE(deq_seq_new(&s.arch->base, &shape, &seq, NULL) == DEQ_OK);
     float *z = DEQ_NEW_ARRAY(float, LONG * seq->state_dim), *want = DEQ_NEW_ARRAY(float, LONG * V);
     seq->ops->begin(seq, s.plain, tokens, NULL);
     for (int i = 0; i < 200; i++)

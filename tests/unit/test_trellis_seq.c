@@ -45,7 +45,7 @@ static void check_history(bool levels)
     uint32_t tok[B * T], part[B * PIECE];
     float z[B * T * 2 * H] = {0}, p[B * PIECE * 2 * H], shown[B * T * 2 * H], piece[B * PIECE * 2 * H];
     CHECK(w && !deq_seq_new(&a.base, &(struct deq_seq_shape){.b = B, .t = T, .n_tapes = 1}, &whole, NULL));
-    CHECK(!deq_seq_new(&a.base, &(struct deq_seq_shape){.b = B, .t = PIECE, .n_tapes = 1}, &pieces, NULL));
+    REQUIRE(!deq_seq_new(&a.base, &(struct deq_seq_shape){.b = B, .t = PIECE, .n_tapes = 1}, &pieces, NULL));
     if (w)
         memset(deq_trellis_weights(w)->inject_w[0], 0, 4 * H * 12 * sizeof(float));
     for (size_t i = 0; i < B * T; i++)

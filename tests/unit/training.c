@@ -95,9 +95,10 @@ void remove_tree(const char *dir)
 void write_sample(const char *dir, size_t n)
 {
     char path[512];
-    size_t len;
+    size_t len = 0;
     char *text = read_in("tests/golden/tokenizer", "sample.txt", &len);
     deq_io_join(path, sizeof path, dir, "sample.txt");
-    CHECK(len > n && !deq_io_replace(path, &(struct deq_part){text, n}, 1, NULL));
+    REQUIRE(len > n);
+    CHECK(!deq_io_replace(path, &(struct deq_part){text, n}, 1, NULL));
     deq_free(text);
 }
