@@ -157,7 +157,7 @@ enum { SEATS_MAX = 33 };
 /* One step's sharing; returns how many take part. */
 static size_t share(struct fair_seat *seat, size_t n, double free_rows, uint64_t turn, bool *ret_throttled)
 {
-    struct fair_seat *all[SEATS_MAX];
+    struct fair_seat *all[SEATS_MAX] = {0};
     size_t in = 0;
     for (size_t i = 0; i < n; i++)
         all[i] = &seat[i];
