@@ -20,6 +20,12 @@ struct caller {
     bool priority;   /* that of its requests counts against other callers too */
 };
 
+/* What a client shows. */
+struct credential {
+    const char *key; /* [n] */
+    size_t n;
+};
+
 struct auth;
 
 /* path "": no keys. */

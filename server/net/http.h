@@ -50,11 +50,6 @@ struct exchange {
     unsigned retry_after_ms;        /* 0: none */
 };
 
-struct credential {
-    const char *key; /* [n] */
-    size_t n;
-};
-
 struct http_handler {
     /* The headers are there; status is set when they are refused already. Sets status and reply to refuse without
      * reading the body. keys [n]: what the client shows; one that is right is enough. */
