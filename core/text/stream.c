@@ -100,11 +100,11 @@ static size_t skipped(const struct deq_text *t)
     return t->skip ? blanks(t->pending.data, t->pending.len) : 0;
 }
 
-/* Reads the pending bytes from `from` on: the first place where a stop string stands, or what must be
- * held because it begins one. */
+/* Reads the pending bytes from `from` on: the first stop string that ends there, of several that end at one byte the
+ * longest; or what must be held because it begins one. */
 static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_which, size_t *ret_held)
 {
-    bool found = false;
+    size_t end = SIZE_MAX;
     *ret_held = 0;
     for (size_t i = 0; i < t->n_stops; i++) {
         struct stop *s = &t->stops[i];
@@ -113,13 +113,13 @@ static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_
             s->matched = step(s, s->matched, t->pending.data[at++]);
         if (s->matched < s->len) {
             *ret_held = DEQ_MAX(*ret_held, s->matched);
-        } else if (!found || at - s->len < *ret_at) {
+        } else if (at < end || (at == end && at - s->len < *ret_at)) {
             *ret_at = at - s->len;
             *ret_which = (int)i;
-            found = true;
+            end = at;
         }
     }
-    return found;
+    return end != SIZE_MAX;
 }
 
 /* Shows the first n of the pending bytes. */

@@ -1,8 +1,9 @@
-/* Bytes of tokens become text: stop strings, whole characters, and a character that was begun before the text. */
-#include <string.h>
+/* core/text/stream.c: bytes of tokens become text, with stop strings, whole characters, and a character that was begun
+ * before the text. */
+#include "core/text/stream.h"
 
 #include "core/base/buf.h"
-#include "core/deq.h"
+#include "core/base/rng.h"
 #include "tests/unit/test.h"
 
 /* However the bytes are cut into two pieces, the same text comes out, and the same stop string was met. given NULL:
@@ -68,4 +69,61 @@ TEST(text_begins_behind_blanks)
     check_text(NULL, "\n\xc3\xa9\n\nb", "\n\n", "\xc3\xa9", true);
     check_text(NULL, "\n\n\xc3", "\n\n", R, false);
     check_text("", "\na", "\n", "", true);
+}
+
+/* What the rule says, read off the whole text: the first end of a stop string, of several that end there the longest.
+ * Returns its index, -1: none; *ret_shown bytes stand before it. */
+static int by_definition(const char *text, size_t n, const char *const *stop, const size_t *len, size_t n_stops,
+                         size_t *ret_shown)
+{
+    int which = -1;
+    *ret_shown = n;
+    for (size_t end = 1; end <= n && which < 0; end++)
+        for (size_t i = 0; i < n_stops; i++)
+            if (len[i] <= end && end - len[i] < *ret_shown && !memcmp(text + end - len[i], stop[i], len[i])) {
+                *ret_shown = end - len[i];
+                which = (int)i;
+            }
+    return which;
+}
+
+/* Stop strings that overlap in every way, and pieces of any size: what was shown, and which string was met, does not
+ * depend on how the bytes arrived. */
+TEST(text_of_overlapping_stop_strings_however_cut)
+{
+    enum { STOPS = 3, LONGEST = 4, TEXT = 12 };
+#define DRAW(n) deq_rng_below(round, 2, draw++, n)
+    for (uint64_t round = 0; round < 20000; round++) {
+        uint64_t draw = 0;
+        char bytes[STOPS][LONGEST], text[TEXT];
+        const char *stop[STOPS];
+        size_t len[STOPS], shown;
+        const size_t n_stops = 1 + DRAW(STOPS), n = DRAW(TEXT + 1);
+        struct deq_text *t;
+        struct deq_buf out;
+        for (size_t i = 0; i < n_stops; i++) {
+            stop[i] = bytes[i];
+            len[i] = 1 + DRAW(LONGEST);
+            for (size_t k = 0; k < len[i]; k++)
+                bytes[i][k] = "abc"[DRAW(3)];
+        }
+        for (size_t i = 0; i < n; i++)
+            text[i] = "abc"[DRAW(3)];
+        deq_buf_init(&out, 100);
+        REQUIRE(!deq_text_new(stop, len, n_stops, &t, NULL));
+        deq_text_begin(t, "", 0);
+        int met = -1;
+        for (size_t at = 0, piece; at < n; at += piece) {
+            piece = 1 + DRAW(n - at);
+            met = deq_text_push(t, text + at, piece, &out);
+        }
+        deq_text_end(t, &out);
+        const int want = by_definition(text, n, stop, len, n_stops, &shown);
+        CHECK_MSG(met == want && out.len == shown && (!shown || !memcmp(out.data, text, shown)),
+                  "round %d: \"%.*s\": string %d behind %zu bytes, not %d behind %zu", (int)round, (int)n, text, met,
+                  out.len, want, shown);
+        deq_buf_free(&out);
+        deq_text_free(t);
+    }
+#undef DRAW
 }
