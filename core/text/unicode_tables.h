@@ -1,4 +1,5 @@
-/* Written by tests/tools/gen_unicode_tables.py from Unicode 16.0.0; do not edit. Sorted, disjoint, inclusive ranges. */
+/* Written by tests/tools/gen_unicode_tables.py from Unicode 16.0.0; do not edit. Sorted, disjoint,
+ * inclusive ranges. */
 #ifndef DEQ_TEXT_UNICODE_TABLES_H
 #define DEQ_TEXT_UNICODE_TABLES_H
 
