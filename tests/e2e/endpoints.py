@@ -119,8 +119,8 @@ def test_logits_limits():
 
 def test_tokenize():
     d = usual()
-    for text in ("", "a", "\0", "a\0b\0", TEXT, "  two  blanks ", "é😀👩‍👩‍👧 日本語 \u0301", "<|endoftext|>",
-                 "a<|endoftext|>b", "\t\r\n\u0001\u007f", "'s 's' 12345 x_y"):
+    for text in ("", "a", "\0", "a\0b\0", TEXT, "  two  blanks ", "é😀👩‍👩‍👧 日本語 \u0301",
+                 "<|endoftext|>", "a<|endoftext|>b", "\t\r\n\u0001\u007f", "'s 's' 12345 x_y"):
         s, _, o = d.post("/tokenize", {"prompt": text})
         equal((s, set(o)), (200, {"tokens", "count", "max_model_len"}), "tokenize %r" % text)
         equal((o["count"], o["max_model_len"]), (len(o["tokens"]), 2048), "count, max_model_len")
