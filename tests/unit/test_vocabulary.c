@@ -72,7 +72,7 @@ static void check(const struct deq_vocabulary *plain, const struct deq_vocabular
     const struct deq_vocab *s = &plain->shape;
     struct deq_readout r = {0};
     struct deq_layout l = {0};
-    float x[N][WIDEST], logits[N][V], tails[N][DEQ_CUTOFFS_MAX], work[WIDEST], e[D];
+    float x[N * WIDEST], logits[N][V], tails[N][DEQ_CUTOFFS_MAX], work[WIDEST], e[D];
     float *to[N], *to_tails[N];
     const float *known[N];
     deq_readout_lay_out(&r, s, N, &l);
@@ -83,17 +83,17 @@ static void check(const struct deq_vocabulary *plain, const struct deq_vocabular
     deq_readout_init(&r, packed, pool);
     for (size_t i = 0; i < N; i++) {
         for (size_t d = 0; d < deq_vocab_out(s); d++)
-            x[0][i * deq_vocab_out(s) + d] = (float)deq_rng_normal(5, i, d); /* [N, out], close together */
+            x[i * deq_vocab_out(s) + d] = (float)deq_rng_normal(5, i, d); /* [N, out], close together */
         to[i] = logits[i];
         known[i] = to_tails[i] = tails[i];
     }
-    deq_vocabulary_head(&r, N, x[0], to, s->n_cutoffs ? to_tails : NULL);
+    deq_vocabulary_head(&r, N, x, to, s->n_cutoffs ? to_tails : NULL);
     for (unsigned c = 1; c < deq_clusters(s); c++)
-        deq_vocabulary_tail(&r, c, N, x[0], to, known);
+        deq_vocabulary_tail(&r, c, N, x, to, known);
     double worst = 0, worst_e = 0, total_error = 0;
     for (size_t i = 0; i < N; i++) {
         double want[V], want_tails[DEQ_CUTOFFS_MAX] = {0}, total = 0;
-        by_definition(plain, x[0] + i * deq_vocab_out(s), want, want_tails);
+        by_definition(plain, x + i * deq_vocab_out(s), want, want_tails);
         for (size_t k = 0; k < V; k++) {
             worst = worse(worst, fabs((double)logits[i][k] - want[k]));
             total += exp((double)logits[i][k]);
