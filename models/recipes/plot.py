@@ -21,7 +21,7 @@ axes[0].plot([e["step"] for e in valid], [e["nll_per_token"] for e in valid], "o
 axes[0].set_ylim(min(e["loss"] for e in steps) - 0.1, 4.5)
 axes[0].legend()
 axes[1].plot([e["step"] for e in valid], [e["bits_per_byte"] for e in valid], "o-", ms=3, color="tab:green",
-             label="validation, bits a byte\n(pieces of 256 tokens)")
+             label="validation, bits a byte\n(in pieces as long as a training sequence)")
 axes[1].legend()
 axes[2].plot([e["step"] for e in deq], [e["evaluations"] for e in deq], lw=0.8,
              label="evaluations a step (solve + recorded)")

@@ -42,9 +42,9 @@ def main():
               "--out tokenizer.json": f"--out {work}/tokenizer.json",
               "--vocab-out vocab.txt": f"--vocab-out {work}/counted.txt"}
     # few steps: how well it learns is the user's affair
-    small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32 --set "
-             "train.batch=2"
-             " --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32 --set model.inner_size=32")
+    small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32"
+             " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32")
+    smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
     daemon = None
     try:
         for c in commands:
@@ -68,6 +68,7 @@ def main():
                 continue
             print("readme:", c[:110], flush=True)
             run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
+            run = run.replace("--out build/trellis", f"--out {work}/trellis")
             run = run.replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
             for name, path in theirs.items():
                 run = run.replace(name, path)
@@ -78,7 +79,8 @@ def main():
                 check(served.wait(timeout=60) == 0, c)
                 continue
             if run.startswith("build/deq train"):
-                run += small
+                kinds = [more for recipe, more in smaller.items() if recipe in run]
+                run += small + (kinds[0] if kinds else " --set model.inner_size=32")
             probe = {"DEQD_SERVER_LISTEN": there} if c.endswith("--health-probe") else {}
             r = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=600,
                                env={**os.environ, **probe})
