@@ -117,8 +117,8 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool pa
     struct deq_weights *w = NULL;
     bool bf16;
     enum deq_rc rc = open_checked(path, a, &file, &w, &bf16, err);
-    if (!rc && packed && (rc = deq_weights_pack_file(w, file, bf16, err)))
-        deq_fail_prefix(err, rc, path);
+    if (!rc && packed)
+        rc = deq_weights_pack_file(w, file, bf16, err);
     if (!rc && !packed) {
         deq_weights_free(w);
         w = NULL;

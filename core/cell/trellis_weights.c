@@ -39,6 +39,10 @@ static enum deq_rc check(const struct deq_arch *a, const char *where, struct deq
     if (t->levels && a->serving.solver.tol > 0)
         return deq_fail(err, DEQ_EFORMAT, "%s: levels: a fixed number of them is asked for by deq.tol 0, not %g", where,
                         (double)a->serving.solver.tol);
+    if (t->levels && (a->serving.solver.method != DEQ_PICARD || a->serving.solver.beta != 1))
+        return deq_fail(err, DEQ_EFORMAT, "%s: levels: each is an evaluation of the one below, which is deq.solver "
+                        "picard with deq.beta 1, not %s with %g", where, deq_solver_name(a->serving.solver.method),
+                        (double)a->serving.solver.beta);
     return DEQ_OK;
 }
 

@@ -39,6 +39,15 @@ const char *deq_dtype_name(enum deq_dtype t)
     return dtypes[t].name;
 }
 
+void deq_shape_text(unsigned n, const uint64_t *shape, char *out, size_t cap)
+{
+    size_t at = (size_t)snprintf(out, cap, "[");
+    for (unsigned i = 0; i < n && at < cap; i++)
+        at += (size_t)snprintf(out + at, cap - at, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
+    if (at < cap)
+        snprintf(out + at, cap - at, "]");
+}
+
 static bool uint_of(const json_t *v, uint64_t *ret)
 {
     if (!json_is_integer(v) || json_integer_value(v) < 0)
@@ -312,27 +321,27 @@ static void widen(enum deq_dtype dtype, const unsigned char *p, size_t n, float 
     }
 }
 
+enum deq_rc deq_tensor_is_float(const struct deq_safetensors *f, const struct deq_tensor *t, struct deq_err *err)
+{
+    if (t->dtype == DEQ_F32 || t->dtype == DEQ_F16 || t->dtype == DEQ_BF16 || t->dtype == DEQ_F64)
+        return DEQ_OK;
+    return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name,
+                    deq_dtype_name(t->dtype));
+}
+
 enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out,
                               struct deq_err *err)
 {
     enum { PIECE = 4096 }; /* elements: small enough for the stack, large enough that reading is all it costs */
     unsigned char piece[PIECE * sizeof(double)];
-    enum deq_rc rc = DEQ_OK;
-    switch (t->dtype) {
-    case DEQ_F32: rc = deq_tensor_read(f, t, 0, t->count, out, err); break;
-    case DEQ_BF16:
-    case DEQ_F16:
-    case DEQ_F64:
-        for (uint64_t i = 0, n; !rc && i < t->count; i += n) {
-            n = DEQ_MIN((uint64_t)PIECE, t->count - i);
-            rc = deq_tensor_read(f, t, i, n, piece, err);
-            if (!rc)
-                widen(t->dtype, piece, n, out + i);
-        }
-        break;
-    default:
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: dtype %s, expected a floating-point one", f->path, t->name,
-                      deq_dtype_name(t->dtype));
+    enum deq_rc rc = deq_tensor_is_float(f, t, err);
+    if (!rc && t->dtype == DEQ_F32)
+        rc = deq_tensor_read(f, t, 0, t->count, out, err);
+    for (uint64_t i = 0, n; !rc && t->dtype != DEQ_F32 && i < t->count; i += n) {
+        n = DEQ_MIN((uint64_t)PIECE, t->count - i);
+        rc = deq_tensor_read(f, t, i, n, piece, err);
+        if (!rc)
+            widen(t->dtype, piece, n, out + i);
     }
     const uint64_t bad = rc ? t->count : first_not_finite(out, t->count);
     if (bad < t->count)

@@ -45,6 +45,8 @@ const char *deq_safetensors_meta(const struct deq_safetensors *file, const char 
 /* Elements [first, first + n) as they stand in the file. */
 enum deq_rc deq_tensor_read(const struct deq_safetensors *file, const struct deq_tensor *t, uint64_t first, size_t n,
                             void *out, struct deq_err *err);
+/* DEQ_EFORMAT for a dtype that deq_tensor_to_f32 does not read. */
+enum deq_rc deq_tensor_is_float(const struct deq_safetensors *file, const struct deq_tensor *t, struct deq_err *err);
 /* Widens F32/F16/BF16/F64 to out [count]; DEQ_EFORMAT for another dtype or (naming the place) a
  * value that is not finite. */
 enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out,
@@ -62,5 +64,7 @@ enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out 
                                   const char *const *meta, struct deq_err *err);
 size_t deq_dtype_bytes(enum deq_dtype t);
 const char *deq_dtype_name(enum deq_dtype t);
+/* "[4, 3]", cut where it does not fit. */
+void deq_shape_text(unsigned n, const uint64_t *shape, char *out, size_t cap);
 
 #endif

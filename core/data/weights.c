@@ -83,22 +83,20 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
         const struct deq_tensor *t = deq_safetensors_find(f, p->name);
-        char want[64], got[64];
-        if (p->rows)
-            snprintf(want, sizeof want, "[%zu, %zu]", p->rows, p->cols);
-        else
-            snprintf(want, sizeof want, "[%zu]", p->cols);
+        const uint64_t shape[2] = {p->rows ? p->rows : p->cols, p->cols};
+        const unsigned n_dims = p->rows ? 2 : 1;
+        char want[64], got[DEQ_ST_DIMS_MAX * 24];
+        deq_shape_text(n_dims, shape, want, sizeof want);
         if (!t)
             return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: missing, expected shape %s", path, p->name, want);
-        bool fits = p->rows ? t->n_dims == 2 && t->shape[0] == p->rows && t->shape[1] == p->cols
-                            : t->n_dims == 1 && t->shape[0] == p->cols;
-        if (!fits) {
-            snprintf(got, sizeof got, "%u dimensions [%llu, %llu]", t->n_dims,
-                     (unsigned long long)(t->n_dims ? t->shape[0] : 0),
-                     (unsigned long long)(t->n_dims > 1 ? t->shape[1] : 0));
-            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has %s, expected %s (config.json)", path, p->name, got,
-                            want);
+        if (t->n_dims != n_dims || memcmp(t->shape, shape, n_dims * sizeof *shape)) {
+            deq_shape_text(t->n_dims, t->shape, got, sizeof got);
+            return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: has shape %s, expected %s (config.json)", path, p->name,
+                            got, want);
         }
+        const enum deq_rc rc = deq_tensor_is_float(f, t, err);
+        if (rc)
+            return rc;
         all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
     }
     for (size_t i = 0; i < deq_safetensors_count(f); i++) {

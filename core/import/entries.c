@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/data/safetensors.h"
 
 enum { FULL_NAME = 3 * DEQ_ENTRY_NAME, NOTES_MAX = 1 << 16, IGNORED_TOLD = 20 };
 
@@ -136,23 +137,13 @@ static void use(struct deq_entries *e, const struct deq_torchfile_tensor *t)
         e->progress(e->ctx, e->n_used, deq_torchfile_count(e->file), t->name);
 }
 
-/* "[4, 3]" */
-static void shape_text(unsigned n, const uint64_t *d, char *out, size_t cap)
-{
-    size_t at = (size_t)snprintf(out, cap, "[");
-    for (unsigned i = 0; i < n && at < cap; i++)
-        at += (size_t)snprintf(out + at, cap - at, "%s%llu", i ? ", " : "", (unsigned long long)d[i]);
-    if (at < cap)
-        snprintf(out + at, cap - at, "]");
-}
-
 static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct deq_entry_shape shape,
                                const struct deq_torchfile_tensor **ret)
 {
     char want[96], got[160];
     const struct deq_torchfile_tensor *t = find(e, name);
     const uint64_t d[3] = {shape.d[0], shape.d[1], shape.d[2]};
-    shape_text(shape.n, d, want, sizeof want);
+    deq_shape_text(shape.n, d, want, sizeof want);
     if (!t)
         return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s%s: missing, expected shape %s", e->checkpoint, e->prefix,
                         name, want);
@@ -160,7 +151,7 @@ static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct d
     for (unsigned i = 0; fits && i < t->n_dims; i++)
         fits = t->shape[i] == (i < shape.n ? d[i] : 1);
     if (!fits) {
-        shape_text(t->n_dims, t->shape, got, sizeof got);
+        deq_shape_text(t->n_dims, t->shape, got, sizeof got);
         return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: has shape %s, expected %s by %s", e->checkpoint, t->name,
                         got, want, e->config);
     }

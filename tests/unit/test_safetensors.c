@@ -287,3 +287,17 @@ TEST(safetensors_cut_while_it_is_read)
     }
     scratch_end("t", NULL);
 }
+
+TEST(safetensors_shape_text)
+{
+    const uint64_t shape[] = {4, 3, UINT64_MAX};
+    char text[32], small[6];
+    deq_shape_text(0, shape, text, sizeof text);
+    CHECK(!strcmp(text, "[]"));
+    deq_shape_text(1, shape, text, sizeof text);
+    CHECK(!strcmp(text, "[4]"));
+    deq_shape_text(3, shape, text, sizeof text);
+    CHECK(!strcmp(text, "[4, 3, 18446744073709551615]"));
+    deq_shape_text(3, shape, small, sizeof small);
+    CHECK(!strcmp(small, "[4, 3"));
+}

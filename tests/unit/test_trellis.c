@@ -4,6 +4,7 @@
 
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/cell/config.h"
 #include "core/cell/seq.h"
 #include "core/engine/engine.h"
 #include "tests/unit/answers.h"
@@ -365,6 +366,40 @@ TEST(trellis_engine_equals_sequence_form)
     check_equilibrium(3, 2);
 }
 
+/* Its own keys of config.json and what must go together, each refused by name. */
+TEST(trellis_config_refuses)
+{
+    static const char model[] = "{\"model_type\": \"deq_trellis\", \"vocab_size\": 9, \"hidden_size\": 6, "
+                                "\"state_size\": 8, \"deq\": {\"tol\": 0, \"window\": 1, %s}, %s}";
+    static const struct {
+        const char *deq, *key, *says; /* NULL: taken */
+    } cases[] = {
+        {"\"solver\": \"anderson\"", "\"levels\": false", NULL},
+        {"\"solver\": \"picard\"", "\"levels\": true", NULL},
+        {"\"solver\": \"anderson\"", "\"levels\": true", "levels: each is"},
+        {"\"solver\": \"broyden\"", "\"levels\": true", "deq.solver picard with deq.beta 1, not broyden"},
+        {"\"solver\": \"picard\", \"beta\": 0.5", "\"levels\": true", "with 0.5"},
+        {"\"solver\": \"picard\", \"max_iter\": 7", "\"levels\": 1", "levels: expected true or false"},
+        {"\"beta\": 1", "\"kernel_size\": 1", "kernel_size: expected an integer in 2..8"},
+        {"\"beta\": 1", "\"kernel_size\": 9", "kernel_size: expected an integer in 2..8"},
+        {"\"beta\": 1", "\"dilation\": 0", "dilation: expected an integer in 1..1024"},
+        {"\"beta\": 1", "\"output_size\": 9, \"tie_word_embeddings\": false", "state_size: 8 is less than the 9"},
+        {"\"beta\": 1", "\"output_size\": 8, \"tie_word_embeddings\": false", NULL},
+        {"\"beta\": 1", "\"num_attention_heads\": 2", "num_attention_heads: unknown key"},
+        {"\"beta\": 1", "\"cutoffs\": [5, 3]", "cutoffs: 3 is not above"},
+    };
+    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
+        char text[400];
+        struct deq_err e = {0};
+        struct deq_arch *a = NULL;
+        const int n = snprintf(text, sizeof text, model, cases[i].deq, cases[i].key);
+        const enum deq_rc rc = deq_config_parse(text, (size_t)n, "c", &a, &e), want = cases[i].says ? DEQ_EFORMAT : 0;
+        CHECK_MSG(rc == want && (!want || strstr(e.text, cases[i].says)), "%s, %s: %s", cases[i].deq, cases[i].key,
+                  e.text);
+        deq_free(a);
+    }
+}
+
 /* An ordinary trellis network takes its levels a position at a time, from zero, over the last one of those before. */
 TEST(trellis_engine_takes_levels)
 {
@@ -372,6 +407,7 @@ TEST(trellis_engine_takes_levels)
     struct deq_trellis_arch *a = new_arch(2, 1);
     a->levels = true;
     a->base.serving.solver.tol = 0;
+    a->base.serving.solver.method = DEQ_PICARD;
     struct served s = serve(a, T);
     struct rows r = {0};
     open_rows(&r, a, s.plain);

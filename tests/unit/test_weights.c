@@ -120,7 +120,8 @@ static void refused(const struct deq_tensor_out *t, size_t n, const struct deq_a
     for (int packed = 0; packed < 2; packed++) {
         struct deq_weights *r = NULL;
         CHECK_MSG(deq_weights_load(scratch_path("w"), a, packed, &r, &e) == DEQ_EFORMAT && !r, "%s %s", name, says);
-        CHECK_MSG(strstr(e.text, "/w: tensor ") && strstr(e.text, name) && strstr(e.text, says),
+        const char *file = strstr(e.text, "/w: ");
+        CHECK_MSG(file && !strncmp(file, "/w: tensor ", 11) && strstr(file, name) && strstr(file, says),
                   "\"%s\" lacks \"%s\" or \"%s\"", e.text, name, says);
         deq_weights_free(r);
     }
@@ -155,6 +156,16 @@ static struct deq_tensor_out *copy_of(struct tensors *x, const char *name)
     return NULL;
 }
 
+/* bad[i] is refused, and both shapes are told. */
+static void misshapen(struct tensors *x, size_t i)
+{
+    char has[100], wants[60], says[200];
+    deq_shape_text(x->bad[i].n_dims, x->bad[i].shape, has, sizeof has);
+    deq_shape_text(x->good[i].n_dims, x->good[i].shape, wants, sizeof wants);
+    snprintf(says, sizeof says, "has shape %s, expected %s (config.json)", has, wants);
+    refused(x->bad, x->n, &x->t.base, x->good[i].name, says);
+}
+
 static void check_tensor(struct tensors *x, size_t i)
 {
     char says[100];
@@ -163,20 +174,16 @@ static void check_tensor(struct tensors *x, size_t i)
     const char *name = x->good[i].name;
     copy(x)[i] = x->good[x->n - 1];
     refused(x->bad, x->n - 1, a, name, "missing");
-    if (p->rows)
-        snprintf(says, sizeof says, "expected [%zu, %zu]", p->rows, p->cols);
-    else
-        snprintf(says, sizeof says, "expected [%zu]", p->cols);
     copy(x)[i].shape[p->rows ? 1 : 0]--; /* one column less */
-    refused(x->bad, x->n, a, name, says);
+    misshapen(x, i);
     struct deq_tensor_out *t = copy(x) + i; /* the right number of elements in another shape */
     t->n_dims = p->rows ? 1 : 2;
     t->shape[0] = p->rows ? p->count : 1;
     t->shape[1] = p->cols;
-    refused(x->bad, x->n, a, name, says);
+    misshapen(x, i);
     t = copy(x) + i; /* the right sizes and one dimension more */
     t->shape[t->n_dims++] = 1;
-    refused(x->bad, x->n, a, name, says);
+    misshapen(x, i);
     copy(x)[i].name = "blocks.0.attn.qkv.weights"; /* a name that nobody knows */
     refused(x->bad, x->n, a, name, "missing");
     const size_t last = p->offset + p->count - 1;
@@ -204,7 +211,10 @@ TEST(weights_that_do_not_fit)
     REQUIRE(t != NULL);
     t->dtype = DEQ_I64;
     t->data = ints;
+    const float was = x.w->data[0];
+    x.w->data[0] = NAN; /* what the header says comes before any number */
     refused(x.bad, x.n, a, t->name, "I64");
+    x.w->data[0] = was;
     /* a model without a predictor refuses the file of one that has it */
     struct deq_transformer_arch plain = x.t;
     plain.base.predictor_hidden = 0;
