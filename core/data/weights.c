@@ -29,12 +29,13 @@ void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const cha
         *put->slot = held ? w->data + w->n : NULL;
     }
     w->n_params++;
+    w->parameters += count;
     w->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
 }
 
 static void walk(struct deq_weights *w)
 {
-    w->n = w->n_params = 0;
+    w->n = w->n_params = w->parameters = 0;
     w->n_main = SIZE_MAX;
     w->walk(w);
     w->n_main = DEQ_MIN(w->n_main, w->n);
@@ -178,7 +179,6 @@ static uint64_t mix(uint64_t h, const float *x, size_t n)
 static enum deq_rc take(struct deq_weights *w, const struct deq_param *p, const float *x, struct deq_err *err)
 {
     enum deq_rc rc = DEQ_OK;
-    w->parameters += p->count;
     w->fingerprint = mix(w->fingerprint, x, p->count);
     if (!p->packed && !p->turned)
         memcpy(*p->slot, x, p->count * sizeof(float));

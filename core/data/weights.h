@@ -50,12 +50,12 @@ struct deq_weights {
     size_t n_main; /* floats before the predictor's, which are fitted apart; set by the walk */
     struct deq_param *params;
     size_t n_params;
+    uint64_t parameters; /* numbers in all tensors; n also counts what fills up cache lines */
     bool packed;   /* the form */
     bool overflow; /* the walk met shapes beyond reason */
     /* of the packed form */
     bool bf16;            /* matrices are packed as bf16 numbers */
     uint64_t bytes;       /* all that is held */
-    uint64_t parameters;
     uint64_t fingerprint; /* of the numbers */
 };
 

@@ -164,10 +164,8 @@ static struct deq_import_report report(const struct deq_import_job *j)
 {
     const struct deq_entries *e = &j->entries;
     const size_t all = deq_torchfile_count(e->file) + deq_torchfile_ignored_count(e->file);
-    struct deq_import_report r = {.variant = j->source->variant(j), .tensors = e->n_used, .ignored = all - e->n_used};
-    for (size_t i = 0; i < j->weights->n_params; i++)
-        r.parameters += j->weights->params[i].count;
-    return r;
+    return (struct deq_import_report){.variant = j->source->variant(j), .parameters = j->weights->parameters,
+                                      .tensors = e->n_used, .ignored = all - e->n_used};
 }
 
 static void tell_notes(const struct deq_import_opts *o, const struct deq_buf *notes)

@@ -16,7 +16,7 @@
 
 static const struct deq_opt options[] = {
     STR("model.type", type, "transformer", NULL,
-        "Kind of cell: transformer or another that core/cell/registry.c lists."),
+        "Kind of cell: transformer, trellis."),
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
     FLT("data.valid_share", valid_share, 0, 0.5, "0",
@@ -30,7 +30,8 @@ static const struct deq_opt options[] = {
     U32("train.shallow_depth", shallow_depth, 1, 32, "4", "Depth of that network, in evaluations of f."),
     U32("train.batch", batch, 1, 4096, "8", "Sequences in a step."),
     U32("train.micro_batch", micro_batch, 1, 4096, "4", "Sequences one thread works on at a time; divides batch."),
-    U32("train.seq_len", seq_len, 2, 65536, "256", "Positions of a sequence; at most the attention window."),
+    U32("train.seq_len", seq_len, 2, 65536, "256",
+        "Positions of a sequence; of a transformer at most the attention window."),
     ENUM("train.grad", grad, "implicit", "implicit|unroll",
          "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
     U32("train.unroll", unroll, 1, 32, "2",
@@ -160,7 +161,11 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
     if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
         return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
-    return DEQ_OK;
+    struct deq_arch *a;
+    const enum deq_rc rc = deq_recipe_arch(r, r->vocab_size, &a, err); /* before a tokenizer is trained for it */
+    if (!rc)
+        deq_free(a);
+    return rc;
 }
 
 /* model.type of the file, before anything else is read */
@@ -214,7 +219,7 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
     a->serving.solver.tol = r->serve_tol;
     a->serving.solver.max_iter = r->serve_max_iter;
     a->serving.solver.memory = r->serve_memory;
-    const enum deq_rc rc = deq_arch_check(a, "recipe", err);
+    const enum deq_rc rc = deq_arch_check(a, "model", err);
     if (rc)
         deq_free(a);
     else

@@ -40,13 +40,15 @@ static enum deq_rc look_at_files(const struct deq_train *r, struct deq_err *err)
 {
     char path[4096];
     enum deq_rc rc = deq_dataset_check(r->opts->data_dir, r->recipe->train_files, err);
-    if (!rc)
-        rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err);
-    if (!rc && !deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
-        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
-    if (!rc && r->opts->resume && !deq_io_exists(path))
-        rc = deq_fail(err, DEQ_ENOTFOUND, "%s: missing; there is nothing to go on from", path);
-    return rc;
+    if (rc)
+        return deq_fail_prefix(err, rc, "data.train");
+    if ((rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err)))
+        return deq_fail_prefix(err, rc, "data.valid");
+    if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
+    if (r->opts->resume && !deq_io_exists(path))
+        return deq_fail(err, DEQ_ENOTFOUND, "%s: missing; there is nothing to go on from", path);
+    return DEQ_OK;
 }
 
 /* Once everything that a run begins with is known to be good. */
@@ -328,9 +330,9 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
     if (rc)
         goto out;
     char line[160];
-    snprintf(line, sizeof line, "%zu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u", r.w->n,
-             r.train->tokens.n, (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step,
-             recipe->steps);
+    snprintf(line, sizeof line, "%llu parameters, %zu training tokens, %.2f bytes a token, step %llu of %u",
+             (unsigned long long)r.w->parameters, r.train->tokens.n,
+             (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step, recipe->steps);
     note(&r, line);
     rc = train_loop(&r, &stopped, err);
     if (rc || stopped)

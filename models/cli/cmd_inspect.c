@@ -80,7 +80,7 @@ int cmd_inspect(int argc, char **argv)
         printf("cell             %s, state of %u", i.model_type, i.state_dim);
         for (size_t k = 0; k < i.n_facts; k++)
             printf(", %s %s", i.facts[k].key, i.facts[k].value);
-        printf("\ntext             vocabulary %u, a position sees %u before it\n", i.vocab_size, i.lookback);
+        printf("\ntext             vocabulary %u, a position reads %u before it\n", i.vocab_size, i.lookback);
         printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n",
                deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
         printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,

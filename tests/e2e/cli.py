@@ -207,8 +207,7 @@ def test_train_refusals():
         for edit, words in ((good.replace("  steps: 500", "  stepz: 500"), ["line", "train.stepz", "train.steps"]),
                             (good.replace("  lr: 4e-3", "  lr: fast"), ["line", "train.lr", "fast"]),
                             (good.replace("  batch: 8", "  batch: 7"), ["train.batch", "train.micro_batch"]),
-                            (good.replace("  seq_len: 48", "  seq_len: 49"),
-                             ["train.seq_len", "model.attention_window"]),
+                            (good.replace("  seq_len: 48", "  seq_len: 49"), ["train.seq_len: 49 exceeds 48"]),
                             (good.replace("  valid: sample.txt\n", ""), ["data.valid"]), ("", ["data.train"]),
                             (good + "\n  bad: [\n", ["line"])):
             with open(recipe, "w") as f:
@@ -231,7 +230,8 @@ def test_train_refusals():
             check(c == code and all(w in err for w in words), "train %s: %d %r" % (sets, c, err))
         empty = os.path.join(tmp, "data")
         os.mkdir(empty)
-        for content, words in ((None, ["sample.txt"]), ("", ["sample.txt", "no text"]), ("too short", ["sample.txt"])):
+        for content, words in ((None, ["data.train: ", "sample.txt"]), ("", ["sample.txt", "no text"]),
+                               ("too short", ["sample.txt"])):
             if content is not None:
                 with open(os.path.join(empty, "sample.txt"), "w") as f:
                     f.write(content)

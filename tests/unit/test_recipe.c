@@ -42,6 +42,9 @@ TEST(recipe_refuses_by_name)
     struct deq_err err;
     CHECK_EQ(load(FILES "model: {type: gru}\n", &r, &err), DEQ_EINVAL);
     CHECK_MSG(strstr(err.text, "r.yaml: model.type: gru is not one of transformer"), "%s", err.text);
+    CHECK_EQ(load(FILES "model: {type: trellis, hidden_size: 8, state_size: 4}\n", &r, &err), DEQ_EFORMAT);
+    CHECK_EQ(err.text, "model: state_size: 4 is less than the 8 that the head reads of it");
+    deq_recipe_free(r);
     CHECK_EQ(load(FILES "train: {optimizer: sgd}\n", &r, &err), DEQ_EINVAL);
     CHECK_MSG(strstr(err.text, "r.yaml: line 2, column 20") && strstr(err.text, "train.optimizer"), "%s", err.text);
     CHECK(!r);

@@ -91,6 +91,7 @@ TEST(weights_round_trip)
             CHECK(packed->bf16 == bf16);
             CHECK_EQ(packed->fingerprint, again->fingerprint);
             CHECK_EQ(packed->parameters, again->parameters);
+            CHECK_EQ(packed->parameters, plain->parameters);
             CHECK_EQ(packed->bytes, again->bytes);
             deq_weights_free(again);
             deq_weights_free(packed);
