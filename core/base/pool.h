@@ -1,8 +1,8 @@
-/* A fixed set of threads that run one function together: pool_run(fn) calls fn(ctx, i, n) on every thread i of n, the
+/* A fixed set of threads that run one function together: deq_pool_run calls fn(ctx, i, n) on every thread i of n, the
  * caller being thread 0, and returns when all are done. What a thread does is decided by (i, n) alone, never by who
  * is free, so that work is partitioned the same way every time. Waiting threads spin briefly, then sleep in the
  * kernel: another process on the machine costs a few microseconds, not a scheduling quantum. One owner thread calls
- * pool_run; runs do not nest. */
+ * deq_pool_run; runs do not nest. */
 #ifndef DEQ_BASE_POOL_H
 #define DEQ_BASE_POOL_H
 

@@ -1,10 +1,11 @@
 /* Kinds of cells: what a model_type of config.json stands for. The registry (registry.c) lists them; everything above
  * this floor opens, describes, scores and trains a model through the table here and knows no kind.
  *
- * To add a kind: an architecture that begins with struct deq_arch, weights that begin with struct deq_weights, the
- * cell on rows (cell.h) for serving, the same equations on whole sequences (seq.h) for training and scoring, and a
- * line in each of the two lists: registry.c's, and that of registry_seq.c, which is apart because sequences need
- * OpenBLAS and the daemon does not. */
+ * To add a kind: an architecture that begins with struct deq_arch, weights that begin with struct deq_weights and hold
+ * a vocabulary (vocabulary.h) and a predictor (predictor.h), the cell on rows (cell.h) for serving, the same equations
+ * on whole sequences (seq.h) for training and scoring, and a line in each of the two lists: registry.c's, and that of
+ * registry_seq.c, which is apart because sequences need OpenBLAS and the daemon does not. trellis*.c is the shorter
+ * example. */
 #ifndef DEQ_CELL_KIND_H
 #define DEQ_CELL_KIND_H
 
@@ -41,8 +42,8 @@ struct deq_kind {
     struct deq_opt_table config, recipe;
     /* Ranges and what goes with what, beyond the tables and what every model has; the message names the key. */
     enum deq_rc (*check)(const struct deq_arch *a, const char *where, struct deq_err *err);
-    /* A zeroed struct of the kind's weights with format and walk set, which deq_weights_build may be
-     * called on. NULL: no memory */
+    /* A zeroed struct of the kind's weights with format and walk set, and what the walk asks of the vocabulary
+     * (its shape) and the predictor (its widths): deq_weights_build may be called on it. NULL: no memory */
     struct deq_weights *(*weights)(const struct deq_arch *a);
     const struct deq_predictor *(*predictor)(const struct deq_weights *w);
     /* Dimensions of a cell on rows and what it takes, from the architecture alone. */

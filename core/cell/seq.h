@@ -11,7 +11,7 @@
  *     remember   the sequences' positions, at their states z, become what lies before the next ones; no gradient goes
  *                there. shown [N, shown_dim], or NULL, receives the states as the authors' code lists them
  *
- * States z are [N, S] with N = B*T rows n = b*T + t, S = state_dim. Memory is allocated once, by the kind's seq_new.
+ * States z are [N, S] with N = B*T rows n = b*T + t, S = state_dim. Memory is allocated once, by deq_seq_new.
  * One thread a struct deq_seq. */
 #ifndef DEQ_CELL_SEQ_H
 #define DEQ_CELL_SEQ_H
@@ -86,7 +86,8 @@ void deq_seq_wide(struct deq_seq *s);
 void deq_seq_init(struct deq_seq *s, const struct deq_seq_ops *ops, const struct deq_arch *a,
                   const struct deq_seq_shape *shape, size_t state_dim);
 void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l);
-/* s->e = embeddings of the tokens times scale; and the gradient of it, d_e [N, D], to the embedding's. */
+/* Of begin: s->weights, vocabulary and tokens are these, s->e = embeddings of the tokens times scale. Of end: the
+ * gradient of that, d_e [N, D], to the embedding's. */
 void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v,
                    const uint32_t *tokens, float scale);
 void deq_seq_embed_vjp(const struct deq_seq *s, const float *d_e, float scale, struct deq_weights *grads);

@@ -9,7 +9,7 @@
  *     residual  of every row; rows that begin a window and have r < tol can be committed
  *     readout   logits of rows that may commit, and of rows whose guess is due (first two
  *               evaluations, and when they converge)
- *     commit    leading rows with r < tol: their K and V in the cache are final, their logits give the next token; a
+ *     commit    leading rows with r < tol: what their pages hold is final, their logits give the next token; a
  *               guess that turns out wrong is dropped with every row behind it, which then enter again
  *     solve     one solver step of every row that stays
  *
@@ -21,8 +21,8 @@
  *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against
  * max_iter and its best iterate is kept. At the last evaluation it goes back to the best iterate and commits
- * whatever the residual. What is committed: K and V as computed from the iterate z of the last evaluation, and f(z)
- * as the state that is read out.
+ * whatever the residual. What is committed: f(z), as the state that is read out, and what the cell leaves in its pages
+ * (a transformer the keys and values that the last evaluation had of its iterate z, a trellis network f(z) itself).
  *
  * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch;
  * all from deq_engine_open. */
