@@ -64,7 +64,7 @@ struct deq_model_info {
     const char *model_type;        /* "deq_transformer" */
     const struct deq_fact *facts;  /* [n_facts] the kind's own */
     size_t n_facts;
-    uint32_t vocab_size, d_model, state_dim, lookback; /* lookback: positions before its own that a position sees */
+    uint32_t vocab_size, d_model, state_dim, lookback; /* lookback: positions before its own that a position reads */
     uint64_t parameters;
     uint64_t step_madds;           /* multiply-adds of one evaluation of a row, in matrix products */
     uint64_t weight_bytes;         /* packed, as held in memory */
@@ -109,7 +109,7 @@ struct deq_engine_opts { /* 0 means the default */
     uint32_t max_rows;      /* rows of one evaluation (default: max_sequences * 8, at least 64) */
     uint32_t max_positions; /* prompt + generated tokens of one sequence (default: 8 times what a
                              * position sees, at least 2048) */
-    uint64_t cache_bytes;   /* key/value cache (default: what max_sequences full windows need) */
+    uint64_t cache_bytes;   /* pages of positions (default: what max_sequences full windows need) */
     uint32_t prefill_block; /* a prompt's window drains at multiples of this, and the prefix cache holds such blocks
                              * (default: 128; a multiple of 16) */
 };
@@ -269,7 +269,7 @@ enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
     X(max_sequences, , DEQ_GAUGE, "Their limit.")                                                           \
     X(rows_open, , DEQ_GAUGE, "Rows being solved.")                                                         \
     X(max_rows, , DEQ_GAUGE, "Rows of the largest batch.")                                                  \
-    X(pages, , DEQ_GAUGE, "Pages of the key/value cache.")                                                  \
+    X(pages, , DEQ_GAUGE, "Pages of the cache.")                                                            \
     X(pages_used, , DEQ_GAUGE, "Pages that sequences hold.")                                                \
     X(pages_reserved, , DEQ_GAUGE, "Pages that sequences may come to hold.")                                \
     X(memory_bytes, , DEQ_GAUGE, "Reserved for rows, cache and scratch.")

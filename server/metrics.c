@@ -244,7 +244,7 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
     for (size_t i = 0; i < DEQ_COUNT(reasons); i++)
         deq_buf_fmt(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels, reasons[i],
                     (unsigned long long)success[i]);
-    head(b, "vllm:cache_config_info", "gauge", "Of the key/value cache.");
+    head(b, "vllm:cache_config_info", "gauge", "Of the cache of positions.");
     deq_buf_fmt(b, "vllm:cache_config_info{%s,block_size=\"16\",num_gpu_blocks=\"%.0f\",", labels, pages);
     deq_buf_str(b, "enable_prefix_caching=\"True\"} 1\n");
 #undef GAUGE

@@ -1,8 +1,8 @@
 /* The prefix cache: equilibria of whole blocks of text, found again by what they were computed from.
  *
- * An entry holds the cache pages of one block of prefill_block positions (as many of its last ones as attention can
- * still reach) and the state f(z) of its last position, which is what the next position starts from. Its key is a hash
- * of everything that its bits depend on: the solver's settings, the salt, and all tokens from the beginning of the text
+ * An entry holds the cache pages of one block of prefill_block positions (as many of its last ones as later ones still
+ * read) and the state f(z) of its last position, which is what the next position starts from. Its key is a hash of
+ * everything that its bits depend on: the solver's settings, the salt, and all tokens from the beginning of the text
  * to the block's end. Since a prompt's window drains at the ends of blocks (engine.h), a sequence that begins behind a
  * cached block computes the same bits as one that solved it.
  *

@@ -82,7 +82,7 @@ static struct found find(const struct deq_engine *e, const struct sequence *s, c
     return f;
 }
 
-/* Begins s behind the longest prefix whose blocks are cached, as far back as attention reaches. The last position of a
+/* Begins s behind the longest prefix whose blocks are cached, as far back as a row reads. The last position of a
  * prompt is always solved: its logits are wanted. */
 static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct deq_admission *ret)
 {
@@ -103,7 +103,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
     size_t hit = blocks, from = 0;
     for (; hit > 0; hit--) {
         from = hit * B > back ? (hit * B - back) / B : 0;
-        from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where attention is not */
+        from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where its pages are not */
         size_t b = hit;
         while (b > from && find(e, s, keys[b - 1]).entry)
             b--;

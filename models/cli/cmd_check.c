@@ -21,7 +21,8 @@ static const struct deq_opt flags[] = {
     {"--max-iter", DEQ_OPT_U32, AT(max_iter), 1, 100000, NULL, NULL,
      "evaluations of a segment at most; else 5000, or the model's steps"},
     {"--mem-len", DEQ_OPT_U32, AT(mem_len), 0, 65536, NULL, NULL,
-     "positions of memory; else the model's segment_memory, or without it the first segment's length"},
+     "positions that a transformer remembers; else the model's segment_memory, or without it the first segment's "
+     "length"},
     {"--atol", DEQ_OPT_DOUBLE, AT(atol), 0, 1e9, NULL, NULL,
      "largest absolute difference allowed; else 1e-4 for equilibria, 2e-4 for log-probabilities"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
