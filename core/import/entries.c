@@ -228,11 +228,10 @@ enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y
 
 /* --- What is left --- */
 
-void deq_entries_pass(struct deq_entries *e, const char *name)
+enum deq_rc deq_entries_pass(struct deq_entries *e, const char *name, struct deq_entry_shape shape)
 {
-    const struct deq_torchfile_tensor *t = find(e, name);
-    if (t)
-        use(e, t);
+    const struct deq_torchfile_tensor *t;
+    return find(e, name) ? find_shaped(e, name, shape, &t) : DEQ_OK;
 }
 
 static bool same_shape(const struct deq_torchfile_tensor *x, const struct deq_torchfile_tensor *y)

@@ -64,8 +64,8 @@ enum deq_rc deq_entries_matrix(struct deq_entries *e, const char *name, size_t r
 enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y, struct deq_entry_shape shape,
                              bool *ret);
 
-/* The entry, if it is there, is explained, and its numbers are of no use. */
-void deq_entries_pass(struct deq_entries *e, const char *name);
+/* The entry, if it is there, is explained by its shape, and its numbers are of no use. */
+enum deq_rc deq_entries_pass(struct deq_entries *e, const char *name, struct deq_entry_shape shape);
 /* Entries `again`X are explained where there is `first`X: the same layer's, so that they must hold the same numbers. */
 enum deq_rc deq_entries_pass_repeats(struct deq_entries *e, const char *again, const char *first);
 /* Every entry of the model must have been read or passed. What stands elsewhere in the file (an optimiser's moments)

@@ -232,8 +232,8 @@ static enum deq_rc weights(struct deq_import_job *j)
     enum deq_rc rc = read_vocabulary(j, &deq_transformer_weights(j->weights)->vocabulary);
     for (unsigned l = 0; l < deq_transformer_arch(j->arch)->n_block && !rc; l++)
         rc = read_block(j, l);
-    deq_entries_pass(&j->entries, "pos_emb.inv_freq"); /* the sinusoids' frequencies, which follow from d_model */
-    return rc;
+    /* the sinusoids' frequencies, which follow from d_model */
+    return rc ? rc : deq_entries_pass(&j->entries, "pos_emb.inv_freq", DEQ_SHAPE1(j->arch->vocab.d_model / 2));
 }
 
 /* --- What is told --- */

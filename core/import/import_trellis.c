@@ -162,15 +162,23 @@ static const char *named(char *out, const char *net, const char *name)
 
 /* The layer stands there again as part of those who solve it, and twice as a copy for the backward pass, which training
  * writes over. */
-static enum deq_rc pass_others(struct deq_entries *e, const char *net)
+static enum deq_rc pass_others(struct deq_entries *e, const char *net, const struct deq_trellis_arch *a)
 {
-    static const char *const copies[] = {"func_copy.full_conv.weight", "func_copy.full_conv.bias",
-                                         "deqback.func_copy.full_conv.weight", "deqback.func_copy.full_conv.bias"};
+    static const char *const copies[] = {"func_copy.full_conv.", "deqback.func_copy.full_conv."};
+    static const char *const repeats[] = {"deq.func.", "deqback.func."};
+    const size_t H = a->state_size;
     char again[NAME], first[NAME];
-    for (size_t i = 0; i < DEQ_COUNT(copies); i++)
-        deq_entries_pass(e, named(again, net, copies[i]));
-    const enum deq_rc rc = deq_entries_pass_repeats(e, named(again, net, "deq.func."), named(first, net, "func."));
-    return rc ? rc : deq_entries_pass_repeats(e, named(again, net, "deqback.func."), first);
+    enum deq_rc rc = DEQ_OK;
+    for (size_t i = 0; i < DEQ_COUNT(copies) && !rc; i++) {
+        snprintf(again, sizeof again, "%s%sweight", net, copies[i]);
+        rc = deq_entries_pass(e, again, DEQ_SHAPE3(4 * H, H, a->kernel_size));
+        snprintf(again, sizeof again, "%s%sbias", net, copies[i]);
+        if (!rc)
+            rc = deq_entries_pass(e, again, DEQ_SHAPE1(4 * H));
+    }
+    for (size_t i = 0; i < DEQ_COUNT(repeats) && !rc; i++)
+        rc = deq_entries_pass_repeats(e, named(again, net, repeats[i]), named(first, net, "func."));
+    return rc;
 }
 
 static enum deq_rc weights_equilibrium(struct deq_import_job *j)
@@ -189,7 +197,7 @@ static enum deq_rc weights_equilibrium(struct deq_import_job *j)
         rc = read_kernel(j, named(name, net, "func.full_conv.weight"), w->arch.state_size, w->state_w);
     if (!rc)
         rc = deq_entries_read(e, named(name, net, "func.full_conv.bias"), bias, w->state_b);
-    return rc ? rc : pass_others(e, net);
+    return rc ? rc : pass_others(e, net, &w->arch);
 }
 
 static enum deq_rc weights_levels(struct deq_import_job *j)

@@ -180,6 +180,8 @@ def test_bad_entries():
         (BASE, put(conv + "weight_raw", 44, 11, 2), [conv + "weight", "not part of"]),
         (BASE, put("mixsoft.prior.weight", 2, 6), ["mixsoft.prior.weight", "not part of"]),
         (BASE, put("trellisnet.deq.func.extra", 2), ["trellisnet.deq.func.extra", "not part of"]),
+        (BASE, put("trellisnet.func_copy.full_conv.weight", 44, 11, 3), ["func_copy.full_conv.weight", "[44, 11, 2]"]),
+        (BASE, put("trellisnet.deqback.func_copy.full_conv.bias", 45), ["deqback.func_copy.full_conv.bias", "[44]"]),
         (BASE, put(again + "bias", 44), [again + "bias", "differs from", conv + "bias"]),
         (BASE, put(again + "weight", 44, 11, 3), [again + "weight", "differs from", conv + "weight"]),
         (BASE, put("criterion.tail_vectors", 2, 6), ["criterion.tail_vectors", "not part of"]),

@@ -23,6 +23,16 @@ static bool says(const struct deq_err *err, const char *what)
     return strstr(err->text, what);
 }
 
+/* Of the file's entry i, which has at most three dimensions. */
+static struct deq_entry_shape shape_at(const struct deq_entries *e, size_t i)
+{
+    const struct deq_torchfile_tensor *t = deq_torchfile_at(e->file, i);
+    struct deq_entry_shape shape = {.n = t->n_dims};
+    for (unsigned d = 0; d < DEQ_MIN(t->n_dims, 3u); d++)
+        shape.d[d] = t->shape[d];
+    return shape;
+}
+
 TEST(entries_read)
 {
     struct deq_err err = {0};
@@ -97,7 +107,7 @@ TEST(entries_prefix)
         CHECK(deq_entries_none_left(&e) == DEQ_EFORMAT && says(&err, "entry word_emb.emb_"));
         for (size_t i = 0; i < deq_torchfile_count(e.file); i++)
             if (!strncmp(deq_torchfile_at(e.file, i)->name, "word_emb.", 9))
-                deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name + 9);
+                CHECK(!deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name + 9, shape_at(&e, i)));
         CHECK(!deq_entries_none_left(&e));
         CHECK(e.notes.len && strstr(e.notes.data, "tensors outside \"word_emb.\""));
     }
@@ -112,6 +122,20 @@ TEST(entries_prefix)
     }
 }
 
+/* What is there for nothing has its shape all the same. */
+TEST(entries_pass_misshapen)
+{
+    struct deq_err err = {0};
+    struct deq_entries e;
+    if (open_entries(&e, POST, FIRST, &err)) {
+        struct deq_entry_shape shape = shape_at(&e, 0);
+        shape.d[0]++;
+        CHECK(deq_entries_pass(&e, deq_torchfile_at(e.file, 0)->name, shape) == DEQ_EFORMAT);
+        CHECK(says(&err, deq_torchfile_at(e.file, 0)->name) && says(&err, "has shape [") && !e.n_used);
+    }
+    deq_entries_close(&e);
+}
+
 /* The first that nobody read is named. */
 TEST(entries_none_left)
 {
@@ -121,8 +145,8 @@ TEST(entries_none_left)
         CHECK(deq_entries_none_left(&e) == DEQ_EFORMAT);
         CHECK(says(&err, "not part of a a-model with the arguments of args.json"));
         for (size_t i = 0; i < deq_torchfile_count(e.file); i++)
-            deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name);
-        deq_entries_pass(&e, "nobody");
+            CHECK(!deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name, shape_at(&e, i)));
+        CHECK(!deq_entries_pass(&e, "nobody", DEQ_SHAPE1(1)));
         CHECK(!deq_entries_none_left(&e) && e.n_used == deq_torchfile_count(e.file) && !e.notes.len);
     }
     deq_entries_close(&e);
