@@ -193,7 +193,8 @@ struct deq_event {
     const char *message;   /* of NUMERIC */
     uint64_t prompt_evaluations; /* over the positions of the prompt that were solved for this request */
     size_t prompt_positions;
-    float prompt_residual_max;
+    float prompt_residual_max; /* over all its positions, those behind which the prefix cache let it begin too */
+    bool prompt_converged;     /* all of them */
 };
 enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };
 

@@ -217,11 +217,10 @@ static bool commit(struct deq_engine *e, struct sequence *s)
                                .start = s->req.solve.warm_start,
                                .start_cached = r->start_cached};
         k++;
-        deq_seq_committed(e, s, p, r->fz);
+        deq_seq_committed(e, s, &ev, r->fz);
         if (p < s->req.n_prompt) {
             s->prompt_positions++;
             s->prompt_evaluations += r->evaluations;
-            s->prompt_residual_max = fmaxf(s->prompt_residual_max, r->residual);
         }
         e->stats.positions++;
         e->stats.nonconverged += !done;

@@ -46,7 +46,7 @@ struct sequence {
     size_t n_known, n_committed, last_position;
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations;
-    float prompt_residual_max;
+    struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
     struct deq_hash key_exact, key_approximate; /* prefix keys of the text up to the last whole block */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
     uint32_t n_rows;
@@ -118,8 +118,8 @@ void deq_readout_run(struct deq_engine *e);
 
 /* The page of `position` becomes the sequence's own; blocks of the prefix cache make room. */
 void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t position);
-/* The sequence's next position, `position`, is final: state is f(z) there. Whole blocks go to the prefix cache. */
-void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state);
+/* The sequence's next position, ev->position, is final: state is f(z) there. Whole blocks go to the prefix cache. */
+void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state);
 /* Further choices of s take its prompt over: pages, state. */
 void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);

@@ -129,7 +129,7 @@ void deq_prefix_invalidate(struct deq_prefix *c, uint32_t page)
 }
 
 void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page,
-                       uint32_t n_pages, const float *state)
+                       uint32_t n_pages, const float *state, struct deq_reached reached)
 {
     const struct deq_prefix_entry *there = deq_prefix_find(c, key);
     if (there) {
@@ -144,6 +144,7 @@ void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const s
     e->key = *key;
     e->first_page = first_page;
     e->n_pages = n_pages;
+    e->reached = reached;
     for (uint32_t k = 0; k < n_pages; k++) {
         e->page[k] = deq_page_of(s, first_page + k);
         deq_pages_cache(c->pool, e->page[k]);

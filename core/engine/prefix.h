@@ -1,10 +1,11 @@
 /* The prefix cache: equilibria of whole blocks of text, found again by what they were computed from.
  *
  * An entry holds the cache pages of one block of prefill_block positions (as many of its last ones as later ones still
- * read) and the state f(z) of its last position, which is what the next position starts from. Its key is a hash of
- * everything that its bits depend on: the solver's settings, the salt, and all tokens from the beginning of the text
- * to the block's end. Since a prompt's window drains at the ends of blocks (engine.h), a sequence that begins behind a
- * cached block computes the same bits as one that solved it.
+ * read), the state f(z) of its last position, which is what the next position starts from, and what the solver reached
+ * up to there, which a request that begins behind it tells as its own. Its key is a hash of everything that its bits
+ * depend on: the solver's settings, the salt, and all tokens from the beginning of the text to the block's end. Since
+ * a prompt's window drains at the ends of blocks (engine.h), a sequence that begins behind a cached block computes the
+ * same bits as one that solved it.
  *
  * Pages come from the engine's own pool: what no sequence has reserved keeps old blocks, the least recently used are
  * let go when pages or entries run out. All memory is reserved when the cache is made. One thread. */
@@ -14,10 +15,17 @@
 #include "core/base/hash.h"
 #include "core/engine/pages.h"
 
+/* How near to their equilibria all positions of a text were committed; of no position: zeros. */
+struct deq_reached {
+    float residual_max;
+    bool missed; /* one of them did not converge */
+};
+
 struct deq_prefix_entry {
     struct deq_hash key;
     uint32_t *page;      /* [n_pages] numbers of the pool; logical pages first_page.. */
     float *state;        /* [D] */
+    struct deq_reached reached;
     size_t first_page;
     uint32_t n_pages;
     uint32_t prev, next; /* in order of use; entry numbers */
@@ -53,10 +61,10 @@ void deq_prefix_init(struct deq_prefix *c, struct deq_pages *pages, const struct
 const struct deq_prefix_entry *deq_prefix_find(const struct deq_prefix *c, const struct deq_hash *key);
 /* The entry was used. */
 void deq_prefix_touch(struct deq_prefix *c, const struct deq_prefix_entry *e);
-/* Logical pages first_page..first_page+n_pages-1 of s, final, and the state behind them. Nothing happens when
- * the key is there already. */
+/* Logical pages first_page..first_page+n_pages-1 of s, final, the state behind them, and what was reached from the
+ * text's beginning to there. Nothing happens when the key is there already. */
 void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page,
-                       uint32_t n_pages, const float *state);
+                       uint32_t n_pages, const float *state, struct deq_reached reached);
 /* Lets go of the least recently used entry that frees a page, or brings one nearer to being
  * free; false when none does. */
 bool deq_prefix_evict(struct deq_prefix *c);

@@ -1,5 +1,6 @@
 /* The life of a sequence: what it may look back at, what it takes from the prefix cache and leaves there, how
  * it begins, forks and ends. */
+#include <math.h>
 #include <string.h>
 
 #include "core/base/mem.h"
@@ -54,11 +55,15 @@ static size_t first_page_seen(const struct deq_engine *e, size_t begin, size_t e
     return DEQ_MAX(begin, lo) / e->cell->page_tok;
 }
 
-void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position, const float *state)
+void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state)
 {
-    const size_t B = e->opts.prefill_block, end = position + 1;
+    const size_t B = e->opts.prefill_block, end = ev->position + 1;
     memcpy(s->state, state, e->cell->state_dim * sizeof(float));
     s->n_committed = end;
+    s->reached.residual_max = fmaxf(s->reached.residual_max, ev->residual);
+    s->reached.missed = s->reached.missed || !ev->converged;
+    if (end <= s->req.n_prompt)
+        s->prompt_reached = s->reached;
     if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
         return;
     prefix_key_extend(e, &s->key_exact, s->tokens + end - B);
@@ -66,7 +71,7 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, size_t position
     const bool canonical = end <= s->req.n_prompt && !s->approximate;
     const size_t first = first_page_seen(e, end - B, end), behind = end / e->cell->page_tok;
     deq_prefix_insert(&e->prefix, canonical ? &s->key_exact : &s->key_approximate, &s->ring, first,
-                      (uint32_t)(behind - first), state);
+                      (uint32_t)(behind - first), state, s->reached);
 }
 
 struct found {
@@ -117,8 +122,10 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
             deq_ring_share(&e->pages, &s->ring, page, f.entry->page[page - f.entry->first_page]);
         s->approximate = s->approximate || f.approximate;
         e->stats.prefix_approximate_tok += f.approximate ? B : 0;
-        if (b + 1 == hit)
+        if (b + 1 == hit) {
             memcpy(s->state, f.entry->state, e->cell->state_dim * sizeof(float));
+            s->reached = s->prompt_reached = f.entry->reached;
+        }
         deq_prefix_touch(&e->prefix, f.entry);
     }
     if (hit) {
@@ -284,7 +291,7 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
         memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
         s->n_committed = end;
         s->approximate = from->approximate;
-        s->prompt_residual_max = from->prompt_residual_max;
+        s->reached = s->prompt_reached = from->reached;
         s->key_exact = from->key_exact;
         s->key_approximate = from->key_approximate;
     }
@@ -369,7 +376,8 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .message = message,
                             .prompt_evaluations = s->prompt_evaluations,
                             .prompt_positions = s->prompt_positions,
-                            .prompt_residual_max = s->prompt_residual_max};
+                            .prompt_residual_max = s->prompt_reached.residual_max,
+                            .prompt_converged = !s->prompt_reached.missed};
     const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0);
     deq_ring_close(&e->pages, &s->ring);

@@ -84,7 +84,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         ch->prompt_positions = e->prompt_positions;
         ch->prompt_evaluations = e->prompt_evaluations;
         ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
-        ch->converged = ch->converged && !(e->prompt_residual_max >= c->req.solve.tol);
+        ch->converged = ch->converged && e->prompt_converged;
         if (e->finish == DEQ_FINISH_CANCELED)
             return DEQ_CONTINUE;
         if (e->finish == DEQ_FINISH_NUMERIC)

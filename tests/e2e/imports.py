@@ -423,6 +423,7 @@ def test_torchdeq_lm_is_served():
         a = d.post("/v1/completions", q)[2]
         equal((len(a["choices"][0]["token_ids"]), a["deq"]["iters_mean"], a["deq"]["iters_max"]), (10, 12, 12),
               "twelve steps")
+        check(a["deq"]["converged"], "twelve steps were all that was asked: %s" % a["deq"])
         equal(d.post("/v1/completions", dict(q, logprobs=1))[2]["choices"][0]["token_ids"],
               a["choices"][0]["token_ids"], "with log-probabilities")
 

@@ -6,6 +6,8 @@ enum deq_verdict record_answer(void *ctx, const struct deq_event *e)
     if (e->kind == DEQ_EVENT_END) {
         a->ended = true;
         a->finish = e->finish;
+        a->prompt_residual_max = e->prompt_residual_max;
+        a->prompt_converged = e->prompt_converged;
         return DEQ_CONTINUE;
     }
     a->not_converged += !e->converged;
@@ -34,7 +36,8 @@ enum deq_verdict record_choice(void *ctx, const struct deq_event *e)
 
 bool same_answer(const struct answer *a, const struct answer *b)
 {
-    return a->n == b->n && a->finish == b->finish && !memcmp(a->token, b->token, a->n * sizeof *a->token) &&
+    return a->n == b->n && a->finish == b->finish && a->prompt_residual_max == b->prompt_residual_max &&
+           a->prompt_converged == b->prompt_converged && !memcmp(a->token, b->token, a->n * sizeof *a->token) &&
            !memcmp(a->evaluations, b->evaluations, a->n * sizeof *a->evaluations) &&
            !memcmp(a->logprob, b->logprob, a->n * sizeof *a->logprob) &&
            !memcmp(a->residual, b->residual, a->n * sizeof *a->residual);

@@ -1,4 +1,5 @@
-/* core/engine/prefix.c: a hit gives the bits of a fresh solve; what is not exact is not taken for it. */
+/* core/engine/prefix.c: a hit gives the bits of a fresh solve, and tells what that reached; what is not exact is not
+ * taken for it. */
 #include "core/engine/prefix.h"
 
 #include "core/base/mem.h"
@@ -47,7 +48,7 @@ static void insert(struct shelf *s, uint64_t name, float state)
     REQUIRE(!deq_ring_open(&s->pages, 1, &r, NULL));
     for (bool done = false; !done && !(done = deq_ring_make_writable(&s->pages, &r, 0, &from));)
         REQUIRE(deq_prefix_evict(&s->cache));
-    deq_prefix_insert(&s->cache, &key, &r, 0, 1, states);
+    deq_prefix_insert(&s->cache, &key, &r, 0, 1, states, (struct deq_reached){0});
     deq_ring_close(&s->pages, &r);
 }
 
@@ -97,8 +98,8 @@ TEST(prefix_lets_go_of_pages_that_change)
     REQUIRE(open_shelf(&s));
     REQUIRE(!deq_ring_open(&s.pages, 1, &r, NULL) && deq_ring_make_writable(&s.pages, &r, 0, &from));
     const struct deq_hash a = {{1, 2}}, b = {{1, 3}}; /* one bucket */
-    deq_prefix_insert(&s.cache, &a, &r, 0, 1, (float[DIM]){1});
-    deq_prefix_insert(&s.cache, &b, &r, 0, 1, (float[DIM]){2});
+    deq_prefix_insert(&s.cache, &a, &r, 0, 1, (float[DIM]){1}, (struct deq_reached){0});
+    deq_prefix_insert(&s.cache, &b, &r, 0, 1, (float[DIM]){2}, (struct deq_reached){0});
     CHECK(!deq_prefix_evict(&s.cache)); /* a sequence holds the page: letting go would free none */
     insert(&s, 9, 3);
     deq_prefix_invalidate(&s.cache, r.page[0]);
@@ -173,6 +174,46 @@ TEST_EACH_KIND(engine_prefix_hit_is_bitwise_equal)
         deq_engine_free(fresh);
         deq_engine_free(warm);
     }
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* A position of a cached block that was committed above the tolerance is told by whoever begins behind it, and by all
+ * of its choices, at every budget: at some of them only cached positions missed. A fixed number of steps, tolerance 0,
+ * is all that was asked. */
+TEST_EACH_KIND(engine_prefix_hit_tells_what_was_not_reached)
+{
+    enum { FIXED = 2, BUDGETS = 20 };
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 2);
+    REQUIRE(e);
+    struct deq_request q = tiny_request(m, &p, 2, &x);
+    q.n_prompt = 70;
+    q.solve.window = 1;
+    q.solve.warm_start = DEQ_WARM_ZERO; /* as a fixed number of steps asks */
+    size_t missed = 0;
+    for (uint32_t budget = FIXED; budget < BUDGETS; budget++) {
+        struct deq_admission a;
+        struct choices two = {{{.vocab = x.vocab}, {.vocab = x.vocab}}};
+        q.solve.tol = budget == FIXED ? 0 : 1e-3f;
+        q.solve.max_iter = budget;
+        const struct answer fresh = ask(e, &q, &a);
+        CHECK(a.cached_tokens == 0 && fresh.prompt_residual_max > 0);
+        CHECK(budget != FIXED || fresh.prompt_converged);
+        missed += !fresh.prompt_converged;
+        const struct answer hit = ask(e, &q, &a);
+        CHECK(a.cached_tokens == 64 && same_answer(&fresh, &hit));
+        struct deq_request both = q;
+        both.n = 2;
+        both.event = record_choice;
+        both.ctx = &two;
+        CHECK(deq_submit(e, &both, &a, NULL) == DEQ_OK);
+        run_all(e);
+        CHECK(a.cached_tokens == 64 && same_answer(&fresh, &two.a[0]) && same_answer(&fresh, &two.a[1]));
+    }
+    CHECK(missed > 0 && missed < BUDGETS - FIXED - 1);
+    deq_engine_free(e);
     deq_tokens_free(&p);
     deq_model_free(m);
 }
