@@ -148,10 +148,14 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch,
                         r->micro_batch);
     const struct deq_arch *model = (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
-    if (strcmp(r->type, r->kind->title))
+    if (strcmp(r->type, r->kind->title)) {
+        char known[160];
+        deq_kind_list(known, sizeof known, true);
         return deq_fail(err, DEQ_EINVAL,
-                        "model.type: %s, but the file is read as a recipe of a %s: model.type stands in the file",
-                        r->type, r->kind->title);
+                        "model.type: %s, but the file is a recipe of a %s: the kind (one of %s) is chosen in the file, "
+                        "beside its own keys",
+                        r->type, r->kind->title, known);
+    }
     if (r->kind->seq_max && r->seq_len > r->kind->seq_max(model))
         return deq_fail(err, DEQ_EINVAL, "train.seq_len: %u exceeds %u, all that a position of this model sees",
                         r->seq_len, r->kind->seq_max(model));

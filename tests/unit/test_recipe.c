@@ -45,6 +45,14 @@ TEST(recipe_refuses_by_name)
     CHECK_EQ(load(FILES "model: {type: trellis, hidden_size: 8, state_size: 4}\n", &r, &err), DEQ_EFORMAT);
     CHECK_EQ(err.text, "model: state_size: 4 is less than the 8 that the head reads of it");
     deq_recipe_free(r);
+    static const char *const types[] = {"model.type=trellis", "model.type=gru"}; /* as --set says it, behind the file */
+    for (size_t i = 0; i < DEQ_COUNT(types); i++) {
+        REQUIRE(!load(FILES, &r, &err) && !deq_opt_assign(&r->table, r, types[i], &err));
+        CHECK_EQ(deq_recipe_check(r, &err), DEQ_EINVAL);
+        CHECK_MSG(strstr(err.text, "the file is a recipe of a transformer") && strstr(err.text, "transformer, trellis"),
+                  "%s", err.text);
+        deq_recipe_free(r);
+    }
     CHECK_EQ(load(FILES "train: {optimizer: sgd}\n", &r, &err), DEQ_EINVAL);
     CHECK_MSG(strstr(err.text, "r.yaml: line 2, column 20") && strstr(err.text, "train.optimizer"), "%s", err.text);
     CHECK(!r);
