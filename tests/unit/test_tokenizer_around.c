@@ -148,5 +148,5 @@ TEST(damaged_surroundings_are_refused_by_name)
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": null", "decoder: expected an object, found null"},
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Metaspace\"}", "decoder.type: \"Metaspace\""},
     };
-    check_damaged(cases, DEQ_COUNT(cases));
+    check_damaged(SMALL, cases, DEQ_COUNT(cases));
 }

@@ -72,5 +72,5 @@ TEST(damaged_merges_are_refused_by_name)
         {"[\"b\", \"c\"]", "null", "model.merges[1]: expected"},
         {"\"merges\": [", "\"merges_\": [", "model.merges: expected an array, found nothing"},
     };
-    check_damaged(cases, DEQ_COUNT(cases));
+    check_damaged(SMALL, cases, DEQ_COUNT(cases));
 }

@@ -20,7 +20,7 @@ TEST(damaged_files_are_refused_by_name)
         {"\"c\": 2", "\"a\": 2", "duplicate"},
         {"\"model\": {", "\"model_\": {", "model: expected an object, found nothing"},
     };
-    check_damaged(cases, DEQ_COUNT(cases));
+    check_damaged(SMALL, cases, DEQ_COUNT(cases));
     struct deq_tokenizer *tok = NULL;
     struct deq_err err = {0};
     CHECK(deq_tokenizer_parse("[]", 2, "x", &tok, &err) == DEQ_EFORMAT &&

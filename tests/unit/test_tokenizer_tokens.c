@@ -49,5 +49,5 @@ TEST(damaged_tokens_are_refused_by_name)
          SMALL_ADDED ", {\"id\": 9, \"content\": \"<t>\"}, {\"id\": 10, \"content\": \"<t>\", \"normalized\": true}",
          "\"<t>\" stands there twice"},
     };
-    check_damaged(cases, DEQ_COUNT(cases));
+    check_damaged(SMALL, cases, DEQ_COUNT(cases));
 }

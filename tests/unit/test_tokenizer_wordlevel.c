@@ -6,25 +6,12 @@
 #include "core/base/buf.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "tests/unit/damaged.h"
 #include "tests/unit/words.h"
-
-/* Copy of SMALL with one occurrence of `from` replaced; NULL when it is not there. */
-static char *with(const char *from, const char *to)
-{
-    const char *at = strstr(SMALL, from);
-    struct deq_buf b;
-    if (!at)
-        return NULL;
-    deq_buf_init(&b, 1 << 20);
-    deq_buf_add(&b, SMALL, (size_t)(at - SMALL));
-    deq_buf_str(&b, to);
-    deq_buf_str(&b, at + strlen(from));
-    return b.data;
-}
 
 static struct deq_tokenizer *parse_with(const char *from, const char *to)
 {
-    char *json = with(from, to);
+    char *json = text_with(SMALL, from, to);
     struct deq_tokenizer *tok = NULL;
     struct deq_err err = {0};
     CHECK_MSG(json && !deq_tokenizer_parse(json, strlen(json), "test", &tok, &err), "%s", err.text);
@@ -81,9 +68,7 @@ TEST(wordlevel_small)
 
 TEST(wordlevel_damaged_files_are_refused_by_name)
 {
-    static const struct {
-        const char *from, *to, *message;
-    } cases[] = {
+    static const struct damage cases[] = {
         {"\"vocab\": {" VOCAB "}", "\"vocab\": []", "model.vocab: expected an object of word: id, found an array"},
         {"\"vocab\": {" VOCAB "}", "\"vocab\": {}", "model.vocab: expected tokens, found none"},
         {"\"the\": 1", "\"the\": 2", "which another token has too"},
@@ -131,20 +116,7 @@ TEST(wordlevel_damaged_files_are_refused_by_name)
         {"\"post_processor\": null", "\"post_processor\": {\"type\": \"BertProcessing\"}",
          "\"BertProcessing\" is not supported"},
     };
-    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
-        char *json = with(cases[i].from, cases[i].to);
-        struct deq_tokenizer *tok = NULL;
-        struct deq_err err = {0};
-        CHECK_MSG(json != NULL, "case %zu does not apply", i);
-        if (!json)
-            continue;
-        enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
-        CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
-        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message),
-                  "case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].message);
-        deq_tokenizer_free(tok);
-        deq_free(json);
-    }
+    check_damaged(SMALL, cases, DEQ_COUNT(cases));
 }
 
 TEST(wordlevel_cut_and_changed_files_never_crash)

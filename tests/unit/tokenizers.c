@@ -28,19 +28,6 @@ struct deq_buf trained_json(uint32_t vocab_size)
     return json;
 }
 
-char *text_with(const char *json, const char *from, const char *to)
-{
-    const char *at = strstr(json, from);
-    if (!at)
-        return NULL;
-    struct deq_buf b;
-    deq_buf_init(&b, 64 << 20);
-    deq_buf_add(&b, json, (size_t)(at - json));
-    deq_buf_str(&b, to);
-    deq_buf_str(&b, at + strlen(from));
-    return b.data;
-}
-
 struct deq_tokenizer *parse_tokenizer(const char *json)
 {
     struct deq_tokenizer *tok = NULL;
@@ -90,22 +77,4 @@ size_t hex_text(const char *hex, size_t n, char *out)
         out[i / 2] = (char)strtoul(pair, NULL, 16);
     }
     return n / 2;
-}
-
-void check_damaged(const struct damage *cases, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        char *json = text_with(SMALL, cases[i].from, cases[i].to);
-        struct deq_tokenizer *tok = NULL;
-        struct deq_err err = {0};
-        CHECK_MSG(json != NULL, "case %zu does not apply", i);
-        if (!json)
-            continue;
-        enum deq_rc rc = deq_tokenizer_parse(json, strlen(json), "some.json", &tok, &err);
-        CHECK_MSG(rc == DEQ_EFORMAT && !tok, "case %zu: %s", i, cases[i].to);
-        CHECK_MSG(!strncmp(err.text, "some.json: ", 11) && strstr(err.text, cases[i].message),
-                  "case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].message);
-        deq_tokenizer_free(tok);
-        deq_free(json);
-    }
 }

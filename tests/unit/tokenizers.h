@@ -4,6 +4,7 @@
 
 #include "core/base/buf.h"
 #include "core/text/tokenizer.h"
+#include "tests/unit/damaged.h"
 #include "tests/unit/test.h"
 
 #define GOLDEN "tests/golden/tokenizer/"
@@ -31,17 +32,10 @@ enum { SAMPLE_VOCAB = 1024 };
 char *read_golden(const char *name, size_t *ret_len);
 /* tokenizer.json trained on sample.txt */
 struct deq_buf trained_json(uint32_t vocab_size);
-/* Copy of json with one occurrence of `from` replaced; NULL when it is not there. */
-char *text_with(const char *json, const char *from, const char *to);
 struct deq_tokenizer *parse_tokenizer(const char *json);
 bool tokenizer_round_trip(const struct deq_tokenizer *tok, const char *s, size_t n);
 bool encodes_to(const struct deq_tokenizer *tok, const char *s, bool special, const uint32_t *want, size_t n);
 struct deq_tokenizer *parse_small(const char *from, const char *to);
-/* SMALL with one thing changed, and what is then said of it. */
-struct damage {
-    const char *from, *to, *message;
-};
-void check_damaged(const struct damage *cases, size_t n);
 /* Bytes of n hexadecimal digits. */
 size_t hex_text(const char *hex, size_t n, char *out);
 
