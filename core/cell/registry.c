@@ -7,7 +7,6 @@
 #include "core/cell/transformer.h"
 #include "core/cell/trellis.h"
 
-/* The kinds there are. */
 static const struct deq_kind *const kinds[] = {&deq_transformer_kind, &deq_trellis_kind};
 
 const struct deq_kind *deq_kind_find(const char *model_type)
@@ -36,10 +35,9 @@ void deq_kind_list(char *out, size_t cap, bool titles)
 
 struct deq_arch *deq_arch_new(const struct deq_kind *kind)
 {
-    struct deq_arch *a = deq_alloc_array(1, kind->arch_size);
+    struct deq_arch *a = deq_alloc(kind->arch_size);
     if (!a)
         return NULL;
-    memset(a, 0, kind->arch_size);
     *a = (struct deq_arch){.kind = kind, .vocab.eos_id = -1,
                            .serving = {.solver = deq_solver_defaults(), .row_window = 8, .warm = DEQ_WARM_ZERO}};
     (void)deq_opt_defaults(&kind->config, a, NULL); /* constants of the table, which a test has read */
@@ -48,7 +46,7 @@ struct deq_arch *deq_arch_new(const struct deq_kind *kind)
 
 struct deq_arch *deq_arch_copy(const struct deq_arch *a)
 {
-    struct deq_arch *copy = deq_alloc_array(1, a->kind->arch_size);
+    struct deq_arch *copy = deq_alloc(a->kind->arch_size);
     if (copy)
         memcpy(copy, a, a->kind->arch_size);
     return copy;

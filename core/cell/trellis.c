@@ -25,7 +25,7 @@ struct cell {
     float *pages;          /* [n_pages, 2H] h, then c */
     struct note *notes;    /* [n_pages] */
     float *bias;           /* [4H] b_x + b_z */
-    float *nothing;        /* [H] the c before the text */
+    float *nothing;        /* [H] zeros: the c before the text */
     /* [max_rows, ...] each */
     float *x;              /* [R, max(D, H)] what a product reads */
     float *y;              /* [R, 4H] its result */
@@ -341,7 +341,6 @@ enum deq_rc deq_trellis_open(const struct deq_weights *weights, size_t max_rows,
     }
     lay_out(c, &w->arch, threads, &l);
     c->kern->add(c->bias, w->inject_b, w->state_b, c->base.inject_dim);
-    memset(c->nothing, 0, w->arch.state_size * sizeof(float));
     deq_readout_init(&c->readout, &w->vocabulary, pool);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     *ret = &c->base;

@@ -16,7 +16,7 @@
 
 static const struct deq_opt options[] = {
     STR("model.type", type, "transformer", NULL,
-        "Kind of cell: transformer, trellis."),
+        "Kind of cell; one that does not exist is answered with those that do."),
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
     FLT("data.valid_share", valid_share, 0, 0.5, "0",
@@ -94,9 +94,10 @@ static const struct deq_opt options[] = {
 
 enum { ARCH_AT = DEQ_ROUND_UP(sizeof(struct deq_recipe), 64) };
 
-struct deq_arch *deq_recipe_model(struct deq_recipe *r)
+/* What model.* describe, without vocabulary and serving defaults. */
+static const struct deq_arch *model_of(const struct deq_recipe *r)
 {
-    return (struct deq_arch *)(void *)((char *)r + ARCH_AT);
+    return (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
 }
 
 enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret, struct deq_err *err)
@@ -111,7 +112,7 @@ enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret,
         deq_free(rows);
         return deq_fail(err, DEQ_ENOMEM, "no memory for a recipe");
     }
-    memcpy(deq_recipe_model(r), arch, kind->arch_size);
+    memcpy((char *)r + ARCH_AT, arch, kind->arch_size);
     deq_free(arch);
     for (size_t i = 0; i < k->n; i++) {
         rows[i + 1] = k->opt[i];
@@ -147,7 +148,7 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
     if (r->batch % r->micro_batch)
         return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch,
                         r->micro_batch);
-    const struct deq_arch *model = (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
+    const struct deq_arch *model = model_of(r);
     if (strcmp(r->type, r->kind->title)) {
         char known[160];
         deq_kind_list(known, sizeof known, true);
@@ -211,7 +212,7 @@ float deq_recipe_held_back(const struct deq_recipe *r)
 
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err)
 {
-    struct deq_arch *a = deq_arch_copy((const struct deq_arch *)(const void *)((const char *)r + ARCH_AT));
+    struct deq_arch *a = deq_arch_copy(model_of(r));
     if (!a)
         return deq_fail(err, DEQ_ENOMEM, "no memory for the architecture");
     a->vocab.size = vocab_size;

@@ -54,8 +54,6 @@ struct deq_recipe {
 enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret, struct deq_err *err);
 enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct deq_err *err);
 void deq_recipe_free(struct deq_recipe *r);
-/* The architecture that model.* describe, without vocabulary and serving defaults. */
-struct deq_arch *deq_recipe_model(struct deq_recipe *r);
 /* What is missing, and what one field's range cannot say. */
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
 /* The share of every training file that is not trained on, because there is no validation file. */
