@@ -64,7 +64,7 @@ static const struct deq_opt options[] = {
     U32("engine.max_rows", max_rows, 0, 65536, "0",
         "Rows of one evaluation, all windows together, at least 64; 0 is 8 for each sequence, at least 64."),
     U32("engine.max_positions", max_positions, 2, 16777216, "2048",
-        "Prompt and generated tokens of one request; may exceed the attention window, which slides."),
+        "Prompt and generated tokens of one request; may exceed what a position sees, which slides."),
     BYTES("engine.cache_bytes", cache_bytes, 0, 1e13, "0",
           "Key/value cache; 0 is what max_sequences full windows need."),
     U32("engine.stall_ms", stall_ms, 100, 3600000, "10000",
