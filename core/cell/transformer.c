@@ -5,7 +5,7 @@
 
 #include "core/base/layout.h"
 #include "core/base/mem.h"
-#include "core/cell/kv_layout.h"
+#include "core/cell/attention.h"
 #include "core/math/kern.h"
 
 /* --- Scratch and the evaluation, cut into stages with a barrier after each --- */
@@ -14,9 +14,8 @@ struct cell {
     struct deq_cell base;
     const struct deq_transformer_weights *w;
     const struct deq_kern *kern;
-    struct deq_kv_layout kv;
     void *block_of_memory; /* all that follows lies in it */
-    float *pages; /* [n_pages, page_floats] keys and values */
+    struct deq_attention attention;
     /* [max_rows, ...] each */
     float *x;   /* [R, D] block input / embeddings */
     float *n;   /* [R, D] normed input of the next product */
@@ -25,14 +24,7 @@ struct cell {
     float *s;   /* [R, D] */
     float *act; /* [R, F] */
     float *y;   /* [R, D] product that lands here before its bias and residual are added */
-    float *rel[DEQ_BLOCKS_MAX]; /* [H, Dh, deq_rel_stride(reach)] */
-    size_t reach;               /* distances that occur */
-    struct thread_scratch {
-        float *scores;        /* [positions of a row's pages] */
-        float *emb;           /* [E_0] a token's embedding before its projection */
-        float *qr;            /* [3, Dv]: q + r_w, q + r_r, head output */
-        const float **k, **v; /* [pages of a row] */
-    } *thread;                /* [threads] */
+    float **emb; /* [threads] -> [E_0] a token's embedding before its projection */
     struct deq_readout readout;
     struct deq_predict predict;
     /* the call under way */
@@ -78,66 +70,29 @@ static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
                    n_threads);
 }
 
-static float *page_at(const struct cell *c, const struct deq_ring *ring, size_t logical)
-{
-    return c->pages + deq_page_of(ring, logical) * c->kv.page_floats;
-}
-
 /* qkv + u; keys and values go to the cache before anyone reads them */
 static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const struct deq_transformer_arch *a = &c->w->arch;
-    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, P = DEQ_KV_PAGE_TOK;
+    const size_t HD = (size_t)a->n_head * a->d_head;
     for DEQ_ROWS_OF (thread, n_threads, c->m) {
         float *q = c->qkv + r * 3 * HD;
-        const size_t pos = c->rows->position[r], lane = pos % P;
-        float *page = page_at(c, c->rows->ring[r], pos / P);
         c->kern->add(q, q, c->rows->u[r] + c->block * deq_inject_dim(a), 3 * HD);
-        for (unsigned h = 0; h < H; h++) {
-            float *k = deq_kv_k(&c->kv, page, c->block, h), *v = deq_kv_v(&c->kv, page, c->block, h);
-            for (size_t d = 0; d < Dh; d++)
-                k[d * P + lane] = q[HD + h * Dh + d];
-            memcpy(v + lane * c->kv.v_stride, q + 2 * HD + h * Dh, Dh * sizeof(float));
-        }
+        deq_attention_write(&c->attention, c->block, c->rows->ring[r], c->rows->position[r], q + HD);
     }
 }
 
 static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const struct deq_transformer_arch *a = &c->w->arch;
-    const struct thread_scratch *own = &c->thread[thread];
-    const size_t H = a->n_head, Dh = a->d_head, HD = H * Dh, W = a->attn_window, P = DEQ_KV_PAGE_TOK,
-                 Dv = c->kv.v_stride, items = c->m * H;
-    float *qc = own->qr, *qr = qc + Dv, *out = qr + Dv;
-    for (size_t i = items * thread / n_threads; i < items * (thread + 1) / n_threads; i++) {
-        const size_t r = i / H, h = i % H, pos = c->rows->position[r], lo = pos + 1 > W ? pos + 1 - W : 0;
-        const float *q = c->qkv + r * 3 * HD + h * Dh;
-        c->kern->add(qc, q, vectors(c)->r_w + h * Dh, Dh);
-        c->kern->add(qr, q, vectors(c)->r_r + h * Dh, Dh);
-        for (size_t p = lo / P; p <= pos / P; p++) {
-            float *page = page_at(c, c->rows->ring[r], p);
-            own->k[p - lo / P] = deq_kv_k(&c->kv, page, c->block, h);
-            own->v[p - lo / P] = deq_kv_v(&c->kv, page, c->block, h);
-        }
-        const struct deq_attn_args args = {.qc = qc,
-                                           .qr = qr,
-                                           .d_head = Dh,
-                                           .v_stride = Dv,
-                                           .t = pos,
-                                           .lo = lo,
-                                           .k = own->k,
-                                           .v = own->v,
-                                           .rel = c->rel[c->block] + h * Dh * deq_rel_stride(c->reach),
-                                           .rel_stride = deq_rel_stride(c->reach),
-                                           .rel_zero = deq_rel_zero(c->reach),
-                                           .scale = 1.0f / sqrtf((float)Dh),
-                                           .scores = own->scores,
-                                           .out = out};
-        c->kern->attn(&args);
-        memcpy(c->av + r * HD + h * Dh, out, Dh * sizeof(float));
-    }
+    const struct deq_attention_rows rows = {.rows = c->rows,
+                                            .block = c->block,
+                                            .r_w = vectors(c)->r_w,
+                                            .r_r = vectors(c)->r_r,
+                                            .qkv = c->qkv,
+                                            .av = c->av};
+    deq_attention_read(&c->attention, &rows, thread, n_threads);
 }
 
 static void stage_sub_norm(void *ctx, unsigned thread, unsigned n_threads)
@@ -252,7 +207,7 @@ static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
     const size_t D = c->w->arch.base.vocab.d_model;
     const float root = sqrtf((float)D);
     for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->w->vocabulary, c->tokens[r], c->thread[thread].emb, c->x + r * D);
+        deq_vocabulary_embed(&c->w->vocabulary, c->tokens[r], c->emb[thread], c->x + r * D);
         c->kern->scale(c->x + r * D, root, D);
     }
 }
@@ -330,8 +285,7 @@ static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const str
 
 static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
 {
-    const struct cell *c = (const struct cell *)base;
-    memcpy(c->pages + to * c->kv.page_floats, c->pages + from * c->kv.page_floats, base->page_bytes);
+    deq_attention_page_copy(&((const struct cell *)base)->attention, to, from);
 }
 
 /* --- Opening --- */
@@ -359,16 +313,10 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .page_copy = cell_page_copy,
                                                           .free = cell_free};
 
-static size_t reach_of(const struct deq_transformer_arch *a, uint32_t n_pages)
-{
-    return DEQ_MIN((size_t)a->attn_window, (size_t)n_pages * DEQ_KV_PAGE_TOK);
-}
-
 static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsigned threads, struct deq_layout *l)
 {
     const size_t R = c->base.max_rows, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head;
-    const size_t row_pages = c->reach / DEQ_KV_PAGE_TOK + 2;
-    DEQ_PART(l, c->pages, c->base.n_pages * c->kv.page_floats);
+    deq_attention_lay_out(&c->attention, threads, l);
     DEQ_PART(l, c->x, R * D);
     DEQ_PART(l, c->n, R * D);
     DEQ_PART(l, c->qkv, R * deq_inject_dim(a));
@@ -376,16 +324,10 @@ static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsign
     DEQ_PART(l, c->s, R * D);
     DEQ_PART(l, c->act, R * a->d_inner);
     DEQ_PART(l, c->y, R * D);
-    for (unsigned k = 0; k < a->n_block; k++)
-        DEQ_PART(l, c->rel[k], HD * deq_rel_stride(c->reach));
-    DEQ_PART(l, c->thread, threads);
+    DEQ_PART(l, c->emb, threads);
     for (unsigned i = 0; i < threads; i++) {
-        struct thread_scratch counted, *own = l->base ? &c->thread[i] : &counted;
-        DEQ_PART(l, own->scores, (row_pages + 1) * DEQ_KV_PAGE_TOK);
-        DEQ_PART(l, own->emb, deq_cluster_embed(&a->base.vocab, 0));
-        DEQ_PART(l, own->qr, 3 * c->kv.v_stride);
-        DEQ_PART(l, own->k, row_pages);
-        DEQ_PART(l, own->v, row_pages);
+        float *counted, **own = l->base ? &c->emb[i] : &counted;
+        DEQ_PART(l, *own, deq_cluster_embed(&a->base.vocab, 0));
     }
     deq_readout_lay_out(&c->readout, &a->base.vocab, R, l);
     deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, R, threads, l);
@@ -405,11 +347,10 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},
-                     .reach = reach_of(a, n_pages),
-                     .kv = deq_kv_layout(a->n_head, a->d_head, a->n_block)};
+                     .attention = deq_attention_shape(a, n_pages)};
     struct deq_layout l = {0};
     lay_out(&c, a, threads, &l);
-    c.base.page_bytes = c.kv.page_floats * sizeof(float);
+    c.base.page_bytes = c.attention.kv.page_floats * sizeof(float);
     c.base.bytes = sizeof c + l.bytes;
     return c.base;
 }
@@ -427,8 +368,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     c->base.pool = pool;
     c->w = w;
     c->kern = deq_kern();
-    c->reach = reach_of(a, n_pages);
-    c->kv = deq_kv_layout(a->n_head, a->d_head, a->n_block);
+    c->attention = deq_attention_shape(a, n_pages);
     struct deq_layout l = {.base = c->block_of_memory = deq_alloc(c->base.bytes - sizeof *c)};
     if (!l.base) {
         cell_free(&c->base);
@@ -438,7 +378,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     deq_readout_init(&c->readout, &w->vocabulary, pool);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     for (unsigned k = 0; k < a->n_block; k++)
-        deq_transformer_relative(w, k, c->reach, c->x, c->rel[k]);
+        deq_transformer_relative(w, k, c->attention.reach, c->x, c->attention.rel[k]);
     *ret = &c->base;
     return DEQ_OK;
 }

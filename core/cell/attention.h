@@ -1,0 +1,50 @@
+/* Relative attention (Dai et al., "Transformer-XL", 2019, section 3.3) of rows over a paged cache of keys and values:
+ *
+ *   s_tj = ((q_t + r_w) . k_j + (q_t + r_r) . R_{t-j}) / sqrt(Dh),  t-W < j <= t;   a_t = sum_j softmax(s_t)_j v_j
+ *
+ * A part of the transformer's cell (attention_seq.c is its form on whole sequences): it holds the pages, the relative
+ * keys of the distances that occur and the scratch of every thread, all cut out of the cell's block of memory. */
+#ifndef DEQ_CELL_ATTENTION_H
+#define DEQ_CELL_ATTENTION_H
+
+#include "core/base/layout.h"
+#include "core/cell/cell.h"
+#include "core/cell/kv_layout.h"
+#include "core/cell/transformer.h"
+
+struct deq_attention {
+    struct deq_kv_layout kv;
+    size_t n_head, window, reach; /* reach: distances that occur */
+    unsigned n_block;
+    uint32_t n_pages;
+    float *pages;               /* [n_pages, page_floats] keys and values */
+    float *rel[DEQ_BLOCKS_MAX]; /* [H, Dh, deq_rel_stride(reach)] */
+    struct deq_attention_scratch {
+        float *scores;        /* [positions of a row's pages] */
+        float *qc, *qr, *out; /* [Dv] q + r_w, q + r_r, a head's output */
+        const float **k, **v; /* [pages of a row] */
+    } *thread;                /* [threads] */
+};
+
+/* Rows of one block: what they ask with, and where the answers go. */
+struct deq_attention_rows {
+    const struct deq_rows *rows;
+    unsigned block;
+    const float *r_w, *r_r; /* [H, Dh] */
+    const float *qkv;       /* [R, 3, H*Dh] */
+    float *av;              /* [R, H*Dh] */
+};
+
+/* Its sizes; the relative keys are those that occur within so many pages. */
+struct deq_attention deq_attention_shape(const struct deq_transformer_arch *a, uint32_t n_pages);
+void deq_attention_lay_out(struct deq_attention *a, unsigned threads, struct deq_layout *l);
+
+/* Keys and values of one row go to its page: kv [2, H*Dh]. */
+void deq_attention_write(const struct deq_attention *a, unsigned block, const struct deq_ring *ring, size_t position,
+                         const float *kv);
+/* A thread's share of a stage; the rows' own keys and values, and all before them, are in their pages. */
+void deq_attention_read(const struct deq_attention *a, const struct deq_attention_rows *rows, unsigned thread,
+                        unsigned n_threads);
+void deq_attention_page_copy(const struct deq_attention *a, uint32_t to, uint32_t from);
+
+#endif
