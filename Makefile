@@ -22,9 +22,9 @@ NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:l
            cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 CORE    := $(wildcard core/*.c core/*/*.c)
-CLI     := $(wildcard models/cli/*.c)
+CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
-UNIT    := $(wildcard tests/unit/*.c) models/cli/bench_stats.c models/cli/sse.c
+UNIT    := $(wildcard tests/unit/*.c) models/cli/bench/stats.c models/cli/bench/sse.c
 BENCH   := $(wildcard tests/bench/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))

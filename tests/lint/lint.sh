@@ -38,7 +38,7 @@ only cblas.h 'core/math/gemm_fast\.c'
 only microhttpd.h 'server/net/http_impl\.h'
 only 'gnutls/.*' 'server/(net/tls|auth)\.c'
 only yaml.h 'core/base/yaml\.c'
-only 'curl/.*' 'models/cli/bench_load\.c'
+only 'curl/.*' 'models/cli/bench/load\.c'
 only zip.h 'core/data/torchfile\.c'
 only 'uni(norm|str|ctype|case|name)\.h' 'core/text/normalize\.c'
 only jansson.h \

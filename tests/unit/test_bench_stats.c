@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 #include "core/base/mem.h"
-#include "models/cli/bench_stats.h"
+#include "models/cli/bench/stats.h"
 #include "tests/unit/test.h"
 
 TEST(bench_arrivals_have_the_rate_and_the_burstiness)

@@ -19,7 +19,7 @@
 #include "core/text/corpus.h"
 #include "core/text/tokenizer.h"
 #include "core/text/wordlevel.h"
-#include "models/cli/sse.h"
+#include "models/cli/bench/sse.h"
 #include "server/api/reply.h"
 #include "server/api/request.h"
 #include "server/auth.h"

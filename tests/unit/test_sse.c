@@ -1,6 +1,6 @@
-/* models/cli/sse.c: server-sent events. */
+/* models/cli/bench/sse.c: server-sent events. */
 #include "core/base/mem.h"
-#include "models/cli/sse.h"
+#include "models/cli/bench/sse.h"
 #include "tests/unit/test.h"
 
 struct events {

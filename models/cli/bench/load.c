@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "models/cli/bench_load.h"
+#include "models/cli/bench/load.h"
 
 #include <math.h>
 #include <poll.h>

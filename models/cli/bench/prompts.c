@@ -1,4 +1,4 @@
-#include "models/cli/bench_prompts.h"
+#include "models/cli/bench/prompts.h"
 
 #include <string.h>
 

@@ -2,8 +2,8 @@
  * caller owns the parser. Lines end with LF, CR or CRLF; a byte order mark at the beginning is nothing; comments and
  * fields other than data are dropped; several data lines make one event with LF between. Text is bytes: characters may
  * be cut between two pushes, and a NUL is one of them. */
-#ifndef DEQ_MODELS_CLI_SSE_H
-#define DEQ_MODELS_CLI_SSE_H
+#ifndef DEQ_MODELS_CLI_BENCH_SSE_H
+#define DEQ_MODELS_CLI_BENCH_SSE_H
 
 #include "core/base/base.h"
 #include "core/base/buf.h"

@@ -7,7 +7,7 @@
  *   TPOT  (E2EL - TTFT) / (output tokens - 1), of requests with more than one token
  * over successful requests only: status 200, at least one chunk, data: [DONE] last. Percentiles interpolate linearly,
  * std divides by n. max_output_tokens_per_s counts chunks, as there; output tokens come from the usage chunk. Latencies
- * count from the *scheduled* arrival in open loop, where vLLM's count from the sending (see bench_load.h). */
+ * count from the *scheduled* arrival in open loop, where vLLM's count from the sending (see load.h). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,8 +18,8 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/deq.h"
-#include "models/cli/bench_load.h"
-#include "models/cli/bench_prompts.h"
+#include "models/cli/bench/load.h"
+#include "models/cli/bench/prompts.h"
 #include "models/cli/cli.h"
 
 struct wanted {

@@ -1,21 +1,21 @@
 /* The load of `deq bench serve`: requests sent when they are due, streams read with a time for every chunk. What they
- * ask is made beforehand (bench_prompts.h). Not a client library: it judges no text. It only gathers; the arithmetic is
- * in bench_stats.h, the report in cmd_bench.c.
+ * ask is made beforehand (prompts.h). Not a client library: it judges no text. It only gathers; the arithmetic is
+ * in stats.h, the report in serve.c.
  *
  * A request's start is its *scheduled* arrival in open loop: when it leaves late, because this program or the server's
  * accept queue was busy, its wait counts (no coordinated omission: Tene, "How NOT to measure latency", 2013). With
  * max_concurrency the loop is closed, and start is the sending, as in vLLM.
  *
  * One thread. libcurl's multi interface tells through callbacks which sockets matter; epoll watches them, so that the
- * cost of an event does not grow with the number of open streams. The only file that sees libcurl is bench_load.c. */
+ * cost of an event does not grow with the number of open streams. The only file that sees libcurl is load.c. */
 #ifndef DEQ_MODELS_CLI_BENCH_LOAD_H
 #define DEQ_MODELS_CLI_BENCH_LOAD_H
 
 #include <jansson.h>
 
 #include "core/base/err.h"
-#include "models/cli/bench_stats.h"
-#include "models/cli/sse.h"
+#include "models/cli/bench/stats.h"
+#include "models/cli/bench/sse.h"
 
 enum { BENCH_PROMPTS_MAX = 1000000, BENCH_LEN_MAX = 1000000, BENCH_PERCENTILES_MAX = 16, BENCH_KINDS_MAX = 32 };
 

@@ -1,4 +1,4 @@
-#include "models/cli/bench_stats.h"
+#include "models/cli/bench/stats.h"
 
 #include <math.h>
 #include <stdlib.h>

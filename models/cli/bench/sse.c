@@ -1,4 +1,4 @@
-#include "models/cli/sse.h"
+#include "models/cli/bench/sse.h"
 
 #include <string.h>
 
