@@ -19,6 +19,9 @@ uint64_t deq_pool_bytes(unsigned n_threads); /* what such a pool asks the alloca
 void deq_pool_free(struct deq_pool *pool);
 unsigned deq_pool_threads(const struct deq_pool *pool);
 void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);
+/* Inside fn, by every thread of the run alike: returns when all of them have come here, and what any of them wrote
+ * before is seen by all of them. With n_threads 1, as a stage on the caller's thread alone has it, returns at once. */
+void deq_pool_barrier(struct deq_pool *pool, unsigned thread, unsigned n_threads);
 /* A stage of `work` multiply-adds (or as much copying): on all threads, or on the caller's alone when waking the others
  * would cost more than it saves. What a thread computes must not depend on the choice. */
 void deq_pool_stage(struct deq_pool *pool, deq_pool_fn stage, void *ctx, size_t work);

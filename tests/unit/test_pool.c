@@ -1,11 +1,14 @@
-/* core/base/pool.c: every thread once a run. */
+/* core/base/pool.c: every thread once a run, and all together at a barrier. */
 #include "core/base/pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "core/base/mem.h"
 #include "tests/unit/test.h"
+
+enum { MANY = 64 };
 
 struct pool_probe {
     unsigned n, calls[8];
@@ -53,6 +56,86 @@ TEST(pool_runs_every_thread_once)
         CHECK(p.thread0);
         deq_pool_free(pool);
     }
+}
+
+struct barrier_probe {
+    struct deq_pool *pool;
+    unsigned n, rounds, late; /* late: in every so many rounds one thread sleeps, and the others with it; 0: never */
+    unsigned wrote[MANY];     /* [n] the round that a thread was in, written plainly */
+    unsigned bad[MANY];
+};
+
+static void barrier_fn(void *ctx, unsigned i, unsigned n)
+{
+    struct barrier_probe *p = ctx;
+    for (unsigned round = 1; round <= p->rounds; round++) {
+        if (p->late && round % p->late == 0 && round / p->late % n == i)
+            usleep(300);
+        p->wrote[i] = round;
+        deq_pool_barrier(p->pool, i, n);
+        for (unsigned j = 0; j < n; j++)
+            p->bad[i] += p->wrote[j] != round;
+        deq_pool_barrier(p->pool, i, n); /* nobody writes while others read */
+    }
+}
+
+static unsigned wrong_rounds(struct barrier_probe *p, unsigned runs)
+{
+    unsigned bad = 0;
+    CHECK(!deq_pool_new(p->n, &p->pool, NULL));
+    for (unsigned run = 0; run < runs; run++) {
+        deq_pool_run(p->pool, barrier_fn, p);
+        for (unsigned i = 0; i < p->n; i++)
+            bad += p->bad[i] + (p->wrote[i] != p->rounds);
+        memset(p->wrote, 0, sizeof p->wrote);
+    }
+    deq_pool_free(p->pool);
+    return bad;
+}
+
+/* Of few threads, and of more than any machine that runs the tests has cores. */
+TEST(pool_barrier_shows_all_that_was_written)
+{
+    static const struct {
+        unsigned n, rounds, runs;
+    } cases[] = {{1, 500, 5}, {2, 500, 5}, {3, 50, 4}, {5, 30, 4}, {MANY, 2, 2}};
+    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
+        struct barrier_probe p = {.n = cases[i].n, .rounds = cases[i].rounds};
+        const unsigned bad = wrong_rounds(&p, cases[i].runs);
+        CHECK_MSG(bad == 0, "%u threads: %u", cases[i].n, bad);
+    }
+}
+
+TEST(pool_barrier_waits_for_a_thread_that_sleeps)
+{
+    struct barrier_probe p = {.n = 3, .rounds = 18, .late = 3};
+    CHECK(wrong_rounds(&p, 2) == 0);
+}
+
+/* A stage on the caller's thread alone: nobody else is there to be waited for. */
+TEST(pool_barrier_of_one)
+{
+    struct barrier_probe p = {.n = 3, .rounds = 5};
+    CHECK(!deq_pool_new(p.n, &p.pool, NULL));
+    deq_pool_stage(p.pool, barrier_fn, &p, 1);
+    CHECK(p.wrote[0] == p.rounds && !p.wrote[1] && !p.bad[0]);
+    deq_pool_run(p.pool, barrier_fn, &p);
+    CHECK(p.wrote[2] == p.rounds && !p.bad[0] && !p.bad[1] && !p.bad[2]);
+    deq_pool_free(p.pool);
+}
+
+/* Workers that went to sleep between two runs are woken by the second. */
+TEST(pool_wakes_sleepers)
+{
+    struct deq_pool *pool = NULL;
+    struct pool_probe p = {.n = 4, .thread0 = true, .owner = pthread_self(), .value = {1, 1, 1, 1}};
+    CHECK(!deq_pool_new(4, &pool, NULL));
+    for (unsigned run = 1; run <= 20; run++) {
+        usleep(300);
+        deq_pool_run(pool, pool_fn, &p);
+        CHECK_MSG(atomic_load(&p.sum) == 4 * run, "run %u: %u", run, atomic_load(&p.sum));
+    }
+    deq_pool_free(pool);
 }
 
 TEST(pool_limits_and_faults)
