@@ -152,7 +152,7 @@ struct deq_solve_params {
     enum deq_warm warm_start;
     float tol;         /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter
                         * evaluations, with window 1 from zero */
-    uint32_t max_iter; /* evaluations of a row once all before it are final; then its best iterate counts */
+    uint32_t max_iter; /* evaluations of a row once all before it are final */
     uint32_t min_iter;
     uint32_t window;   /* rows solved behind the committed prefix, 1..64 */
 };

@@ -260,8 +260,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
     return true;
 }
 
-/* Drops rows whose guess changed or that became NaN; the front's NaN starts again from zero once, then ends the
- * sequence. Returns false when it ended. */
+/* Drops rows whose guess changed or that became NaN; the front's NaN goes back once, to its best iterate or else to
+ * zero, then it ends the sequence. Returns false when it ended. */
 static bool prune(struct deq_engine *e, struct sequence *s)
 {
     for (uint32_t k = 0; k < s->n_rows; k++) {
@@ -271,13 +271,15 @@ static bool prune(struct deq_engine *e, struct sequence *s)
                 deq_seq_drop_rows(e, s, k);
                 break;
             }
-            if (r->restarted || r->last) {
+            if (r->restarted) {
                 e->stats.numeric_errors++;
                 deq_seq_finish(e, s, DEQ_FINISH_NUMERIC, "the state became infinite or not a number");
                 return false;
             }
-            memset(r->z, 0, e->cell->state_dim * sizeof(float));
-            memset(r->fz, 0, e->cell->state_dim * sizeof(float));
+            if (isfinite(r->best_residual))
+                memcpy(r->z, r->best, e->cell->state_dim * sizeof(float));
+            else
+                memset(r->z, 0, e->cell->state_dim * sizeof(float));
             deq_solver_restart(&r->solver);
             r->restarted = true;
             deq_seq_drop_rows(e, s, 1);
@@ -302,16 +304,15 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
             continue;
         if (r->position == s->n_committed) { /* it leads: f is fixed now, so an old iterate stays comparable */
             r->lead++;
-            if (r->residual < r->best_residual) {
+            const bool best = r->residual < r->best_residual;
+            if (best) {
                 r->best_residual = r->residual;
                 memcpy(r->best, r->z, D * sizeof(float));
             }
-            if (r->lead + 1 >= s->solver.max_iter) {
-                r->last = true;
-                if (s->solver.tol > 0) { /* else it is a fixed number of steps, and this is one of them */
-                    memcpy(r->z, r->best, D * sizeof(float));
-                    continue;
-                }
+            r->last = r->lead + 1 >= s->solver.max_iter;
+            if (r->last && !best && s->solver.tol > 0) { /* a fixed number of steps takes them as they come */
+                memcpy(r->z, r->best, D * sizeof(float));
+                continue;
             }
         }
         deq_solver_step(&s->solver, &r->solver, D, r->z, r->fz, r->residual);

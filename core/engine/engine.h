@@ -20,9 +20,10 @@
  * that n choices can begin from one solve of it.
  *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against
- * max_iter and its best iterate is kept. At the last evaluation it goes back to the best iterate and commits
- * whatever the residual. What is committed: f(z), as the state that is read out, and what the cell leaves in its pages
- * (a transformer the keys and values that the last evaluation had of its iterate z, a trellis network f(z) itself).
+ * max_iter. The last of them commits whatever the residual. It is one more iterate of the solver's where the one before
+ * it was the best so far, else it goes back to the best: the pages hold what the last evaluation left, so that an older
+ * iterate is committed by evaluating it again. What is committed: f(z), as the state that is read out, and what the
+ * cell leaves in its pages (a transformer the keys and values of z, a trellis network f(z) itself).
  *
  * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch;
  * all from deq_engine_open. */

@@ -12,7 +12,7 @@
 enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
 
 struct row {
-    float *z, *fz, *u, *best; /* [D] [D] [U] [D] */
+    float *z, *fz, *u, *best; /* [D] [D] [U] [D]; best: the best iterate since it leads */
     struct deq_solver solver;
     size_t position;
     uint32_t token;
@@ -22,7 +22,7 @@ struct row {
     float residual, best_residual;
     bool finite, converged;
     bool last;            /* the next evaluation is the last: commit whatever comes */
-    bool restarted;       /* went back to zero after NaN once */
+    bool restarted;       /* went back after NaN once */
     bool start_cached;    /* began from a state of the prefix cache */
     bool guess_due;       /* at this step */
     float *logits;        /* [V] of this step, or NULL */

@@ -93,6 +93,24 @@ def test_eval():
             check(code == 2 and flags[0].lstrip("-")[:4] in err + "a b", "eval %s: %d %r" % (flags, code, err))
 
 
+def test_eval_budget():
+    """No evaluation of a budget is thrown away: each of the first ones lowers the loss."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "text.txt")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("One day, a girl named Mia found a small red boat near the lake. She was happy and wanted to show "
+                    "it to her brother. \"Look, Sam! I found a boat,\" she said. Sam smiled and they put the boat in "
+                    "the water. The wind was strong and the boat went far away. Mia was sad and began to cry. Then a "
+                    "big duck came and pushed the boat back to them. Mia and Sam said, \"Thank you, duck!\" They gave "
+                    "the duck some bread and went home.\n")
+        model = os.path.join(ROOT, "models", "stories")
+        runs = [json.loads(run([DEQ, "eval", model, path, "--json", "--window", "1", "--max-iter", n])[1])
+                for n in "123"]
+        loss = [o["nll_per_token"] for o in runs]
+        equal([o["evaluations_per_token"] for o in runs[:2]], [1, 2], "budgets are used")
+        check(loss[0] > loss[1] > loss[2], "loss at 1, 2, 3 evaluations: %s" % loss)
+
+
 def test_generate():
     code, out, err = run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20"])
     text = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json"])[1])["text"]

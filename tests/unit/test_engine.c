@@ -127,6 +127,29 @@ TEST(engine_budget_and_best)
     deq_engine_free(e);
 }
 
+/* A budget of n is n iterates: where each is better than the last, so is what one evaluation more commits. Where the
+ * second is worse, of a cell whose Picard steps diverge, a further evaluation goes back to the first. */
+TEST(engine_budget_wastes_no_evaluation)
+{
+    const uint32_t prompt[3] = {1, 2, 3};
+    for (int diverges = 0; diverges <= 1; diverges++) {
+        float r[5] = {0};
+        struct deq_engine *e = toy_engine(diverges ? -1.2f : 0.9f, 0, 8, NULL);
+        REQUIRE(e);
+        for (uint32_t n = 1; n <= 4; n++) {
+            struct answer a = {0};
+            struct deq_request q = toy_request(prompt, 3, 1, &a);
+            q.solve = (struct deq_solve_params){.solver = DEQ_PICARD, .tol = 1e-5f, .max_iter = n, .window = 1};
+            a = ask(e, &q, NULL);
+            CHECK(a.n == 1 && a.evaluations[0] == n && a.not_converged == 1);
+            r[n] = a.residual[0];
+        }
+        CHECK_MSG(diverges ? r[2] > r[1] && r[3] == r[1] && r[4] == r[1] : r[1] > r[2] && r[2] > r[3] && r[3] > r[4],
+                  "residuals %g %g %g %g", (double)r[1], (double)r[2], (double)r[3], (double)r[4]);
+        deq_engine_free(e);
+    }
+}
+
 TEST(engine_nan_stays_home)
 {
     uint32_t prompt[40], bad[40];
