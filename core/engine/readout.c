@@ -20,8 +20,9 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
-            const bool guess_due = r->guess_due && picks && r->position >= s->req.n_prompt &&
-                                   r->position < s->last_position;
+            /* nobody enters behind the only row of a window */
+            const bool guess_due = r->guess_due && picks && s->req.solve.window > 1 &&
+                                   r->position >= s->req.n_prompt && r->position < s->last_position;
             const bool need = r->finite && ((leading && (picks || wanted)) || guess_due);
             r->guess_due = false;
             if (need) {
