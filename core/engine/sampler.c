@@ -1,7 +1,6 @@
 #include "core/engine/sampler.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/base.h"
@@ -13,25 +12,21 @@ enum { STREAM_SAMPLE = 1 }; /* choice k draws from stream 1 + k */
 
 static const float FORBID = -100, FORCE = 100, FORCED_LOGIT = 1e4f;
 
+enum { BLOCK = 64 };
+
 uint32_t deq_argmax(const float *logits, uint32_t vocab_size)
 {
-    uint32_t best = 0;
-    float top = -INFINITY;
-    for (uint32_t i = 0; i < vocab_size; i++)
-        if (logits[i] > top) { /* strictly: the lowest id wins; NaN never does */
-            top = logits[i];
-            best = i;
-        }
-    return best;
-}
-
-/* most probable first, then lower id */
-static int by_rank(const void *a, const void *b)
-{
-    const struct deq_candidate *x = a, *y = b;
-    if (x->p != y->p)
-        return x->p > y->p ? -1 : 1;
-    return x->id < y->id ? -1 : 1;
+    const float top = deq_kern()->max(logits, vocab_size);
+    for (uint32_t at = 0; at < vocab_size && top > -INFINITY; at += BLOCK) { /* the lowest id wins; NaN never does */
+        const uint32_t end = DEQ_MIN(at + BLOCK, vocab_size);
+        unsigned here = 0;
+        for (uint32_t i = at; i < end; i++)
+            here |= logits[i] == top;
+        for (uint32_t i = at; here && i < end; i++)
+            if (logits[i] == top)
+                return i;
+    }
+    return 0;
 }
 
 /* w = exp((logits - top) / T), a word's weight beside the most probable one's; what is not finite weighs 0. */
@@ -45,32 +40,117 @@ static void weigh(const float *logits, uint32_t n, float top, float inv_temp, fl
     (void)deq_kern()->exp_sum(w, w, 0, n);
 }
 
-/* Collects and sorts the candidates with p >= floor until at least `mass` (of probability) and `count` of
- * them are there; returns how many. All with p >= floor are in, so what was left out is less probable
- * than anything that is in. */
-static uint32_t ranked(const float *w, uint32_t V, double mass, uint32_t count, struct deq_candidate *out,
-                       double *ret_total)
+/* The sum of at most BLOCK weights: eight chains, so that it need not wait for every addition. */
+static double block_mass(const float *w, uint32_t n)
 {
-    double total = 0;
-    for (uint32_t i = 0; i < V; i++)
-        total += w[i];
-    for (float floor = 0.02f;; floor *= 0.02f) {
-        uint32_t n = 0;
-        double sum = 0;
-        if (floor < 1e-30f)
-            floor = 0;
-        for (uint32_t i = 0; i < V; i++) {
+    double s[8] = {0};
+    for (uint32_t i = 0; i + 8 <= n; i += 8)
+        for (uint32_t j = 0; j < 8; j++)
+            s[j] += (double)w[i + j];
+    for (uint32_t i = n / 8 * 8; i < n; i++)
+        s[i % 8] += (double)w[i];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+static double mass_of(const float *w, uint32_t n)
+{
+    double sum = 0;
+    for (uint32_t at = 0; at < n; at += BLOCK)
+        sum += block_mass(w + at, DEQ_MIN(n - at, (uint32_t)BLOCK));
+    return sum;
+}
+
+/* The first word whose weight, with all before it, is more than x; n: there is none. */
+static uint32_t find_mass(const float *w, uint32_t n, double x)
+{
+    double before = 0;
+    for (uint32_t at = 0; at < n; at += BLOCK) {
+        const uint32_t end = DEQ_MIN(at + BLOCK, n);
+        const double behind = before + block_mass(w + at, end - at);
+        double sum = before;
+        for (uint32_t i = at; x < behind && i < end; i++) {
+            sum += (double)w[i];
+            if (x < sum)
+                return i;
+        }
+        before = behind;
+    }
+    return n;
+}
+
+/* --- The most probable words, as many as are asked for: a heap, of which only so much is sorted --- */
+
+/* most probable first, then lower id */
+static bool ranks_before(const struct deq_candidate *x, const struct deq_candidate *y)
+{
+    return x->p > y->p || (x->p == y->p && x->id < y->id);
+}
+
+static void sift_down(struct deq_candidate *heap, uint32_t n, uint32_t i)
+{
+    const struct deq_candidate c = heap[i];
+    for (uint32_t child; (child = 2 * i + 1) < n; i = child) {
+        child += child + 1 < n && ranks_before(&heap[child + 1], &heap[child]);
+        if (!ranks_before(&heap[child], &c))
+            break;
+        heap[i] = heap[child];
+    }
+    heap[i] = c;
+}
+
+/* All words with w >= floor, and their mass. */
+static uint32_t collect(const float *w, uint32_t V, float floor, struct deq_candidate *out, double *ret_mass)
+{
+    uint32_t n = 0;
+    double mass = 0;
+    for (uint32_t at = 0; at < V; at += BLOCK) {
+        const uint32_t end = DEQ_MIN(at + BLOCK, V);
+        unsigned here = 0;
+        for (uint32_t i = at; i < end; i++)
+            here |= w[i] >= floor;
+        for (uint32_t i = at; here && i < end; i++)
             if (w[i] > 0 && w[i] >= floor) {
                 out[n++] = (struct deq_candidate){w[i], i};
-                sum += w[i];
+                mass += (double)w[i];
             }
-        }
-        if (floor == 0 || (sum >= mass * total && n >= count)) {
-            qsort(out, n, sizeof *out, by_rank);
-            *ret_total = total;
-            return n;
-        }
     }
+    *ret_mass = mass;
+    return n;
+}
+
+/* Candidates of which the i-th most probable is asked for: at[0 .. left) is a heap, and behind it lie those that were
+ * taken from it, the most probable last. */
+struct ranking {
+    struct deq_candidate *at;
+    uint32_t n, left;
+};
+
+static const struct deq_candidate *ranked(struct ranking *r, uint32_t i)
+{
+    while (r->n - r->left <= i) {
+        const struct deq_candidate root = r->at[0];
+        r->at[0] = r->at[--r->left];
+        sift_down(r->at, r->left, 0);
+        r->at[r->left] = root;
+    }
+    return &r->at[r->n - 1 - i];
+}
+
+/* Words from a floor on that leaves at least `mass` and `count` of them: what is below it is less probable than all
+ * that is there. */
+static struct ranking rank(const float *w, uint32_t V, double mass, uint32_t count, struct deq_candidate *room)
+{
+    struct ranking r = {.at = room};
+    double sum = 0;
+    for (float floor = 0.02f;; floor *= 0.02f) {
+        floor = floor < 1e-30f ? 0 : floor;
+        r.n = r.left = collect(w, V, floor, room, &sum);
+        if (floor == 0 || (sum >= mass && r.n >= count))
+            break;
+    }
+    for (uint32_t i = r.n / 2; i-- > 0;)
+        sift_down(room, r.n, i);
+    return r;
 }
 
 bool deq_sample_adjusts(const struct deq_sampling *s)
@@ -140,58 +220,55 @@ void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_his
     }
 }
 
-uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position,
-                    struct deq_sample_scratch *scratch)
+static bool greedy(const struct deq_sampling *s)
 {
-    struct deq_candidate *c = scratch->candidates;
-    const uint32_t best = deq_argmax(logits, V);
-    const float top = logits[best];
-    if (s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(top))
-        return best;
-    const float inv_temp = 1.0f / s->temperature;
-    if (!isfinite(inv_temp))
-        return best;
-    const double u = deq_rng_uniform(s->seed, STREAM_SAMPLE + (uint64_t)choice, position);
-    const bool rank = s->top_k || s->top_p < 1;
-    double total = 0;
-    uint32_t n = 0;
-    weigh(logits, V, top, inv_temp, scratch->weights);
-    if (rank) {
-        n = ranked(scratch->weights, V, s->top_p, s->top_k, c, &total);
-        if (s->top_k && s->top_k < n)
-            n = s->top_k;
-        if (s->top_p < 1) { /* of what top_k left, the shortest beginning that holds top_p */
-            double kept = 0, sum = 0;
-            for (uint32_t i = 0; i < n; i++)
-                kept += c[i].p;
-            const double base = s->top_k ? kept : total;
-            uint32_t m = 0;
-            while (m < n && sum < s->top_p * base)
-                sum += c[m++].p;
-            n = DEQ_MAX(m, 1u);
-        }
-    } else { /* order of ids: no sort is needed */
-        for (uint32_t i = 0; i < V; i++)
-            if (scratch->weights[i] > 0)
-                c[n++] = (struct deq_candidate){scratch->weights[i], i};
+    return s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(1.0f / s->temperature);
+}
+
+/* A word of those that top_k and top_p leave; best: there is none. */
+static uint32_t draw_ranked(const struct deq_sampling *s, const float *w, uint32_t V, double u, uint32_t best,
+                            struct deq_candidate *room)
+{
+    const double total = mass_of(w, V);
+    struct ranking r = rank(w, V, (double)s->top_p * total, s->top_k, room);
+    uint32_t n = s->top_k ? DEQ_MIN(s->top_k, r.n) : r.n;
+    if (s->top_p < 1) { /* of what top_k left, the shortest beginning that holds top_p */
+        double kept = s->top_k ? 0 : total, sum = 0;
+        for (uint32_t i = 0; s->top_k && i < n; i++)
+            kept += (double)ranked(&r, i)->p;
+        uint32_t m = 0;
+        while (m < n && sum < (double)s->top_p * kept)
+            sum += (double)ranked(&r, m++)->p;
+        n = DEQ_MAX(m, 1u);
     }
-    const float floor = s->min_p > 0 ? s->min_p : 0; /* relative to the top, whose p is 1 here */
     double sum = 0, at = 0;
     for (uint32_t i = 0; i < n; i++)
-        sum += c[i].p >= floor ? c[i].p : 0;
+        sum += ranked(&r, i)->p >= s->min_p ? (double)ranked(&r, i)->p : 0;
     for (uint32_t i = 0; i < n; i++) {
-        if (c[i].p < floor)
-            continue;
-        at += c[i].p;
+        const struct deq_candidate *c = ranked(&r, i);
+        at += c->p >= s->min_p ? (double)c->p : 0;
         if (u * sum < at)
-            return c[i].id;
+            return c->id;
     }
     return best;
 }
 
-static bool greedy(const struct deq_sampling *s)
+uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t V, uint32_t choice, size_t position,
+                    struct deq_sample_scratch *scratch)
 {
-    return s->temperature <= 0 || s->top_k == 1 || s->top_p <= 0 || !isfinite(1.0f / s->temperature);
+    float *w = scratch->weights;
+    const uint32_t best = deq_argmax(logits, V);
+    const float top = logits[best];
+    if (greedy(s) || !isfinite(top))
+        return best;
+    const double u = deq_rng_uniform(s->seed, STREAM_SAMPLE + (uint64_t)choice, position);
+    weigh(logits, V, top, 1.0f / s->temperature, w);
+    if (s->top_k || s->top_p < 1)
+        return draw_ranked(s, w, V, u, best, scratch->candidates);
+    for (uint32_t i = 0; s->min_p > 0 && i < V; i++) /* relative to the top, whose weight is 1 */
+        w[i] = w[i] >= s->min_p ? w[i] : 0;
+    const uint32_t id = find_mass(w, V, u * mass_of(w, V));
+    return id < V ? id : best;
 }
 
 bool deq_sample_needs_full(const struct deq_sampling *s)
@@ -230,8 +307,7 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
     float *w = scratch->weights;
     double mass[DEQ_CUTOFFS_MAX + 1] = {0}, total = 0;
     weigh(logits, n0, top, inv_temp, w);
-    for (uint32_t i = 0; i < n0; i++)
-        mass[0] += w[i];
+    mass[0] = mass_of(w, n0);
     for (unsigned c = 1; c < C; c++) /* a little more than the most, so that rounding never cuts a word off */
         mass[c] = 1.0001 * deq_exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
                   deq_exp(deq_log(deq_cluster_size(t->vocab, c)) * fmax(0, 1 - (double)inv_temp));
@@ -247,15 +323,12 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
             *ret_need = c;
             return UINT32_MAX;
         }
-        const uint32_t begin = deq_cluster_begin(t->vocab, c), end = begin + deq_cluster_size(t->vocab, c);
-        double at = 0;
-        weigh(logits + begin, end - begin, top, inv_temp, w + begin);
-        for (uint32_t i = begin; i < end; i++) {
-            at += w[i];
-            if (x < at)
-                return i;
-        }
-        mass[c] = at;
+        const uint32_t begin = deq_cluster_begin(t->vocab, c), n = deq_cluster_size(t->vocab, c);
+        weigh(logits + begin, n, top, inv_temp, w + begin);
+        const uint32_t i = find_mass(w + begin, n, x);
+        if (i < n)
+            return begin + i;
+        mass[c] = mass_of(w + begin, n);
     }
     return deq_argmax(logits, n0);
 }

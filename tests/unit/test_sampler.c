@@ -1,9 +1,12 @@
 /* core/engine/sampler.c: penalties and biases; and over a vocabulary in clusters it asks only for what a pick depends
- * on, and what it picks does not depend on what else is known. */
+ * on, and what it picks does not depend on what else is known; every way of picking against its definition. */
 #include "core/engine/sampler.h"
+
+#include <stdlib.h>
 
 #include "core/base/base.h"
 #include "core/base/rng.h"
+#include "core/math/kern.h"
 #include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
@@ -279,4 +282,81 @@ TEST(sampler_clusters_are_the_whole_distribution)
             CHECK_MSG(chi2 < 110, "round %u, temperature %g: chi-squared %g", round, (double)s.temperature, chi2);
         }
     }
+}
+
+static int by_rank(const void *a, const void *b)
+{
+    const struct deq_candidate *x = a, *y = b;
+    if (x->p != y->p)
+        return x->p > y->p ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* top_k, top_p, min_p and the draw as they are defined: everything sorted, sums one word after the other. */
+static uint32_t plain_sample(const struct deq_sampling *s, const float *logits, uint32_t n, size_t position)
+{
+    enum { MOST_WORDS = 1000 };
+    static float w[MOST_WORDS];
+    static struct deq_candidate c[MOST_WORDS];
+    uint32_t best = 0, left = 0, m = 0;
+    float top = -INFINITY;
+    for (uint32_t i = 0; i < n; i++)
+        if (logits[i] > top)
+            top = logits[best = i];
+    if (!isfinite(top))
+        return best;
+    for (uint32_t i = 0; i < n; i++)
+        w[i] = isfinite(logits[i]) ? (logits[i] - top) * (1.0f / s->temperature) : -INFINITY;
+    (void)deq_kern_level("ref")->exp_sum(w, w, 0, n);
+    double total = 0, kept = 0, sum = 0, at = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        total += (double)w[i];
+        if (w[i] > 0)
+            c[left++] = (struct deq_candidate){w[i], i};
+    }
+    if (s->top_k || s->top_p < 1)
+        qsort(c, left, sizeof *c, by_rank);
+    left = s->top_k ? DEQ_MIN(left, s->top_k) : left;
+    for (uint32_t i = 0; i < left; i++)
+        kept += (double)c[i].p;
+    while (m < left && sum < (double)s->top_p * (s->top_k ? kept : total))
+        sum += (double)c[m++].p;
+    left = s->top_p < 1 ? DEQ_MAX(m, 1u) : left;
+    sum = 0;
+    for (uint32_t i = 0; i < left; i++)
+        sum += c[i].p >= s->min_p ? (double)c[i].p : 0;
+    for (uint32_t i = 0; i < left; i++) {
+        at += c[i].p >= s->min_p ? (double)c[i].p : 0;
+        if (deq_rng_uniform(s->seed, 1, position) * sum < at)
+            return c[i].id;
+    }
+    return best;
+}
+
+TEST(sampler_picks_by_its_definition)
+{
+    static const uint32_t sizes[] = {1, 7, 63, 64, 65, 200, 1000};
+    static const float top_p[] = {1, 0.9f, 0.3f, 1e-6f}, min_p[] = {0, 0.05f, 1}, temperature[] = {0.3f, 1, 7};
+    static const uint32_t top_k[] = {0, 2, 40, 5000};
+    static float logits[1000], w[1000];
+    static struct deq_candidate room[1000];
+    struct deq_sample_scratch own = {.candidates = room, .weights = w};
+    unsigned differ = 0, not_best = 0;
+    for (size_t round = 0; round < 7 * 4 * 3 * 3 * 4 * 3; round++) {
+        const uint32_t n = sizes[round % 7];
+        const struct deq_sampling s = {.temperature = temperature[round / 7 % 3], .top_p = top_p[round / 21 % 4],
+                                       .min_p = min_p[round / 84 % 3], .top_k = top_k[round / 252 % 4], .seed = 5};
+        for (uint32_t i = 0; i < n; i++) { /* every third round has many ties, and what is impossible */
+            const double x = 3 * deq_rng_normal(6, round, i);
+            logits[i] = round % 3 ? (float)x : i % 5 == 4 ? -INFINITY : i % 9 == 7 ? NAN : (float)nearbyint(x);
+        }
+        const uint32_t id = deq_sample(&s, logits, n, 0, round, &own), best = deq_argmax(logits, n);
+        differ += id != plain_sample(&s, logits, n, round);
+        not_best += id != best;
+        for (uint32_t i = 0; i < n; i++)
+            differ += logits[i] > logits[best] || (i < best && logits[i] >= logits[best]);
+    }
+    CHECK_MSG(!differ && not_best > 500, "%u differ, %u are not the most probable", differ, not_best);
+    const float impossible[3] = {NAN, -INFINITY, -INFINITY};
+    CHECK(deq_argmax(impossible, 3) == 0 && deq_argmax(impossible + 1, 2) == 0 && deq_argmax(logits, 0) == 0);
 }
