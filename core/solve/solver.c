@@ -164,12 +164,15 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
             if (r < o->tol && it >= o->min_iter)
                 continue;
             open++;
-            deq_solver_step(o, &sys[i], dim, zi, fi, r);
+            if (it < o->max_iter) /* nobody would evaluate the last one */
+                deq_solver_step(o, &sys[i], dim, zi, fi, r);
         }
         if (trace)
             trace[it - 1] = (float)(sum / (double)n);
     }
-    memcpy(z, z_best, n * dim * sizeof(float));
+    const bool newest = !memcmp(z, z_best, n * dim * sizeof(float));
+    if (!newest)
+        memcpy(z, z_best, n * dim * sizeof(float));
     double sum = 0;
     float top = 0;
     bool all = true;
@@ -182,5 +185,6 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
                                      .residual_max = top,
                                      .residual_mean = (float)(sum / (double)n),
                                      .converged = all,
+                                     .newest = newest,
                                      .finite = finite};
 }

@@ -88,6 +88,7 @@ struct deq_solve_report {
     float residual_max;    /* over systems, of the returned iterate */
     float residual_mean;
     bool converged;        /* all systems */
+    bool newest;           /* the last call of f was on the iterates returned: what it left behind is theirs */
     bool finite;           /* false: some system became NaN or infinite; its best finite iterate
                             * (or its start) is returned */
 };

@@ -21,12 +21,13 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
     const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim),
                                   deq_solve_floats(&widest->adjoint, b, dim));
     w.z = DEQ_NEW_ARRAY(float, nd);
-    w.f0 = DEQ_NEW_ARRAY(float, nd);
+    w.f = DEQ_NEW_ARRAY(float, nd);
+    w.y = DEQ_NEW_ARRAY(float, nd);
     w.d = DEQ_NEW_ARRAY(float, nd);
     w.g = DEQ_NEW_ARRAY(float, nd);
     w.noise = DEQ_NEW_ARRAY(float, nd);
     w.scratch = DEQ_NEW_ARRAY(float, floats);
-    if (!w.z || !w.f0 || !w.d || !w.g || !w.noise || !w.scratch) {
+    if (!w.z || !w.f || !w.y || !w.d || !w.g || !w.noise || !w.scratch) {
         deq_grad_work_free(&w);
         return deq_fail(err, DEQ_ENOMEM, "no memory for training on %zu sequences of %zu", b, t);
     }
@@ -38,7 +39,8 @@ void deq_grad_work_free(struct deq_grad_work *w)
 {
     deq_seq_free(w->seq);
     deq_free(w->z);
-    deq_free(w->f0);
+    deq_free(w->f);
+    deq_free(w->y);
     deq_free(w->d);
     deq_free(w->g);
     deq_free(w->noise);
@@ -64,12 +66,13 @@ void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, st
 {
     const size_t dim = w->seq->t * w->seq->state_dim;
     memset(w->z, 0, w->seq->b * dim * sizeof(float));
-    deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, NULL, w->scratch, NULL, ret);
+    deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, w->f, w->scratch, NULL, ret);
 }
 
-/* Adds the penalty's gradients; w->z is z*. The perturbed evaluation goes to the last tape, f(z*) to tape 0. */
+/* The penalty's gradients, but for what passes through f(z*): that is taken from its gradient d_f [N, S]. The
+ * perturbed evaluation goes to the last tape. */
 static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_opts *o, size_t count, uint64_t seed,
-                               uint64_t key, struct deq_weights *grads)
+                               uint64_t key, float *d_f, struct deq_weights *grads)
 {
     struct deq_seq *s = w->seq;
     const struct deq_kern *k = deq_kern();
@@ -78,20 +81,42 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     const float h = o->jac_step * sqrtf(k->dot(w->z, w->z, nd) / (float)nd) + 1e-8f;
     for (size_t i = 0; i < nd; i++)
         w->noise[i] = (float)deq_rng_normal(seed, STREAM_PROBE + (key << 8), i);
-    float *perturbed = w->noise;
-    k->scale(perturbed, h, nd);
-    k->add(perturbed, perturbed, w->z, nd);
-    s->ops->forward(s, last, perturbed, w->g);
-    s->ops->forward(s, 0, w->z, w->f0);
-    k->sub(w->g, w->g, w->f0, nd);
-    k->scale(w->g, 1.0f / h, nd); /* v */
-    const double penalty = (double)k->dot(w->g, w->g, nd) / (double)nd;
+    float *v = w->noise;
+    k->scale(v, h, nd);
+    k->add(v, v, w->z, nd);
+    s->ops->forward(s, last, v, v);
+    k->sub(v, v, w->f, nd);
+    k->scale(v, 1.0f / h, nd);
+    const double penalty = (double)k->dot(v, v, nd) / (double)nd;
     /* the whole batch's mean: this shard has n of its `count` rows */
-    k->scale(w->g, 2.0f * o->jac_weight / h / (float)(count * s->state_dim), nd);
-    s->ops->vjp(s, last, w->g, w->d, grads);
-    k->scale(w->g, -1.0f, nd);
-    s->ops->vjp(s, 0, w->g, w->d, grads);
+    k->scale(v, 2.0f * o->jac_weight / h / (float)(count * s->state_dim), nd);
+    k->sub(d_f, d_f, v, nd);
+    s->ops->vjp(s, last, v, v, grads);
     return penalty;
+}
+
+/* z* and what is recorded behind it: tape 0 is f at w->z, with its value in w->f. Returns the last state. */
+static const float *record(struct deq_grad_work *w, const struct deq_grad_opts *o, struct deq_grad_report *r)
+{
+    struct deq_seq *s = w->seq;
+    struct deq_solve_report solve = {.finite = true};
+    if (o->mode == DEQ_GRAD_SHALLOW)
+        memset(w->z, 0, s->n * s->state_dim * sizeof(float));
+    else
+        deq_grad_solve(w, &o->forward, &solve);
+    r->evaluations = solve.evaluations;
+    r->residual = solve.residual_mean;
+    r->finite = solve.finite;
+    if (!solve.newest) { /* else the solver's last evaluation is the one to record */
+        s->ops->forward(s, 0, w->z, w->f);
+        r->evaluations++;
+    }
+    const float *y = w->f;
+    for (unsigned i = 1; i < o->depth && o->mode != DEQ_GRAD_IMPLICIT; i++, r->evaluations++) {
+        s->ops->forward(s, i, y, w->y);
+        y = w->y;
+    }
+    return y;
 }
 
 void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights,
@@ -101,40 +126,31 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
     struct deq_seq *s = w->seq;
     const size_t nd = s->n * s->state_dim, dim = s->t * s->state_dim;
     const uint64_t key = step * 4096 + shard;
-    struct deq_grad_report r = {.finite = true};
-    struct deq_solve_report solve = {0};
+    struct deq_grad_report r = {0};
 
     const struct deq_dropout drop = {o->dropout, o->weight_dropout, seed, STREAM_DROPOUT + (key << 8)};
     s->ops->begin(s, weights, tokens, &drop);
-    if (o->mode == DEQ_GRAD_SHALLOW) {
-        memset(w->z, 0, nd * sizeof(float));
-    } else {
-        deq_grad_solve(w, &o->forward, &solve);
-        r.evaluations = solve.evaluations;
-        r.residual = solve.residual_mean;
-        r.finite = solve.finite;
-    }
-    const unsigned depth = o->mode == DEQ_GRAD_IMPLICIT ? 1 : o->depth;
-    memcpy(w->f0, w->z, nd * sizeof(float));
-    for (unsigned i = 0; i < depth; i++)
-        s->ops->forward(s, i, w->f0, w->f0);
-    r.evaluations += depth;
-    r.loss = deq_seq_loss(s, w->f0, targets, count, w->d, grads, NULL);
+    const float *y = record(w, o, &r);
+    r.loss = deq_seq_loss(s, y, targets, count, w->d, grads, NULL);
     r.finite = r.finite && isfinite(r.loss);
+    float *d = w->d; /* the gradient of what tape 0 gave */
     if (r.finite && o->mode == DEQ_GRAD_IMPLICIT) {
-        memcpy(w->g, w->d, nd * sizeof(float));
-        deq_solve(&o->adjoint, s->b, dim, eval_adjoint, w, w->g, NULL, w->scratch, NULL, &solve);
+        struct deq_solve_report solve;
+        d = w->g;
+        memcpy(d, w->d, nd * sizeof(float));
+        deq_solve(&o->adjoint, s->b, dim, eval_adjoint, w, d, NULL, w->scratch, NULL, &solve);
         r.adjoint_evaluations = solve.evaluations;
         r.adjoint_residual = solve.residual_mean;
         r.finite = solve.finite;
-        s->ops->vjp(s, 0, w->g, w->g, grads);
     } else if (r.finite) {
-        for (unsigned i = depth; i-- > 0;)
-            s->ops->vjp(s, i, w->d, w->d, grads);
+        for (unsigned i = o->depth; i-- > 1;)
+            s->ops->vjp(s, i, d, d, grads);
     }
     if (r.finite && o->jac_weight > 0)
-        r.jac = jacobian_penalty(w, o, count, seed, key, grads);
-    if (r.finite)
+        r.jac = jacobian_penalty(w, o, count, seed, key, d, grads);
+    if (r.finite) {
+        s->ops->vjp(s, 0, d, d, grads);
         s->ops->end(s, grads);
+    }
     *ret = r;
 }

@@ -11,7 +11,7 @@
  * eps|^2 / (N S). Their Hutchinson estimate needs a second derivative; the finite difference
  *     v = (f(z* + h eps) - f(z*)) / h
  * is the same in the limit and needs two VJPs: d|v|^2 = 2 v'(df(z* + h eps) - df(z*)) / h. z* is taken as constant, as
- * in the paper. */
+ * in the paper. The one at z* is shared with the loss, whose gradient comes through the same evaluation. */
 #ifndef DEQ_TRAIN_IMPLICIT_H
 #define DEQ_TRAIN_IMPLICIT_H
 
@@ -39,7 +39,8 @@ struct deq_grad_report {
 /* Work of one thread: a sequence set and scratch; reused for shard after shard. */
 struct deq_grad_work {
     struct deq_seq *seq;
-    float *z, *f0, *d, *g, *noise; /* [N, S] each */
+    float *z, *f;                  /* [N, S] z* and f(z*) */
+    float *y, *d, *g, *noise;      /* [N, S] each */
     float *scratch;                /* solver */
 };
 
@@ -47,7 +48,7 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
                               unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err);
 void deq_grad_work_free(struct deq_grad_work *w);
 
-/* Solves z* of tokens [N] into work->z (from zero). */
+/* Solves z* of tokens [N] into work->z (from zero), f(z*) into work->f. */
 void deq_grad_solve(struct deq_grad_work *work, const struct deq_solver_opts *o, struct deq_solve_report *ret);
 
 /* Loss and gradients of one shard: tokens, targets [N]; grads are added to. step, shard: keys of the random numbers. */

@@ -28,15 +28,13 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
             }
         work->seq->ops->begin(work->seq, r->w, tokens, NULL);
         if (r->at.step <= c->shallow_steps) { /* not yet an equilibrium model: the network that was trained */
-            memset(work->z, 0, rows * work->seq->state_dim * sizeof(float));
+            memset(work->f, 0, rows * work->seq->state_dim * sizeof(float));
             for (unsigned i = 0; i < c->shallow_depth; i++)
-                work->seq->ops->forward(work->seq, 0, work->z, work->z);
+                work->seq->ops->forward(work->seq, 0, work->f, work->f);
         } else {
-            /* the tolerance is part of the number: tighter than in training */
-            deq_grad_solve(work, &o, &rep);
-            work->seq->ops->forward(work->seq, 0, work->z, work->z);
+            deq_grad_solve(work, &o, &rep); /* the tolerance is part of the number: tighter than in training */
         }
-        r->valid_sums[thread] += deq_seq_loss(work->seq, work->z, targets, 1, NULL, NULL, nll);
+        r->valid_sums[thread] += deq_seq_loss(work->seq, work->f, targets, 1, NULL, NULL, nll);
     }
 }
 
