@@ -13,6 +13,7 @@
 #include "core/cell/transformer.h"
 
 struct deq_attention {
+    const struct deq_kern *kern;
     struct deq_kv_layout kv;
     size_t n_head, window, reach; /* reach: distances that occur */
     unsigned n_block;
@@ -20,9 +21,10 @@ struct deq_attention {
     float *pages;               /* [n_pages, page_floats] keys and values */
     float *rel[DEQ_BLOCKS_MAX]; /* [H, Dh, deq_rel_stride(reach)] */
     struct deq_attention_scratch {
-        float *scores;        /* [positions of a row's pages] */
-        float *qc, *qr, *out; /* [Dv] q + r_w, q + r_r, a head's output */
-        const float **k, **v; /* [pages of a row] */
+        struct deq_attn_row row[DEQ_ATTN_ROWS]; /* rows that read together; what they point at follows */
+        float *scores;        /* [DEQ_ATTN_ROWS, positions of their pages] */
+        float *qc, *qr, *out; /* [DEQ_ATTN_ROWS, Dv] q + r_w, q + r_r, a head's output */
+        const float **k, **v; /* [their pages] */
     } *thread;                /* [threads] */
 };
 
@@ -42,6 +44,8 @@ void deq_attention_lay_out(struct deq_attention *a, unsigned threads, struct deq
 /* Keys and values of one row go to its page: kv [2, H*Dh]. */
 void deq_attention_write(const struct deq_attention *a, unsigned block, const struct deq_ring *ring, size_t position,
                          const float *kv);
+/* Multiply-adds of all rows. */
+size_t deq_attention_work(const struct deq_attention *a, const struct deq_rows *rows);
 /* A thread's share of a stage; the rows' own keys and values, and all before them, are in their pages. */
 void deq_attention_read(const struct deq_attention *a, const struct deq_attention_rows *rows, unsigned thread,
                         unsigned n_threads);

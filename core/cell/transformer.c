@@ -181,13 +181,12 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     c->rows = rows;
     c->m = rows->n;
     const struct deq_transformer_arch *a = &c->w->arch;
-    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner,
-                 span = DEQ_MIN((size_t)a->attn_window, 64u);
+    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner;
     for (c->block = 0; c->block < a->n_block; c->block++) {
         run(c, stage_input, m * D);
         run(c, stage_qkv, m * D * 3 * HD);
         run(c, stage_cache, m * 3 * HD);
-        run(c, stage_attention, m * HD * span);
+        run(c, stage_attention, deq_attention_work(&c->attention, rows));
         if (a->norm == DEQ_NORM_PRE_SUB)
             run(c, stage_sub_norm, m * HD);
         run(c, stage_out, m * HD * D);

@@ -7,6 +7,7 @@
 #include "core/cell/kind.h"
 #include "core/cell/predictor.h"
 #include "core/cell/vocabulary.h"
+#include "core/math/kern.h"
 
 enum { DEQ_BLOCKS_MAX = 16 };
 
@@ -92,12 +93,12 @@ void deq_sinusoid(uint32_t d, uint32_t d_model, float *out);
  * in column deq_rel_zero(reach) - d; the others stay zero (they are masked). */
 static inline size_t deq_rel_zero(size_t reach)
 {
-    return reach - 1 + 15;
+    return reach - 1 + (size_t)DEQ_REL_PAD;
 }
 
 static inline size_t deq_rel_stride(size_t reach)
 {
-    return DEQ_ROUND_UP(deq_rel_zero(reach) + 16, (size_t)16);
+    return DEQ_ROUND_UP(deq_rel_zero(reach) + 1 + (size_t)DEQ_REL_PAD, (size_t)16);
 }
 
 void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach,

@@ -13,21 +13,32 @@
 enum { DEQ_PANEL = 64 }; /* columns of one packed weight panel */
 enum { DEQ_KV_PAGE_TOK = 16 }; /* positions of one cache page: one vector of scores */
 
-/* One head of one row attending over a paged cache (Dai et al., "Transformer-XL", 2019, section 3.3):
+enum { DEQ_ATTN_ROWS = 4 }; /* rows that read keys and values together */
+/* columns of a table of relative keys beside those that are used: rows that read together read each other's pages */
+enum { DEQ_REL_PAD = DEQ_KV_PAGE_TOK - 1 + DEQ_ATTN_ROWS - 1 };
+
+/* One head of rows at successive positions t, t+1, .. of a sequence, attending over a paged cache (Dai et al.,
+ * "Transformer-XL", 2019, section 3.3):
  *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j */
+struct deq_attn_row {
+    const float *qc; /* [Dh] query + r_w */
+    const float *qr; /* [Dh] query + r_r */
+    size_t t, lo;    /* the row's position and the first position it sees: not before the first of the row before */
+    float *scores;   /* scratch [16 * pages] */
+    float *out;      /* [v_stride] */
+};
+
 struct deq_attn_args {
-    const float *qc;           /* [Dh] query + r_w */
-    const float *qr;           /* [Dh] query + r_r */
-    size_t d_head;             /* Dh */
-    size_t v_stride;           /* floats between the V rows of two positions, multiple of 16, >= Dh */
-    size_t t, lo;              /* the row's position and the first position it sees */
-    const float *const *k;     /* by page (lo/16 .. t/16): [Dh, 16], transposed so that lanes are positions */
-    const float *const *v;     /* by page: [16, v_stride] */
-    const float *rel;          /* [Dh, rel_stride]: W_r p at distance rel_zero - column */
-    size_t rel_stride, rel_zero; /* rel_zero: the column of distance 0; 15 columns of padding lie on both sides */
+    const struct deq_attn_row *row; /* [n] */
+    size_t n;                       /* 1..DEQ_ATTN_ROWS */
+    size_t d_head;                  /* Dh */
+    size_t v_stride;                /* floats between the V rows of two positions, multiple of 16, >= Dh */
+    const float *const *k;          /* by page (the first row's lo/16 .. the last's t/16): [Dh, 16], transposed so that
+                                     * lanes are positions */
+    const float *const *v;          /* by page: [16, v_stride] */
+    const float *rel;               /* [Dh, rel_stride]: W_r p at distance rel_zero - column */
+    size_t rel_stride, rel_zero;    /* rel_zero: the column of distance 0; DEQ_REL_PAD columns lie on both sides */
     float scale;
-    float *scores;             /* scratch [16 * pages] */
-    float *out;                /* [v_stride] */
 };
 
 struct deq_kern {

@@ -4,6 +4,7 @@
 #define KERN avx2
 #define MM_ROWS 3
 #define MM_VECS 2
+#define ATTN_TILE 4
 #include "core/math/kern_body.h"
 #else
 typedef int deq_no_avx2; /* a translation unit may not be empty */

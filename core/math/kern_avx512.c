@@ -4,6 +4,7 @@
 #define KERN avx512
 #define MM_ROWS 6
 #define MM_VECS 4
+#define ATTN_TILE 8
 #include "core/math/kern_body.h"
 #else
 typedef int deq_no_avx512;

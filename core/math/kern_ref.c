@@ -3,4 +3,5 @@
 #define KERN ref
 #define MM_ROWS 1
 #define MM_VECS 1
+#define ATTN_TILE 4
 #include "core/math/kern_body.h"

@@ -14,16 +14,17 @@ struct attn_case {
     float k[T_MAX][DH_MAX], v[T_MAX][DH_MAX]; /* by position */
     float r[T_MAX][DH_MAX];                   /* by distance */
     float k_page[PAGES][DH_MAX * 16], v_page[PAGES][16 * DH_MAX];
-    float rel[DH_MAX * 256];
+    float rel[DH_MAX * 256]; /* t - lo + 1 columns and the padding */
     float scores[PAGES * 16 + GUARD], out[DH_MAX + GUARD], first[DH_MAX];
+    struct deq_attn_row row;
 };
 
 /* Fills pages for positions lo..t only; everything else in them is NaN. */
 static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const float *pk[PAGES],
                                     const float *pv[PAGES])
 {
-    const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + 15,
-                 rel_stride = DEQ_ROUND_UP(rel_zero + 16, (size_t)16);
+    const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + DEQ_REL_PAD,
+                 rel_stride = DEQ_ROUND_UP(rel_zero + 1 + DEQ_REL_PAD, (size_t)16);
     for (size_t p = p0; p <= t / 16; p++) {
         for (size_t i = 0; i < DH_MAX * 16; i++)
             c->k_page[p][i] = c->v_page[p][i] = NAN;
@@ -43,9 +44,10 @@ static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, si
         }
     sentinels(c->out, DEQ_COUNT(c->out));
     sentinels(c->scores, DEQ_COUNT(c->scores));
-    return (struct deq_attn_args){.qc = c->qc, .qr = c->qr, .d_head = dh, .v_stride = stride, .t = t, .lo = lo, .k = pk,
-                                  .v = pv, .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero,
-                                  .scale = 1 / sqrtf((float)dh), .scores = c->scores, .out = c->out};
+    c->row = (struct deq_attn_row){.qc = c->qc, .qr = c->qr, .t = t, .lo = lo, .scores = c->scores, .out = c->out};
+    return (struct deq_attn_args){.row = &c->row, .n = 1, .d_head = dh, .v_stride = stride, .k = pk, .v = pv,
+                                  .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero,
+                                  .scale = 1 / sqrtf((float)dh)};
 }
 
 static struct attn_case *attn_inputs(void)
@@ -120,6 +122,56 @@ TEST(kern_attn)
                 CHECK_MSG(same_bits(c->out, c->first, stride), "%s Dh=%zu t=%zu lo=%zu", level_names[l], dh, t, lo);
             }
         }
+    free(c);
+}
+
+/* Rows at t .. t + n - 1 that read together, each with a window of its own first position, and each alone. */
+static void check_together(struct attn_case *c, size_t dh, size_t t, size_t n, size_t window)
+{
+    const size_t last = t + n - 1, lo = t + 1 > window ? t + 1 - window : 0, stride = DEQ_ROUND_UP(dh, (size_t)16);
+    const float *pk[PAGES], *pv[PAGES];
+    float scores[DEQ_ATTN_ROWS][PAGES * 16], out[DEQ_ATTN_ROWS][DH_MAX], alone[DH_MAX];
+    struct deq_attn_args a = lay_out(c, dh, last, lo, pk, pv);
+    struct deq_attn_row row[DEQ_ATTN_ROWS];
+    for (size_t i = 0; i < n; i++)
+        row[i] = (struct deq_attn_row){.qc = c->k[i], .qr = c->v[i], .t = t + i,
+                                       .lo = t + i + 1 > window ? t + i + 1 - window : 0, .scores = scores[i],
+                                       .out = out[i]};
+    for (int l = 0; l < LEVELS; l++) {
+        if (!levels[l])
+            continue;
+        a.row = row;
+        a.n = n;
+        a.k = pk;
+        a.v = pv;
+        levels[l]->attn(&a);
+        for (size_t i = 0; i < n; i++) {
+            struct deq_attn_row own = row[i];
+            own.scores = c->scores;
+            own.out = alone;
+            a.row = &own;
+            a.n = 1;
+            a.k = pk + own.lo / 16 - lo / 16;
+            a.v = pv + own.lo / 16 - lo / 16;
+            levels[l]->attn(&a);
+            CHECK_MSG(same_bits(out[i], alone, stride), "%s Dh=%zu: row %zu of %zu at %zu, window %zu", level_names[l],
+                      dh, i, n, t, window);
+            CHECK(isnan(alone[0]) == (own.t == T_MAX - 1)); /* the one position that is not finite */
+        }
+    }
+}
+
+TEST(kern_attn_rows_together_have_the_bits_of_each_alone)
+{
+    struct attn_case *c = attn_inputs();
+    find_levels();
+    for (size_t d = 0; c && d < DH_MAX; d++)
+        c->k[T_MAX - 1][d] = c->v[T_MAX - 1][d] = NAN;
+    for (uint64_t i = 0; c && i < 300; i++) {
+        const size_t n = 1 + deq_rng_below(31, 0, i, DEQ_ATTN_ROWS), t = deq_rng_below(31, 1, i, T_MAX - n + 1);
+        check_together(c, 1 + deq_rng_below(31, 2, i, DH_MAX), i % 8 ? t : T_MAX - n, n,
+                       1 + deq_rng_below(31, 3, i, i % 3 ? T_MAX : 20));
+    }
     free(c);
 }
 
