@@ -39,6 +39,8 @@ static const struct deq_opt serving[] = {
     {"window", DEQ_OPT_U32, AT(serving.row_window), 1, DEQ_ROW_WINDOW_MAX, "8", NULL,
      "rows solved behind the committed prefix"},
     {"warm_start", DEQ_OPT_ENUM, AT(serving.warm), 0, 0, "zero", DEQ_WARM_CHOICES, "where rows begin"},
+    {"numeric_class", DEQ_OPT_ENUM, AT(serving.numeric), 0, 0, "float32", DEQ_CLASS_CHOICES,
+     "what products are computed in"},
 };
 static const struct deq_opt_table serving_table = {serving, DEQ_COUNT(serving)};
 #undef AT

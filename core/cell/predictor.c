@@ -10,18 +10,18 @@ void deq_predictor_walk(struct deq_weights *w, struct deq_predictor *p, const st
     w->n_main = w->n;
     if (!Hp)
         return;
-    deq_weights_put(w, &(struct deq_put){&p->tok_w, DEQ_ROLE_EMBED, Hp, D, &p->packed.tok, NULL, 1},
+    deq_weights_put(w, &(struct deq_put){&p->tok_w, DEQ_ROLE_GUESS, Hp, D, &p->packed.tok, NULL, 1},
                     "predictor.token.weight");
-    deq_weights_put(w, &(struct deq_put){&p->state_w, DEQ_ROLE_EMBED, Hp, S, &p->packed.state, NULL, 1},
+    deq_weights_put(w, &(struct deq_put){&p->state_w, DEQ_ROLE_GUESS, Hp, S, &p->packed.state, NULL, 1},
                     "predictor.state.weight");
     deq_weights_put(w, &(struct deq_put){&p->b, DEQ_ROLE_BIAS, 0, Hp, NULL, NULL, 1}, "predictor.bias");
-    deq_weights_put(w, &(struct deq_put){&p->out_w, DEQ_ROLE_EMBED, S, Hp, &p->packed.out, NULL, 1},
+    deq_weights_put(w, &(struct deq_put){&p->out_w, DEQ_ROLE_GUESS, S, Hp, &p->packed.out, NULL, 1},
                     "predictor.out.weight");
     deq_weights_put(w, &(struct deq_put){&p->out_b, DEQ_ROLE_BIAS, 0, S, NULL, NULL, 1}, "predictor.out.bias");
 }
 
-void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows,
-                         unsigned threads, struct deq_layout *l)
+void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v,
+                         enum deq_class numeric, size_t rows, unsigned threads, struct deq_layout *l)
 {
     if (!hidden)
         return;
@@ -29,7 +29,9 @@ void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim,
     DEQ_PART(l, c->z, rows * state_dim);
     DEQ_PART(l, c->hidden, rows * hidden);
     DEQ_PART(l, c->add, rows * hidden);
-    DEQ_PART(l, c->emb, threads * deq_cluster_embed(v, 0));
+    DEQ_PART(l, c->operand_e, rows * deq_class_operand_bytes(numeric, DEQ_MAX((size_t)v->d_model, hidden)));
+    DEQ_PART(l, c->operand_z, rows * deq_class_operand_bytes(numeric, state_dim));
+    DEQ_PART(l, c->emb, threads * deq_vocabulary_work(v));
 }
 
 void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v,
@@ -40,50 +42,57 @@ void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, cons
     c->pool = pool;
 }
 
-static void stage_gather(void *ctx, unsigned thread, unsigned n_threads)
+static void gather(struct deq_predict *c, unsigned thread, unsigned n_threads)
 {
-    struct deq_predict *c = ctx;
     const size_t D = c->v->shape.d_model, S = c->p->state_dim;
-    float *work = c->emb + thread * deq_cluster_embed(&c->v->shape, 0);
+    float *work = c->emb + thread * deq_vocabulary_work(&c->v->shape);
     for DEQ_ROWS_OF (thread, n_threads, c->n) {
         deq_vocabulary_embed(c->v, c->tokens[r], work, c->e + r * D);
         if (c->p->scale != 1)
             deq_kern()->scale(c->e + r * D, c->p->scale, D);
         memcpy(c->z + r * S, c->before[r], S * sizeof(float));
+        deq_prepare(c->p->packed.tok.format, c->e + r * D, D, c->operand_e, r);
+        deq_prepare(c->p->packed.state.format, c->z + r * S, S, c->operand_z, r);
     }
 }
 
-static void stage_hidden(void *ctx, unsigned thread, unsigned n_threads)
+static void multiply(struct deq_predict *c, const float *x, const char *prepared, const struct deq_packed *w, float *y,
+                     unsigned thread, unsigned n_threads, deq_then *then)
 {
-    struct deq_predict *c = ctx;
-    const size_t Hp = c->p->hidden;
-    deq_gemm_exact(c->e, c->v->shape.d_model, c->n, &c->p->packed.tok, c->hidden, Hp, thread, n_threads);
-    deq_gemm_exact(c->z, c->p->state_dim, c->n, &c->p->packed.state, c->add, Hp, thread, n_threads);
+    const struct deq_operand in = deq_operand(w->format, x, w->k, prepared, w->k);
+    deq_multiply(&in, c->n, w, y, w->n, thread, n_threads, then, c);
 }
 
-static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
+/* hidden = relu((W_e e + W_z z) + b), the second product at hand */
+static void then_relu(void *ctx, size_t row, size_t col, size_t n, float *y)
+{
+    const struct deq_predict *c = ctx;
+    float *hidden = c->hidden + row * c->p->hidden + col;
+    deq_kern()->add(hidden, hidden, y, n);
+    deq_kern()->add_relu(hidden, c->p->b + col, n);
+}
+
+static void then_bias(void *ctx, size_t row, size_t col, size_t n, float *y)
+{
+    const struct deq_predict *c = ctx;
+    deq_kern()->add(c->out[row] + col, y, c->p->out_b + col, n);
+}
+
+static void predict(void *ctx, unsigned thread, unsigned n)
 {
     struct deq_predict *c = ctx;
-    const struct deq_kern *k = deq_kern();
     const size_t Hp = c->p->hidden;
-    for DEQ_ROWS_OF (thread, n_threads, c->n) {
-        k->add(c->hidden + r * Hp, c->hidden + r * Hp, c->add + r * Hp, Hp);
-        k->add_relu(c->hidden + r * Hp, c->p->b, Hp);
+    gather(c, thread, n);
+    deq_pool_barrier(c->pool, thread, n);
+    multiply(c, c->e, c->operand_e, &c->p->packed.tok, c->hidden, thread, n, NULL);
+    multiply(c, c->z, c->operand_z, &c->p->packed.state, c->add, thread, n, then_relu);
+    deq_pool_barrier(c->pool, thread, n);
+    if (deq_format_is_int(c->p->packed.out.format)) {
+        for DEQ_ROWS_OF (thread, n, c->n)
+            deq_prepare(c->p->packed.out.format, c->hidden + r * Hp, Hp, c->operand_e, r);
+        deq_pool_barrier(c->pool, thread, n);
     }
-}
-
-static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct deq_predict *c = ctx;
-    deq_gemm_exact(c->hidden, c->p->hidden, c->n, &c->p->packed.out, c->z, c->p->state_dim, thread, n_threads);
-}
-
-static void stage_bias(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct deq_predict *c = ctx;
-    const size_t S = c->p->state_dim;
-    for DEQ_ROWS_OF (thread, n_threads, c->n)
-        deq_kern()->add(c->out[r], c->z + r * S, c->p->out_b, S);
+    multiply(c, c->hidden, c->operand_e, &c->p->packed.out, c->z, thread, n, then_bias);
 }
 
 void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, const float *const *z_prev,
@@ -94,9 +103,5 @@ void deq_predict_rows(struct deq_predict *c, size_t n, const uint32_t *tokens, c
     c->tokens = tokens;
     c->before = z_prev;
     c->out = z0;
-    deq_pool_stage(c->pool, stage_gather, c, n * D);
-    deq_pool_stage(c->pool, stage_hidden, c, n * (D + S) * Hp);
-    deq_pool_stage(c->pool, stage_relu, c, n * Hp);
-    deq_pool_stage(c->pool, stage_out, c, n * S * Hp);
-    deq_pool_stage(c->pool, stage_bias, c, n * S);
+    deq_pool_stage(c->pool, predict, c, n * (D + 2 * S) * Hp);
 }

@@ -34,7 +34,8 @@ struct deq_predict {
     const struct deq_vocabulary *v;
     struct deq_pool *pool; /* borrowed */
     float *e, *z, *hidden, *add; /* [rows, D] [rows, S] [rows, Hp] [rows, Hp] */
-    float *emb;                  /* [threads, E_0] */
+    char *operand_e, *operand_z; /* [rows] of them prepared for products; the hidden rows' where the embeddings' were */
+    float *emb;                  /* [threads, deq_vocabulary_work()] */
     /* the call under way */
     size_t n;
     const uint32_t *tokens;
@@ -43,8 +44,8 @@ struct deq_predict {
 };
 
 /* Counts or cuts the scratch (core/base/layout.h); then deq_predict_init. */
-void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v, size_t rows,
-                         unsigned threads, struct deq_layout *l);
+void deq_predict_lay_out(struct deq_predict *c, size_t hidden, size_t state_dim, const struct deq_vocab *v,
+                         enum deq_class numeric, size_t rows, unsigned threads, struct deq_layout *l);
 void deq_predict_init(struct deq_predict *c, const struct deq_predictor *p, const struct deq_vocabulary *v,
                       struct deq_pool *pool);
 /* z0[i] [S] from tokens[i] and z_prev[i] [S] */

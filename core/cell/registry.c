@@ -84,6 +84,7 @@ static enum deq_rc build(const struct deq_arch *a, bool packed, struct deq_weigh
     struct deq_weights *w = a->kind->weights(a);
     if (!w)
         return deq_fail(err, DEQ_ENOMEM, "no memory for weights");
+    w->numeric = a->serving.numeric;
     const enum deq_rc rc = deq_weights_build(w, packed, err);
     if (rc)
         deq_weights_free(w);

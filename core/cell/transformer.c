@@ -8,23 +8,24 @@
 #include "core/cell/attention.h"
 #include "core/math/kern.h"
 
-/* --- Scratch and the evaluation, cut into stages with a barrier after each --- */
+/* --- Scratch --- */
 
 struct cell {
     struct deq_cell base;
     const struct deq_transformer_weights *w;
     const struct deq_kern *kern;
-    void *block_of_memory; /* all that follows lies in it */
     struct deq_attention attention;
+    void *block_of_memory; /* all that follows lies in it */
     /* [max_rows, ...] each */
-    float *x;   /* [R, D] block input / embeddings */
-    float *n;   /* [R, D] normed input of the next product */
-    float *qkv; /* [R, U] */
-    float *av;  /* [R, H*Dh] attention vectors */
-    float *s;   /* [R, D] */
-    float *act; /* [R, F] */
-    float *y;   /* [R, D] product that lands here before its bias and residual are added */
-    float **emb; /* [threads] -> [E_0] a token's embedding before its projection */
+    float *x;      /* [R, D] block input / embeddings */
+    float *n;      /* [R, D] normed input of the next product */
+    float *qkv;    /* [R, U] */
+    float *av;     /* [R, H*Dh] attention vectors */
+    float *s;      /* [R, D] */
+    float *act;    /* [R, F] */
+    float *y;      /* [R, D] a product on its way to where it belongs */
+    char *operand; /* [R] rows prepared for the next product, of a model in integers */
+    float *emb;    /* [threads, deq_vocabulary_work()] */
     struct deq_readout readout;
     struct deq_predict predict;
     /* the call under way */
@@ -36,7 +37,7 @@ struct cell {
     unsigned block;
 };
 
-static const struct deq_block_weights *vectors(const struct cell *c)
+static const struct deq_block_weights *weights(const struct cell *c)
 {
     return &c->w->block[c->block];
 }
@@ -46,12 +47,21 @@ static void norm(const struct cell *c, const float *x, size_t n, const float *g,
     c->kern->layernorm(x, n, c->w->arch.norm_eps, g, b, y, NULL);
 }
 
-/* the block's input: z for the first, the block before's output after that; normed for qkv */
-static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
+/* A thread's share of a product with the rows x, which stand prepared in c->operand where the weights ask for it. */
+static void multiply(struct cell *c, const float *x, const struct deq_packed *w, float *y, unsigned thread,
+                     unsigned n_threads, deq_then *then)
 {
-    struct cell *c = ctx;
+    const struct deq_operand in = deq_operand(w->format, x, w->k, c->operand, w->k);
+    deq_multiply(&in, c->m, w, y, w->n, thread, n_threads, then, c);
+}
+
+/* --- The evaluation: stages on rows and products in turn, each on all threads, a barrier after each --- */
+
+/* the block's input: z for the first, the block before's output after that; normed for qkv */
+static void block_input(struct cell *c, unsigned thread, unsigned n_threads)
+{
     const struct deq_transformer_arch *a = &c->w->arch;
-    const struct deq_block_weights *w = vectors(c);
+    const struct deq_block_weights *w = weights(c);
     const size_t D = a->base.vocab.d_model;
     for DEQ_ROWS_OF (thread, n_threads, c->m) {
         memcpy(c->x + r * D, c->block ? c->rows->fz[r] : c->rows->z[r], D * sizeof(float));
@@ -59,120 +69,145 @@ static void stage_input(void *ctx, unsigned thread, unsigned n_threads)
             memcpy(c->n + r * D, c->x + r * D, D * sizeof(float));
         else
             norm(c, c->x + r * D, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
+        deq_prepare(w->packed.qkv.format, c->n + r * D, D, c->operand, r);
     }
 }
 
-static void stage_qkv(void *ctx, unsigned thread, unsigned n_threads)
+/* q, k, v = product + u */
+static void then_inject(void *ctx, size_t row, size_t col, size_t n, float *y)
 {
-    struct cell *c = ctx;
-    const size_t HD3 = 3 * (size_t)c->w->arch.n_head * c->w->arch.d_head;
-    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.qkv, c->qkv, HD3, thread,
-                   n_threads);
+    const struct cell *c = ctx;
+    c->kern->add(y, y, c->rows->u[row] + c->block * deq_inject_dim(&c->w->arch) + col, n);
 }
 
-/* qkv + u; keys and values go to the cache before anyone reads them */
-static void stage_cache(void *ctx, unsigned thread, unsigned n_threads)
+/* keys and values go to the cache before anyone reads them */
+static void cache_write(struct cell *c, unsigned thread, unsigned n_threads)
 {
-    struct cell *c = ctx;
     const struct deq_transformer_arch *a = &c->w->arch;
     const size_t HD = (size_t)a->n_head * a->d_head;
-    for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        float *q = c->qkv + r * 3 * HD;
-        c->kern->add(q, q, c->rows->u[r] + c->block * deq_inject_dim(a), 3 * HD);
-        deq_attention_write(&c->attention, c->block, c->rows->ring[r], c->rows->position[r], q + HD);
-    }
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
+        deq_attention_write(&c->attention, c->block, c->rows->ring[r], c->rows->position[r],
+                            c->qkv + r * 3 * HD + HD);
 }
 
-static void stage_attention(void *ctx, unsigned thread, unsigned n_threads)
+static void attention_read(struct cell *c, unsigned thread, unsigned n_threads)
 {
-    struct cell *c = ctx;
     const struct deq_attention_rows rows = {.rows = c->rows,
                                             .block = c->block,
-                                            .r_w = vectors(c)->r_w,
-                                            .r_r = vectors(c)->r_r,
+                                            .r_w = weights(c)->r_w,
+                                            .r_r = weights(c)->r_r,
                                             .qkv = c->qkv,
                                             .av = c->av};
     deq_attention_read(&c->attention, &rows, thread, n_threads);
 }
 
-static void stage_sub_norm(void *ctx, unsigned thread, unsigned n_threads)
+static void attention_output(struct cell *c, unsigned thread, unsigned n_threads)
 {
-    struct cell *c = ctx;
-    const struct deq_block_weights *w = vectors(c);
+    const struct deq_block_weights *w = weights(c);
     const size_t HD = (size_t)c->w->arch.n_head * c->w->arch.d_head;
-    for DEQ_ROWS_OF (thread, n_threads, c->m)
-        norm(c, c->av + r * HD, HD, w->sub_norm_g, w->sub_norm_b, c->av + r * HD);
-}
-
-static void stage_out(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t HD = (size_t)c->w->arch.n_head * c->w->arch.d_head;
-    deq_gemm_exact(c->av, HD, c->m, &c->w->block[c->block].packed.out, c->y, c->w->arch.base.vocab.d_model, thread,
-                   n_threads);
-}
-
-/* s = x + (y + b_o);  n = the FFN's input */
-static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const struct deq_transformer_arch *a = &c->w->arch;
-    const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->base.vocab.d_model;
     for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        float *s = c->s + r * D;
-        c->kern->add(s, c->y + r * D, w->out_b, D);
-        c->kern->add(s, s, c->x + r * D, D);
-        if (a->inject_residual)
-            c->kern->add(s, s, c->rows->u[r] + (c->block + 1) * deq_inject_dim(a) - D, D);
-        if (a->norm == DEQ_NORM_POST)
-            norm(c, s, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
-        else
-            norm(c, s, D, w->ffn_norm_g, w->ffn_norm_b, c->n + r * D);
+        float *av = c->av + r * HD;
+        if (c->w->arch.norm == DEQ_NORM_PRE_SUB)
+            norm(c, av, HD, w->sub_norm_g, w->sub_norm_b, av);
+        deq_prepare(w->packed.out.format, av, HD, c->operand, r);
     }
 }
 
-static void stage_up(void *ctx, unsigned thread, unsigned n_threads)
+/* s = x + (y + b_o) [+ u_x] */
+static void then_residual(void *ctx, size_t row, size_t col, size_t n, float *y)
 {
-    struct cell *c = ctx;
-    deq_gemm_exact(c->n, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.up, c->act,
-                   c->w->arch.d_inner, thread, n_threads);
+    const struct cell *c = ctx;
+    const struct deq_transformer_arch *a = &c->w->arch;
+    const size_t D = a->base.vocab.d_model;
+    c->kern->add(y, y, weights(c)->out_b + col, n);
+    c->kern->add(y, y, c->x + row * D + col, n);
+    if (a->inject_residual)
+        c->kern->add(y, y, c->rows->u[row] + (c->block + 1) * deq_inject_dim(a) - D + col, n);
 }
 
-static void stage_relu(void *ctx, unsigned thread, unsigned n_threads)
+static void ffn_input(struct cell *c, unsigned thread, unsigned n_threads)
 {
-    struct cell *c = ctx;
+    const struct deq_transformer_arch *a = &c->w->arch;
+    const struct deq_block_weights *w = weights(c);
+    const size_t D = a->base.vocab.d_model;
+    for DEQ_ROWS_OF (thread, n_threads, c->m) {
+        if (a->norm == DEQ_NORM_POST)
+            norm(c, c->s + r * D, D, w->attn_norm_g, w->attn_norm_b, c->n + r * D);
+        else
+            norm(c, c->s + r * D, D, w->ffn_norm_g, w->ffn_norm_b, c->n + r * D);
+        deq_prepare(w->packed.up.format, c->n + r * D, D, c->operand, r);
+    }
+}
+
+static void then_relu(void *ctx, size_t row, size_t col, size_t n, float *y)
+{
+    const struct cell *c = ctx;
+    (void)row;
+    c->kern->add_relu(y, weights(c)->up_b + col, n);
+}
+
+static void ffn_inner(struct cell *c, unsigned thread, unsigned n_threads)
+{
     const size_t F = c->w->arch.d_inner;
     for DEQ_ROWS_OF (thread, n_threads, c->m)
-        c->kern->add_relu(c->act + r * F, vectors(c)->up_b, F);
+        deq_prepare(weights(c)->packed.down.format, c->act + r * F, F, c->operand, r);
 }
 
-static void stage_down(void *ctx, unsigned thread, unsigned n_threads)
+/* f = (n or s) + (y + b_2) */
+static void then_output(void *ctx, size_t row, size_t col, size_t n, float *y)
 {
-    struct cell *c = ctx;
-    deq_gemm_exact(c->act, c->w->arch.d_inner, c->m, &c->w->block[c->block].packed.down, c->y,
-                   c->w->arch.base.vocab.d_model, thread, n_threads);
+    const struct cell *c = ctx;
+    const size_t at = row * c->w->arch.base.vocab.d_model + col;
+    c->kern->add(y, y, weights(c)->down_b + col, n);
+    c->kern->add(c->rows->fz[row] + col, y, deq_norm_keeps(c->w->arch.norm) ? c->s + at : c->n + at, n);
 }
 
-/* f = (n or s) + (y + b_2), post-normed where the variant says so */
-static void stage_output(void *ctx, unsigned thread, unsigned n_threads)
+static void post_norm(struct cell *c, unsigned thread, unsigned n_threads)
+{
+    const struct deq_block_weights *w = weights(c);
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
+        norm(c, c->rows->fz[r], c->w->arch.base.vocab.d_model, w->ffn_norm_g, w->ffn_norm_b, c->rows->fz[r]);
+}
+
+/* One block. Stages that the model or its format leaves nothing to do in are left out, and their barrier. */
+static void evaluate_block(void *ctx, unsigned thread, unsigned n)
 {
     struct cell *c = ctx;
-    const struct deq_transformer_arch *a = &c->w->arch;
-    const struct deq_block_weights *w = vectors(c);
-    const size_t D = a->base.vocab.d_model;
-    for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        float *f = c->rows->fz[r];
-        c->kern->add(f, c->y + r * D, w->down_b, D);
-        c->kern->add(f, f, deq_norm_keeps(a->norm) ? c->s + r * D : c->n + r * D, D);
-        if (a->norm == DEQ_NORM_POST)
-            norm(c, f, D, w->ffn_norm_g, w->ffn_norm_b, f);
+    const struct deq_block_weights *w = weights(c);
+    const bool prepares = deq_format_is_int(w->packed.qkv.format);
+#define BARRIER deq_pool_barrier(c->base.pool, thread, n)
+    block_input(c, thread, n);
+    BARRIER;
+    multiply(c, c->n, &w->packed.qkv, c->qkv, thread, n, then_inject);
+    BARRIER;
+    cache_write(c, thread, n);
+    BARRIER;
+    attention_read(c, thread, n);
+    BARRIER;
+    if (prepares || c->w->arch.norm == DEQ_NORM_PRE_SUB) {
+        attention_output(c, thread, n);
+        BARRIER;
+    }
+    multiply(c, c->av, &w->packed.out, c->s, thread, n, then_residual);
+    BARRIER;
+    ffn_input(c, thread, n);
+    BARRIER;
+    multiply(c, c->n, &w->packed.up, c->act, thread, n, then_relu);
+    BARRIER;
+    if (prepares) {
+        ffn_inner(c, thread, n);
+        BARRIER;
+    }
+    multiply(c, c->act, &w->packed.down, c->y, thread, n, then_output);
+    if (c->w->arch.norm == DEQ_NORM_POST) {
+        BARRIER;
+        post_norm(c, thread, n);
     }
 }
 
-static void run(struct cell *c, deq_pool_fn stage, size_t work)
+static void run(struct cell *c, deq_pool_fn stages, size_t work)
 {
-    deq_pool_stage(c->base.pool, stage, c, work);
+    deq_pool_stage(c->base.pool, stages, c, work);
 }
 
 static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
@@ -180,50 +215,37 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     struct cell *c = (struct cell *)base;
     c->rows = rows;
     c->m = rows->n;
-    const struct deq_transformer_arch *a = &c->w->arch;
-    const size_t m = rows->n, D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head, F = a->d_inner;
-    for (c->block = 0; c->block < a->n_block; c->block++) {
-        run(c, stage_input, m * D);
-        run(c, stage_qkv, m * D * 3 * HD);
-        run(c, stage_cache, m * 3 * HD);
-        run(c, stage_attention, deq_attention_work(&c->attention, rows));
-        if (a->norm == DEQ_NORM_PRE_SUB)
-            run(c, stage_sub_norm, m * HD);
-        run(c, stage_out, m * HD * D);
-        run(c, stage_residual, m * D);
-        run(c, stage_up, m * D * F);
-        run(c, stage_relu, m * F);
-        run(c, stage_down, m * F * D);
-        run(c, stage_output, m * D);
-    }
+    const size_t work = rows->n * base->step_madds / c->w->arch.n_block + deq_attention_work(&c->attention, rows);
+    for (c->block = 0; c->block < c->w->arch.n_block; c->block++)
+        run(c, evaluate_block, work);
 }
 
 /* --- Injection, predictor, head --- */
 
-static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
+/* u = W_u e + b_u */
+static void then_bias(void *ctx, size_t row, size_t col, size_t n, float *y)
+{
+    const struct cell *c = ctx;
+    c->kern->add(c->out[row] + c->block * deq_inject_dim(&c->w->arch) + col, y, weights(c)->inject_b + col, n);
+}
+
+static void embed(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
     const size_t D = c->w->arch.base.vocab.d_model;
     const float root = sqrtf((float)D);
     for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        deq_vocabulary_embed(&c->w->vocabulary, c->tokens[r], c->emb[thread], c->x + r * D);
+        deq_vocabulary_embed(&c->w->vocabulary, c->tokens[r],
+                             c->emb + thread * deq_vocabulary_work(&c->w->arch.base.vocab), c->x + r * D);
         c->kern->scale(c->x + r * D, root, D);
+        deq_prepare(c->w->block[0].packed.inject.format, c->x + r * D, D, c->operand, r);
     }
 }
 
-static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
+static void inject_block(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->w->arch.base.vocab.d_model, c->m, &c->w->block[c->block].packed.inject, c->qkv,
-                   deq_inject_dim(&c->w->arch), thread, n_threads);
-}
-
-static void stage_inject_bias(void *ctx, unsigned thread, unsigned n_threads)
-{
-    struct cell *c = ctx;
-    const size_t U = deq_inject_dim(&c->w->arch);
-    for DEQ_ROWS_OF (thread, n_threads, c->m)
-        c->kern->add(c->out[r] + c->block * U, c->qkv + r * U, vectors(c)->inject_b, U);
+    multiply(c, c->x, &weights(c)->packed.inject, c->qkv, thread, n_threads, then_bias);
 }
 
 static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, const uint32_t *tokens, float *const *u)
@@ -234,11 +256,9 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
     c->tokens = tokens;
     c->out = u;
     const size_t D = c->w->arch.base.vocab.d_model, U = deq_inject_dim(&c->w->arch);
-    run(c, stage_embed, n * D);
-    for (c->block = 0; c->block < c->w->arch.n_block; c->block++) {
-        run(c, stage_inject, n * D * U);
-        run(c, stage_inject_bias, n * U);
-    }
+    run(c, embed, n * D);
+    for (c->block = 0; c->block < c->w->arch.n_block; c->block++)
+        run(c, inject_block, n * D * U);
 }
 
 static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens, const float *const *z_prev,
@@ -323,13 +343,12 @@ static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsign
     DEQ_PART(l, c->s, R * D);
     DEQ_PART(l, c->act, R * a->d_inner);
     DEQ_PART(l, c->y, R * D);
-    DEQ_PART(l, c->emb, threads);
-    for (unsigned i = 0; i < threads; i++) {
-        float *counted, **own = l->base ? &c->emb[i] : &counted;
-        DEQ_PART(l, *own, deq_cluster_embed(&a->base.vocab, 0));
-    }
-    deq_readout_lay_out(&c->readout, &a->base.vocab, R, l);
-    deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, R, threads, l);
+    DEQ_PART(l, c->operand,
+             R * deq_class_operand_bytes(a->base.serving.numeric, DEQ_MAX(DEQ_MAX(D, HD), (size_t)a->d_inner)));
+    DEQ_PART(l, c->emb, threads * deq_vocabulary_work(&a->base.vocab));
+    deq_readout_lay_out(&c->readout, &a->base.vocab, a->base.serving.numeric, R, l);
+    deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, a->base.serving.numeric, R, threads,
+                        l);
 }
 
 struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_rows, uint32_t n_pages, unsigned threads)

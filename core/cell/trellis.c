@@ -32,7 +32,8 @@ struct cell {
     float *a;              /* [R, 4H] sums with something in them that may still move; then the gates */
     const float **sum;     /* [R] -> [4H] how far a row's sum has come: u or a */
     size_t *reads;         /* [R] rows that a tap's product is made for */
-    float *emb;            /* [threads, E_0] a token's embedding before its projection */
+    char *operand;         /* [R] rows of x prepared for a product, of a model in integers */
+    float *emb;            /* [threads, deq_vocabulary_work()] */
     struct deq_readout readout;
     struct deq_predict predict;
     /* the call under way */
@@ -58,9 +59,9 @@ static struct note *note_at(const struct cell *c, size_t row, size_t position)
     return &c->notes[page_at(c, row, position)];
 }
 
-static void run(struct cell *c, deq_pool_fn stage, size_t work)
+static void run(struct cell *c, deq_pool_fn stage, void *ctx, size_t work)
 {
-    deq_pool_stage(c->base.pool, stage, c, work);
+    deq_pool_stage(c->base.pool, stage, ctx, work);
 }
 
 static size_t back_of(const struct deq_trellis_arch *a, unsigned tap)
@@ -68,22 +69,39 @@ static size_t back_of(const struct deq_trellis_arch *a, unsigned tap)
     return (size_t)(a->kernel_size - 1 - tap) * a->dilation;
 }
 
-static void stage_product(void *ctx, unsigned thread, unsigned n_threads)
+/* Row r of x is there. */
+static void prepare(const struct cell *c, size_t r)
 {
-    const struct cell *c = ctx;
-    deq_gemm_exact(c->x, c->product->k, c->n_reads, c->product, c->y, c->product->n, thread, n_threads);
+    const struct deq_packed *w = c->product;
+    deq_prepare(w->format, c->x + r * w->k, w->k, c->operand, r);
 }
 
-/* One tap of a convolution, for the rows that it is made for: `gather` fills x, `add` takes y. */
-static void run_tap(struct cell *c, size_t back, const struct deq_packed *product, deq_pool_fn gather, deq_pool_fn add)
+/* One tap of a convolution, for the rows that it is made for: `gather` fills x, `then` takes a row's part of y. */
+struct tap {
+    struct cell *c;
+    void (*gather)(struct cell *c, unsigned thread, unsigned n_threads);
+    deq_then *then;
+};
+
+static void tap_stages(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct tap *t = ctx;
+    struct cell *c = t->c;
+    const struct deq_packed *w = c->product;
+    t->gather(c, thread, n_threads);
+    deq_pool_barrier(c->base.pool, thread, n_threads);
+    const struct deq_operand x = deq_operand(w->format, c->x, w->k, c->operand, w->k);
+    deq_multiply(&x, c->n_reads, w, c->y, w->n, thread, n_threads, t->then, c);
+}
+
+static void run_tap(struct cell *c, size_t back, const struct deq_packed *product,
+                    void (*gather)(struct cell *c, unsigned thread, unsigned n_threads), deq_then *then)
 {
     if (!c->n_reads)
         return;
     c->back = back;
     c->product = product;
-    run(c, gather, c->n_reads * product->k);
-    run(c, stage_product, c->n_reads * product->k * product->n);
-    run(c, add, c->n_reads * product->n);
+    run(c, tap_stages, &(struct tap){c, gather, then}, c->n_reads * product->k * product->n);
 }
 
 /* --- Injection: the tokens' convolution --- */
@@ -95,26 +113,25 @@ static void stage_bias(void *ctx, unsigned thread, unsigned n_threads)
         memcpy(c->u[r], c->bias, c->base.inject_dim * sizeof(float));
 }
 
-static void stage_embed(void *ctx, unsigned thread, unsigned n_threads)
+static void gather_embeddings(struct cell *c, unsigned thread, unsigned n_threads)
 {
-    const struct cell *c = ctx;
     const struct deq_vocab *v = &c->w->arch.base.vocab;
     const size_t D = v->d_model;
     for DEQ_ROWS_OF (thread, n_threads, c->n_reads) {
         const size_t row = c->reads[r];
         const uint32_t token = note_at(c, row, c->rows->position[row] - c->back)->token;
-        deq_vocabulary_embed(&c->w->vocabulary, token, c->emb + thread * deq_cluster_embed(v, 0), c->x + r * D);
+        deq_vocabulary_embed(&c->w->vocabulary, token, c->emb + thread * deq_vocabulary_work(v), c->x + r * D);
         if (c->w->arch.embed_scale)
             c->kern->scale(c->x + r * D, sqrtf((float)D), D);
+        prepare(c, r);
     }
 }
 
-static void stage_inject(void *ctx, unsigned thread, unsigned n_threads)
+static void then_inject(void *ctx, size_t r, size_t col, size_t n, float *y)
 {
     const struct cell *c = ctx;
-    const size_t U = c->base.inject_dim;
-    for DEQ_ROWS_OF (thread, n_threads, c->n_reads)
-        c->kern->add(c->u[c->reads[r]], c->u[c->reads[r]], c->y + r * U, U);
+    float *u = c->u[c->reads[r]] + col;
+    c->kern->add(u, u, y, n);
 }
 
 static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, const uint32_t *tokens, float *const *u)
@@ -129,14 +146,14 @@ static void cell_inject(struct deq_cell *base, const struct deq_rows *rows, cons
         while (back_of(a, n->folded) > rows->position[r])
             n->folded++;
     }
-    run(c, stage_bias, rows->n * base->inject_dim);
+    run(c, stage_bias, c, rows->n * base->inject_dim);
     for (unsigned tap = 0; tap < a->kernel_size; tap++) {
         const size_t back = a->kernel_size - 1 - tap; /* neighbours, whatever the dilation */
         c->n_reads = 0;
         for (size_t r = 0; r < rows->n; r++)
             if (rows->position[r] >= back)
                 c->reads[c->n_reads++] = r;
-        run_tap(c, back, &c->w->packed.inject[tap], stage_embed, stage_inject);
+        run_tap(c, back, &c->w->packed.inject[tap], gather_embeddings, then_inject);
     }
 }
 
@@ -152,27 +169,38 @@ static void stage_states(void *ctx, unsigned thread, unsigned n_threads)
     }
 }
 
-static void stage_read(void *ctx, unsigned thread, unsigned n_threads)
+/* Where the sum of a row goes when what this tap reads is added: its own u, once that is final. */
+static bool reads_final(const struct cell *c, size_t row)
 {
-    const struct cell *c = ctx;
+    return note_at(c, row, c->rows->position[row] - c->back)->final;
+}
+
+static void gather_states(struct cell *c, unsigned thread, unsigned n_threads)
+{
     const size_t H = c->w->arch.state_size;
     for DEQ_ROWS_OF (thread, n_threads, c->n_reads) {
         const size_t row = c->reads[r];
         memcpy(c->x + r * H, state_at(c, row, c->rows->position[row] - c->back), H * sizeof(float));
+        prepare(c, r);
     }
 }
 
-static void stage_sum(void *ctx, unsigned thread, unsigned n_threads)
+static void then_sum(void *ctx, size_t r, size_t col, size_t n, float *y)
 {
     const struct cell *c = ctx;
-    const size_t U = c->base.inject_dim;
-    for DEQ_ROWS_OF (thread, n_threads, c->n_reads) {
-        const size_t row = c->reads[r], position = c->rows->position[row];
-        const bool final = note_at(c, row, position - c->back)->final;
-        float *to = final ? c->u[row] : c->a + row * U;
-        c->kern->add(to, c->sum[row], c->y + r * U, U);
-        c->sum[row] = to;
-        note_at(c, row, position)->folded += final;
+    const size_t row = c->reads[r];
+    float *to = reads_final(c, row) ? c->u[row] : c->a + row * c->base.inject_dim;
+    c->kern->add(to + col, c->sum[row] + col, y, n);
+}
+
+/* The tap is added: where the sums stand now. */
+static void tap_added(struct cell *c)
+{
+    for (size_t i = 0; i < c->n_reads; i++) {
+        const size_t row = c->reads[i];
+        const bool final = reads_final(c, row);
+        c->sum[row] = final ? c->u[row] : c->a + row * c->base.inject_dim;
+        note_at(c, row, c->rows->position[row])->folded += final;
     }
 }
 
@@ -209,15 +237,16 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     enum { GATES = 100 }; /* operations an element */
     c->rows = rows;
     c->u = rows->u;
-    run(c, stage_states, rows->n * base->state_dim);
+    run(c, stage_states, c, rows->n * base->state_dim);
     for (unsigned tap = 0; tap < c->w->arch.kernel_size; tap++) {
         c->n_reads = 0;
         for (size_t r = 0; r < rows->n; r++)
             if (note_at(c, r, rows->position[r])->folded <= tap)
                 c->reads[c->n_reads++] = r;
-        run_tap(c, back_of(&c->w->arch, tap), &c->w->packed.state[tap], stage_read, stage_sum);
+        run_tap(c, back_of(&c->w->arch, tap), &c->w->packed.state[tap], gather_states, then_sum);
+        tap_added(c);
     }
-    run(c, stage_gates, rows->n * H * GATES);
+    run(c, stage_gates, c, rows->n * H * GATES);
 }
 
 static void cell_commit(struct deq_cell *base, const struct deq_rows *rows)
@@ -296,9 +325,12 @@ static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned t
     DEQ_PART(l, c->a, R * U);
     DEQ_PART(l, c->sum, R);
     DEQ_PART(l, c->reads, R);
-    DEQ_PART(l, c->emb, threads * deq_cluster_embed(v, 0));
-    deq_readout_lay_out(&c->readout, v, R, l);
-    deq_predict_lay_out(&c->predict, a->base.predictor_hidden, c->base.state_dim, v, R, threads, l);
+    DEQ_PART(l, c->operand,
+             R * deq_class_operand_bytes(a->base.serving.numeric, DEQ_MAX((size_t)v->d_model, H)));
+    DEQ_PART(l, c->emb, threads * deq_vocabulary_work(v));
+    deq_readout_lay_out(&c->readout, v, a->base.serving.numeric, R, l);
+    deq_predict_lay_out(&c->predict, a->base.predictor_hidden, c->base.state_dim, v, a->base.serving.numeric, R,
+                        threads, l);
 }
 
 struct deq_cell deq_trellis_shape(const struct deq_arch *arch, size_t max_rows, uint32_t n_pages, unsigned threads)

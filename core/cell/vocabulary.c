@@ -49,9 +49,12 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
     }
 }
 
-void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, size_t rows, struct deq_layout *l)
+void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, enum deq_class c, size_t rows,
+                         struct deq_layout *l)
 {
     DEQ_PART(l, r->hidden, rows * deq_cluster_embed(v, 0));
+    DEQ_PART(l, r->operand,
+             rows * deq_class_operand_bytes(c, DEQ_MAX((size_t)deq_vocab_out(v), deq_cluster_embed(v, 0))));
     DEQ_PART(l, r->to, rows);
 }
 
@@ -61,14 +64,25 @@ void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, str
     r->pool = pool;
 }
 
+size_t deq_vocabulary_work(const struct deq_vocab *v)
+{
+    const size_t E = deq_cluster_embed(v, 0);
+    return DEQ_ROUND_UP(E, (size_t)16) + deq_int_operand_bytes(E) / sizeof(float);
+}
+
 void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e)
 {
     const unsigned c = deq_cluster_of(&v->shape, token);
     const struct deq_packed *table = v->packed.embed[c].data ? &v->packed.embed[c] : &v->packed.head[c];
     const bool projects = deq_projects(&v->shape);
     deq_packed_row(table, token - deq_cluster_begin(&v->shape, c), projects ? work : e);
-    if (projects)
-        deq_gemm_exact(work, table->k, 1, &v->packed.embed_proj[c], e, v->shape.d_model, 0, 1);
+    if (!projects)
+        return;
+    const struct deq_packed *p = &v->packed.embed_proj[c];
+    void *const prepared = work + DEQ_ROUND_UP(table->k, (size_t)16);
+    deq_prepare(p->format, work, p->k, prepared, 0);
+    const struct deq_operand x = deq_operand(p->format, work, p->k, prepared, p->k);
+    deq_multiply(&x, 1, p, e, v->shape.d_model, 0, 1, NULL, NULL);
 }
 
 /* --- Stages, each on all threads --- */
@@ -84,36 +98,61 @@ static const struct deq_vocab *shape(const struct deq_readout *o)
     return &o->v->shape;
 }
 
+/* rows x [*, w->k] for a product with w; stage_prepare comes before it */
+static struct deq_operand operand(const struct deq_readout *o, const float *x, const struct deq_packed *w)
+{
+    return deq_operand(w->format, x, w->k, o->operand, w->k);
+}
+
+static const struct deq_packed *projection(const struct deq_readout *o)
+{
+    return &o->v->packed.head_proj[o->cluster];
+}
+
+static void stage_prepare_state(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_readout *o = ctx;
+    const size_t Y = deq_vocab_out(shape(o));
+    for DEQ_ROWS_OF (thread, n_threads, o->n)
+        deq_prepare(o->v->packed.head[o->cluster].format, o->x + r * Y, Y, o->operand, r);
+}
+
 /* hidden = Q_c' x */
 static void stage_project(void *ctx, unsigned thread, unsigned n_threads)
 {
     const struct deq_readout *o = ctx;
-    const struct deq_packed *q = &o->v->packed.head_proj[o->cluster];
-    deq_gemm_exact(o->x, deq_vocab_out(shape(o)), o->n, q, o->hidden, q->n, thread, n_threads);
+    const struct deq_packed *q = projection(o);
+    const struct deq_operand x = operand(o, o->x, q);
+    deq_multiply(&x, o->n, q, o->hidden, q->n, thread, n_threads, NULL, NULL);
+}
+
+static void stage_prepare_hidden(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_readout *o = ctx;
+    const struct deq_packed *q = projection(o);
+    for DEQ_ROWS_OF (thread, n_threads, o->n)
+        deq_prepare(q->format, o->hidden + r * q->n, q->n, o->operand, r);
 }
 
 /* what the cluster's words are multiplied with */
-static const float *input(const struct deq_readout *o, size_t *ret_ld)
+static struct deq_operand input(const struct deq_readout *o, const struct deq_packed *w)
 {
-    const struct deq_packed *q = &o->v->packed.head_proj[o->cluster];
-    *ret_ld = q->data ? q->n : deq_vocab_out(shape(o));
-    return q->data ? o->hidden : o->x;
+    return operand(o, projection(o)->data ? o->hidden : o->x, w);
 }
 
 static void stage_words(void *ctx, unsigned thread, unsigned n_threads)
 {
     const struct deq_readout *o = ctx;
-    size_t ld;
-    const float *x = input(o, &ld);
-    deq_gemm_exact_to(x, ld, o->n, &o->v->packed.head[o->cluster], o->to, thread, n_threads);
+    const struct deq_packed *w = &o->v->packed.head[o->cluster];
+    const struct deq_operand x = input(o, w);
+    deq_multiply_to(&x, o->n, w, o->to, thread, n_threads);
 }
 
 static void stage_tails(void *ctx, unsigned thread, unsigned n_threads)
 {
     const struct deq_readout *o = ctx;
-    size_t ld;
-    const float *x = input(o, &ld);
-    deq_gemm_exact_to(x, ld, o->n, &o->v->packed.tails, o->tails, thread, n_threads);
+    const struct deq_operand x = input(o, &o->v->packed.tails);
+    deq_multiply_to(&x, o->n, &o->v->packed.tails, o->tails, thread, n_threads);
 }
 
 static void stage_normalise_head(void *ctx, unsigned thread, unsigned n_threads)
@@ -155,9 +194,14 @@ static void stage_normalise_tail(void *ctx, unsigned thread, unsigned n_threads)
 /* The products of one cluster; o->to is set. */
 static void words(struct deq_readout *o)
 {
-    const struct deq_packed *q = &o->v->packed.head_proj[o->cluster], *w = &o->v->packed.head[o->cluster];
+    const struct deq_packed *q = projection(o), *w = &o->v->packed.head[o->cluster];
+    const bool prepares = deq_format_is_int(w->format);
+    if (prepares)
+        deq_pool_stage(o->pool, stage_prepare_state, o, o->n * w->k);
     if (q->data)
         deq_pool_stage(o->pool, stage_project, o, o->n * q->n * q->k);
+    if (q->data && prepares)
+        deq_pool_stage(o->pool, stage_prepare_hidden, o, o->n * q->n);
     deq_pool_stage(o->pool, stage_words, o, o->n * w->n * w->k);
 }
 

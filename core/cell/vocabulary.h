@@ -47,6 +47,7 @@ struct deq_readout {
     const struct deq_vocabulary *v;
     struct deq_pool *pool; /* borrowed */
     float *hidden;         /* [rows, max E_c] */
+    char *operand;         /* [rows] prepared for the next product, of a model in integers */
     float **to;            /* [rows] where a product's rows go */
     /* the call under way */
     size_t n;
@@ -58,10 +59,13 @@ struct deq_readout {
 };
 
 /* Counts or cuts the scratch (core/base/layout.h); then deq_readout_init. */
-void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, size_t rows, struct deq_layout *l);
+void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, enum deq_class c, size_t rows,
+                         struct deq_layout *l);
 void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, struct deq_pool *pool);
 
-/* Packed form: e [D] = the token's embedding, not scaled. work [max E_c]. */
+/* Floats of scratch that embedding a token takes. */
+size_t deq_vocabulary_work(const struct deq_vocab *v);
+/* Packed form: e [D] = the token's embedding, not scaled. */
 void deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e);
 /* x [n, deq_vocab_out()]: what is read of the final states. One cluster: logits[i] [V] are raw. Clusters:
  * logits[i][0 .. begin(1)) receives log-probabilities of the shortlist, tails[i] [n_cutoffs] those of the tail

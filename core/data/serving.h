@@ -2,12 +2,14 @@
 #ifndef DEQ_DATA_SERVING_H
 #define DEQ_DATA_SERVING_H
 
+#include "core/math/format.h"
 #include "core/solve/solver.h"
 
 struct deq_serving {
     struct deq_solver_opts solver;
     uint32_t row_window; /* w: rows solved behind the committed prefix, 1..64 */
     enum deq_warm warm;
+    enum deq_class numeric; /* what it is computed in */
 };
 
 /* Ranges, and what excludes what; the message names the field of config.json. */

@@ -151,7 +151,7 @@ out:
 
 /* --- The packed form --- */
 
-static enum deq_rc pack_transposed(const struct deq_param *p, const float *x, bool bf16, struct deq_err *err)
+static enum deq_rc pack_transposed(const struct deq_param *p, const float *x, enum deq_format f, struct deq_err *err)
 {
     float *y = DEQ_NEW_ARRAY(float, p->count);
     if (!y)
@@ -159,7 +159,7 @@ static enum deq_rc pack_transposed(const struct deq_param *p, const float *x, bo
     for (size_t i = 0; i < p->rows; i++)
         for (size_t j = 0; j < p->cols; j++)
             y[j * p->rows + i] = x[i * p->cols + j];
-    enum deq_rc rc = deq_pack(y, p->cols, p->rows, bf16, p->turned, err);
+    enum deq_rc rc = deq_pack(y, p->cols, p->rows, f, p->turned, err);
     deq_free(y);
     return rc;
 }
@@ -179,19 +179,27 @@ static uint64_t mix(uint64_t h, const float *x, size_t n)
 static enum deq_rc take(struct deq_weights *w, const struct deq_param *p, const float *x, struct deq_err *err)
 {
     enum deq_rc rc = DEQ_OK;
+    const enum deq_format f = deq_format_of(w->numeric, p->role, w->bf16);
     w->fingerprint = mix(w->fingerprint, x, p->count);
     if (!p->packed && !p->turned)
         memcpy(*p->slot, x, p->count * sizeof(float));
     if (p->packed)
-        rc = deq_pack(x, p->rows, p->cols, w->bf16, p->packed, err);
-    return rc || !p->turned ? rc : pack_transposed(p, x, w->bf16, err);
+        rc = deq_pack(x, p->rows, p->cols, f, p->packed, err);
+    if (!rc && p->turned)
+        rc = pack_transposed(p, x, f, err);
+    if (rc == DEQ_EFORMAT) {
+        char where[DEQ_PARAM_NAME + 16];
+        snprintf(where, sizeof where, "tensor %s", p->name);
+        return deq_fail_prefix(err, rc, where);
+    }
+    return rc;
 }
 
 static void begin_packing(struct deq_weights *w, bool bf16)
 {
     w->bf16 = bf16;
     w->bytes = deq_weights_held_bytes(w, bf16);
-    w->fingerprint = 0xcbf29ce484222325u;
+    w->fingerprint = 0xcbf29ce484222325u ^ (uint64_t)w->numeric; /* another class is another model */
 }
 
 enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err)
@@ -232,8 +240,9 @@ uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16)
     uint64_t bytes = w->n * sizeof(float);
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
-        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .bf16 = bf16},
-                                turned = {.n = p->cols, .k = p->rows, .bf16 = bf16};
+        const enum deq_format f = deq_format_of(w->numeric, p->role, bf16);
+        const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .format = f},
+                                turned = {.n = p->cols, .k = p->rows, .format = f};
         bytes += (p->packed ? deq_packed_bytes(&as_is) : 0) + (p->turned ? deq_packed_bytes(&turned) : 0);
     }
     return bytes;

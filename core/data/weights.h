@@ -22,13 +22,14 @@ enum deq_role {
     DEQ_ROLE_EMBED,        /* tables of tokens and the maps at both ends: initialised by fan-in, decayed, AdamW's */
     DEQ_ROLE_MATRIX,       /* a matrix inside the cell: initialised by fan-in, decayed, Muon's where it is used */
     DEQ_ROLE_RESIDUAL_OUT, /* the same, and writes into a residual stream: begins half as large */
+    DEQ_ROLE_GUESS,        /* a matrix of the predictor: as EMBED; what it computes need not be exact */
     DEQ_ROLE_GAIN,         /* begins at one */
     DEQ_ROLE_BIAS,         /* begins at zero */
 };
 
 static inline bool deq_role_is_matrix(enum deq_role r)
 {
-    return r == DEQ_ROLE_EMBED || r == DEQ_ROLE_MATRIX || r == DEQ_ROLE_RESIDUAL_OUT;
+    return r < DEQ_ROLE_GAIN;
 }
 
 struct deq_param {
@@ -54,7 +55,8 @@ struct deq_weights {
     bool packed;   /* the form */
     bool overflow; /* the walk met shapes beyond reason */
     /* of the packed form */
-    bool bf16;            /* matrices are packed as bf16 numbers */
+    enum deq_class numeric; /* what its matrices are packed as */
+    bool bf16;            /* its numbers are bf16 */
     uint64_t bytes;       /* all that is held */
     uint64_t fingerprint; /* of the numbers */
 };
@@ -69,6 +71,14 @@ struct deq_put {
 };
 void __attribute__((format(printf, 3, 4))) deq_weights_put(struct deq_weights *w, const struct deq_put *p,
                                                            const char *name, ...);
+
+/* The format of a matrix of that role in a model of that class, whose file has bf16 numbers or not. */
+static inline enum deq_format deq_format_of(enum deq_class c, enum deq_role role, bool bf16)
+{
+    if (c == DEQ_CLASS_FLOAT32)
+        return bf16 ? DEQ_FORMAT_BF16 : DEQ_FORMAT_F32;
+    return c == DEQ_CLASS_INT8 && role != DEQ_ROLE_EMBED ? DEQ_FORMAT_I8 : DEQ_FORMAT_I16;
+}
 
 /* Makes the table, and the block with zeros, of a w whose format and walk are set. On failure nothing is held. */
 enum deq_rc deq_weights_build(struct deq_weights *w, bool packed, struct deq_err *err);
@@ -87,7 +97,8 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
 /* Plain form, from a file that was checked. */
 enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors *file, struct deq_err *err);
 /* Packed form: from plain weights of the same kind, or from a file that was checked, tensor by tensor: never more of it
- * in memory than what is packed and the largest tensor. bf16: the matrices hold bf16 numbers and are packed so. */
+ * in memory than what is packed and the largest tensor. bf16: the matrices hold bf16 numbers, which class float32 packs
+ * so. */
 enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err);
 enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16,
                                   struct deq_err *err);

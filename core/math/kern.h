@@ -1,16 +1,15 @@
 /* The table of compute kernels, one entry per CPU level (ref, avx2, avx512), chosen once at run time.
  *
  * What every kernel promises: its result depends on its inputs alone, and is the same bits at every level. Matrix
- * products: the vector lanes are output elements, and each element is one chain of fused multiply-adds over
- * k = 0..K-1. Reductions: sixteen partial sums (lane i takes elements i, i+16, ...; a short tail is padded with
- * the neutral element), added in the fixed tree of vf_hsum. Pointers need no alignment. No kernel allocates,
- * blocks or keeps state: any thread. */
+ * products: format.h says what each element is. Reductions: sixteen partial sums (lane i takes elements i, i+16, ...; a
+ * short tail is padded with the neutral element), added in the fixed tree of vf_hsum. Pointers need no alignment. No
+ * kernel allocates, blocks or keeps state: any thread. */
 #ifndef DEQ_MATH_KERN_H
 #define DEQ_MATH_KERN_H
 
-#include "core/base/base.h"
+#include "core/math/format.h"
 
-enum { DEQ_PANEL = 64 }; /* columns of one packed weight panel */
+enum { DEQ_MM_ROWS = 96 };     /* of one call at most: they lie in the second cache beside a block of the panel */
 enum { DEQ_KV_PAGE_TOK = 16 }; /* positions of one cache page: one vector of scores */
 
 enum { DEQ_ATTN_ROWS = 4 }; /* rows that read keys and values together */
@@ -41,12 +40,24 @@ struct deq_attn_args {
     float scale;
 };
 
+/* y[r, i] = sum_k x[r, k] w(k, col + i), r < m, i < n, with columns col .. col+n-1 of one packed panel */
+struct deq_mm {
+    const void *x;     /* rows as the format wants them: floats, or what quantise made of them */
+    size_t ldx;        /* bytes between rows */
+    size_t m, k;       /* m <= DEQ_MM_ROWS */
+    const void *panel; /* [K, 64] of f32 or bf16; of integers: format.h */
+    size_t col, n;     /* col: a multiple of DEQ_PANEL_UNIT; col + n <= 64 */
+    float *y;
+    size_t ldy;        /* floats between rows */
+};
+
 struct deq_kern {
     const char *name;
-    /* y[m, 0..n) = sum_k x[m, k] * w(k, n); w is one packed panel [K, 64] of f32 or bf16; n <= 64 columns are stored */
-    void (*mm_f32)(const float *x, size_t ldx, size_t m, size_t k, const float *panel, float *y, size_t ldy, size_t n);
-    void (*mm_bf16)(const float *x, size_t ldx, size_t m, size_t k, const uint16_t *panel, float *y, size_t ldy,
-                    size_t n);
+    void (*mm[DEQ_FORMAT_COUNT])(const struct deq_mm *a);
+    /* A row for products with integers: its scale, then 16-bit numbers in the order that the level's products read
+     * (deq_int_operand_bytes in all). A row that is not finite has the scale NaN, and so have its products; one that
+     * is nowhere 1e-30 is zero. */
+    void (*quantise)(const float *x, size_t k, void *row);
     void (*attn)(const struct deq_attn_args *a);
     /* y = (x - mean) * rstd [* gain + bias]; gain, bias [n] or NULL; ret_stats {mean, rstd} or NULL */
     void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,

@@ -1,6 +1,6 @@
-/* The body of every kernel, compiled once per CPU level: the including file defines KERN (name), MM_ROWS and
- * MM_VECS (the tile of mm in rows and vectors, what the level's registers hold), ATTN_TILE (sums of attention that run
- * side by side, in vectors) and includes its vec_*.h first. See kern.h for what each one does. */
+/* The body of every kernel, compiled once per CPU level: the including file includes its vec_*.h first and defines KERN
+ * (name), the tiles of mm_float.h, MM_INT, the file with its products of integers, and ATTN_TILE (sums of attention
+ * that run side by side, in vectors). See kern.h for what each one does. */
 #include <math.h>
 #include <string.h>
 
@@ -36,72 +36,8 @@ static inline void st_n(float *p, vf a, size_t n)
         st_tail(p, a, n);
 }
 
-static inline vf load_w(const void *p, size_t i, bool bf16)
-{
-    return bf16 ? vf_ld_bf16((const uint16_t *)p + i) : vf_ld((const float *)p + i);
-}
-
-/* One tile: rows x (16*vecs) outputs held in registers while k runs. */
-__attribute__((always_inline)) static inline void mm_tile(const float *x, size_t ldx, size_t K, const void *w,
-                                                          bool bf16, float *y, size_t ldy, size_t n, const int rows,
-                                                          const int vecs)
-{
-    vf acc[MM_ROWS][MM_VECS];
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++)
-            acc[r][v] = vf_set1(0.0f);
-    for (size_t k = 0; k < K; k++) {
-        vf wk[MM_VECS];
-        for (int v = 0; v < vecs; v++)
-            wk[v] = load_w(w, k * DEQ_PANEL + (size_t)v * 16, bf16);
-        for (int r = 0; r < rows; r++) {
-            vf xr = vf_set1(x[(size_t)r * ldx + k]);
-            for (int v = 0; v < vecs; v++)
-                acc[r][v] = vf_fma(xr, wk[v], acc[r][v]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++)
-            if (n > (size_t)v * 16)
-                st_n(y + (size_t)r * ldy + v * 16, acc[r][v], n - (size_t)v * 16);
-}
-
-__attribute__((always_inline)) static inline void mm_panel(const float *x, size_t ldx, size_t M, size_t K,
-                                                           const void *panel, bool bf16, float *y, size_t ldy, size_t n)
-{
-    const size_t width = 16 * MM_VECS;
-    for (size_t c = 0; c < n; c += width) {
-        const void *w = bf16 ? (const void *)((const uint16_t *)panel + c) : (const void *)((const float *)panel + c);
-        size_t m = 0;
-        for (; m + MM_ROWS <= M; m += MM_ROWS)
-            mm_tile(x + m * ldx, ldx, K, w, bf16, y + m * ldy + c, ldy, n - c, MM_ROWS, MM_VECS);
-#define TAIL(rows)                                                                                     \
-    case rows:                                                                                         \
-        mm_tile(x + m * ldx, ldx, K, w, bf16, y + m * ldy + c, ldy, n - c, rows <= MM_ROWS ? rows : 1, \
-                MM_VECS);                                                                              \
-        break;
-        switch (M - m) {
-            TAIL(1)
-            TAIL(2)
-            TAIL(3)
-            TAIL(4)
-            TAIL(5)
-        default: break;
-        }
-#undef TAIL
-    }
-}
-
-static void mm_f32(const float *x, size_t ldx, size_t M, size_t K, const float *panel, float *y, size_t ldy, size_t n)
-{
-    mm_panel(x, ldx, M, K, panel, false, y, ldy, n);
-}
-
-static void mm_bf16(const float *x, size_t ldx, size_t M, size_t K, const uint16_t *panel, float *y, size_t ldy,
-                    size_t n)
-{
-    mm_panel(x, ldx, M, K, panel, true, y, ldy, n);
-}
+#include "core/math/mm_float.h"
+#include MM_INT
 
 /* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it
  * is 0, and NaN stays NaN (the second operand of vf_max wins then). */
@@ -140,6 +76,29 @@ static float max_of(const float *x, size_t n)
     for (size_t i = 0; i < n; i += 16)
         m = vf_max(ld_n(x + i, n - i, -INFINITY), m);
     return vf_hmax(m);
+}
+
+static void quantise(const float *x, size_t n, void *row)
+{
+    int16_t *const q = (int16_t *)(void *)((char *)row + DEQ_OPERAND_HEAD);
+    const vf zero = vf_set1(0.0f);
+    vf top = zero, odd = zero; /* odd: 0, or NaN when a number is not finite */
+    for (size_t i = 0; i < n; i += 16) {
+        const vf v = ld_n(x + i, n - i, 0);
+        top = vf_max(vf_max(v, vf_sub(zero, v)), top);
+        odd = vf_fma(v, zero, odd);
+    }
+    const float most = vf_hmax(top), not_finite = vf_hsum(odd);
+    const bool some = most >= 1e-30f && not_finite == 0; /* below, its scale's inverse would not be a float */
+    const float t = some ? most / (float)DEQ_INT_TOP : not_finite;
+    memset(row, 0, DEQ_OPERAND_HEAD);
+    memcpy(row, &t, sizeof t);
+    const vf by = vf_set1(some ? (float)DEQ_INT_TOP / most : 0.0f);
+    const size_t depth = deq_int_depth(n);
+    for (size_t i = 0; i < depth; i += 16) {
+        const vf v = some && i < n ? ld_n(x + i, n - i, 0) : zero;
+        vf_st_i16(q + i, vf_round(vf_mul(v, by)));
+    }
 }
 
 static float dot(const float *a, const float *b, size_t n)
@@ -406,8 +365,8 @@ static void attn(const struct deq_attn_args *a)
 const struct deq_kern KERN_TABLE(KERN);
 const struct deq_kern KERN_TABLE(KERN) = {
     .name = KERN_STR(KERN),
-    .mm_f32 = mm_f32,
-    .mm_bf16 = mm_bf16,
+    .mm = {[DEQ_FORMAT_F32] = mm_f32, [DEQ_FORMAT_BF16] = mm_bf16, [DEQ_FORMAT_I16] = mm_i16, [DEQ_FORMAT_I8] = mm_i8},
+    .quantise = quantise,
     .attn = attn,
     .layernorm = layernorm,
     .layernorm_vjp = layernorm_vjp,

@@ -36,6 +36,12 @@ static inline __m256 vf_ld_bf16_half(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 static inline vf vf_ld_bf16(const uint16_t *p) { return (vf){vf_ld_bf16_half(p), vf_ld_bf16_half(p + 8)}; }
+/* integral lanes within 16 bits */
+static inline void vf_st_i16(int16_t *p, vf a)
+{
+    const __m256i q = _mm256_packs_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute4x64_epi64(q, 0xd8));
+}
 static inline float vf_hsum(vf a)
 {
     __m256 s = _mm256_add_ps(a.lo, a.hi);

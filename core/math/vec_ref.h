@@ -44,6 +44,11 @@ static inline vf vf_ld_bf16(const uint16_t *p)
     }
     return r;
 }
+static inline void vf_st_i16(int16_t *p, vf a)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = (int16_t)a.v[i];
+}
 /* fixed tree: lanes i and i+8, then +4, +2, +1 */
 static inline float vf_hsum(vf a)
 {

@@ -156,7 +156,8 @@ static void multiply(void *ctx, unsigned thread, unsigned n)
     struct limit *l = ctx;
     (void)n;
     for (int i = 0; i < l->rounds; i++)
-        deq_gemm_exact(l->x + thread * 4096 * 16, l->w->k, l->m, l->w, l->y + thread * 4096 * 16, 64, 0, 1);
+        deq_multiply(&(struct deq_operand){l->x + thread * 4096 * 16, l->w->k * sizeof(float)}, l->m, l->w,
+                     l->y + thread * 4096 * 16, 64, 0, 1, NULL, NULL);
 }
 
 static void read_all(void *ctx, unsigned thread, unsigned n)
@@ -176,8 +177,8 @@ static void floors(void)
     struct deq_pool *pool;
     struct deq_packed small, large;
     float *w = DEQ_NEW_ARRAY(float, (size_t)P + 64 * 64), *x = DEQ_NEW_ARRAY(float, 2 * threads * 4096 * 16);
-    if (deq_pool_new(threads, &pool, NULL) || deq_pack(w, 64, 64, false, &small, NULL) ||
-        deq_pack(w, 64, (size_t)(bytes / 4 / 64), false, &large, NULL))
+    if (deq_pool_new(threads, &pool, NULL) || deq_pack(w, 64, 64, DEQ_FORMAT_F32, &small, NULL) ||
+        deq_pack(w, 64, (size_t)(bytes / 4 / 64), DEQ_FORMAT_F32, &large, NULL))
         exit(1);
     /* the kernel's own peak: one panel that stays in the first cache */
     struct limit l = {.w = &small, .x = x, .y = x + threads * 4096 * 16, .m = 48, .rounds = 40000};

@@ -370,10 +370,10 @@ TEST(kern_mm)
                     for (size_t in = 0; in < DEQ_COUNT(ns); in++) {
                         const size_t N = ns[in];
                         sentinels(y, DEQ_COUNT(y));
-                        if (bf16)
-                            levels[l]->mm_bf16(x, LDX, M, K, half, y, LDY, N);
-                        else
-                            levels[l]->mm_f32(x, LDX, M, K, w, y, LDY, N);
+                        const struct deq_mm args = {.x = x, .ldx = LDX * sizeof *x, .m = M, .k = K,
+                                                    .panel = bf16 ? (const void *)half : w, .n = N, .y = y,
+                                                    .ldy = LDY};
+                        levels[l]->mm[bf16 ? DEQ_FORMAT_BF16 : DEQ_FORMAT_F32](&args);
                         bool same = true, clean = true;
                         for (size_t m = 0; m < M_MAX; m++) {
                             same = same && (m >= M || same_bits(y + m * LDY, want + m * DEQ_PANEL, N));
@@ -396,7 +396,9 @@ TEST(kern_mm_nan_stays_in_its_row)
         for (size_t bad = 0; levels[l] && bad < M; bad++) {
             normal(x, DEQ_COUNT(x), 2);
             x[bad * K + 7] = NAN;
-            levels[l]->mm_f32(x, K, M, K, w, y, DEQ_PANEL, DEQ_PANEL);
+            const struct deq_mm args = {.x = x, .ldx = K * sizeof *x, .m = M, .k = K, .panel = w, .n = DEQ_PANEL,
+                                        .y = y, .ldy = DEQ_PANEL};
+            levels[l]->mm[DEQ_FORMAT_F32](&args);
             for (size_t i = 0; i < M * DEQ_PANEL; i++)
                 CHECK(isnan(y[i]) == (i / DEQ_PANEL == bad));
         }

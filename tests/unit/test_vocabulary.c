@@ -75,11 +75,11 @@ static void check(const struct deq_vocabulary *plain, const struct deq_vocabular
     float x[N * WIDEST], logits[N][V], tails[N][DEQ_CUTOFFS_MAX], work[WIDEST], e[D];
     float *to[N], *to_tails[N];
     const float *known[N];
-    deq_readout_lay_out(&r, s, N, &l);
+    deq_readout_lay_out(&r, s, DEQ_CLASS_FLOAT32, N, &l);
     void *memory = deq_alloc(l.bytes);
     REQUIRE(memory);
     l = (struct deq_layout){.base = memory};
-    deq_readout_lay_out(&r, s, N, &l);
+    deq_readout_lay_out(&r, s, DEQ_CLASS_FLOAT32, N, &l);
     deq_readout_init(&r, packed, pool);
     for (size_t i = 0; i < N; i++) {
         for (size_t d = 0; d < deq_vocab_out(s); d++)
