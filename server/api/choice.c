@@ -1,4 +1,5 @@
-/* What tokens add up to: a choice's text, log-probabilities and telemetry, and with echo those of its prompt. */
+/* What tokens add up to: a choice's text, log-probabilities and telemetry, and with echo those of its prompt; as news
+ * on the engine's thread, as JSON lists on the connection's. */
 #include <math.h>
 #include <string.h>
 
@@ -12,19 +13,41 @@ static struct deq_buf new_buffer(const struct completion *c)
     return (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
 }
 
-static struct logprob_entry entry_of(const struct completion *c, uint32_t token, const float *logits, size_t offset)
+static struct news new_news(const struct completion *c)
 {
-    const uint32_t vocab_size = c->served->info.vocab_size;
-    struct logprob_entry e = {.token = token, .offset = offset, .logits = logits, .vocab_size = vocab_size};
-    if (logits)
-        e.normaliser = deq_log_normaliser(logits, vocab_size);
-    return e;
+    return (struct news){new_buffer(c), new_buffer(c), new_buffer(c)};
 }
 
-/* --- Prompts --- */
+static void news_free(struct news *n)
+{
+    deq_buf_free(&n->text);
+    deq_buf_free(&n->tokens);
+    deq_buf_free(&n->top);
+}
+
+/* --- Before submission, and on the engine's thread --- */
+
+/* Fills t's log-probability and leaves its alternatives, where the request asks for lists. Returns the first. */
+static float add_logprob(const struct completion *c, struct news *n, struct token_news *t, const float *logits)
+{
+    const uint32_t vocab_size = c->served->info.vocab_size;
+    const struct deq_log_normaliser normaliser = deq_log_normaliser(logits, vocab_size);
+    t->predicted = true;
+    t->logprob = deq_logprob(&normaliser, logits[t->token]);
+    if (c->req.logprobs >= 0)
+        t->n_top = (uint16_t)logprobs_find(&c->req, logits, vocab_size, &normaliser, &n->top);
+    return t->logprob;
+}
+
+static bool wants_tokens(const struct completion_request *r)
+{
+    return r->token_ids || r->telemetry || r->logprobs >= 0;
+}
 
 void prompt_free(struct prompt *p)
 {
+    news_free(&p->news);
+    news_free(&p->taken);
     logprobs_free(&p->logprobs);
     deq_buf_free(&p->echo);
     deq_tokens_free(&p->job.prompt);
@@ -56,6 +79,7 @@ static void echo_text(struct prompt *p)
 void prompt_init(struct prompt *p)
 {
     p->echo = new_buffer(p->c);
+    p->news = p->taken = new_news(p->c);
     logprobs_init(&p->logprobs, TEXT_MAX_BYTES, &p->c->channel->allowance);
     p->prev = -1;
     if (!p->c->req.echo)
@@ -71,20 +95,21 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits)
     const char *bytes = deq_token_text(c->served->model, p->prev, token, &n);
     const size_t offset = deq_utf8_pass(&p->place, bytes, n);
     if (c->req.logprobs >= 0) {
-        const struct logprob_entry e = entry_of(c, token, logits, offset);
-        logprobs_add(&p->logprobs, &c->req, c->served->model, &e);
+        struct token_news t = {.token = token, .offset = (uint32_t)offset};
+        if (logits)
+            (void)add_logprob(c, &p->news, &t, logits);
+        deq_buf_add(&p->news.tokens, &t, sizeof t);
     }
     if (bytes)
         p->prev = token;
 }
-
-/* --- Choices --- */
 
 bool choice_init(struct completion *c, size_t i)
 {
     struct choice *ch = &c->choices[i];
     ch->c = c;
     ch->prompt = i / (size_t)c->req.best_of;
+    ch->news = ch->taken = new_news(c);
     ch->shown = ch->ids = ch->iters = ch->residuals = ch->starts = new_buffer(c);
     logprobs_init(&ch->logprobs, TEXT_MAX_BYTES, &c->channel->allowance);
     ch->stopped = -1;
@@ -99,6 +124,8 @@ bool choice_init(struct completion *c, size_t i)
 
 void choice_free(struct choice *ch)
 {
+    news_free(&ch->news);
+    news_free(&ch->taken);
     deq_buf_free(&ch->shown);
     deq_buf_free(&ch->ids);
     deq_buf_free(&ch->iters);
@@ -106,15 +133,6 @@ void choice_free(struct choice *ch)
     deq_buf_free(&ch->starts);
     logprobs_free(&ch->logprobs);
     deq_text_free(ch->text);
-}
-
-/* For best_of, and for the lists where they are asked for. */
-static void add_logprob(struct choice *ch, const struct deq_event *e, size_t offset)
-{
-    const struct logprob_entry entry = entry_of(ch->c, e->token, e->logits, offset);
-    ch->logprob_sum += (double)deq_logprob(&entry.normaliser, e->logits[e->token]);
-    if (ch->c->req.logprobs >= 0)
-        logprobs_add(&ch->logprobs, &ch->c->req, ch->c->served->model, &entry);
 }
 
 void choice_add(struct choice *ch, const struct deq_event *e)
@@ -131,19 +149,19 @@ void choice_add(struct choice *ch, const struct deq_event *e)
     const char *bytes = deq_token_text(c->served->model, ch->prev, e->token, &n);
     const size_t offset = deq_utf8_pass(&ch->place, bytes, n);
     ch->tokens++;
-    if (e->logits)
-        add_logprob(ch, e, offset);
-    if (c->req.token_ids)
-        deq_buf_fmt(&ch->ids, "%u,", e->token);
-    if (c->req.telemetry) {
-        deq_buf_fmt(&ch->iters, "%u,", e->evaluations);
-        reply_number(&ch->residuals, e->residual);
-        deq_buf_str(&ch->residuals, ",");
-        deq_buf_fmt(&ch->starts, "\"%s\",", e->start_cached ? "prefix" : deq_warm_name(e->start));
-    }
+    struct token_news t = {.token = e->token,
+                           .evaluations = e->evaluations,
+                           .residual = e->residual,
+                           .offset = (uint32_t)offset,
+                           .start = (uint8_t)e->start,
+                           .start_cached = e->start_cached};
+    if (e->logits) /* for best_of, or for the lists */
+        ch->logprob_sum += (double)add_logprob(c, &ch->news, &t, e->logits);
+    if (wants_tokens(&c->req))
+        deq_buf_add(&ch->news.tokens, &t, sizeof t);
     if (bytes) {
         ch->prev = e->token;
-        ch->stopped = deq_text_push(ch->text, bytes, n, &ch->shown);
+        ch->stopped = deq_text_push(ch->text, bytes, n, &ch->news.text);
     }
 }
 
@@ -156,8 +174,7 @@ void choice_begin(struct choice *ch)
     ch->prev = p->job.prompt.ids[p->job.prompt.n - 1];
     if (!ch->c->req.echo)
         return;
-    (void)deq_buf_append(&ch->shown, &p->echo);
-    logprobs_append(&ch->logprobs, &p->logprobs);
+    (void)deq_buf_append(&ch->news.text, &p->echo);
     deq_text_begin(ch->text, p->cut, p->n_cut);
     ch->place = p->place;
 }
@@ -165,5 +182,104 @@ void choice_begin(struct choice *ch)
 void choice_end(struct choice *ch)
 {
     choice_begin(ch);
-    deq_text_end(ch->text, &ch->shown);
+    deq_text_end(ch->text, &ch->news.text);
+}
+
+size_t choice_announce(struct choice *ch)
+{
+    const size_t n = ch->news.text.len + ch->news.tokens.len / sizeof(struct token_news) * ch->c->req.token_bytes;
+    const size_t more = n - ch->announced;
+    ch->announced = n;
+    return more;
+}
+
+/* --- On the connection's thread --- */
+
+/* What was rendered before is empty, and its memory is used again. */
+static void swap_news(struct news *a, struct news *b)
+{
+    const struct news t = *a;
+    *a = *b;
+    *b = t;
+}
+
+void prompt_take(struct prompt *p)
+{
+    swap_news(&p->news, &p->taken);
+    p->taken_cached = p->cached;
+}
+
+void choice_take(struct choice *ch)
+{
+    swap_news(&ch->news, &ch->taken);
+    ch->announced = 0;
+    ch->taken_tokens = ch->tokens;
+    ch->taken_begun = ch->begun;
+    ch->taken_over = ch->over;
+}
+
+/* What was taken is rendered; a stream needs its memory again soon. */
+static void spend(const struct completion *c, struct news *n)
+{
+    if (!c->req.stream) {
+        news_free(n);
+        return;
+    }
+    deq_buf_reset(&n->text);
+    deq_buf_reset(&n->tokens);
+    deq_buf_reset(&n->top);
+}
+
+static void render_logprobs(const struct completion *c, const struct news *n, struct logprob_lists *l)
+{
+    const struct token_news *t = (const struct token_news *)n->tokens.data;
+    const struct logprob *top = (const struct logprob *)n->top.data;
+    if (c->req.logprobs < 0 || !deq_buf_carry(&l->tokens, &n->tokens) || !deq_buf_carry(&l->tokens, &n->top))
+        return;
+    for (size_t i = 0; i < n->tokens.len / sizeof *t; i++) {
+        const struct logprob_entry e = {.token = {t[i].token, t[i].logprob},
+                                        .predicted = t[i].predicted,
+                                        .offset = t[i].offset,
+                                        .top = top,
+                                        .n_top = t[i].n_top};
+        logprobs_add(l, &c->req, c->served->model, &e);
+        top += t[i].n_top;
+    }
+}
+
+void prompt_render(struct prompt *p)
+{
+    render_logprobs(p->c, &p->taken, &p->logprobs);
+    spend(p->c, &p->taken);
+}
+
+static void render_telemetry(struct choice *ch, const struct token_news *t)
+{
+    deq_buf_fmt(&ch->iters, "%u,", t->evaluations);
+    reply_number(&ch->residuals, t->residual);
+    deq_buf_str(&ch->residuals, ",");
+    deq_buf_fmt(&ch->starts, "\"%s\",", t->start_cached ? "prefix" : deq_warm_name((enum deq_warm)t->start));
+}
+
+void choice_render(struct choice *ch)
+{
+    const struct completion *c = ch->c;
+    const struct token_news *t = (const struct token_news *)ch->taken.tokens.data;
+    if (ch->taken_begun && !ch->echoed) {
+        ch->echoed = true;
+        logprobs_append(&ch->logprobs, &c->prompts[ch->prompt].logprobs);
+    }
+    (void)deq_buf_append(&ch->shown, &ch->taken.text);
+    if (c->req.token_ids)
+        (void)deq_buf_carry(&ch->ids, &ch->taken.tokens);
+    if (c->req.telemetry)
+        (void)deq_buf_carry(&ch->iters, &ch->taken.tokens);
+    for (size_t i = 0; i < ch->taken.tokens.len / sizeof *t; i++) {
+        if (c->req.token_ids)
+            deq_buf_fmt(&ch->ids, "%u,", t[i].token);
+        if (c->req.telemetry)
+            render_telemetry(ch, &t[i]);
+    }
+    render_logprobs(c, &ch->taken, &ch->logprobs);
+    spend(c, &ch->taken);
 }

@@ -1,5 +1,5 @@
 /* POST /v1/completions, /v1/chat/completions and /v1/responses: place in the queue -> parse -> a job for each prompt ->
- * (engine thread) tokens -> choices -> JSON -> channel. */
+ * (engine's thread) tokens -> news of choices -> (connection's thread) JSON -> channel. */
 #include "server/api/completion.h"
 
 #include <math.h>
@@ -36,7 +36,14 @@ static void completion_free(struct completion *c)
     completion_request_free(&c->req);
     channel_unref(c->channel);
     store_release(c->served);
+    pthread_mutex_destroy(&c->lock);
     deq_free(c);
+}
+
+static void completion_unref(struct completion *c)
+{
+    if (atomic_fetch_sub(&c->refs, 1) == 1)
+        completion_free(c);
 }
 
 /* --- The job, on the engine's thread --- */
@@ -70,66 +77,81 @@ static void echo_event(struct prompt *p, const struct deq_event *e)
         prompt_add(p, p->job.prompt.ids[next], e->logits);
 }
 
-static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
+static void on_choice_end(struct choice *ch, const struct deq_event *e)
 {
-    struct prompt *p = (struct prompt *)j;
-    struct completion *c = p->c;
-    struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + e->choice];
-    if (e->kind == DEQ_EVENT_PROMPT) {
-        echo_event(p, e);
-        return DEQ_CONTINUE;
-    }
-    if (e->kind == DEQ_EVENT_END) {
-        ch->finish = e->finish;
-        ch->prompt_positions = e->prompt_positions;
-        ch->prompt_evaluations = e->prompt_evaluations;
-        ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
-        ch->converged = ch->converged && e->prompt_converged;
-        if (e->finish == DEQ_FINISH_CANCELED)
-            return DEQ_CONTINUE;
-        if (e->finish == DEQ_FINISH_NUMERIC)
-            fail(c, 500, "solver_diverged", e->message);
-        if (c->failed)
-            return DEQ_CONTINUE;
-        choice_end(ch);
-        /* a choice whose deadline passed before its first token: when no choice has any, on_end answers an error */
-        if (c->req.stream && !(e->finish == DEQ_FINISH_DEADLINE && !ch->tokens)) {
-            if (choice_has_news(ch))
-                (void)choice_send(ch, NULL);
-            (void)choice_send(ch, finish_word(ch->finish));
-        }
-        return DEQ_CONTINUE;
-    }
+    struct completion *c = ch->c;
+    ch->finish = e->finish;
+    ch->prompt_positions = e->prompt_positions;
+    ch->prompt_evaluations = e->prompt_evaluations;
+    ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
+    ch->converged = ch->converged && e->prompt_converged;
+    if (e->finish == DEQ_FINISH_CANCELED)
+        return;
+    if (e->finish == DEQ_FINISH_NUMERIC)
+        fail(c, 500, "solver_diverged", e->message);
+    if (c->failed)
+        return;
+    choice_end(ch);
+    /* one whose deadline passed before its first token: when no choice has any, on_end answers an error */
+    ch->over = e->finish != DEQ_FINISH_DEADLINE || ch->tokens;
+}
+
+static enum deq_verdict on_token(struct choice *ch, const struct deq_event *e)
+{
+    const struct completion_request *r = &ch->c->req;
     choice_begin(ch);
-    const bool stop_token = is_stop_token(&c->req, e->token) && ch->tokens >= (uint32_t)c->req.min_tokens;
+    const bool stop_token = is_stop_token(r, e->token) && ch->tokens >= (uint32_t)r->min_tokens;
     if (stop_token)
         ch->stop_token = e->token;
     choice_add(ch, e);
     return ch->stopped >= 0 || stop_token ? DEQ_STOP : DEQ_CONTINUE;
 }
 
-/* After a step: what its tokens gave, one chunk a choice. */
+static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
+{
+    struct prompt *p = (struct prompt *)j;
+    struct completion *c = p->c;
+    struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + e->choice];
+    enum deq_verdict verdict = DEQ_CONTINUE;
+    pthread_mutex_lock(&c->lock);
+    switch (e->kind) {
+    case DEQ_EVENT_PROMPT: echo_event(p, e); break;
+    case DEQ_EVENT_TOKEN: verdict = on_token(ch, e); break;
+    case DEQ_EVENT_END: on_choice_end(ch, e); break;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return verdict;
+}
+
+/* After a step: what its tokens gave is announced. */
 static void on_step(struct job *j)
 {
     const struct prompt *p = (const struct prompt *)j;
     struct completion *c = p->c;
-    for (size_t i = 0; c->req.stream && i < (size_t)c->req.best_of; i++) {
-        struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + i];
-        if (choice_has_news(ch) && !choice_send(ch, NULL)) {
-            sched_cancel(j); /* nobody reads any more; it ends before the next step */
-            return;
-        }
-    }
+    size_t bytes = 0;
+    if (!c->req.stream)
+        return;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < (size_t)c->req.best_of; i++)
+        bytes += choice_announce(&c->choices[p->index * (size_t)c->req.best_of + i]);
+    pthread_mutex_unlock(&c->lock);
+    if (bytes && !channel_news(c->channel, bytes))
+        sched_cancel(j); /* nobody reads any more; it ends before the next step */
 }
 
 static void on_admit(struct job *j)
 {
     struct prompt *p = (struct prompt *)j;
-    /* headers leave now and not before, so that refusals keep their own status */
-    if (p->c->req.stream)
-        channel_start_stream(p->c->channel);
-    if (p->c->req.stream && p->c->req.responses)
-        response_begin(p->c);
+    struct completion *c = p->c;
+    pthread_mutex_lock(&c->lock);
+    c->admitted = true;
+    p->cached = j->admission.cached_tokens;
+    pthread_mutex_unlock(&c->lock);
+    if (!c->req.stream)
+        return;
+    channel_start_stream(c->channel); /* headers leave now and not before, so that refusals keep their own status */
+    if (c->req.responses)
+        (void)channel_news(c->channel, 0);
 }
 
 static void log_completion(const struct completion *c)
@@ -178,6 +200,7 @@ static bool late_without_anything(const struct completion *c)
 static void on_end(struct job *j, enum job_end end, const char *message)
 {
     struct completion *c = ((struct prompt *)j)->c;
+    pthread_mutex_lock(&c->lock);
     switch (end) {
     case JOB_FINISHED: break;
     case JOB_CANCELED: c->cancelled = true; break;
@@ -196,33 +219,97 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         break;
     case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
     }
-    if (--c->open_jobs)
+    c->ended = --c->open_jobs == 0;
+    if (c->ended && late_without_anything(c))
+        fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
+    pthread_mutex_unlock(&c->lock);
+    if (!c->ended)
         return;
     channel_listen(c->channel, (struct channel_events){0});
-    const bool goes_on = c->req.stream && !c->failed && !c->cancelled && !late_without_anything(c);
-    for (size_t i = 0; goes_on && i < n_choices(c); i++)
-        if (c->choices[i].finish == DEQ_FINISH_DEADLINE && !c->choices[i].tokens)
-            (void)choice_send(&c->choices[i], finish_word(DEQ_FINISH_DEADLINE));
-    if (late_without_anything(c))
-        fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
+    (void)channel_news(c->channel, 0);
+    if (log_on(LOG_INFO))
+        log_completion(c);
+    completion_unref(c);
+}
+
+/* --- On the connection's thread --- */
+
+static void cancel_jobs(struct completion *c)
+{
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        sched_cancel(&c->prompts[i].job);
+}
+
+/* All that the engine's thread left since it was last taken. Returns whether nothing will follow. */
+static bool take(struct completion *c, bool *ret_admitted)
+{
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        prompt_take(&c->prompts[i]);
+    for (size_t i = 0; i < n_choices(c); i++)
+        choice_take(&c->choices[i]);
+    const bool ended = c->ended;
+    *ret_admitted = c->admitted;
+    pthread_mutex_unlock(&c->lock);
+    return ended;
+}
+
+/* A chunk for each choice that has something. False: nobody reads, or there is no memory. */
+static bool send_chunks(struct completion *c)
+{
+    bool ok = true;
+    for (size_t i = 0; ok && i < n_choices(c); i++) {
+        struct choice *ch = &c->choices[i];
+        if (choice_has_news(ch))
+            ok = choice_send(ch, NULL);
+        if (ok && ch->taken_over && !ch->finished) {
+            ch->finished = true;
+            ok = choice_send(ch, finish_word(ch->finish));
+        }
+    }
+    return ok;
+}
+
+static void answer(struct completion *c)
+{
+    c->answered = true;
     if (c->failed)
         completion_error(c, c->status, c->code, c->message);
     else if (c->cancelled || channel_starved(c->channel))
         answer_cut(c->channel);
     else
         completion_answer(c);
-    if (log_on(LOG_INFO))
-        log_completion(c);
-    completion_free(c);
+}
+
+static void render(void *ctx)
+{
+    struct completion *c = ctx;
+    bool admitted;
+    if (c->answered)
+        return;
+    const bool ended = take(c, &admitted);
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        prompt_render(&c->prompts[i]);
+    for (size_t i = 0; i < n_choices(c); i++)
+        choice_render(&c->choices[i]);
+    if (c->req.stream && c->req.responses && admitted && !c->events)
+        response_begin(c);
+    if (c->req.stream && !(ended && c->failed) && !send_chunks(c))
+        cancel_jobs(c);
+    if (ended)
+        answer(c);
+}
+
+static void on_drop(void *ctx)
+{
+    completion_unref(ctx);
 }
 
 /* --- From the channel, with its lock --- */
 
 static void on_gone(void *ctx)
 {
-    struct completion *c = ctx;
-    for (size_t i = 0; i < c->req.n_prompts; i++)
-        sched_cancel(&c->prompts[i].job);
+    cancel_jobs(ctx);
 }
 
 static void on_pace(void *ctx, bool pause)
@@ -309,6 +396,8 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     c->served = m;
     c->channel = x->channel;
     channel_ref(x->channel);
+    atomic_store(&c->refs, 1);
+    pthread_mutex_init(&c->lock, NULL);
     c->created = (int64_t)(deq_wall_ms() / 1000);
     c->arrived_ns = x->arrived_ns;
     c->open_jobs = r->n_prompts;
@@ -369,14 +458,17 @@ static void complete(struct service *s, struct served *m, struct exchange *x, en
     x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece, for which the scheduler kept room */
     pthread_mutex_unlock(&x->channel->lock);
     channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
-    /* refused below, c is still this thread's; else it belongs to the engine's thread and may be gone already */
+    atomic_fetch_add(&c->refs, 1);
+    channel_set_source(x->channel, (struct channel_source){render, on_drop, c});
+    /* refused below, the jobs' reference is still this thread's; else the engine's thread has it, and c may be gone */
     const enum submit verdict = sched_submit(sched, &reservation, jobs, c->req.n_prompts);
     deq_free(jobs);
     if (verdict == SUBMIT_OK)
         return;
     channel_listen(x->channel, (struct channel_events){0});
+    channel_set_source(x->channel, (struct channel_source){0});
     exchange_not_submitted(x, sched, verdict);
-    completion_free(c);
+    completion_unref(c);
 }
 
 void ep_completions(struct service *s, struct served *m, struct exchange *x)

@@ -1,6 +1,11 @@
 /* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c
  * is its life; choice.c what its tokens add up to; completion_json.c and completion_responses.c the two shapes of its
- * answer. After submission everything happens on the engine's thread. */
+ * answer.
+ *
+ * After submission two threads have it. The engine's takes tokens as they are picked: it finds their text, which may
+ * end the choice, and their log-probabilities, and leaves both as news. The connection's thread takes the news when it
+ * comes for bytes, and makes JSON of it (channel.h). What a struct below does not call the connection's belongs to the
+ * engine's thread, and is guarded by the completion's lock until the choice or the whole is over. */
 #ifndef DEQ_SERVER_COMPLETION_H
 #define DEQ_SERVER_COMPLETION_H
 
@@ -11,22 +16,35 @@
 
 struct completion;
 
+/* Of a token, where more than its text is asked for. */
+struct token_news {
+    uint32_t token, evaluations;
+    float residual, logprob;
+    uint32_t offset;  /* of its text, in characters */
+    uint16_t n_top;   /* its alternatives, in `top` behind those of the tokens before */
+    uint8_t start;    /* enum deq_warm */
+    bool start_cached, predicted;
+};
+
+/* What the engine's thread leaves for the connection's. */
+struct news {
+    struct deq_buf text;
+    struct deq_buf tokens; /* struct token_news[] */
+    struct deq_buf top;    /* struct logprob[] */
+};
+
 /* One continuation of one prompt. */
 struct choice {
     struct completion *c;
     size_t prompt;           /* number of its prompt */
     struct deq_text *text;   /* bytes of tokens -> text that may be shown */
-    struct deq_buf shown;    /* not yet sent (stream), or all of it */
-    struct logprob_lists logprobs; /* since the last chunk, or all */
-    struct deq_buf ids;      /* token ids, comma after each; since the last chunk, or all */
-    struct deq_buf iters, residuals, starts; /* telemetry, the same */
-    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and of the tokens of `logprobs` */
-    size_t told, told_logprobs;
+    struct news news;
+    size_t announced;        /* bytes of it, about, that the channel knows of */
+    bool over;               /* its finish is to be told */
     struct deq_utf8_place place; /* where its text has got to: text_offset */
     int64_t prev;            /* the token that its text ends with */
     uint32_t tokens;
     bool begun;              /* has its prompt's text, with echo */
-    bool sent;               /* its first chunk is out */
     enum deq_finish finish;
     int stopped;             /* index of the stop string, or -1 */
     int64_t stop_token;      /* of stop_token_ids, or -1 */
@@ -36,6 +54,19 @@ struct choice {
     bool converged;
     size_t prompt_positions; /* of the prompt, solved for this choice */
     uint64_t prompt_evaluations;
+    /* the connection's */
+    struct news taken;       /* being rendered */
+    struct deq_buf shown;    /* not yet sent (stream), or all of it */
+    struct logprob_lists logprobs; /* since the last chunk, or all */
+    struct deq_buf ids;      /* token ids, comma after each; since the last chunk, or all */
+    struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and of the tokens of `logprobs` */
+    size_t told, told_logprobs;
+    uint32_t taken_tokens;   /* so many of `tokens` are in what it took: usage */
+    bool taken_begun, taken_over; /* those flags as it took them */
+    bool echoed;             /* has its prompt's log-probabilities, with echo */
+    bool sent;               /* its first chunk is out */
+    bool finished;           /* its last chunk is */
 };
 
 /* One prompt: a job of the scheduler's, with best_of choices. */
@@ -43,12 +74,17 @@ struct prompt {
     struct job job; /* first: the scheduler's callbacks get it */
     struct completion *c;
     size_t index;
-    struct logprob_lists logprobs; /* of its tokens, with echo */
+    struct news news;        /* of its tokens, with echo */
     struct deq_buf echo;     /* its text, but for: */
     char cut[4];             /* [n_cut] the beginning of a character that an answer may go on with */
     size_t n_cut;
     struct deq_utf8_place place; /* where the tokens seen so far have got to */
     int64_t prev;            /* the token before, -1: none */
+    size_t cached;           /* of its tokens, once it is admitted */
+    /* the connection's */
+    struct news taken;
+    size_t taken_cached;
+    struct logprob_lists logprobs;
 };
 
 struct completion {
@@ -56,22 +92,28 @@ struct completion {
     struct service *service;
     struct served *served;   /* held */
     struct channel *channel; /* held */
+    _Atomic unsigned refs;   /* the jobs, together, and the channel's source */
+    pthread_mutex_t lock;
     char request_id[132], trace_id[33], parent_id[17];
     int64_t created;
     uint64_t arrived_ns;
     struct deq_buf head;     /* {"id": ..., up to the choices */
     struct prompt *prompts;  /* [n_prompts] */
     struct choice *choices;  /* [n_prompts * best_of]: prompt i's are i * best_of.. */
-    uint64_t events;         /* of a stream of /v1/responses, so far */
     size_t open_jobs;
+    bool admitted;           /* a job of it */
+    bool ended;              /* all jobs have: what follows is final */
     bool failed;             /* the first error counts; it is answered when all jobs have ended */
     bool cancelled;
     int status;
     const char *code;
     char message[256];
+    /* the connection's */
+    uint64_t events;         /* of a stream of /v1/responses, so far */
+    bool answered;
 };
 
-/* choice.c */
+/* choice.c, on the engine's thread and with the completion's lock */
 
 /* p: with its completion and its job. With echo its text is there from now on. */
 void prompt_init(struct prompt *p);
@@ -87,8 +129,19 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits);
 void choice_begin(struct choice *ch);
 /* Its text ends: what was held back is shown, but for what begins with a stop string. */
 void choice_end(struct choice *ch);
+/* Bytes of an answer, about, that came since it was last asked. */
+size_t choice_announce(struct choice *ch);
 
-/* completion_json.c */
+/* choice.c, on the connection's thread */
+
+/* Takes the news of both; with the completion's lock. */
+void prompt_take(struct prompt *p);
+void choice_take(struct choice *ch);
+/* Makes text and JSON lists of what was taken; of the prompt before its choices. */
+void prompt_render(struct prompt *p);
+void choice_render(struct choice *ch);
+
+/* completion_json.c, on the connection's thread */
 
 void completion_head(struct completion *c);
 /* Whether there is something for a chunk. */

@@ -133,10 +133,10 @@ static void add_usage(const struct completion *c, struct deq_buf *out)
     uint64_t prompt = 0, text = 0, cached = 0;
     for (size_t i = 0; i < c->req.n_prompts; i++) {
         prompt += c->prompts[i].job.prompt.n;
-        cached += c->prompts[i].job.admission.cached_tokens;
+        cached += c->prompts[i].taken_cached;
     }
     for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++)
-        text += c->choices[i].tokens;
+        text += c->choices[i].taken_tokens;
     deq_buf_fmt(out,
                 "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                 "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
@@ -217,6 +217,9 @@ bool choice_send(struct choice *ch, const char *finish)
 static void end_stream(struct completion *c)
 {
     struct deq_buf b;
+    for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++) /* those whose deadline came first, beside others */
+        if (!c->choices[i].finished)
+            (void)choice_send(&c->choices[i], finish_word(c->choices[i].finish));
     deq_buf_init(&b, 1 << 16);
     if (c->req.include_usage) {
         deq_buf_str(&b, "data: ");

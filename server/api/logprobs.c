@@ -52,60 +52,58 @@ static void add_name(struct names *n, uint32_t id, struct deq_buf *out)
     reply_buf(out, &n->name);
 }
 
-/* Tokens that could have stood there, each once. */
-struct alternatives {
-    uint32_t n;
-    uint32_t ids[2 * TOP_MAX];
-};
-
-static bool is_among(const struct alternatives *a, uint32_t id)
+static bool is_among(const struct logprob *top, size_t n, uint32_t token)
 {
-    for (uint32_t i = 0; i < a->n; i++)
-        if (a->ids[i] == id)
+    for (size_t i = 0; i < n; i++)
+        if (top[i].token == token)
             return true;
     return false;
 }
 
-static void find_alternatives(const struct completion_request *r, const struct logprob_entry *e,
-                              struct alternatives *ret)
+size_t logprobs_find(const struct completion_request *r, const float *logits, uint32_t vocab_size,
+                     const struct deq_log_normaliser *n, struct deq_buf *out)
 {
-    ret->n = DEQ_MIN((uint32_t)r->logprobs, DEQ_MIN(e->vocab_size, (uint32_t)TOP_MAX));
-    deq_top_tokens(e->logits, e->vocab_size, ret->n, ret->ids);
-    for (size_t i = 0; i < r->logprob_ids.n && ret->n < DEQ_COUNT(ret->ids); i++)
-        if (!is_among(ret, r->logprob_ids.ids[i]))
-            ret->ids[ret->n++] = r->logprob_ids.ids[i];
-}
-
-static float logprob_of(const struct logprob_entry *e, uint32_t id)
-{
-    return deq_logprob(&e->normaliser, e->logits[id]);
+    uint32_t ids[2 * TOP_MAX];
+    struct logprob top[2 * TOP_MAX];
+    const uint32_t most = DEQ_MIN((uint32_t)r->logprobs, DEQ_MIN(vocab_size, (uint32_t)TOP_MAX));
+    deq_top_tokens(logits, vocab_size, most, ids);
+    size_t have = most;
+    for (size_t i = 0; i < r->logprob_ids.n && have < DEQ_COUNT(ids); i++) {
+        const uint32_t id = r->logprob_ids.ids[i], last = most ? ids[most - 1] : 0;
+        /* the most probable come in order, so that the last of them tells of any token whether it is one */
+        if (!most || logits[id] < logits[last] || (logits[id] == logits[last] && id > last))
+            ids[have++] = id;
+    }
+    for (size_t i = 0; i < have; i++)
+        top[i] = (struct logprob){ids[i], deq_logprob(n, logits[ids[i]])};
+    deq_buf_add(out, top, have * sizeof *top);
+    return have;
 }
 
 /* --- Of chats --- */
 
 /* {"token": ..., "logprob": ..., "bytes": [...], but for what ends it. */
-static void begin_object(struct names *names, const struct logprob_entry *e, uint32_t id, struct deq_buf *out)
+static void begin_object(struct names *names, const struct logprob *p, struct deq_buf *out)
 {
     size_t n;
-    const char *bytes = deq_token_bytes(names->model, id, &n);
+    const char *bytes = deq_token_bytes(names->model, p->token, &n);
     deq_buf_str(out, "{\"token\":");
-    add_name(names, id, out);
+    add_name(names, p->token, out);
     deq_buf_str(out, ",\"logprob\":");
-    reply_number(out, logprob_of(e, id));
+    reply_number(out, p->value);
     deq_buf_str(out, ",\"bytes\":[");
     for (size_t i = 0; bytes && i < n; i++)
         deq_buf_fmt(out, "%s%u", i ? "," : "", (unsigned char)bytes[i]);
     deq_buf_str(out, "]");
 }
 
-static void add_object(struct names *names, const struct logprob_entry *e, const struct alternatives *a,
-                       struct deq_buf *out)
+static void add_object(struct names *names, const struct logprob_entry *e, struct deq_buf *out)
 {
-    begin_object(names, e, e->token, out);
+    begin_object(names, &e->token, out);
     deq_buf_str(out, ",\"top_logprobs\":[");
-    for (uint32_t i = 0; i < a->n; i++) {
+    for (size_t i = 0; i < e->n_top; i++) {
         deq_buf_str(out, i ? "," : "");
-        begin_object(names, e, a->ids[i], out);
+        begin_object(names, &e->top[i], out);
         deq_buf_str(out, "}");
     }
     deq_buf_str(out, "]},");
@@ -113,57 +111,51 @@ static void add_object(struct names *names, const struct logprob_entry *e, const
 
 /* --- Of completions --- */
 
-static void add_member(struct names *names, const struct logprob_entry *e, uint32_t id, struct deq_buf *out)
+static void add_member(struct names *names, const struct logprob *p, struct deq_buf *out)
 {
-    add_name(names, id, out);
+    add_name(names, p->token, out);
     deq_buf_str(out, ":");
-    reply_number(out, logprob_of(e, id));
+    reply_number(out, p->value);
 }
 
 /* "may be up to logprobs + 1": the token itself is always in. */
-static void add_map(struct names *names, const struct logprob_entry *e, const struct alternatives *a,
-                    struct deq_buf *out)
+static void add_map(struct names *names, const struct logprob_entry *e, struct deq_buf *out)
 {
     deq_buf_str(out, "{");
-    for (uint32_t i = 0; i < a->n; i++) {
+    for (size_t i = 0; i < e->n_top; i++) {
         deq_buf_str(out, i ? "," : "");
-        add_member(names, e, a->ids[i], out);
+        add_member(names, &e->top[i], out);
     }
-    if (!is_among(a, e->token)) {
-        deq_buf_str(out, a->n ? "," : "");
-        add_member(names, e, e->token, out);
+    if (!is_among(e->top, e->n_top, e->token.token)) {
+        deq_buf_str(out, e->n_top ? "," : "");
+        add_member(names, &e->token, out);
     }
     deq_buf_str(out, "},");
 }
 
-static void add_to_lists(struct names *names, const struct logprob_entry *e, const struct alternatives *a,
-                         struct logprob_lists *l)
+static void add_to_lists(struct names *names, const struct logprob_entry *e, struct logprob_lists *l)
 {
-    add_name(names, e->token, &l->tokens);
+    add_name(names, e->token.token, &l->tokens);
     deq_buf_str(&l->tokens, ",");
     deq_buf_fmt(&l->offsets, "%zu,", e->offset);
-    if (!e->logits) {
+    if (!e->predicted) {
         deq_buf_str(&l->values, "null,");
         deq_buf_str(&l->top, "null,");
         return;
     }
-    reply_number(&l->values, logprob_of(e, e->token));
+    reply_number(&l->values, e->token.value);
     deq_buf_str(&l->values, ",");
-    add_map(names, e, a, &l->top);
+    add_map(names, e, &l->top);
 }
 
 void logprobs_add(struct logprob_lists *l, const struct completion_request *r, const struct deq_model *model,
                   const struct logprob_entry *e)
 {
     struct names names = {.model = model, .as_ids = r->tokens_as_ids};
-    struct alternatives a;
-    a.n = 0;
     deq_buf_init(&names.name, NAME_MAX_BYTES);
-    if (e->logits)
-        find_alternatives(r, e, &a);
     if (r->chat) /* whose prompt is not echoed: every token is predicted */
-        add_object(&names, e, &a, &l->tokens);
+        add_object(&names, e, &l->tokens);
     else
-        add_to_lists(&names, e, &a, l);
+        add_to_lists(&names, e, l);
     deq_buf_free(&names.name);
 }

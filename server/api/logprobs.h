@@ -1,6 +1,7 @@
-/* Log-probabilities of tokens on their way into an answer: JSON lists that grow by an entry a token, in one of two
- * forms. The completions endpoint has four lists side by side: tokens, their values, maps of alternatives, offsets in
- * the text. Chats, and /v1/responses, have one list of objects. On the thread of whoever owns the lists. */
+/* Log-probabilities of tokens on their way into an answer. Where a token is picked they are numbers, found in its
+ * logits; where the answer is written they become JSON lists that grow by an entry a token, in one of two forms. The
+ * completions endpoint has four lists side by side: tokens, their values, maps of alternatives, offsets in the text.
+ * Chats, and /v1/responses, have one list of objects. On the thread of whoever owns the lists. */
 #ifndef DEQ_SERVER_LOGPROBS_H
 #define DEQ_SERVER_LOGPROBS_H
 
@@ -13,17 +14,25 @@ struct logprob_lists {
     struct deq_buf values, top, offsets;
 };
 
-struct logprob_entry {
+struct logprob {
     uint32_t token;
-    size_t offset;       /* where its text begins, in characters */
-    const float *logits; /* [vocab_size] at the position before it; NULL: the first of a text, nothing predicts it */
-    uint32_t vocab_size;
-    struct deq_log_normaliser normaliser; /* of logits */
+    float value;
+};
+
+struct logprob_entry {
+    struct logprob token;
+    bool predicted;            /* else it is the first of a text, and has no value */
+    size_t offset;             /* where its text begins, in characters */
+    const struct logprob *top; /* [n_top] tokens that could have stood there, each once */
+    size_t n_top;
 };
 
 void logprobs_init(struct logprob_lists *l, size_t max_bytes, struct deq_allowance *allowance);
 void logprobs_free(struct logprob_lists *l);
-/* With the alternatives that r asks for: the most probable tokens, and those of logprob_token_ids. */
+/* Appends the alternatives that r asks for, as struct logprob: the most probable tokens, and those of
+ * logprob_token_ids. Returns how many. logits: [vocab_size]; n: their normaliser. */
+size_t logprobs_find(const struct completion_request *r, const float *logits, uint32_t vocab_size,
+                     const struct deq_log_normaliser *n, struct deq_buf *out);
 void logprobs_add(struct logprob_lists *l, const struct completion_request *r, const struct deq_model *model,
                   const struct logprob_entry *e);
 /* Behind what `to` has, all of `from`. */

@@ -127,8 +127,19 @@ static bool take_stop_ids(const struct object *o, const struct field *f, const j
 
 static bool take_logprob_ids(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return request_take_ids(o, f->name, v, o->context->conf->max_logprobs,
-                            &((struct completion_request *)request)->logprob_ids);
+    struct deq_tokens *t = &((struct completion_request *)request)->logprob_ids;
+    if (!request_take_ids(o, f->name, v, o->context->conf->max_logprobs, t))
+        return false;
+    size_t n = 0;
+    for (size_t i = 0; i < t->n; i++) { /* each once */
+        bool new = true;
+        for (size_t k = 0; new && k < n; k++)
+            new = t->ids[k] != t->ids[i];
+        if (new)
+            t->ids[n++] = t->ids[i];
+    }
+    t->n = n;
+    return true;
 }
 
 static bool take_logprobs(const struct object *o, const struct field *f, const json_t *v, void *request)

@@ -78,28 +78,103 @@ static void pace(struct channel *c, bool pause)
 }
 
 /* Of a stream: bytes that wait for the socket. Caller holds c->lock. */
-static size_t unread(const struct channel *c)
+static size_t written(const struct channel *c)
 {
     return c->bytes.len - c->sent;
+}
+
+/* And those that wait to be written. Caller holds c->lock. */
+static size_t unread(const struct channel *c)
+{
+    return written(c) + c->unrendered;
+}
+
+/* Whether there is a reader for more; if it had taken everything, its time starts now. Caller holds c->lock. */
+static bool begin_more(struct channel *c, uint64_t now)
+{
+    if (c->gone || c->done || !c->conn)
+        return false;
+    if (!unread(c)) {
+        c->window_ns = c->last_read_ns = now;
+        c->window_bytes = 0;
+    }
+    return true;
+}
+
+/* Caller holds c->lock. */
+static void end_more(struct channel *c, uint64_t now)
+{
+    c->last_write_ns = now;
+    if (c->streaming && unread(c) > c->limit)
+        pace(c, true);
+    channel_wake(c);
 }
 
 /* Caller holds c->lock. */
 static bool append(struct channel *c, const char *bytes, size_t n)
 {
     const uint64_t now = deq_now_ns();
-    if (c->gone || c->done || !c->conn)
+    if (!begin_more(c, now) || !deq_buf_try(&c->bytes, bytes, n))
         return false;
-    if (!unread(c)) { /* the reader had taken everything: its time starts now */
-        c->window_ns = c->last_read_ns = now;
-        c->window_bytes = 0;
-    }
-    if (!deq_buf_try(&c->bytes, bytes, n))
-        return false;
-    c->last_write_ns = now;
-    if (c->streaming && unread(c) > c->limit)
-        pace(c, true);
-    channel_wake(c);
+    end_more(c, now);
     return true;
+}
+
+static void drop(const struct channel_source *source)
+{
+    if (source->drop)
+        source->drop(source->ctx);
+}
+
+void channel_set_source(struct channel *c, struct channel_source source)
+{
+    pthread_mutex_lock(&c->lock);
+    const struct channel_source before = c->conn ? c->source : source;
+    if (c->conn)
+        c->source = source;
+    pthread_mutex_unlock(&c->lock);
+    drop(&before);
+}
+
+bool channel_news(struct channel *c, size_t bytes)
+{
+    const uint64_t now = deq_now_ns();
+    pthread_mutex_lock(&c->lock);
+    const bool ok = begin_more(c, now);
+    if (ok) {
+        c->news = true;
+        c->unrendered += DEQ_MAX(bytes, (size_t)1);
+        end_more(c, now);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return ok;
+}
+
+bool channel_render(struct channel *c)
+{
+    if (!c->news || !c->source.render)
+        return false;
+    const struct channel_source source = c->source;
+    c->news = false;
+    c->unrendered = 0;
+    pthread_mutex_unlock(&c->lock);
+    source.render(source.ctx);
+    pthread_mutex_lock(&c->lock);
+    if (unread(c) <= c->limit / 2)
+        pace(c, false);
+    return true;
+}
+
+void channel_disconnect(struct channel *c)
+{
+    pthread_mutex_lock(&c->lock);
+    const struct channel_source source = c->source;
+    now_gone(c);
+    channel_wake(c);
+    c->conn = NULL;
+    c->source = (struct channel_source){0};
+    pthread_mutex_unlock(&c->lock);
+    drop(&source);
 }
 
 bool channel_write(struct channel *c, const struct deq_buf *bytes)
@@ -226,13 +301,13 @@ void channel_hang_up(struct channel *c)
 
 size_t channel_take(struct channel *c, char *out, size_t max)
 {
-    if (!unread(c) && c->last_words) {
+    if (!written(c) && c->last_words) {
         const size_t n = DEQ_MIN(strlen(c->last_words), max);
         memcpy(out, c->last_words, n);
         c->last_words += n;
         return n;
     }
-    const size_t n = DEQ_MIN(unread(c), max);
+    const size_t n = DEQ_MIN(written(c), max);
     if (!n)
         return 0;
     memcpy(out, c->bytes.data + c->sent, n);
@@ -240,7 +315,7 @@ size_t channel_take(struct channel *c, char *out, size_t max)
     c->window_bytes += n;
     c->last_read_ns = deq_now_ns();
     /* the memory of what came in one piece, like a prompt's scores, goes; else each byte is moved once at most */
-    if (!unread(c) && c->bytes.cap > c->limit + SLACK_BYTES) {
+    if (!written(c) && c->bytes.cap > c->limit + SLACK_BYTES) {
         deq_buf_free(&c->bytes);
         c->sent = 0;
     } else if (2 * c->sent >= c->bytes.len) {

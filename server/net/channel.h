@@ -1,5 +1,8 @@
 /* The way of a response from the engine to a connection: bytes with a lock around them. Two owners, the connection and
- * the request; the last one to let go frees it. The engine's thread appends, the connection's reader takes.
+ * the request; the last one to let go frees it. Bytes are appended, and the connection's reader takes them.
+ *
+ * The engine's thread writes no JSON: it says that there is news, and about how much, and the connection's own thread
+ * has its source render that into bytes once it comes to take them (struct channel_source). Both count as unread.
  *
  * A reader that is slower than the engine fills the channel: past `limit` bytes the producer is asked to pause, and to
  * go on once half of them are read. What it writes until it pauses still fits (SLACK). Whoever reads less than a least
@@ -22,6 +25,13 @@ struct channel_events {
     void *ctx;
 };
 
+/* Who renders, on the connection's thread and without the channel's lock. */
+struct channel_source {
+    void (*render)(void *ctx); /* writes what is there by now */
+    void (*drop)(void *ctx);   /* it is not called again; once */
+    void *ctx;
+};
+
 struct channel {
     pthread_mutex_t lock;
     void *conn;                 /* NULL once the connection is done; guarded by lock, like everything below */
@@ -29,6 +39,9 @@ struct channel {
     struct deq_allowance allowance; /* its own lock */
     struct deq_buf bytes;       /* of a stream, not yet handed to the socket; of a whole response, all of it */
     size_t sent;                /* of the bytes, handed to the socket */
+    struct channel_source source;
+    size_t unrendered;          /* bytes, about, that its source has */
+    bool news;                  /* it has something to render */
     const char *last_words;     /* a literal behind them, or what is left of it, or NULL: what needs no memory */
     size_t limit;               /* unread bytes of a stream before its producer pauses */
     size_t slack;               /* more bytes that it may write until it has paused */
@@ -59,6 +72,12 @@ struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t strea
                             uint64_t owner);
 void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
+/* Who renders from now on; zeroed: nobody. The one before is dropped, or this one, when the connection is done. */
+void channel_set_source(struct channel *c, struct channel_source source);
+/* The source has something to render, so many bytes more, about. False when nobody reads any more. */
+bool channel_news(struct channel *c, size_t bytes);
+/* The connection is done: nobody is there, and nothing is rendered any more. On its thread. */
+void channel_disconnect(struct channel *c);
 /* Appends to a stream and wakes the connection. False when nobody reads any more, or there was no memory: then it is
  * starved. */
 bool channel_write(struct channel *c, const struct deq_buf *bytes);
@@ -90,6 +109,8 @@ void channel_hang_up(struct channel *c);
 
 /* Wakes the connection if it sleeps. */
 void channel_wake(struct channel *c);
+/* Renders what is new, if anything is; unlocks meanwhile. On the connection's thread. */
+bool channel_render(struct channel *c);
 /* Takes up to max bytes of a stream for the socket. */
 size_t channel_take(struct channel *c, char *out, size_t max);
 /* Copies up to max bytes of a whole response from `at` on. */

@@ -187,12 +187,8 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     struct channel *c = s->x.channel;
     watch_channel(h->watch, s->client, NULL);
     watch_phase(h->watch, s->client, WATCH_IDLE);
-    if (c) {
-        channel_hang_up(c); /* tells the job, when there still is one */
-        pthread_mutex_lock(&c->lock);
-        c->conn = NULL;
-        pthread_mutex_unlock(&c->lock);
-    }
+    if (c)
+        channel_disconnect(c); /* tells the job, when there still is one */
     if (!http_body_leave(s))
         http_state_free(s);
     *con_cls = NULL;

@@ -157,9 +157,11 @@ static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
     ssize_t n = 0;
     (void)pos;
     pthread_mutex_lock(&c->lock);
-    if (c->failed)
+    while (!c->failed && (n = (ssize_t)channel_take(c, buf, max)) == 0 && channel_render(c))
+        ;
+    if (c->failed) {
         n = MHD_CONTENT_READER_END_WITH_ERROR;
-    else if ((n = (ssize_t)channel_take(c, buf, max)) == 0) {
+    } else if (!n) {
         if (c->done) {
             n = MHD_CONTENT_READER_END_OF_STREAM;
         } else if (c->conn) {
@@ -175,6 +177,8 @@ enum MHD_Result http_send_channel(struct request_state *s)
 {
     struct channel *c = s->x.channel;
     pthread_mutex_lock(&c->lock);
+    while (!c->streaming && channel_render(c))
+        ;
     if (c->failed && !c->streaming) {
         pthread_mutex_unlock(&c->lock);
         return MHD_NO; /* nobody is there to read an answer */

@@ -412,8 +412,9 @@ def test_identical_everywhere():
 
 def test_slow_reader_is_paused():
     """A stream that nobody reads stops its own sequence only, goes on when it is read, and loses nothing; unread for
-    too long, it is cancelled."""
-    fields = {"prompt": "A", "max_tokens": 6000, "temperature": 0, "ignore_eos": True}
+    too long, it is cancelled. With log-probabilities, since what is unread is sent in few chunks: plain text would fit
+    into the system's buffers."""
+    fields = {"prompt": "A", "max_tokens": 6000, "temperature": 0, "ignore_eos": True, "logprobs": 2}
     from lib import parse_sse, raw_request, read_response
     with Daemon("engine.max_positions=200000", "stream.flush_ms=0", "stream.buffer_bytes=4096",
                 "stream.stall_ms=60000") as d:

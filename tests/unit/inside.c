@@ -52,10 +52,13 @@ static void on_resume(void *conn)
 
 static const struct timespec nap = {.tv_nsec = 20000};
 
+/* As the connection's thread does. */
 static void wait_until_done(struct channel *c)
 {
     for (bool done = false; !done;) {
         pthread_mutex_lock(&c->lock);
+        while (channel_render(c))
+            ;
         done = c->done;
         pthread_mutex_unlock(&c->lock);
         if (!done)
@@ -96,7 +99,7 @@ bool inside_ask_as(const struct exchange *head, const char *body, uint64_t nth, 
     snprintf(ret->text + ret->n, sizeof ret->text - ret->n, "%s", c->last_words ? c->last_words : "");
     deq_buf_free(&x.body);
     deq_buf_free(&x.reply);
-    channel_hang_up(c);
+    channel_disconnect(c);
     channel_unref(c);
     for (int tries = 0; tries < 500000 && deq_budget_used(&inside.budget); tries++)
         nanosleep(&nap, NULL); /* the engine's thread lets go after its last word */

@@ -181,3 +181,59 @@ TEST(channel_knows_slow_readers)
     CHECK(put(c, text, 10) && c->window_ns > t && !channel_slow(c, c->window_ns + second, 2000, 100));
     channel_unref(c);
 }
+
+/* Writes as many bytes as it was asked for, once, and then the end. */
+struct writer {
+    struct channel *c;
+    size_t bytes;
+    int rendered, dropped;
+};
+
+static void on_render(void *ctx)
+{
+    struct writer *w = ctx;
+    char text[600] = {0};
+    w->rendered++;
+    if (w->bytes)
+        CHECK(put(w->c, text, w->bytes));
+    else
+        channel_finish(w->c, 200, NULL, false);
+}
+
+static void on_drop(void *ctx)
+{
+    ((struct writer *)ctx)->dropped++;
+}
+
+/* News counts as unread before it is rendered, which is when the reader comes. */
+TEST(channel_renders_when_it_is_read)
+{
+    struct heard h = {0};
+    struct channel *c = channel_new(&h, on_wake, 500, NULL, 0);
+    struct writer w = {.c = c, .bytes = 550};
+    channel_listen(c, (struct channel_events){on_gone, on_pace, &h});
+    channel_set_source(c, (struct channel_source){on_render, on_drop, &w});
+    channel_start_stream(c);
+    CHECK(!channel_render(c) && w.rendered == 0);
+    c->suspended = true;
+    CHECK(channel_news(c, 400) && h.woken == 1 && h.paused == 0 && w.rendered == 0);
+    CHECK(channel_news(c, 101) && h.paused == 1);
+    CHECK(channel_slow(c, c->last_read_ns + 3000000000, 2000, 1)); /* nobody came for it */
+    CHECK(take(c, 600) == 0); /* no bytes yet */
+    pthread_mutex_lock(&c->lock);
+    CHECK(channel_render(c) && w.rendered == 1 && h.resumed == 0 && !channel_render(c));
+    pthread_mutex_unlock(&c->lock);
+    CHECK(take(c, 600) == 550 && h.resumed == 1);
+    w.bytes = 0;
+    CHECK(channel_news(c, 0)); /* something all the same */
+    pthread_mutex_lock(&c->lock);
+    CHECK(channel_render(c) && c->done && w.rendered == 2);
+    pthread_mutex_unlock(&c->lock);
+    CHECK(!channel_news(c, 1) && w.dropped == 0);
+    channel_disconnect(c);
+    CHECK(w.dropped == 1 && h.gone == 1);
+    channel_set_source(c, (struct channel_source){on_render, on_drop, &w}); /* too late: it is let go at once */
+    CHECK(w.dropped == 2 && !channel_news(c, 1));
+    channel_unref(c);
+    CHECK(w.dropped == 2);
+}

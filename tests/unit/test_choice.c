@@ -40,7 +40,7 @@ static void end(struct talk *t)
     choice_free(&t->choice);
     prompt_free(&t->prompt);
     completion_request_free(&t->c.req);
-    channel_hang_up(t->c.channel);
+    channel_disconnect(t->c.channel);
     channel_unref(t->c.channel);
     store_release(t->c.served);
 }
@@ -60,8 +60,11 @@ static void add_text(struct talk *t, const char *text)
     deq_tokens_free(&ids);
 }
 
-static const char *shown(const struct talk *t)
+/* What the connection's thread has by now. */
+static const char *shown(struct talk *t)
 {
+    choice_take(&t->choice);
+    choice_render(&t->choice);
     return t->choice.shown.len ? t->choice.shown.data : "";
 }
 

@@ -1,5 +1,5 @@
-/* server/api/logprobs.c: log-probabilities in the two forms of an answer, every alternative
- * once, the token itself always. */
+/* server/api/logprobs.c: log-probabilities as numbers, and in the two forms of an answer; every alternative once, the
+ * token itself always. */
 #include "server/api/logprobs.h"
 
 #include <jansson.h>
@@ -13,7 +13,8 @@ enum { V = 384, HIGHEST = 300, SECOND = 70, UNLIKELY = 90, ASKED = 80 };
 static struct deq_model *model;
 static float logits[V];
 static struct logprob_lists lists;
-static uint32_t asked_for[] = {ASKED, SECOND, ASKED}; /* one that is among the most probable, one twice */
+static struct deq_buf found;
+static uint32_t asked_for[] = {ASKED, SECOND}; /* the second is among the most probable */
 
 static bool begin(void)
 {
@@ -22,22 +23,30 @@ static bool begin(void)
     logits[HIGHEST] = 5;
     logits[SECOND] = 4;
     logprobs_init(&lists, 1 << 20, NULL);
+    deq_buf_init(&found, 1 << 20);
     return deq_model_load("tests/golden/tiny", &model, NULL) == DEQ_OK && deq_model_info(model).vocab_size == V;
 }
 
 static void end(void)
 {
     logprobs_free(&lists);
+    deq_buf_free(&found);
     deq_model_free(model);
 }
 
-static struct logprob_entry entry(uint32_t token)
+/* Finds its numbers, and adds it to the lists. */
+static void add(const struct completion_request *r, uint32_t token)
 {
-    return (struct logprob_entry){.token = token,
-                                  .offset = 7,
-                                  .logits = logits,
-                                  .vocab_size = V,
-                                  .normaliser = deq_log_normaliser(logits, V)};
+    const struct deq_log_normaliser n = deq_log_normaliser(logits, V);
+    deq_buf_reset(&found);
+    const size_t n_top = logprobs_find(r, logits, V, &n, &found);
+    CHECK_EQ(found.len, n_top * sizeof(struct logprob));
+    const struct logprob_entry e = {.token = {token, deq_logprob(&n, logits[token])},
+                                    .predicted = true,
+                                    .offset = 7,
+                                    .top = (const struct logprob *)found.data,
+                                    .n_top = n_top};
+    logprobs_add(&lists, r, model, &e);
 }
 
 static double expected(uint32_t id)
@@ -66,12 +75,12 @@ static bool is_logprob(const json_t *v, uint32_t id)
 
 TEST(logprobs_of_completions)
 {
-    struct completion_request r = {.logprobs = 2, .tokens_as_ids = true, .logprob_ids = {.ids = asked_for, .n = 3}};
+    struct completion_request r = {.logprobs = 2, .tokens_as_ids = true, .logprob_ids = {.ids = asked_for, .n = 2}};
     REQUIRE(begin());
-    const struct logprob_entry first = {.token = SECOND}, unlikely = entry(UNLIKELY), likely = entry(SECOND);
+    const struct logprob_entry first = {.token.token = SECOND};
     logprobs_add(&lists, &r, model, &first);
-    logprobs_add(&lists, &r, model, &unlikely);
-    logprobs_add(&lists, &r, model, &likely);
+    add(&r, UNLIKELY);
+    add(&r, SECOND);
     json_t *tokens = read_list(&lists.tokens), *values = read_list(&lists.values), *top = read_list(&lists.top);
     CHECK_EQ(json_string_value(json_array_get(tokens, 1)), "token_id:90");
     CHECK(json_is_null(json_array_get(values, 0)) && json_is_null(json_array_get(top, 0)));
@@ -93,10 +102,9 @@ TEST(logprobs_of_completions)
 
 TEST(logprobs_of_chats)
 {
-    struct completion_request r = {.chat = true, .logprobs = 1, .logprob_ids = {.ids = asked_for, .n = 3}};
+    struct completion_request r = {.chat = true, .logprobs = 1, .logprob_ids = {.ids = asked_for, .n = 2}};
     REQUIRE(begin());
-    const struct logprob_entry e = entry(UNLIKELY);
-    logprobs_add(&lists, &r, model, &e);
+    add(&r, UNLIKELY);
     json_t *tokens = read_list(&lists.tokens);
     const json_t *o = json_array_get(tokens, 0), *top = json_object_get(o, "top_logprobs");
     static const uint32_t want[] = {HIGHEST, ASKED, SECOND}; /* the most probable, then as they were asked for */
@@ -121,10 +129,8 @@ TEST(logprobs_name_any_bytes)
 {
     struct completion_request r = {.logprobs = 0};
     REQUIRE(begin());
-    for (uint32_t id = 0; id < V; id++) {
-        const struct logprob_entry e = entry(id);
-        logprobs_add(&lists, &r, model, &e);
-    }
+    for (uint32_t id = 0; id < V; id++)
+        add(&r, id);
     json_t *tokens = read_list(&lists.tokens);
     size_t by_bytes = 0;
     for (uint32_t id = 0; id < V; id++) {
