@@ -25,7 +25,6 @@ CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
 UNIT    := $(wildcard tests/unit/*.c) models/cli/bench/stats.c models/cli/bench/sse.c
-BENCH   := $(wildcard tests/bench/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 # $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time
@@ -41,8 +40,8 @@ endif
 .PHONY: all
 all: link ## build/deqd and build/deq; CC=, CFLAGS=, SAN=address,undefined|thread
 
-$(OBJ)/core/math/kern_avx2.o:   ARCH := -mavx2 -mfma
-$(OBJ)/core/math/kern_avx512.o: ARCH := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
+$(OBJ)/core/math/kern_avx2.o $(OBJ)/core/math/peak_avx2.o: ARCH := -mavx2 -mfma
+$(OBJ)/core/math/kern_avx512.o $(OBJ)/core/math/peak_avx512.o: ARCH := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
 $(OBJ)/%.o: %.c | needed
@@ -72,8 +71,6 @@ $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
-$(OBJ)/bench: $(call obj,$(BENCH)) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lopenblas $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@)
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
@@ -150,8 +147,9 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
 
 ##@ Figures
-bench: all $(OBJ)/bench ## figures of the engine on MODEL, as ratios to the machine's floors
-	$(OBJ)/bench $(MODEL)
+bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's limits
+	$(OUT)/deq bench kernels $(MODEL)
+	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
@@ -184,4 +182,4 @@ uninstall: ## what install put there, but for the configuration and models of on
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 
--include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(BENCH) $(wildcard tests/fuzz/*.c)))
+-include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(wildcard tests/fuzz/*.c)))

@@ -21,7 +21,7 @@ static const struct {
     {"import", cmd_import, "make a model directory of a PyTorch checkpoint"},
     {"check", cmd_check, "compare a model with equilibria that other code computed"},
     {"train", cmd_train, "train a model from a recipe"},
-    {"bench", cmd_bench, "load a server and measure its streams"},
+    {"bench", cmd_bench, "measure kernels, engine or a server"},
     {"tokenizer", cmd_tokenizer, "train a tokenizer, encode, decode"},
 };
 

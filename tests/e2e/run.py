@@ -13,6 +13,7 @@ import lib
 # The long ones first, so that what is left for the end is short.
 LONG = ("imports", "reload", "cli", "files", "life", "corpus", "supervise", "bench_serve", "load", "security")
 MODULES = LONG + (
+    "bench",
     "borders",
     "build",
     "completions",

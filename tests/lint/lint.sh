@@ -25,9 +25,10 @@ floor server/net  "$common|server/net/"
 floor server/work "$common|server/work/"
 floor server/api  "$common|server/(net|work|api)/"
 floor server/main.c "$common|server/(net|work|api)/"
-# The commands see the door and the rooms that are theirs; deq inspect also looks into a container, to list its tensors.
+# The commands see the door and the rooms that are theirs; deq inspect also looks into a container, to list its tensors,
+# and benchmarks measure what lies behind the door.
 floor models 'core/(deq\.h|base/|text/|train/|import/|score/)|models/' \
-    'models/cli/cmd_inspect\.c.*core/data/safetensors\.h"'
+    'models/cli/(cmd_inspect\.c.*core/data/safetensors|bench/.*core/(math|data|cell)/[a-z_]*)\.h"'
 
 # Each library has its room (README names them).
 only() { # header, files

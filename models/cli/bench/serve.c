@@ -18,6 +18,7 @@
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/deq.h"
+#include "models/cli/bench/bench.h"
 #include "models/cli/bench/load.h"
 #include "models/cli/bench/prompts.h"
 #include "models/cli/cli.h"
@@ -257,8 +258,8 @@ static const struct deq_command command = {
              "`vllm bench serve`.\n"
              "Ctrl-C prints what was measured so far. Exit code 0 when requests succeeded and none failed but by 429.",
     .flags = {flags, DEQ_COUNT(flags)},
-    .min_args = 2,
-    .max_args = 2,
+    .min_args = 1,
+    .max_args = 1,
 };
 
 /* What the table cannot say. -1 to go on, else the exit code. */
@@ -279,22 +280,20 @@ static int check_flags(const struct flags *f, struct wanted *w)
     return -1;
 }
 
-int cmd_bench(int argc, char **argv)
+int bench_serve(int argc, char **argv)
 {
-    const char *args[2];
+    const char *url;
     size_t n_args;
     struct flags flag = {.set.api_key = getenv("DEQ_API_KEY")};
-    int code = cli_parse("bench", &command, argc, argv, &flag, args, &n_args);
+    int code = cli_parse("bench", &command, argc, argv, &flag, &url, &n_args);
     if (code >= 0)
         return code;
     struct bench b = {.epoll = -1, .set = flag.set};
     struct wanted w = {.json = flag.json, .has_goodput = flag.goodput, .goodput = {INFINITY, INFINITY, INFINITY}};
     if (b.set.api_key && !*b.set.api_key)
         b.set.api_key = NULL;
-    if (strcmp(args[0], "serve"))
-        return cli_usage("bench", "unknown kind of bench \"%s\"; there is: serve", args[0]);
-    if (!set_url(&b, args[1]))
-        return cli_usage("bench", "URL: \"%s\" is not like http://127.0.0.1:8080", args[1]);
+    if (!set_url(&b, url))
+        return cli_usage("bench", "URL: \"%s\" is not like http://127.0.0.1:8080", url);
     if ((code = check_flags(&flag, &w)) >= 0)
         return code;
     struct figures f = {0};

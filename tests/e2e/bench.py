@@ -1,0 +1,117 @@
+"""deq bench kernels, deq bench engine: what they print, not how fast this machine is."""
+import json
+import math
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+from lib import DEQ, SLOW, TINY, check, clean_env, equal, run
+
+TRELLIS = os.path.join(os.path.dirname(TINY), "tiny-trellis")
+PARTS = {"evaluation": {"rows", "context", "us", "us_per_row", "floor_us", "floor_of", "fraction"},
+         "prefill": {"prompt", "window", "tokens_per_s", "steps", "evaluations", "head_rows"},
+         "generation": {"streams", "window", "temperature", "tokens_per_s", "steps", "evaluations", "head_rows"},
+         "depth": {"start", "tol", "window", "tokens_per_s", "steps", "evaluations", "head_rows"},
+         "training": {"phase", "ms_per_step", "tokens_per_s", "evaluations", "floor_us_per_token", "fraction"}}
+MACHINE = {"kernels", "threads", "floats", "integers", "read", "scale", "steadiness", "quiet"}
+
+
+def bench(kind, *args, env=None):
+    """The JSON of a quick run."""
+    code, out, err = run([DEQ, "bench", kind, *args, "--quick", "--json"], env=env)
+    equal((code, err), (0, ""), "bench %s %s" % (kind, " ".join(args)))
+    return json.loads(out)
+
+
+def sane(rows, keys, what):
+    """A list of figures: its keys, and numbers that something was measured for; only what is counted may be 0."""
+    check(rows and all(set(r) == keys for r in rows), "%s: keys: %s" % (what, rows[:1]))
+    counted = {"temperature", "head_rows"}
+    for r in rows:
+        for k, v in r.items():
+            check(isinstance(v, str) or math.isfinite(v) and (v > 0 or k in counted and v == 0),
+                  "%s: %s: %s" % (what, k, r))
+
+
+def test_kernels():
+    o = bench("kernels", TINY, "--threads", "2")
+    m = o["machine"]
+    equal((set(m), m["threads"]), (MACHINE, 2), "machine")
+    check(all(m[u][r] > 0 for u in ("floats", "integers") for r in ("gop_per_s_one", "gop_per_s_all")), "peaks: %s" % m)
+    check({"l1", "l2", "dram"} <= set(m["read"]) and
+          all(r["bytes"] > 0 and r["gb_per_s_one"] > 0 and r["gb_per_s_all"] > 0 for r in m["read"].values()),
+          "memory: %s" % m)
+    equal([(x["model"], x["class"], x["parameters"]) for x in o["models"]], [(TINY, "float32", 34432)], "models")
+    products = o["models"][0]["products"]
+    sane(products, {"matrix", "format", "n", "k", "rows", "us", "gop_per_s", "floor_us", "floor_of", "fraction"},
+         "products")
+    up = [(p["n"], p["k"], p["rows"]) for p in products if p["matrix"] == "blocks.0.ffn.up.weight"]
+    equal([r for _, _, r in up], [1, 3, 8], "rows: %s" % up)
+    equal(len({p["matrix"] for p in products}), len(products) // 3, "each matrix once")
+
+
+def test_kernels_of_every_class_and_level():
+    for name, cell, ends in (("int16", "i16", "i16"), ("int8", "i8", "i16")):
+        o = bench("kernels", TINY, "--class", name, "--threads", "1", env={"DEQ_CPU": "ref"})
+        equal((o["machine"]["kernels"], o["models"][0]["class"]), ("ref", name), "level and class")
+        formats = {p["matrix"]: p["format"] for p in o["models"][0]["products"]}
+        equal((formats["blocks.0.ffn.up.weight"], formats["embed.weight"]), (cell, ends), "formats of " + name)
+
+
+def test_engine():
+    with tempfile.TemporaryDirectory() as tmp:
+        o = bench("engine", TINY, TRELLIS, "--class", "int16", "--threads", "2", env={"TMPDIR": tmp})
+        equal(os.listdir(tmp), [], "what is left of directories that were made")
+    equal([x["model"] for x in o["models"]], [TINY, TRELLIS], "models")
+    for x in o["models"]:
+        equal(set(x), set(PARTS) | {"model", "parameters", "class"}, "parts")
+        equal(x["class"], "int16", "the class that was asked for")
+        for part, keys in PARTS.items():
+            sane(x[part], keys, x["model"] + ", " + part)
+        check(all(r["steps"] <= r["evaluations"] for r in x["prefill"] + x["depth"]), "steps: %s" % x["prefill"])
+
+
+def test_a_shape():
+    """Its model is there while it is measured, and gone after a signal too."""
+    with tempfile.TemporaryDirectory() as tmp:
+        o = bench("engine", "S", "--only", "evaluation", "--threads", "1", env={"TMPDIR": tmp})
+        equal((set(o["models"][0]), o["models"][0]["parameters"]), ({"model", "parameters", "class", "evaluation"},
+                                                                    2105088), "S")
+        equal(os.listdir(tmp), [], "what is left")
+        p = subprocess.Popen([DEQ, "bench", "engine", "S", "S", "S", "S", "--quick"], env=clean_env({"TMPDIR": tmp}),
+                             stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 60 * SLOW
+        while not os.listdir(tmp) and time.monotonic() < end:
+            time.sleep(0.01)
+        check(os.listdir(tmp), "a directory")
+        p.send_signal(signal.SIGTERM)
+        equal((p.wait(timeout=60 * SLOW), os.listdir(tmp)), (-signal.SIGTERM, []), "after SIGTERM")
+
+
+def test_a_table():
+    code, out, err = run([DEQ, "bench", "engine", TINY, "--quick", "--only", "prefill"])
+    lines = [line.split() for line in out.splitlines()]
+    check(code == 0 and not err and out.startswith("machine, kernels "), "a report: %d %r %r" % (code, out[:80], err))
+    head = lines.index(["prompt", "window", "tokens_per_s", "steps", "evaluations", "head_rows"])
+    equal([line[1] for line in lines[head + 1:]], ["1", "2", "4", "8", "16", "32", "64"], "a row a window")
+
+
+def test_bad_input():
+    with tempfile.TemporaryDirectory() as tmp:
+        nowhere = os.path.join(tmp, "nowhere")
+        for args, code, word in (
+            (["kernels", nowhere], 1, nowhere + ": neither a shape (S, M, W) nor a model directory"),
+            (["engine", tmp, "--quick"], 1, "config.json"), (["engine", ""], 1, '"": neither'),
+            (["kernels", "--class", "int4"], 2, "--class"), (["kernels", "--threads", "0"], 2, "--threads"),
+            (["engine", "--only", "all of it"], 2, "--only"), (["engine", "--context", "0"], 2, "--context"),
+            (["kernels", "--only", "depth"], 2, "--only"), (["engine"] + ["S"] * 17, 2, "unexpected argument"),
+            (["nothing"], 2, "kernels, engine, serve"), ([], 2, "usage: deq bench"),
+            (["engine", "S", "--only", "training", "--quick"], 1, "ends a document")):
+            got, out, err = run([DEQ, "bench"] + args)
+            check(got == code and word in err and (not out or "--quick" in args),
+                  "%s: %d %r %r" % (args, got, out[:200], err))
+    for args in (["--help"], ["kernels", "--help"], ["engine", "--help"]):
+        code, out, err = run([DEQ, "bench"] + args)
+        check(code == 0 and out.startswith("usage: deq bench") and not err, "%s: %r" % (args, out[:80]))
