@@ -113,6 +113,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .max_iter = a->serving.solver.max_iter,
                                    .memory = a->serving.solver.memory,
                                    .window = a->serving.row_window,
+                                   .prefill_window =
+                                       deq_prefill_window(a->serving.row_window, a->serving.prefill_window),
                                    .has_predictor = a->predictor_hidden != 0,
                                    .fingerprint = m->fingerprint,
                                    .chat_message = a->chat.message,
@@ -151,7 +153,8 @@ struct deq_request deq_request_defaults(const struct deq_model *m)
                                           .tol = a->serving.solver.tol,
                                           .max_iter = a->serving.solver.max_iter,
                                           .min_iter = a->serving.solver.min_iter,
-                                          .window = a->serving.row_window}};
+                                          .window = a->serving.row_window,
+                                          .prefill_window = a->serving.prefill_window}};
 }
 
 enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err)

@@ -75,7 +75,7 @@ struct deq_model_info {
     enum deq_solver_method solver; /* the model's defaults; core/solve/terms.h */
     enum deq_warm warm_start;
     float tol;
-    uint32_t max_iter, memory, window;
+    uint32_t max_iter, memory, window, prefill_window;
     bool has_predictor;
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */
     const char *chat_message, *chat_reply, *chat_stop; /* the model's template of a chat (models/README.md); "": none */
@@ -150,11 +150,11 @@ struct deq_sampling {
 struct deq_solve_params {
     enum deq_solver_method solver;
     enum deq_warm warm_start;
-    float tol;         /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter
-                        * evaluations, with window 1 from zero */
-    uint32_t max_iter; /* evaluations of a row once all before it are final */
+    float tol; /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
+    uint32_t max_iter;       /* evaluations of a row once all before it are final */
     uint32_t min_iter;
-    uint32_t window;   /* rows solved behind the committed prefix, 1..64 */
+    uint32_t window;         /* rows solved behind the committed prefix, 1..64 */
+    uint32_t prefill_window; /* the same while the prompt is read, 1..64; 0: window */
 };
 
 enum deq_finish {
@@ -203,8 +203,7 @@ struct deq_request {
     size_t n_prompt;
     uint32_t max_tokens;    /* 0: solve the prompt only */
     bool ignore_eos;
-    uint32_t n;             /* choices: the prompt is solved once, then continued n times; 0
-                             * means 1. n needs max_tokens */
+    uint32_t n; /* choices: the prompt is solved once, then continued n times; 0 means 1. n needs max_tokens */
     bool want_prompt;       /* PROMPT events with logits for every position but the last of a prompt that is continued;
                              * nothing is taken from the cache */
     bool want_logits;       /* TOKEN events carry logits */
@@ -269,6 +268,7 @@ enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
     X(sequences, , DEQ_GAUGE, "Choices in the engine.")                                                     \
     X(max_sequences, , DEQ_GAUGE, "Their limit.")                                                           \
     X(rows_open, , DEQ_GAUGE, "Rows being solved.")                                                         \
+    X(rows_reserved, , DEQ_GAUGE, "Rows that the windows of sequences may take.")                           \
     X(max_rows, , DEQ_GAUGE, "Rows of the largest batch.")                                                  \
     X(pages, , DEQ_GAUGE, "Pages of the cache.")                                                            \
     X(pages_used, , DEQ_GAUGE, "Pages that sequences hold.")                                                \

@@ -79,7 +79,7 @@ static const struct deq_opt options[] = {
     U32("limits.max_n", max_n, 1, 1024, "16", "Choices of a prompt (n, best_of)."),
     U32("limits.max_prompts", max_prompts, 1, 4096, "128", "Prompts of a request."),
     U32("limits.max_window", max_window, 1, 64, "16",
-        "Rows of a sequence that are solved at once (deq.window): its share of a step."),
+        "Rows of a sequence that are solved at once (deq.window, deq.prefill_window): its share of a step."),
     U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0",
         "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
     BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),

@@ -377,6 +377,7 @@ static void room(const struct metrics *m, const struct metrics_now *now, struct 
     gauge(b, "deqd_max_sequences", "Their limit, the eighth for callers who have none included; further requests wait.",
           (double)atomic_load(&m->engine.max_sequences));
     ENGINE("deqd_rows_open", rows_open);
+    ENGINE("deqd_rows_reserved", rows_reserved);
     ENGINE("deqd_max_rows", max_rows);
     ENGINE("deqd_cache_pages", pages);
     ENGINE("deqd_cache_pages_used", pages_used);

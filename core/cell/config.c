@@ -38,6 +38,8 @@ static const struct deq_opt serving[] = {
     {"reg", DEQ_OPT_FLOAT, AT(serving.solver.reg), 0, 1, "1e-4", NULL, "Anderson's regularisation"},
     {"window", DEQ_OPT_U32, AT(serving.row_window), 1, DEQ_ROW_WINDOW_MAX, "8", NULL,
      "rows solved behind the committed prefix"},
+    {"prefill_window", DEQ_OPT_U32, AT(serving.prefill_window), 0, DEQ_ROW_WINDOW_MAX, "0", NULL,
+     "the same while a prompt is read; 0: as window"},
     {"warm_start", DEQ_OPT_ENUM, AT(serving.warm), 0, 0, "zero", DEQ_WARM_CHOICES, "where rows begin"},
     {"numeric_class", DEQ_OPT_ENUM, AT(serving.numeric), 0, 0, "float32", DEQ_CLASS_CHOICES,
      "what products are computed in"},

@@ -5,10 +5,13 @@ enum deq_rc deq_serving_check(const struct deq_serving *s, bool has_predictor, c
     if (s->row_window < 1 || s->row_window > DEQ_ROW_WINDOW_MAX)
         return deq_fail(err, DEQ_EFORMAT, "%s: deq.window: %u is outside 1..%d", where, s->row_window,
                         DEQ_ROW_WINDOW_MAX);
-    if (!(s->solver.tol > 0) && (s->row_window != 1 || s->warm != DEQ_WARM_ZERO))
+    if (s->prefill_window > DEQ_ROW_WINDOW_MAX)
+        return deq_fail(err, DEQ_EFORMAT, "%s: deq.prefill_window: %u is outside 0..%d", where, s->prefill_window,
+                        DEQ_ROW_WINDOW_MAX);
+    if (!(s->solver.tol > 0) && (s->row_window != 1 || s->prefill_window > 1 || s->warm != DEQ_WARM_ZERO))
         return deq_fail(err, DEQ_EFORMAT,
-                        "%s: deq.window, deq.warm_start: tol 0 asks for a fixed number of steps, which are taken from "
-                        "zero with window 1",
+                        "%s: deq.window, deq.prefill_window, deq.warm_start: tol 0 asks for a fixed number of steps, "
+                        "which are taken from zero with window 1",
                         where);
     if (s->warm == DEQ_WARM_PREDICTOR && !has_predictor)
         return deq_fail(err, DEQ_EFORMAT,

@@ -7,7 +7,8 @@
 
 struct deq_serving {
     struct deq_solver_opts solver;
-    uint32_t row_window; /* w: rows solved behind the committed prefix, 1..64 */
+    uint32_t row_window;     /* w: rows solved behind the committed prefix, 1..64 */
+    uint32_t prefill_window; /* the same while a prompt is read; 0: row_window */
     enum deq_warm warm;
     enum deq_class numeric; /* what it is computed in */
 };

@@ -12,13 +12,14 @@ enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluat
 static uint32_t next_token(const struct deq_engine *e, const struct sequence *s)
 {
     const size_t p = s->n_committed + s->n_rows;
-    if (s->n_rows == s->req.solve.window || p > s->last_position)
+    const bool prefill = s->n_committed < s->req.n_prompt;
+    if (s->n_rows == (prefill ? s->req.solve.prefill_window : s->req.solve.window) || p > s->last_position)
         return NO_TOKEN;
     if (p < s->req.n_prompt) { /* whole blocks of a prompt do not depend on what follows: drain at their ends */
         const size_t block = e->opts.prefill_block;
         return p / block == s->n_committed / block ? s->tokens[p] : NO_TOKEN;
     }
-    if (s->n_committed < s->req.n_prompt) /* its end too, so that every choice begins at the same place */
+    if (prefill) /* its end too, so that every choice begins at the same place */
         return NO_TOKEN;
     if (p < s->n_known)
         return s->tokens[p];
@@ -361,6 +362,7 @@ struct deq_engine_stats deq_engine_stats(const struct deq_engine *e)
     struct deq_engine_stats s = e->stats;
     s.sequences = e->n_active;
     s.rows_open = e->opts.max_rows - e->n_free_rows;
+    s.rows_reserved = e->rows_reserved;
     const struct deq_prefix_stats p = deq_prefix_stats(&e->prefix);
     s.pages_used = e->pages.n_held;
     s.pages_reserved = e->pages.n_reserved;

@@ -15,9 +15,9 @@
  *
  * What makes answers independent of the batch: a row's iterates are a function of its own sequence (tokens up to it, w,
  * solver settings) alone. Every window is reserved whole at submission, so a sequence takes part in a step with all its
- * rows, or, paused, with none, whatever the load. A prompt's window drains at multiples of prefill_block positions, so
- * whole blocks do not depend on what follows them and may come from the prefix cache (prefix.h); and at its end, so
- * that n choices can begin from one solve of it.
+ * rows, or, paused, with none, whatever the load. A prompt's window, which has a width of its own, drains at multiples
+ * of prefill_block positions, so whole blocks do not depend on what follows them and may come from the prefix cache
+ * (prefix.h); and at its end, so that n choices can begin from one solve of it.
  *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against
  * max_iter. The last of them commits whatever the residual. It is one more iterate of the solver's where the one before

@@ -49,7 +49,7 @@ struct sequence {
     struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
     struct deq_hash key_exact, key_approximate; /* prefix keys of the text up to the last whole block */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
-    uint32_t n_rows;
+    uint32_t n_rows, rows_reserved;
 };
 
 struct deq_engine {
@@ -68,7 +68,7 @@ struct deq_engine {
     uint32_t n_free_rows;
     struct sequence *seqs;    /* [max_sequences] */
     float *seq_state;         /* [max_sequences, D] */
-    uint32_t rows_reserved;   /* sum of the active windows */
+    uint32_t rows_reserved;   /* sum of the sequences' */
     uint64_t next_id;
     size_t n_active, n_paused;
     /* the step under way; all [max_rows] */

@@ -32,7 +32,7 @@ static void prefix_key_init(const struct deq_engine *e, const struct sequence *s
             .warm = s->req.solve.warm_start,
             .max_iter = s->req.solve.max_iter,
             .min_iter = s->req.solve.min_iter,
-            .window = s->req.solve.window,
+            .window = s->req.solve.prefill_window, /* blocks are of prompts */
             .tol = s->req.solve.tol,
             .salt = deq_siphash(&e->secret, s->req.cache_salt, s->req.cache_salt_len)};
     *ret_exact = deq_siphash(&e->secret, &of, sizeof of);
@@ -55,6 +55,12 @@ static size_t first_page_seen(const struct deq_engine *e, size_t begin, size_t e
     return DEQ_MAX(begin, lo) / e->cell->page_tok;
 }
 
+static void reserve_rows(struct deq_engine *e, struct sequence *s, uint32_t n)
+{
+    e->rows_reserved += n - s->rows_reserved;
+    s->rows_reserved = n;
+}
+
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state)
 {
     const size_t B = e->opts.prefill_block, end = ev->position + 1;
@@ -64,6 +70,8 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct de
     s->reached.missed = s->reached.missed || !ev->converged;
     if (end <= s->req.n_prompt)
         s->prompt_reached = s->reached;
+    if (end == s->req.n_prompt)
+        reserve_rows(e, s, s->req.solve.window);
     if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
         return;
     prefix_key_extend(e, &s->key_exact, s->tokens + end - B);
@@ -157,6 +165,8 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     const struct deq_solve_params *p = &q->solve;
     if (p->window < 1 || p->window > DEQ_ROW_WINDOW_MAX)
         return deq_fail(err, DEQ_EINVAL, "window: %u is outside 1..%d", p->window, DEQ_ROW_WINDOW_MAX);
+    if (p->prefill_window > DEQ_ROW_WINDOW_MAX)
+        return deq_fail(err, DEQ_EINVAL, "prefill_window: %u is outside 0..%d", p->prefill_window, DEQ_ROW_WINDOW_MAX);
     if (p->warm_start == DEQ_WARM_PREDICTOR && !e->cell->ops->predict)
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
     const struct deq_sampling *s = &q->sampling;
@@ -185,6 +195,13 @@ static void undo(struct deq_engine *e, struct sequence *s)
     s->id = 0;
 }
 
+/* Choice 0 reads the prompt, the others begin behind it. */
+static uint32_t pages_of_choice(const struct deq_engine *e, const struct deq_request *q, uint32_t choice)
+{
+    const uint32_t w = q->solve.window;
+    return deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, choice ? w : DEQ_MAX(w, q->solve.prefill_window));
+}
+
 static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q,
                          const struct deq_solver_opts *o, uint32_t choice, struct deq_err *err)
 {
@@ -192,8 +209,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
     struct deq_ring ring;
     if (!tokens)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    const uint32_t pages = deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window);
-    const enum deq_rc rc = deq_ring_open(&e->pages, pages, &ring, err);
+    const enum deq_rc rc = deq_ring_open(&e->pages, pages_of_choice(e, q, choice), &ring, err);
     if (rc) {
         deq_free(tokens);
         return rc;
@@ -211,6 +227,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            /* the last token generated needs no state of its own */
                            .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
+    s->req.solve.prefill_window = deq_prefill_window(q->solve.window, q->solve.prefill_window);
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
     return DEQ_OK;
 }
@@ -231,16 +248,18 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         o.memory = BROYDEN_MEMORY;
     if (!rc)
         rc = deq_solver_check(&o, err);
-    if (!rc && !(o.tol > 0) && (q->solve.window != 1 || q->solve.warm_start != DEQ_WARM_ZERO))
+    if (!rc && !(o.tol > 0) &&
+        (q->solve.window != 1 || q->solve.prefill_window > 1 || q->solve.warm_start != DEQ_WARM_ZERO))
         rc = deq_fail(err, DEQ_EINVAL,
-                      "window, warm_start: tol 0 asks for a fixed number of steps, which are taken from zero with "
-                      "window 1");
-    if (!rc && (uint64_t)n * q->solve.window > e->opts.max_rows)
+                      "window, prefill_window, warm_start: tol 0 asks for a fixed number of steps, which are taken "
+                      "from zero with window 1");
+    const uint64_t rows = deq_window_rows(n, q->solve.window, q->solve.prefill_window);
+    if (!rc && rows > e->opts.max_rows)
         rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n,
                       q->solve.window, e->opts.max_rows);
     if (rc)
         return rc;
-    const uint64_t pages = (uint64_t)n * deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, q->solve.window);
+    const uint64_t pages = pages_of_choice(e, q, 0) + (uint64_t)(n - 1) * pages_of_choice(e, q, 1);
     if (pages > e->pages.n_pages)
         return deq_fail(err, DEQ_EINVAL, "n: %u choices need %llu cache pages, there are %u", n,
                         (unsigned long long)pages, e->pages.n_pages);
@@ -250,8 +269,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     if (pages > e->pages.n_pages - e->pages.n_reserved)
         return deq_fail(err, DEQ_EFULL, "%llu cache pages are needed, %u of %u are not reserved",
                         (unsigned long long)pages, e->pages.n_pages - e->pages.n_reserved, e->pages.n_pages);
-    if (n * q->solve.window > e->opts.max_rows - e->rows_reserved)
-        return deq_fail(err, DEQ_EFULL, "%u rows are needed, %u of %u are free", n * q->solve.window,
+    if (rows > e->opts.max_rows - e->rows_reserved)
+        return deq_fail(err, DEQ_EFULL, "%llu rows are needed, %u of %u are free", (unsigned long long)rows,
                         e->opts.max_rows - e->rows_reserved, e->opts.max_rows);
     for (uint32_t i = 0; i < e->opts.max_sequences && begun < n && !rc; i++) {
         struct sequence *s = &e->seqs[i];
@@ -267,12 +286,16 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
                 undo(e, &e->seqs[i]);
         return rc;
     }
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++)
-        if (e->seqs[i].id == e->next_id)
-            e->seqs[i].req.cache_salt = NULL; /* borrowed until now; the keys hold it */
+    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id != e->next_id)
+            continue;
+        s->req.cache_salt = NULL; /* borrowed until now; the keys hold it */
+        /* the choices that wait lend choice 0 their rows */
+        reserve_rows(e, s, s->choice ? q->solve.window : (uint32_t)rows - (n - 1) * q->solve.window);
+    }
     e->next_id++;
     e->n_active += n;
-    e->rows_reserved += n * q->solve.window;
     if (ret)
         *ret = a;
     return DEQ_OK;
@@ -386,7 +409,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
     s->id = 0;
     e->n_active--;
     e->n_paused -= s->paused;
-    e->rows_reserved -= s->req.solve.window;
+    reserve_rows(e, s, 0);
     s->req.event(s->req.ctx, &end);
     /* choices that wait for a prompt that nobody solves any more */
     for (uint32_t i = 0; leads && i < e->opts.max_sequences; i++)

@@ -3,6 +3,7 @@
 #define DEQ_SOLVE_TERMS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 enum deq_solver_method { DEQ_PICARD, DEQ_ANDERSON, DEQ_BROYDEN };
 enum { DEQ_SOLVER_COUNT = DEQ_BROYDEN + 1 };
@@ -15,6 +16,19 @@ enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_C
 #define DEQ_WARM_CHOICES "zero|previous|predictor"
 
 enum { DEQ_ROW_WINDOW_MAX = 64 };
+
+/* A prompt's window: 0 is as wide as a choice's. */
+static inline uint32_t deq_prefill_window(uint32_t window, uint32_t prefill_window)
+{
+    return prefill_window ? prefill_window : window;
+}
+
+/* Rows that n choices of one prompt take at once: first the prompt's window, then each its own. */
+static inline uint64_t deq_window_rows(uint32_t n, uint32_t window, uint32_t prefill_window)
+{
+    const uint64_t all = (uint64_t)n * window;
+    return all > prefill_window ? all : prefill_window;
+}
 
 const char *deq_solver_name(enum deq_solver_method m);
 bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);

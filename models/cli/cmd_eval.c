@@ -121,7 +121,8 @@ static void print(const struct score *s, const struct deq_engine_stats *st, cons
                "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\"}\n",
                s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max,
                s->not_converged, seconds, (double)s->scored / seconds, (double)p->tol, p->max_iter,
-               deq_solver_name(p->solver), p->window, deq_warm_name(p->warm_start));
+               deq_solver_name(p->solver), deq_prefill_window(p->window, p->prefill_window),
+               deq_warm_name(p->warm_start));
     else
         printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
                "perplexity           %.3f\nbits a byte          %.4f\n"

@@ -49,15 +49,16 @@ int cmd_inspect(int argc, char **argv)
     const struct deq_model_info i = deq_model_info(model);
     json_t *r =
         !f.json ? NULL
-                : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, s:{s:s, s:f, s:i, s:i, s:i, s:s, s:b}}",
+                : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
+                            "s:{s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b}}",
                             "model_type", i.model_type, "fingerprint", i.fingerprint,
                             "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                             "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
                             "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
                             "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq",
                             "solver", deq_solver_name(i.solver), "tol", (double)i.tol, "max_iter", (int)i.max_iter,
-                            "memory", (int)i.memory, "window", (int)i.window, "warm_start", deq_warm_name(i.warm_start),
-                            "predictor", (int)i.has_predictor);
+                            "memory", (int)i.memory, "window", (int)i.window, "prefill_window", (int)i.prefill_window,
+                            "warm_start", deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
     for (size_t k = 0; f.json && k < i.n_facts; k++)
         json_object_set_new(r, i.facts[k].key, fact(&i.facts[k]));
     if (f.json) {
@@ -81,8 +82,9 @@ int cmd_inspect(int argc, char **argv)
         for (size_t k = 0; k < i.n_facts; k++)
             printf(", %s %s", i.facts[k].key, i.facts[k].value);
         printf("\ntext             vocabulary %u, a position reads %u before it\n", i.vocab_size, i.lookback);
-        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, start %s\n",
-               deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window, deq_warm_name(i.warm_start));
+        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, of a prompt %u, start %s\n",
+               deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window, i.prefill_window,
+               deq_warm_name(i.warm_start));
         printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,
                (unsigned long long)i.cache_bytes_per_token, i.kernels);
         for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {

@@ -201,9 +201,9 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
                      .streams = f->streams ? f->streams : 16,
                      .tokens = &tokens,
                      .lock = PTHREAD_MUTEX_INITIALIZER};
-    if (sf->window || sf->warm >= 0)
+    if (sf->window || sf->prefill_window || sf->warm >= 0)
         return cli_usage("eval", "%s: has no meaning with --tgt-len: a segment is solved jointly, from zero",
-                         sf->window ? "--window" : "--warm-start");
+                         sf->window ? "--window" : sf->prefill_window ? "--prefill-window" : "--warm-start");
     const unsigned threads = (unsigned)DEQ_MIN((size_t)solve_flags_threads(sf), w.streams);
     enum deq_rc rc = load(dir, text_path, &m, &tokens, &err);
     w.length = DEQ_MIN(tokens.n, limit) / w.streams;

@@ -8,6 +8,8 @@ void solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p)
         p->tol = f->tol;
     if (f->max_iter)
         p->max_iter = f->max_iter;
+    if (f->window || f->prefill_window)
+        p->prefill_window = f->prefill_window; /* 0: as --window */
     if (f->window)
         p->window = f->window;
     if (f->solver >= 0)

@@ -7,7 +7,7 @@
 
 struct solve_flags {
     float tol;                          /* -1: not given */
-    uint32_t max_iter, window, threads; /* 0: not given */
+    uint32_t max_iter, window, prefill_window, threads; /* 0: not given */
     int solver, warm;                   /* -1: not given */
 };
 
@@ -22,6 +22,8 @@ struct solve_flags {
      "root finder; else the model's"},                                                                        \
     {"--window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL, \
      "rows solved behind the committed prefix; else the model's"},                                            \
+    {"--prefill-window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, prefill_window), 1,                 \
+     DEQ_ROW_WINDOW_MAX, NULL, NULL, "the same while a prompt is read; else --window, or the model's"},       \
     {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES,   \
      "state that a row starts from; else the model's"},                                                       \
     {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \

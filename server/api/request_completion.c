@@ -40,7 +40,7 @@ static bool check_together(const struct object *o, struct completion_request *r)
         return fields_bad_value(o, "best_of", "must be at least n");
     if (r->best_of > r->n && r->stream)
         return fields_bad_value(o, "best_of", "more than n cannot be streamed");
-    if ((uint64_t)r->best_of * r->solve.window > o->context->max_rows)
+    if (deq_window_rows((uint32_t)r->best_of, r->solve.window, r->solve.prefill_window) > o->context->max_rows)
         return fields_bad_value(o, r->best_of > r->n ? "best_of" : r->responses ? "deq.window" : "n",
                                 "so many choices with windows of deq.window rows exceed engine.max_rows");
     if (!r->max_tokens && !r->echo)

@@ -16,7 +16,7 @@ float request_preset_tol(const struct conf *c, float model_tol, int preset)
 
 struct solve_fields {
     struct deq_solve_params *p;
-    int64_t max_iter, min_iter, window;
+    int64_t max_iter, min_iter, window, prefill_window;
 };
 
 /* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not
@@ -56,8 +56,15 @@ static bool take_min_iter(const struct object *o, const struct field *f, const j
 
 static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
+    struct solve_fields *s = request;
+    s->prefill_window = 0; /* a prompt's is as wide, unless it is said too */
+    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &s->window);
+}
+
+static bool take_prefill_window(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
     return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window,
-                           &((struct solve_fields *)request)->window);
+                           &((struct solve_fields *)request)->prefill_window);
 }
 
 static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -96,7 +103,8 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
     return fields_bad_value(o, f->name, "must be fast, balanced or exact");
 }
 
-static const struct field rows[] = { /* preset before tol, which is then the last word; max_iter before min_iter */
+/* preset before tol, which is then the last word; max_iter before min_iter; window before prefill_window */
+static const struct field rows[] = {
     {"preset", OTHER, 0, 0, 0, take_preset, "string: fast, balanced, exact"},
     {"tol", OTHER, 0, -1, 0, take_tol, "number"},
     {"max_iter", OTHER, 1, -1, 0, take_max_iter, "integer"},
@@ -104,6 +112,7 @@ static const struct field rows[] = { /* preset before tol, which is then the las
     {"solver", OTHER, 0, 0, 0, take_solver, "string: picard, anderson, broyden"},
     {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor"},
     {"window", OTHER, 1, -1, 0, take_window, "integer"},
+    {"prefill_window", OTHER, 1, -1, 0, take_prefill_window, "integer"},
 };
 
 const struct fields request_solve_fields = {.rows = rows, .n = DEQ_COUNT(rows), .name = "deq"};
@@ -117,12 +126,13 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
                              .fields = &request_solve_fields,
                              .context = outer->context,
                              .err = outer->err};
-    struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window};
+    struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window, p->prefill_window};
     if (!fields_take(&o, &s))
         return false;
     p->max_iter = (uint32_t)s.max_iter;
     p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
     p->window = (uint32_t)s.window;
+    p->prefill_window = (uint32_t)s.prefill_window;
     return true;
 }
 
@@ -130,5 +140,6 @@ struct deq_solve_params request_solve_defaults(const struct request_context *c)
 {
     struct deq_solve_params p = deq_request_defaults(c->model).solve;
     p.window = DEQ_MIN(p.window, c->conf->max_window);
+    p.prefill_window = DEQ_MIN(p.prefill_window, c->conf->max_window);
     return p;
 }

@@ -176,8 +176,11 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
 /* Caller holds s->lock. Whether the callers' shares of the engine, and the memory for answers, let j begin. */
 static bool finds_room(struct sched *s, const struct job *j)
 {
+    const struct deq_engine_stats now = deq_engine_stats(s->engine);
     struct fair_room held = fair_plus(&s->held, &j->room);
-    held.pages = deq_engine_stats(s->engine).pages_reserved; /* choices that ended have given theirs back */
+    /* choices that ended have given theirs back, prompts that were read what they took beyond a choice's window */
+    held.rows = now.rows_reserved + j->room.rows;
+    held.pages = now.pages_reserved;
     bool may = fair_may_begin(j->account, &held, &s->room);
     if (s->first) { /* pages are known once they are reserved: one job may pass their eighth */
         const struct fair_room over = fair_plus(&s->overtakers, &j->room);
@@ -329,7 +332,8 @@ static void share_step(struct sched *s)
 {
     size_t n = 0;
     for (struct job *j = s->running; j; j = j->next) {
-        j->seat.rows = (double)j->request.solve.window * j->open_choices;
+        const struct deq_solve_params *p = &j->request.solve;
+        j->seat.rows = (double)deq_window_rows(j->open_choices, p->window, j->tokens ? 0 : p->prefill_window);
         j->seat.idle = atomic_load(&j->pause);
         s->seats[n++] = &j->seat;
     }

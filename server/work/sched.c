@@ -155,10 +155,11 @@ void sched_release(struct reservation *r)
 /* Caller holds s->lock. */
 static void enqueue(struct sched *s, struct job *j, struct account *a)
 {
-    const uint64_t n = DEQ_MAX(j->request.n, 1u);
+    const uint32_t n = DEQ_MAX(j->request.n, 1u);
+    const struct deq_solve_params *p = &j->request.solve;
     j->sched = s;
     j->account = a;
-    j->room = (struct fair_room){.sequences = n, .rows = n * j->request.solve.window};
+    j->room = (struct fair_room){.sequences = n, .rows = deq_window_rows(n, p->window, p->prefill_window)};
     j->seat = (struct fair_seat){.caller = j->caller.id, .weight = DEQ_MAX(j->caller.weight, 1u)};
     j->next = NULL;
     *s->queue_end = j;

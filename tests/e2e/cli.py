@@ -143,9 +143,11 @@ def test_numbers_of_flags():
     """Every number of every command is checked before anything is loaded, and the message says flag, value and
     range."""
     flags = {("generate", "m", "x"): {"--max-tokens": "1..16777216", "--top-k": "0..16777216",
-                                      "--seed": "0..9007199254740992", "--window": "1..64", "--max-iter": "1..100000",
+                                      "--seed": "0..9007199254740992", "--window": "1..64", "--prefill-window": "1..64",
+                                      "--max-iter": "1..100000",
                                       "--threads": "1..256"},
-             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--threads": "1..256",
+             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--prefill-window": "1..64",
+                                  "--threads": "1..256",
                                   "--tgt-len": "1..65536", "--mem-len": "0..65536",
                                   "--streams": "1..4096", "--limit": "2..1000000000000"},
              ("check", "m", "x"): {"--max-iter": "1..100000", "--mem-len": "0..65536"},

@@ -341,7 +341,7 @@ def bounds_of_configuration():
             "top_logprobs": (0, value("limits", "max_logprobs")),
             "tol": (value("limits", "tol_min"), value("limits", "tol_max")),
             "max_iter": (1, value("limits", "max_iter")), "min_iter": (0, value("limits", "max_iter")),
-            "window": (1, value("limits", "max_window"))}
+            "window": (1, value("limits", "max_window")), "prefill_window": (1, value("limits", "max_window"))}
 
 
 # values of each type in the table's words: taken by the field's schema, and refused

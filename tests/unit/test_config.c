@@ -48,6 +48,7 @@ static const struct key {
     {"deq.min_iter", "1", false, {"-1", "100001", "33"}},
     {"deq.memory", "3", false, {"0", "17", "\"3\""}},
     {"deq.window", "8", false, {"0", "65", "[8]"}},
+    {"deq.prefill_window", "0", false, {"-1", "65", "null"}},
     {"deq.tol", "0.01", false, {"-0.1", "10.5", "\"0\"", "null"}},
     {"deq.beta", "1", false, {"0", "1.01", "-1", "true"}},
     {"deq.reg", "0.0001", false, {"-1", "1.5", "\"\""}},

@@ -200,6 +200,9 @@ TEST(engine_refusals)
     q.solve.window = 65;
     CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "window"));
     q = toy_request(prompt, 3, 1, &a);
+    q.solve.prefill_window = 65;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "prefill_window: 65"));
+    q = toy_request(prompt, 3, 1, &a);
     q.solve.warm_start = DEQ_WARM_PREDICTOR;
     CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "predictor"));
     q = toy_request(prompt, 3, 1, &a);
@@ -354,6 +357,7 @@ TEST_EACH_KIND(engine_batch_invariance)
         q[i].sampling = (struct deq_sampling){.temperature = i % 2 ? 0.9f : 0, .top_p = i == 3 ? 0.8f : 1,
                                               .top_k = i == 5 ? 20 : 0, .seed = 77 + i};
         q[i].solve.window = (uint32_t[]){1, 4, 8, 16, 3, 8}[i];
+        q[i].solve.prefill_window = (uint32_t[]){0, 8, 1, 0, 16, 2}[i];
         q[i].solve.solver = (enum deq_solver_method)(i % 3);
         struct deq_engine *e = tiny_engine(m, 1, 1);
         REQUIRE(e);

@@ -11,6 +11,8 @@ static const struct refused together[] = {
     {ON_COMPLETIONS, "{\"n\":9}", NULL, "n: so many choices with windows of deq.window rows exceed engine.max_rows"},
     {ON_COMPLETIONS, "{\"n\":8,\"best_of\":9}", NULL,
      "best_of: so many choices with windows of deq.window rows exceed engine.max_rows"},
+    {ON_COMPLETIONS, "{\"n\":5,\"deq\":{\"window\":13,\"prefill_window\":1}}", NULL,
+     "n: so many choices with windows of deq.window rows exceed engine.max_rows"},
     {ON_COMPLETIONS, "{\"n\":5,\"deq\":{\"window\":13}}", NULL,
      "n: so many choices with windows of deq.window rows exceed engine.max_rows"},
     {ON_COMPLETIONS, "{\"max_tokens\":0}", NULL, "max_tokens: 0 is for scoring a prompt, with echo true"},

@@ -10,6 +10,8 @@ static const struct refused wrong[] = {
     {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":0}}", NULL, "deq.max_iter: must be between 1 and 64"},
     {ON_COMPLETIONS, "{\"deq\":{\"min_iter\":9,\"max_iter\":8}}", NULL, "deq.min_iter: must be between 0 and 8"},
     {ON_COMPLETIONS, "{\"deq\":{\"window\":17}}", NULL, "deq.window: must be between 1 and 16"},
+    {ON_COMPLETIONS, "{\"deq\":{\"prefill_window\":17}}", NULL, "deq.prefill_window: must be between 1 and 16"},
+    {ON_COMPLETIONS, "{\"deq\":{\"prefill_window\":0}}", NULL, "deq.prefill_window: must be between 1 and 16"},
     {ON_COMPLETIONS, "{\"deq\":{\"solver\":\"newton\"}}", NULL, "deq.solver: must be picard, anderson or broyden"},
     {ON_COMPLETIONS, "{\"deq\":{\"solver\":3}}", NULL, "deq.solver: expected a string"},
     {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"cold\"}}", NULL,
@@ -37,7 +39,7 @@ TEST(request_solve_object)
     /* the model's own, tests/golden/tiny/config.json */
     struct deq_solve_params p = solve_of(&r, "{}");
     CHECK(p.solver == DEQ_ANDERSON && p.tol == 0.01f && p.max_iter == 32 && p.min_iter == 1 && p.window == 8 &&
-          p.warm_start == DEQ_WARM_PREDICTOR);
+          p.prefill_window == 0 && p.warm_start == DEQ_WARM_PREDICTOR);
     p = solve_of(&r, "{\"deq\":{\"solver\":\"broyden\",\"tol\":0.5,\"max_iter\":64,\"min_iter\":64,\"window\":1,"
                      "\"warm_start\":\"zero\"}}");
     CHECK(p.solver == DEQ_BROYDEN && p.tol == 0.5f && p.max_iter == 64 && p.min_iter == 64 && p.window == 1 &&
@@ -46,6 +48,10 @@ TEST(request_solve_object)
     CHECK_EQ(solve_of(&r, "{\"deq\":{\"preset\":\"exact\"}}").tol, 0.01f * 0.01f);
     CHECK_EQ(solve_of(&r, "{\"deq\":{\"tol\":0.2,\"preset\":\"exact\"}}").tol, 0.2f); /* a number is the last word */
     CHECK_EQ(solve_of(&r, "{\"deq\":{\"max_iter\":1}}").min_iter, 1);
+    p = solve_of(&r, "{\"deq\":{\"prefill_window\":16,\"window\":2}}");
+    CHECK(p.window == 2 && p.prefill_window == 16);
+    p = solve_of(&r, "{\"deq\":{\"prefill_window\":3}}");
+    CHECK(p.window == 8 && p.prefill_window == 3);
     r.conf.max_window = 4;
     CHECK_EQ(solve_of(&r, "{}").window, 4);
     requests_end(&r);

@@ -190,3 +190,65 @@ TEST_EACH_KIND(engine_pause_and_deadline)
     deq_tokens_free(&other);
     deq_model_free(m);
 }
+
+/* A prompt's window is one of its own: its width decides the prompt's bits and the names of its blocks, the other
+ * window does not. Left out it is the same. */
+TEST_EACH_KIND(engine_prefill_window)
+{
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer x = {0};
+    struct deq_admission a;
+    struct deq_engine *e = tiny_engine(m, 2, 2);
+    REQUIRE(e);
+    struct deq_request q = tiny_request(m, &p, 20, &x);
+    q.n_prompt = 70;
+    q.solve.window = 8;
+    const struct answer same = ask(e, &q, &a);
+    q.solve.prefill_window = 8;
+    struct answer said = ask(e, &q, &a);
+    CHECK(a.cached_tokens == 64 && same_answer(&same, &said));
+    q.solve.window = 2;
+    const struct answer other_text = ask(e, &q, &a); /* the same prompt, all but the last of its logits */
+    CHECK(a.cached_tokens == 64 && other_text.logprob[0] == same.logprob[0]);
+    q.solve.prefill_window = 3;
+    const struct answer fresh = ask(e, &q, &a);
+    CHECK(a.cached_tokens == 0);
+    const struct answer hit = ask(e, &q, &a);
+    CHECK(a.cached_tokens == 64 && same_answer(&fresh, &hit));
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* A wide prompt's rows are free for others as soon as it was read; choices that wait for it lend it theirs. */
+TEST(engine_prefill_window_gives_rows_back)
+{
+    struct deq_model *m = tiny_model();
+    REQUIRE(m);
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct choices c = {{{0}}};
+    struct answer other = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 4);
+    REQUIRE(e);
+    const uint32_t rows = (uint32_t)deq_engine_stats(e).max_rows;
+    CHECK_EQ(rows, 64);
+    struct deq_request wide = tiny_request(m, &p, 20, &c.a[0]), q = tiny_request(m, &p, 20, &other);
+    wide.n = 3;
+    wide.event = record_choice;
+    wide.ctx = &c;
+    c.a[1].vocab = c.a[2].vocab = c.a[0].vocab;
+    wide.solve.window = 4;
+    wide.solve.prefill_window = rows;
+    CHECK(deq_submit(e, &wide, NULL, NULL) == DEQ_OK);
+    CHECK_EQ(deq_engine_stats(e).rows_reserved, rows);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_EFULL);
+    while (!c.a[0].n)
+        deq_step(e);
+    CHECK_EQ(deq_engine_stats(e).rows_reserved, 3 * 4);
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(c.a[2].n == 20 && other.n == 20 && deq_engine_stats(e).rows_reserved == 0);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}

@@ -19,8 +19,10 @@ TEST(serving_refuses_by_key)
     } while (0)
     BAD(s.row_window = 0, "deq.window: 0 is outside 1..64");
     BAD(s.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window: 65 is outside 1..64");
+    BAD(s.prefill_window = DEQ_ROW_WINDOW_MAX + 1, "deq.prefill_window: 65 is outside 0..64");
     BAD(s.warm = DEQ_WARM_PREDICTOR, "deq.warm_start: predictor, but the model has none");
-    BAD(s.solver.tol = 0, "deq.window, deq.warm_start: tol 0 asks for a fixed number of steps");
+    BAD(s.solver.tol = 0, "deq.window, deq.prefill_window, deq.warm_start: tol 0 asks for a fixed number of steps");
+    BAD((s.solver.tol = 0, s.row_window = 1, s.warm = DEQ_WARM_ZERO, s.prefill_window = 2), "tol 0 asks for a fixed");
     BAD((s.solver.tol = 0, s.row_window = 1), "tol 0 asks for a fixed number of steps");
     BAD(s.solver.memory = 0, "memory");
 #undef BAD
