@@ -253,6 +253,7 @@ enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
     X(steps, , DEQ_COUNTER, "Evaluations of the cell on a batch.")                                          \
     X(rows, , DEQ_COUNTER, "Rows in those evaluations.")                                                    \
     X(head_rows, , DEQ_COUNTER, "Rows through the output head.")                                            \
+    X(near_rows, , DEQ_COUNTER, "Rows whose pick was proven from logits of an earlier evaluation.")         \
     X(positions, , DEQ_COUNTER, "Positions committed.")                                                     \
     X(nonconverged, , DEQ_COUNTER, "Positions committed above their tolerance.")                            \
     X(numeric_errors, , DEQ_COUNTER, "Sequences ended because a state was not finite.")                     \

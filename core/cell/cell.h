@@ -60,6 +60,11 @@ struct deq_cell_ops {
      * them. NULL when n_tails is 0. */
     void (*readout_tail)(struct deq_cell *c, unsigned cluster, const struct deq_rows *rows, float *const *logits,
                          const float *const *tails);
+    /* The most probable word at state z, exactly that of readout's logits, where it can be told from the logits [V] at
+     * another state near it, `before`, without reading the whole vocabulary; else UINT32_MAX. likely: a word that may
+     * well be it. Any thread of the pool, each with its own number. NULL: never */
+    uint32_t (*best_near)(struct deq_cell *c, unsigned thread, const float *z, const float *before, const float *logits,
+                          uint32_t likely);
     /* Page `to` becomes what page `from` is. */
     void (*page_copy)(struct deq_cell *c, uint32_t to, uint32_t from);
     void (*free)(struct deq_cell *c);

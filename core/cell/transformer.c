@@ -6,6 +6,7 @@
 #include "core/base/layout.h"
 #include "core/base/mem.h"
 #include "core/cell/attention.h"
+#include "core/cell/near.h"
 #include "core/math/kern.h"
 
 /* --- Scratch --- */
@@ -27,6 +28,7 @@ struct cell {
     char *operand; /* [R] rows prepared for the next product, of a model in integers */
     float *emb;    /* [threads, deq_vocabulary_work()] */
     struct deq_readout readout;
+    struct deq_near near;
     struct deq_predict predict;
     /* the call under way */
     const struct deq_rows *rows;
@@ -267,16 +269,21 @@ static void cell_predict(struct deq_cell *base, size_t n, const uint32_t *tokens
     deq_predict_rows(&((struct cell *)base)->predict, n, tokens, z_prev, z0);
 }
 
+/* x [D] = a state as the head wants it */
+static void read_state(const struct cell *c, const float *z, float *x)
+{
+    const size_t D = c->w->arch.base.vocab.d_model;
+    if (c->w->arch.final_norm)
+        norm(c, z, D, c->w->final_norm_g, c->w->final_norm_b, x);
+    else
+        memcpy(x, z, D * sizeof(float));
+}
+
 static void stage_final_norm(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct cell *c = ctx;
-    const size_t D = c->w->arch.base.vocab.d_model;
-    for DEQ_ROWS_OF (thread, n_threads, c->m) {
-        if (c->w->arch.final_norm)
-            norm(c, c->in[r], D, c->w->final_norm_g, c->w->final_norm_b, c->n + r * D);
-        else
-            memcpy(c->n + r * D, c->in[r], D * sizeof(float));
-    }
+    for DEQ_ROWS_OF (thread, n_threads, c->m)
+        read_state(c, c->in[r], c->n + r * c->w->arch.base.vocab.d_model);
 }
 
 /* n = the states as the head wants them */
@@ -302,6 +309,17 @@ static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const str
     deq_vocabulary_tail(&c->readout, cluster, rows->n, c->n, logits, tails);
 }
 
+static uint32_t cell_best_near(struct deq_cell *base, unsigned thread, const float *z, const float *before,
+                               const float *logits, uint32_t likely)
+{
+    const struct cell *c = (const struct cell *)base;
+    if (!c->near.thread)
+        return UINT32_MAX;
+    read_state(c, z, c->near.thread[thread].x);
+    read_state(c, before, c->near.thread[thread].before);
+    return deq_near_best(&c->near, thread, logits, likely);
+}
+
 static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
 {
     deq_attention_page_copy(&((const struct cell *)base)->attention, to, from);
@@ -322,6 +340,7 @@ static const struct deq_cell_ops ops = {.name = "transformer",
                                         .step = cell_step,
                                         .readout = cell_readout,
                                         .readout_tail = cell_readout_tail,
+                                        .best_near = cell_best_near,
                                         .page_copy = cell_page_copy,
                                         .free = cell_free};
 static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
@@ -329,6 +348,7 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .step = cell_step,
                                                           .readout = cell_readout,
                                                           .readout_tail = cell_readout_tail,
+                                                          .best_near = cell_best_near,
                                                           .page_copy = cell_page_copy,
                                                           .free = cell_free};
 
@@ -347,6 +367,7 @@ static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsign
              R * deq_class_operand_bytes(a->base.serving.numeric, DEQ_MAX(DEQ_MAX(D, HD), (size_t)a->d_inner)));
     DEQ_PART(l, c->emb, threads * deq_vocabulary_work(&a->base.vocab));
     deq_readout_lay_out(&c->readout, &a->base.vocab, a->base.serving.numeric, R, l);
+    deq_near_lay_out(&c->near, &a->base.vocab, a->base.serving.numeric, threads, l);
     deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, a->base.serving.numeric, R, threads,
                         l);
 }
@@ -394,6 +415,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     }
     lay_out(c, a, threads, &l);
     deq_readout_init(&c->readout, &w->vocabulary, pool);
+    deq_near_init(&c->near, &w->vocabulary);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     for (unsigned k = 0; k < a->n_block; k++)
         deq_transformer_relative(w, k, c->attention.reach, c->x, c->attention.rel[k]);

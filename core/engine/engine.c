@@ -35,7 +35,7 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     r->guess = NO_TOKEN;
     r->evaluations = r->lead = 0;
     r->residual = r->best_residual = INFINITY;
-    r->converged = r->restarted = r->guess_due = false;
+    r->converged = r->restarted = r->guess_due = r->remembers = false;
     r->start_cached = s->from_cache && s->req.solve.warm_start != DEQ_WARM_ZERO;
     s->from_cache = false;
     e->stats.starts[s->req.solve.warm_start]++;

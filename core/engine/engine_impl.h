@@ -13,6 +13,7 @@ enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
 
 struct row {
     float *z, *fz, *u, *best; /* [D] [D] [U] [D]; best: the best iterate since it leads */
+    float *seen;              /* [D] the state whose logits were computed last */
     struct deq_solver solver;
     size_t position;
     uint32_t token;
@@ -25,6 +26,8 @@ struct row {
     bool restarted;       /* went back after NaN once */
     bool start_cached;    /* began from a state of the prefix cache */
     bool guess_due;       /* at this step */
+    bool remembers;       /* logits of `seen` stand at deq_logits_of() */
+    bool near;            /* its pick may be told from them */
     float *logits;        /* [V] of this step, or NULL */
     float *tails;         /* [n_tails] of this step */
     uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one
@@ -87,6 +90,7 @@ struct deq_engine {
     size_t n_head;
     uint32_t head_max;
     float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
+    bool remember;            /* every row has logits of its own: a later pick may be told from them */
     float **logits_of, **tails_of;
     struct deq_sample_scratch *scratch; /* [threads] */
     struct deq_engine_stats stats;
@@ -96,6 +100,12 @@ struct deq_engine {
 static inline bool deq_seq_in_step(const struct sequence *s)
 {
     return s->id && !s->waiting && !s->paused;
+}
+
+/* Where a row's own logits stand, with e->remember. */
+static inline float *deq_logits_of(const struct deq_engine *e, const struct row *r)
+{
+    return e->logits + (size_t)(r - e->rows) * e->cell->vocab_size;
 }
 
 /* As the front of s, r commits at this evaluation whatever the residual. */

@@ -61,7 +61,7 @@ static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
 
 static size_t row_floats(const struct deq_engine *e, const struct deq_cell *c)
 {
-    return DEQ_ROUND_UP(3 * c->state_dim + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim), (size_t)16);
+    return DEQ_ROUND_UP(4 * c->state_dim + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim), (size_t)16);
 }
 
 /* Everything that an engine holds beside the cell and the pool; opts and serving are set. */
@@ -150,13 +150,15 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
         r->z = e->row_mem + i * per_row;
         r->fz = r->z + D;
         r->best = r->fz + D;
-        r->u = r->best + D;
+        r->seen = r->best + D;
+        r->u = r->seen + D;
         r->solver.mem = r->u + cell->inject_dim;
         e->free_rows[i] = e->opts.max_rows - 1 - i;
     }
     e->n_free_rows = e->opts.max_rows;
     for (size_t i = 0; i < e->opts.max_sequences; i++)
         e->seqs[i].state = e->seq_state + i * D;
+    e->remember = e->head_max == e->opts.max_rows && cell->ops->best_near && !cell->n_tails;
     e->next_id = 1;
     e->cell = cell; /* taken only now: a failure leaves them with the caller */
     e->pool = pool;

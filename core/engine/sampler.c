@@ -271,6 +271,11 @@ uint32_t deq_sample(const struct deq_sampling *s, const float *logits, uint32_t 
     return id < V ? id : best;
 }
 
+bool deq_sample_is_argmax(const struct deq_sampling *s)
+{
+    return greedy(s) && !deq_sample_adjusts(s);
+}
+
 bool deq_sample_needs_full(const struct deq_sampling *s)
 {
     return deq_sample_adjusts(s) || (!greedy(s) && (s->top_k || s->top_p < 1 || s->min_p > 0));

@@ -30,6 +30,8 @@ struct deq_sample_scratch {
 
 /* Whether deq_sample_adjust changes anything. */
 bool deq_sample_adjusts(const struct deq_sampling *s);
+/* Whether the pick is the most probable word of the logits as they are. */
+bool deq_sample_is_argmax(const struct deq_sampling *s);
 /* scratch->adjusted = the logits that are picked from: bias, penalties, forbidden tokens applied. */
 void deq_sample_adjust(const struct deq_sampling *s, const struct deq_sample_history *h, const float *logits,
                        uint32_t vocab_size, struct deq_sample_scratch *scratch);

@@ -191,7 +191,8 @@ static size_t share(size_t n, unsigned thread, unsigned n_threads)
     return DEQ_MIN(units * thread / n_threads * DEQ_PANEL_UNIT, n);
 }
 
-/* Rows m0 .. m0+m-1 of x, the part of a panel that begins at output n0, at most up to n1; returns where it ends. */
+/* To y, of rows m0 .. m0+m-1 of x: the part of a panel that begins at output n0, at most up to n1; returns where it
+ * ends. */
 static size_t part(const struct deq_operand *x, size_t m0, size_t m, const struct deq_packed *w, size_t n0, size_t n1,
                    float *y, size_t ldy)
 {
@@ -203,7 +204,7 @@ static size_t part(const struct deq_operand *x, size_t m0, size_t m, const struc
                              .panel = panel_at(w, n0 / DEQ_PANEL),
                              .col = n0 % DEQ_PANEL,
                              .n = end - n0,
-                             .y = y + n0,
+                             .y = y,
                              .ldy = ldy};
     deq_kern()->mm[w->format](&a);
     return end;
@@ -216,34 +217,31 @@ void deq_multiply(const struct deq_operand *x, size_t m, const struct deq_packed
     for (size_t m0 = 0; m0 < m; m0 += DEQ_MM_ROWS) {
         const size_t rows = DEQ_MIN(m - m0, (size_t)DEQ_MM_ROWS);
         for (size_t n = share(w->n, thread, n_threads), end; n < n1; n = end) {
-            end = part(x, m0, rows, w, n, n1, y + m0 * ldy, ldy);
+            end = part(x, m0, rows, w, n, n1, y + m0 * ldy + n, ldy);
             for (size_t r = m0; then && r < m0 + rows; r++)
                 then(ctx, r, n, end - n, y + r * ldy + n);
         }
     }
 }
 
-/* Rows from i on whose places in memory lie at one distance, *ret_step; at most up to m. */
-static size_t even_run(float *const *y, size_t i, size_t m, ptrdiff_t *ret_step)
-{
-    size_t run = 1;
-    *ret_step = i + 1 < m ? y[i + 1] - y[i] : 1;
-    while (*ret_step > 0 && i + run < m && run < DEQ_MM_ROWS && y[i + run] - y[i + run - 1] == *ret_step)
-        run++;
-    *ret_step = DEQ_MAX(*ret_step, (ptrdiff_t)1);
-    return run;
-}
-
 void deq_multiply_to(const struct deq_operand *x, size_t m, const struct deq_packed *w, float *const *y,
                      unsigned thread, unsigned n_threads)
 {
-    const size_t n0 = share(w->n, thread, n_threads), n1 = share(w->n, thread + 1, n_threads);
-    for (size_t i = 0, run; i < m; i += run) {
-        ptrdiff_t step;
-        run = even_run(y, i, m, &step);
-        for (size_t n = n0; n < n1;)
-            n = part(x, i, run, w, n, n1, y[i], (size_t)step);
+    float tile[DEQ_MM_ROWS][DEQ_PANEL];
+    const size_t n1 = share(w->n, thread + 1, n_threads);
+    for (size_t m0 = 0; m0 < m; m0 += DEQ_MM_ROWS) {
+        const size_t rows = DEQ_MIN(m - m0, (size_t)DEQ_MM_ROWS);
+        for (size_t n = share(w->n, thread, n_threads), end; n < n1; n = end) {
+            end = part(x, m0, rows, w, n, n1, tile[0], DEQ_PANEL);
+            for (size_t r = 0; r < rows; r++)
+                memcpy(y[m0 + r] + n, tile[r], (end - n) * sizeof(float));
+        }
     }
+}
+
+void deq_multiply_unit(const struct deq_operand *x, const struct deq_packed *w, size_t n0, float *y)
+{
+    (void)part(x, 0, 1, w, n0, DEQ_MIN(n0 + DEQ_PANEL_UNIT, w->n), y, DEQ_PANEL_UNIT);
 }
 
 static double start(float beta, const float *y)

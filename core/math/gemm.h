@@ -49,6 +49,9 @@ void deq_multiply(const struct deq_operand *x, size_t m, const struct deq_packed
 void deq_multiply_to(const struct deq_operand *x, size_t m, const struct deq_packed *w, float *const *y,
                      unsigned thread, unsigned n_threads);
 
+/* Of one row, the outputs n0 .. n0+DEQ_PANEL_UNIT-1 (as many as there are): bits are equal. n0: a multiple of that. */
+void deq_multiply_unit(const struct deq_operand *x, const struct deq_packed *w, size_t n0, float *y);
+
 /* y [m, n] = beta*y + x [m, k] w[n, k]^T            (fast)  */
 void deq_gemm_xwt(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
                   float *y, size_t ldy);

@@ -1,0 +1,50 @@
+/* The most probable word of a state near another one whose logits are known, without reading the vocabulary: a row's
+ * iterates come closer together from one evaluation to the next, and few words can overtake what was best before.
+ *
+ *     logits differ by w_n (x' - x), so by at most |w_n| |x' - x|, and by what was rounded in either
+ *
+ * A word that cannot reach the best one by that is left out; those that can are multiplied with x', in units of
+ * DEQ_PANEL_UNIT words, and their logits have the bits of the whole product. So the answer is that of the whole product
+ * as well, ties included: it is proven, or not given.
+ *
+ * What is rounded, relative to |w_n| |x|. Floats: a chain of K fused multiply-adds rounds K times by 2^-24 of partial
+ * sums that |w_n| |x| bounds (Cauchy-Schwarz on absolute values), so (K + 1) 2^-24 with second orders. Integers: the
+ * activations alone are rounded, each by t/2 = max|x| / 65024 and what the division by t was off, so by sqrt(K) |x| /
+ * 64000 in all. What is rounded once at the end (a bias that is added, a sum that is scaled) is at most
+ * 2^-24 (|w_n| |x| + |b_n|) each, which is why length[n] is |w_n| + |b_n| and |x| counts at least 1; eight such are
+ * allowed for, and 1 % on everything for the lengths themselves, whose sums have relative errors of K 2^-24.
+ *
+ * For a vocabulary in one cluster whose head reads states as they are. Any thread, each with its own scratch. */
+#ifndef DEQ_CELL_NEAR_H
+#define DEQ_CELL_NEAR_H
+
+#include "core/cell/vocabulary.h"
+
+struct deq_near_scratch {
+    float *x, *before; /* [out] what the head reads of the two states: the caller's to fill in */
+    float *unit;       /* [DEQ_PANEL_UNIT] */
+    float *most;       /* [units] what the best word of each may be */
+    char *operand;
+};
+
+struct deq_near {
+    const struct deq_vocabulary *v;
+    float *length;  /* [V] */
+    float longest;  /* of them; not finite: nothing can be said */
+    float rounding; /* relative, as above */
+    struct deq_near_scratch *thread; /* [threads] */
+};
+
+/* Whether a vocabulary is of the form above. */
+bool deq_near_can(const struct deq_vocab *v);
+/* Counts or cuts (core/base/layout.h), nothing where it cannot; then deq_near_init. */
+void deq_near_lay_out(struct deq_near *n, const struct deq_vocab *v, enum deq_class c, unsigned threads,
+                      struct deq_layout *l);
+void deq_near_init(struct deq_near *n, const struct deq_vocabulary *v);
+
+/* The most probable word at the thread's x, the lowest of several; logits [V]: those at its `before`; likely: a word
+ * that may well be it. UINT32_MAX: more than one part in DEQ_NEAR_PART of all words would have to be read. */
+enum { DEQ_NEAR_PART = 4 };
+uint32_t deq_near_best(const struct deq_near *n, unsigned thread, const float *logits, uint32_t likely);
+
+#endif
