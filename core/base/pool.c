@@ -13,26 +13,29 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 
-/* Every thread counts the points that it has passed: a run's beginning (the owner's is waited for), its barriers
- * (everybody's) and its end (the workers'). Only its own thread writes a count and others wait until it has come far
- * enough, so a point costs two threads one write and one read of a cache line, and no atomic update of a shared one. */
+/* Every thread counts the points that it has passed, and the others wait until it has come far enough: of a run with k
+ * barriers the owner counts its beginning and the k, a worker the k and its end, so that between two runs all counts are
+ * equal and in a run the owner is one ahead. Only its own thread writes a count, in a cache line of its own, so a point
+ * costs two threads one write and one read of a line, and no atomic update of a shared one. */
 struct member {
-    _Alignas(64) _Atomic uint32_t passed;
-    _Atomic uint32_t sleepers; /* threads in the kernel, or on their way there, that wait for passed */
+    _Alignas(64) _Atomic uint32_t passed; /* what others wait for */
+    deq_pool_fn fn;                       /* and ctx: of the owner, the run that it began; NULL: stop */
+    void *ctx;
+    _Alignas(64) _Atomic uint32_t sleepers; /* threads in the kernel, or on their way there, that wait for passed */
     struct deq_pool *pool;
     pthread_t thread;
     unsigned index;
 };
 
 struct deq_pool {
-    deq_pool_fn fn; /* with ctx and stop: written by the owner before it passes a run's beginning */
-    void *ctx;
-    bool stop;
     unsigned n_threads, n_started; /* n_started: workers among members[1 ..] */
     struct member *members;        /* [n_threads], the owner's first */
 };
 
-enum { SPIN_NS = 20000 }; /* longer than the gap between two stages of one step */
+enum {
+    SPIN_NS = 20000,  /* longer than the gap between two stages of one step */
+    SPINS_A_LOOK = 32 /* at the clock */
+};
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
 {
@@ -56,58 +59,55 @@ static bool has_passed(const struct member *m, uint32_t point)
     return (int32_t)(atomic_load_explicit(&m->passed, memory_order_acquire) - point) >= 0;
 }
 
-/* The thread's own next point. */
-static uint32_t next_point(const struct member *self)
+static uint32_t count(const struct member *self)
 {
-    return atomic_load_explicit(&self->passed, memory_order_relaxed) + 1;
+    return atomic_load_explicit(&self->passed, memory_order_relaxed);
 }
 
-/* What the thread wrote before is seen by all who wait for the point. Either this reads a sleeper's announcement, or
- * the sleeper's next look at the count (its own, or the kernel's) comes later and finds it changed: both orders are
- * sequentially consistent. */
-static void pass(struct member *self, uint32_t point)
+/* What the thread wrote before is seen by all who wait for the point. Of the two updates of sleepers, here and in park,
+ * one is first: either this one finds the sleeper's, or the sleeper's finds the new count with it and does not sleep.
+ * A plain write of the count, with what stands beside it, and the locked update in a line that nobody polls: the other
+ * way round a poller takes the line away in between. */
+static void pass(struct member *self)
 {
-    atomic_store_explicit(&self->passed, point, memory_order_seq_cst);
-    if (atomic_load_explicit(&self->sleepers, memory_order_seq_cst))
+    atomic_store_explicit(&self->passed, count(self) + 1, memory_order_release);
+    if (atomic_fetch_add_explicit(&self->sleepers, 0, memory_order_acq_rel))
         futex_wake_all(&self->passed);
 }
 
 static void park(struct member *other, uint32_t point)
 {
     uint32_t seen;
-    atomic_fetch_add_explicit(&other->sleepers, 1, memory_order_seq_cst);
-    while ((int32_t)((seen = atomic_load_explicit(&other->passed, memory_order_seq_cst)) - point) < 0)
+    atomic_fetch_add_explicit(&other->sleepers, 1, memory_order_acq_rel);
+    while ((int32_t)((seen = atomic_load_explicit(&other->passed, memory_order_acquire)) - point) < 0)
         futex_wait(&other->passed, seen);
-    atomic_fetch_sub_explicit(&other->sleepers, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&other->sleepers, 1, memory_order_acq_rel);
 }
 
 static void await(struct member *other, uint32_t point)
 {
-    if (has_passed(other, point))
-        return;
-    const uint64_t until = deq_now_ns() + SPIN_NS;
-    do
-        for (int i = 0; i < 16; i++) {
-            cpu_relax();
-            if (has_passed(other, point))
-                return;
-        }
-    while (deq_now_ns() < until);
-    park(other, point);
+    uint64_t until = 0;
+    for (unsigned spins = 1; !has_passed(other, point); spins++) {
+        cpu_relax();
+        if (spins % SPINS_A_LOOK)
+            continue;
+        const uint64_t now = deq_now_ns();
+        if (!until)
+            until = now + SPIN_NS;
+        else if (now >= until)
+            park(other, point);
+    }
 }
 
 static void *worker_main(void *arg)
 {
-    struct member *self = arg;
-    struct deq_pool *p = self->pool;
+    struct member *self = arg, *owner = self->pool->members;
     for (;;) {
-        const uint32_t point = next_point(self);
-        await(&p->members[0], point);
-        if (p->stop)
+        await(owner, count(self) + 1);
+        if (!owner->fn)
             return NULL;
-        atomic_store_explicit(&self->passed, point, memory_order_relaxed); /* for which nobody waits */
-        p->fn(p->ctx, self->index, p->n_threads);
-        pass(self, next_point(self));
+        owner->fn(owner->ctx, self->index, self->pool->n_threads);
+        pass(self);
     }
 }
 
@@ -154,8 +154,8 @@ void deq_pool_free(struct deq_pool *p)
 {
     if (!p)
         return;
-    p->stop = true;
-    pass(&p->members[0], next_point(&p->members[0]));
+    p->members[0].fn = NULL;
+    pass(&p->members[0]);
     for (unsigned i = 1; i <= p->n_started; i++)
         pthread_join(p->members[i].thread, NULL);
     deq_free(p->members);
@@ -173,15 +173,13 @@ void deq_pool_run(struct deq_pool *p, deq_pool_fn fn, void *ctx)
         fn(ctx, 0, 1);
         return;
     }
-    struct member *self = &p->members[0];
-    p->fn = fn;
-    p->ctx = ctx;
-    pass(self, next_point(self));
+    struct member *self = p->members;
+    self->fn = fn;
+    self->ctx = ctx;
+    pass(self);
     fn(ctx, 0, p->n_threads);
-    const uint32_t end = next_point(self);
     for (unsigned i = 1; i < p->n_threads; i++)
-        await(&p->members[i], end);
-    atomic_store_explicit(&self->passed, end, memory_order_relaxed); /* for which nobody waits */
+        await(&p->members[i], count(self));
 }
 
 void deq_pool_barrier(struct deq_pool *p, unsigned thread, unsigned n_threads)
@@ -189,10 +187,12 @@ void deq_pool_barrier(struct deq_pool *p, unsigned thread, unsigned n_threads)
     if (n_threads == 1)
         return;
     struct member *self = &p->members[thread];
-    const uint32_t point = next_point(self);
-    pass(self, point);
-    for (unsigned i = 1; i < n_threads; i++)
-        await(&p->members[(thread + i) % n_threads], point);
+    const uint32_t workers = count(self) + (thread != 0); /* as far as they must be */
+    pass(self);
+    for (unsigned i = 1; i < n_threads; i++) {
+        const unsigned other = (thread + i) % n_threads;
+        await(&p->members[other], workers + (other == 0));
+    }
 }
 
 enum { WORTH_A_THREAD = 1 << 15 };
