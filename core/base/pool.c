@@ -13,10 +13,10 @@
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 
-/* Every thread counts the points that it has passed, and the others wait until it has come far enough: of a run with k
- * barriers the owner counts its beginning and the k, a worker the k and its end, so that between two runs all counts are
- * equal and in a run the owner is one ahead. Only its own thread writes a count, in a cache line of its own, so a point
- * costs two threads one write and one read of a line, and no atomic update of a shared one. */
+/* Every thread counts the points that it has passed, and others wait until it has come far enough: of a run with k
+ * barriers the owner counts its beginning and the k, a worker the k and its end, so that between two runs all counts
+ * are equal and in a run the owner is one ahead. Only its own thread writes a count, in a cache line of its own, so a
+ * point costs two threads one write and one read of a line, and no atomic update of a shared one. */
 struct member {
     _Alignas(64) _Atomic uint32_t passed; /* what others wait for */
     deq_pool_fn fn;                       /* and ctx: of the owner, the run that it began; NULL: stop */
@@ -30,10 +30,13 @@ struct member {
 struct deq_pool {
     unsigned n_threads, n_started; /* n_started: workers among members[1 ..] */
     struct member *members;        /* [n_threads], the owner's first */
+    /* The owner's: what it waited in the current run; how long stages took since they were judged, and what of it was
+     * waiting; until when it works alone. */
+    uint64_t waited_ns, stages_ns, stages_waited_ns, alone_until_ns;
 };
 
 enum {
-    SPIN_NS = 20000,  /* longer than the gap between two stages of one step */
+    SPIN_NS = 100000, /* longer than the gap between two steps, in which tokens are told; waking a core costs as much */
     SPINS_A_LOOK = 32 /* at the clock */
 };
 
@@ -84,19 +87,21 @@ static void park(struct member *other, uint32_t point)
     atomic_fetch_sub_explicit(&other->sleepers, 1, memory_order_acq_rel);
 }
 
-static void await(struct member *other, uint32_t point)
+/* Returns the time that it took, or 0 where it was too short for a look at the clock. */
+static uint64_t await(struct member *other, uint32_t point)
 {
-    uint64_t until = 0;
+    uint64_t begin = 0, now = 0;
     for (unsigned spins = 1; !has_passed(other, point); spins++) {
         cpu_relax();
         if (spins % SPINS_A_LOOK)
             continue;
-        const uint64_t now = deq_now_ns();
-        if (!until)
-            until = now + SPIN_NS;
-        else if (now >= until)
+        now = deq_now_ns();
+        if (!begin)
+            begin = now;
+        else if (now - begin >= SPIN_NS)
             park(other, point);
     }
+    return begin ? deq_now_ns() - begin : 0;
 }
 
 static void *worker_main(void *arg)
@@ -176,10 +181,11 @@ void deq_pool_run(struct deq_pool *p, deq_pool_fn fn, void *ctx)
     struct member *self = p->members;
     self->fn = fn;
     self->ctx = ctx;
+    p->waited_ns = 0;
     pass(self);
     fn(ctx, 0, p->n_threads);
     for (unsigned i = 1; i < p->n_threads; i++)
-        await(&p->members[i], count(self));
+        p->waited_ns += await(&p->members[i], count(self));
 }
 
 void deq_pool_barrier(struct deq_pool *p, unsigned thread, unsigned n_threads)
@@ -191,16 +197,40 @@ void deq_pool_barrier(struct deq_pool *p, unsigned thread, unsigned n_threads)
     pass(self);
     for (unsigned i = 1; i < n_threads; i++) {
         const unsigned other = (thread + i) % n_threads;
-        await(&p->members[other], workers + (other == 0));
+        const uint64_t waited_ns = await(&p->members[other], workers + (other == 0));
+        if (thread == 0)
+            p->waited_ns += waited_ns;
     }
 }
 
-enum { WORTH_A_THREAD = 1 << 15 };
+enum {
+    WORTH_A_THREAD = 1 << 15,
+    JUDGED_NS = 500000, /* several evaluations, so that one interrupt does not decide */
+    COST_SPREAD = 16,   /* tries that lose cost a sixteenth */
+    ALONE_MAX_NS = 1000000000
+};
 
-void deq_pool_stage(struct deq_pool *pool, deq_pool_fn stage, void *ctx, size_t work)
+/* Where the owner waits for more than (n - 1) / n of the time, it would have done all the work itself in less: somebody
+ * else computes on these cores, and the thread that has none keeps all others waiting. Then it does so for a multiple
+ * of the time that the losing try took, and tries again. */
+static void judge(struct deq_pool *p, uint64_t now_ns)
 {
-    if (work < WORTH_A_THREAD)
+    if (p->stages_waited_ns * p->n_threads > p->stages_ns * (p->n_threads - 1))
+        p->alone_until_ns = now_ns + DEQ_MIN(p->stages_ns * COST_SPREAD, (uint64_t)ALONE_MAX_NS);
+    p->stages_ns = p->stages_waited_ns = 0;
+}
+
+void deq_pool_stage(struct deq_pool *p, deq_pool_fn stage, void *ctx, size_t work)
+{
+    uint64_t begin_ns;
+    if (work < WORTH_A_THREAD || p->n_threads == 1 || (begin_ns = deq_now_ns()) < p->alone_until_ns) {
         stage(ctx, 0, 1);
-    else
-        deq_pool_run(pool, stage, ctx);
+        return;
+    }
+    deq_pool_run(p, stage, ctx);
+    const uint64_t now_ns = deq_now_ns();
+    p->stages_ns += now_ns - begin_ns;
+    p->stages_waited_ns += p->waited_ns;
+    if (p->stages_ns >= JUDGED_NS)
+        judge(p, now_ns);
 }

@@ -1,8 +1,7 @@
 /* A fixed set of threads that run one function together: deq_pool_run calls fn(ctx, i, n) on every thread i of n, the
  * caller being thread 0, and returns when all are done. What a thread does is decided by (i, n) alone, never by who
  * is free, so that work is partitioned the same way every time. Waiting threads spin briefly, then sleep in the
- * kernel: another process on the machine costs a few microseconds, not a scheduling quantum. One owner thread calls
- * deq_pool_run; runs do not nest. */
+ * kernel. One owner thread calls deq_pool_run; runs do not nest. */
 #ifndef DEQ_BASE_POOL_H
 #define DEQ_BASE_POOL_H
 
@@ -22,8 +21,10 @@ void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);
 /* Inside fn, by every thread of the run alike: returns when all of them have come here, and what any of them wrote
  * before is seen by all of them. With n_threads 1, as a stage on the caller's thread alone has it, returns at once. */
 void deq_pool_barrier(struct deq_pool *pool, unsigned thread, unsigned n_threads);
-/* A stage of `work` multiply-adds (or as much copying): on all threads, or on the caller's alone when waking the others
- * would cost more than it saves. What a thread computes must not depend on the choice. */
+/* A stage (or several, with barriers between them) of `work` multiply-adds, or as much copying: on all threads, or on
+ * the caller's alone, with n_threads 1, where the others would cost more than they save: when the work is little, and
+ * for a while when the last stages went by in waiting, because other processes have these cores too. What is computed
+ * must not depend on the choice. */
 void deq_pool_stage(struct deq_pool *pool, deq_pool_fn stage, void *ctx, size_t work);
 
 /* for DEQ_ROWS_OF (thread, n_threads, m): the thread's share r of rows 0 .. m-1 */

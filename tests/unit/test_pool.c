@@ -138,6 +138,29 @@ TEST(pool_wakes_sleepers)
     deq_pool_free(pool);
 }
 
+static void late_fn(void *ctx, unsigned i, unsigned n)
+{
+    if (i == 0)
+        *(unsigned *)ctx = n;
+    else
+        usleep(1000);
+}
+
+/* A worker that never comes in time is done without, and asked again after a while. */
+TEST(pool_stage_goes_on_without_who_is_late)
+{
+    struct deq_pool *pool = NULL;
+    unsigned n = 3, calls = 0;
+    CHECK(!deq_pool_new(3, &pool, NULL));
+    for (; n == 3 && calls < 1000; calls++)
+        deq_pool_stage(pool, late_fn, &n, SIZE_MAX);
+    CHECK_MSG(n == 1, "%u threads after %u stages", n, calls);
+    for (calls = 0; n == 1 && calls < 1000000000; calls++)
+        deq_pool_stage(pool, late_fn, &n, SIZE_MAX);
+    CHECK_MSG(n == 3, "%u threads after %u stages", n, calls);
+    deq_pool_free(pool);
+}
+
 TEST(pool_limits_and_faults)
 {
     struct deq_pool *pool = NULL;
