@@ -1,36 +1,47 @@
-/* Keys and values in a page of 16 positions, as attention reads them.
+/* Keys and values in a page of 16 positions, as attention reads them (core/math/kern.h has the two forms).
  *
- * A page holds, for each block of f:  K [H, Dh, 16]  (transposed: a vector of scores is a vector of positions)  and
- * V [H, 16, Dv], Dv = Dh rounded up to 16. */
+ * A page holds, for each block of f and each head, keys, transposed so that a vector of scores is a vector of
+ * positions, and values:
+ *   float32   K [Dh, 16]                            V [16, Dv]                Dv = Dh rounded up to 16
+ *   int16     K [h, 16] pairs, scales [16]          V scales [16], [16, Dv]   h = ceil(Dh / 2), Dv = h rounded up to 16
+ * A page counts in words of four bytes. */
 #ifndef DEQ_CELL_KV_LAYOUT_H
 #define DEQ_CELL_KV_LAYOUT_H
 
 #include "core/base/base.h"
 #include "core/math/kern.h"
 
+enum deq_kv_format { DEQ_KV_F32, DEQ_KV_I16 };
+
 struct deq_kv_layout {
-    size_t d_head, v_stride;                   /* Dh, Dv */
-    size_t k_floats, block_floats, page_floats; /* one block's K; one block's K and V; a page */
+    enum deq_kv_format format;
+    size_t d_head, n_head;
+    size_t k_rows, v_stride;                /* K's vectors of 16 words without scales: Dh or h; Dv */
+    size_t k_words, head_words, page_words; /* one head's K; its K and V; a page */
 };
 
-static inline struct deq_kv_layout deq_kv_layout(size_t n_head, size_t d_head, size_t n_block)
+static inline struct deq_kv_layout deq_kv_layout(enum deq_kv_format format, size_t n_head, size_t d_head,
+                                                 size_t n_block)
 {
-    struct deq_kv_layout l = {.d_head = d_head, .v_stride = DEQ_ROUND_UP(d_head, (size_t)16)};
-    l.k_floats = n_head * d_head * DEQ_KV_PAGE_TOK;
-    l.block_floats = l.k_floats + n_head * DEQ_KV_PAGE_TOK * l.v_stride;
-    l.page_floats = l.block_floats * n_block;
+    const size_t scales = format == DEQ_KV_I16 ? DEQ_KV_PAGE_TOK : 0;
+    struct deq_kv_layout l = {.format = format, .d_head = d_head, .n_head = n_head};
+    l.k_rows = format == DEQ_KV_I16 ? DEQ_PAIRS(d_head) : d_head;
+    l.v_stride = DEQ_ROUND_UP(l.k_rows, (size_t)16);
+    l.k_words = l.k_rows * DEQ_KV_PAGE_TOK + scales;
+    l.head_words = l.k_words + scales + DEQ_KV_PAGE_TOK * l.v_stride;
+    l.page_words = l.head_words * n_head * n_block;
     return l;
 }
 
-/* K [Dh, 16] and V [16, Dv] of one block and head, in a page. */
-static inline float *deq_kv_k(const struct deq_kv_layout *l, float *page, unsigned block, size_t head)
+/* K and V of one block and head, in a page. */
+static inline void *deq_kv_k(const struct deq_kv_layout *l, void *page, unsigned block, size_t head)
 {
-    return page + block * l->block_floats + head * l->d_head * DEQ_KV_PAGE_TOK;
+    return (char *)page + (block * l->n_head + head) * l->head_words * 4;
 }
 
-static inline float *deq_kv_v(const struct deq_kv_layout *l, float *page, unsigned block, size_t head)
+static inline void *deq_kv_v(const struct deq_kv_layout *l, void *page, unsigned block, size_t head)
 {
-    return page + block * l->block_floats + l->k_floats + head * DEQ_KV_PAGE_TOK * l->v_stride;
+    return (char *)deq_kv_k(l, page, block, head) + l->k_words * 4;
 }
 
 #endif

@@ -89,7 +89,7 @@ static void cache_write(struct cell *c, unsigned thread, unsigned n_threads)
     const size_t HD = (size_t)a->n_head * a->d_head;
     for DEQ_ROWS_OF (thread, n_threads, c->m)
         deq_attention_write(&c->attention, c->block, c->rows->ring[r], c->rows->position[r],
-                            c->qkv + r * 3 * HD + HD);
+                            c->qkv + r * 3 * HD + HD, thread);
 }
 
 static void attention_read(struct cell *c, unsigned thread, unsigned n_threads)
@@ -389,7 +389,7 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
                      .attention = deq_attention_shape(a, n_pages)};
     struct deq_layout l = {0};
     lay_out(&c, a, threads, &l);
-    c.base.page_bytes = c.attention.kv.page_floats * sizeof(float);
+    c.base.page_bytes = deq_attention_page_bytes(&c.attention);
     c.base.bytes = sizeof c + l.bytes;
     return c.base;
 }
@@ -418,7 +418,10 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     deq_near_init(&c->near, &w->vocabulary);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     for (unsigned k = 0; k < a->n_block; k++)
-        deq_transformer_relative(w, k, c->attention.reach, c->x, c->attention.rel[k]);
+        for (size_t d = 0; d < c->attention.reach; d++) {
+            deq_transformer_relative(w, k, d, c->x, c->av);
+            deq_attention_relative(&c->attention, k, d, c->av);
+        }
     *ret = &c->base;
     return DEQ_OK;
 }

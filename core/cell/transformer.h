@@ -7,7 +7,6 @@
 #include "core/cell/kind.h"
 #include "core/cell/predictor.h"
 #include "core/cell/vocabulary.h"
-#include "core/math/kern.h"
 
 enum { DEQ_BLOCKS_MAX = 16 };
 
@@ -89,20 +88,9 @@ static inline struct deq_transformer_weights *deq_transformer_weights(struct deq
  * sines, then cosines): out [D]. */
 void deq_sinusoid(uint32_t d, uint32_t d_model, float *out);
 
-/* A cell's table of relative positions, rel [H, Dh, deq_rel_stride(reach)]: W_r p_d for the distances d < reach, each
- * in column deq_rel_zero(reach) - d; the others stay zero (they are masked). */
-static inline size_t deq_rel_zero(size_t reach)
-{
-    return reach - 1 + (size_t)DEQ_REL_PAD;
-}
-
-static inline size_t deq_rel_stride(size_t reach)
-{
-    return DEQ_ROUND_UP(deq_rel_zero(reach) + 1 + (size_t)DEQ_REL_PAD, (size_t)16);
-}
-
-void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach,
-                              float *scratch /* [D] */, float *rel);
+/* W_r p of one distance: r [H*Dh]. */
+void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t distance,
+                              float *scratch /* [D] */, float *r);
 
 /* The kind's row ops (kind.h). Its table of relative positions has those that occur within so many pages: a window that
  * config.json claims costs nothing by itself. */

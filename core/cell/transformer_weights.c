@@ -159,15 +159,12 @@ void deq_sinusoid(uint32_t d, uint32_t d_model, float *out)
     }
 }
 
-void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t reach, float *scratch,
-                              float *rel)
+void deq_transformer_relative(const struct deq_transformer_weights *w, unsigned block, size_t distance, float *scratch,
+                              float *r)
 {
-    const size_t D = w->arch.base.vocab.d_model, HD = (size_t)w->arch.n_head * w->arch.d_head,
-                 stride = deq_rel_stride(reach), zero = deq_rel_zero(reach);
+    const size_t D = w->arch.base.vocab.d_model, HD = (size_t)w->arch.n_head * w->arch.d_head;
     const float *rel_w = w->block[block].rel_w;
-    for (size_t d = 0; d < reach; d++) {
-        deq_sinusoid((uint32_t)d, (uint32_t)D, scratch);
-        for (size_t i = 0; i < HD; i++)
-            rel[i * stride + zero - d] = deq_kern()->dot(rel_w + i * D, scratch, D);
-    }
+    deq_sinusoid((uint32_t)distance, (uint32_t)D, scratch);
+    for (size_t i = 0; i < HD; i++)
+        r[i] = deq_kern()->dot(rel_w + i * D, scratch, D);
 }

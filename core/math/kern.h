@@ -12,31 +12,37 @@
 enum { DEQ_MM_ROWS = 96 };     /* of one call at most: they lie in the second cache beside a block of the panel */
 enum { DEQ_KV_PAGE_TOK = 16 }; /* positions of one cache page: one vector of scores */
 
-enum { DEQ_ATTN_ROWS = 4 }; /* rows that read keys and values together */
+enum { DEQ_ATTN_ROWS = 8 }; /* rows of a call of attention */
 /* columns of a table of relative keys beside those that are used: rows that read together read each other's pages */
 enum { DEQ_REL_PAD = DEQ_KV_PAGE_TOK - 1 + DEQ_ATTN_ROWS - 1 };
+#define DEQ_PAIRS(n) (((n) + 1) / 2) /* words of two 16-bit numbers, word i has numbers i and DEQ_PAIRS(n) + i */
 
-/* One head of rows at successive positions t, t+1, .. of a sequence, attending over a paged cache (Dai et al.,
- * "Transformer-XL", 2019, section 3.3):
- *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j */
+/* One head of rows attending over a paged cache (Dai et al., "Transformer-XL", 2019, section 3.3):
+ *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j
+ * Rows of one sequence at successive positions may have the same lists of pages: they read them together. */
 struct deq_attn_row {
-    const float *qc; /* [Dh] query + r_w */
+    const float *qc; /* [Dh] query + r_w;  both [Dh + 1] for pairs, a zero behind an odd Dh */
     const float *qr; /* [Dh] query + r_r */
-    size_t t, lo;    /* the row's position and the first position it sees: not before the first of the row before */
+    size_t t, lo;    /* the row's position and the first position it sees, which grow with the row */
+    size_t first, last; /* logical pages that the lists begin and end with */
+    /* by page, lanes being positions:  float32: k [Dh, 16], v [16, v_stride].  16 bits, pairs with a scale for each
+     * position: k [DEQ_PAIRS(Dh), 16] and [16] scales, v [16] scales and [16, v_stride] */
+    const void *const *k, *const *v;
     float *scores;   /* scratch [16 * pages] */
-    float *out;      /* [v_stride] */
+    float *relative; /* scratch of 16 bits [rel_zero + 1 + DEQ_REL_PAD, rounded up to pages] */
+    float *out;      /* [v_stride], or with pairs [Dh] */
 };
 
 struct deq_attn_args {
     const struct deq_attn_row *row; /* [n] */
     size_t n;                       /* 1..DEQ_ATTN_ROWS */
     size_t d_head;                  /* Dh */
-    size_t v_stride;                /* floats between the V rows of two positions, multiple of 16, >= Dh */
-    const float *const *k;          /* by page (the first row's lo/16 .. the last's t/16): [Dh, 16], transposed so that
-                                     * lanes are positions */
-    const float *const *v;          /* by page: [16, v_stride] */
-    const float *rel;               /* [Dh, rel_stride]: W_r p at distance rel_zero - column */
-    size_t rel_stride, rel_zero;    /* rel_zero: the column of distance 0; DEQ_REL_PAD columns lie on both sides */
+    size_t v_stride;                /* words between the V rows of two positions, multiple of 16 */
+    /* relative keys by column, rel_zero being distance 0, the column before it distance 1 ..; DEQ_REL_PAD columns lie
+     * on both sides.  float32: [Dh, rel_stride].  16 bits: by page of 16 columns, as k */
+    const float *rel;
+    const void *const *rel_pages;
+    size_t rel_stride, rel_zero;
     float scale;
 };
 
@@ -58,7 +64,11 @@ struct deq_kern {
      * (deq_int_operand_bytes in all). A row that is not finite has the scale NaN, and so have its products; one that
      * is nowhere 1e-30 is zero. */
     void (*quantise)(const float *x, size_t k, void *row);
-    void (*attn)(const struct deq_attn_args *a);
+    void (*attn)(const struct deq_attn_args *a);     /* float32 pages */
+    void (*attn_i16)(const struct deq_attn_args *a); /* pages of pairs */
+    /* pairs [DEQ_PAIRS(n), rounded up to 16] = x [n] / scale, zeros behind them; returns scale / 65536 as attn_i16
+     * takes it, NaN when x is not finite */
+    float (*pack_i16)(const float *x, size_t n, int32_t *pairs);
     /* y = (x - mean) * rstd [* gain + bias]; gain, bias [n] or NULL; ret_stats {mean, rstd} or NULL */
     void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,
                       float *ret_stats);

@@ -78,9 +78,10 @@ static float max_of(const float *x, size_t n)
     return vf_hmax(m);
 }
 
-static void quantise(const float *x, size_t n, void *row)
+/* The scale t of numbers x ~ t q of 16 bits: 0 when x is nowhere 1e-30 (below, its inverse would not be a float), NaN
+ * when it is not finite; by: 1 / t, or 0 for those two. */
+static float int_scale(const float *x, size_t n, float *ret_by)
 {
-    int16_t *const q = (int16_t *)(void *)((char *)row + DEQ_OPERAND_HEAD);
     const vf zero = vf_set1(0.0f);
     vf top = zero, odd = zero; /* odd: 0, or NaN when a number is not finite */
     for (size_t i = 0; i < n; i += 16) {
@@ -89,15 +90,22 @@ static void quantise(const float *x, size_t n, void *row)
         odd = vf_fma(v, zero, odd);
     }
     const float most = vf_hmax(top), not_finite = vf_hsum(odd);
-    const bool some = most >= 1e-30f && not_finite == 0; /* below, its scale's inverse would not be a float */
-    const float t = some ? most / (float)DEQ_INT_TOP : not_finite;
+    const bool some = most >= 1e-30f && not_finite == 0;
+    *ret_by = some ? (float)DEQ_INT_TOP / most : 0.0f;
+    return some ? most / (float)DEQ_INT_TOP : not_finite;
+}
+
+static void quantise(const float *x, size_t n, void *row)
+{
+    int16_t *const q = (int16_t *)(void *)((char *)row + DEQ_OPERAND_HEAD);
+    float by;
+    const float t = int_scale(x, n, &by);
     memset(row, 0, DEQ_OPERAND_HEAD);
     memcpy(row, &t, sizeof t);
-    const vf by = vf_set1(some ? (float)DEQ_INT_TOP / most : 0.0f);
     const size_t depth = deq_int_depth(n);
     for (size_t i = 0; i < depth; i += 16) {
-        const vf v = some && i < n ? ld_n(x + i, n - i, 0) : zero;
-        vf_st_i16(q + i, vf_round(vf_mul(v, by)));
+        const vf v = by != 0 && i < n ? ld_n(x + i, n - i, 0) : vf_set1(0.0f);
+        vf_st_i16(q + i, vf_round(vf_mul(v, vf_set1(by))));
     }
 }
 
@@ -239,124 +247,7 @@ static void layernorm_vjp(const float *x, const float *stats, size_t n, const fl
     }
 }
 
-#define INLINED __attribute__((always_inline)) static inline
-
-/* Scores of `rows` rows over all pages, masked, and their maxima. Each score is one chain over d; ATTN_TILE chains run
- * side by side to hide the latency of an FMA, and rows share what is loaded of a page. */
-INLINED void attn_scores(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0, size_t n_pages,
-                         const float *const *pages, vf *top, const int rows)
-{
-    enum { P = DEQ_KV_PAGE_TOK };
-    const int at_once = ATTN_TILE / rows;
-    const vf scale = vf_set1(a->scale);
-    for (int i = 0; i < rows; i++)
-        top[i] = vf_set1(-INFINITY);
-    for (size_t p = 0; p < n_pages; p += (size_t)at_once) {
-        const size_t n = DEQ_MIN((size_t)at_once, n_pages - p);
-        vf s[ATTN_TILE];
-        const float *k[ATTN_TILE], *r[ATTN_TILE];
-        for (int q = 0; q < at_once; q++) {
-            const size_t at = p + ((size_t)q < n ? (size_t)q : 0); /* past the end the first again: dropped */
-            k[q] = pages[at];
-            for (int i = 0; i < rows; i++) {
-                s[i * at_once + q] = vf_set1(0.0f);
-                /* column of lane 0: distance t - j */
-                r[i * at_once + q] = a->rel + (ptrdiff_t)a->rel_zero - (ptrdiff_t)row[i].t + (ptrdiff_t)((p0 + at) * P);
-            }
-        }
-        for (size_t d = 0; d < a->d_head; d++)
-            for (int q = 0; q < at_once; q++) {
-                const vf key = vf_ld(k[q] + d * P);
-                for (int i = 0; i < rows; i++) {
-                    vf *to = &s[i * at_once + q];
-                    *to = vf_fma(vf_set1(row[i].qc[d]), key, *to);
-                    *to = vf_fma(vf_set1(row[i].qr[d]), vf_ld(r[i * at_once + q] + d * a->rel_stride), *to);
-                }
-            }
-        for (int i = 0; i < rows; i++)
-            for (size_t q = 0; q < n; q++) {
-                float *out = row[i].scores + (p + q) * P;
-                vf_st(out, vf_mul(s[i * at_once + (int)q], scale));
-                const size_t j0 = (p0 + p + q) * P;
-                for (size_t l = 0; l < P && (j0 < row[i].lo || j0 + P > row[i].t); l++)
-                    if (j0 + l < row[i].lo || j0 + l > row[i].t)
-                        out[l] = -INFINITY;
-                top[i] = vf_max(vf_ld(out), top[i]);
-            }
-    }
-}
-
-/* o += sum_j w_j v_j over positions from <= j < to, each output one chain over j. */
-INLINED void attn_sum(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0,
-                      const float *const *pages, size_t from, size_t to, size_t c, vf *o, const int rows,
-                      const int vecs)
-{
-    enum { P = DEQ_KV_PAGE_TOK };
-    while (from < to) {
-        const size_t end = DEQ_MIN(to, DEQ_ROUND_UP(from + 1, (size_t)P));
-        const float *v = pages[from / P - p0] + (from % P) * a->v_stride + c;
-        for (; from < end; from++, v += a->v_stride)
-            for (int i = 0; i < rows; i++) {
-                const vf w = vf_set1(row[i].scores[from - p0 * P]);
-                for (int k = 0; k < vecs; k++)
-                    o[i * vecs + k] = vf_fma(w, vf_ld(v + k * 16), o[i * vecs + k]);
-            }
-    }
-}
-
-/* Only positions that a row sees are read for it: a page may hold another sequence's leftovers past them, and another
- * row's position may not be finite. */
-INLINED void attn_columns(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0,
-                          const float *const *pages, const float *inv, size_t c, const int rows, const int vecs)
-{
-    vf o[ATTN_TILE];
-    for (int i = 0; i < rows * vecs; i++)
-        o[i] = vf_set1(0.0f);
-    if (rows == 1) {
-        attn_sum(a, row, p0, pages, row->lo, row->t + 1, c, o, 1, vecs);
-    } else {
-        const struct deq_attn_row *last = row + 1;
-        attn_sum(a, row, p0, pages, row->lo, DEQ_MIN(last->lo, row->t + 1), c, o, 1, vecs);
-        attn_sum(a, row, p0, pages, last->lo, row->t + 1, c, o, 2, vecs);
-        attn_sum(a, last, p0, pages, DEQ_MAX(last->lo, row->t + 1), last->t + 1, c, o + vecs, 1, vecs);
-    }
-    for (int i = 0; i < rows * vecs; i++)
-        vf_st(row[i / vecs].out + c + i % vecs * 16, vf_mul(o[i], vf_set1(inv[i / vecs])));
-}
-
-/* All columns from c on that come in vectors of so many; returns where it stopped. */
-INLINED size_t attn_values(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0,
-                           const float *const *pages, const float *inv, size_t c, const int rows, const int vecs)
-{
-    for (; c + 16 * (size_t)vecs <= a->v_stride; c += 16 * (size_t)vecs)
-        attn_columns(a, row, p0, pages, inv, c, rows, vecs);
-    return c;
-}
-
-INLINED void attn_rows(const struct deq_attn_args *a, size_t first, const int rows)
-{
-    enum { P = DEQ_KV_PAGE_TOK };
-    const struct deq_attn_row *row = a->row + first;
-    const size_t p0 = row[0].lo / P, n_pages = row[rows - 1].t / P - p0 + 1, skip = p0 - a->row[0].lo / P;
-    vf top[ATTN_TILE];
-    float inv[ATTN_TILE];
-    attn_scores(a, row, p0, n_pages, a->k + skip, top, rows);
-    for (int i = 0; i < rows; i++)
-        inv[i] = 1.0f / exp_sum(row[i].scores, row[i].scores, vf_hmax(top[i]), n_pages * P);
-    size_t c = attn_values(a, row, p0, a->v + skip, inv, 0, rows, ATTN_TILE / rows);
-    if (rows < ATTN_TILE / 2)
-        c = attn_values(a, row, p0, a->v + skip, inv, c, rows, ATTN_TILE / 2 / rows);
-    (void)attn_values(a, row, p0, a->v + skip, inv, c, rows, 1);
-}
-
-static void attn(const struct deq_attn_args *a)
-{
-    size_t i = 0;
-    for (; i + 2 <= a->n; i += 2)
-        attn_rows(a, i, 2);
-    if (i < a->n)
-        attn_rows(a, i, 1);
-}
+#include "core/math/kern_attn.h"
 
 #define KERN_STR2(x) #x
 #define KERN_STR(x) KERN_STR2(x)
@@ -368,6 +259,8 @@ const struct deq_kern KERN_TABLE(KERN) = {
     .mm = {[DEQ_FORMAT_F32] = mm_f32, [DEQ_FORMAT_BF16] = mm_bf16, [DEQ_FORMAT_I16] = mm_i16, [DEQ_FORMAT_I8] = mm_i8},
     .quantise = quantise,
     .attn = attn,
+    .attn_i16 = attn_i16,
+    .pack_i16 = pack_i16,
     .layernorm = layernorm,
     .layernorm_vjp = layernorm_vjp,
     .dot = dot,

@@ -42,6 +42,26 @@ static inline void vf_st_i16(int16_t *p, vf a)
     const __m256i q = _mm256_packs_epi32(_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi));
     _mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute4x64_epi64(q, 0xd8));
 }
+static inline __m256i vf_ld_words(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline vf vf_ld_low(const int32_t *p)
+{
+    return (vf){_mm256_cvtepi32_ps(_mm256_slli_epi32(vf_ld_words(p), 16)),
+                _mm256_cvtepi32_ps(_mm256_slli_epi32(vf_ld_words(p + 8), 16))};
+}
+static inline vf vf_ld_high(const int32_t *p)
+{
+    return (vf){_mm256_cvtepi32_ps(vf_ld_words(p)), _mm256_cvtepi32_ps(vf_ld_words(p + 8))};
+}
+static inline void vf_st_pairs_half(int32_t *p, __m256 low, __m256 high)
+{
+    const __m256i w = _mm256_add_epi32(_mm256_slli_epi32(_mm256_cvttps_epi32(high), 16), _mm256_cvttps_epi32(low));
+    _mm256_storeu_si256((__m256i *)p, w);
+}
+static inline void vf_st_pairs(int32_t *p, vf low, vf high)
+{
+    vf_st_pairs_half(p, low.lo, high.lo);
+    vf_st_pairs_half(p + 8, low.hi, high.hi);
+}
 static inline float vf_hsum(vf a)
 {
     __m256 s = _mm256_add_ps(a.lo, a.hi);

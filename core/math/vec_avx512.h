@@ -30,6 +30,16 @@ static inline void vf_st_i16(int16_t *p, vf a)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtsepi32_epi16(_mm512_cvttps_epi32(a)));
 }
+static inline vf vf_ld_low(const int32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline vf vf_ld_high(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+static inline void vf_st_pairs(int32_t *p, vf low, vf high)
+{
+    const __m512i w = _mm512_add_epi32(_mm512_slli_epi32(_mm512_cvttps_epi32(high), 16), _mm512_cvttps_epi32(low));
+    _mm512_storeu_si512(p, w);
+}
 static inline float vf_hsum(vf a)
 {
     __m256 s = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));

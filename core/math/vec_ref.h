@@ -49,6 +49,15 @@ static inline void vf_st_i16(int16_t *p, vf a)
     for (int i = 0; i < 16; i++)
         p[i] = (int16_t)a.v[i];
 }
+/* words that hold two 16-bit numbers, 65536 * high + low: the low numbers, and the whole words, which are the high ones
+ * but for a fraction; both 65536 times as large */
+static inline vf vf_ld_low(const int32_t *p) { VF_MAP((float)(int32_t)((uint32_t)p[i] << 16)); }
+static inline vf vf_ld_high(const int32_t *p) { VF_MAP((float)p[i]); }
+static inline void vf_st_pairs(int32_t *p, vf low, vf high)
+{
+    for (int i = 0; i < 16; i++)
+        p[i] = (int32_t)high.v[i] * 65536 + (int32_t)low.v[i];
+}
 /* fixed tree: lanes i and i+8, then +4, +2, +1 */
 static inline float vf_hsum(vf a)
 {

@@ -14,14 +14,14 @@ struct attn_case {
     float k[T_MAX][DH_MAX], v[T_MAX][DH_MAX]; /* by position */
     float r[T_MAX][DH_MAX];                   /* by distance */
     float k_page[PAGES][DH_MAX * 16], v_page[PAGES][16 * DH_MAX];
-    float rel[DH_MAX * 256]; /* t - lo + 1 columns and the padding */
+    float rel[DH_MAX * 272]; /* t - lo + 1 columns and the padding */
     float scores[PAGES * 16 + GUARD], out[DH_MAX + GUARD], first[DH_MAX];
     struct deq_attn_row row;
 };
 
 /* Fills pages for positions lo..t only; everything else in them is NaN. */
-static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const float *pk[PAGES],
-                                    const float *pv[PAGES])
+static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, size_t lo, const void *pk[PAGES],
+                                    const void *pv[PAGES])
 {
     const size_t stride = DEQ_ROUND_UP(dh, (size_t)16), p0 = lo / 16, rel_zero = t - lo + DEQ_REL_PAD,
                  rel_stride = DEQ_ROUND_UP(rel_zero + 1 + DEQ_REL_PAD, (size_t)16);
@@ -44,10 +44,10 @@ static struct deq_attn_args lay_out(struct attn_case *c, size_t dh, size_t t, si
         }
     sentinels(c->out, DEQ_COUNT(c->out));
     sentinels(c->scores, DEQ_COUNT(c->scores));
-    c->row = (struct deq_attn_row){.qc = c->qc, .qr = c->qr, .t = t, .lo = lo, .scores = c->scores, .out = c->out};
-    return (struct deq_attn_args){.row = &c->row, .n = 1, .d_head = dh, .v_stride = stride, .k = pk, .v = pv,
-                                  .rel = c->rel, .rel_stride = rel_stride, .rel_zero = rel_zero,
-                                  .scale = 1 / sqrtf((float)dh)};
+    c->row = (struct deq_attn_row){.qc = c->qc, .qr = c->qr, .t = t, .lo = lo, .first = p0, .last = t / 16, .k = pk,
+                                   .v = pv, .scores = c->scores, .out = c->out};
+    return (struct deq_attn_args){.row = &c->row, .n = 1, .d_head = dh, .v_stride = stride, .rel = c->rel,
+                                  .rel_stride = rel_stride, .rel_zero = rel_zero, .scale = 1 / sqrtf((float)dh)};
 }
 
 static struct attn_case *attn_inputs(void)
@@ -77,7 +77,7 @@ TEST(kern_attn)
         for (size_t s = 0; s < DEQ_COUNT(span); s++) {
             const size_t dh = heads[h], t = span[s].t, lo = span[s].lo, n = t - lo + 1,
                          stride = DEQ_ROUND_UP(dh, (size_t)16);
-            const float *pk[PAGES], *pv[PAGES];
+            const void *pk[PAGES], *pv[PAGES];
             double score[T_MAX], want[DH_MAX] = {0}, top = -INFINITY, sum = 0, slack = 0, vmax = 0;
             struct deq_attn_args a = lay_out(c, dh, t, lo, pk, pv);
             for (size_t j = lo; j <= t; j++) {
@@ -129,21 +129,19 @@ TEST(kern_attn)
 static void check_together(struct attn_case *c, size_t dh, size_t t, size_t n, size_t window)
 {
     const size_t last = t + n - 1, lo = t + 1 > window ? t + 1 - window : 0, stride = DEQ_ROUND_UP(dh, (size_t)16);
-    const float *pk[PAGES], *pv[PAGES];
+    const void *pk[PAGES], *pv[PAGES];
     float scores[DEQ_ATTN_ROWS][PAGES * 16], out[DEQ_ATTN_ROWS][DH_MAX], alone[DH_MAX];
     struct deq_attn_args a = lay_out(c, dh, last, lo, pk, pv);
     struct deq_attn_row row[DEQ_ATTN_ROWS];
     for (size_t i = 0; i < n; i++)
         row[i] = (struct deq_attn_row){.qc = c->k[i], .qr = c->v[i], .t = t + i,
-                                       .lo = t + i + 1 > window ? t + i + 1 - window : 0, .scores = scores[i],
-                                       .out = out[i]};
+                                       .lo = t + i + 1 > window ? t + i + 1 - window : 0, .first = lo / 16,
+                                       .last = last / 16, .k = pk, .v = pv, .scores = scores[i], .out = out[i]};
     for (int l = 0; l < LEVELS; l++) {
         if (!levels[l])
             continue;
         a.row = row;
         a.n = n;
-        a.k = pk;
-        a.v = pv;
         levels[l]->attn(&a);
         for (size_t i = 0; i < n; i++) {
             struct deq_attn_row own = row[i];
@@ -151,8 +149,6 @@ static void check_together(struct attn_case *c, size_t dh, size_t t, size_t n, s
             own.out = alone;
             a.row = &own;
             a.n = 1;
-            a.k = pk + own.lo / 16 - lo / 16;
-            a.v = pv + own.lo / 16 - lo / 16;
             levels[l]->attn(&a);
             CHECK_MSG(same_bits(out[i], alone, stride), "%s Dh=%zu: row %zu of %zu at %zu, window %zu", level_names[l],
                       dh, i, n, t, window);
@@ -181,7 +177,7 @@ TEST(kern_attn_nan_at_a_visible_position_shows)
     find_levels();
     for (size_t at = 20; c && at <= 70; at += 5) {
         const size_t dh = 20, t = 70, lo = 20;
-        const float *pk[PAGES], *pv[PAGES];
+        const void *pk[PAGES], *pv[PAGES];
         const float k = c->k[at][3], v = c->v[at][3];
         for (int l = 0; l < LEVELS; l++) {
             if (!levels[l])
@@ -209,7 +205,7 @@ TEST(kern_attn_large_scores)
 {
     struct attn_case *c = attn_inputs();
     find_levels();
-    const float *pk[PAGES], *pv[PAGES];
+    const void *pk[PAGES], *pv[PAGES];
     for (int l = 0; c && l < LEVELS; l++) {
         if (!levels[l])
             continue;
@@ -221,4 +217,49 @@ TEST(kern_attn_large_scores)
         CHECK(same_bits(c->out, c->v[21], 16));
     }
     free(c);
+}
+
+/* Two 16-bit numbers of a word: each within half a unit as it is read, units being the 32512th part of the largest. */
+TEST(kern_pack_i16)
+{
+    enum { N = 130 };
+    float x[N], first_scale = 0;
+    int32_t pairs[N], first[N];
+    find_levels();
+    for (size_t n = 1; n <= N; n++)
+        for (int kind = 0; kind < 6; kind++) {
+            const size_t half = DEQ_PAIRS(n), room = DEQ_ROUND_UP(half, (size_t)16);
+            normal(x, n, 90 + n);
+            for (size_t i = 0; i < n; i++)
+                x[i] *= kind == 1 ? 1e-36f : kind == 2 ? 1e36f : kind == 3 ? 0.0f : 1.0f;
+            if (kind > 3)
+                x[n / 3] = kind == 4 ? NAN : -INFINITY;
+            for (int l = 0; l < LEVELS; l++) {
+                if (!levels[l])
+                    continue;
+                const float scale = levels[l]->pack_i16(x, n, pairs);
+                if (!l) {
+                    first_scale = scale;
+                    memcpy(first, pairs, sizeof pairs);
+                }
+                CHECK(same1(scale, first_scale) && !memcmp(pairs, first, room * sizeof *pairs));
+            }
+            double worst = 0, most = 0;
+            for (size_t i = 0; i < n; i++) {
+                const int32_t word = pairs[i < half ? i : i - half];
+                const double got = (double)first_scale * (i < half ? (int16_t)word * 65536.0 : word);
+                worst = fmax(worst, fabs(got - (double)x[i]));
+                most = fmax(most, fabs((double)x[i]));
+            }
+            if (kind > 3)
+                CHECK(isnan(first_scale));
+            else if (kind == 1 || kind == 3)
+                CHECK(first_scale == 0);
+            else /* half a unit, and four roundings of numbers below 2^15 */
+                CHECK_MSG(worst <= most / 32512 * (0.5 + 4 * 0x1p-9), "n %zu: off by %g", n, worst / most * 32512);
+            for (size_t i = half; i < room; i++)
+                CHECK(!pairs[i]);
+            for (size_t i = 0; kind > 2 && i < half; i++)
+                CHECK(!pairs[i]);
+        }
 }

@@ -4,29 +4,37 @@
 #include "core/base/mem.h"
 #include "tests/unit/test.h"
 
+/* the words of one head's K and V, and how many of K are before its scales */
+static void check_places(enum deq_kv_format format, size_t Dh, size_t k_words, size_t v_words)
+{
+    const size_t H = 3, L = 2;
+    const struct deq_kv_layout l = deq_kv_layout(format, H, Dh, L);
+    uint32_t *page = DEQ_NEW_ARRAY(uint32_t, l.page_words);
+    unsigned twice = 0, outside = 0, used = 0;
+    for (unsigned b = 0; b < L; b++)
+        for (size_t h = 0; h < H; h++)
+            for (size_t i = 0; i < k_words + v_words; i++) {
+                uint32_t *at = i < k_words ? (uint32_t *)deq_kv_k(&l, page, b, h) + i
+                                           : (uint32_t *)deq_kv_v(&l, page, b, h) + (i - k_words);
+                if (at < page || at >= page + l.page_words) {
+                    outside++;
+                    continue;
+                }
+                twice += *at != 0;
+                *at = 1;
+                used++;
+            }
+    CHECK_MSG(!twice && !outside && used == l.page_words, "format %d, Dh %zu: %u twice, %u outside, %u used",
+              (int)format, Dh, twice, outside, used);
+    deq_free(page);
+}
+
 TEST(kv_layout_places_are_apart)
 {
-    static const size_t widths[] = {1, 5, 16, 17};
+    static const size_t widths[] = {1, 5, 16, 17, 32, 64, 65};
     for (size_t i = 0; i < DEQ_COUNT(widths); i++) {
-        const size_t H = 3, L = 2, Dh = widths[i], Dv = Dh > 16 ? 32 : 16;
-        const struct deq_kv_layout l = deq_kv_layout(H, Dh, L);
-        CHECK(l.v_stride == Dv && l.page_floats == L * (H * Dh * 16 + H * 16 * Dv));
-        float *page = DEQ_NEW_ARRAY(float, l.page_floats);
-        unsigned twice = 0, outside = 0, used = 0;
-        for (unsigned b = 0; b < L; b++)
-            for (size_t h = 0; h < H; h++)
-                for (size_t k = 0; k < Dh * 16 + 16 * Dv; k++) {
-                    float *at = k < Dh * 16 ? deq_kv_k(&l, page, b, h) + k : deq_kv_v(&l, page, b, h) + (k - Dh * 16);
-                    if (at < page || at >= page + l.page_floats) {
-                        outside++;
-                        continue;
-                    }
-                    twice += *at != 0;
-                    *at = 1;
-                    used++;
-                }
-        CHECK_MSG(!twice && !outside && used == l.page_floats, "Dh %zu: %u twice, %u outside, %u used", Dh, twice,
-                  outside, used);
-        deq_free(page);
+        const size_t Dh = widths[i], half = (Dh + 1) / 2;
+        check_places(DEQ_KV_F32, Dh, Dh * 16, 16 * DEQ_ROUND_UP(Dh, (size_t)16));
+        check_places(DEQ_KV_I16, Dh, half * 16 + 16, 16 + 16 * DEQ_ROUND_UP(half, (size_t)16));
     }
 }
