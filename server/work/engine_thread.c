@@ -371,12 +371,13 @@ static void apply_signals(struct sched *s, bool all)
 }
 
 /* What steps gave goes out when one is over, never in the middle of it, and in one piece: the first token at once, then
- * at most every stream.flush_ms, since waking a reader for every token of a fast stream costs more than making it. */
-static void flush_streams(struct sched *s, bool all)
+ * at most every stream.flush_ms, since waking a reader for every token of a fast stream costs more than making it. It
+ * is kept back only where the next step will be over before that time: next_ns from now, as far as can be told. */
+static void flush_streams(struct sched *s, uint64_t next_ns)
 {
     const uint64_t now = deq_now_ns(), wait_ns = s->conf->stream_flush_ms * 1000000ull;
     for (struct job *j = s->running; j; j = j->next)
-        if (j->has_output && (all || now - j->flushed_ns >= wait_ns)) {
+        if (j->has_output && (next_ns >= wait_ns || now - j->flushed_ns >= wait_ns - next_ns)) {
             j->has_output = false;
             j->flushed_ns = now;
             if (j->on_step)
@@ -444,9 +445,10 @@ static void step(struct sched *s)
     atomic_fetch_add_explicit(&m->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
     deq_step(s->engine);
     s->outside_since_ns = deq_thread_cpu_ns();
-    const double seconds = (double)(deq_now_ns() - began) * 1e-9;
+    const uint64_t took = deq_now_ns() - began;
+    const double seconds = (double)took * 1e-9;
     metrics_observe(&m->step_s, seconds);
-    flush_streams(s, false);
+    flush_streams(s, took);
     const struct deq_engine_stats now = deq_engine_stats(s->engine);
     const double rows = (double)(now.rows - s->seen.rows);
     step_cost_add(&s->cost, rows, seconds);
@@ -457,7 +459,7 @@ static void step(struct sched *s)
 /* All running jobs are paused, and no waiting one fits: nothing to do until a reader catches up. */
 static void wait_for_readers(struct sched *s)
 {
-    flush_streams(s, true);
+    flush_streams(s, UINT64_MAX);
     pthread_mutex_lock(&s->lock);
     if (s->queue && !s->attention && !s->arrivals && !s->stop && !s->end_all)
         wait_for_work(s);

@@ -1,6 +1,7 @@
 #include "tests/unit/jobs.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include "core/base/clock.h"
 
@@ -29,6 +30,8 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     p->tokens += e->kind == DEQ_EVENT_TOKEN;
     if (e->kind == DEQ_EVENT_TOKEN && p->tokens == p->pause_at)
         sched_pause(j, true);
+    if (e->kind == DEQ_EVENT_TOKEN)
+        usleep(p->token_us);
     return DEQ_CONTINUE;
 }
 

@@ -18,6 +18,7 @@ struct probe {
     sem_t begun, paused, ended;
     unsigned order; /* of its admission, from 1; 0: none */
     unsigned tokens, ends, steps;
+    unsigned token_us; /* how long its on_event stays at a token, and with it the step */
     unsigned pause_at; /* it pauses itself at that token, and says so at the end of the step; 0: never */
     enum job_end end;
     bool message;

@@ -152,6 +152,21 @@ TEST(engine_thread_pauses_a_job)
     jobs_end();
 }
 
+/* A step takes three milliseconds at least, so the next one ends after the four that tokens may be kept back. */
+TEST(engine_thread_keeps_no_token_of_a_slow_stream)
+{
+    REQUIRE(jobs_begin(1));
+    jobs.conf.stream_flush_ms = 4;
+    struct probe *p = jobs_prepare(0, 1, 10);
+    p->job.request.solve.window = 1; /* a token a step */
+    p->token_us = 3000;
+    CHECK(jobs_submit(p) == SUBMIT_OK);
+    jobs_check_end(p, JOB_FINISHED);
+    CHECK_EQ(p->tokens, 10);
+    CHECK_MSG(p->steps + 1 >= p->tokens, "went out %u times", p->steps); /* the last one goes with the end */
+    jobs_end();
+}
+
 TEST(engine_thread_ends_everything)
 {
     sem_t hold;
