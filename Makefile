@@ -24,7 +24,7 @@ NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:l
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
-UNIT    := $(wildcard tests/unit/*.c) models/cli/bench/stats.c models/cli/bench/sse.c
+UNIT    := $(wildcard tests/unit/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 # $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time

@@ -110,6 +110,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .solver = a->serving.solver.method,
                                    .warm_start = a->serving.warm,
                                    .tol = a->serving.solver.tol,
+                                   .tol_fast = deq_serving_tol_fast(&a->serving),
+                                   .tol_exact = deq_serving_tol_exact(&a->serving),
                                    .max_iter = a->serving.solver.max_iter,
                                    .memory = a->serving.solver.memory,
                                    .window = a->serving.row_window,

@@ -74,7 +74,7 @@ struct deq_model_info {
     const char *kernels;           /* CPU level: "avx512" */
     enum deq_solver_method solver; /* the model's defaults; core/solve/terms.h */
     enum deq_warm warm_start;
-    float tol;
+    float tol, tol_fast, tol_exact; /* the default; what the presets fast and exact stand for */
     uint32_t max_iter, memory, window, prefill_window;
     bool has_predictor;
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */

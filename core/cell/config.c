@@ -45,6 +45,12 @@ static const struct deq_opt serving[] = {
      "what products are computed in"},
 };
 static const struct deq_opt_table serving_table = {serving, DEQ_COUNT(serving)};
+
+static const struct deq_opt presets[] = {
+    {"fast", DEQ_OPT_FLOAT, AT(serving.tol_fast), 0, 10, "0", NULL, "tol of the preset fast; 0: ten times tol"},
+    {"exact", DEQ_OPT_FLOAT, AT(serving.tol_exact), 0, 10, "0", NULL, "tol of exact; 0: a hundredth of tol"},
+};
+static const struct deq_opt_table preset_table = {presets, DEQ_COUNT(presets)};
 #undef AT
 
 static const struct deq_kind *take_kind(const json_t *root, const char *file, struct deq_err *err)
@@ -110,7 +116,7 @@ static void take_chat(struct deq_fields *outer, struct deq_chat *c)
 
 static void take_all(struct deq_fields *f, struct deq_arch *a)
 {
-    struct deq_fields deq;
+    struct deq_fields deq, named;
     uint32_t version = 1;
     (void)deq_fields_take(f, "model_type", true);
     deq_fields_u32(f, "format_version", false, 1, 1, &version);
@@ -122,6 +128,10 @@ static void take_all(struct deq_fields *f, struct deq_arch *a)
     (void)deq_fields_take(f, "training", false); /* provenance: any object */
     if (deq_fields_open(f, "deq", "deq.", &deq)) {
         deq_fields_table(&deq, &serving_table, a);
+        if (deq_fields_open(&deq, "presets", "deq.presets.", &named)) {
+            deq_fields_table(&named, &preset_table, a);
+            deq_fields_close(&deq, &named);
+        }
         deq_fields_close(f, &deq);
     }
     deq_fields_no_others(f);
@@ -196,6 +206,10 @@ static char *to_text(const struct deq_arch *a, const char *training_json)
         ok = ok && !json_object_set_new(root, "chat",
                                         json_pack("{s:s, s:s, s:s}", "message", a->chat.message, "reply", a->chat.reply,
                                                   "stop", a->chat.stop));
+    if (a->serving.tol_fast > 0 || a->serving.tol_exact > 0) {
+        json_t *named = json_object();
+        ok = deq_fields_write(&preset_table, a, named) && !json_object_set_new(deq, "presets", named) && ok;
+    }
     ok = !json_object_set_new(root, "deq", deq) && ok;
     ok = !json_object_set_new(root, "training", training_json ? json_loads(training_json, 0, NULL) : json_object()) &&
          ok;

@@ -8,12 +8,16 @@ enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluat
 
 /* --- Fill --- */
 
-/* The token of the next row on the right, or NO_TOKEN when none may enter now. */
-static uint32_t next_token(const struct deq_engine *e, const struct sequence *s)
+/* The token of the next row on the right, or NO_TOKEN when none may enter now. entered: rounds before
+ * this one in the step. */
+static uint32_t next_token(const struct deq_engine *e, const struct sequence *s, uint32_t entered)
 {
+    const struct deq_solve_params *q = &s->req.solve;
     const size_t p = s->n_committed + s->n_rows;
     const bool prefill = s->n_committed < s->req.n_prompt;
-    if (s->n_rows == (prefill ? s->req.solve.prefill_window : s->req.solve.window) || p > s->last_position)
+    if (s->n_rows == (prefill ? deq_prefill_window(q->window, q->prefill_window) : q->window) || p > s->last_position)
+        return NO_TOKEN;
+    if (prefill && entered >= deq_prefill_pace(q->window, q->prefill_window))
         return NO_TOKEN;
     if (p < s->req.n_prompt) { /* whole blocks of a prompt do not depend on what follows: drain at their ends */
         const size_t block = e->opts.prefill_block;
@@ -46,15 +50,15 @@ static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
     s->row[s->n_rows++] = slot;
 }
 
-/* One more row into every window that takes one; returns how many entered. A round at a time, because a start is
- * predicted from the state before it, which may itself just have been predicted. */
-static size_t fill_round(struct deq_engine *e)
+/* The next row into every window that takes one, in a round behind `entered` others; returns how many. A round at a
+ * time, because a start is predicted from the state before it, which may itself just have been predicted. */
+static size_t fill_round(struct deq_engine *e, uint32_t entered)
 {
     const size_t D = e->cell->state_dim;
     size_t n = 0, n_predict = 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        const uint32_t token = deq_seq_in_step(s) ? next_token(e, s) : (uint32_t)NO_TOKEN;
+        const uint32_t token = deq_seq_in_step(s) ? next_token(e, s, entered) : (uint32_t)NO_TOKEN;
         if (token == NO_TOKEN)
             continue;
         enter(e, s, token);
@@ -324,7 +328,7 @@ void deq_step(struct deq_engine *e)
 {
     if (!e->n_active)
         return;
-    while (fill_round(e))
+    for (uint32_t entered = 0; fill_round(e, entered); entered++)
         ;
     gather(e);
     if (!e->n_batch)

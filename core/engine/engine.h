@@ -3,8 +3,8 @@
  * A row is one position of one sequence whose equilibrium is sought. A sequence's window is up to w consecutive rows
  * behind its committed prefix; rows enter at the right and commit from the left. One step:
  *
- *     fill      every window from the right: known tokens (prompt) or guesses (the token that
- *               the row before would pick now)
+ *     fill      every window from the right: known tokens (a prompt, whose own window is filled by and by) or guesses
+ *               (the token that the row before would pick now)
  *     evaluate  f once on all rows of all windows: one batch of matrix products
  *     residual  of every row; rows that begin a window and have r < tol can be committed
  *     readout   logits of rows that may commit, and of rows whose guess is due (first two

@@ -24,15 +24,16 @@ static void prefix_key_init(const struct deq_engine *e, const struct sequence *s
                        struct deq_hash *ret_approximate)
 {
     struct {
-        uint32_t method, warm, max_iter, min_iter, window, approximate;
-        float tol;
-        uint32_t zero; /* no padding: all bytes are hashed */
+        uint32_t method, warm, max_iter, min_iter, window, pace, approximate;
+        float tol; /* no padding: all bytes are hashed */
         struct deq_hash salt;
     } of = {.method = s->req.solve.solver,
             .warm = s->req.solve.warm_start,
             .max_iter = s->req.solve.max_iter,
             .min_iter = s->req.solve.min_iter,
-            .window = s->req.solve.prefill_window, /* blocks are of prompts */
+            /* blocks are of prompts */
+            .window = deq_prefill_window(s->req.solve.window, s->req.solve.prefill_window),
+            .pace = deq_prefill_pace(s->req.solve.window, s->req.solve.prefill_window),
             .tol = s->req.solve.tol,
             .salt = deq_siphash(&e->secret, s->req.cache_salt, s->req.cache_salt_len)};
     *ret_exact = deq_siphash(&e->secret, &of, sizeof of);
@@ -227,7 +228,6 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            /* the last token generated needs no state of its own */
                            .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
-    s->req.solve.prefill_window = deq_prefill_window(q->solve.window, q->solve.prefill_window);
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
     return DEQ_OK;
 }

@@ -17,10 +17,17 @@ enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_C
 
 enum { DEQ_ROW_WINDOW_MAX = 64 };
 
-/* A prompt's window: 0 is as wide as a choice's. */
+/* A prompt's window, and how many rows enter it in a step. 0: as wide as a choice's, and filled at once. Else an eighth
+ * of it, so that a row starts from one that was evaluated before, and is not solved for long behind rows that are far
+ * from their equilibria: rows leave after five or six evaluations, so that the window never fills. */
 static inline uint32_t deq_prefill_window(uint32_t window, uint32_t prefill_window)
 {
     return prefill_window ? prefill_window : window;
+}
+
+static inline uint32_t deq_prefill_pace(uint32_t window, uint32_t prefill_window)
+{
+    return prefill_window ? (prefill_window + 7) / 8 : window;
 }
 
 /* Rows that n choices of one prompt take at once: first the prompt's window, then each its own. */

@@ -141,7 +141,8 @@ static enum deq_rc run(const struct deq_model *model, const struct flags *f, con
                                          .max_sequences = 1,
                                          .max_positions = (uint32_t)tokens->n};
     struct deq_request q = deq_request_defaults(model);
-    solve_flags_apply(&f->solve, &q.solve);
+    const struct deq_model_info info = deq_model_info(model);
+    solve_flags_apply(&f->solve, &info, &q.solve);
     q.prompt = tokens->ids;
     q.n_prompt = tokens->n - 1; /* the last token is predicted, not read */
     q.max_tokens = 0;

@@ -89,7 +89,7 @@ static enum deq_rc new_text(const struct deq_args *stops, struct deq_text **ret,
     return deq_text_new(stops->item, lens, stops->n, ret, err);
 }
 
-static void ask(const struct flags *f, struct deq_request *q)
+static void ask(const struct flags *f, const struct deq_model_info *i, struct deq_request *q)
 {
     q->max_tokens = f->max_tokens;
     q->sampling.temperature = f->temperature;
@@ -98,7 +98,7 @@ static void ask(const struct flags *f, struct deq_request *q)
     q->sampling.min_p = f->min_p;
     q->sampling.seed = f->seed;
     q->ignore_eos = f->ignore_eos;
-    solve_flags_apply(&f->solve, &q->solve);
+    solve_flags_apply(&f->solve, i, &q->solve);
 }
 
 /* An argument may be any bytes, and end within a character that the text goes on with. */
@@ -189,7 +189,7 @@ int cmd_generate(int argc, char **argv)
         /* an empty prompt: the start of a document */
         const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0;
         struct deq_request q = deq_request_defaults(model);
-        ask(&f, &q);
+        ask(&f, &info, &q);
         q.prompt = tokens.n ? tokens.ids : &start;
         q.n_prompt = tokens.n ? tokens.n : 1;
         q.event = on_event;

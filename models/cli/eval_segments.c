@@ -215,7 +215,9 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
         struct deq_solve_params p = {.solver = a->serving.solver.method, .tol = a->serving.solver.tol,
                                      .max_iter = a->serving.solver.max_iter};
         struct deq_solver_opts o = a->serving.solver;
-        solve_flags_apply(sf, &p);
+        const struct deq_model_info named = {.tol = p.tol, .tol_fast = deq_serving_tol_fast(&a->serving),
+                                             .tol_exact = deq_serving_tol_exact(&a->serving)};
+        solve_flags_apply(sf, &named, &p);
         o.method = p.solver;
         o.tol = p.tol;
         o.max_iter = p.max_iter;

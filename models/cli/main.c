@@ -17,6 +17,7 @@ static const struct {
 } commands[] = {
     {"generate", cmd_generate, "continue a prompt"},
     {"eval", cmd_eval, "perplexity and bits per byte of a model on a text"},
+    {"tune", cmd_tune, "find a model's fastest settings that lose next to nothing"},
     {"inspect", cmd_inspect, "what a model directory holds"},
     {"import", cmd_import, "make a model directory of a PyTorch checkpoint"},
     {"check", cmd_check, "compare a model with equilibria that other code computed"},

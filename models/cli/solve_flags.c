@@ -2,8 +2,10 @@
 
 #include "core/base/cores.h"
 
-void solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p)
+void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info *i, struct deq_solve_params *p)
 {
+    if (f->preset >= 0 && i->tol > 0) /* a fixed number of steps stays one */
+        p->tol = (const float[]){i->tol_fast, i->tol, i->tol_exact}[f->preset];
     if (f->tol >= 0)
         p->tol = f->tol;
     if (f->max_iter)

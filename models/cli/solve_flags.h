@@ -8,14 +8,16 @@
 struct solve_flags {
     float tol;                          /* -1: not given */
     uint32_t max_iter, window, prefill_window, threads; /* 0: not given */
-    int solver, warm;                   /* -1: not given */
+    int solver, warm, preset;           /* -1: not given */
 };
 
-#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1}
+#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .preset = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
 #define SOLVE_FLAGS(at)                                                                                       \
     {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \
      "relative residual at which a row stops; else the model's"},                                             \
+    {"--preset", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, preset), 0, 0, NULL,                       \
+     "fast|balanced|exact", "a tolerance of the model's by its name; --tol goes before it"},                  \
     {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 1, 100000, NULL, NULL,         \
      "evaluations of a row at most; else the model's"},                                                       \
     {"--solver", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, solver), 0, 0, NULL, DEQ_SOLVER_CHOICES,   \
@@ -29,7 +31,7 @@ struct solve_flags {
     {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \
      "compute threads; else all cores"}
 
-void solve_flags_apply(const struct solve_flags *f, struct deq_solve_params *p);
+void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info *i, struct deq_solve_params *p);
 unsigned solve_flags_threads(const struct solve_flags *f);
 
 #endif

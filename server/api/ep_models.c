@@ -35,7 +35,7 @@ static json_t *model_object(const struct service *s, const struct served *m)
     json_t *presets = json_object();
     for (int k = 0; k < PRESETS && presets; k++)
         if (json_object_set_new(presets, request_preset_names[k],
-                                json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i->tol, k))))) {
+                                json_pack("{s:o}", "tol", reply_setting(request_preset_tol(s->conf, i, k))))) {
             json_decref(presets); /* no memory: what holds it cannot be made either */
             presets = NULL;
         }

@@ -88,6 +88,6 @@ struct chat_template {
     const char *message, *reply, *stop; /* "": nothing */
 };
 struct chat_template request_chat_template(const struct request_context *c);
-float request_preset_tol(const struct conf *c, float model_tol, int preset);
+float request_preset_tol(const struct conf *c, const struct deq_model_info *i, int preset);
 
 #endif

@@ -6,12 +6,12 @@
 
 const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
 
-float request_preset_tol(const struct conf *c, float model_tol, int preset)
+float request_preset_tol(const struct conf *c, const struct deq_model_info *i, int preset)
 {
-    static const float times[PRESETS] = {10, 1, 0.01f};
-    if (!(model_tol > 0)) /* a fixed number of steps stays one */
+    const float tol[PRESETS] = {i->tol_fast, i->tol, i->tol_exact};
+    if (!(i->tol > 0)) /* a fixed number of steps stays one */
         return 0;
-    return fminf(fmaxf(model_tol * times[preset], c->tol_min), c->tol_max);
+    return fminf(fmaxf(tol[preset], c->tol_min), c->tol_max);
 }
 
 struct solve_fields {
@@ -95,9 +95,10 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
     struct solve_fields *s = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
+    const struct deq_model_info info = deq_model_info(o->context->model);
     for (int i = 0; i < PRESETS; i++)
         if (!strcmp(fields_word(v), request_preset_names[i])) {
-            s->p->tol = request_preset_tol(o->context->conf, deq_model_info(o->context->model).tol, i);
+            s->p->tol = request_preset_tol(o->context->conf, &info, i);
             return true;
         }
     return fields_bad_value(o, f->name, "must be fast, balanced or exact");

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import xml.etree.ElementTree
 
 from lib import (DEQ, ROOT, SANITIZED, SLOW, TINY, check, clean_env, close, equal, run, skip, usual)
 
@@ -111,6 +112,61 @@ def test_eval_budget():
         check(loss[0] > loss[1] > loss[2], "loss at 1, 2, 3 evaluations: %s" % loss)
 
 
+def test_tune():
+    """The chosen setting is in config.json afterwards, and nothing else there has changed."""
+    with tempfile.TemporaryDirectory() as tmp:
+        model, text, svg = (os.path.join(tmp, n) for n in ("model", "text.txt", "plot.svg"))
+        shutil.copytree(TINY, model)
+        with open(text, "w", encoding="utf-8") as f:
+            f.write(part_of_sample(4000, 2000))
+        path = os.path.join(model, "config.json")
+
+        def config():
+            with open(path, encoding="utf-8") as f:
+                return json.load(f)
+
+        before = config()
+        args = [DEQ, "tune", model, text, "--limit", "512", "--repeat", "1", "--threads", "1"]
+        code, out, err = run(args + ["--json", "--dry-run", "--svg", svg])
+        equal((code, err, config()), (0, "", before), "--dry-run")
+        o = json.loads(out)
+        chosen = [p for p in o["points"] if p["chosen"]]
+        check(len(chosen) == 1 and not o["written"] and len(o["points"]) > 20, "one is chosen: %s" % chosen)
+        check(chosen[0]["nll_per_token"] <= 1.001 * o["exact"], "within the budget: %s of %s" % (chosen, o["exact"]))
+        check({p["varied"] for p in o["points"]} >= {"exact", "as it is", "solver, tolerance", "window",
+                                                     "prefill window", "numeric class"}, "what is varied")
+        with open(svg, encoding="utf-8") as f:
+            drawn = xml.etree.ElementTree.parse(f).getroot()
+        equal(len([e for e in drawn if e.tag.endswith("circle")]), len(o["points"]), "points drawn")
+        code, out, err = run(args + ["--budget", "100"])  # the fastest there is: its loss does not matter
+        after = config()
+        check(code == 0 and "<- chosen" in out and "has the chosen settings now" in out, "table: %r %r" % (out, err))
+        equal({k: v for k, v in before.items() if k != "deq"},
+              {k: v for k, v in after.items() if k in before and k != "deq"}, "all but the settings stays")
+        check(after["deq"]["tol"] > before["deq"]["tol"], "settings: %s" % after["deq"])
+        check(after["deq"]["presets"]["fast"] >= after["deq"]["tol"] >= after["deq"]["presets"]["exact"] > 0, "presets")
+        e = json.loads(run([DEQ, "eval", model, text, "--json", "--preset", "exact"])[1])
+        close(e["tol"], after["deq"]["presets"]["exact"], 1e-6, "--preset exact")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write("Too short.")
+        fixed = json.loads(json.dumps(before))
+        fixed["deq"] = {"tol": 0, "window": 1}
+        for settings, words in ((before, "too few"), (fixed, "a fixed number of steps")):
+            with open(path, "w", encoding="utf-8") as f:
+                json.dump(settings, f)
+            code, out, err = run(args)
+            check(code == 1 and out == "" and words in err and err.count("\n") == 1, "bad input: %r" % err)
+            equal(config(), settings, "nothing is written")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(before, f)
+        for wrong in ([text, text], [model, text + "x"]):
+            code, out, err = run([DEQ, "tune"] + wrong)
+            check(code == 1 and out == "" and err.count("\n") == 1 and wrong[1 if wrong[0] == model else 0] in err,
+                  "tune %s: %r" % (wrong, err))
+        code, out, err = run([DEQ, "tune", model])
+        check(code == 2 and out == "", "no text: %d %r" % (code, err))
+
+
 def test_generate():
     code, out, err = run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20"])
     text = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json"])[1])["text"]
@@ -146,6 +202,7 @@ def test_numbers_of_flags():
                                       "--seed": "0..9007199254740992", "--window": "1..64", "--prefill-window": "1..64",
                                       "--max-iter": "1..100000",
                                       "--threads": "1..256"},
+             ("tune", "m", "x"): {"--limit": "512..16777216", "--repeat": "1..100", "--threads": "1..256"},
              ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--prefill-window": "1..64",
                                   "--threads": "1..256",
                                   "--tgt-len": "1..65536", "--mem-len": "0..65536",

@@ -60,8 +60,9 @@ TEST(request_solve_object)
 TEST(request_presets_keep_to_bounds)
 {
     const struct conf c = {.tol_min = 1e-3f, .tol_max = 0.05f};
-    CHECK_EQ(request_preset_tol(&c, 0.01f, 0), 0.05f);
-    CHECK_EQ(request_preset_tol(&c, 0.01f, 1), 0.01f);
-    CHECK_EQ(request_preset_tol(&c, 0.01f, 2), 1e-3f);
-    CHECK_EQ(request_preset_tol(&c, 0, 0), 0.0f); /* a fixed number of steps stays one */
+    const struct deq_model_info i = {.tol = 0.01f, .tol_fast = 0.1f, .tol_exact = 1e-4f}, fixed = {.tol_fast = 0.1f};
+    CHECK_EQ(request_preset_tol(&c, &i, 0), 0.05f);
+    CHECK_EQ(request_preset_tol(&c, &i, 1), 0.01f);
+    CHECK_EQ(request_preset_tol(&c, &i, 2), 1e-3f);
+    CHECK_EQ(request_preset_tol(&c, &fixed, 0), 0.0f); /* a fixed number of steps stays one */
 }

@@ -192,7 +192,7 @@ TEST_EACH_KIND(engine_pause_and_deadline)
 }
 
 /* A prompt's window is one of its own: its width decides the prompt's bits and the names of its blocks, the other
- * window does not. Left out it is the same. */
+ * window does not. */
 TEST_EACH_KIND(engine_prefill_window)
 {
     struct deq_tokens p = encode_text(m, LONG_TEXT);
@@ -203,13 +203,13 @@ TEST_EACH_KIND(engine_prefill_window)
     struct deq_request q = tiny_request(m, &p, 20, &x);
     q.n_prompt = 70;
     q.solve.window = 8;
-    const struct answer same = ask(e, &q, &a);
-    q.solve.prefill_window = 8;
-    struct answer said = ask(e, &q, &a);
-    CHECK(a.cached_tokens == 64 && same_answer(&same, &said));
+    (void)ask(e, &q, &a);
+    q.solve.prefill_window = 8; /* filled by and by: other bits */
+    const struct answer first = ask(e, &q, &a);
+    CHECK(a.cached_tokens == 0);
     q.solve.window = 2;
-    const struct answer other_text = ask(e, &q, &a); /* the same prompt, all but the last of its logits */
-    CHECK(a.cached_tokens == 64 && other_text.logprob[0] == same.logprob[0]);
+    const struct answer other = ask(e, &q, &a);
+    CHECK(a.cached_tokens == 64 && other.logprob[0] == first.logprob[0]);
     q.solve.prefill_window = 3;
     const struct answer fresh = ask(e, &q, &a);
     CHECK(a.cached_tokens == 0);

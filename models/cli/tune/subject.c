@@ -1,0 +1,115 @@
+/* What is tuned: a model directory, and the text that its settings are compared by. */
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "core/base/io.h"
+#include "core/base/json_fields.h"
+#include "core/base/mem.h"
+#include "core/base/text.h"
+#include "core/cell/config.h"
+#include "core/text/corpus.h"
+#include "models/cli/tune/tune.h"
+
+enum { TEXT_MAX_BYTES = 1 << 30, CONFIG_MAX_BYTES = 1 << 20 };
+
+static enum deq_rc read_text(struct tune_subject *s, const char *dir, const char *path, size_t limit,
+                             struct deq_err *err)
+{
+    struct deq_tokenizer *tok = NULL;
+    char *text = NULL;
+    size_t len = 0;
+    uint64_t bytes;
+    const int64_t eos = s->arch->vocab.eos_id;
+    enum deq_rc rc = deq_tokenizer_load(dir, &tok, err);
+    if (!rc)
+        rc = deq_text_read(path, TEXT_MAX_BYTES, &text, &len, err);
+    if (!rc && eos >= 0 && !deq_tokens_push(&s->tokens, (uint32_t)eos)) /* the first token follows the end of another */
+        rc = deq_fail(err, DEQ_ENOMEM, "no memory for the tokens");
+    if (!rc)
+        rc = deq_corpus_encode(tok, eos, text, len, &s->tokens, &bytes, err);
+    if (!rc && s->tokens.n > limit)
+        s->tokens.n = limit;
+    const size_t least = TUNE_PIECES * TUNE_PIECE;
+    if (!rc && s->tokens.n < least)
+        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens are too few to compare settings by: at least %zu are needed",
+                      path, s->tokens.n, least);
+    deq_free(text);
+    deq_tokenizer_free(tok);
+    return rc;
+}
+
+enum deq_rc tune_open(const char *dir, const char *text_path, size_t limit, unsigned threads, struct tune_subject **ret,
+                      struct deq_err *err)
+{
+    struct tune_subject *s = DEQ_NEW(struct tune_subject);
+    if (!s)
+        return deq_fail(err, DEQ_ENOMEM, "no memory to tune");
+    s->threads = threads;
+    enum deq_rc rc = DEQ_OK;
+    if (!deq_io_is_dir(dir))
+        rc = deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory", *dir ? dir : "\"\"");
+    else if (!deq_io_join(s->weights_path, sizeof s->weights_path, dir, "model.safetensors"))
+        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    if (!rc) {
+        deq_io_join(s->config_path, sizeof s->config_path, dir, "config.json"); /* shorter than the name above */
+        rc = deq_config_load(s->config_path, &s->arch, err);
+    }
+    if (!rc && !(s->arch->serving.solver.tol > 0))
+        rc = deq_fail(err, DEQ_EINVAL, "%s: deq.tol is 0, a fixed number of steps: there is nothing to choose",
+                      s->config_path);
+    if (!rc)
+        rc = read_text(s, dir, text_path, limit, err);
+    if (rc)
+        tune_close(s);
+    else
+        *ret = s;
+    return rc;
+}
+
+void tune_close(struct tune_subject *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < DEQ_CLASS_COUNT; i++)
+        deq_weights_free(s->weights[i]);
+    deq_tokens_free(&s->tokens);
+    deq_free(s->arch);
+    deq_free(s);
+}
+
+/* The text of "training" in a config.json, or NULL; free() */
+static enum deq_rc read_training(const char *path, char **ret, struct deq_err *err)
+{
+    char *text;
+    size_t len;
+    json_t *root = NULL;
+    enum deq_rc rc = deq_text_read(path, CONFIG_MAX_BYTES, &text, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_fields_parse(text, len, path, &root, err);
+    deq_free(text);
+    if (rc)
+        return rc;
+    const json_t *training = json_object_get(root, "training");
+    *ret = training ? json_dumps(training, 0) : NULL;
+    if (training && !*ret)
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
+    json_decref(root);
+    return rc;
+}
+
+enum deq_rc tune_save(const struct tune_subject *s, const struct deq_serving *set, struct deq_err *err)
+{
+    char *training = NULL;
+    enum deq_rc rc = read_training(s->config_path, &training, err);
+    struct deq_arch *a = rc ? NULL : deq_arch_copy(s->arch);
+    if (!rc && !a)
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", s->config_path);
+    if (!rc) {
+        a->serving = *set;
+        rc = deq_config_save(s->config_path, a, training, err);
+    }
+    deq_free(a);
+    free(training); /* jansson's */
+    return rc;
+}
