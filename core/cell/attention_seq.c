@@ -42,10 +42,10 @@ void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const stru
                 float *S = P + t0 * C, *av = tp->av + (b * T + t0) * HD + h * Dh;
                 biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
                 if (M)
-                    s->base.xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, 0, S, C);
-                s->base.xwt(rows, t1, Dh, qb, Dh, key, ld, 0, S + M, C);
+                    s->base.xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, NULL, 0, S, C);
+                s->base.xwt(rows, t1, Dh, qb, Dh, key, ld, NULL, 0, S + M, C);
                 biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
-                s->base.xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, 0, rb, R);
+                s->base.xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, NULL, 0, rb, R);
                 for (size_t i = 0; i < rows; i++) {
                     float *row = S + i * C;
                     const size_t end = M + t0 + i + 1, lo = end > W ? end - W : 0, n = end - lo;
@@ -57,8 +57,8 @@ void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const stru
                     memset(row + end, 0, (M + t1 - end) * sizeof(float));
                 }
                 if (M)
-                    s->base.dyw(rows, M, Dh, S, C, mem_val, 2 * HD, 0, av, HD);
-                s->base.dyw(rows, t1, Dh, S + M, C, val, ld, M ? 1 : 0, av, HD);
+                    s->base.dyw(rows, M, Dh, S, C, mem_val, 2 * HD, NULL, 0, av, HD);
+                s->base.dyw(rows, t1, Dh, S + M, C, val, ld, M ? av : NULL, HD, av, HD);
             }
         }
 }
@@ -84,7 +84,7 @@ void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const 
                 const float *Pb = P + t0 * T, *da = d_av + (b * T + t0) * HD + h * Dh,
                             *rel = s->rel[block] + (R - t1) * HD + h * Dh;
                 deq_gemm_dytx(rows, t1, Dh, Pb, T, da, HD, dv, ld); /* dV += P^T dA */
-                deq_gemm_xwt(rows, t1, Dh, da, HD, val, ld, 0, dS, T); /* dP = dA V^T */
+                deq_gemm_xwt(rows, t1, Dh, da, HD, val, ld, NULL, 0, dS, T); /* dP = dA V^T */
                 for (size_t i = 0; i < rows; i++) { /* dS = P (dP - <P, dP>) / sqrt(Dh), and its shifted copy */
                     float *d = dS + i * T, *e = dB + i * T;
                     const float *p = Pb + i * T;
@@ -98,13 +98,13 @@ void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const 
                     memset(e + shift + n, 0, (t1 - shift - n) * sizeof(float));
                 }
                 float *dqb = dq + t0 * ld;
-                deq_gemm_dyw(rows, t1, Dh, dS, T, key, ld, 1, dqb, ld); /* content part of dq */
+                deq_gemm_dyw(rows, t1, Dh, dS, T, key, ld, dqb, ld, dqb, ld); /* content part of dq */
                 if (grads)
                     for (size_t i = 0; i < rows; i++)
                         k->add(grads->block[block].r_w + h * Dh, grads->block[block].r_w + h * Dh, dqb + i * ld, Dh);
                 biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
                 deq_gemm_dytx(rows, t1, Dh, dS, T, qb, Dh, dk, ld); /* dK += dS^T (q + r_w) */
-                deq_gemm_dyw(rows, t1, Dh, dB, T, rel, HD, 0, qb, Dh); /* position part of dq */
+                deq_gemm_dyw(rows, t1, Dh, dB, T, rel, HD, NULL, 0, qb, Dh); /* position part of dq */
                 for (size_t i = 0; i < rows; i++) {
                     k->add(dqb + i * ld, dqb + i * ld, qb + i * Dh, Dh);
                     if (grads)

@@ -94,14 +94,13 @@ static void begin(struct deq_seq *base, const struct deq_weights *weights, const
     s->w = w;
     deq_seq_embed(base, weights, &w->vocabulary, tokens, sqrtf((float)D));
     for (unsigned l = 0; l < s->arch.n_block; l++) {
-        s->base.xwt(s->base.n, 3 * HD, D, s->base.e, D, w->block[l].inject_w, D, 0, s->u[l], 3 * HD);
-        deq_seq_add_bias(s->u[l], w->block[l].inject_b, s->base.n, 3 * HD);
+        const float *inject_w = w->block[l].inject_w, *inject_b = w->block[l].inject_b;
+        s->base.xwt(s->base.n, 3 * HD, D, s->base.e, D, inject_w, D, inject_b, 0, s->u[l], 3 * HD);
         if (s->arch.inject_residual) {
-            s->base.xwt(s->base.n, D, D, s->base.e, D, w->block[l].inject_w + 3 * HD * D, D, 0, s->ux[l], D);
-            deq_seq_add_bias(s->ux[l], w->block[l].inject_b + 3 * HD, s->base.n, D);
+            s->base.xwt(s->base.n, D, D, s->base.e, D, inject_w + 3 * HD * D, D, inject_b + 3 * HD, 0, s->ux[l], D);
             memset(s->d_ux[l], 0, s->base.n * D * sizeof(float));
         }
-        s->base.xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, 0, s->rel[l], HD);
+        s->base.xwt(R, HD, D, s->sin, D, w->block[l].rel_w, D, NULL, 0, s->rel[l], HD);
         memset(s->d_u[l], 0, s->base.n * 3 * HD * sizeof(float));
         memset(s->d_rel[l], 0, R * HD * sizeof(float));
     }
@@ -122,11 +121,11 @@ static void end(struct deq_seq *base, struct deq_weights *grads)
     for (unsigned l = 0; l < s->arch.n_block; l++) {
         deq_gemm_dytx(s->base.n, 3 * HD, D, s->d_u[l], 3 * HD, s->base.e, D, g->block[l].inject_w, D);
         deq_seq_sum_rows(s->d_u[l], s->base.n, 3 * HD, g->block[l].inject_b);
-        deq_gemm_dyw(s->base.n, 3 * HD, D, s->d_u[l], 3 * HD, s->w->block[l].inject_w, D, 1, d_e, D);
+        deq_gemm_dyw(s->base.n, 3 * HD, D, s->d_u[l], 3 * HD, s->w->block[l].inject_w, D, d_e, D, d_e, D);
         if (s->arch.inject_residual) {
             deq_gemm_dytx(s->base.n, D, D, s->d_ux[l], D, s->base.e, D, g->block[l].inject_w + 3 * HD * D, D);
             deq_seq_sum_rows(s->d_ux[l], s->base.n, D, g->block[l].inject_b + 3 * HD);
-            deq_gemm_dyw(s->base.n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, 1, d_e, D);
+            deq_gemm_dyw(s->base.n, D, D, s->d_ux[l], D, s->w->block[l].inject_w + 3 * HD * D, D, d_e, D, d_e, D);
         }
         deq_gemm_dytx(s->base.t_max + s->m_max, HD, D, s->d_rel[l], HD, s->sin, D, g->block[l].rel_w, D);
     }
@@ -165,15 +164,13 @@ static void block_forward(struct deq_transformer_seq *s, unsigned l, const struc
         norm_rows(a, t->x, N, D, w->attn_norm_g, w->attn_norm_b, t->n1, t->st1);
         in = t->n1;
     }
-    memcpy(t->qkv, s->u[l], N * 3 * HD * sizeof(float));
-    s->base.xwt(N, 3 * HD, D, in, D, w->qkv_w, D, 1, t->qkv, 3 * HD);
+    s->base.xwt(N, 3 * HD, D, in, D, w->qkv_w, D, s->u[l], 3 * HD, t->qkv, 3 * HD);
     deq_attention_seq(s, l, t);
     if (a->norm == DEQ_NORM_PRE_SUB) {
         norm_rows(a, t->av, N, HD, w->sub_norm_g, w->sub_norm_b, t->avn, t->st_sub);
         av = t->avn;
     }
-    s->base.xwt(N, D, HD, av, HD, w->out_w, HD, 0, t->s, D);
-    deq_seq_add_bias(t->s, w->out_b, N, D);
+    s->base.xwt(N, D, HD, av, HD, w->out_w, HD, w->out_b, 0, t->s, D);
     apply_mask(s, s->mask_attn, D, t->s);
     add_carry(s, t->s, t->x);
     if (a->inject_residual)
@@ -183,13 +180,12 @@ static void block_forward(struct deq_transformer_seq *s, unsigned l, const struc
         norm_rows(a, t->s, N, D, w->attn_norm_g, w->attn_norm_b, t->h, t->st1);
     else
         norm_rows(a, t->s, N, D, w->ffn_norm_g, w->ffn_norm_b, t->h, t->st2);
-    s->base.xwt(N, F, D, t->h, D, w->up_w, D, 0, t->act, F);
+    s->base.xwt(N, F, D, t->h, D, w->up_w, D, NULL, 0, t->act, F);
     for (size_t i = 0; i < N; i++)
         k->add_relu(t->act + i * F, w->up_b, F);
     apply_mask(s, s->mask_ffn, F, t->act);
     float *o = a->norm == DEQ_NORM_POST ? t->o : y;
-    s->base.xwt(N, D, F, t->act, F, w->down_w, F, 0, o, D);
-    deq_seq_add_bias(o, w->down_b, N, D);
+    s->base.xwt(N, D, F, t->act, F, w->down_w, F, w->down_b, 0, o, D);
     add_carry(s, o, deq_norm_keeps(a->norm) ? t->s : t->h);
     if (a->norm == DEQ_NORM_POST)
         norm_rows(a, o, N, D, w->ffn_norm_g, w->ffn_norm_b, y, t->st2);
@@ -211,7 +207,7 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
         norm_rows_vjp(t->o, t->st2, N, D, w->ffn_norm_g, dy, d_o, g ? g->ffn_norm_g : NULL, g ? g->ffn_norm_b : NULL);
     else
         memcpy(d_o, dy, N * D * sizeof(float));
-    deq_gemm_dyw(N, D, F, d_o, D, w->down_w, F, 0, d_act, F);
+    deq_gemm_dyw(N, D, F, d_o, D, w->down_w, F, NULL, 0, d_act, F);
     if (g) {
         deq_gemm_dytx(N, D, F, d_o, D, t->act, F, g->down_w, F);
         deq_seq_sum_rows(d_o, N, D, g->down_b);
@@ -220,7 +216,7 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     apply_mask(s, s->mask_ffn, F, d_act);
     for (size_t i = 0; i < N * F; i++)
         d_act[i] = t->act[i] > 0 ? d_act[i] : 0.0f;
-    deq_gemm_dyw(N, F, D, d_act, F, w->up_w, D, 0, d_h, D);
+    deq_gemm_dyw(N, F, D, d_act, F, w->up_w, D, NULL, 0, d_h, D);
     if (g) {
         deq_gemm_dytx(N, F, D, d_act, F, t->h, D, g->up_w, D);
         deq_seq_sum_rows(d_act, N, F, g->up_b);
@@ -245,7 +241,7 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     float *d_a = d_h;
     memcpy(d_a, d_s, N * D * sizeof(float));
     apply_mask(s, s->mask_attn, D, d_a);
-    deq_gemm_dyw(N, D, HD, d_a, D, w->out_w, HD, 0, d_av, HD);
+    deq_gemm_dyw(N, D, HD, d_a, D, w->out_w, HD, NULL, 0, d_av, HD);
     if (g) {
         deq_gemm_dytx(N, D, HD, d_a, D, a->norm == DEQ_NORM_PRE_SUB ? t->avn : t->av, HD, g->out_w, HD);
         deq_seq_sum_rows(d_a, N, D, g->out_b);
@@ -256,7 +252,7 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     deq_attention_seq_vjp(s, l, t, d_av, d_qkv, grads);
     /* qkv = in W_qkv^T + u */
     const float *in = a->norm == DEQ_NORM_POST ? t->x : t->n1;
-    deq_gemm_dyw(N, 3 * HD, D, d_qkv, 3 * HD, w->qkv_w, D, 0, d_h, D);
+    deq_gemm_dyw(N, 3 * HD, D, d_qkv, 3 * HD, w->qkv_w, D, NULL, 0, d_h, D);
     if (g) {
         deq_gemm_dytx(N, 3 * HD, D, d_qkv, 3 * HD, in, D, g->qkv_w, D);
         k->add(s->d_u[l], s->d_u[l], d_qkv, N * 3 * HD);
@@ -304,8 +300,7 @@ static void remember(struct deq_seq *base, const float *z, float *shown)
             in = s->w_nd;
         }
         float *qkv = s->w_qkv;
-        memcpy(qkv, s->u[l], N * 3 * HD * sizeof(float));
-        s->base.xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, 1, qkv + HD, 3 * HD);
+        s->base.xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, s->u[l] + HD, 3 * HD, qkv + HD, 3 * HD);
         for (size_t b = 0; b < s->base.b; b++) {
             float *to = s->memory[l] + b * s->m_max * kv;
             memmove(to, to + (s->m - old) * kv, old * kv * sizeof(float));

@@ -86,11 +86,12 @@ static void convolve(const struct seq *s, const float *w, size_t shift, const fl
 {
     const size_t T = s->base.t, rows = 4 * (size_t)s->arch.state_size;
     if (!shift) {
-        s->base.xwt(s->base.n, rows, n, x, n, w, n, 1, y, rows);
+        s->base.xwt(s->base.n, rows, n, x, n, w, n, y, rows, y, rows);
         return;
     }
     for (size_t b = 0; b < s->base.b && shift < T; b++)
-        s->base.xwt(T - shift, rows, n, x + b * T * n, n, w, n, 1, y + (b * T + shift) * rows, rows);
+        s->base.xwt(T - shift, rows, n, x + b * T * n, n, w, n, y + (b * T + shift) * rows, rows,
+                    y + (b * T + shift) * rows, rows);
 }
 
 /* Gradients of the same: d_x [N, n] += W' d_y, and d_w [4H, n] += d_y' x; either may be NULL */
@@ -101,7 +102,7 @@ static void convolve_vjp(const struct seq *s, const float *w, size_t shift, cons
     for (size_t b = 0; b < s->base.b && shift < T; b++) {
         const float *d = d_y + (b * T + shift) * rows;
         if (d_x)
-            deq_gemm_dyw(T - shift, rows, n, d, rows, w, n, 1, d_x + b * T * n, n);
+            deq_gemm_dyw(T - shift, rows, n, d, rows, w, n, d_x + b * T * n, n, d_x + b * T * n, n);
         if (d_w)
             deq_gemm_dytx(T - shift, rows, n, d, rows, x + b * T * n, n, d_w, n);
     }
@@ -113,7 +114,7 @@ static void convolve_history(const struct seq *s, unsigned tap, float *y)
 {
     const size_t T = s->base.t, H = s->arch.state_size, n = DEQ_MIN(shift_of(s, tap), T);
     if (n)
-        s->base.xwt(s->base.b, 4 * H, H, s->last_h, H, s->state_w[tap], H, 0, s->a, 4 * H);
+        s->base.xwt(s->base.b, 4 * H, H, s->last_h, H, s->state_w[tap], H, NULL, 0, s->a, 4 * H);
     for (size_t b = 0; b < s->base.b; b++)
         for (size_t t = 0; t < n; t++)
             deq_kern()->add(y + (b * T + t) * 4 * H, y + (b * T + t) * 4 * H, s->a + b * 4 * H, 4 * H);

@@ -1,4 +1,4 @@
-/* The vocabulary on sequences: vocabulary.h's equations over plain weights and OpenBLAS, for scoring.
+/* The vocabulary on sequences: vocabulary.h's equations over plain weights, for scoring.
  * And the loss of training. */
 #include <math.h>
 #include <string.h>
@@ -18,12 +18,12 @@ static void words(const struct deq_vocabulary *w, unsigned c, const float *x, si
     const size_t D = a->d_model, E = deq_cluster_head(a, c), V = deq_cluster_size(a, c), C = a->n_cutoffs;
     const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c];
     if (proj) {
-        deq_gemm_dyw(n, D, E, x, D, proj, E, 0, hidden, E);
+        deq_gemm_dyw(n, D, E, x, D, proj, E, NULL, 0, hidden, E);
         x = hidden;
     }
-    deq_gemm_xwt(n, V, E, x, E, w->head[c] ? w->head[c] : w->embed[c], E, 0, y, ldy);
+    deq_gemm_xwt(n, V, E, x, E, w->head[c] ? w->head[c] : w->embed[c], E, NULL, 0, y, ldy);
     if (!c && C)
-        deq_gemm_xwt(n, C, E, x, E, w->tails_w, E, 0, tails, C);
+        deq_gemm_xwt(n, C, E, x, E, w->tails_w, E, NULL, 0, tails, C);
     for (size_t i = 0; i < n; i++) {
         if (w->head_bias)
             k->add(y + i * ldy, y + i * ldy, w->head_bias + deq_cluster_begin(a, c), V);
@@ -163,10 +163,10 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
     double sum = 0;
     for (size_t r = 0; r < s->n; r += s->loss_rows) {
         const size_t rows = DEQ_MIN(s->loss_rows, s->n - r);
-        deq_gemm_xwt(rows, V, D, x + r * D, D, embed, D, 0, s->logits, V);
+        deq_gemm_xwt(rows, V, D, x + r * D, D, embed, D, NULL, 0, s->logits, V);
         sum += cross_entropy(s->logits, rows, V, targets + r, count, ret_nll ? ret_nll + r : NULL);
         if (d_z)
-            deq_gemm_dyw(rows, V, D, s->logits, V, embed, D, 0, s->d_x + r * D, D);
+            deq_gemm_dyw(rows, V, D, s->logits, V, embed, D, NULL, 0, s->d_x + r * D, D);
         if (d_embed)
             deq_gemm_dytx(rows, V, D, s->logits, V, x + r * D, D, d_embed, D);
     }

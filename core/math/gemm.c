@@ -244,17 +244,12 @@ void deq_multiply_unit(const struct deq_operand *x, const struct deq_packed *w, 
     (void)part(x, 0, 1, w, n0, DEQ_MIN(n0 + DEQ_PANEL_UNIT, w->n), y, DEQ_PANEL_UNIT);
 }
 
-static double start(float beta, const float *y)
-{
-    return beta != 0 ? (double)beta * (double)*y : 0; /* beta 0: y may hold anything */
-}
-
-void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw, float beta,
-                       float *y, size_t ldy)
+void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw,
+                       const float *from, size_t ld_from, float *y, size_t ldy)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
-            double sum = start(beta, y + i * ldy + j);
+            double sum = from ? (double)from[i * ld_from + j] : 0;
             for (size_t l = 0; l < k; l++)
                 sum += (double)x[i * ldx + l] * (double)w[j * ldw + l];
             y[i * ldy + j] = (float)sum;
@@ -262,11 +257,11 @@ void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx,
 }
 
 void deq_gemm_dyw_wide(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw,
-                       float beta, float *dx, size_t lddx)
+                       const float *from, size_t ld_from, float *dx, size_t lddx)
 {
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < k; j++) {
-            double sum = start(beta, dx + i * lddx + j);
+            double sum = from ? (double)from[i * ld_from + j] : 0;
             for (size_t l = 0; l < n; l++)
                 sum += (double)dy[i * lddy + l] * (double)w[l * ldw + j];
             dx[i * lddx + j] = (float)sum;

@@ -12,6 +12,8 @@
 #define MMI_VECS_ONE 4
 #define MM_INT "core/math/mm_int.h"
 #define ATTN_TILE 8
+#define STRIP_ROWS 12
+#define STRIP_VECS 2
 #include "core/math/kern_body.h"
 #else
 typedef int deq_no_avx512;

@@ -29,18 +29,18 @@ void deq_muon_update(float lr, float mu, float weight_decay, float *w, float *m,
     k->scale(x, 1.0f / (sqrtf(k->dot(x, x, n)) + 1e-12f), n);
     for (int step = 0; step < STEPS; step++) {
         if (rows <= cols) {
-            deq_gemm_xwt(s, s, cols, x, cols, x, cols, 0, a, s); /* X X' */
+            deq_gemm_xwt(s, s, cols, x, cols, x, cols, NULL, 0, a, s); /* X X' */
         } else {
             memset(a, 0, s * s * sizeof(float));
             deq_gemm_dytx(rows, s, s, x, cols, x, cols, a, s); /* X' X */
         }
-        deq_gemm_xwt(s, s, s, a, s, a, s, 0, b, s); /* A^2, A being symmetric */
+        deq_gemm_xwt(s, s, s, a, s, a, s, NULL, 0, b, s); /* A^2, A being symmetric */
         for (size_t i = 0; i < s * s; i++)
             b[i] = -4.7750f * a[i] + 2.0315f * b[i];
         if (rows <= cols)
-            deq_gemm_dyw(s, s, cols, b, s, x, cols, 0, y, cols); /* B X */
+            deq_gemm_dyw(s, s, cols, b, s, x, cols, NULL, 0, y, cols); /* B X */
         else
-            deq_gemm_dyw(rows, s, s, x, cols, b, s, 0, y, cols); /* X B */
+            deq_gemm_dyw(rows, s, s, x, cols, b, s, NULL, 0, y, cols); /* X B */
         k->scale(x, 3.4445f, n);
         k->add(x, x, y, n);
     }

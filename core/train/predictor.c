@@ -16,11 +16,11 @@ double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weight
     const struct deq_kern *k = deq_kern();
     const size_t S = p->state_dim, Hp = p->hidden;
     double loss = 0;
-    deq_gemm_xwt(n, Hp, D, e, D, p->tok_w, D, 0, hidden, Hp);
-    deq_gemm_xwt(n, Hp, S, z_prev, S, p->state_w, S, 1, hidden, Hp);
+    deq_gemm_xwt(n, Hp, D, e, D, p->tok_w, D, NULL, 0, hidden, Hp);
+    deq_gemm_xwt(n, Hp, S, z_prev, S, p->state_w, S, hidden, Hp, hidden, Hp);
     for (size_t i = 0; i < n; i++)
         k->add_relu(hidden + i * Hp, p->b, Hp);
-    deq_gemm_xwt(n, S, Hp, hidden, Hp, p->out_w, Hp, 0, out, S);
+    deq_gemm_xwt(n, S, Hp, hidden, Hp, p->out_w, Hp, NULL, 0, out, S);
     for (size_t i = 0; i < n; i++) { /* out becomes d_out */
         float *o = out + i * S;
         const float size = k->dot(target + i * S, target + i * S, S) + 1e-9f;
@@ -32,7 +32,7 @@ double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weight
     if (!grads)
         return loss;
     deq_gemm_dytx(n, S, Hp, out, S, hidden, Hp, deq_weights_at(grads, w, p->out_w), Hp);
-    deq_gemm_dyw(n, S, Hp, out, S, p->out_w, Hp, 0, d_hidden, Hp);
+    deq_gemm_dyw(n, S, Hp, out, S, p->out_w, Hp, NULL, 0, d_hidden, Hp);
     for (size_t i = 0; i < n * Hp; i++)
         d_hidden[i] = hidden[i] > 0 ? d_hidden[i] : 0.0f;
     deq_gemm_dytx(n, Hp, D, d_hidden, Hp, e, D, deq_weights_at(grads, w, p->tok_w), D);

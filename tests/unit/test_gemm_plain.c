@@ -1,0 +1,89 @@
+/* core/math/gemm_plain.c: products of plain matrices are chains of fused multiply-adds that begin with `from`, bit for
+ * bit, at every level, for every transposition, stride and shape. */
+#include "core/math/gemm.h"
+
+#include <stdlib.h>
+
+#include "core/base/rng.h"
+#include "core/math/kern.h"
+#include "tests/unit/test.h"
+
+static const float SENTINEL = -777.25f;
+
+static float *floats(size_t n, uint64_t stream)
+{
+    float *p = malloc((n ? n : 1) * sizeof *p);
+    for (size_t i = 0; p && i < n; i++)
+        p[i] = stream ? (float)deq_rng_normal(21, stream, i) : SENTINEL;
+    return p;
+}
+
+/* element (i, j) of from + a b, where a(i, l) is a[i * ar + l * ac] and b(l, j) is b[l * br + j * bc] */
+static float chain(float from, const float *a, size_t ac, const float *b, size_t br, size_t K)
+{
+    for (size_t l = 0; l < K; l++)
+        from = fmaf(a[l * ac], b[l * br], from);
+    return from;
+}
+
+enum { PAD = 3 };
+
+/* Rows of M, one product of each kind; got and want have other leading dimensions than the operands. `start` says what
+ * they begin with: 0 nothing, and outputs that were never written; 1 themselves; 2 one row for all. */
+static void check_shape(size_t M, size_t N, size_t K, int start)
+{
+    const size_t ldx = K + PAD, ldw = K + 1, ldy = N + 2;
+    float *x = floats(M * ldx, 7), *w = floats(N * ldw, 8), *dy = floats(M * ldy, 9), *row = floats(N + K, 10),
+          *y = floats(M * ldy, start == 1 ? 11 : 0), *dx = floats(M * ldx, start == 1 ? 12 : 0),
+          *dw = floats(N * ldw, 13), *y0 = floats(M * ldy, 11), *dx0 = floats(M * ldx, 12), *dw0 = floats(N * ldw, 13);
+    for (size_t m = 0; start == 0 && m < M; m++) {
+        for (size_t n = 0; n < N; n++)
+            y[m * ldy + n] = NAN;
+        for (size_t k = 0; k < K; k++)
+            dx[m * ldx + k] = NAN;
+    }
+    deq_gemm_xwt(M, N, K, x, ldx, w, ldw, start == 1 ? y : start ? row : NULL, start == 1 ? ldy : 0, y, ldy);
+    deq_gemm_dyw(M, N, K, dy, ldy, w, ldw, start == 1 ? dx : start ? row : NULL, start == 1 ? ldx : 0, dx, ldx);
+    deq_gemm_dytx(M, N, K, dy, ldy, x, ldx, dw, ldw);
+    size_t wrong = 0;
+    for (size_t m = 0; m < M; m++) {
+        for (size_t n = 0; n < N; n++)
+            wrong += y[m * ldy + n] != chain(start == 1 ? y0[m * ldy + n] : start ? row[n] : 0, x + m * ldx, 1,
+                                             w + n * ldw, 1, K);
+        for (size_t k = 0; k < K; k++)
+            wrong += dx[m * ldx + k] != chain(start == 1 ? dx0[m * ldx + k] : start ? row[k] : 0, dy + m * ldy, 1,
+                                              w + k, ldw, N);
+        for (size_t n = N; n < ldy; n++)
+            wrong += y[m * ldy + n] != (start == 1 ? y0[m * ldy + n] : SENTINEL);
+        for (size_t k = K; k < ldx; k++)
+            wrong += dx[m * ldx + k] != (start == 1 ? dx0[m * ldx + k] : SENTINEL);
+    }
+    for (size_t n = 0; n < N; n++) {
+        for (size_t k = 0; k < K; k++)
+            wrong += dw[n * ldw + k] != chain(dw0[n * ldw + k], dy + n, ldy, x + k, ldx, M);
+        wrong += dw[n * ldw + K] != dw0[n * ldw + K];
+    }
+    CHECK_MSG(!wrong, "%s m=%zu n=%zu k=%zu start %d: %zu elements", deq_kern()->name, M, N, K, start, wrong);
+    float *const all[] = {x, w, dy, row, y, dx, dw, y0, dx0, dw0};
+    for (size_t i = 0; i < DEQ_COUNT(all); i++)
+        free(all[i]);
+}
+
+TEST(gemm_plain_is_one_chain)
+{
+    /* the last ones are wider, deeper and taller than a block */
+    static const size_t shape[][3] = {{1, 1, 1}, {1, 7, 33}, {3, 5, 1}, {17, 31, 29}, {64, 48, 65}, {5, 130, 77},
+                                      {70, 3, 9}, {7, 329, 11}, {5, 9, 663}, {251, 2, 7}};
+    static const char *const levels[] = {"ref", "avx2", "avx512"};
+    const char *before = deq_kern()->name;
+    for (size_t l = 0; l < DEQ_COUNT(levels); l++) {
+        if (!deq_kern_force(levels[l]))
+            continue;
+        for (size_t s = 0; s < DEQ_COUNT(shape); s++)
+            for (int start = 0; start < 3; start++)
+                check_shape(shape[s][0], shape[s][1], shape[s][2], start);
+        check_shape(2, 3, 0, 1); /* a sum of nothing */
+        check_shape(2, 3, 0, 0);
+    }
+    CHECK(deq_kern_force(before));
+}
