@@ -3,11 +3,17 @@ import json
 import math
 import os
 import signal
+import struct
 import subprocess
+import sys
 import tempfile
 import time
 
-from lib import DEQ, SLOW, TINY, check, clean_env, equal, run
+from lib import DEQ, ROOT, SLOW, TINY, check, clean_env, equal, run
+
+PEERS = os.path.join(ROOT, "tests", "bench", "peers")
+sys.path.insert(0, PEERS)
+import gguf
 
 TRELLIS = os.path.join(os.path.dirname(TINY), "tiny-trellis")
 PARTS = {"evaluation": {"rows", "context", "us", "us_per_row", "floor_us", "floor_of", "fraction"},
@@ -115,3 +121,52 @@ def test_bad_input():
     for args in (["--help"], ["kernels", "--help"], ["engine", "--help"]):
         code, out, err = run([DEQ, "bench"] + args)
         check(code == 0 and out.startswith("usage: deq bench") and not err, "%s: %r" % (args, out[:80]))
+
+
+# --- Peers ---
+
+def test_peers_that_are_not_there():
+    """Both are left out with a word, and deqd is measured all the same."""
+    with tempfile.TemporaryDirectory() as tmp:
+        code, out, err = run([sys.executable, os.path.join(PEERS, "run.py"), "--dir", tmp, "--deq", DEQ, "--shapes",
+                              "S", "--rounds", "1", "--threads", "1", "--quick"])
+        check(code == 0 and "left out: PyTorch" in out and "left out: llama.cpp" in out and
+              "of 1 runs of deq bench" in out, "no peers: %d %r %r" % (code, out, err))
+
+
+def test_gguf():
+    """Every tensor lies inside the file, behind the one before, at a multiple of 32 bytes."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "m.gguf")
+        gguf.write(path, layers=2, vocab=96, d=64, heads=2, inner=128, context=32)
+        with open(path, "rb") as f:
+            data = f.read()
+    at = 0
+
+    def take(form):
+        nonlocal at
+        values = struct.unpack_from("<" + form, data, at)
+        at += struct.calcsize("<" + form)
+        return values if len(values) > 1 else values[0]
+
+    def text():
+        n = take("Q")
+        return take("%ds" % n).decode()
+
+    equal((take("4s"), take("I")), (b"GGUF", 3), "magic and version")
+    n_tensors, n_keys = take("QQ")
+    keys = {}
+    for _ in range(n_keys):
+        name, kind = text(), take("I")
+        keys[name] = text() if kind == gguf.STRING else take({gguf.U32: "I", gguf.FLOAT: "f"}[kind])
+    equal((keys["general.architecture"], keys["gpt2.block_count"], keys["gpt2.embedding_length"]), ("gpt2", 2, 64),
+          "keys")
+    end, last = 0, 0
+    for _ in range(n_tensors):
+        name, dims = text(), take("I")
+        count = math.prod(take("%dQ" % dims) if dims > 1 else [take("Q")])
+        kind, offset = take("IQ")
+        check(offset == end, "%s begins where the one before ends: %d, %d" % (name, offset, end))
+        last = offset + (count * 4 if kind == gguf.F32 else count // gguf.BLOCK * (gguf.BLOCK + 2))
+        end = -(-last // 32) * 32
+    equal((n_tensors, -(-at // 32) * 32 + end), (4 + 2 * 12, len(data)), "all of the file")

@@ -215,6 +215,7 @@ json_t *bench_prefill(struct bench_machine *m, const struct bench_texts *t, stru
     enum deq_rc rc = list ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
     for (size_t i = 0; i < N; i++) {
         one[i] = make_one(t, 1, t->quick ? 64 : PREFILL_TOK, 1u << i);
+        one[i].request.solve.prefill_window = 1u << i;
         one[i].request.max_tokens = 0;
     }
     for (unsigned r = 0; r < rounds(m); r++)
@@ -265,6 +266,7 @@ json_t *bench_depth(struct bench_machine *m, const struct bench_texts *t, struct
             for (uint32_t w = 1; w <= 16 && !rc; w *= 2) {
                 struct one o = make_one(t, 1, 0, w);
                 o.request.max_tokens = t->quick ? 4 : DEPTH_TOK;
+                o.request.solve.prefill_window = 0;
                 o.request.solve.tol = tols[i];
                 o.request.solve.warm_start = (enum deq_warm)warm;
                 o.request.solve.max_iter = 64;
