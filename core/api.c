@@ -196,6 +196,7 @@ enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_op
         rc = deq_pool_new(o.threads, &pool, err);
     if (rc)
         return rc;
+    deq_pool_bind(pool, o.pin);
     rc = m->arch->kind->open(m->weights, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, err);
     if (!rc && (rc = deq_engine_open(cell, &m->arch->vocab, &m->arch->serving, pool, &o, ret, err)))
         cell->ops->free(cell);

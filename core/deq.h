@@ -38,6 +38,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/base/cores.h"
 #include "core/base/err.h"
 #include "core/base/tokens.h"
 #include "core/solve/terms.h"
@@ -51,8 +52,7 @@ struct deq_model;
 enum deq_rc deq_model_load(const char *dir, struct deq_model **ret_model, struct deq_err *err);
 void deq_model_free(struct deq_model *model);
 
-/* What a kind of cell says of itself: a key of config.json and its value as JSON would have
- * it, texts without quotes. */
+/* What a kind of cell says of itself: a key of config.json and its value as in JSON, texts without quotes. */
 struct deq_fact {
     const char *key;
     enum { DEQ_FACT_NUMBER, DEQ_FACT_BOOL, DEQ_FACT_TEXT } type;
@@ -105,10 +105,10 @@ struct deq_engine;
 
 struct deq_engine_opts { /* 0 means the default */
     uint32_t threads;       /* compute threads, the caller's included (default: 1) */
+    enum deq_pin pin;       /* whether each keeps to a core of its own (default: auto; core/base/cores.h) */
     uint32_t max_sequences; /* active at once (default: 32) */
     uint32_t max_rows;      /* rows of one evaluation (default: max_sequences * 8, at least 64) */
-    uint32_t max_positions; /* prompt + generated tokens of one sequence (default: 8 times what a
-                             * position sees, at least 2048) */
+    uint32_t max_positions; /* prompt + generated tokens (default: 8 times what a position sees, at least 2048) */
     uint64_t cache_bytes;   /* pages of positions (default: what max_sequences full windows need) */
     uint32_t prefill_block; /* a prompt's window drains at multiples of this, and the prefix cache holds such blocks
                              * (default: 128; a multiple of 16) */

@@ -15,6 +15,7 @@
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 0, def, NULL, help}
 #define STR(name, field, def, choices, help)                                                                           \
     {name, DEQ_OPT_STR, AT(field), 0, sizeof(((struct conf *)0)->field), def, choices, help}
+#define ENUM(name, field, def, choices, help) {name, DEQ_OPT_ENUM, AT(field), 0, 0, def, choices, help}
 #define LIST(name, field, help) {name, DEQ_OPT_LIST, AT(field), 0, sizeof(((struct conf *)0)->field), "", NULL, help}
 
 static const struct deq_opt options[] = {
@@ -58,6 +59,10 @@ static const struct deq_opt options[] = {
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0",
         "Compute threads; 0 is one a core, and no more than the container's share of processors."),
+    ENUM("engine.pin", pin, "auto", "auto|always|never",
+         "Whether each compute thread keeps to a core of its own. auto: where this daemon has a thread on every core "
+         "that it may use, no quota buys less, and no other deqd or deq (of its network namespace) keeps to one of "
+         "them. Never where there are fewer cores than threads."),
     U32("engine.max_sequences", max_sequences, 1, 65536, "32",
         "Sequences solved at once; further requests wait in the queue. An eighth more, of rows and of the default "
         "cache too, is for callers who have none."),

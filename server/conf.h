@@ -23,6 +23,7 @@ struct conf {
     bool open_metrics;
     /* engine */
     uint32_t threads, max_sequences, max_rows, max_positions;
+    int pin; /* enum deq_pin */
     uint64_t cache_bytes;
     /* queue */
     uint32_t queue_requests, queue_tokens, queue_timeout_ms;

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
@@ -12,6 +13,8 @@
 #include "core/base/base.h"
 #include "core/base/clock.h"
 #include "core/base/mem.h"
+
+enum { THREADS_MAX = 256 };
 
 /* Every thread counts the points that it has passed, and others wait until it has come far enough: of a run with k
  * barriers the owner counts its beginning and the k, a worker the k and its end, so that between two runs all counts
@@ -30,6 +33,9 @@ struct member {
 struct deq_pool {
     unsigned n_threads, n_started; /* n_started: workers among members[1 ..] */
     struct member *members;        /* [n_threads], the owner's first */
+    bool bound;                    /* to these cores, which it holds: */
+    uint16_t core[THREADS_MAX];    /* [n_threads] */
+    cpu_set_t workers_cores;
     /* The owner's: what it waited in the current run; how long stages took since they were judged, and what of it was
      * waiting; until when it works alone. */
     uint64_t waited_ns, stages_ns, stages_waited_ns, alone_until_ns;
@@ -118,8 +124,8 @@ static void *worker_main(void *arg)
 
 enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct deq_err *err)
 {
-    if (n_threads < 1 || n_threads > 256)
-        return deq_fail(err, DEQ_EINVAL, "threads: %u is outside 1..256", n_threads);
+    if (n_threads < 1 || n_threads > THREADS_MAX)
+        return deq_fail(err, DEQ_EINVAL, "threads: %u is outside 1..%d", n_threads, THREADS_MAX);
     struct deq_pool *p = DEQ_NEW(struct deq_pool);
     if (!p || !(p->members = DEQ_NEW_ARRAY(struct member, n_threads))) {
         deq_free(p);
@@ -163,6 +169,8 @@ void deq_pool_free(struct deq_pool *p)
     pass(&p->members[0]);
     for (unsigned i = 1; i <= p->n_started; i++)
         pthread_join(p->members[i].thread, NULL);
+    if (p->bound)
+        deq_cores_give_back(p->n_threads, p->core);
     deq_free(p->members);
     deq_free(p);
 }
@@ -172,6 +180,34 @@ unsigned deq_pool_threads(const struct deq_pool *p)
     return p->n_threads;
 }
 
+void deq_pool_bind(struct deq_pool *p, enum deq_pin pin)
+{
+    if (!deq_cores_take(pin, p->n_threads, p->core))
+        return;
+    p->bound = true;
+    for (unsigned i = 1; i < p->n_threads; i++) {
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(p->core[i], &one);
+        if (!pthread_setaffinity_np(p->members[i].thread, sizeof one, &one)) /* fails where a sandbox forbids it */
+            CPU_SET(p->core[i], &p->workers_cores);
+    }
+}
+
+/* After a pause the scheduler may wake the owner on a worker's core, where each would wait for the other's turn. */
+static void leave_worker(const struct deq_pool *p)
+{
+    cpu_set_t before, own;
+    const int cpu = sched_getcpu();
+    if (cpu < 0 || cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, &p->workers_cores) ||
+        sched_getaffinity(0, sizeof before, &before))
+        return;
+    CPU_ZERO(&own);
+    CPU_SET(p->core[0], &own);
+    if (!sched_setaffinity(0, sizeof own, &own))
+        (void)sched_setaffinity(0, sizeof before, &before);
+}
+
 void deq_pool_run(struct deq_pool *p, deq_pool_fn fn, void *ctx)
 {
     if (p->n_threads == 1) {
@@ -179,6 +215,8 @@ void deq_pool_run(struct deq_pool *p, deq_pool_fn fn, void *ctx)
         return;
     }
     struct member *self = p->members;
+    if (p->bound)
+        leave_worker(p);
     self->fn = fn;
     self->ctx = ctx;
     p->waited_ns = 0;

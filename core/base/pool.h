@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/base/cores.h"
 #include "core/base/err.h"
 
 struct deq_pool;
@@ -15,6 +16,9 @@ typedef void (*deq_pool_fn)(void *ctx, unsigned thread, unsigned n_threads);
 
 enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct deq_err *err); /* 1..256 */
 uint64_t deq_pool_bytes(unsigned n_threads); /* what such a pool asks the allocator for */
+/* A core for each thread, where deq_cores_take gives them. Workers are bound to theirs; the owner's thread, which is
+ * not the pool's, is only moved to its own when a run finds it on a worker's. By the owner, or before it is there. */
+void deq_pool_bind(struct deq_pool *pool, enum deq_pin pin);
 void deq_pool_free(struct deq_pool *pool);
 unsigned deq_pool_threads(const struct deq_pool *pool);
 void deq_pool_run(struct deq_pool *pool, deq_pool_fn fn, void *ctx);

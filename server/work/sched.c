@@ -9,6 +9,7 @@ struct deq_engine_opts sched_engine_opts(const struct conf *c)
 {
     const uint32_t max_rows = c->max_rows ? c->max_rows : DEQ_MAX(8 * c->max_sequences, 64u);
     return (struct deq_engine_opts){.threads = c->threads ? c->threads : deq_cores(),
+                                    .pin = (enum deq_pin)c->pin,
                                     .max_sequences = fair_with_eighth(c->max_sequences),
                                     .max_rows = fair_with_eighth(max_rows),
                                     .max_positions = c->max_positions,

@@ -6,7 +6,9 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tests/unit/test.h"
@@ -136,4 +138,56 @@ TEST(cores_by_affinity)
     CHECK(deq_cores() == 1);
     CHECK(!sched_setaffinity(0, sizeof before, &before));
     CHECK(deq_cores() <= (unsigned)CPU_COUNT(&before));
+}
+
+/* The processors of this process, in order; fewer than two: nothing can be tested. */
+static unsigned processors(uint16_t core[CPU_SETSIZE])
+{
+    cpu_set_t set;
+    unsigned n = 0;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        for (unsigned i = 0; i < CPU_SETSIZE; i++)
+            if (CPU_ISSET(i, &set))
+                core[n++] = (uint16_t)i;
+    return n;
+}
+
+TEST(cores_for_as_many_threads)
+{
+    uint16_t have[CPU_SETSIZE], core[CPU_SETSIZE + 1];
+    const unsigned n = processors(have);
+    CHECK(!deq_cores_take(DEQ_PIN_ALWAYS, n + 1, core)); /* never fewer cores than threads */
+    CHECK(!deq_cores_take(DEQ_PIN_ALWAYS, 1, core) && !deq_cores_take(DEQ_PIN_NEVER, n, core));
+    if (n < 2) {
+        SKIP("one processor only");
+        return;
+    }
+    CHECK(deq_cores_take(DEQ_PIN_ALWAYS, n, core) && !memcmp(core, have, n * sizeof *core));
+    CHECK(!deq_cores_take(DEQ_PIN_AUTO, n - 1, core)); /* the scheduler has a choice */
+    deq_cores_give_back(n, core);
+    if (deq_cores_take(DEQ_PIN_AUTO, n, core)) { /* as it is but for a quota, or a daemon beside the tests */
+        CHECK(deq_cores_take(DEQ_PIN_AUTO, n, core)); /* a reload's second engine, on the same ones */
+        deq_cores_give_back(n, core);
+        deq_cores_give_back(n, core);
+    }
+}
+
+TEST(cores_that_another_process_has_claimed)
+{
+    uint16_t have[CPU_SETSIZE], core[CPU_SETSIZE];
+    const unsigned n = processors(have);
+    if (n < 2) {
+        SKIP("one processor only");
+        return;
+    }
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    const int len = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "deqd-core-%u", have[n - 1]);
+    const int other = socket(AF_UNIX, SOCK_STREAM, 0);
+    /* fails where a daemon runs beside the tests: then that is the other process */
+    (void)!bind(other, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len));
+    CHECK(!deq_cores_take(DEQ_PIN_AUTO, n, core));
+    CHECK(deq_cores_take(DEQ_PIN_ALWAYS, n, core));
+    CHECK(!deq_cores_take(DEQ_PIN_AUTO, n, core));
+    deq_cores_give_back(n, core);
+    close(other);
 }
