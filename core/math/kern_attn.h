@@ -151,6 +151,8 @@ static float pack_i16(const float *x, size_t n, int32_t *pairs)
     return scale * 0x1p-16f; /* what is read is 65536 times as large */
 }
 
+/* Pages are prefetched while those before them are read: they lie anywhere, too short each for the machine to see. */
+
 /* out[i][16 p + lane] = scale[lane] * sum_d q[i][d] k[d][lane] over pages of pairs [half, 16] and their scales [16]; a
  * sum is one chain, over the pairs, low before high */
 INLINED void pair_dots(const float *const *q, size_t half, const void *const *pages, size_t n_pages, float *const *out,
@@ -160,13 +162,16 @@ INLINED void pair_dots(const float *const *q, size_t half, const void *const *pa
     for (size_t p = 0; p < n_pages; p += (size_t)at_once) {
         const size_t n = DEQ_MIN((size_t)at_once, n_pages - p);
         vf s[ATTN_TILE];
-        const int32_t *k[ATTN_TILE];
-        for (int j = 0; j < at_once; j++)
+        const int32_t *k[ATTN_TILE], *next[ATTN_TILE];
+        for (int j = 0; j < at_once; j++) {
             k[j] = pages[p + ((size_t)j < n ? (size_t)j : 0)]; /* past the end the first again: dropped */
+            next[j] = pages[DEQ_MIN(p + (size_t)(at_once + j), n_pages - 1)];
+        }
         for (int i = 0; i < ATTN_TILE; i++)
             s[i] = vf_set1(0.0f);
         for (size_t w = 0; w < half; w++)
             for (int j = 0; j < at_once; j++) {
+                __builtin_prefetch(next[j] + w * P);
                 const vf low = vf_ld_low(k[j] + w * P), high = vf_ld_high(k[j] + w * P);
                 for (int i = 0; i < rows; i++) {
                     vf *to = &s[i * at_once + j];
@@ -207,6 +212,7 @@ static float pair_weights(const struct deq_attn_args *a, const struct deq_attn_r
     for (size_t p = 0; p < n_pages; p++) {
         float *s = row->scores + p * P;
         const size_t j0 = (p0 + p) * P;
+        __builtin_prefetch(row->v[p0 + p - row->first]);
         vf_st(s, vf_mul(vf_add(vf_ld(s), vf_ld(e + p * P)), scale));
         for (size_t l = 0; l < P && (j0 < row->lo || j0 + P > row->t); l++)
             if (j0 + l < row->lo || j0 + l > row->t)
@@ -234,9 +240,11 @@ INLINED void pair_columns(const struct deq_attn_args *a, const struct deq_attn_r
     for (int i = 0; i < 2 * rows * vecs; i++)
         o[i] = vf_set1(0.0f);
     for (size_t p = 0; p < n_pages; p++) {
-        const int32_t *v = (const int32_t *)pages[p] + P + c;
-        for (size_t l = 0; l < P; l++, v += a->v_stride)
+        const int32_t *v = (const int32_t *)pages[p] + P + c,
+                      *next = (const int32_t *)pages[DEQ_MIN(p + 2, n_pages - 1)] + P + c;
+        for (size_t l = 0; l < P; l++, v += a->v_stride, next += a->v_stride)
             for (int k = 0; k < vecs; k++) {
+                __builtin_prefetch(next + k * 16);
                 const vf low = vf_ld_low(v + k * 16), high = vf_ld_high(v + k * 16);
                 for (int i = 0; i < rows; i++) {
                     vf *to = &o[2 * (i * vecs + k)];
