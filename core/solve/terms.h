@@ -19,7 +19,8 @@ enum { DEQ_ROW_WINDOW_MAX = 64 };
 
 /* A prompt's window, and how many rows enter it in a step. 0: as wide as a choice's, and filled at once. Else an eighth
  * of it, so that a row starts from one that was evaluated before, and is not solved for long behind rows that are far
- * from their equilibria: rows leave after five or six evaluations, so that the window never fills. */
+ * from their equilibria. It takes about the evaluations of one of half its width that is filled at once, in fewer
+ * steps. */
 static inline uint32_t deq_prefill_window(uint32_t window, uint32_t prefill_window)
 {
     return prefill_window ? prefill_window : window;

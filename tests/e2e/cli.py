@@ -361,7 +361,8 @@ def test_train_tiny():
               "plain lines: %d %s" % (code, err))
         check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq "
                         r"generate \S*tiny \"The\" --max-tokens 100 --temperature 0.7\n"
-                        r"    \S*deqd --model \S*tiny\n$", err), "the result: %s" % err)
+                        r"    \S*deqd --model \S*tiny\n    \S*deq tune \S*tiny TEXT_FILE .*\n$", err),
+              "the result: %s" % err)
         with open(os.path.join(out, "train.jsonl")) as f:
             check("nan" not in err and not re.search(r"\b(nan|inf)\b", f.read()), "no nan")
         equal(run([DEQ, "generate", out, "The", "--max-tokens", "3"])[0], 0, "it is a model")
