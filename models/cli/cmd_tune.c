@@ -24,7 +24,7 @@ struct flags {
 #define AT(field) offsetof(struct flags, field)
 static const struct deq_opt flags[] = {
     {"--budget", DEQ_OPT_FLOAT, AT(budget), 0, 100, "0.1", NULL, "loss that may be given for speed, in percent"},
-    {"--limit", DEQ_OPT_U32, AT(limit), 512, 1 << 24, "4096", NULL, "tokens of the text that are read"},
+    {"--limit", DEQ_OPT_U32, AT(limit), 512, 1 << 24, "16384", NULL, "tokens of the text that are read"},
     {"--repeat", DEQ_OPT_U32, AT(repeat), 1, 100, "2", NULL, "measurements of each setting, taken in turns"},
     {"--threads", DEQ_OPT_U32, AT(threads), 1, 256, NULL, NULL,
      "compute threads; else all cores. With 1 its CPU time counts, which others on the machine do not change"},
@@ -184,7 +184,8 @@ static enum deq_rc sweep(struct tuning *t, struct deq_err *err)
     return rc;
 }
 
-/* The presets: of the chosen setting's tolerances the fastest that loses ten times the budget, and a tenth of it. */
+/* The presets: of the chosen setting's tolerances the fastest that loses ten times the budget, and the loosest that
+ * changes the loss by less than a tenth of it. */
 static void name_tolerances(const struct tuning *t, struct deq_serving *ret)
 {
     struct tune_point curve[POINTS_MAX];
@@ -197,7 +198,7 @@ static void name_tolerances(const struct tuning *t, struct deq_serving *ret)
             curve[n++] = t->point[i];
     }
     const float fast = curve[tune_choose(curve, n, t->exact, 10 * t->budget)].set.solver.tol,
-                exact = curve[tune_choose(curve, n, t->exact, t->budget / 10)].set.solver.tol;
+                exact = tune_exact_tol(curve, n, t->exact, t->budget / 10);
     ret->tol_fast = DEQ_MAX(fast, ret->solver.tol);
     ret->tol_exact = DEQ_MIN(exact, ret->solver.tol);
 }
@@ -213,17 +214,18 @@ static const char *class_name(enum deq_class c)
 
 static void print_table(const struct tuning *t)
 {
-    printf("%-18s %-9s %7s %2s %4s %-8s %6s %7s  %7s %8s  %11s  %13s\n", "varied", "solver", "tol", "m", "beta",
+    printf("%-18s %-9s %7s %2s %4s %-8s %6s %7s  %7s %17s  %11s  %13s\n", "varied", "solver", "tol", "m", "beta",
            "class", "window", "prefill", "loss", "", "evaluations", "tokens/s");
-    printf("%-18s %-9s %7s %2s %4s %-8s %6s %7s  %7s %8s  %5s %5s  %6s %6s\n", "", "", "", "", "", "", "", "", "", "",
+    printf("%-18s %-9s %7s %2s %4s %-8s %6s %7s  %7s %17s  %5s %5s  %6s %6s\n", "", "", "", "", "", "", "", "", "", "",
            "read", "write", "read", "write");
     for (size_t i = 0; i < t->n; i++) {
         const struct tune_point *p = &t->point[i];
         const struct deq_serving *s = &p->set;
-        printf("%-18s %-9s %7g %2u %4g %-8s %6u %7u  %7.4f %+7.3f%%  %5.2f %5.2f  %6.0f %6.0f %s\n", p->stage,
+        printf("%-18s %-9s %7g %2u %4g %-8s %6u %7u  %7.4f %+7.3f%% +-%.3f%%  %5.2f %5.2f  %6.0f %6.0f %s\n", p->stage,
                deq_solver_name(s->solver.method), (double)s->solver.tol, s->solver.memory, (double)s->solver.beta,
                class_name(s->numeric), s->row_window, s->prefill_window, p->loss,
-               100 * (p->loss / t->exact - 1), p->evaluations, p->written, 1 / p->read_s, 1 / p->write_s,
+               100 * (p->loss / t->exact - 1), 100 * p->error / t->exact, p->evaluations, p->written, 1 / p->read_s,
+               1 / p->write_s,
                i == t->best ? "<- chosen" : p->front ? "*" : "");
     }
     printf("*: of no other setting are both loss and time less; prefill 0: as window\n");
@@ -232,11 +234,12 @@ static void print_table(const struct tuning *t)
 static json_t *point_json(const struct tuning *t, const struct tune_point *p)
 {
     const struct deq_serving *s = &p->set;
-    return json_pack("{s:s, s:s, s:f, s:i, s:f, s:s, s:i, s:i, s:o, s:f, s:f, s:f, s:f, s:b, s:b}", "varied", p->stage,
-                     "solver", deq_solver_name(s->solver.method), "tol", (double)s->solver.tol, "memory",
+    return json_pack("{s:s, s:s, s:f, s:i, s:f, s:s, s:i, s:i, s:o, s:o, s:f, s:f, s:f, s:f, s:b, s:b}", "varied",
+                     p->stage, "solver", deq_solver_name(s->solver.method), "tol", (double)s->solver.tol, "memory",
                      (int)s->solver.memory, "beta", (double)s->solver.beta, "numeric_class", class_name(s->numeric),
                      "window", (int)s->row_window, "prefill_window", (int)s->prefill_window, "nll_per_token",
-                     isfinite(p->loss) ? json_real(p->loss) : json_null(), "evaluations_read", p->evaluations,
+                     isfinite(p->loss) ? json_real(p->loss) : json_null(), "error",
+                     isfinite(p->error) ? json_real(p->error) : json_null(), "evaluations_read", p->evaluations,
                      "evaluations_write", p->written, "tokens_per_second_read", 1 / p->read_s,
                      "tokens_per_second_write", 1 / p->write_s, "front", p->front, "chosen",
                      p == &t->point[t->best]);

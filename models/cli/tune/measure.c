@@ -1,5 +1,6 @@
 /* Points measured: weights are loaded once for each numeric class, an engine is opened for each measurement. */
 #include <math.h>
+#include <string.h>
 #include <time.h>
 
 #include "core/base/clock.h"
@@ -39,8 +40,7 @@ static enum deq_rc open_engine(struct tune_subject *s, const struct deq_serving 
 /* --- A text read, and pieces of it continued --- */
 
 struct listener {
-    const struct tune_subject *s;
-    double nats;
+    struct tune_subject *s;
     size_t scored;
     bool failed;
 };
@@ -53,8 +53,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         l->failed = l->failed || e->finish == DEQ_FINISH_NUMERIC;
     } else if (e->kind == DEQ_EVENT_PROMPT && e->position + 1 < s->tokens.n) {
         const struct deq_log_normaliser n = deq_log_normaliser(e->logits, s->arch->vocab.size);
-        l->nats -= (double)deq_logprob(&n, e->logits[s->tokens.ids[e->position + 1]]);
-        l->scored++;
+        s->nats[l->scored++] = -deq_logprob(&n, e->logits[s->tokens.ids[e->position + 1]]);
     }
     return DEQ_CONTINUE;
 }
@@ -87,17 +86,31 @@ static void take_least(double *best, double x)
     *best = *best > 0 ? fmin(*best, x) : x;
 }
 
-/* Loss of the text, read with logits as q says. */
+/* Loss of the text, read with logits as q says, and the error of its difference from the first reading's. */
 static enum deq_rc score(struct tune_subject *s, struct deq_engine *e, struct deq_request q, double *ret_loss,
-                         struct deq_err *err)
+                         double *ret_error, struct deq_err *err)
 {
+    const double n = (double)q.n_prompt;
+    double sum = 0, apart = 0, square = 0;
     struct listener l = {.s = s};
     double seconds = 0, rows = 0;
     q.want_prompt = true;
     q.ctx = &l;
     const enum deq_rc rc = run(s, e, &q, &seconds, &rows, err);
-    *ret_loss = l.failed || !l.scored ? NAN : l.nats / (double)l.scored;
-    return rc;
+    if (rc)
+        return rc;
+    if (!s->has_exact)
+        memcpy(s->exact_nats, s->nats, q.n_prompt * sizeof *s->nats);
+    s->has_exact = true;
+    for (size_t i = 0; i < l.scored; i++) {
+        const double d = (double)s->nats[i] - (double)s->exact_nats[i];
+        sum += (double)s->nats[i];
+        apart += d;
+        square += d * d;
+    }
+    *ret_loss = l.failed || l.scored != q.n_prompt ? NAN : sum / n;
+    *ret_error = sqrt(fmax(square / n - apart / n * (apart / n), 0) / n);
+    return DEQ_OK;
 }
 
 /* The larger loss of a prompt's window and of that in which text is written: rows that wait behind others are solved
@@ -105,13 +118,16 @@ static enum deq_rc score(struct tune_subject *s, struct deq_engine *e, struct de
 static enum deq_rc score_both(struct tune_subject *s, struct deq_engine *e, struct deq_request q, struct tune_point *p,
                               struct deq_err *err)
 {
-    double written;
-    enum deq_rc rc = score(s, e, q, &p->loss, err);
+    double written, error;
+    enum deq_rc rc = score(s, e, q, &p->loss, &p->error, err);
     if (rc || !q.solve.prefill_window)
         return rc;
     q.solve.prefill_window = 0;
-    rc = score(s, e, q, &written, err);
-    p->loss = isnan(written) || written > p->loss ? written : p->loss;
+    rc = score(s, e, q, &written, &error, err);
+    if (!rc && !(written <= p->loss)) {
+        p->loss = written;
+        p->error = error;
+    }
     return rc;
 }
 

@@ -59,6 +59,12 @@ enum deq_rc tune_open(const char *dir, const char *text_path, size_t limit, unsi
                       s->config_path);
     if (!rc)
         rc = read_text(s, dir, text_path, limit, err);
+    if (!rc) {
+        s->nats = DEQ_NEW_ARRAY(float, s->tokens.n);
+        s->exact_nats = DEQ_NEW_ARRAY(float, s->tokens.n);
+        if (!s->nats || !s->exact_nats)
+            rc = deq_fail(err, DEQ_ENOMEM, "no memory for %zu tokens", s->tokens.n);
+    }
     if (rc)
         tune_close(s);
     else
@@ -73,6 +79,8 @@ void tune_close(struct tune_subject *s)
     for (size_t i = 0; i < DEQ_CLASS_COUNT; i++)
         deq_weights_free(s->weights[i]);
     deq_tokens_free(&s->tokens);
+    deq_free(s->nats);
+    deq_free(s->exact_nats);
     deq_free(s->arch);
     deq_free(s);
 }

@@ -13,6 +13,7 @@ struct tune_point {
     const char *stage; /* what was varied: "tolerance and solver" */
     struct deq_serving set;
     double loss;         /* nats a token of the text */
+    double error;        /* standard error of its difference from the exact one, token by token */
     double evaluations;  /* a token, reading */
     double written;      /* evaluations a token, writing */
     double read_s;       /* a token, seconds */
@@ -28,10 +29,13 @@ static inline double tune_seconds(const struct tune_point *p)
 
 /* choose.c */
 
-/* The fastest point whose loss is at most (1 + budget) times the exact one; of equally fast ones the one that loses
- * less. Where there is none, the one that loses least. n: at least 1; a loss that is not a number is never chosen
- * before one that is. */
+/* The fastest point whose loss, error added, is at most (1 + budget) times the exact one: a text that is too short to
+ * tell allows little. Of equally fast ones the one that loses less; where there is none, the one that loses least.
+ * n: at least 1; a loss that is not a number is never chosen before one that is. */
 size_t tune_choose(const struct tune_point *p, size_t n, double exact, double budget);
+/* The loosest tolerance at which, and at all tighter ones, the loss is the exact one within the budget, up and down,
+ * error added; else the tightest. p: points that differ by their tolerance. */
+float tune_exact_tol(const struct tune_point *p, size_t n, double exact, double budget);
 /* Sets front of all. */
 void tune_mark_front(struct tune_point *p, size_t n);
 
@@ -44,6 +48,8 @@ struct tune_subject {
     struct deq_arch *arch;                        /* with the settings of its own */
     struct deq_weights *weights[DEQ_CLASS_COUNT]; /* packed, or NULL: not loaded yet */
     struct deq_tokens tokens;
+    float *nats, *exact_nats; /* [tokens.n - 1] of each token in the last reading, and in the first of all */
+    bool has_exact;
     unsigned threads;
 };
 
