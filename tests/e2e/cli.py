@@ -105,8 +105,8 @@ def test_eval_budget():
                     "big duck came and pushed the boat back to them. Mia and Sam said, \"Thank you, duck!\" They gave "
                     "the duck some bread and went home.\n")
         model = os.path.join(ROOT, "models", "stories")
-        runs = [json.loads(run([DEQ, "eval", model, path, "--json", "--window", "1", "--max-iter", n])[1])
-                for n in "123"]
+        runs = [json.loads(run([DEQ, "eval", model, path, "--json", "--window", "1", "--tol", "1e-3", "--max-iter",
+                                n])[1]) for n in "123"]
         loss = [o["nll_per_token"] for o in runs]
         equal([o["evaluations_per_token"] for o in runs[:2]], [1, 2], "budgets are used")
         check(loss[0] > loss[1] > loss[2], "loss at 1, 2, 3 evaluations: %s" % loss)
