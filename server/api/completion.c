@@ -123,14 +123,12 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     return verdict;
 }
 
-/* After a step: what its tokens gave is announced. */
+/* Of a stream, after a step: what its tokens gave is announced. */
 static void on_step(struct job *j)
 {
     const struct prompt *p = (const struct prompt *)j;
     struct completion *c = p->c;
     size_t bytes = 0;
-    if (!c->req.stream)
-        return;
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < (size_t)c->req.best_of; i++)
         bytes += choice_announce(&c->choices[p->index * (size_t)c->req.best_of + i]);
@@ -363,7 +361,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,
                           .on_event = on_event,
                           .on_admit = on_admit,
-                          .on_step = on_step,
+                          .on_step = r->stream ? on_step : NULL,
                           .on_end = on_end,
                           .sched = c->served->sched};
     c->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */

@@ -142,7 +142,8 @@ static void observe_token(struct metrics *m, struct job *j, const struct deq_eve
     metrics_observe(&m->residual, (double)e->residual);
     atomic_fetch_add_explicit(&m->start_tokens[e->start], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->start_evaluations[e->start], e->evaluations, memory_order_relaxed);
-    j->has_output = true;
+    if (j->on_step && j->flush.has == FLUSH_NOTHING)
+        j->flush.has = FLUSH_NEW;
 }
 
 static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
@@ -370,19 +371,18 @@ static void apply_signals(struct sched *s, bool all)
     }
 }
 
-/* What steps gave goes out when one is over, never in the middle of it, and in one piece: the first token at once, then
- * at most every stream.flush_ms, since waking a reader for every token of a fast stream costs more than making it. It
- * is kept back only where the next step will be over before that time: next_ns from now, as far as can be told. */
-static void flush_streams(struct sched *s, uint64_t next_ns)
+/* step_ns: what a step takes; all: whatever the time. */
+static void flush_streams(struct sched *s, uint64_t step_ns, bool all)
 {
-    const uint64_t now = deq_now_ns(), wait_ns = s->conf->stream_flush_ms * 1000000ull;
+    size_t n = 0;
+    for (const struct job *j = s->running; j; j = j->next)
+        n += j->flush.has != FLUSH_NOTHING;
+    struct flush f = flush_begin(deq_now_ns(), step_ns, all ? 0 : s->conf->stream_flush_ms, n);
+    for (const struct job *j = s->running; j; j = j->next)
+        flush_see(&f, &j->flush);
     for (struct job *j = s->running; j; j = j->next)
-        if (j->has_output && (next_ns >= wait_ns || now - j->flushed_ns >= wait_ns - next_ns)) {
-            j->has_output = false;
-            j->flushed_ns = now;
-            if (j->on_step)
-                j->on_step(j);
-        }
+        if (flush_goes(&f, &j->flush))
+            j->on_step(j);
 }
 
 /* --- The loop --- */
@@ -445,10 +445,10 @@ static void step(struct sched *s)
     atomic_fetch_add_explicit(&m->outside_ns, deq_thread_cpu_ns() - s->outside_since_ns, memory_order_relaxed);
     deq_step(s->engine);
     s->outside_since_ns = deq_thread_cpu_ns();
-    const uint64_t took = deq_now_ns() - began;
-    const double seconds = (double)took * 1e-9;
+    const uint64_t step_ns = deq_now_ns() - began;
+    const double seconds = (double)step_ns * 1e-9;
     metrics_observe(&m->step_s, seconds);
-    flush_streams(s, took);
+    flush_streams(s, step_ns, false);
     const struct deq_engine_stats now = deq_engine_stats(s->engine);
     const double rows = (double)(now.rows - s->seen.rows);
     step_cost_add(&s->cost, rows, seconds);
@@ -459,7 +459,7 @@ static void step(struct sched *s)
 /* All running jobs are paused, and no waiting one fits: nothing to do until a reader catches up. */
 static void wait_for_readers(struct sched *s)
 {
-    flush_streams(s, UINT64_MAX);
+    flush_streams(s, 0, true);
     pthread_mutex_lock(&s->lock);
     if (s->queue && !s->attention && !s->arrivals && !s->stop && !s->end_all)
         wait_for_work(s);

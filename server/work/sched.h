@@ -21,6 +21,7 @@
 #include "server/conf.h"
 #include "server/metrics.h"
 #include "server/work/fair.h"
+#include "server/work/flush.h"
 
 enum job_end {
     JOB_FINISHED,
@@ -46,7 +47,7 @@ struct job {
     /* engine's thread: PROMPT, TOKEN and END of every choice */
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine's thread; may be NULL. admission is filled */
-    void (*on_step)(struct job *j);  /* engine's thread, after a step: what its TOKENs gave goes out; may be NULL */
+    void (*on_step)(struct job *j);  /* engine's thread, behind a step: what its TOKENs gave goes out; may be NULL */
     /* engine's thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and
      * JOB_NO_MEMORY: message says why. JOB_GAVE_WAY: other jobs waited, and its reader was slow */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
@@ -59,13 +60,12 @@ struct job {
     struct fair_room room;   /* what it takes of the engine; its pages are known once it is admitted */
     struct fair_seat seat;   /* of a running job; it must take part once its deadline passed */
     struct fair_reader reader;
+    struct flush_stream flush; /* what on_step was not called for yet */
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* the last of choice 0 */
-    uint64_t flushed_ns;                                 /* when on_step was last called */
     _Atomic bool cancel, pause;
     bool paused;     /* in the engine: throttled, or its reader is slow */
     bool gave_way;
     bool overtook;   /* began before one that came next and found no room */
-    bool has_output; /* had a TOKEN since on_step was last called */
     uint32_t open_choices, tokens, first_choice_tokens;
 };
 
