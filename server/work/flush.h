@@ -1,9 +1,9 @@
-/* When what steps gave of a stream goes out: when one is over, never in the middle of it, and in one piece, since waking
- * a reader for every token of a fast stream costs more than making it. The first token leaves at once, and any that
- * comes the interval (stream.flush_ms) or more behind the flush before it. Faster ones are held back as long as the next
- * step will be over within that time; of many streams longer, so that all together are flushed FLUSHES_PER_S times a
- * second: until the end of the step that is nearest to it. Streams that are half due go along with one that is: their
- * readers wake up once, together.
+/* When what steps gave of a stream goes out: when one is over, never in the middle of it, and in one piece, since
+ * waking a reader for every token of a fast stream costs more than making it. The first token leaves at once, and any
+ * that comes the interval (stream.flush_ms) or more behind the flush before it. Faster ones are held back as long as
+ * the next step will be over within that time; of many streams longer, so that all together are flushed FLUSHES_PER_S
+ * times a second: until the end of the step that is nearest to it. Streams that are half due go along with one that is:
+ * their readers wake up once, together.
  *
  * Rules without a clock: the caller says how late it is. On the thread of whoever owns the streams. */
 #ifndef DEQ_SERVER_FLUSH_H
