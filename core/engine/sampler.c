@@ -350,18 +350,49 @@ float deq_logprob(const struct deq_log_normaliser *n, float logit)
     return (float)((double)(logit - n->max) - n->log_sum);
 }
 
+/* Of two tokens, whether a is the less probable one. */
+static bool ranks_behind(const float *logits, uint32_t a, uint32_t b)
+{
+    return logits[a] < logits[b] || (logits[a] == logits[b] && a > b);
+}
+
+/* ids: a heap whose root ranks behind all others, but for its root. */
+static void sift_root(const float *logits, uint32_t *ids, uint32_t n)
+{
+    const uint32_t id = ids[0];
+    uint32_t i = 0;
+    for (uint32_t child; (child = 2 * i + 1) < n; i = child) {
+        child += child + 1 < n && ranks_behind(logits, ids[child + 1], ids[child]);
+        if (!ranks_behind(logits, ids[child], id))
+            break;
+        ids[i] = ids[child];
+    }
+    ids[i] = id;
+}
+
 void deq_top_tokens(const float *logits, uint32_t V, uint32_t n, uint32_t *ids)
 {
-    uint32_t have = 0;
     n = DEQ_MIN(n, V);
-    for (uint32_t i = 0; i < V && n; i++) {
-        if (have == n && !(logits[i] > logits[ids[n - 1]]))
-            continue;
-        uint32_t at = have < n ? have++ : n - 1;
-        while (at > 0 && logits[i] > logits[ids[at - 1]]) {
-            ids[at] = ids[at - 1];
-            at--;
-        }
+    for (uint32_t i = 0; i < n; i++) { /* a heap grows at its end */
+        uint32_t at = i;
+        for (; at && ranks_behind(logits, i, ids[(at - 1) / 2]); at = (at - 1) / 2)
+            ids[at] = ids[(at - 1) / 2];
         ids[at] = i;
+    }
+    for (uint32_t begin = n; n && begin < V; begin += BLOCK) { /* most blocks have none that is more probable */
+        const uint32_t end = DEQ_MIN(begin + BLOCK, V);
+        if (!(deq_kern()->max(logits + begin, end - begin) > logits[ids[0]]))
+            continue;
+        for (uint32_t i = begin; i < end; i++)
+            if (logits[i] > logits[ids[0]]) {
+                ids[0] = i;
+                sift_root(logits, ids, n);
+            }
+    }
+    for (uint32_t left = n; left > 1; left--) { /* the least probable goes to the end */
+        const uint32_t least = ids[0];
+        ids[0] = ids[left - 1];
+        sift_root(logits, ids, left - 1);
+        ids[left - 1] = least;
     }
 }
