@@ -336,7 +336,7 @@ static void times(const struct metrics *m, struct deq_buf *b)
     hist(b, "deqd_decode_seconds", "From the first token to the end.", &m->decode_s);
     hist(b, "deqd_step_seconds", "One step of the engine.", &m->step_s);
     one(b, "deqd_engine_overhead_seconds_total", "counter",
-        "CPU time of the engine's thread outside steps: scheduling, JSON, hand-over.",
+        "CPU time of the engine's thread outside steps: scheduling, hand-over.",
         (double)atomic_load(&m->outside_ns) * 1e-9);
 }
 

@@ -36,7 +36,7 @@ struct metrics {
     _Atomic uint64_t cancelled[CANCEL_COUNT];
     _Atomic uint64_t prompt_tokens, generation_tokens, paused, gave_way;
     _Atomic uint64_t start_tokens[DEQ_WARM_COUNT], start_evaluations[DEQ_WARM_COUNT]; /* of generated tokens */
-    _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, JSON, hand-over */
+    _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */
     _Atomic int64_t connections, waiting, running;
     struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations,

@@ -18,10 +18,11 @@ leaves out everything that grows with the model. Connections are those that were
 is VmHWM, which the kernel keeps, set back before the load.
 
 Overhead is CPU time that is not spent on solving: of the engine's thread outside steps
-(deqd_engine_overhead_seconds_total: queue, JSON, hand-over to the readers) and of all threads that do not compute
+(deqd_engine_overhead_seconds_total: queue, hand-over to the readers) and of all threads that do not compute
 (HTTP, watching), over the wall time of steps (deqd_step_seconds). Not wall time of the engine's thread outside steps:
 on a machine whose cores all compute, the HTTP threads run in its place then, and would be counted twice. What stays
-inside steps is the count of a token for /metrics and the making of its text (about 1 us).
+inside steps is the count of a token for /metrics and the making of its text (about 1 us). HTTP's share is the same
+from outside, in wall time: streams against one answer with the same texts.
 """
 import argparse
 import hashlib
@@ -419,6 +420,32 @@ def usage(d, part, width, tokens, stream, cache):
     return difference(first, look()), difference(begin, end)
 
 
+def http_share(d, part, width, tokens):
+    """So many streams against the same prompts and seed in one request that is answered whole: the engine's work is the
+    same to the bit, and HTTP's next to nothing. In turn, five times each; the client is on the same cores."""
+    body = {"max_tokens": tokens, "temperature": 0.8, "seed": 1, "ignore_eos": True, "cache": "off"}
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(width)]
+    whole, streams = dict(body, prompt=prompts), [dict(body, prompt=p, stream=True) for p in prompts]
+    shares = []
+    for _ in range(5):
+        rates, texts = [], []
+        for bodies in ([whole], streams):
+            client, t = d.client(nap=0.02), time.monotonic()
+            calls = [client.post(b) for b in bodies]
+            client.run()
+            rates.append(width * tokens / (time.monotonic() - t))
+            texts.append([text for c in calls for text in c.answers() or [None]])
+            client.close()
+        shares.append(1 - rates[1] / rates[0])
+        say(part, "%d texts of %d tokens in one answer: %.0f tokens/s; as streams: %.0f; HTTP's share %.1f %%" % (
+            width, tokens, *rates, 100 * shares[-1]))
+        promise(texts[0] == texts[1], part, "streams have other texts than the one answer")
+    share = percentile(shares, 50)
+    say(part, "HTTP's share of the time of %d streams: median %.1f %%, largest %.1f %%" % (
+        width, 100 * share, 100 * max(shares)))
+    target(max(shares) <= 0.05, part, "HTTP's share was %.1f %% in one of five runs, target 5 %%" % (100 * max(shares)))
+
+
 def overhead():
     part, width, tokens, cores = "overhead", 32, scaled(512, 64), os.cpu_count()
     with Daemon("engine.threads=%d" % cores) as d:
@@ -444,6 +471,7 @@ def overhead():
         say(part, "a step: engine's thread outside of it %.0f us, HTTP and watch threads %.0f us: %.1f %% of it" %
             (1e6 * outside / steps, 1e6 * other / steps, 100 * share))
         target(share <= 0.05, part, "HTTP, JSON and scheduling cost %.1f %% of a step, target 5 %%" % (100 * share))
+        http_share(d, part, width, tokens)
 
 
 # --- A long prompt beside a stream ---
