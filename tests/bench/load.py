@@ -3,7 +3,7 @@
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict]
 
-Parts: streams overload churn overhead prefill fairness (all, when none is named). Each starts a daemon of its own.
+Parts: streams overload churn overhead prefill idle fairness (all, when none is named). Each starts a daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
@@ -534,6 +534,39 @@ def prefill():
         target(b <= 3 * a, part, "p99 between tokens is %.2f times the idle one, target 3" % (b / a))
 
 
+# --- A request after a pause ---
+
+def idle():
+    part, pause_s, tokens = "idle", 0.2, 16
+    body = {"prompt": "Once upon a time there was a little dog who", "max_tokens": tokens, "temperature": 0,
+            "ignore_eos": True, "stream": True, "cache": "off"}
+    with Daemon() as d:
+        client = d.client()
+        first, whole = {True: [], False: []}, {True: [], False: []}
+
+        def ask():
+            c = client.post(body, times=True)
+            client.run()
+            promise(c.state == "done" and c.status() == 200, part, "a request was not answered")
+            return 1e3 * (c.times[0] - c.start), 1e3 * (c.end - c.start)
+
+        for _ in range(scaled(25, 5)):
+            time.sleep(pause_s)
+            for paused in (True, None, False):  # in turn, so that both see the same machine; the one between is neither
+                took = ask()
+                if paused is not None:
+                    first[paused].append(took[0])
+                    whole[paused].append(took[1])
+        client.close()
+        for what, ms in (("first token", first), ("%d tokens" % tokens, whole)):
+            ratio = percentile(ms[True], 50) / percentile(ms[False], 50)
+            say(part, "%s, p50 / p90: %.1f / %.1f ms after a pause of %.1f s, %.1f / %.1f without; p50 ratio %.2f" % (
+                what, percentile(ms[True], 50), percentile(ms[True], 90), pause_s, percentile(ms[False], 50),
+                percentile(ms[False], 90), ratio))
+            target(ratio <= 1.3, part, "%s after a pause took %.2f times as long as without, target 1.3" % (what,
+                                                                                                           ratio))
+
+
 # --- Two callers ---
 
 def fairness():
@@ -591,7 +624,7 @@ def fairness():
             target(p[1] <= 2 * p[0], part, "B's p95 is %.1f times its value alone, target 2" % (p[1] / p[0]))
 
 
-PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, prefill, fairness)}
+PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, prefill, idle, fairness)}
 
 
 def main():
