@@ -245,15 +245,15 @@ void deq_step(struct deq_engine *engine);
 
 uint32_t deq_engine_max_positions(const struct deq_engine *engine); /* of one sequence: prompt and text */
 
-/* What an engine counts, one row a statistic: X(name, dimension, kind, help). dimension: none, or that of a statistic
- * with a value for each of an enum; help: what /metrics says. A counter only grows; a gauge is as of now. All are sums:
- * those of several engines add up. */
+/* What an engine counts: X(name, dimension, kind, help). dimension: none, or that of a statistic with a value for each
+ * of an enum; help: what /metrics says. A counter only grows, a gauge is as of now; those of several engines add up. */
 enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
 #define DEQ_ENGINE_STATS(X)                                                                                 \
     X(steps, , DEQ_COUNTER, "Evaluations of the cell on a batch.")                                          \
     X(rows, , DEQ_COUNTER, "Rows in those evaluations.")                                                    \
-    X(head_rows, , DEQ_COUNTER, "Rows through the output head.")                                            \
-    X(near_rows, , DEQ_COUNTER, "Rows whose pick was proven from logits of an earlier evaluation.")         \
+    X(head_rows, , DEQ_COUNTER, "Rows through the whole output head.")                                      \
+    X(near_rows, , DEQ_COUNTER, "Rows whose pick was sought near an earlier one's logits.")                 \
+    X(screen_rows, , DEQ_COUNTER, "Rows through the output head rounded to bytes.")                         \
     X(positions, , DEQ_COUNTER, "Positions committed.")                                                     \
     X(nonconverged, , DEQ_COUNTER, "Positions committed above their tolerance.")                            \
     X(numeric_errors, , DEQ_COUNTER, "Sequences ended because a state was not finite.")                     \

@@ -352,6 +352,7 @@ static void solver(const struct metrics *m, struct deq_buf *b)
     ENGINE("deqd_rows_total", rows);
     ENGINE("deqd_head_rows_total", head_rows);
     ENGINE("deqd_near_rows_total", near_rows);
+    ENGINE("deqd_screen_rows_total", screen_rows);
     ENGINE("deqd_positions_total", positions);
     ENGINE("deqd_solver_nonconverged_total", nonconverged);
     ENGINE("deqd_solver_diverged_total", numeric_errors);

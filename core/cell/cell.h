@@ -38,6 +38,14 @@ struct deq_rows {
     float *const *u;
 };
 
+/* Logits that were computed before: of another state near, or rounded, or both. */
+struct deq_known {
+    const float *state;  /* [state_dim] */
+    const float *logits; /* [V] at that state */
+    bool rounded;        /* they are screen's, not readout's */
+    uint32_t likely;     /* a word that may well be the best, or UINT32_MAX */
+};
+
 struct deq_cell;
 
 struct deq_cell_ops {
@@ -60,11 +68,13 @@ struct deq_cell_ops {
      * them. NULL when n_tails is 0. */
     void (*readout_tail)(struct deq_cell *c, unsigned cluster, const struct deq_rows *rows, float *const *logits,
                          const float *const *tails);
-    /* The most probable word at state z, exactly that of readout's logits, where it can be told from the logits [V] at
-     * another state near it, `before`, without reading the whole vocabulary; else UINT32_MAX. likely: a word that may
-     * well be it. Any thread of the pool, each with its own number. NULL: never */
-    uint32_t (*best_near)(struct deq_cell *c, unsigned thread, const float *z, const float *before, const float *logits,
-                          uint32_t likely);
+    /* logits[i] [V] of states z by a head rounded to bytes: about those of readout, at less cost, equal bits in any
+     * company too. false: this model has none, nothing is written. NULL: never */
+    bool (*screen)(struct deq_cell *c, const struct deq_rows *rows, float *const *logits);
+    /* The most probable word at state z, exactly that of readout's logits, where it can be told from what is known
+     * without reading the whole vocabulary; else UINT32_MAX. Any thread of the pool, each with its own number. NULL:
+     * never */
+    uint32_t (*best_near)(struct deq_cell *c, unsigned thread, const float *z, const struct deq_known *known);
     /* Page `to` becomes what page `from` is. */
     void (*page_copy)(struct deq_cell *c, uint32_t to, uint32_t from);
     void (*free)(struct deq_cell *c);

@@ -7,22 +7,24 @@
 
 static const float SLACK = 1.01f;
 
-bool deq_near_can(const struct deq_vocab *v)
-{
-    return !v->n_cutoffs && !deq_projects(v);
-}
-
 static size_t units(const struct deq_vocab *v)
 {
     return (v->size + DEQ_PANEL_UNIT - 1) / DEQ_PANEL_UNIT;
 }
 
-void deq_near_lay_out(struct deq_near *n, const struct deq_vocab *v, enum deq_class c, unsigned threads,
+static size_t padded(const struct deq_vocab *v)
+{
+    return units(v) * DEQ_PANEL_UNIT;
+}
+
+void deq_near_lay_out(struct deq_near *n, const struct deq_vocab *v, enum deq_class c, size_t rows, unsigned threads,
                       struct deq_layout *l)
 {
-    if (!deq_near_can(v))
+    if (!deq_head_is_plain(v))
         return;
-    DEQ_PART(l, n->length, v->size);
+    DEQ_PART(l, n->length, padded(v));
+    DEQ_PART(l, n->error, padded(v));
+    DEQ_PART(l, n->operands, rows * deq_int_operand_bytes(deq_vocab_out(v)));
     DEQ_PART(l, n->thread, threads);
     for (unsigned i = 0; i < threads; i++) {
         struct deq_near_scratch counted, *own = l->base ? &n->thread[i] : &counted;
@@ -34,40 +36,100 @@ void deq_near_lay_out(struct deq_near *n, const struct deq_vocab *v, enum deq_cl
     }
 }
 
+static float rounding(enum deq_format f, size_t k)
+{
+    return deq_format_is_int(f) ? sqrtf((float)k) / 64000 : (float)(k + 1) * 0x1p-24f;
+}
+
+void deq_near_init(struct deq_near *n, const struct deq_vocabulary *v, struct deq_pool *pool)
+{
+    const struct deq_packed *w = &v->packed.head[0], *r = &v->packed.rounded;
+    n->v = v;
+    n->pool = pool;
+    if (!n->thread)
+        return;
+    n->rounding = rounding(w->format, w->k);
+    n->longest = 0;
+    float *const word = n->thread[0].x, *const bytes = n->thread[0].before;
+    for (size_t i = 0; i < w->n; i++) {
+        double length = 0, error = 0;
+        deq_packed_row(w, i, word);
+        if (r->data)
+            deq_packed_row(r, i, bytes);
+        for (size_t k = 0; k < w->k; k++) {
+            const double e = (double)word[k] - (double)bytes[k];
+            length += (double)word[k] * (double)word[k];
+            error += e * e;
+        }
+        n->length[i] = (float)sqrt(length) + (v->head_bias ? fabsf(v->head_bias[i]) : 0) + 1e-30f;
+        n->error[i] = (float)sqrt(error) + 1e-30f;
+        n->longest = n->length[i] <= n->longest ? n->longest : n->length[i]; /* NaN stays */
+    }
+}
+
+/* --- The head in bytes --- */
+
+static void stage_prepare(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_near *n = ctx;
+    const struct deq_packed *w = &n->v->packed.rounded;
+    for DEQ_ROWS_OF (thread, n_threads, n->n)
+        deq_prepare(w->format, n->x + r * w->k, w->k, n->operands, r);
+}
+
+static void stage_screen(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_near *n = ctx;
+    const struct deq_packed *w = &n->v->packed.rounded;
+    const struct deq_operand x = deq_operand(w->format, n->x, w->k, n->operands, w->k);
+    deq_multiply_to(&x, n->n, w, n->logits, thread, n_threads);
+}
+
+static void stage_bias(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_near *n = ctx;
+    for DEQ_ROWS_OF (thread, n_threads, n->n)
+        deq_kern()->add(n->logits[r], n->logits[r], n->v->head_bias, n->v->shape.size);
+}
+
+bool deq_near_screen(struct deq_near *n, size_t rows, const float *x, float *const *logits)
+{
+    const struct deq_packed *w = &n->v->packed.rounded;
+    if (!w->data)
+        return false;
+    n->n = rows;
+    n->x = x;
+    n->logits = logits;
+    deq_pool_stage(n->pool, stage_prepare, n, rows * w->k);
+    deq_pool_stage(n->pool, stage_screen, n, rows * w->n * w->k);
+    if (n->v->head_bias)
+        deq_pool_stage(n->pool, stage_bias, n, rows * w->n);
+    return true;
+}
+
+/* --- The best word --- */
+
 static float length(const float *x, size_t n)
 {
     return sqrtf(deq_kern()->dot(x, x, n));
 }
 
-void deq_near_init(struct deq_near *n, const struct deq_vocabulary *v)
-{
-    const struct deq_packed *w = &v->packed.head[0];
-    n->v = v;
-    if (!deq_near_can(&v->shape))
-        return;
-    const float K = (float)w->k;
-    n->rounding = deq_format_is_int(w->format) ? sqrtf(K) / 64000 : (K + 1) * 0x1p-24f;
-    n->longest = 0;
-    for (size_t i = 0; i < w->n; i++) {
-        float *row = n->thread[0].x;
-        double sum = 0;
-        deq_packed_row(w, i, row);
-        for (size_t k = 0; k < w->k; k++)
-            sum += (double)row[k] * (double)row[k];
-        n->length[i] = (float)sqrt(sum) + (v->head_bias ? fabsf(v->head_bias[i]) : 0) + 1e-30f;
-        n->longest = n->length[i] <= n->longest ? n->longest : n->length[i]; /* NaN stays */
-    }
-}
+/* |logit - known| <= by_length length[n] + by_error error[n] */
+struct reach {
+    float by_length, by_error;
+};
 
-/* How far a logit may have moved, relative to its word's length; INFINITY: numbers are so large that something may
- * overflow. */
-static float reach(const struct deq_near *n, const struct deq_near_scratch *s)
+/* Infinite: numbers are so large that something may overflow. */
+static struct reach reach(const struct deq_near *n, const struct deq_near_scratch *s, bool rounded)
 {
     const struct deq_kern *k = deq_kern();
     const size_t Y = deq_vocab_out(&n->v->shape);
-    const float sizes = fmaxf(1, length(s->x, Y) + length(s->before, Y));
+    const float before = length(s->before, Y), sizes = fmaxf(1, length(s->x, Y) + before);
     const float moved = sqrtf(k->diff_sumsq(s->x, s->before, Y));
-    return n->longest * sizes < 1e30f ? SLACK * (moved + sizes * (n->rounding + 8 * 0x1p-24f)) : INFINITY;
+    const float relative = n->rounding + 8 * 0x1p-24f + (rounded ? rounding(DEQ_FORMAT_I8, Y) : 0);
+    if (!(n->longest * sizes < 1e30f))
+        return (struct reach){INFINITY, INFINITY};
+    return (struct reach){SLACK * (moved + sizes * relative), rounded ? SLACK * before : 0};
 }
 
 /* The logits of a unit of words, as deq_vocabulary_head has them, and what is best of them and of (top, best). */
@@ -88,38 +150,47 @@ static void read_unit(const struct deq_near *n, const struct deq_near_scratch *s
 }
 
 /* The highest that a word of a unit may be. */
-static float most(const struct deq_near *n, const float *logits, size_t u, float by)
+static float most(const struct deq_near *n, const float *logits, size_t u, struct reach by)
 {
     size_t at = u * DEQ_PANEL_UNIT;
     const size_t end = DEQ_MIN(at + DEQ_PANEL_UNIT, (size_t)n->v->shape.size);
     float m[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
     for (; at + 4 <= end; at += 4)
         for (size_t j = 0; j < 4; j++) {
-            const float x = logits[at + j] + by * n->length[at + j];
+            const float x = logits[at + j] + (by.by_length * n->length[at + j] + by.by_error * n->error[at + j]);
             m[j] = x > m[j] ? x : m[j];
         }
     for (; at < end; at++)
-        m[0] = fmaxf(m[0], logits[at] + by * n->length[at]);
+        m[0] = fmaxf(m[0], logits[at] + (by.by_length * n->length[at] + by.by_error * n->error[at]));
     return fmaxf(fmaxf(m[0], m[1]), fmaxf(m[2], m[3]));
 }
 
-uint32_t deq_near_best(const struct deq_near *n, unsigned thread, const float *logits, uint32_t likely)
+static size_t highest(const float *x, size_t n)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+uint32_t deq_near_best(const struct deq_near *n, unsigned thread, const struct deq_known *known)
 {
     const struct deq_near_scratch *s = &n->thread[thread];
     const struct deq_packed *w = &n->v->packed.head[0];
-    const size_t U = units(&n->v->shape), first = likely / DEQ_PANEL_UNIT;
-    const float by = reach(n, s);
+    const struct reach by = reach(n, s, known->rounded);
+    const size_t U = units(&n->v->shape);
     float top = -INFINITY;
     uint32_t best = UINT32_MAX;
     size_t may = 0;
-    if (!isfinite(by))
+    if (!isfinite(by.by_length))
         return UINT32_MAX;
+    for (size_t u = 0; u < U; u++)
+        s->most[u] = most(n, known->logits, u, by);
+    const size_t first = known->likely == UINT32_MAX ? highest(s->most, U) : known->likely / DEQ_PANEL_UNIT;
     deq_prepare(w->format, s->x, w->k, s->operand, 0);
     read_unit(n, s, first, &top, &best);
-    for (size_t u = 0; u < U; u++) {
-        s->most[u] = most(n, logits, u, by);
+    for (size_t u = 0; u < U; u++)
         may += s->most[u] >= top;
-    }
     if (may > DEQ_MAX(U / DEQ_NEAR_PART, (size_t)1))
         return UINT32_MAX;
     for (size_t u = 0; u < U; u++)

@@ -309,15 +309,21 @@ static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const str
     deq_vocabulary_tail(&c->readout, cluster, rows->n, c->n, logits, tails);
 }
 
-static uint32_t cell_best_near(struct deq_cell *base, unsigned thread, const float *z, const float *before,
-                               const float *logits, uint32_t likely)
+static bool cell_screen(struct deq_cell *base, const struct deq_rows *rows, float *const *logits)
+{
+    struct cell *c = (struct cell *)base;
+    final_norm(c, rows);
+    return deq_near_screen(&c->near, rows->n, c->n, logits);
+}
+
+static uint32_t cell_best_near(struct deq_cell *base, unsigned thread, const float *z, const struct deq_known *known)
 {
     const struct cell *c = (const struct cell *)base;
     if (!c->near.thread)
         return UINT32_MAX;
     read_state(c, z, c->near.thread[thread].x);
-    read_state(c, before, c->near.thread[thread].before);
-    return deq_near_best(&c->near, thread, logits, likely);
+    read_state(c, known->state, c->near.thread[thread].before);
+    return deq_near_best(&c->near, thread, known);
 }
 
 static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
@@ -340,6 +346,7 @@ static const struct deq_cell_ops ops = {.name = "transformer",
                                         .step = cell_step,
                                         .readout = cell_readout,
                                         .readout_tail = cell_readout_tail,
+                                        .screen = cell_screen,
                                         .best_near = cell_best_near,
                                         .page_copy = cell_page_copy,
                                         .free = cell_free};
@@ -348,6 +355,7 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .step = cell_step,
                                                           .readout = cell_readout,
                                                           .readout_tail = cell_readout_tail,
+                                                          .screen = cell_screen,
                                                           .best_near = cell_best_near,
                                                           .page_copy = cell_page_copy,
                                                           .free = cell_free};
@@ -367,7 +375,7 @@ static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsign
              R * deq_class_operand_bytes(a->base.serving.numeric, DEQ_MAX(DEQ_MAX(D, HD), (size_t)a->d_inner)));
     DEQ_PART(l, c->emb, threads * deq_vocabulary_work(&a->base.vocab));
     deq_readout_lay_out(&c->readout, &a->base.vocab, a->base.serving.numeric, R, l);
-    deq_near_lay_out(&c->near, &a->base.vocab, a->base.serving.numeric, threads, l);
+    deq_near_lay_out(&c->near, &a->base.vocab, a->base.serving.numeric, R, threads, l);
     deq_predict_lay_out(&c->predict, a->base.predictor_hidden, D, &a->base.vocab, a->base.serving.numeric, R, threads,
                         l);
 }
@@ -415,7 +423,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     }
     lay_out(c, a, threads, &l);
     deq_readout_init(&c->readout, &w->vocabulary, pool);
-    deq_near_init(&c->near, &w->vocabulary);
+    deq_near_init(&c->near, &w->vocabulary, pool);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     for (unsigned k = 0; k < a->n_block; k++)
         for (size_t d = 0; d < c->attention.reach; d++) {

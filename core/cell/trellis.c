@@ -297,15 +297,21 @@ static void cell_readout_tail(struct deq_cell *base, unsigned cluster, const str
     deq_vocabulary_tail(&c->readout, cluster, rows->n, c->x, logits, tails);
 }
 
-static uint32_t cell_best_near(struct deq_cell *base, unsigned thread, const float *z, const float *before,
-                               const float *logits, uint32_t likely)
+static bool cell_screen(struct deq_cell *base, const struct deq_rows *rows, float *const *logits)
+{
+    struct cell *c = (struct cell *)base;
+    read_states(c, rows);
+    return deq_near_screen(&c->near, rows->n, c->x, logits);
+}
+
+static uint32_t cell_best_near(struct deq_cell *base, unsigned thread, const float *z, const struct deq_known *known)
 {
     const struct cell *c = (const struct cell *)base;
     if (!c->near.thread)
         return UINT32_MAX;
     read_state(c, z, c->near.thread[thread].x);
-    read_state(c, before, c->near.thread[thread].before);
-    return deq_near_best(&c->near, thread, logits, likely);
+    read_state(c, known->state, c->near.thread[thread].before);
+    return deq_near_best(&c->near, thread, known);
 }
 
 static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
@@ -327,8 +333,8 @@ static void cell_free(struct deq_cell *base)
 
 #define OPS                                                                                                      \
     .name = "trellis", .inject = cell_inject, .step = cell_step, .commit = cell_commit, .readout = cell_readout, \
-    .readout_tail = cell_readout_tail, .best_near = cell_best_near, .page_copy = cell_page_copy,                 \
-    .free = cell_free
+    .readout_tail = cell_readout_tail, .screen = cell_screen, .best_near = cell_best_near,                         \
+    .page_copy = cell_page_copy, .free = cell_free
 static const struct deq_cell_ops ops = {OPS, .predict = cell_predict}, ops_without_predictor = {OPS};
 
 static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned threads, struct deq_layout *l)
@@ -348,7 +354,7 @@ static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned t
              R * deq_class_operand_bytes(a->base.serving.numeric, DEQ_MAX((size_t)v->d_model, H)));
     DEQ_PART(l, c->emb, threads * deq_vocabulary_work(v));
     deq_readout_lay_out(&c->readout, v, a->base.serving.numeric, R, l);
-    deq_near_lay_out(&c->near, v, a->base.serving.numeric, threads, l);
+    deq_near_lay_out(&c->near, v, a->base.serving.numeric, R, threads, l);
     deq_predict_lay_out(&c->predict, a->base.predictor_hidden, c->base.state_dim, v, a->base.serving.numeric, R,
                         threads, l);
 }
@@ -394,7 +400,7 @@ enum deq_rc deq_trellis_open(const struct deq_weights *weights, size_t max_rows,
     lay_out(c, &w->arch, threads, &l);
     c->kern->add(c->bias, w->inject_b, w->state_b, c->base.inject_dim);
     deq_readout_init(&c->readout, &w->vocabulary, pool);
-    deq_near_init(&c->near, &w->vocabulary);
+    deq_near_init(&c->near, &w->vocabulary, pool);
     deq_predict_init(&c->predict, &w->predictor, &w->vocabulary, pool);
     *ret = &c->base;
     return DEQ_OK;

@@ -25,6 +25,8 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
         put_cluster(w, v, "embed", "weight", c,
                     &(struct deq_put){&v->embed[c], DEQ_ROLE_EMBED, V, E,
                                       s->head_untied ? &v->packed.embed[c] : &v->packed.head[c], NULL, 1});
+        if (deq_head_is_plain(s) && !s->head_untied)
+            deq_weights_put_rounded(w, &v->packed.rounded);
         if (projects)
             put_cluster(w, v, "embed", "proj.weight", c,
                         &(struct deq_put){&v->embed_proj[c], DEQ_ROLE_EMBED, D, E, &v->packed.embed_proj[c],
@@ -33,6 +35,8 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
             put_cluster(w, v, "head", "weight", c,
                         &(struct deq_put){&v->head[c], DEQ_ROLE_EMBED, V, deq_cluster_head(s, c), &v->packed.head[c],
                                           NULL, 1});
+        if (deq_head_is_plain(s) && s->head_untied)
+            deq_weights_put_rounded(w, &v->packed.rounded);
         if (projects && s->proj_untied[c])
             put_cluster(w, v, "head", "proj.weight", c,
                         &(struct deq_put){&v->head_proj[c], DEQ_ROLE_EMBED, D, E, NULL, &v->packed.head_proj[c], 1});

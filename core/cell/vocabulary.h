@@ -36,6 +36,7 @@ struct deq_vocabulary {
         struct deq_packed embed[DEQ_CUTOFFS_MAX + 1];      /* data NULL: the head's */
         struct deq_packed embed_proj[DEQ_CUTOFFS_MAX + 1];
         struct deq_packed tails;
+        struct deq_packed rounded; /* the head in bytes, where near.h has a use for it; data NULL: none */
     } packed;
 };
 

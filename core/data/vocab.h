@@ -73,5 +73,10 @@ static inline bool deq_projects(const struct deq_vocab *v)
 {
     return v->div_val > 1 || (v->d_embed && v->d_embed != v->d_model);
 }
+/* One cluster, whose words are multiplied with states as they are read. */
+static inline bool deq_head_is_plain(const struct deq_vocab *v)
+{
+    return !v->n_cutoffs && !deq_projects(v);
+}
 
 #endif

@@ -33,6 +33,12 @@ void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const cha
     w->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
 }
 
+void deq_weights_put_rounded(struct deq_weights *w, struct deq_packed *rounded)
+{
+    if (w->params)
+        w->params[w->n_params - 1].rounded = rounded;
+}
+
 static void walk(struct deq_weights *w)
 {
     w->n = w->n_params = w->parameters = 0;
@@ -69,6 +75,8 @@ void deq_weights_free(struct deq_weights *w)
             deq_packed_free(w->params[i].packed);
         if (w->params[i].turned)
             deq_packed_free(w->params[i].turned);
+        if (w->params[i].rounded)
+            deq_packed_free(w->params[i].rounded);
     }
     deq_free(w->data);
     deq_free(w->params);
@@ -187,6 +195,8 @@ static enum deq_rc take(struct deq_weights *w, const struct deq_param *p, const 
         rc = deq_pack(x, p->rows, p->cols, f, p->packed, err);
     if (!rc && p->turned)
         rc = pack_transposed(p, x, f, err);
+    if (!rc && p->rounded && deq_pack(x, p->rows, p->cols, DEQ_FORMAT_I8, p->rounded, err) == DEQ_ENOMEM)
+        rc = DEQ_ENOMEM;
     if (rc == DEQ_EFORMAT) {
         char where[DEQ_PARAM_NAME + 16];
         snprintf(where, sizeof where, "tensor %s", p->name);
@@ -242,8 +252,10 @@ uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16)
         const struct deq_param *p = &w->params[i];
         const enum deq_format f = deq_format_of(w->numeric, p->role, bf16);
         const struct deq_packed as_is = {.n = p->rows, .k = p->cols, .format = f},
-                                turned = {.n = p->cols, .k = p->rows, .format = f};
-        bytes += (p->packed ? deq_packed_bytes(&as_is) : 0) + (p->turned ? deq_packed_bytes(&turned) : 0);
+                                turned = {.n = p->cols, .k = p->rows, .format = f},
+                                rounded = {.n = p->rows, .k = p->cols, .format = DEQ_FORMAT_I8};
+        bytes += (p->packed ? deq_packed_bytes(&as_is) : 0) + (p->turned ? deq_packed_bytes(&turned) : 0) +
+                 (p->rounded ? deq_packed_bytes(&rounded) : 0);
     }
     return bytes;
 }

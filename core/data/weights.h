@@ -41,6 +41,7 @@ struct deq_param {
     size_t count;
     float **slot;      /* the pointer that leads to it */
     struct deq_packed *packed, *turned; /* where the packed form holds it, and holds it transposed; NULL: it does not */
+    struct deq_packed *rounded;         /* and holds it in bytes, i8, whatever the class is; data NULL: not finite */
 };
 
 struct deq_weights {
@@ -71,6 +72,8 @@ struct deq_put {
 };
 void __attribute__((format(printf, 3, 4))) deq_weights_put(struct deq_weights *w, const struct deq_put *p,
                                                            const char *name, ...);
+/* The packed form holds the tensor put last in bytes too. */
+void deq_weights_put_rounded(struct deq_weights *w, struct deq_packed *rounded);
 
 /* The format of a matrix of that role in a model of that class, whose file has bf16 numbers or not. */
 static inline enum deq_format deq_format_of(enum deq_class c, enum deq_role role, bool bf16)

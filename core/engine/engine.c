@@ -164,7 +164,7 @@ static void begin_choices(struct deq_engine *e, const struct sequence *leader, c
         struct sequence *s = &e->seqs[i];
         if (s->id == leader->id && s->waiting) {
             s->waiting = false;
-            (void)take_token(e, s, deq_seq_sample(e, s, r, 0, NULL), *ev);
+            (void)take_token(e, s, deq_seq_sample(e, s, r, r->logits, 0, NULL), *ev);
         }
     }
 }

@@ -8,9 +8,10 @@
  *     evaluate  f once on all rows of all windows: one batch of matrix products
  *     residual  of every row; rows that begin a window and have r < tol can be committed
  *     readout   logits of rows that may commit, and of rows whose guess is due (first two
- *               evaluations, and when they converge; none in a window of one row). A greedy
- *               pick is proven from the row's earlier logits where few words can have become the
- *               best since (core/cell/near.h)
+ *               evaluations, and when they converge; none in a window of one row). Greedy picks
+ *               take no whole product: what is known of all words, from the row's earlier logits
+ *               or from a head in bytes, leaves few that may be best, and those are read
+ *               (core/cell/near.h)
  *     commit    leading rows with r < tol: what their pages hold is final, their logits give the next token; a
  *               guess that turns out wrong is dropped with every row behind it, which then enter again
  *     solve     one solver step of every row that stays

@@ -26,8 +26,9 @@ struct row {
     bool restarted;       /* went back after NaN once */
     bool start_cached;    /* began from a state of the prefix cache */
     bool guess_due;       /* at this step */
-    bool remembers;       /* logits of `seen` stand at deq_logits_of() */
-    bool near;            /* its pick may be told from them */
+    bool exact;           /* what it picks is final, and more is needed for it than the most probable word */
+    bool remembers;       /* logits of `seen` stand in a place of its own */
+    bool rounded;         /* they are from a head in bytes */
     float *logits;        /* [V] of this step, or NULL */
     float *tails;         /* [n_tails] of this step */
     uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one
@@ -87,7 +88,7 @@ struct deq_engine {
     const float **prev;
     struct row **head;        /* rows that need logits: [n_head], at most head_max at a time */
     struct sequence **head_seq;
-    size_t n_head;
+    size_t n_head, n_quick;   /* n_quick: the first of them, which something quicker is tried for */
     uint32_t head_max;
     float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
     bool remember;            /* every row has logits of its own: a later pick may be told from them */
@@ -100,12 +101,6 @@ struct deq_engine {
 static inline bool deq_seq_in_step(const struct sequence *s)
 {
     return s->id && !s->waiting && !s->paused;
-}
-
-/* Where a row's own logits stand, with e->remember. */
-static inline float *deq_logits_of(const struct deq_engine *e, const struct row *r)
-{
-    return e->logits + (size_t)(r - e->rows) * e->cell->vocab_size;
 }
 
 /* As the front of s, r commits at this evaluation whatever the residual. */
@@ -135,9 +130,9 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);
 /* Ends s, and the choices that wait for it. */
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message);
-/* The token after r's position, from its logits, or NO_TOKEN: *ret_need is the cluster that must be known first. Window
- * rows before it are looked back at. thread: whose scratch. */
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread,
-                        uint32_t *ret_need);
+/* The token after r's position, from logits of its state, or NO_TOKEN: *ret_need is the cluster that must be known
+ * first. Window rows before it are looked back at. thread: whose scratch. */
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, const float *logits,
+                        unsigned thread, uint32_t *ret_need);
 
 #endif

@@ -3,19 +3,16 @@
 
 #include "core/engine/engine_impl.h"
 
-/* Somebody sees the whole distribution at row r if it is final, or a pick needs it. Choices that begin here pick from
- * it too. */
-static bool needs_full_distribution(const struct sequence *s, const struct row *r)
+/* Somebody sees the whole distribution at row r if it is final. Choices that begin here pick from it too. */
+static bool shows_distribution(const struct sequence *s, const struct row *r)
 {
     const bool begins = s->req.n > 1 && r->position + 1 == s->req.n_prompt;
-    return s->req.want_logits || s->req.want_prompt || begins || deq_sample_needs_full(&s->req.sampling);
+    return s->req.want_logits || s->req.want_prompt || begins;
 }
 
-/* The pick of row r may be told from the logits of an earlier state of it, beginning from what that one picked. */
-static bool tells_near(const struct sequence *s, const struct row *r, bool final)
+static bool needs_full_distribution(const struct sequence *s, const struct row *r)
 {
-    return r->remembers && r->guess != NO_TOKEN && deq_sample_is_argmax(&s->req.sampling) &&
-           !(final && needs_full_distribution(s, r));
+    return shows_distribution(s, r) || deq_sample_needs_full(&s->req.sampling);
 }
 
 /* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose
@@ -43,7 +40,7 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             const bool need = r->finite && ((leading && (picks || wanted)) || guess_due);
             r->guess_due = false;
             if (need) {
-                r->near = tells_near(s, r, leading);
+                r->exact = leading && (shows_distribution(s, r) || !deq_sample_is_argmax(&s->req.sampling));
                 e->head[e->n_head] = r;
                 e->head_seq[e->n_head] = s;
                 e->n_head++;
@@ -53,32 +50,126 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
     return i;
 }
 
+/* --- Picks without the whole product --- */
+
+/* Where the logits of head row i stand, or will. */
+static float *logits_at(const struct deq_engine *e, size_t i)
+{
+    const size_t at = e->remember ? (size_t)(e->head[i] - e->rows) : i;
+    return e->logits + at * e->cell->vocab_size;
+}
+
+/* The most probable words of the first n_quick rows, of which logits are known; e->remember. */
 static void stage_near(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct deq_engine *e = ctx;
-    for DEQ_ROWS_OF (thread, n_threads, e->n_head) {
+    for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
         struct row *row = e->head[r];
-        const uint32_t likely = row->guess;
-        row->guess = NO_TOKEN;
-        if (row->near)
-            row->guess = e->cell->ops->best_near(e->cell, thread, row->fz, row->seen, deq_logits_of(e, row), likely);
+        const struct deq_known known = {row->seen, logits_at(e, r), row->rounded, row->guess};
+        row->guess = e->cell->ops->best_near(e->cell, thread, row->fz, &known);
     }
 }
 
-/* Picks what can be told from logits that were computed earlier; the others remain. */
-static void pick_near(struct deq_engine *e)
+/* What the first n_quick rows would pick, of which rounded logits are there. */
+static void stage_screened(void *ctx, unsigned thread, unsigned n_threads)
+{
+    struct deq_engine *e = ctx;
+    for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
+        struct row *row = e->head[r];
+        const struct deq_known known = {row->fz, logits_at(e, r), true, NO_TOKEN};
+        if (deq_sample_is_argmax(&e->head_seq[r]->req.sampling))
+            row->guess = e->cell->ops->best_near(e->cell, thread, row->fz, &known);
+        else
+            row->guess = deq_seq_sample(e, e->head_seq[r], row, known.logits, thread, NULL);
+    }
+}
+
+/* The n_quick rows come first that `quick` holds for. */
+static void bring_forward(struct deq_engine *e, bool (*quick)(const struct deq_engine *e, const struct sequence *s,
+                                                              const struct row *r))
+{
+    e->n_quick = 0;
+    for (size_t i = 0; i < e->n_head; i++) {
+        struct row *r = e->head[i];
+        struct sequence *s = e->head_seq[i];
+        if (!quick(e, s, r))
+            continue;
+        e->head[i] = e->head[e->n_quick];
+        e->head_seq[i] = e->head_seq[e->n_quick];
+        e->head[e->n_quick] = r;
+        e->head_seq[e->n_quick++] = s;
+    }
+}
+
+/* Those of them that have a pick now are done with. */
+static void drop_picked(struct deq_engine *e)
 {
     size_t left = 0;
-    deq_pool_stage(e->pool, stage_near, e, e->n_head * e->cell->vocab_size);
     for (size_t i = 0; i < e->n_head; i++) {
-        if (e->head[i]->guess != NO_TOKEN)
+        if (i < e->n_quick && e->head[i]->guess != NO_TOKEN)
             continue;
         e->head[left] = e->head[i];
         e->head_seq[left++] = e->head_seq[i];
     }
-    e->stats.near_rows += e->n_head - left;
     e->n_head = left;
 }
+
+static bool is_known(const struct deq_engine *e, const struct sequence *s, const struct row *r)
+{
+    (void)e;
+    return !r->exact && r->remembers && r->guess != NO_TOKEN && deq_sample_is_argmax(&s->req.sampling);
+}
+
+/* The most probable word is proven; a draw would be one from rounded logits, which differs from that of exact ones now
+ * and then. For a guess it will do, but class float32 keeps its bits. */
+static bool is_inexact(const struct deq_engine *e, const struct sequence *s, const struct row *r)
+{
+    return !r->exact && (deq_sample_is_argmax(&s->req.sampling) || e->serving.numeric != DEQ_CLASS_FLOAT32);
+}
+
+/* Row i of a readout. */
+static void put_row(struct deq_engine *e, size_t i, const struct row *r, const struct sequence *s)
+{
+    e->z[i] = r->fz;
+    e->position[i] = r->position;
+    e->ring[i] = &s->ring;
+}
+
+/* The first n head rows get logits: they stand where a later pick may be told from them. */
+static struct deq_rows put_rows(struct deq_engine *e, size_t n, bool rounded)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct row *r = e->head[i];
+        put_row(e, i, r, e->head_seq[i]);
+        e->logits_of[i] = logits_at(e, i);
+        r->remembers = e->remember;
+        r->rounded = rounded;
+        if (e->remember)
+            memcpy(r->seen, r->fz, e->cell->state_dim * sizeof(float));
+    }
+    return (struct deq_rows){.n = n, .z = e->z, .position = e->position, .ring = e->ring};
+}
+
+/* Greedy picks that earlier logits tell; then those that a head in bytes tells, and guesses from it. */
+static void pick_quickly(struct deq_engine *e)
+{
+    const size_t V = e->cell->vocab_size;
+    if (!e->cell->ops->best_near || e->cell->n_tails)
+        return;
+    bring_forward(e, is_known);
+    deq_pool_stage(e->pool, stage_near, e, e->n_quick * V);
+    e->stats.near_rows += e->n_quick;
+    drop_picked(e);
+    bring_forward(e, is_inexact);
+    const struct deq_rows rows = put_rows(e, e->n_quick, true);
+    if (!e->n_quick || !e->cell->ops->screen(e->cell, &rows, e->logits_of))
+        return;
+    deq_pool_stage(e->pool, stage_screened, e, e->n_quick * V);
+    e->stats.screen_rows += e->n_quick;
+    drop_picked(e);
+}
+
+/* --- Whole products --- */
 
 static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
 {
@@ -88,16 +179,8 @@ static void stage_sample(void *ctx, unsigned thread, unsigned n_threads)
         if (r->guess != NO_TOKEN)
             continue;
         r->need = 0;
-        r->guess = deq_seq_sample(e, e->head_seq[i], r, thread, &r->need);
+        r->guess = deq_seq_sample(e, e->head_seq[i], r, r->logits, thread, &r->need);
     }
-}
-
-/* Row i of a readout. */
-static void put_row(struct deq_engine *e, size_t i, const struct row *r, const struct sequence *s)
-{
-    e->z[i] = r->fz;
-    e->position[i] = r->position;
-    e->ring[i] = &s->ring;
 }
 
 /* One further cluster, for the head rows that need it. */
@@ -123,21 +206,18 @@ static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
  * all for a request that wants to see distributions. */
 void deq_readout_run(struct deq_engine *e)
 {
-    pick_near(e);
+    pick_quickly(e);
     if (!e->n_head)
         return;
     const size_t work = e->n_head * e->cell->vocab_size;
+    const struct deq_rows rows = put_rows(e, e->n_head, false);
     for (size_t i = 0; i < e->n_head; i++) {
         struct row *r = e->head[i];
-        put_row(e, i, r, e->head_seq[i]);
-        e->logits_of[i] = r->logits = e->remember ? deq_logits_of(e, r) : e->logits + i * e->cell->vocab_size;
+        r->logits = e->logits_of[i];
         e->tails_of[i] = r->tails = e->tails + i * e->cell->n_tails;
         r->known = r->need = 0;
-        if (e->remember)
-            memcpy(r->seen, r->fz, e->cell->state_dim * sizeof(float));
-        r->remembers = e->remember;
+        r->guess = NO_TOKEN;
     }
-    const struct deq_rows rows = {.n = e->n_head, .z = e->z, .position = e->position, .ring = e->ring};
     e->cell->ops->readout(e->cell, &rows, e->logits_of, e->tails_of);
     for (unsigned c = 1; c <= e->cell->n_tails; c++)
         (void)read_tail(e, c, true);

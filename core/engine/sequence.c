@@ -322,13 +322,12 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
 
 /* --- Middle --- */
 
-uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, unsigned thread,
-                        uint32_t *ret_need)
+uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, const float *logits,
+                        unsigned thread, uint32_t *ret_need)
 {
     struct deq_sample_scratch *scratch = &e->scratch[thread];
     const uint32_t V = (uint32_t)e->cell->vocab_size;
     const size_t position = r->position;
-    const float *logits = r->logits;
     if (e->cell->n_tails && !deq_sample_needs_full(&s->req.sampling)) {
         const struct deq_tails t = {.vocab = &e->vocab, .logprob = r->tails, .known = r->known};
         return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, scratch, ret_need);

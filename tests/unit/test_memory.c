@@ -63,7 +63,7 @@ TEST(memory_is_what_was_said)
 
 static uint64_t packed_vocabulary_bytes(const struct deq_vocabulary *v)
 {
-    uint64_t bytes = deq_packed_bytes(&v->packed.tails);
+    uint64_t bytes = deq_packed_bytes(&v->packed.tails) + deq_packed_bytes(&v->packed.rounded);
     for (unsigned c = 0; c < deq_clusters(&v->shape); c++)
         bytes += deq_packed_bytes(&v->packed.head[c]) + deq_packed_bytes(&v->packed.head_proj[c]) +
                  deq_packed_bytes(&v->packed.embed[c]) + deq_packed_bytes(&v->packed.embed_proj[c]);
