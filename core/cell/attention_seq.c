@@ -4,7 +4,8 @@
  *
  * Done in blocks of QB query rows, so that only the keys up to the block's last row are multiplied.
  * Relative keys stand in reverse (row i is distance R-1-i): then (q + r_r) R' gives row t the scores of
- * distance t-j at column j + (t1-1-t), a shift without a gather. With memory, columns 0..M-1 are its
+ * distance t-j at column j + (t1-1-t): read with rows one number closer together, they are what the scores of content
+ * begin with. With memory, columns 0..M-1 are its
  * positions and column M + j is position j. */
 #include <math.h>
 #include <string.h>
@@ -40,16 +41,16 @@ void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const stru
             for (size_t t0 = 0; t0 < T; t0 += QB) {
                 const size_t t1 = DEQ_MIN(t0 + QB, T), rows = t1 - t0;
                 float *S = P + t0 * C, *av = tp->av + (b * T + t0) * HD + h * Dh;
-                biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
-                if (M)
-                    s->base.xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, NULL, 0, S, C);
-                s->base.xwt(rows, t1, Dh, qb, Dh, key, ld, NULL, 0, S + M, C);
+                const float *shifted = rb + rows - 1; /* behind a position it holds anything: masked below */
                 biased(k, q + t0 * ld, ld, w->r_r + h * Dh, rows, Dh, qb);
                 s->base.xwt(rows, M + t1, Dh, qb, Dh, s->rel[block] + (R - M - t1) * HD + h * Dh, HD, NULL, 0, rb, R);
+                biased(k, q + t0 * ld, ld, w->r_w + h * Dh, rows, Dh, qb);
+                if (M)
+                    s->base.xwt(rows, M, Dh, qb, Dh, mem_key, 2 * HD, shifted, R - 1, S, C);
+                s->base.xwt(rows, t1, Dh, qb, Dh, key, ld, shifted + M, R - 1, S + M, C);
                 for (size_t i = 0; i < rows; i++) {
                     float *row = S + i * C;
                     const size_t end = M + t0 + i + 1, lo = end > W ? end - W : 0, n = end - lo;
-                    k->add(row + lo, row + lo, rb + i * R + (rows - 1 - i) + lo, n);
                     k->scale(row + lo, scale, n);
                     float sum = k->exp_sum(row + lo, row + lo, k->max(row + lo, n), n);
                     k->scale(row + lo, 1.0f / sum, n);
