@@ -22,6 +22,7 @@ struct flags {
     struct bench_flags common;
     uint32_t context;
     enum part only;
+    bool brief;
 };
 
 static const struct deq_opt flags[] = {
@@ -29,6 +30,8 @@ static const struct deq_opt flags[] = {
      "one part; of a shape, all are evaluation, prefill and generation"},
     {"--context", DEQ_OPT_U32, offsetof(struct flags, context), 1, 4096, "16", NULL,
      "tokens behind which generation is measured"},
+    {"--brief", DEQ_OPT_BOOL, offsetof(struct flags, brief), 0, 0, NULL, NULL,
+     "generation by 1 and 32 streams at window 1 and the model's only, as of a shape"},
     BENCH_FLAGS};
 
 static const struct deq_command command = {
@@ -60,7 +63,7 @@ static enum deq_rc measure(struct bench_machine *m, const struct bench_subject *
     if (rc)
         return rc;
     const struct bench_texts t = {.model = model, .name = s->name, .context = f->context, .quick = f->common.quick,
-                                  .brief = s->shape || f->common.quick};
+                                  .brief = s->shape || f->brief || f->common.quick};
     for (int p = 0; p < PARTS && !rc; p++)
         if (f->only == ALL ? parts[p].shapes || !s->shape : f->only == (enum part)p)
             rc = bench_add(&f->common, s, parts[p].key, parts[p].title, one_part((enum part)p, m, s, &t, err), report,

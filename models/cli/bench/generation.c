@@ -164,8 +164,7 @@ static enum deq_rc generate(struct one *o, const struct bench_machine *m, const 
 
 enum { STREAM_COUNTS = 6, WINDOWS = 6, GENERATIONS = STREAM_COUNTS * WINDOWS + 4 };
 
-/* Temperature 0.8 on all numbers of streams and windows (a shape: on one and 32, its weights have nothing to guess),
- * greedy on the ends. */
+/* Temperature 0.8 on all numbers of streams and windows, or the ends alone; greedy on the ends. */
 static size_t generations(const struct bench_texts *t, struct one *one)
 {
     const uint32_t own = deq_model_info(t->model).window, windows[WINDOWS] = {1, 2, 4, 8, 16, own};

@@ -3,8 +3,8 @@
 PyTorch runs the authors' DEQ-Transformer (--deq-repo: a checkout of github.com/locuslab/deq) on the shapes of
 `deq bench`: one evaluation of f. llama.cpp, as npm's node-llama-cpp ships it, generates with explicit transformers in
 Q8_0: one of as many parameters as models/stories, and twelve layers of shape M. Peers and deqd take turns; medians over
-rounds. --install puts both peers under --dir; a peer that is not there is left out, and it says so. With --threads 1
-times are of the processor, for a machine that others use too."""
+rounds, after Ctrl-C over those so far. --install puts both peers under --dir; a peer that is not there is left out, and
+it says so. With --threads 1 times are of the processor, for a machine that others use too."""
 import argparse
 import glob
 import json
@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, *args):
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "GOMP_SPINCOUNT": "2000"}
         self.p = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                  text=True, env=env)
+                                  text=True, env=env, start_new_session=True)
 
     def ask(self, **request):
         self.p.stdin.write(json.dumps(request) + "\n")
@@ -51,10 +51,6 @@ class Worker:
         if not line:
             sys.exit("%s ended with code %d" % (" ".join(self.p.args), self.p.wait()))
         return json.loads(line)
-
-    def close(self):
-        self.p.stdin.close()
-        self.p.wait()
 
 
 class Figures:
@@ -128,7 +124,8 @@ def round_of_texts(args, figures, llama):
         for streams, what in ((1, "1 stream"), (32, "32 streams")):
             figures.add(figures.theirs, (model, what), llama.ask(model=file, what="generation", streams=streams,
                                                                  context=CONTEXT)["tokens_per_s"])
-        rows = bench(args, figures, [path], "--only", "generation", "--context", str(CONTEXT))[model]["generation"]
+        rows = bench(args, figures, [path], "--only", "generation", "--brief", "--context",
+                     str(CONTEXT))[model]["generation"]
         for streams, what in ((1, "1 stream"), (32, "32 streams")):
             figures.add(figures.ours, (model, what), fastest(rows, streams=streams, temperature=0))
 
@@ -178,14 +175,17 @@ def main():
         install(args.dir)
     torch, llama = start_peers(args)
     figures = Figures()
-    for r in range(args.rounds):
-        print("round %d of %d" % (r + 1, args.rounds), file=sys.stderr, flush=True)
-        round_of_evaluations(args, figures, torch)
-        if llama:
-            round_of_texts(args, figures, llama)
+    try:
+        for r in range(args.rounds):
+            print("round %d of %d" % (r + 1, args.rounds), file=sys.stderr, flush=True)
+            round_of_evaluations(args, figures, torch)
+            if llama:
+                round_of_texts(args, figures, llama)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured so far")
     for peer in (torch, llama):
         if peer:
-            peer.close()
+            peer.p.terminate()
     figures.report()
 
 
