@@ -102,8 +102,8 @@ static const struct deq_opt options[] = {
     U32("stream.buffer_bytes", stream_buffer_bytes, 4096, 16777216, "262144",
         "Unread bytes of a stream before its sequence pauses."),
     U32("stream.flush_ms", stream_flush_ms, 0, 1000, "10",
-        "Tokens of a stream that come faster are sent together, of more than 20 streams every half millisecond a "
-        "stream; 0 sends after every step of the engine."),
+        "Tokens of a stream that come faster are sent together, of many streams every two, four, ... of it; 0 sends "
+        "after every step of the engine."),
     U32("stream.ping_ms", stream_ping_ms, 100, 3600000, "15000",
         "A comment line is sent to a silent stream so often, so that proxies keep it open."),
     U32("stream.stall_ms", stream_stall_ms, 100, 3600000, "20000",

@@ -377,9 +377,7 @@ static void flush_streams(struct sched *s, uint64_t step_ns, bool all)
     size_t n = 0;
     for (const struct job *j = s->running; j; j = j->next)
         n += j->flush.has != FLUSH_NOTHING;
-    struct flush f = flush_begin(deq_now_ns(), step_ns, all ? 0 : s->conf->stream_flush_ms, n);
-    for (const struct job *j = s->running; j; j = j->next)
-        flush_see(&f, &j->flush);
+    const struct flush f = flush_begin(deq_now_ns(), step_ns, all ? 0 : s->conf->stream_flush_ms, n);
     for (struct job *j = s->running; j; j = j->next)
         if (flush_goes(&f, &j->flush))
             j->on_step(j);

@@ -34,9 +34,7 @@ static struct run run(size_t n, uint64_t step_us, unsigned every, uint32_t inter
             }
         for (size_t i = 0; i < n; i++)
             have += streams[i].has != FLUSH_NOTHING;
-        struct flush f = flush_begin(now, step_ns, interval_ms, have);
-        for (size_t i = 0; i < n; i++)
-            flush_see(&f, &streams[i]);
+        const struct flush f = flush_begin(now, step_ns, interval_ms, have);
         for (size_t i = 0; i < n; i++) {
             const bool first = !streams[i].flushed_ns && streams[i].has != FLUSH_NOTHING;
             const bool goes = flush_goes(&f, &streams[i]);
@@ -66,16 +64,17 @@ TEST(flush_holds_fast_streams)
     const struct run one = run(1, 1000, 1, 10), few = run(8, 700, 1, 10), many = run(32, 1000, 1, 10);
     CHECK_EQ(one.flushes, 1 + (STEPS - 1) / 9); /* ten steps behind the one before it would be too late */
     CHECK(few.longest_ns <= 10000000 && few.flushes <= few.tokens / 13);
-    CHECK(many.longest_ns <= 16500000); /* the step that is nearest: half a step more or less */
-    /* the first tokens, and the streams that go along while they fall into step, come on top */
-    CHECK(many.flushes <= many.ns / 1000000 * FLUSHES_PER_S / 1000 + 3 * 32);
-    CHECK(many.flushes >= many.ns / 1000000 * FLUSHES_PER_S / 1000 * 9 / 10); /* and not less often than that */
+    /* of 32 streams every two intervals, until the end of the step that is nearest */
+    CHECK(many.longest_ns <= 20500000);
+    const uint64_t ticks = many.ns / 20000000;
+    CHECK(many.flushes >= (ticks - 1) * 32 && many.flushes <= (ticks + 6) * 32); /* those at the beginning on top */
+    CHECK(ticks * 32 <= many.ns / 1000000 * FLUSHES_PER_S / 1000);
 }
 
-/* However they began, they soon go out together. */
-TEST(flush_gathers_streams)
+/* However they began, many go out together. */
+TEST(flush_gathers_many_streams)
 {
-    const struct run r = run(20, 1000, 1, 10);
-    CHECK(r.rounds <= r.ns / 10000000 + 20);
+    const struct run r = run(32, 1000, 1, 10);
+    CHECK(r.rounds <= r.ns / 20000000 + 32);
     CHECK_EQ(run(64, 100, 1, 0).rounds, STEPS);
 }
