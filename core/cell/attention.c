@@ -196,16 +196,20 @@ size_t deq_attention_work(const struct deq_attention *a, const struct deq_rows *
     return 3 * a->n_head * a->kv.d_head * seen(a, rows, 0, rows->n);
 }
 
-/* A few rows together, head by head, so that rows of a window find what they share in the caches, and all rows the
- * relative keys. This order is cut where equally many positions are seen on both sides. */
+/* A few rows together, head by head: rows of a window find what they share in the caches, and with pairs any rows do
+ * the relative keys. Fewer where threads would have none. This order is cut where equally many positions are seen on
+ * both sides. */
 void deq_attention_read(const struct deq_attention *a, const struct deq_attention_rows *rows, unsigned thread,
                         unsigned n_threads)
 {
     const struct deq_rows *in = rows->rows;
     const size_t all = seen(a, in, 0, in->n) * a->n_head, from = all * thread / n_threads,
-                 to = all * (thread + 1) / n_threads;
+                 to = all * (thread + 1) / n_threads,
+                 most = DEQ_MAX(DEQ_MIN(in->n * a->n_head / n_threads / 2, (size_t)DEQ_ATTN_ROWS), (size_t)1);
     for (size_t r = 0, at = 0, n; r < in->n && at < to; r += n) {
-        n = DEQ_MIN(in->n - r, (size_t)DEQ_ATTN_ROWS);
+        n = DEQ_MIN(in->n - r, most);
+        if (a->kv.format == DEQ_KV_F32)
+            n = run_of(in, r, n);
         const size_t of_head = seen(a, in, r, n);
         for (size_t h = 0; h < a->n_head; h++, at += of_head)
             if (at >= from && at < to)

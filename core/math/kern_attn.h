@@ -130,7 +130,9 @@ static void attn(const struct deq_attn_args *a)
     }
 }
 
-/* --- 16 bits: two numbers in a word, 65536 * high + low --- */
+/* --- 16 bits: two numbers in a word, 65536 * high + low ---
+ *
+ * Pages are prefetched while those before them are read: they lie anywhere, each too short for the machine to see. */
 
 /* The high number is rounded with the low one in mind: the whole word read as an integer is the high number, 65536
  * times as large, within half a unit. So it costs a conversion, and the low one a shift more. */
@@ -150,8 +152,6 @@ static float pack_i16(const float *x, size_t n, int32_t *pairs)
     }
     return scale * 0x1p-16f; /* what is read is 65536 times as large */
 }
-
-/* Pages are prefetched while those before them are read: they lie anywhere, too short each for the machine to see. */
 
 /* out[i][16 p + lane] = scale[lane] * sum_d q[i][d] k[d][lane] over pages of pairs [half, 16] and their scales [16]; a
  * sum is one chain, over the pairs, low before high */
