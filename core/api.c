@@ -39,8 +39,8 @@ static void tell_facts(struct deq_model *m)
 
 /* Configuration and tokenizer of a model directory, and where its weights are [4096]. Architecture and tokenizer are
  * the caller's, also on failure (or NULL). */
-static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct deq_tokenizer **ret_tok,
-                            char *ret_weights_path, struct deq_err *err)
+static enum deq_rc open_dir(const char *dir, const enum deq_class *numeric, struct deq_arch **ret_arch,
+                            struct deq_tokenizer **ret_tok, char *ret_weights_path, struct deq_err *err)
 {
     char path[4096];
     if (!deq_io_is_dir(dir))
@@ -51,6 +51,8 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct 
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "config.json"); /* shorter than the name above */
     enum deq_rc rc = deq_config_load(path, ret_arch, err);
+    if (!rc && numeric)
+        (*ret_arch)->serving.numeric = *numeric;
     if (!rc)
         rc = deq_tokenizer_load(dir, ret_tok, err);
     if (!rc && deq_tokenizer_vocab_size(*ret_tok) > (*ret_arch)->vocab.size)
@@ -59,13 +61,13 @@ static enum deq_rc open_dir(const char *dir, struct deq_arch **ret_arch, struct 
     return rc;
 }
 
-enum deq_rc deq_model_load(const char *dir, struct deq_model **ret, struct deq_err *err)
+enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret, struct deq_err *err)
 {
     char weights_path[4096];
     struct deq_model *m = DEQ_NEW(struct deq_model);
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
-    enum deq_rc rc = open_dir(dir, &m->arch, &m->tok, weights_path, err);
+    enum deq_rc rc = open_dir(dir, numeric, &m->arch, &m->tok, weights_path, err);
     if (!rc)
         rc = deq_weights_load(weights_path, m->arch, true, &m->weights, err);
     if (!rc)
@@ -106,6 +108,7 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .cache_bytes_per_token = shape.page_bytes / shape.page_tok,
                                    .eos_id = a->vocab.eos_id,
                                    .dtype = m->weights->bf16 ? "bf16" : "f32",
+                                   .numeric = a->serving.numeric,
                                    .kernels = deq_kern()->name,
                                    .solver = a->serving.solver.method,
                                    .warm_start = a->serving.warm,
@@ -159,14 +162,15 @@ struct deq_request deq_request_defaults(const struct deq_model *m)
                                           .prefill_window = a->serving.prefill_window}};
 }
 
-enum deq_rc deq_check(const char *dir, const struct deq_engine_opts *opts, struct deq_memory *ret, struct deq_err *err)
+enum deq_rc deq_check(const char *dir, const enum deq_class *numeric, const struct deq_engine_opts *opts,
+                      struct deq_memory *ret, struct deq_err *err)
 {
     char weights_path[4096];
     struct deq_arch *arch = NULL;
     struct deq_tokenizer *tok = NULL;
     struct deq_engine_opts o;
     uint64_t bytes = 0, load = 0;
-    enum deq_rc rc = open_dir(dir, &arch, &tok, weights_path, err);
+    enum deq_rc rc = open_dir(dir, numeric, &arch, &tok, weights_path, err);
     if (!rc)
         rc = deq_weights_measure(weights_path, arch, &bytes, &load, err);
     struct deq_cell shape = {0};

@@ -49,6 +49,9 @@ static const struct deq_opt options[] = {
     STR("model.path", model_path, "models/stories", NULL, "Model directory."),
     STR("model.name", model_name, "", NULL,
         "Name it is served under, as in stories or org/model; empty: the directory's."),
+    {"model.numeric_class", DEQ_OPT_ENUM, AT(numeric), 0, 0, "model", "model|" DEQ_CLASS_CHOICES,
+     "What products are computed in: the model's own class, or another, which makes other answers of it (deq eval "
+     "--class says what it costs)."},
     STR("tls.cert", tls_cert, "", NULL,
         "PEM file with the certificate and its chain; with tls.key, server.listen speaks TLS 1.2 and 1.3 only. Read "
         "again on SIGHUP."),

@@ -5,6 +5,7 @@
 #define DEQ_SERVER_CONF_H
 
 #include "core/base/options.h"
+#include "core/deq.h"
 
 enum { CONF_NAME_MAX = 96 }; /* bytes of a model's name */
 
@@ -18,6 +19,7 @@ struct conf {
     uint64_t max_body_bytes;
     /* model */
     char model_path[1024], model_name[CONF_NAME_MAX + 1];
+    int numeric; /* enum deq_class + 1; 0: the model's own */
     /* tls, auth */
     char tls_cert[1024], tls_key[1024], keys_file[1024];
     bool open_metrics;
@@ -41,6 +43,13 @@ struct conf {
 };
 
 extern const struct deq_opt_table conf_table;
+
+/* The class that a model is to be loaded in, in *room; NULL: its own. */
+static inline const enum deq_class *conf_numeric(const struct conf *c, enum deq_class *room)
+{
+    *room = (enum deq_class)(c->numeric - 1);
+    return c->numeric ? room : NULL;
+}
 
 enum conf_action {
     CONF_RUN,

@@ -120,6 +120,7 @@ static enum deq_rc write_card(const struct deq_import_job *j, const struct deq_i
                     a->serving.solver.max_iter);
     else
         deq_buf_fmt(&b, "exactly %u steps |\n", a->serving.solver.max_iter);
+    deq_buf_fmt(&b, "| numeric class | %s |\n", deq_class_name(a->serving.numeric));
     deq_buf_str(&b, "\nData, licence and measured perplexity are not in a checkpoint: add them here.\n");
     enum deq_rc rc = b.failed ? deq_fail(err, DEQ_ENOMEM, "no memory for the card") : DEQ_OK;
     if (!rc)

@@ -7,6 +7,7 @@ void deq_source_serve_equilibrium(struct deq_arch *a)
     a->serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1,
                                                  .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
     a->serving.row_window = 8;
+    a->serving.numeric = DEQ_CLASS_INT16;
 }
 
 void deq_source_serve_steps(struct deq_arch *a, uint32_t steps)
@@ -14,6 +15,7 @@ void deq_source_serve_steps(struct deq_arch *a, uint32_t steps)
     a->serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = steps, .min_iter = 1,
                                                  .tol = 0, .beta = 1, .reg = 1e-4f};
     a->serving.row_window = 1;
+    a->serving.numeric = DEQ_CLASS_FLOAT32; /* nothing contracts what rounding adds in a step */
 }
 
 enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out)

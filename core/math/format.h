@@ -10,22 +10,14 @@
  *   32512 = 127 * 256, so that both bytes of q are signed, q = 256 q1 + q0 with -128 <= q0 < 128: two planes of bytes.
  *   (The idea on matrix units: Ootomo, Ozaki, Yokota, "DGEMM on Integer Matrix Multiplication Unit", 2023.)
  *
- * A numeric class says which formats a model is held in. It is part of what a model computes: bits are equal at every
- * CPU level within a class, and differ between classes. */
+ * Which formats a model is held in is its numeric class's to say (class.h; core/data/weights.h). */
 #ifndef DEQ_MATH_FORMAT_H
 #define DEQ_MATH_FORMAT_H
 
 #include "core/base/base.h"
+#include "core/math/class.h"
 
 enum deq_format { DEQ_FORMAT_F32, DEQ_FORMAT_BF16, DEQ_FORMAT_I16, DEQ_FORMAT_I8, DEQ_FORMAT_COUNT };
-
-enum deq_class {
-    DEQ_CLASS_FLOAT32, /* weights as their file has them */
-    DEQ_CLASS_INT16,   /* all matrices i16: as good as float32 for every purpose */
-    DEQ_CLASS_INT8,    /* those inside the cell and the predictor's i8, both ends i16 */
-    DEQ_CLASS_COUNT
-};
-#define DEQ_CLASS_CHOICES "float32|int16|int8" /* in that order */
 
 enum {
     DEQ_PANEL = 64,         /* outputs of one packed panel */

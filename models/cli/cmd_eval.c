@@ -108,7 +108,7 @@ static enum deq_rc read_tokens(const struct deq_model *model, const char *path, 
 }
 
 static void print(const struct score *s, const struct deq_engine_stats *st, const struct deq_solve_params *p,
-                  uint64_t bytes, double seconds, bool json)
+                  enum deq_class numeric, uint64_t bytes, double seconds, bool json)
 {
     const double nll = s->nats / (double)s->scored, bits = s->nats / log(2.0) / (double)bytes;
     const double evals = (double)st->rows / (double)st->positions, steps = (double)st->steps / (double)st->positions;
@@ -118,18 +118,19 @@ static void print(const struct score *s, const struct deq_engine_stats *st, cons
         printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, "
                "\"bits_per_byte\": %.6f, \"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, "
                "\"residual_max\": %.6g, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
-               "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\"}\n",
+               "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\", "
+               "\"numeric_class\": \"%s\"}\n",
                s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max,
                s->not_converged, seconds, (double)s->scored / seconds, (double)p->tol, p->max_iter,
                deq_solver_name(p->solver), deq_prefill_window(p->window, p->prefill_window),
-               deq_warm_name(p->warm_start));
+               deq_warm_name(p->warm_start), deq_class_name(numeric));
     else
         printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
                "perplexity           %.3f\nbits a byte          %.4f\n"
                "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\n"
-               "seconds              %.1f (%.0f tokens/s)\n",
+               "seconds              %.1f (%.0f tokens/s)\nnumeric class        %s\n",
                s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max,
-               s->not_converged, seconds, (double)s->scored / seconds);
+               s->not_converged, seconds, (double)s->scored / seconds, deq_class_name(numeric));
 }
 
 static enum deq_rc run(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens,
@@ -163,7 +164,7 @@ static enum deq_rc run(const struct deq_model *model, const struct flags *f, con
         if (s.failed || s.scored != tokens->n - 1)
             rc = deq_fail(err, DEQ_ENUMERIC, "the solver met values that are not finite");
         else
-            print(&s, &st, &q.solve, bytes, seconds, f->json);
+            print(&s, &st, &q.solve, deq_model_info(model).numeric, bytes, seconds, f->json);
     }
     deq_engine_free(engine);
     return rc;
@@ -177,6 +178,8 @@ int cmd_eval(int argc, char **argv)
     int code = cli_parse("eval", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
+    if (f.segments.tgt_len && f.solve.numeric > DEQ_CLASS_FLOAT32)
+        return cli_usage("eval", "--class: segments are computed in float32");
     if (f.segments.tgt_len)
         return eval_segments(args[0], args[1], &f.segments, &f.solve, f.limit, f.json);
     if (f.segments.mem_len != UINT32_MAX || f.segments.streams)
@@ -186,7 +189,7 @@ int cmd_eval(int argc, char **argv)
     struct deq_model *model = NULL;
     struct deq_tokens tokens = {0};
     uint64_t bytes;
-    enum deq_rc rc = deq_model_load(args[0], &model, &err);
+    enum deq_rc rc = solve_flags_load(&f.solve, args[0], &model, &err);
     if (!rc)
         rc = read_tokens(model, args[1], f.limit, &tokens, &bytes, &err);
     if (!rc)

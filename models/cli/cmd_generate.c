@@ -181,7 +181,7 @@ int cmd_generate(int argc, char **argv)
     deq_buf_init(&o.prompt, (size_t)64 << 20);
     enum deq_rc rc = new_text(&f.stops, &o.text, &err);
     if (!rc)
-        rc = deq_model_load(args[0], &model, &err);
+        rc = solve_flags_load(&f.solve, args[0], &model, &err);
     if (!rc)
         rc = deq_encode(model, args[1], strlen(args[1]), false, &tokens, &err);
     if (!rc) {

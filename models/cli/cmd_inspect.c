@@ -38,7 +38,7 @@ int cmd_inspect(int argc, char **argv)
     struct deq_model *model;
     struct deq_safetensors *file = NULL;
     char path[4096];
-    if (deq_model_load(args[0], &model, &err))
+    if (deq_model_load(args[0], NULL, &model, &err))
         return cli_fail("inspect", err.text);
     if (f.tensors &&
         (!deq_io_join(path, sizeof path, args[0], "model.safetensors") || deq_safetensors_open(path, &file, &err))) {
@@ -50,15 +50,16 @@ int cmd_inspect(int argc, char **argv)
     json_t *r =
         !f.json ? NULL
                 : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
-                            "s:{s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b}}",
+                            "s:{s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b}}",
                             "model_type", i.model_type, "fingerprint", i.fingerprint,
                             "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                             "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
                             "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
                             "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq",
-                            "solver", deq_solver_name(i.solver), "tol", (double)i.tol, "max_iter", (int)i.max_iter,
-                            "memory", (int)i.memory, "window", (int)i.window, "prefill_window", (int)i.prefill_window,
-                            "warm_start", deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+                            "numeric_class", deq_class_name(i.numeric), "solver", deq_solver_name(i.solver), "tol",
+                            (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window",
+                            (int)i.window, "prefill_window", (int)i.prefill_window, "warm_start",
+                            deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
     for (size_t k = 0; f.json && k < i.n_facts; k++)
         json_object_set_new(r, i.facts[k].key, fact(&i.facts[k]));
     if (f.json) {
@@ -82,9 +83,10 @@ int cmd_inspect(int argc, char **argv)
         for (size_t k = 0; k < i.n_facts; k++)
             printf(", %s %s", i.facts[k].key, i.facts[k].value);
         printf("\ntext             vocabulary %u, a position reads %u before it\n", i.vocab_size, i.lookback);
-        printf("solver           %s, tol %g, at most %u evaluations, memory %u, window %u, of a prompt %u, start %s\n",
-               deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window, i.prefill_window,
-               deq_warm_name(i.warm_start));
+        printf("numeric class    %s\n"
+               "solver           %s, tol %g, at most %u evaluations, memory %u, window %u, of a prompt %u, start %s\n",
+               deq_class_name(i.numeric), deq_solver_name(i.solver), (double)i.tol, i.max_iter, i.memory, i.window,
+               i.prefill_window, deq_warm_name(i.warm_start));
         printf("memory           weights %.1f MB, cache %llu bytes a token, kernels %s\n", (double)i.weight_bytes / 1e6,
                (unsigned long long)i.cache_bytes_per_token, i.kernels);
         for (size_t k = 0; file && k < deq_safetensors_count(file); k++) {

@@ -205,13 +205,6 @@ static void name_tolerances(const struct tuning *t, struct deq_serving *ret)
 
 /* --- What is said --- */
 
-static const char *class_name(enum deq_class c)
-{
-    static const char *const names[DEQ_CLASS_COUNT] = {[DEQ_CLASS_FLOAT32] = "float32", [DEQ_CLASS_INT16] = "int16",
-                                                       [DEQ_CLASS_INT8] = "int8"};
-    return names[c];
-}
-
 static void print_table(const struct tuning *t)
 {
     printf("%-18s %-9s %7s %2s %4s %-8s %6s %7s  %7s %17s  %11s  %13s\n", "varied", "solver", "tol", "m", "beta",
@@ -223,7 +216,7 @@ static void print_table(const struct tuning *t)
         const struct deq_serving *s = &p->set;
         printf("%-18s %-9s %7g %2u %4g %-8s %6u %7u  %7.4f %+7.3f%% +-%.3f%%  %5.2f %5.2f  %6.0f %6.0f %s\n", p->stage,
                deq_solver_name(s->solver.method), (double)s->solver.tol, s->solver.memory, (double)s->solver.beta,
-               class_name(s->numeric), s->row_window, s->prefill_window, p->loss,
+               deq_class_name(s->numeric), s->row_window, s->prefill_window, p->loss,
                100 * (p->loss / t->exact - 1), 100 * p->error / t->exact, p->evaluations, p->written, 1 / p->read_s,
                1 / p->write_s,
                i == t->best ? "<- chosen" : p->front ? "*" : "");
@@ -236,7 +229,7 @@ static json_t *point_json(const struct tuning *t, const struct tune_point *p)
     const struct deq_serving *s = &p->set;
     return json_pack("{s:s, s:s, s:f, s:i, s:f, s:s, s:i, s:i, s:o, s:o, s:f, s:f, s:f, s:f, s:b, s:b}", "varied",
                      p->stage, "solver", deq_solver_name(s->solver.method), "tol", (double)s->solver.tol, "memory",
-                     (int)s->solver.memory, "beta", (double)s->solver.beta, "numeric_class", class_name(s->numeric),
+                     (int)s->solver.memory, "beta", (double)s->solver.beta, "numeric_class", deq_class_name(s->numeric),
                      "window", (int)s->row_window, "prefill_window", (int)s->prefill_window, "nll_per_token",
                      isfinite(p->loss) ? json_real(p->loss) : json_null(), "error",
                      isfinite(p->error) ? json_real(p->error) : json_null(), "evaluations_read", p->evaluations,

@@ -20,6 +20,12 @@ void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info 
         p->warm_start = (enum deq_warm)f->warm;
 }
 
+enum deq_rc solve_flags_load(const struct solve_flags *f, const char *dir, struct deq_model **ret, struct deq_err *err)
+{
+    const enum deq_class numeric = (enum deq_class)f->numeric;
+    return deq_model_load(dir, f->numeric >= 0 ? &numeric : NULL, ret, err);
+}
+
 unsigned solve_flags_threads(const struct solve_flags *f)
 {
     return f->threads ? f->threads : deq_cores();

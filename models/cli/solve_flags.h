@@ -8,10 +8,10 @@
 struct solve_flags {
     float tol;                          /* -1: not given */
     uint32_t max_iter, window, prefill_window, threads; /* 0: not given */
-    int solver, warm, preset;           /* -1: not given */
+    int solver, warm, preset, numeric;  /* -1: not given */
 };
 
-#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .preset = -1}
+#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .preset = -1, .numeric = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
 #define SOLVE_FLAGS(at)                                                                                       \
     {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \
@@ -29,9 +29,13 @@ struct solve_flags {
     {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES,   \
      "state that a row starts from; else the model's"},                                                       \
     {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \
-     "compute threads; else all cores"}
+     "compute threads; else all cores"},                                                                      \
+    {"--class", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, numeric), 0, 0, NULL, DEQ_CLASS_CHOICES,    \
+     "numeric class of products; else the model's"}
 
 void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info *i, struct deq_solve_params *p);
+/* deq_model_load in the class that was asked for. */
+enum deq_rc solve_flags_load(const struct solve_flags *f, const char *dir, struct deq_model **ret, struct deq_err *err);
 unsigned solve_flags_threads(const struct solve_flags *f);
 
 #endif

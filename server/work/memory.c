@@ -102,7 +102,8 @@ enum deq_rc memory_check(const struct conf *c, const struct deq_engine_opts *opt
     const char *file = NULL;
     char whose[64];
     uint64_t space_now, resident_now;
-    const enum deq_rc rc = deq_check(c->model_path, opts, &m, err);
+    enum deq_class numeric;
+    const enum deq_rc rc = deq_check(c->model_path, conf_numeric(c, &numeric), opts, &m, err);
     if (rc)
         return rc;
     used_now(&space_now, &resident_now);

@@ -139,9 +139,10 @@ static enum deq_rc load(const struct store *s, struct served **ret, struct deq_e
     struct served *m = DEQ_NEW(struct served);
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
+    enum deq_class numeric;
     enum deq_rc rc = check(c, m->name, err);
     if (!rc)
-        rc = deq_model_load(c->model_path, &m->model, err);
+        rc = deq_model_load(c->model_path, conf_numeric(c, &numeric), &m->model, err);
     if (!rc)
         rc = self_test(m->model, err);
     if (!rc)

@@ -50,22 +50,22 @@ void run_all(struct deq_engine *e)
     CHECK(deq_active(e) == 0);
 }
 
-static struct deq_model *load(const char *dir)
+struct deq_model *model_in(const char *dir, enum deq_class numeric)
 {
     struct deq_err err;
     struct deq_model *m = NULL;
-    CHECK_MSG(deq_model_load(dir, &m, &err) == DEQ_OK, "%s", err.text);
+    CHECK_MSG(deq_model_load(dir, &numeric, &m, &err) == DEQ_OK, "%s", err.text);
     return m;
 }
 
 struct deq_model *tiny_model(void)
 {
-    return load(TINY);
+    return model_in(TINY, DEQ_CLASS_FLOAT32);
 }
 
 struct deq_model *tiny_trellis(void)
 {
-    return load("tests/golden/tiny-trellis");
+    return model_in(TINY_TRELLIS, DEQ_CLASS_FLOAT32);
 }
 
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences)

@@ -6,6 +6,7 @@
 #include "tests/unit/test.h"
 
 #define TINY "tests/golden/tiny"
+#define TINY_TRELLIS "tests/golden/tiny-trellis"
 #define LONG_TEXT                                                                                            \
     "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, " \
     "rascals, and runaways, a scum of Bretons"
@@ -41,6 +42,7 @@ void run_all(struct deq_engine *e);
 /* Tiny trained models, of each kind of cell one: the transformer, the trellis network. */
 struct deq_model *tiny_model(void);
 struct deq_model *tiny_trellis(void);
+struct deq_model *model_in(const char *dir, enum deq_class numeric);
 
 /* TEST_EACH_KIND(name) { ... }: a test of the engine as two, name and name_trellis, each given its model to free. */
 #define TEST_EACH_KIND(id)                             \
@@ -53,6 +55,11 @@ struct deq_model *tiny_trellis(void);
     TEST(id) { given_##id(tiny_model()); }             \
     TEST(id##_trellis) { given_##id(tiny_trellis()); } \
     static void each_##id(struct deq_model *m)
+
+/* The same test once more on each, computed in integers. */
+#define TEST_IN_INTEGERS(id)                                                             \
+    TEST(id##_int8) { given_##id(model_in(TINY, DEQ_CLASS_INT8)); }                      \
+    TEST(id##_trellis_int16) { given_##id(model_in(TINY_TRELLIS, DEQ_CLASS_INT16)); }
 
 /* An engine for one of them, a greedy request, and ids of a text. */
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences);

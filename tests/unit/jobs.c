@@ -64,7 +64,7 @@ bool jobs_begin(uint32_t max_sequences)
     jobs.conf.queue_timeout_ms = HANG_S * 1000;
     jobs.conf.stream_flush_ms = 0;
     metrics_init(&jobs.metrics);
-    const bool ok = !deq_model_load("tests/golden/tiny", &jobs.model, &err) &&
+    const bool ok = !deq_model_load("tests/golden/tiny", NULL, &jobs.model, &err) &&
                     !sched_new(&jobs.conf, jobs.model, &jobs.metrics, &jobs.sched, &err);
     CHECK_MSG(ok, "%s", err.text);
     return ok;

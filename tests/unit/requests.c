@@ -6,7 +6,7 @@ bool requests_begin(struct requests *r)
 {
     struct deq_err err = {0};
     *r = (struct requests){0};
-    const bool ok = !deq_model_load("tests/golden/tiny", &r->model, &err) &&
+    const bool ok = !deq_model_load("tests/golden/tiny", NULL, &r->model, &err) &&
                     !deq_opt_defaults(&conf_table, &r->conf, &err);
     CHECK_MSG(ok, "%s", err.text);
     r->context = (struct request_context){

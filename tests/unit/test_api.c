@@ -21,15 +21,15 @@ TEST(api_directories_that_are_no_model)
     struct deq_model *m = NULL;
     struct deq_memory memory;
     struct deq_err err;
-    CHECK(deq_model_load("/nonexistent", &m, &err) == DEQ_ENOTFOUND && !m &&
+    CHECK(deq_model_load("/nonexistent", NULL, &m, &err) == DEQ_ENOTFOUND && !m &&
           strstr(err.text, "/nonexistent: not a directory"));
-    CHECK(deq_model_load("", &m, &err) == DEQ_ENOTFOUND && strstr(err.text, "\"\""));
+    CHECK(deq_model_load("", NULL, &m, &err) == DEQ_ENOTFOUND && strstr(err.text, "\"\""));
     for (size_t i = 0; i < DEQ_COUNT(steps); i++) {
         if (steps[i].file)
             scratch_put(steps[i].file, steps[i].text);
-        CHECK(deq_model_load(scratch_dir(), &m, &err) < 0 && !m);
+        CHECK(deq_model_load(scratch_dir(), NULL, &m, &err) < 0 && !m);
         CHECK_MSG(strstr(err.text, scratch_dir()) && strstr(err.text, steps[i].says), "%s", err.text);
-        CHECK(deq_check(scratch_dir(), &(struct deq_engine_opts){0}, &memory, &err) < 0 &&
+        CHECK(deq_check(scratch_dir(), NULL, &(struct deq_engine_opts){0}, &memory, &err) < 0 &&
               strstr(err.text, steps[i].says));
     }
     scratch_end("config.json", NULL);
@@ -40,7 +40,7 @@ TEST(api_model)
 {
     struct deq_model *m = NULL;
     struct deq_err err;
-    REQUIRE(!deq_model_load(TINY, &m, &err));
+    REQUIRE(!deq_model_load(TINY, NULL, &m, &err));
     const struct deq_model_info i = deq_model_info(m);
     CHECK_EQ(i.model_type, "deq_transformer");
     CHECK(i.vocab_size == 384 && i.d_model == 32 && i.parameters == 34432 && i.eos_id == 0 && i.has_predictor);

@@ -409,6 +409,8 @@ TEST_EACH_KIND(engine_batch_invariance)
     deq_model_free(m);
 }
 
+TEST_IN_INTEGERS(engine_batch_invariance)
+
 /* All CPU levels give the same bits, so an answer does not depend on the machine. */
 static void hash_answer(struct deq_hash *h, const struct answer *a)
 {

@@ -521,7 +521,7 @@ TEST(requests_are_linear)
     struct deq_model *m = NULL;
     struct conf conf;
     struct deq_err e;
-    REQUIRE(deq_model_load("tests/golden/tiny", &m, &e) == DEQ_OK &&
+    REQUIRE(deq_model_load("tests/golden/tiny", NULL, &m, &e) == DEQ_OK &&
             deq_opt_defaults(&conf_table, &conf, &e) == DEQ_OK);
     snprintf(conf.chat_message, sizeof conf.chat_message, "{role}: {content}\n");
     conf.max_stop = 64;

@@ -26,7 +26,7 @@ static bool begin(void)
     logits[SECOND] = 4;
     logprobs_init(&lists, 1 << 20, NULL);
     deq_buf_init(&found, 1 << 20);
-    return deq_model_load("tests/golden/tiny", &model, NULL) == DEQ_OK && deq_model_info(model).vocab_size == V;
+    return deq_model_load("tests/golden/tiny", NULL, &model, NULL) == DEQ_OK && deq_model_info(model).vocab_size == V;
 }
 
 static void end(void)

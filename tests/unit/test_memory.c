@@ -24,11 +24,11 @@ TEST(memory_is_what_was_said)
     for (size_t d = 0; d < DEQ_COUNT(dirs); d++) {
         struct deq_model *m = NULL;
         struct deq_err err;
-        CHECK_MSG(deq_model_load(dirs[d], &m, &err) == DEQ_OK, "%s", err.text);
+        CHECK_MSG(deq_model_load(dirs[d], NULL, &m, &err) == DEQ_OK, "%s", err.text);
         for (size_t i = 0; m && i < DEQ_COUNT(opts); i++) {
             struct deq_engine *e = NULL;
             struct deq_memory said;
-            CHECK_MSG(deq_check(dirs[d], &opts[i], &said, &err) == DEQ_OK, "%s", err.text);
+            CHECK_MSG(deq_check(dirs[d], NULL, &opts[i], &said, &err) == DEQ_OK, "%s", err.text);
             const uint64_t before = deq_mem_bytes();
             CHECK_MSG(deq_engine_new(m, &opts[i], &e, &err) == DEQ_OK, "%s", err.text);
             if (!e)
