@@ -85,8 +85,16 @@ class Figures:
 def bench(args, figures, models, *more):
     """{model: its report} of deq bench engine."""
     quick = ["--quick"] if args.quick else []
-    out = subprocess.run([args.deq, "bench", "engine", *models, "--json", "--threads", str(args.threads), "--class",
-                          args.numeric_class, *more, *quick], stdout=subprocess.PIPE, check=True).stdout
+    p = subprocess.Popen([args.deq, "bench", "engine", *models, "--json", "--threads", str(args.threads), "--class",
+                          args.numeric_class, *more, *quick], stdout=subprocess.PIPE)
+    try:
+        out = p.communicate()[0]
+    except KeyboardInterrupt:
+        p.terminate()  # it has a directory to remove
+        p.wait()
+        raise
+    if p.returncode:
+        sys.exit("deq bench engine: exit code %d" % p.returncode)
     o = json.loads(out)
     figures.quiet.append(o["machine"]["quiet"])
     return {os.path.basename(m["model"]): m for m in o["models"]}
