@@ -27,7 +27,7 @@ static enum deq_rc one_subject(struct bench_machine *m, const char *name, const 
     enum deq_rc rc = bench_subject_open(name, flags->numeric, &s, err);
     if (rc)
         return rc;
-    const char *class = bench_class_name(s.arch->serving.numeric);
+    const char *class = deq_class_name(s.arch->serving.numeric);
     json_t *report = json_pack("{s:s, s:I, s:s}", "model", name, "parameters", (json_int_t)s.weights->parameters,
                                "class", class);
     if (!flags->json)

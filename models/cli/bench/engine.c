@@ -59,7 +59,7 @@ static enum deq_rc measure(struct bench_machine *m, const struct bench_subject *
 {
     const struct flags *f = values;
     struct deq_model *model;
-    enum deq_rc rc = deq_model_load(s->dir, NULL, &model, err);
+    enum deq_rc rc = deq_model_load(s->dir, &s->arch->serving.numeric, &model, err);
     if (rc)
         return rc;
     const struct bench_texts t = {.model = model, .name = s->name, .context = f->context, .quick = f->common.quick,

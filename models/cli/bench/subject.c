@@ -1,11 +1,9 @@
 #include "models/cli/bench/subject.h"
 
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
@@ -112,26 +110,9 @@ enum deq_rc bench_subject_find(const char *name, struct deq_err *err)
     return deq_fail(err, DEQ_ENOTFOUND, "%s: neither a shape (S, M, W) nor a model directory", *name ? name : "\"\"");
 }
 
-/* A directory that says what another one does, but for the class: its configuration, and links. */
-static enum deq_rc restate(const struct bench_subject *s, char *ret_dir, struct deq_err *err)
-{
-    static const char *const linked[] = {"model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-                                         "merges.txt"};
-    char path[BENCH_SCRATCH_PATH], from[sizeof s->dir + 32], whole[PATH_MAX];
-    enum deq_rc rc = bench_scratch_open(ret_dir, err);
-    for (size_t i = 0; i < DEQ_COUNT(linked) && !rc; i++) {
-        deq_io_join(from, sizeof from, s->name, linked[i]);
-        bench_scratch_path(path, ret_dir, linked[i]);
-        if (realpath(from, whole) && symlink(whole, path))
-            rc = deq_fail(err, DEQ_EIO, "%s: cannot be linked to: %m", from);
-    }
-    bench_scratch_path(path, ret_dir, "config.json");
-    return rc ? rc : deq_config_save(path, s->arch, NULL, err);
-}
-
 static enum deq_rc open_shape(const struct shape *shape, int numeric, struct bench_subject *s, struct deq_err *err)
 {
-    s->shape = s->scratch = true;
+    s->shape = true;
     s->arch = architecture(shape);
     if (!s->arch)
         return deq_fail(err, DEQ_ENOMEM, "no memory for shape %s", shape->name);
@@ -146,11 +127,9 @@ static enum deq_rc open_dir(int numeric, struct bench_subject *s, struct deq_err
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", s->name);
     deq_io_join(config, sizeof config, s->dir, "config.json");
     const enum deq_rc rc = deq_config_load(config, &s->arch, err);
-    if (rc || numeric == BENCH_CLASS_OWN || (enum deq_class)numeric == s->arch->serving.numeric)
-        return rc;
-    s->arch->serving.numeric = (enum deq_class)numeric;
-    s->scratch = true;
-    return restate(s, s->dir, err);
+    if (!rc && numeric != BENCH_CLASS_OWN)
+        s->arch->serving.numeric = (enum deq_class)numeric;
+    return rc;
 }
 
 enum deq_rc bench_subject_open(const char *name, int numeric, struct bench_subject *ret, struct deq_err *err)
@@ -174,16 +153,9 @@ void bench_subject_close(struct bench_subject *s)
 {
     deq_weights_free(s->weights);
     deq_free(s->arch);
-    if (s->scratch)
+    if (s->shape)
         bench_scratch_close(s->dir);
     *s = (struct bench_subject){0};
-}
-
-const char *bench_class_name(enum deq_class c)
-{
-    static const char *const names[DEQ_CLASS_COUNT] = {[DEQ_CLASS_FLOAT32] = "float32", [DEQ_CLASS_INT16] = "int16",
-                                                       [DEQ_CLASS_INT8] = "int8"};
-    return names[c];
 }
 
 const char *bench_format_name(enum deq_format f)

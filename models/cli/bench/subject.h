@@ -14,9 +14,9 @@
 
 struct bench_subject {
     const char *name;         /* as it was asked for */
-    char dir[4096];           /* the model directory, or one that says the same in another class */
-    bool shape, scratch;      /* a shape; dir is removed at the end */
-    struct deq_arch *arch;
+    char dir[4096];           /* the model directory */
+    bool shape;               /* whose dir is removed at the end */
+    struct deq_arch *arch;    /* in the class that was asked for */
     struct deq_weights *weights; /* packed */
 };
 
@@ -27,7 +27,6 @@ enum { BENCH_CLASS_OWN = DEQ_CLASS_COUNT };
 enum deq_rc bench_subject_open(const char *name, int numeric, struct bench_subject *ret, struct deq_err *err);
 void bench_subject_close(struct bench_subject *s);
 
-const char *bench_class_name(enum deq_class c);
 const char *bench_format_name(enum deq_format f);
 
 #endif
