@@ -41,11 +41,11 @@ static void fill_int(enum deq_format f, const float *w, size_t rows, size_t k, v
     for (size_t r = 0; r < rows; r++) {
         float top = 0;
         for (size_t i = 0; i < k; i++)
-            top = fmaxf(top, fabsf(w[r * k + i]));
+            top = DEQ_MAX(top, fabsf(w[r * k + i]));
         const float steps = low ? DEQ_INT_TOP : 127, scale = top / steps, by = top >= 1e-30f ? steps / top : 0;
         int32_t sum[2] = {0, 0};
         for (size_t i = 0; i < k; i++) {
-            const int q = (int)nearbyintf(w[r * k + i] * by), q0 = low ? ((q + 128) & 255) - 128 : 0,
+            const int q = (int)lrintf(w[r * k + i] * by), q0 = low ? ((q + 128) & 255) - 128 : 0,
                       q1 = low ? (q - q0) / 256 : q;
             high[int_at(r, i)] = (int8_t)q1;
             sum[0] += q1;
@@ -69,39 +69,41 @@ static void fill_i8(const float *w, size_t rows, size_t k, void *panel)
     fill_int(DEQ_FORMAT_I8, w, rows, k, panel);
 }
 
-static float read_f32(const void *panel, size_t row, size_t k, size_t i)
+static void row_f32(const void *panel, size_t row, size_t k, float *out)
 {
-    (void)k;
-    return ((const float *)panel)[i * DEQ_PANEL + row];
+    for (size_t i = 0; i < k; i++)
+        out[i] = ((const float *)panel)[i * DEQ_PANEL + row];
 }
 
-static float read_bf16(const void *panel, size_t row, size_t k, size_t i)
+static void row_bf16(const void *panel, size_t row, size_t k, float *out)
 {
-    (void)k;
-    return deq_bf16_to_f32(((const uint16_t *)panel)[i * DEQ_PANEL + row]);
+    for (size_t i = 0; i < k; i++)
+        out[i] = deq_bf16_to_f32(((const uint16_t *)panel)[i * DEQ_PANEL + row]);
 }
 
-static float read_i16(const void *panel, size_t row, size_t k, size_t i)
+static void row_i16(const void *panel, size_t row, size_t k, float *out)
 {
     const struct deq_int_panel p = deq_int_panel(DEQ_FORMAT_I16, panel, k);
-    return p.scale[row] * (float)(p.plane[0][int_at(row, i)] * 256 + p.plane[1][int_at(row, i)]);
+    for (size_t i = 0; i < k; i++)
+        out[i] = p.scale[row] * (float)(p.plane[0][int_at(row, i)] * 256 + p.plane[1][int_at(row, i)]);
 }
 
-static float read_i8(const void *panel, size_t row, size_t k, size_t i)
+static void row_i8(const void *panel, size_t row, size_t k, float *out)
 {
     const struct deq_int_panel p = deq_int_panel(DEQ_FORMAT_I8, panel, k);
-    return p.scale[row] * (float)p.plane[0][int_at(row, i)];
+    for (size_t i = 0; i < k; i++)
+        out[i] = p.scale[row] * (float)p.plane[0][int_at(row, i)];
 }
 
 static const struct format {
     size_t bytes; /* of a weight in a panel of floats; 0: integers */
     void (*fill)(const float *w, size_t rows, size_t k, void *panel);
-    float (*read)(const void *panel, size_t row, size_t k, size_t i);
+    void (*row)(const void *panel, size_t row, size_t k, float *out);
 } formats[DEQ_FORMAT_COUNT] = {
-    [DEQ_FORMAT_F32] = {4, fill_f32, read_f32},
-    [DEQ_FORMAT_BF16] = {2, fill_bf16, read_bf16},
-    [DEQ_FORMAT_I16] = {0, fill_i16, read_i16},
-    [DEQ_FORMAT_I8] = {0, fill_i8, read_i8},
+    [DEQ_FORMAT_F32] = {4, fill_f32, row_f32},
+    [DEQ_FORMAT_BF16] = {2, fill_bf16, row_bf16},
+    [DEQ_FORMAT_I16] = {0, fill_i16, row_i16},
+    [DEQ_FORMAT_I8] = {0, fill_i8, row_i8},
 };
 
 static size_t panel_bytes(enum deq_format f, size_t k)
@@ -161,8 +163,7 @@ static const void *panel_at(const struct deq_packed *w, size_t p)
 
 void deq_packed_row(const struct deq_packed *w, size_t row, float *out)
 {
-    for (size_t i = 0; i < w->k; i++)
-        out[i] = formats[w->format].read(panel_at(w, row / DEQ_PANEL), row % DEQ_PANEL, w->k, i);
+    formats[w->format].row(panel_at(w, row / DEQ_PANEL), row % DEQ_PANEL, w->k, out);
 }
 
 /* --- Products --- */
