@@ -21,10 +21,13 @@ LIBS    := -ljansson -lyaml -lzip -lunistring -lm -lpthread
 NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev uninorm.h:libunistring-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
            curl/curl.h:libcurl4-gnutls-dev
 
+# the same for the unit tests alone
+NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
+
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
-UNIT    := $(wildcard tests/unit/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
+UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 # $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time
@@ -40,8 +43,15 @@ endif
 .PHONY: all
 all: link ## build/deqd and build/deq; CC=, CFLAGS=, SAN=address,undefined|thread
 
+AVX512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
 $(OBJ)/core/math/kern_avx2.o $(OBJ)/core/math/peak_avx2.o: ARCH := -mavx2 -mfma
-$(OBJ)/core/math/kern_avx512.o $(OBJ)/core/math/peak_avx512.o: ARCH := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
+$(OBJ)/core/math/kern_avx512.o $(OBJ)/core/math/peak_avx512.o: ARCH := $(AVX512)
+$(OBJ)/core/math/kern_vnni.o $(OBJ)/core/math/peak_vnni.o: ARCH := $(AVX512) -mavx512vnni
+$(OBJ)/core/math/kern_amx.o $(OBJ)/core/math/peak_amx.o: ARCH := $(AVX512) -mamx-tile -mamx-int8
+# the levels' own code on intrinsics in plain C; more of the optimiser takes minutes
+EMULATED := $(call obj,$(wildcard tests/unit/emulate/*.c))
+$(EMULATED): ARCH := $(if $(SAN),-O0,-O1) -Wno-psabi
+$(EMULATED): | needed-unit
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
 $(OBJ)/%.o: %.c | needed
@@ -49,14 +59,16 @@ $(OBJ)/%.o: %.c | needed
 	$(call quietly,CC,$<,$(CC) $(CFLAGS_) $(CFLAGS) $(ARCH) -c $< -o $@)
 
 # One try with all headers; only when it fails, one after the other.
-.PHONY: needed
-needed:
+.PHONY: needed needed-unit
+needed: WANTED := $(NEEDED)
+needed-unit: WANTED := $(NEEDED_UNIT)
+needed needed-unit:
 	@finds() { for n; do echo "#include <$${n%%:*}>"; done | $(CC) $(CFLAGS) -fsyntax-only -x c - 2>/dev/null; }; \
-	finds $(NEEDED) && exit 0; \
+	finds $(WANTED) && exit 0; \
 	finds stddef.h || { echo 'deqd cannot be built: the C compiler "$(CC)" does not work. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >&2; exit 1; }; \
 	packages=; headers=; \
-	for n in $(NEEDED); do finds $$n && continue; headers="$$headers $${n%%:*}"; \
+	for n in $(WANTED); do finds $$n && continue; headers="$$headers $${n%%:*}"; \
 	    case " $$packages " in *" $${n##*:} "*) ;; *) packages="$$packages $${n##*:}" ;; esac; done; \
 	echo "deqd cannot be built: missing$$headers. On Debian or Ubuntu, as root:" >&2; \
 	echo "    apt-get update && apt-get install -y --no-install-recommends$$packages" >&2; exit 1

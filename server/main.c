@@ -209,7 +209,8 @@ static enum deq_rc take_kernels(struct deq_err *err)
     const char *level = getenv("DEQ_CPU");
     return !level || !*level || deq_kern_force(level)
                ? DEQ_OK
-               : deq_fail(err, DEQ_EINVAL, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)", level);
+               : deq_fail(err, DEQ_EINVAL,
+                          "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512, vnni, amx)", level);
 }
 
 /* --- Signals --- */

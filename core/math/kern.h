@@ -1,4 +1,4 @@
-/* The table of compute kernels, one entry per CPU level (ref, avx2, avx512), chosen once at run time.
+/* The table of compute kernels, one entry per CPU level (ref, avx2, avx512, vnni, amx), chosen once at run time.
  *
  * What every kernel promises: its result depends on its inputs alone, and is the same bits at every level. Matrix
  * products: format.h says what each element is. Reductions: sixteen partial sums (lane i takes elements i, i+16, ...; a
@@ -112,9 +112,12 @@ struct deq_kern {
 
 /* The best level this machine has, or the one that deq_kern_force chose. */
 const struct deq_kern *deq_kern(void);
-/* Level by name ("ref", "avx2", "avx512"); NULL when the machine or the build lacks it. */
+/* Level by name; NULL when the machine or the build lacks it. */
 const struct deq_kern *deq_kern_level(const char *name);
-/* Makes deq_kern() return that level from now on; false when it is not available. Call before any model is loaded. */
+/* Makes deq_kern() return that level from now on; false when it is not available. Call before any model is loaded: what
+ * is prepared for products at one level is not read at another. */
 bool deq_kern_force(const char *name);
+/* The same for a level that may be none of the machine's own. */
+void deq_kern_use(const struct deq_kern *k);
 
 #endif

@@ -10,7 +10,7 @@
 #define MMI_VECS 2
 #define MMI_VECS_FEW 4
 #define MMI_VECS_ONE 8
-#define MM_INT "core/math/mm_int.h"
+#define MM_INT "core/math/mm_int_pairs.h"
 #define ATTN_TILE 4
 #define STRIP_ROWS 6
 #define STRIP_VECS 1

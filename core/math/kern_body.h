@@ -99,7 +99,7 @@ static float int_scale(const float *x, size_t n, float *ret_by)
 
 static void quantise(const float *x, size_t n, void *row)
 {
-    int16_t *const q = (int16_t *)(void *)((char *)row + DEQ_OPERAND_HEAD);
+    void *const numbers = (char *)row + DEQ_OPERAND_HEAD;
     float by;
     const float t = int_scale(x, n, &by);
     memset(row, 0, DEQ_OPERAND_HEAD);
@@ -107,7 +107,7 @@ static void quantise(const float *x, size_t n, void *row)
     const size_t depth = deq_int_depth(n);
     for (size_t i = 0; i < depth; i += 16) {
         const vf v = by != 0 && i < n ? ld_n(x + i, n - i, 0) : vf_set1(0.0f);
-        vf_st_i16(q + i, vf_round(vf_mul(v, vf_set1(by))));
+        mmi_put(numbers, i, vf_round(vf_mul(v, vf_set1(by))));
     }
 }
 

@@ -19,6 +19,12 @@ static void mm_ints(const struct deq_mm *a, enum deq_format f)
     }
 }
 
+/* Numbers i .. i+15 of a prepared row. */
+static void mmi_put(void *row, size_t i, vf a)
+{
+    vf_st_i16((int16_t *)row + i, a);
+}
+
 static void mm_i8(const struct deq_mm *a)
 {
     mm_ints(a, DEQ_FORMAT_I8);

@@ -16,6 +16,7 @@
 #define INTEGER_INSTRUCTION "vpmaddwd, vpaddd ymm"
 #define INTEGER_LANES 16
 #define INTEGER_CHAINS 6
+#define PER_BYTE 1
 #define WORDS __m256i
 #define WORD_ZERO _mm256_setzero_si256()
 #define WORD_LOAD(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))

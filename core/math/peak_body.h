@@ -1,6 +1,7 @@
 /* The body of a level's peaks: the including file defines PEAK (name) and, for floats and integers, what it calls its
  * instruction, its vector and how many lanes and independent chains of it there are; OPAQUE(v) hides a vector's value
- * from the compiler, in a register. */
+ * from the compiler, in a register. RUN_INTEGERS: a loop of its own, where the instruction is not one of
+ * vectors. PER_BYTE is peak.h's per_byte. */
 #include "core/math/peak.h"
 
 static void run_floats(uint64_t rounds)
@@ -18,6 +19,8 @@ static void run_floats(uint64_t rounds)
         OPAQUE(sum[i]);
 }
 
+#ifndef RUN_INTEGERS
+#define RUN_INTEGERS run_integers
 static void run_integers(uint64_t rounds)
 {
     INTEGERS x = INTEGER_SET(3), w = INTEGER_SET(5), sum[INTEGER_CHAINS];
@@ -33,6 +36,7 @@ static void run_integers(uint64_t rounds)
     for (int i = 0; i < INTEGER_CHAINS; i++)
         OPAQUE(sum[i]);
 }
+#endif
 
 /* Eight loads that wait for nobody: a reader with one sum finds the latency of adding. */
 static void read_all(const void *p, size_t bytes)
@@ -57,7 +61,7 @@ extern const struct deq_peak PEAK_TABLE(PEAK);
 const struct deq_peak PEAK_TABLE(PEAK) = {
     .level = PEAK_STR(PEAK),
     .floats = {FLOAT_INSTRUCTION, FLOAT_CHAINS * FLOAT_LANES, run_floats},
-    .integers = {INTEGER_INSTRUCTION, INTEGER_CHAINS * INTEGER_LANES, run_integers},
-    .per_byte = 1,
+    .integers = {INTEGER_INSTRUCTION, INTEGER_CHAINS * INTEGER_LANES, RUN_INTEGERS},
+    .per_byte = PER_BYTE,
     .read = read_all,
 };

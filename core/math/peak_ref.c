@@ -17,6 +17,7 @@
 #define INTEGER_INSTRUCTION "64-bit multiply, add"
 #define INTEGER_LANES 1
 #define INTEGER_CHAINS 8
+#define PER_BYTE 1
 #define WORDS uint64_t
 #define WORD_ZERO 0
 #define WORD_LOAD(p) load(p)

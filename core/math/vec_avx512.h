@@ -1,5 +1,8 @@
 /* Sixteen float lanes as one AVX-512 register; same bits as vec_ref.h. */
-#include <immintrin.h>
+#ifndef DEQ_INTRINSICS /* tests compile this against intrinsics in plain C */
+#define DEQ_INTRINSICS <immintrin.h>
+#endif
+#include DEQ_INTRINSICS
 #include <stdint.h>
 
 typedef __m512 vf;

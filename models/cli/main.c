@@ -50,7 +50,7 @@ static int run(int argc, char **argv)
 {
     const char *level = getenv("DEQ_CPU");
     if (level && *level && !deq_kern_force(level)) {
-        fprintf(stderr, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512)\n", level);
+        fprintf(stderr, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512, vnni, amx)\n", level);
         return CLI_USAGE;
     }
     if (argc < 2) {

@@ -94,14 +94,15 @@ unmirrored() {
 complain "a source needs a test of its name, or a line in tests/unit/without.txt, and not both" "$(unmirrored)"
 
 # What is needed to build stands in the Makefile; whoever installs it installs all of it, and nothing else.
-needed=$(sed -n '/^NEEDED/,/[^\\]$/p' Makefile | grep -oE ':[a-z0-9-]+-dev' | tr -d : | sort -u)
-installs() { # file, line that installs
+packages() { sed -n "/^$1 /,/[^\\\\]\$/p" Makefile | grep -oE ':[a-z0-9-]+-dev' | tr -d : | sort -u; }
+installs() { # file, line that installs, what else of the Makefile it is for
+    needed=$( (packages NEEDED; packages "${3:-nothing}") | sort -u)
     there=$(sed -n "$2" "$1" | grep -oE '[a-z0-9-]+-dev' | sort -u)
     [ "$there" = "$needed" ] || complain "$1 installs other packages than the Makefile's NEEDED" \
-        "$(printf 'it installs: %s\nNEEDED:      %s' "$(echo $there)" "$(echo $needed)")"
+        "$(printf 'it installs: %s\nneeded:      %s' "$(echo $there)" "$(echo $needed)")"
 }
 installs README.md '/^    apt-get.*make run$/p'
-installs README.md '/^    apt-get.*make test$/p'
+installs README.md '/^    apt-get.*make test$/p' NEEDED_UNIT
 installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
 
 # etc/deqd.yaml is the table's own print.

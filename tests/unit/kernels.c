@@ -2,16 +2,7 @@
 
 #include "core/base/rng.h"
 
-const char *const level_names[LEVELS] = {"ref", "avx2", "avx512"};
 static const float SENTINEL = 12345.678f;
-
-const struct deq_kern *levels[LEVELS];
-
-void find_levels(void)
-{
-    for (int i = 0; i < LEVELS; i++)
-        levels[i] = deq_kern_level(level_names[i]);
-}
 
 bool same_bits(const float *a, const float *b, size_t n)
 {

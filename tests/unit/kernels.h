@@ -1,18 +1,14 @@
-/* What the tests of kernels share: the levels that the machine has, numbers of every size, bits and room around them.
+/* What the tests of kernels share: the levels, numbers of every size, bits and room around them.
  * "Same bits" leaves out the payload and sign of a NaN, which depend on operand order in the instruction; that it is a
  * NaN counts. */
 #ifndef DEQ_TEST_KERNELS_H
 #define DEQ_TEST_KERNELS_H
 
 #include "core/math/kern.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
-enum { LEVELS = 3, MAX_N = 1100, GUARD = 20, N_SIZES = 71 + 15 };
-
-extern const char *const level_names[LEVELS];
-/* [i] NULL where the machine lacks the level; [0] never is. Filled by find_levels. */
-extern const struct deq_kern *levels[LEVELS];
-void find_levels(void);
+enum { MAX_N = 1100, GUARD = 20, N_SIZES = 71 + 15 };
 
 bool same_bits(const float *a, const float *b, size_t n);
 bool same1(float a, float b);

@@ -11,6 +11,7 @@
 #include "core/cell/transformer_seq.h"
 #include "core/math/kern.h"
 #include "tests/unit/answers.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
 static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
@@ -489,19 +490,18 @@ static void hash_clusters(struct deq_hash *h)
 /* The same bits at every level; and on every machine, compiler and C library: those that this test was written with. */
 TEST(engine_cpu_levels)
 {
-    const char *const was = deq_kern()->name, *const levels[] = {"ref", "avx2", "avx512"};
-    for (size_t i = 0; i < 3; i++) {
+    const struct deq_kern *const was = deq_kern();
+    find_levels();
+    for (int i = 0; i < LEVELS; i++) {
         struct deq_hash h = {{1, 2}}, trellis = h;
-        if (!deq_kern_force(levels[i])) {
-            SKIP("this machine has no %s", levels[i]);
+        if (!force_level(i))
             continue;
-        }
         hash_tiny(&h, tiny_model());
         hash_clusters(&h);
         hash_tiny(&trellis, tiny_trellis());
-        CHECK_MSG(h.h[0] == 0x9485df28ad5a9f95u, "%s: %016llx", levels[i], (unsigned long long)h.h[0]);
-        CHECK_MSG(trellis.h[0] == 0xfcd269628c4a53bau, "%s, trellis: %016llx", levels[i],
+        CHECK_MSG(h.h[0] == 0x9485df28ad5a9f95u, "%s: %016llx", level_names[i], (unsigned long long)h.h[0]);
+        CHECK_MSG(trellis.h[0] == 0xfcd269628c4a53bau, "%s, trellis: %016llx", level_names[i],
                   (unsigned long long)trellis.h[0]);
     }
-    CHECK(deq_kern_force(was));
+    deq_kern_use(was);
 }

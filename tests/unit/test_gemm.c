@@ -7,9 +7,9 @@
 #include "core/base/rng.h"
 #include "core/math/half.h"
 #include "core/math/kern.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
-static const char *const level_names[] = {"ref", "avx2", "avx512"};
 static const float SENTINEL = -777.25f;
 
 static float *floats(size_t n, uint64_t stream)
@@ -76,7 +76,8 @@ TEST(gemm_exact_against_double_and_levels)
 {
     static const size_t ns[] = {1, 15, 17, 33, 63, 64, 65, 100, 129, 200}, ks[] = {1, 3, 31, 64, 77, 257, 513, 1100};
     enum { M = 7, PAD = 3 };
-    const char *before = deq_kern()->name;
+    const struct deq_kern *before = deq_kern();
+    find_levels();
     for (size_t in = 0; in < DEQ_COUNT(ns); in++)
         for (size_t ik = 0; ik < DEQ_COUNT(ks); ik++)
             for (size_t f = 0; f < DEQ_COUNT(formats); f++) {
@@ -86,8 +87,8 @@ TEST(gemm_exact_against_double_and_levels)
                 if (formats[f] == DEQ_FORMAT_BF16)
                     round_bf16(w, N * K);
                 CHECK(!deq_pack(w, N, K, formats[f], &p, NULL) && p.n == N && p.k == K && p.format == formats[f]);
-                for (size_t l = 0; l < DEQ_COUNT(level_names); l++) {
-                    if (!deq_kern_force(level_names[l])) {
+                for (int l = 0; l < LEVELS; l++) {
+                    if (!force_level(l)) {
                         if (!in && !ik && !f)
                             SKIP("gemm: this machine lacks %s", level_names[l]);
                         continue;
@@ -119,7 +120,7 @@ TEST(gemm_exact_against_double_and_levels)
                 free(w);
                 free(first);
             }
-    CHECK(deq_kern_force(before));
+    deq_kern_use(before);
 }
 
 /* bf16 numbers are widened exactly. */
@@ -147,7 +148,8 @@ TEST(gemm_bf16_is_f32)
 TEST(gemm_integers_at_their_limits)
 {
     enum { N = 33, K = 5000, M = 4 };
-    const char *before = deq_kern()->name;
+    const struct deq_kern *before = deq_kern();
+    find_levels();
     float *x = floats((size_t)M * K, 0), *w = floats((size_t)N * K, 0), y[M * N];
     for (size_t i = 0; i < (size_t)M * K; i++)
         x[i] = i / K == 1 && i % 2 ? -3 : 3;
@@ -155,9 +157,9 @@ TEST(gemm_integers_at_their_limits)
         w[i] = i / K == 2 ? 0 : i / K == 3 ? -2 : i / K % 5 == 4 && i % 2 ? -2 : 2;
     w[5 * K + 7] = 2 * 127.9f / 127; /* bytes of all kinds below the largest */
     for (size_t f = 2; f < DEQ_COUNT(formats); f++)
-        for (size_t l = 0; l < DEQ_COUNT(level_names); l++) {
+        for (int l = 0; l < LEVELS; l++) {
             struct deq_packed p;
-            if (!deq_kern_force(level_names[l]))
+            if (!force_level(l))
                 continue;
             REQUIRE(!deq_pack(w, N, K, formats[f], &p, NULL));
             gemm(x, K, M, &p, y, N, 1);
@@ -172,7 +174,7 @@ TEST(gemm_integers_at_their_limits)
                 }
             deq_packed_free(&p);
         }
-    CHECK(deq_kern_force(before));
+    deq_kern_use(before);
     free(x);
     free(w);
 }
@@ -205,23 +207,24 @@ TEST(gemm_integers_of_odd_rows)
 TEST(gemm_exact_row_does_not_know_its_company)
 {
     enum { N = 199, K = 45, M = 110 };
-    const char *before = deq_kern()->name;
+    const struct deq_kern *before = deq_kern();
+    find_levels();
     float *x = floats((size_t)M * K, 3), *w = floats((size_t)N * K, 4), *alone = floats((size_t)M * N, 0),
           *y = floats((size_t)M * N, 0), *mixed = floats((size_t)M * K, 0);
     round_bf16(w, (size_t)N * K);
     for (size_t f = 0; f < DEQ_COUNT(formats); f++) {
         struct deq_packed p;
         CHECK(!deq_pack(w, N, K, formats[f], &p, NULL));
-        (void)deq_kern_force("ref");
+        (void)force_level(0);
         for (size_t m = 0; m < M; m++) /* the truth: every row by itself, at the reference level */
             gemm(x + m * K, K, 1, &p, alone + m * N, N, 1);
-        for (size_t l = 0; l < DEQ_COUNT(level_names); l++) {
-            if (!deq_kern_force(level_names[l]))
+        for (int l = 0; l < LEVELS; l++) {
+            if (!force_level(l))
                 continue;
             for (size_t m = 1; m <= M; m += m < 40 ? 1 : 7)
                 for (unsigned threads = 1; threads <= 8; threads = threads == 3 ? 8 : threads + 1) {
-                    if (!l && m % 9 != 1)
-                        continue; /* plain C is slow and computes rows one by one anyway */
+                    if (slow_level(l) && m % 9 != 1)
+                        continue;
                     memset(y, 0xff, sizeof *y * M * N);
                     gemm(x, K, m, &p, y, N, threads);
                     CHECK_MSG(same(y, alone, m * N), "%s %s M=%zu threads=%u", level_names[l], format_names[f], m,
@@ -242,7 +245,7 @@ TEST(gemm_exact_row_does_not_know_its_company)
         }
         deq_packed_free(&p);
     }
-    CHECK(deq_kern_force(before));
+    deq_kern_use(before);
     free(x);
     free(w);
     free(alone);

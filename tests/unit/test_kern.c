@@ -15,14 +15,14 @@ TEST(kern_levels)
     CHECK(levels[0] != NULL);
     for (int i = 0; i < LEVELS; i++) {
         if (!levels[i])
-            SKIP("kernels: this machine lacks %s", level_names[i]);
+            SKIP("this machine lacks %s", level_names[i]);
         else
             CHECK(!strcmp(levels[i]->name, level_names[i]));
     }
     CHECK(!deq_kern_level("") && !deq_kern_level("sse2") && !deq_kern_level("avx"));
     const struct deq_kern *now = deq_kern();
     CHECK(now && !deq_kern_force("none") && deq_kern() == now); /* a failed force changes nothing */
-    for (int i = 0; i < LEVELS; i++)
+    for (int i = 0; i < LEVELS_OF_MACHINES; i++)
         if (levels[i])
             CHECK(deq_kern_force(level_names[i]) && deq_kern() == levels[i]);
     CHECK(deq_kern_force(now->name) && deq_kern() == now);

@@ -2,7 +2,7 @@
 #include "core/math/peak.h"
 
 #include "core/math/kern.h"
-#include "tests/unit/kernels.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
 static void run(void *ctx, size_t n)
@@ -26,7 +26,7 @@ TEST(peak_levels)
 {
     const struct deq_kern *now = deq_kern();
     find_levels();
-    for (int i = 0; i < LEVELS; i++) {
+    for (int i = 0; i < LEVELS_OF_MACHINES; i++) {
         if (!levels[i])
             continue;
         deq_kern_force(level_names[i]);

@@ -5,6 +5,7 @@
 #include "core/base/rng.h"
 #include "core/math/kern.h"
 #include "core/solve/solver.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
 enum { DIM = 24, N_MAX = 4 };
@@ -553,7 +554,7 @@ TEST(solver_state_is_private)
 TEST(solver_batch_gives_the_bits_of_a_system_alone)
 {
     static const double rhos[N_MAX] = {0.95, 0.3, 0.8, 0.6}; /* they converge at different times */
-    const char *before = deq_kern()->name;
+    const struct deq_kern *before = deq_kern();
     for (size_t im = 0; im < DEQ_COUNT(methods); im++)
         for (unsigned min_iter = 1; min_iter <= 9; min_iter += 8) {
             struct toy t[N_MAX];
@@ -570,9 +571,9 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
                 top = DEQ_MAX(top, r.residual_max);
                 mean += r.residual_max / N_MAX;
             }
-            static const char *const level_names[] = {"ref", "avx2", "avx512"};
-            for (size_t l = 0; l < DEQ_COUNT(level_names); l++) {
-                if (!deq_kern_force(level_names[l]))
+            find_levels();
+            for (int l = 0; l < LEVELS; l++) {
+                if (!force_level(l))
                     continue;
                 for (size_t first = 0; first < N_MAX; first++) { /* any order of the systems */
                     struct many m = {.n = N_MAX};
@@ -587,6 +588,6 @@ TEST(solver_batch_gives_the_bits_of_a_system_alone)
                                   level_names[l], deq_solver_name(o.method), k);
                 }
             }
-            CHECK(deq_kern_force(before));
+            deq_kern_use(before);
         }
 }
