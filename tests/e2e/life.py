@@ -613,6 +613,10 @@ def test_configuration_errors():
         fails(["--listen", ":8080"], 2, "did you mean 127.0.0.1:8080?")
         file("server: [\n", "line 2", "flow")
         fails(["--check-config"], 2, "DEQ_CPU", "foo", env={"DEQ_CPU": "foo"})
+        flags = open("/proc/cpuinfo").read()
+        for level, flag in (("avx512", "avx512f"), ("vnni", "avx512_vnni"), ("amx", "amx_int8")):
+            if flag not in flags:  # a level that the machine lacks
+                fails(["--check-config"], 2, "DEQ_CPU", level, "is not a level of this machine", env={"DEQ_CPU": level})
         fails(["--check-config", "--listen", "127.0.0.1:9", "--set", "server.admin_listen=localhost:9"], 2,
               "server.admin_listen", "server.listen")
         for name in ("a/", "/a", "a//b", ".a", "a/.b", "../a", "a b", "caf\u00e9", "x" * 97):

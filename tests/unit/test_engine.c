@@ -2,7 +2,6 @@
  * the same equations, and the promise that a request's bits do not depend on its company. */
 #include "core/engine/engine.h"
 
-#include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/cell/toy.h"
@@ -11,7 +10,6 @@
 #include "core/cell/transformer_seq.h"
 #include "core/math/kern.h"
 #include "tests/unit/answers.h"
-#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
 static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
@@ -411,97 +409,3 @@ TEST_EACH_KIND(engine_batch_invariance)
 }
 
 TEST_IN_INTEGERS(engine_batch_invariance)
-
-/* All CPU levels give the same bits, so an answer does not depend on the machine. */
-static void hash_answer(struct deq_hash *h, const struct answer *a)
-{
-    *h = deq_siphash(h, a->token, a->n * sizeof *a->token);
-    *h = deq_siphash(h, a->evaluations, a->n * sizeof *a->evaluations);
-    *h = deq_siphash(h, a->logprob, a->n * sizeof *a->logprob);
-    *h = deq_siphash(h, a->residual, a->n * sizeof *a->residual);
-}
-
-/* A tiny model: greedy, at a temperature, ranked. */
-static void hash_tiny(struct deq_hash *h, struct deq_model *m)
-{
-    static const struct deq_sampling ways[] = {{.top_p = 1}, {.temperature = 1, .top_p = 1, .seed = 5},
-                                               {.temperature = 0.8f, .top_p = 0.9f, .top_k = 30, .seed = 6}};
-    REQUIRE(m);
-    struct deq_tokens p = encode_text(m, "GLOUCESTER: Now is the winter");
-    for (size_t i = 0; i < DEQ_COUNT(ways); i++) {
-        struct answer a = {0};
-        struct deq_request q = tiny_request(m, &p, 40, &a);
-        q.sampling = ways[i];
-        struct deq_engine *e = tiny_engine(m, 1, 1);
-        REQUIRE(e);
-        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
-        run_all(e);
-        CHECK(a.n == 40);
-        hash_answer(h, &a);
-        deq_engine_free(e);
-    }
-    deq_tokens_free(&p);
-    deq_model_free(m);
-}
-
-/* A vocabulary in clusters, random weights: adaptive softmax, with and without the whole distribution. */
-static void hash_clusters(struct deq_hash *h)
-{
-    const struct deq_transformer_arch t = {
-        .base = {.kind = &deq_transformer_kind,
-                 .vocab = {.size = 90, .n_cutoffs = 2, .cutoffs = {10, 40}, .div_val = 2, .d_embed = 24,
-                           .head_bias = true, .d_model = 24, .eos_id = -1},
-                 .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
-        .n_head = 2, .d_head = 12, .d_inner = 40, .n_block = 1, .attn_window = 32,
-        .norm = DEQ_NORM_POST, .norm_affine = true, .norm_eps = 1e-5f};
-    const struct deq_arch *a = &t.base;
-    struct deq_weights *w = NULL, *packed = NULL;
-    struct deq_pool *pool = NULL;
-    struct deq_cell *cell = NULL;
-    struct deq_engine *e = NULL;
-    struct deq_engine_opts o;
-    const struct deq_cell shape = deq_transformer_shape(a, 0, 0, 1);
-    uint32_t prompt[20];
-    CHECK(deq_weights_new(a, &w, NULL) == DEQ_OK);
-    for (size_t i = 0; i < w->n; i++) /* uniform: no library function of the C library in it */
-        w->data[i] = (float)(deq_rng_uniform(11, 0, i) - 0.5);
-    for (size_t i = 0; i < DEQ_COUNT(prompt); i++)
-        prompt[i] = (uint32_t)deq_rng_below(11, 1, i, a->vocab.size);
-    CHECK(deq_weights_packed(a, w, false, &packed, NULL) == DEQ_OK && deq_pool_new(1, &pool, NULL) == DEQ_OK &&
-          deq_engine_opts_fill(&shape, &(struct deq_engine_opts){.max_sequences = 2}, &o, NULL) == DEQ_OK &&
-          deq_transformer_open(packed, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, NULL) == DEQ_OK &&
-          deq_engine_open(cell, &a->vocab, &a->serving, pool, &o, &e, NULL) == DEQ_OK);
-    for (int whole = 0; whole < 2; whole++) {
-        struct answer got = {.vocab = a->vocab.size};
-        struct deq_request q = {.prompt = prompt, .n_prompt = DEQ_COUNT(prompt), .max_tokens = 60, .want_logits = whole,
-                                .sampling = {.temperature = 1, .top_p = 1, .seed = 3}, .event = record_answer,
-                                .ctx = &got,
-                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-3f, .max_iter = 30, .window = 4}};
-        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
-        run_all(e);
-        CHECK(got.n == 60);
-        hash_answer(h, &got);
-    }
-    deq_engine_free(e);
-    deq_weights_free(packed);
-    deq_weights_free(w);
-}
-
-/* The same bits at every level; and on every machine, compiler and C library: those that this test was written with. */
-TEST(engine_cpu_levels)
-{
-    const struct deq_kern *const was = deq_kern();
-    find_levels();
-    for (int i = 0; i < LEVELS; i++) {
-        struct deq_hash h = {{1, 2}}, trellis = h;
-        if (!force_level(i))
-            continue;
-        hash_tiny(&h, tiny_model());
-        hash_clusters(&h);
-        hash_tiny(&trellis, tiny_trellis());
-        CHECK_MSG(h.h[0] == 0x9485df28ad5a9f95u, "%s: %016llx", level_names[i], (unsigned long long)h.h[0]);
-        CHECK_MSG(trellis.h[0] == 0xfcd269628c4a53bau, "%s, trellis: %016llx", level_names[i],
-                  (unsigned long long)trellis.h[0]);
-    }
-    deq_kern_use(was);
-}

@@ -6,6 +6,7 @@
 
 #include "core/base/rng.h"
 #include "core/math/kern.h"
+#include "tests/unit/levels.h"
 #include "tests/unit/test.h"
 
 static const float SENTINEL = -777.25f;
@@ -74,10 +75,10 @@ TEST(gemm_plain_is_one_chain)
     /* the last ones are wider, deeper and taller than a block */
     static const size_t shape[][3] = {{1, 1, 1}, {1, 7, 33}, {3, 5, 1}, {17, 31, 29}, {64, 48, 65}, {5, 130, 77},
                                       {70, 3, 9}, {7, 329, 11}, {5, 9, 663}, {251, 2, 7}};
-    static const char *const levels[] = {"ref", "avx2", "avx512"};
-    const char *before = deq_kern()->name;
-    for (size_t l = 0; l < DEQ_COUNT(levels); l++) {
-        if (!deq_kern_force(levels[l]))
+    const struct deq_kern *before = deq_kern();
+    find_levels();
+    for (int l = 0; l < LEVELS; l++) {
+        if (!force_level(l))
             continue;
         for (size_t s = 0; s < DEQ_COUNT(shape); s++)
             for (int start = 0; start < 3; start++)
@@ -85,5 +86,5 @@ TEST(gemm_plain_is_one_chain)
         check_shape(2, 3, 0, 1); /* a sum of nothing */
         check_shape(2, 3, 0, 0);
     }
-    CHECK(deq_kern_force(before));
+    deq_kern_use(before);
 }
