@@ -19,7 +19,7 @@ LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
 LIBS    := -ljansson -lyaml -lzip -lunistring -lm -lpthread
 # What must be there to build: a header and the Debian package that has it (libmicrohttpd's brings GnuTLS's). README and docker/Dockerfile install the same (lint).
 NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev uninorm.h:libunistring-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
-           curl/curl.h:libcurl4-gnutls-dev
+           cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 # the same for the unit tests alone
 NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
@@ -80,11 +80,11 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	$(call quietly,AR,$@,ar rcs $@ $^)
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@)
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
@@ -114,7 +114,7 @@ python:
 	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
 unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
-	@$(OBJ)/unit
+	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
 e2e: python all ## the daemon and the command line over real sockets and files
@@ -128,7 +128,7 @@ check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan wi
 	$(MAKE) SAN=thread sanitized-threads
 .PHONY: sanitized sanitized-threads
 sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
+	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py

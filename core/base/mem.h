@@ -18,7 +18,7 @@ char *deq_strdup(const char *s);
 
 uint64_t deq_mem_calls(void);                    /* allocations so far */
 uint64_t deq_mem_bytes(void);                    /* and what they asked for together, freed or not */
-/* bytes of the blocks that are held now; libraries' own (jansson's) are not among them */
+/* bytes of the blocks that are held now; libraries' own (OpenBLAS's buffers, jansson) are not among them */
 uint64_t deq_mem_live(void);
 /* the most that deq_mem_live() was since the last deq_mem_peak_restart() */
 uint64_t deq_mem_peak(void);

@@ -4,8 +4,8 @@
  * To add a kind: an architecture that begins with struct deq_arch, weights that begin with struct deq_weights and hold
  * a vocabulary (vocabulary.h) and a predictor (predictor.h), the cell on rows (cell.h) for serving, the same equations
  * on whole sequences (seq.h) for training and scoring, and a line in each of the two lists: registry.c's, and that of
- * registry_seq.c, which is apart so that the daemon is linked without what only trains and scores. trellis*.c is the
- * shorter example. */
+ * registry_seq.c, which is apart because sequences need OpenBLAS and the daemon does not. trellis*.c is the shorter
+ * example. */
 #ifndef DEQ_CELL_KIND_H
 #define DEQ_CELL_KIND_H
 

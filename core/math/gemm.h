@@ -2,9 +2,8 @@
  *
  * exact   own kernels over packed weights of a format (format.h). The bits of an output depend on its own row of x and
  *         on W alone: not on the number of rows, the slot, the thread count or the CPU level. The engine's path.
- * plain   matrices as they are, for training and scoring, one thread a call. An output is one chain of fused
- *         multiply-adds that begins with `from` (NULL: zero; rows ld_from apart, 0: one row for all), so the same holds
- *         of its bits, and from zero they are those of exact products with float32 weights. */
+ * fast    plain matrices by OpenBLAS, whose bits do depend on shape and CPU; begun with `from` (NULL: zero; rows
+ *         ld_from apart, 0: one row for all). Training and scoring use this path, one thread a call. */
 #ifndef DEQ_MATH_GEMM_H
 #define DEQ_MATH_GEMM_H
 
@@ -54,13 +53,13 @@ void deq_multiply_to(const struct deq_operand *x, size_t m, const struct deq_pac
 /* Of one row, the outputs n0 .. n0+DEQ_PANEL_UNIT-1 (as many as there are): bits are equal. n0: a multiple of that. */
 void deq_multiply_unit(const struct deq_operand *x, const struct deq_packed *w, size_t n0, float *y);
 
-/* y [m, n] = from [m, n] + x [m, k] w [n, k]^T      (plain) */
+/* y [m, n] = from [m, n] + x [m, k] w [n, k]^T      (fast) */
 void deq_gemm_xwt(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw,
                   const float *from, size_t ld_from, float *y, size_t ldy);
-/* dx [m, k] = from [m, k] + dy [m, n] w [n, k]      (plain) */
+/* dx [m, k] = from [m, k] + dy [m, n] w [n, k]      (fast) */
 void deq_gemm_dyw(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw,
                   const float *from, size_t ld_from, float *dx, size_t lddx);
-/* dw [n, k] += dy [m, n]^T x [m, k]                 (plain) */
+/* dw [n, k] += dy [m, n]^T x [m, k]                 (fast) */
 void deq_gemm_dytx(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *x, size_t ldx, float *dw,
                    size_t lddw);
 /* The first two, every sum in double and rounded once: slow, for comparisons with what other code computed in

@@ -57,19 +57,6 @@ struct deq_mm {
     size_t ldy;        /* floats between rows */
 };
 
-/* y [m, n] = from + a [m, k] b [k, n], n at most strip_cols; each element is one chain over k that begins with its
- * element of from. Rows of a are lda apart, or packed by pack_rows with lda 0; b is packed by pack_columns. */
-struct deq_strip {
-    const float *a;
-    size_t lda;
-    const float *b;
-    size_t m, n, k;
-    const float *from; /* NULL: zeros; may be y */
-    size_t ld_from;
-    float *y;
-    size_t ldy;
-};
-
 struct deq_kern {
     const char *name;
     void (*mm[DEQ_FORMAT_COUNT])(const struct deq_mm *a);
@@ -82,12 +69,6 @@ struct deq_kern {
     /* pairs [DEQ_PAIRS(n), rounded up to 16] = x [n] / scale, zeros behind them; returns scale / 65536 as attn_i16
      * takes it, NaN when x is not finite */
     float (*pack_i16)(const float *x, size_t n, int32_t *pairs);
-    size_t strip_rows, strip_cols;
-    void (*mm_strip)(const struct deq_strip *s);
-    /* out: strips of `strip_cols` columns of a matrix, or of `strip_rows` rows, each [k, that many] and the last
-     * filled with zeros; element i of row or column j < n at p[j * across + i * along], one of which is 1. */
-    void (*pack_columns)(const float *p, size_t across, size_t along, size_t n, size_t k, float *out);
-    void (*pack_rows)(const float *p, size_t across, size_t along, size_t n, size_t k, float *out);
     /* y = (x - mean) * rstd [* gain + bias]; gain, bias [n] or NULL; ret_stats {mean, rstd} or NULL */
     void (*layernorm)(const float *x, size_t n, float eps, const float *gain, const float *bias, float *y,
                       float *ret_stats);

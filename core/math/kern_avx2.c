@@ -12,8 +12,6 @@
 #define MMI_VECS_ONE 8
 #define MM_INT "core/math/mm_int_pairs.h"
 #define ATTN_TILE 4
-#define STRIP_ROWS 6
-#define STRIP_VECS 1
 #include "core/math/kern_body.h"
 #else
 typedef int deq_no_avx2; /* a translation unit may not be empty */

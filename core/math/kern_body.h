@@ -39,8 +39,6 @@ static inline void st_n(float *p, vf a, size_t n)
 #include "core/math/mm_float.h"
 #include MM_INT
 
-#include "core/math/mm_strip.h"
-
 /* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it
  * is 0, and NaN stays NaN (the second operand of vf_max wins then). */
 static inline vf vexp(vf x)
@@ -260,11 +258,6 @@ const struct deq_kern KERN_TABLE(KERN) = {
     .name = KERN_STR(KERN),
     .mm = {[DEQ_FORMAT_F32] = mm_f32, [DEQ_FORMAT_BF16] = mm_bf16, [DEQ_FORMAT_I16] = mm_i16, [DEQ_FORMAT_I8] = mm_i8},
     .quantise = quantise,
-    .strip_rows = STRIP_ROWS,
-    .strip_cols = 16 * STRIP_VECS,
-    .mm_strip = mm_strip,
-    .pack_columns = pack_columns,
-    .pack_rows = pack_rows,
     .attn = attn,
     .attn_i16 = attn_i16,
     .pack_i16 = pack_i16,

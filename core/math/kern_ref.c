@@ -6,6 +6,4 @@
 #define MM_VECS_FEW 1
 #define MM_INT "core/math/mm_int_ref.h"
 #define ATTN_TILE 4
-#define STRIP_ROWS 4
-#define STRIP_VECS 1
 #include "core/math/kern_body.h"

@@ -458,7 +458,7 @@ def overhead():
         pool = {t[1] for t in u["threads"] if "pool" in t[0]} or {t[1] for t in nameless[:cores - 1]}
         groups = {}
         for name, i, cpu in u["threads"]:
-            key = "pool" if i in pool else "main" if i == d.p.pid else name if name != own else "nameless (watch)"
+            key = "pool" if i in pool else "main" if i == d.p.pid else name if name != own else "nameless (watch, BLAS)"
             groups[key] = groups.get(key, 0) + cpu
         steps, seconds, wall = u["steps_total"], u["step_seconds_sum"], u["wall"]
         other = sum(t for k, t in groups.items() if k not in ("pool", "engine"))

@@ -239,7 +239,7 @@ TEST(engine_step_allocates_nothing)
     deq_engine_free(e);
 }
 
-/* Rows over a paged cache and whole sequences compute the same equilibrium: logits agree to
+/* Rows over a paged cache and whole sequences with OpenBLAS compute the same equilibrium: logits agree to
  * rounding at a tight tolerance. */
 TEST(engine_equals_sequence_form)
 {

@@ -64,7 +64,7 @@ TEST(seq_lengths)
     double worst = 0;
     for (int i = 0; i < 4 * 8; i++)
         worst = worse(worst, fabs((double)whole[i] - (double)part[i]));
-    CHECK_MSG(worst == 0, "%g", worst);
+    CHECK_MSG(worst < 1e-5, "%g", worst); /* OpenBLAS may sum in another order for another number of rows */
     deq_seq_free(s);
     deq_seq_free(NULL);
     deq_weights_free(w);

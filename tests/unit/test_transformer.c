@@ -1,4 +1,4 @@
-/* The cell on rows (packed weights, paged cache) against the cell on whole sequences, for every variant: one
+/* The cell on rows (packed weights, paged cache) against the cell on whole sequences (OpenBLAS), for every variant: one
  * evaluation from random states. */
 #include "core/cell/transformer.h"
 
