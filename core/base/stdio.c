@@ -13,6 +13,11 @@ void deq_stdio_init(void)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
             /* the wrong way: using it fails, as on a closed one */
             (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    /* A write in the midst of printing fails without a word of why; what fits in here is written by a flush. A terminal
+     * stays line by line. */
+    static char room[1 << 16];
+    if (!isatty(STDOUT_FILENO))
+        setvbuf(stdout, room, _IOFBF, sizeof room);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
 }

@@ -35,8 +35,8 @@ def test_eval():
         equal(code, 0, "deq eval: " + err)
         o = json.loads(out)
         equal(set(o), {"tokens", "bytes", "nll_per_token", "perplexity", "bits_per_byte", "evaluations_per_token",
-                       "steps_per_token", "residual_max", "not_converged", "seconds", "tokens_per_second", "tol", "numeric_class",
-                       "max_iter", "solver", "window", "warm_start"}, "keys")
+                       "steps_per_token", "residual_max", "not_converged", "seconds", "tokens_per_second", "tol",
+                       "max_iter", "numeric_class", "solver", "window", "warm_start"}, "keys")
         d = usual()
         ids = d.post("/tokenize", {"prompt": text})[2]["tokens"]
         # the text, stripped or not, and the end-of-text token

@@ -39,10 +39,10 @@ def status_of(d, path="/health/ready"):
 
 
 def test_drain():
-    d = Daemon("server.drain_delay_ms=%d" % (3000 * SLOW), "engine.max_positions=200000",
-               "server.shutdown_timeout_ms=60000")
-    # seconds of decoding; read meanwhile, since an unread stream would be cut when its buffer is full
-    s, data = start_stream(d, 30000)
+    d = Daemon("server.drain_delay_ms=%d" % (3000 * SLOW), "engine.max_positions=400000",
+               "server.shutdown_timeout_ms=120000")
+    # longer decoding than the delay; read meanwhile, since an unread stream would be cut when its buffer is full
+    s, data = start_stream(d, 100000)
     answer = []
     reader = threading.Thread(target=lambda: answer.append(read_response(s, data)))
     reader.start()
