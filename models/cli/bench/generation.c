@@ -67,10 +67,12 @@ static struct one make_one(const struct bench_texts *t, size_t streams, size_t p
 static enum deq_rc open_engine(struct one *o, const struct bench_machine *m, const struct bench_texts *t,
                                struct deq_err *err)
 {
+    const uint32_t prompt = deq_prefill_window(o->request.solve.window, o->request.solve.prefill_window);
     const struct deq_engine_opts opts = {
         .threads = m->threads,
         .max_sequences = (uint32_t)o->streams,
-        .max_rows = (uint32_t)DEQ_MAX(o->streams * o->request.solve.window, (size_t)DEQ_ROW_WINDOW_MAX),
+        .max_rows = (uint32_t)DEQ_MAX(o->streams * DEQ_MAX(o->request.solve.window, prompt),
+                                      (size_t)DEQ_ROW_WINDOW_MAX),
         .max_positions = (uint32_t)(o->prompt_tok + o->request.max_tokens + 64)};
     o->request.ctx = o;
     o->sent = o->begun = o->tokens = 0;
