@@ -243,7 +243,7 @@ void deq_pool_barrier(struct deq_pool *p, unsigned thread, unsigned n_threads)
 
 enum {
     WORTH_A_THREAD = 1 << 15,
-    JUDGED_NS = 500000, /* several evaluations, so that one interrupt does not decide */
+    JUDGED_NS = 100000000, /* several slices of a scheduler: who is away for one of them is not away for good */
     COST_SPREAD = 16,   /* tries that lose cost a sixteenth */
     ALONE_MAX_NS = 1000000000
 };
