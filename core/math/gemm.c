@@ -129,7 +129,7 @@ static bool all_finite(const float *w, size_t n)
 enum deq_rc deq_pack(const float *w, size_t n, size_t k, enum deq_format f, struct deq_packed *ret, struct deq_err *err)
 {
     size_t count;
-    if (!deq_mul_size(panels(n) * DEQ_PANEL, DEQ_ROUND_UP(k, (size_t)64) + 16, &count) || count > SIZE_MAX / 4)
+    if (!deq_mul_size(panels(n) * DEQ_PANEL, DEQ_ROUND_UP(k, (size_t)64) + 16, &count) || count > (size_t)1 << 40)
         return deq_fail(err, DEQ_EFORMAT, "a weight of shape [%zu, %zu] is too large", n, k);
     const size_t bytes = panel_bytes(f, k);
     char *data = deq_alloc_array(panels(n), bytes);
