@@ -109,8 +109,6 @@ static inline bool deq_row_must_commit(const struct sequence *s, const struct ro
     return r->last || s->expired;
 }
 
-/* engine.c: a stage on all threads, or on this one when there is little to do. */
-
 /* readout.c */
 
 /* Which rows need logits: of the sequences from `from` on, as many as there is room for.
