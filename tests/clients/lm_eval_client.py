@@ -27,13 +27,14 @@ def lines(name):
 
 
 def tight_model():
-    """The shipped model with a small tolerance: lm-eval cannot send deq.tol with a scoring request."""
+    """The shipped model with a small tolerance, which integers of 8 bits cannot reach: lm-eval cannot send deq.tol with
+    a scoring request."""
     to = scratch("stories")
     for name in ("model.safetensors", "tokenizer.json"):
         shutil.copy(os.path.join(STORIES, name), to)
     with open(os.path.join(STORIES, "config.json")) as f:
         config = json.load(f)
-    config["deq"].update(tol=1e-5, max_iter=256)
+    config["deq"].update(tol=1e-5, max_iter=256, numeric_class="float32")
     with open(os.path.join(to, "config.json"), "w") as f:
         json.dump(config, f)
     return to
