@@ -101,7 +101,8 @@ def test_stream():
                                                                                                    len(slow)))
             through = pieces(proxy, LONG, base)
             same = [joined(b"".join(p for _, p in x)) for x in (direct, through)]
-            check(same[0] == same[1] and through[-1][1].endswith(b"data: [DONE]\n\n"), "%s/: the direct one's text" % base)
+            check(same[0] == same[1] and through[-1][1].endswith(b"data: [DONE]\n\n"),
+                  "%s/: the direct one's text and what else it says" % base)
         whole = proxy.post("/v1/completions", dict(LONG, stream=False))[2]["choices"][0]["text"]
         equal(same[0][0], whole, "a whole answer has the same text")
 
