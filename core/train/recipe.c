@@ -88,6 +88,13 @@ static const struct deq_opt options[] = {
     U32("predictor.steps", predictor_steps, 0, 1000000, "400", "Steps of fitting it, after the model is trained."),
     FLT("predictor.lr", predictor_lr, 0, 1, "2e-3", "Learning rate of fitting it (cosine to 0)."),
     FLT("predictor.tol", predictor_tol, 0, 1, "1e-3", "Tolerance of the equilibria that it is fitted on."),
+    FLT("tune.loss_budget", tune_budget, 0, 100, "0.1",
+        "Loss in percent that may be given for speed: the run ends as deq tune would go on, and config.json gets what "
+        "that chooses instead of serve.*; 0: it does not."),
+    STR("tune.text", tune_text, NULL, NULL,
+        "Text file to tune by, relative to the data directory; null: the validation text."),
+    U32("tune.tokens", tune_tokens, 1024, 1 << 24, "65537", "Tokens of it at most."),
+    U32("tune.seconds", tune_seconds, 1, 1 << 24, "900", "Time to take: what is known then decides."),
 };
 
 /* --- One object for the rows of both tables --- */
@@ -208,6 +215,12 @@ enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct de
 float deq_recipe_held_back(const struct deq_recipe *r)
 {
     return r->valid_file[0] ? 0 : r->valid_share;
+}
+
+const char *deq_recipe_tune_files(const struct deq_recipe *r, float *ret_tail)
+{
+    *ret_tail = r->tune_text[0] ? 0 : deq_recipe_held_back(r);
+    return r->tune_text[0] ? r->tune_text : r->valid_file[0] ? r->valid_file : r->train_files;
 }
 
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err)

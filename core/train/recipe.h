@@ -48,6 +48,10 @@ struct deq_recipe {
     /* predictor */
     uint32_t predictor_steps;
     float predictor_lr, predictor_tol;
+    /* how deq train ends: deq tune's search for better settings than those */
+    float tune_budget;    /* percent; 0: it does not */
+    char tune_text[1024]; /* "": the validation text */
+    uint32_t tune_tokens, tune_seconds;
 };
 
 /* Defaults of a kind; and the file over them. The recipe is the caller's, deq_recipe_free. */
@@ -58,6 +62,8 @@ void deq_recipe_free(struct deq_recipe *r);
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
 /* The share of every training file that is not trained on, because there is no validation file. */
 float deq_recipe_held_back(const struct deq_recipe *r);
+/* The texts that the model is tuned by: '\n'-separated names, of each all (0) or the last share. */
+const char *deq_recipe_tune_files(const struct deq_recipe *r, float *ret_tail);
 /* The whole architecture it describes (eos_id 0: our tokenizers put the end of text first); the caller's, deq_free. */
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret,
                             struct deq_err *err);

@@ -44,6 +44,8 @@ static enum deq_rc look_at_files(const struct deq_train *r, struct deq_err *err)
         return deq_fail_prefix(err, rc, "data.train");
     if ((rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err)))
         return deq_fail_prefix(err, rc, "data.valid");
+    if (r->recipe->tune_budget > 0 && (rc = deq_dataset_check(r->opts->data_dir, r->recipe->tune_text, err)))
+        return deq_fail_prefix(err, rc, "tune.text");
     if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
     if (r->opts->resume && !deq_io_exists(path))

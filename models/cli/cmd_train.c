@@ -13,8 +13,11 @@
 #include "core/base/clock.h"
 #include "core/base/cores.h"
 #include "core/base/io.h"
+#include "core/base/mem.h"
+#include "core/train/dataset.h"
 #include "core/train/train.h"
 #include "models/cli/cli.h"
+#include "models/cli/tune/tune.h"
 
 static volatile sig_atomic_t stop_asked;
 
@@ -150,6 +153,76 @@ static enum deq_rc data_exists(const struct deq_recipe *r, const char *data, str
                : deq_fail(err, DEQ_EINVAL, "--data: no file or directory \"%s\"", data);
 }
 
+/* --- Tuning the model that was made --- */
+
+static void on_tuning(void *ctx, const char *line)
+{
+    show(ctx, false, "%s", line);
+}
+
+static enum deq_rc add_texts(struct tune_subject *s, const struct deq_recipe *r, const char *data_dir,
+                             struct deq_err *err)
+{
+    float tail;
+    const char *files = deq_recipe_tune_files(r, &tail);
+    char path[4096], *text;
+    size_t len;
+    enum deq_rc rc = DEQ_OK;
+    while (!rc && *files) {
+        if ((rc = deq_dataset_path(data_dir, &files, path, err)) ||
+            (rc = deq_dataset_read(path, tail, tail > 0, &text, &len, err)))
+            return rc;
+        rc = tune_add_text(s, text, len, err);
+        deq_free(text);
+    }
+    return rc;
+}
+
+static void log_tuning(struct view *v, const struct tuning *t)
+{
+    char line[512];
+    const struct deq_serving *s = &t->set;
+    const struct tune_sample *loss = tune_worse(&t->point[t->chosen]);
+    snprintf(line, sizeof line,
+             "{\"event\": \"tune\", \"solver\": \"%s\", \"tol\": %g, \"numeric_class\": \"%s\", \"window\": %u, "
+             "\"prefill_window\": %u, \"loss_percent\": %.4f, \"loss_percent_error\": %.4f, \"tokens\": %zu, "
+             "\"seconds\": %.1f}",
+             deq_solver_name(s->solver.method), (double)s->solver.tol, deq_class_name(s->numeric), s->row_window,
+             s->prefill_window, 100 * loss->mean / t->exact, 100 * tune_error(loss) / t->exact, loss->n * TUNE_BLOCK,
+             t->seconds);
+    log_line(v, line);
+}
+
+/* As deq tune would: the model is whole before and after, so that what cannot be tuned stays as the recipe says. */
+static enum deq_rc tune_model(struct view *v, const struct deq_recipe *r, const struct deq_train_opts *o,
+                              struct deq_err *err)
+{
+    const struct tune_opts opts = {.budget = (double)r->tune_budget / 100, .rounds = 2, .seconds = r->tune_seconds,
+                                   .progress = on_tuning, .stop = stop, .ctx = v};
+    struct tune_subject *s = NULL;
+    struct tuning *t = DEQ_NEW(struct tuning);
+    enum deq_rc rc = t ? tune_open(o->out_dir, r->tune_tokens, o->threads, &s, err)
+                       : deq_fail(err, DEQ_ENOMEM, "no memory to tune");
+    if (!rc)
+        rc = add_texts(s, r, o->data_dir, err);
+    if (!rc)
+        rc = tune_prepare(s, err);
+    if (!rc) {
+        show(v, true, "tuning: by %zu tokens of text", s->n_blocks * TUNE_BLOCK);
+        rc = tune_run(s, &opts, t, err);
+    }
+    if (!rc && t->chosen < t->n && !(rc = tune_save(s, &t->set, err)))
+        log_tuning(v, t);
+    cli_progress_end();
+    if (!rc)
+        tune_print_result(stderr, t);
+    tune_close(s);
+    deq_free(t);
+    return rc;
+}
+
+/* --- The result --- */
+
 /* What came of it, and what can be done with it. */
 static void show_result(const struct view *v, const char *out)
 {
@@ -157,10 +230,26 @@ static void show_result(const struct view *v, const char *out)
     const unsigned s = (unsigned)(deq_now_s() - v->began_s);
     fprintf(stderr,
             "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n"
-            "    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n"
-            "    %s tune %s TEXT_FILE   (its fastest settings, by a text that it was not trained on)\n",
-            out, bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out,
-            program_invocation_name, out);
+            "    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n",
+            out, bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
+}
+
+/* Behind a run that came to its end: the tuning, unless the recipe says otherwise. */
+static int finish(struct view *v, const struct deq_recipe *r, const struct deq_train_opts *o)
+{
+    struct deq_err err;
+    enum deq_rc rc = DEQ_OK;
+    if (r->tune_budget > 0 && r->serve_tol > 0)
+        rc = tune_model(v, r, o, &err);
+    if (rc == DEQ_EINVAL || rc == DEQ_ENUMERIC || rc == DEQ_ECANCELED) {
+        fprintf(stderr, "not tuned, its settings are the recipe's: %s. Later: %s tune %s TEXT_FILE\n", err.text,
+                program_invocation_name, o->out_dir);
+        rc = DEQ_OK;
+    }
+    if (rc)
+        return cli_fail("train", err.text);
+    show_result(v, o->out_dir);
+    return CLI_OK;
 }
 
 struct flags {
@@ -252,8 +341,8 @@ int cmd_train(int argc, char **argv)
         return cli_fail("train", err.text);
     if (stop_asked)
         fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], f.data, f.out);
-    else
-        show_result(&v, f.out);
+    else if ((code = finish(&v, recipe, &o)) != CLI_OK)
+        return code;
     if (v.log_failed)
         return cli_fail("train", "the log lacks lines that could not be written");
     return CLI_OK;

@@ -43,7 +43,8 @@ def main():
               "--vocab-out vocab.txt": f"--vocab-out {work}/counted.txt"}
     # few steps: how well it learns is the user's affair
     small = (" --set train.steps=2 --set train.shallow_steps=1 --set data.vocab_size=300 --set train.seq_len=32"
-             " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32")
+             " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32"
+             " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
     daemon = None
     try:

@@ -1,6 +1,5 @@
 /* Points measured: weights are loaded once for each numeric class, an engine is opened for each measurement. */
 #include <math.h>
-#include <string.h>
 #include <time.h>
 
 #include "core/base/clock.h"
@@ -15,7 +14,7 @@ static enum deq_rc open_engine(struct tune_subject *s, const struct deq_serving 
                                struct deq_err *err)
 {
     struct deq_arch *a = s->arch;
-    struct deq_engine_opts o = {.threads = s->threads, .max_sequences = 1, .max_positions = (uint32_t)s->tokens.n};
+    struct deq_engine_opts o = {.threads = s->threads, .max_sequences = 1, .max_positions = TUNE_PORTION};
     struct deq_pool *pool;
     struct deq_cell *cell;
     const struct deq_serving own = a->serving;
@@ -41,7 +40,7 @@ static enum deq_rc open_engine(struct tune_subject *s, const struct deq_serving 
 
 struct listener {
     struct tune_subject *s;
-    size_t scored;
+    size_t first, scored; /* token that the prompt begins with; positions answered */
     bool failed;
 };
 
@@ -51,11 +50,23 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     const struct tune_subject *s = l->s;
     if (e->kind == DEQ_EVENT_END) {
         l->failed = l->failed || e->finish == DEQ_FINISH_NUMERIC;
-    } else if (e->kind == DEQ_EVENT_PROMPT && e->position + 1 < s->tokens.n) {
+    } else if (e->kind == DEQ_EVENT_PROMPT) {
+        const size_t at = l->first + e->position;
         const struct deq_log_normaliser n = deq_log_normaliser(e->logits, s->arch->vocab.size);
-        s->nats[l->scored++] = -deq_logprob(&n, e->logits[s->tokens.ids[e->position + 1]]);
+        s->block[at / TUNE_BLOCK] -= (double)deq_logprob(&n, e->logits[s->tokens.ids[at + 1]]) / TUNE_BLOCK;
+        l->scored++;
     }
     return DEQ_CONTINUE;
+}
+
+static struct deq_request request(const struct deq_serving *set, struct listener *l)
+{
+    return (struct deq_request){.sampling = {.top_p = 1}, .ignore_eos = true, .cache = DEQ_CACHE_OFF,
+                                .event = on_event, .ctx = l,
+                                .solve = {.solver = set->solver.method, .warm_start = set->warm,
+                                          .tol = set->solver.tol, .max_iter = set->solver.max_iter,
+                                          .min_iter = set->solver.min_iter, .window = set->row_window,
+                                          .prefill_window = set->prefill_window}};
 }
 
 /* The time that counts: of one thread its own, so that others on the machine do not. */
@@ -68,7 +79,7 @@ static double now_s(const struct tune_subject *s)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Runs one request to its end; *ret_s and *ret_rows: its seconds and evaluations of rows. */
+/* Runs one request to its end; *ret_s and *ret_rows: its seconds and evaluations of rows are added. */
 static enum deq_rc run(struct tune_subject *s, struct deq_engine *e, const struct deq_request *q, double *ret_s,
                        double *ret_rows, struct deq_err *err)
 {
@@ -81,59 +92,60 @@ static enum deq_rc run(struct tune_subject *s, struct deq_engine *e, const struc
     return rc;
 }
 
+/* --- Loss --- */
+
+/* One portion as q says: its blocks' nats a token, not a number where the solver failed. */
+static enum deq_rc read_portion(struct tune_subject *s, struct deq_engine *e, struct deq_request q, size_t portion,
+                                struct deq_err *err)
+{
+    const size_t first = portion * TUNE_PORTION, n = DEQ_MIN(s->n_blocks * TUNE_BLOCK - first, (size_t)TUNE_PORTION);
+    struct listener l = {.s = s, .first = first};
+    double seconds = 0, rows = 0;
+    for (size_t i = first / TUNE_BLOCK; i < (first + n) / TUNE_BLOCK; i++)
+        s->block[i] = 0;
+    q.prompt = s->tokens.ids + first;
+    q.n_prompt = n;
+    q.want_prompt = true;
+    q.ctx = &l;
+    const enum deq_rc rc = run(s, e, &q, &seconds, &rows, err);
+    for (size_t i = first / TUNE_BLOCK; i < (first + n) / TUNE_BLOCK && (l.failed || l.scored != n); i++)
+        s->block[i] = NAN;
+    return rc;
+}
+
+/* Rows that wait behind others are solved better than the tolerance asks, in each window as often as it goes: a
+ * prompt's window and that of generation may lose differently. */
+enum deq_rc tune_score(struct tune_subject *s, struct tune_point *p, bool is_exact, size_t to, struct deq_err *err)
+{
+    struct deq_engine *e = NULL;
+    struct deq_request q = request(&p->set, NULL);
+    enum deq_rc rc = p->portions < to ? open_engine(s, &p->set, &e, err) : DEQ_OK;
+    for (; p->portions < to && !rc; p->portions++)
+        for (int reading = 0; reading < (p->set.prefill_window ? TUNE_READINGS : 1) && !rc; reading++) {
+            const size_t from = p->portions * TUNE_PORTION / TUNE_BLOCK,
+                         end = DEQ_MIN(from + TUNE_PORTION / TUNE_BLOCK, s->n_blocks);
+            q.solve.prefill_window = reading == TUNE_PREFILL ? p->set.prefill_window : 0;
+            rc = read_portion(s, e, q, p->portions, err);
+            for (size_t i = from; i < end && !rc; i++) {
+                if (is_exact)
+                    s->exact_block[i] = s->block[i];
+                tune_add(&p->apart[reading], s->block[i] - s->exact_block[i]);
+            }
+        }
+    deq_engine_free(e);
+    return rc;
+}
+
+/* --- Time --- */
+
 static void take_least(double *best, double x)
 {
     *best = *best > 0 ? fmin(*best, x) : x;
 }
 
-/* Loss of the text, read with logits as q says, and the error of its difference from the first reading's. */
-static enum deq_rc score(struct tune_subject *s, struct deq_engine *e, struct deq_request q, double *ret_loss,
-                         double *ret_error, struct deq_err *err)
-{
-    const double n = (double)q.n_prompt;
-    double sum = 0, apart = 0, square = 0;
-    struct listener l = {.s = s};
-    double seconds = 0, rows = 0;
-    q.want_prompt = true;
-    q.ctx = &l;
-    const enum deq_rc rc = run(s, e, &q, &seconds, &rows, err);
-    if (rc)
-        return rc;
-    if (!s->has_exact)
-        memcpy(s->exact_nats, s->nats, q.n_prompt * sizeof *s->nats);
-    s->has_exact = true;
-    for (size_t i = 0; i < l.scored; i++) {
-        const double d = (double)s->nats[i] - (double)s->exact_nats[i];
-        sum += (double)s->nats[i];
-        apart += d;
-        square += d * d;
-    }
-    *ret_loss = l.failed || l.scored != q.n_prompt ? NAN : sum / n;
-    *ret_error = sqrt(fmax(square / n - apart / n * (apart / n), 0) / n);
-    return DEQ_OK;
-}
-
-/* The larger loss of a prompt's window and of that in which text is written: rows that wait behind others are solved
- * better than the tolerance asks, in each as often as it goes. */
-static enum deq_rc score_both(struct tune_subject *s, struct deq_engine *e, struct deq_request q, struct tune_point *p,
-                              struct deq_err *err)
-{
-    double written, error;
-    enum deq_rc rc = score(s, e, q, &p->loss, &p->error, err);
-    if (rc || !q.solve.prefill_window)
-        return rc;
-    q.solve.prefill_window = 0;
-    rc = score(s, e, q, &written, &error, err);
-    if (!rc && !(written <= p->loss)) {
-        p->loss = written;
-        p->error = error;
-    }
-    return rc;
-}
-
 /* What is written behind pieces of the text: they are read alone, then with it. */
-static enum deq_rc write_behind(struct tune_subject *s, struct deq_engine *e, struct deq_request q,
-                                struct tune_point *p, struct deq_err *err)
+static enum deq_rc write_behind(struct tune_subject *s, struct deq_engine *e, struct deq_request q, double *ret_s,
+                                double *ret_rows, struct deq_err *err)
 {
     double alone_s = 0, alone_rows = 0, both_s = 0, both_rows = 0;
     enum deq_rc rc = DEQ_OK;
@@ -146,33 +158,31 @@ static enum deq_rc write_behind(struct tune_subject *s, struct deq_engine *e, st
         if (!rc)
             rc = run(s, e, &q, &both_s, &both_rows, err);
     }
-    p->written = (both_rows - alone_rows) / (TUNE_PIECES * TUNE_WRITTEN);
-    take_least(&p->write_s, fmax(both_s - alone_s, 1e-9) / (TUNE_PIECES * TUNE_WRITTEN));
+    *ret_s = fmax(both_s - alone_s, 1e-9) / (TUNE_PIECES * TUNE_WRITTEN);
+    *ret_rows = (both_rows - alone_rows) / (TUNE_PIECES * TUNE_WRITTEN);
     return rc;
 }
 
-enum deq_rc tune_measure(struct tune_subject *s, struct tune_point *p, struct deq_err *err)
+enum deq_rc tune_time(struct tune_subject *s, struct tune_point *p, double *ret_s, struct deq_err *err)
 {
     struct deq_engine *e = NULL;
     struct listener l = {.s = s};
-    const struct deq_serving *set = &p->set;
-    const struct deq_request q = {.prompt = s->tokens.ids, .n_prompt = s->tokens.n - 1, .sampling = {.top_p = 1},
-                                  .ignore_eos = true, .cache = DEQ_CACHE_OFF, .event = on_event, .ctx = &l,
-                                  .solve = {.solver = set->solver.method, .warm_start = set->warm,
-                                            .tol = set->solver.tol, .max_iter = set->solver.max_iter,
-                                            .min_iter = set->solver.min_iter, .window = set->row_window,
-                                            .prefill_window = set->prefill_window}};
-    const bool first = !(p->read_s > 0);
-    double read_s = 0, rows = 0;
-    enum deq_rc rc = open_engine(s, set, &e, err);
-    if (!rc && first)
-        rc = score_both(s, e, q, p, err);
+    struct deq_request q = request(&p->set, &l);
+    double read_s = 0, rows = 0, write_s = 0;
+    enum deq_rc rc = open_engine(s, &p->set, &e, err);
+    q.prompt = s->tokens.ids;
+    q.n_prompt = DEQ_MIN(s->tokens.n - 1, (size_t)TUNE_TIMED);
     if (!rc)
         rc = run(s, e, &q, &read_s, &rows, err);
     if (!rc)
-        rc = write_behind(s, e, q, p, err);
+        rc = write_behind(s, e, q, &write_s, &p->written, err);
     deq_engine_free(e);
+    if (rc)
+        return rc;
     p->evaluations = rows / (double)q.n_prompt;
-    take_least(&p->read_s, read_s / (double)q.n_prompt);
-    return rc;
+    read_s /= (double)q.n_prompt;
+    take_least(&p->read_s, read_s);
+    take_least(&p->write_s, write_s);
+    *ret_s = read_s + write_s;
+    return DEQ_OK;
 }

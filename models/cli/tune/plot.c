@@ -10,17 +10,18 @@ struct axes { /* of what is drawn: microseconds a token read and one written, lo
     double x0, x1, y0, y1, exact;
 };
 
-static double percent(const struct axes *a, double loss)
+static double percent(const struct axes *a, const struct tune_point *p)
 {
-    return 100 * (loss / a->exact - 1);
+    return 100 * tune_worse(p)->mean / a->exact;
 }
 
 /* Points that lose far more than the budget would press the others into a line. */
-static struct axes make_axes(const struct tune_point *p, size_t n, double exact, double budget)
+static struct axes make_axes(const struct tuning *t)
 {
+    const double budget = t->opts.budget, exact = t->exact;
     struct axes a = {INFINITY, 0, 0, 100 * budget * 1.5, exact};
-    for (size_t i = 0; i < n; i++) {
-        const double x = 1e6 * tune_seconds(&p[i]), y = percent(&a, p[i].loss);
+    for (size_t i = 0; i < t->n; i++) {
+        const double x = 1e6 * tune_seconds(&t->point[i]), y = percent(&a, &t->point[i]);
         a.x0 = fmin(a.x0, x);
         a.x1 = fmax(a.x1, x);
         if (isfinite(y)) {
@@ -43,20 +44,21 @@ static double up(const struct axes *a, double y)
     return fmin((y - a->y0) / (a->y1 - a->y0), 1);
 }
 
-void tune_plot_text(FILE *out, const struct tune_point *p, size_t n, size_t chosen, double exact, double budget)
+void tune_plot_text(FILE *out, const struct tuning *t)
 {
     enum { W = 64, H = 16 };
     char at[H][W + 1];
-    const struct axes a = make_axes(p, n, exact, budget);
+    const struct axes a = make_axes(t);
+    const struct tune_point *p = t->point;
     memset(at, ' ', sizeof at);
     for (int y = 0; y < H; y++)
         at[y][W] = 0;
-    memset(at[H - 1 - (int)(up(&a, 100 * budget) * (H - 1))], '-', W);
+    memset(at[H - 1 - (int)(up(&a, 100 * t->opts.budget) * (H - 1))], '-', W);
     for (int pass = 0; pass < 3; pass++) /* what matters more covers what matters less */
-        for (size_t i = 0; i < n; i++) {
-            const int rank = i == chosen ? 2 : p[i].front ? 1 : 0;
-            if (rank == pass && isfinite(p[i].loss))
-                at[H - 1 - (int)(up(&a, percent(&a, p[i].loss)) * (H - 1))][(int)(across(&a, &p[i]) * (W - 1))] =
+        for (size_t i = 0; i < t->n; i++) {
+            const int rank = i == t->chosen ? 2 : p[i].front ? 1 : 0;
+            if (rank == pass && isfinite(percent(&a, &p[i])))
+                at[H - 1 - (int)(up(&a, percent(&a, &p[i])) * (H - 1))][(int)(across(&a, &p[i]) * (W - 1))] =
                     "ox@"[rank];
         }
     fprintf(out, "\nloss above the exact one (o: a setting, x: of the front, @: chosen; line: the budget)\n");
@@ -109,28 +111,28 @@ static void svg_front(struct deq_buf *b, const struct axes *a, const struct tune
         if (next == n)
             break;
         last = tune_seconds(&p[next]);
-        deq_buf_fmt(b, "%.1f,%.1f ", px(across(a, &p[next])), py(up(a, percent(a, p[next].loss))));
+        deq_buf_fmt(b, "%.1f,%.1f ", px(across(a, &p[next])), py(up(a, percent(a, &p[next]))));
     }
     deq_buf_fmt(b, "\"/>\n");
 }
 
-enum deq_rc tune_plot_svg(const char *path, const struct tune_point *p, size_t n, size_t chosen, double exact,
-                          double budget, struct deq_err *err)
+enum deq_rc tune_plot_svg(const char *path, const struct tuning *t, struct deq_err *err)
 {
     struct deq_buf b;
-    const struct axes a = make_axes(p, n, exact, budget);
+    const struct tune_point *p = t->point;
+    const struct axes a = make_axes(t);
     deq_buf_init(&b, 1 << 20);
     deq_buf_fmt(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
                     "font-size=\"12\">\n<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n"
                     "<text x=\"%d\" y=\"24\" font-size=\"14\">loss above the exact one; dashed: the budget</text>\n",
                 WIDTH, HEIGHT, WIDTH, HEIGHT, LEFT);
-    svg_axes(&b, &a, budget);
-    svg_front(&b, &a, p, n);
-    for (size_t i = 0; i < n; i++)
-        if (isfinite(p[i].loss))
+    svg_axes(&b, &a, t->opts.budget);
+    svg_front(&b, &a, p, t->n);
+    for (size_t i = 0; i < t->n; i++)
+        if (isfinite(percent(&a, &p[i])))
             deq_buf_fmt(&b, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%d\" stroke=\"#36c\" fill=\"%s\"/>\n",
-                        px(across(&a, &p[i])), py(up(&a, percent(&a, p[i].loss))), i == chosen ? 6 : 4,
-                        i == chosen ? "#c33" : p[i].front ? "#36c" : "white");
+                        px(across(&a, &p[i])), py(up(&a, percent(&a, &p[i]))), i == t->chosen ? 6 : 4,
+                        i == t->chosen ? "#c33" : p[i].front ? "#36c" : "white");
     deq_buf_fmt(&b, "</svg>\n");
     const struct deq_part part = {b.data, b.len};
     const enum deq_rc rc = b.failed ? deq_fail(err, DEQ_ENOMEM, "%s: no memory to draw it", path)

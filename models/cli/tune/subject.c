@@ -1,4 +1,4 @@
-/* What is tuned: a model directory, and the text that its settings are compared by. */
+/* What is tuned: a model directory, and the text by which its settings are compared. */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -10,41 +10,15 @@
 #include "core/text/corpus.h"
 #include "models/cli/tune/tune.h"
 
-enum { TEXT_MAX_BYTES = 1 << 30, CONFIG_MAX_BYTES = 1 << 20 };
+enum { CONFIG_MAX_BYTES = 1 << 20 };
 
-static enum deq_rc read_text(struct tune_subject *s, const char *dir, const char *path, size_t limit,
-                             struct deq_err *err)
-{
-    struct deq_tokenizer *tok = NULL;
-    char *text = NULL;
-    size_t len = 0;
-    uint64_t bytes;
-    const int64_t eos = s->arch->vocab.eos_id;
-    enum deq_rc rc = deq_tokenizer_load(dir, &tok, err);
-    if (!rc)
-        rc = deq_text_read(path, TEXT_MAX_BYTES, &text, &len, err);
-    if (!rc && eos >= 0 && !deq_tokens_push(&s->tokens, (uint32_t)eos)) /* the first token follows the end of another */
-        rc = deq_fail(err, DEQ_ENOMEM, "no memory for the tokens");
-    if (!rc)
-        rc = deq_corpus_encode(tok, eos, text, len, &s->tokens, &bytes, err);
-    if (!rc && s->tokens.n > limit)
-        s->tokens.n = limit;
-    const size_t least = TUNE_PIECES * TUNE_PIECE;
-    if (!rc && s->tokens.n < least)
-        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens are too few to compare settings by: at least %zu are needed",
-                      path, s->tokens.n, least);
-    deq_free(text);
-    deq_tokenizer_free(tok);
-    return rc;
-}
-
-enum deq_rc tune_open(const char *dir, const char *text_path, size_t limit, unsigned threads, struct tune_subject **ret,
-                      struct deq_err *err)
+enum deq_rc tune_open(const char *dir, size_t limit, unsigned threads, struct tune_subject **ret, struct deq_err *err)
 {
     struct tune_subject *s = DEQ_NEW(struct tune_subject);
     if (!s)
         return deq_fail(err, DEQ_ENOMEM, "no memory to tune");
     s->threads = threads;
+    s->limit = limit;
     enum deq_rc rc = DEQ_OK;
     if (!deq_io_is_dir(dir))
         rc = deq_fail(err, DEQ_ENOTFOUND, "%s: not a directory", *dir ? dir : "\"\"");
@@ -58,18 +32,35 @@ enum deq_rc tune_open(const char *dir, const char *text_path, size_t limit, unsi
         rc = deq_fail(err, DEQ_EINVAL, "%s: deq.tol is 0, a fixed number of steps: there is nothing to choose",
                       s->config_path);
     if (!rc)
-        rc = read_text(s, dir, text_path, limit, err);
-    if (!rc) {
-        s->nats = DEQ_NEW_ARRAY(float, s->tokens.n);
-        s->exact_nats = DEQ_NEW_ARRAY(float, s->tokens.n);
-        if (!s->nats || !s->exact_nats)
-            rc = deq_fail(err, DEQ_ENOMEM, "no memory for %zu tokens", s->tokens.n);
-    }
+        rc = deq_tokenizer_load(dir, &s->tokenizer, err);
     if (rc)
         tune_close(s);
     else
         *ret = s;
     return rc;
+}
+
+enum deq_rc tune_add_text(struct tune_subject *s, const char *text, size_t len, struct deq_err *err)
+{
+    const int64_t eos = s->arch->vocab.eos_id;
+    uint64_t bytes;
+    if (!s->tokens.n && eos >= 0 && !deq_tokens_push(&s->tokens, (uint32_t)eos)) /* as behind the end of another */
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the tokens");
+    return s->tokens.n < s->limit ? deq_corpus_encode(s->tokenizer, eos, text, len, &s->tokens, &bytes, err) : DEQ_OK;
+}
+
+enum deq_rc tune_prepare(struct tune_subject *s, struct deq_err *err)
+{
+    s->tokens.n = DEQ_MIN(s->tokens.n, s->limit);
+    if (s->tokens.n < TUNE_TOKENS_MIN)
+        return deq_fail(err, DEQ_EINVAL, "%zu tokens are too few to compare settings by: at least %d are needed",
+                        s->tokens.n, TUNE_TOKENS_MIN);
+    s->n_blocks = (s->tokens.n - 1) / TUNE_BLOCK;
+    s->n_portions = DEQ_ROUND_UP(s->n_blocks * TUNE_BLOCK, (size_t)TUNE_PORTION) / TUNE_PORTION;
+    s->block = DEQ_NEW_ARRAY(double, s->n_blocks);
+    s->exact_block = DEQ_NEW_ARRAY(double, s->n_blocks);
+    return s->block && s->exact_block ? DEQ_OK
+                                      : deq_fail(err, DEQ_ENOMEM, "no memory for %zu tokens", s->tokens.n);
 }
 
 void tune_close(struct tune_subject *s)
@@ -78,9 +69,10 @@ void tune_close(struct tune_subject *s)
         return;
     for (size_t i = 0; i < DEQ_CLASS_COUNT; i++)
         deq_weights_free(s->weights[i]);
+    deq_tokenizer_free(s->tokenizer);
     deq_tokens_free(&s->tokens);
-    deq_free(s->nats);
-    deq_free(s->exact_nats);
+    deq_free(s->block);
+    deq_free(s->exact_block);
     deq_free(s->arch);
     deq_free(s);
 }
