@@ -1,8 +1,11 @@
 /* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the
  * context that the window allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c).
  * A document's first token is predicted from the end-of-text token before it. */
+#include <ctype.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/clock.h"
@@ -49,6 +52,7 @@ struct flags {
     struct solve_flags solve;
     struct segment_flags segments;
     uint64_t limit;
+    const char *evaluations;
     bool json;
 };
 
@@ -57,6 +61,8 @@ static const struct deq_opt flags[] = {
     SOLVE_FLAGS(AT(solve)),
     SEGMENT_FLAGS(AT(segments)),
     {"--limit", DEQ_OPT_U64, AT(limit), 2, 1e12, "1000000000000", NULL, "the first N tokens of the text only"},
+    {"--evaluations", DEQ_OPT_ARG, AT(evaluations), 0, 0, NULL, "N,N,...",
+     "a table: loss with exactly so many evaluations a position, whatever the residual, in window 1"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
@@ -107,43 +113,24 @@ static enum deq_rc read_tokens(const struct deq_model *model, const char *path, 
     return rc;
 }
 
-static void print(const struct score *s, const struct deq_engine_stats *st, const struct deq_solve_params *p,
-                  enum deq_class numeric, uint64_t bytes, double seconds, bool json)
-{
-    const double nll = s->nats / (double)s->scored, bits = s->nats / log(2.0) / (double)bytes;
-    const double evals = (double)st->rows / (double)st->positions, steps = (double)st->steps / (double)st->positions;
-    char perplexity[32];
-    snprintf(perplexity, sizeof perplexity, isfinite(exp(nll)) ? "%.6f" : "null", exp(nll));
-    if (json)
-        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, "
-               "\"bits_per_byte\": %.6f, \"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, "
-               "\"residual_max\": %.6g, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
-               "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\", "
-               "\"numeric_class\": \"%s\"}\n",
-               s->scored, (unsigned long long)bytes, nll, perplexity, bits, evals, steps, s->residual_max,
-               s->not_converged, seconds, (double)s->scored / seconds, (double)p->tol, p->max_iter,
-               deq_solver_name(p->solver), deq_prefill_window(p->window, p->prefill_window),
-               deq_warm_name(p->warm_start), deq_class_name(numeric));
-    else
-        printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
-               "perplexity           %.3f\nbits a byte          %.4f\n"
-               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\n"
-               "seconds              %.1f (%.0f tokens/s)\nnumeric class        %s\n",
-               s->scored, (unsigned long long)bytes, nll, exp(nll), bits, evals, steps, s->residual_max,
-               s->not_converged, seconds, (double)s->scored / seconds, deq_class_name(numeric));
-}
+/* --- A run, and what it found --- */
 
-static enum deq_rc run(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens,
-                       uint64_t bytes, struct deq_err *err)
+struct result {
+    size_t tokens, not_converged;
+    uint64_t bytes;
+    double nll, bits_per_byte, evaluations, steps, residual_max, seconds; /* nats, evaluations, steps a token */
+};
+
+/* The text read as p says. */
+static enum deq_rc run(const struct deq_model *model, unsigned threads, const struct deq_solve_params *p,
+                       const struct deq_tokens *tokens, uint64_t bytes, struct result *ret, struct deq_err *err)
 {
     struct deq_engine *engine;
     struct score s = {.tokens = tokens, .vocab_size = deq_model_info(model).vocab_size};
-    const struct deq_engine_opts opts = {.threads = solve_flags_threads(&f->solve),
-                                         .max_sequences = 1,
+    const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1,
                                          .max_positions = (uint32_t)tokens->n};
     struct deq_request q = deq_request_defaults(model);
-    const struct deq_model_info info = deq_model_info(model);
-    solve_flags_apply(&f->solve, &info, &q.solve);
+    q.solve = *p;
     q.prompt = tokens->ids;
     q.n_prompt = tokens->n - 1; /* the last token is predicted, not read */
     q.max_tokens = 0;
@@ -158,15 +145,146 @@ static enum deq_rc run(const struct deq_model *model, const struct flags *f, con
         s.started = deq_now_s();
         while (deq_active(engine))
             deq_step(engine);
-        const double seconds = deq_now_s() - s.started;
+        const double seconds = deq_now_s() - s.started, n = (double)s.scored;
         const struct deq_engine_stats st = deq_engine_stats(engine);
         cli_progress_end();
         if (s.failed || s.scored != tokens->n - 1)
             rc = deq_fail(err, DEQ_ENUMERIC, "the solver met values that are not finite");
         else
-            print(&s, &st, &q.solve, deq_model_info(model).numeric, bytes, seconds, f->json);
+            *ret = (struct result){s.scored, s.not_converged, bytes, s.nats / n, s.nats / log(2.0) / (double)bytes,
+                                   (double)st.rows / (double)st.positions, (double)st.steps / (double)st.positions,
+                                   s.residual_max, seconds};
     }
     deq_engine_free(engine);
+    return rc;
+}
+
+/* As JSON knows it. */
+static const char *perplexity_of(const struct result *r, char ret[32])
+{
+    snprintf(ret, 32, isfinite(exp(r->nll)) ? "%.6f" : "null", exp(r->nll));
+    return ret;
+}
+
+static void print(const struct result *r, const struct deq_solve_params *p, enum deq_class numeric, bool json)
+{
+    char perplexity[32];
+    if (json)
+        printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, "
+               "\"bits_per_byte\": %.6f, \"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, "
+               "\"residual_max\": %.6g, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
+               "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\", "
+               "\"numeric_class\": \"%s\"}\n",
+               r->tokens, (unsigned long long)r->bytes, r->nll, perplexity_of(r, perplexity), r->bits_per_byte,
+               r->evaluations, r->steps, r->residual_max, r->not_converged, r->seconds,
+               (double)r->tokens / r->seconds, (double)p->tol, p->max_iter, deq_solver_name(p->solver),
+               deq_prefill_window(p->window, p->prefill_window), deq_warm_name(p->warm_start),
+               deq_class_name(numeric));
+    else
+        printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
+               "perplexity           %.3f\nbits a byte          %.4f\n"
+               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\n"
+               "seconds              %.1f (%.0f tokens/s)\nnumeric class        %s\n",
+               r->tokens, (unsigned long long)r->bytes, r->nll, exp(r->nll), r->bits_per_byte, r->evaluations,
+               r->steps, r->residual_max, r->not_converged, r->seconds, (double)r->tokens / r->seconds,
+               deq_class_name(numeric));
+}
+
+/* --- Loss against a fixed number of evaluations --- */
+
+enum { BUDGETS_MAX = 32, BUDGET_MAX = 100000 };
+
+struct budgets {
+    uint32_t each[BUDGETS_MAX];
+    size_t n;
+};
+
+/* "1,2,4" */
+static bool parse_budgets(const char *text, struct budgets *ret)
+{
+    ret->n = 0;
+    for (;;) {
+        char *end;
+        const unsigned long x = isdigit((unsigned char)*text) ? strtoul(text, &end, 10) : ULONG_MAX;
+        if (x > BUDGET_MAX || ret->n == BUDGETS_MAX || (*end && *end != ','))
+            return false;
+        ret->each[ret->n++] = (uint32_t)x;
+        if (!*end)
+            return true;
+        text = end + 1;
+    }
+}
+
+/* What the number of evaluations leaves nothing to say of; NULL: nothing of it was given. */
+static const char *against_budgets(const struct flags *f)
+{
+    const struct solve_flags *s = &f->solve;
+    return s->tol >= 0           ? "--tol"
+           : s->preset >= 0      ? "--preset"
+           : s->max_iter         ? "--max-iter"
+           : s->window           ? "--window"
+           : s->prefill_window   ? "--prefill-window"
+           : f->segments.tgt_len ? "--tgt-len"
+                                 : NULL;
+}
+
+static void print_budgets_json(const struct result *r, const struct budgets *b, const struct deq_solve_params *p,
+                               enum deq_class numeric)
+{
+    char perplexity[32];
+    printf("{\"tokens\": %zu, \"bytes\": %llu, \"numeric_class\": \"%s\", \"solver\": \"%s\", \"warm_start\": \"%s\", "
+           "\"budgets\": [", r->tokens, (unsigned long long)r->bytes, deq_class_name(numeric),
+           deq_solver_name(p->solver), deq_warm_name(p->warm_start));
+    for (size_t i = 0; i < b->n; i++)
+        printf("%s{\"evaluations\": %u, \"nll_per_token\": %.6f, \"bits_per_byte\": %.6f, \"perplexity\": %s, "
+               "\"tokens_per_second\": %.1f}", i ? ", " : "", b->each[i], r[i].nll, r[i].bits_per_byte,
+               perplexity_of(&r[i], perplexity), (double)r[i].tokens / r[i].seconds);
+    printf("]}\n");
+}
+
+/* Each budget is a run of its own: a position is solved behind others that were given as much. */
+static enum deq_rc run_budgets(const struct deq_model *model, const struct flags *f, const struct budgets *b,
+                               const struct deq_tokens *tokens, uint64_t bytes, struct deq_err *err)
+{
+    const struct deq_model_info info = deq_model_info(model);
+    struct deq_solve_params p = deq_request_defaults(model).solve;
+    struct result r[BUDGETS_MAX];
+    solve_flags_apply(&f->solve, &info, &p);
+    p.window = 1;
+    p.prefill_window = 0;
+    for (size_t i = 0; i < b->n; i++)
+        if (!b->each[i])
+            return deq_fail(err, DEQ_EINVAL, "--evaluations: 0: a %s has no proposal of its own to answer from",
+                            info.model_type);
+    if (!f->json)
+        printf("%zu tokens (%llu bytes), %s, %s from %s\nevaluations  nats a token  bits a byte   perplexity  "
+               "tokens/s\n", tokens->n - 1, (unsigned long long)bytes, deq_class_name(info.numeric),
+               deq_solver_name(p.solver), deq_warm_name(p.warm_start));
+    for (size_t i = 0; i < b->n; i++) {
+        p.max_iter = p.min_iter = b->each[i];
+        const enum deq_rc rc = run(model, solve_flags_threads(&f->solve), &p, tokens, bytes, &r[i], err);
+        if (rc)
+            return rc;
+        if (!f->json)
+            printf("%11u  %12.4f  %11.4f  %11.3f  %8.0f\n", b->each[i], r[i].nll, r[i].bits_per_byte, exp(r[i].nll),
+                   (double)r[i].tokens / r[i].seconds);
+        fflush(stdout);
+    }
+    if (f->json)
+        print_budgets_json(r, b, &p, info.numeric);
+    return DEQ_OK;
+}
+
+static enum deq_rc run_once(const struct deq_model *model, const struct flags *f, const struct deq_tokens *tokens,
+                            uint64_t bytes, struct deq_err *err)
+{
+    const struct deq_model_info info = deq_model_info(model);
+    struct deq_solve_params p = deq_request_defaults(model).solve;
+    struct result r;
+    solve_flags_apply(&f->solve, &info, &p);
+    const enum deq_rc rc = run(model, solve_flags_threads(&f->solve), &p, tokens, bytes, &r, err);
+    if (!rc)
+        print(&r, &p, info.numeric, f->json);
     return rc;
 }
 
@@ -178,6 +296,12 @@ int cmd_eval(int argc, char **argv)
     int code = cli_parse("eval", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
+    struct budgets budgets = {.n = 0};
+    if (f.evaluations && !parse_budgets(f.evaluations, &budgets))
+        return cli_usage("eval", "--evaluations: \"%s\" is not a list of at most %d integers in 0..%d", f.evaluations,
+                         BUDGETS_MAX, BUDGET_MAX);
+    if (f.evaluations && against_budgets(&f))
+        return cli_usage("eval", "%s: goes not with --evaluations", against_budgets(&f));
     if (f.segments.tgt_len && f.solve.numeric > DEQ_CLASS_FLOAT32)
         return cli_usage("eval", "--class: segments are computed in float32");
     if (f.segments.tgt_len)
@@ -193,7 +317,8 @@ int cmd_eval(int argc, char **argv)
     if (!rc)
         rc = read_tokens(model, args[1], f.limit, &tokens, &bytes, &err);
     if (!rc)
-        rc = run(model, &f, &tokens, bytes, &err);
+        rc = budgets.n ? run_budgets(model, &f, &budgets, &tokens, bytes, &err)
+                       : run_once(model, &f, &tokens, bytes, &err);
     code = rc ? cli_fail("eval", err.text) : CLI_OK;
     deq_tokens_free(&tokens);
     deq_model_free(model);

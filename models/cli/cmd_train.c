@@ -286,46 +286,37 @@ static const struct deq_command command = {
     .max_args = 1,
 };
 
-int cmd_train(int argc, char **argv)
+static int train(struct deq_recipe *recipe, const char *recipe_path, const struct flags *f)
 {
-    const char *args[1];
-    size_t n;
-    struct flags f = {0};
     struct view v = {.last_bits = NAN, .began_s = deq_now_s()};
-    int code = cli_parse("train", &command, argc, argv, &f, args, &n);
-    if (code >= 0)
-        return code;
-    struct deq_recipe *recipe = NULL;
     struct deq_err err;
-    if (deq_recipe_load(args[0], &recipe, &err))
-        return cli_fail("train", err.text);
-    for (size_t i = 0; i < f.sets.n; i++)
-        if (deq_opt_assign(&recipe->table, recipe, f.sets.item[i], &err))
+    for (size_t i = 0; i < f->sets.n; i++)
+        if (deq_opt_assign(&recipe->table, recipe, f->sets.item[i], &err))
             return cli_usage("train", "--set: %s", err.text);
-    const bool one_file = data_is_text(f.data);
-    if (one_file && deq_opt_set(deq_opt_find(&recipe->table, "data.train"), recipe, f.data, 0, &err))
+    const bool one_file = data_is_text(f->data);
+    if (one_file && deq_opt_set(deq_opt_find(&recipe->table, "data.train"), recipe, f->data, 0, &err))
         return cli_fail("train", err.text);
-    if (f.print_recipe) {
+    if (f->print_recipe) {
         deq_opt_dump(&recipe->table, recipe, true, stdout);
         return CLI_OK;
     }
-    if (!f.out)
+    if (!f->out)
         return cli_usage("train", "--out MODEL_DIR is needed");
-    if (data_exists(recipe, f.data, &err))
+    if (data_exists(recipe, f->data, &err))
         return cli_fail("train", err.text);
     if (deq_recipe_check(recipe, &err)) {
-        (void)deq_fail_prefix(&err, err.code, args[0]);
+        (void)deq_fail_prefix(&err, err.code, recipe_path);
         return cli_fail("train", err.text);
     }
-    const struct deq_train_opts o = {.data_dir = one_file ? "." : f.data, .out_dir = f.out,
-                                     .threads = f.threads ? f.threads : deq_cores(), .init = f.init, .resume = f.resume,
-                                     .bf16 = !f.f32};
-    v.json = f.json;
-    if (!deq_io_join(v.log_path, sizeof v.log_path, f.out, "train.jsonl"))
+    const struct deq_train_opts o = {.data_dir = one_file ? "." : f->data, .out_dir = f->out,
+                                     .threads = f->threads ? f->threads : deq_cores(), .init = f->init,
+                                     .resume = f->resume, .bf16 = !f->f32};
+    v.json = f->json;
+    if (!deq_io_join(v.log_path, sizeof v.log_path, f->out, "train.jsonl"))
         return cli_fail("train", "--out: path too long");
-    if (!o.resume && deq_io_exists(f.out)) {
+    if (!o.resume && deq_io_exists(f->out)) {
         char path[4096];
-        if (deq_io_join(path, sizeof path, f.out, "checkpoint.safetensors") && deq_io_exists(path)) {
+        if (deq_io_join(path, sizeof path, f->out, "checkpoint.safetensors") && deq_io_exists(path)) {
             fprintf(stderr, "deq train: %s exists: give --resume to go on from it, or another --out\n", path);
             return CLI_FAIL;
         }
@@ -339,11 +330,30 @@ int cmd_train(int argc, char **argv)
     cli_progress_end();
     if (rc)
         return cli_fail("train", err.text);
-    if (stop_asked)
-        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", args[0], f.data, f.out);
-    else if ((code = finish(&v, recipe, &o)) != CLI_OK)
+    const bool stopped = stop_asked; /* a signal from here on stops the tuning only */
+    if (stopped)
+        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", recipe_path, f->data, f->out);
+    const int code = stopped ? CLI_OK : finish(&v, recipe, &o);
+    if (code != CLI_OK)
         return code;
     if (v.log_failed)
         return cli_fail("train", "the log lacks lines that could not be written");
     return CLI_OK;
+}
+
+int cmd_train(int argc, char **argv)
+{
+    const char *args[1];
+    size_t n;
+    struct flags f = {0};
+    struct deq_recipe *recipe = NULL;
+    struct deq_err err;
+    int code = cli_parse("train", &command, argc, argv, &f, args, &n);
+    if (code >= 0)
+        return code;
+    if (deq_recipe_load(args[0], &recipe, &err))
+        return cli_fail("train", err.text);
+    code = train(recipe, args[0], &f);
+    deq_recipe_free(recipe);
+    return code;
 }

@@ -112,6 +112,39 @@ def test_eval_budget():
         check(loss[0] > loss[1] > loss[2], "loss at 1, 2, 3 evaluations: %s" % loss)
 
 
+def test_eval_evaluations():
+    """--evaluations: each line is the run with that budget alone; what cannot be is refused before anything is read."""
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "text.txt")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(part_of_sample(600, 2000))
+        code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", "3,1", "--json"])
+        equal((code, err), (0, ""), "deq eval --evaluations")
+        o = json.loads(out)
+        equal([b["evaluations"] for b in o["budgets"]], [3, 1], "the order is the caller's")
+        for b in o["budgets"]:  # no residual is below 1e-9, so that the budget ends these too
+            one = json.loads(run([DEQ, "eval", TINY, path, "--json", "--max-iter", str(b["evaluations"]), "--window",
+                                  "1", "--tol", "1e-9"])[1])
+            equal([b[k] for k in ("nll_per_token", "bits_per_byte", "perplexity")] + [o["tokens"], o["bytes"]],
+                  [one[k] for k in ("nll_per_token", "bits_per_byte", "perplexity", "tokens", "bytes")], "the same run")
+            equal(one["evaluations_per_token"], b["evaluations"], "evaluations")
+        check(o["budgets"][0]["nll_per_token"] < o["budgets"][1]["nll_per_token"], "more evaluations lose less: " + out)
+        lines = run([DEQ, "eval", TINY, path, "--evaluations", "3,1"])[1].split("\n")
+        equal([x.split()[0] for x in lines[1:-1]], ["evaluations", "3", "1"], "a table")
+        equal(lines[2].split()[1], "%.4f" % o["budgets"][0]["nll_per_token"], "of the same figures")
+        code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", "0,1"])
+        check(code == 1 and not out and "0: a deq_transformer has no proposal of its own to answer from" in err,
+              "0: %d %r" % (code, err))
+        for value in ("1,,2", "1,", ",1", "x", "1 2", "-1", "100001", "99999999999999999999", ",".join("1" * 33)):
+            code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", value])
+            check(code == 2 and not out and '--evaluations: "%s" is not a list of at most 32 integers' % value in err,
+                  "%s: %d %r" % (value, code, err))
+        for flag, value in (("--tol", "1"), ("--max-iter", "3"), ("--window", "2"), ("--preset", "fast"),
+                            ("--prefill-window", "4"), ("--tgt-len", "8")):
+            code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", "1", flag, value])
+            check(code == 2 and not out and flag + ": goes not with --evaluations" in err, "%s: %r" % (flag, err))
+
+
 def test_tune():
     """The chosen setting is in config.json afterwards, and nothing else there has changed."""
     with tempfile.TemporaryDirectory() as tmp:

@@ -235,14 +235,22 @@ static void add_tolerances(struct tuning *t)
 
 /* --- The decision --- */
 
-/* Undecided, faster than what would be chosen now, with text left (`more`) or without: the fastest of these, or n. */
+/* Whether it matters what point i loses: it would be chosen if it were within the budget. */
+static bool matters(const struct tuning *t, size_t i, struct tune_noise noise)
+{
+    const struct tune_point *p = &t->point[i], *chosen = &t->point[t->chosen];
+    return t->chosen == t->n || p->slower.mean < chosen->slower.mean ||
+           (i == TUNE_OWN && !tune_faster(chosen, p, noise));
+}
+
+/* Undecided, would be chosen, with text left (`more`) or without: the fastest of these, or n. */
 static size_t next_undecided(const struct tuning *t, bool more)
 {
+    const struct tune_noise noise = tune_noise(t->point, t->n);
     size_t best = t->n;
     for (size_t i = TUNE_OWN; i < t->n; i++)
         if (t->verdict[i] == TUNE_UNDECIDED && (t->point[i].portions < t->subject->n_portions) == more &&
-            (t->chosen == t->n || t->point[i].slower.mean < t->point[t->chosen].slower.mean) &&
-            (best == t->n || t->point[i].slower.mean < t->point[best].slower.mean))
+            matters(t, i, noise) && (best == t->n || t->point[i].slower.mean < t->point[best].slower.mean))
             best = i;
     return best;
 }
@@ -410,7 +418,7 @@ void tune_print_result(FILE *out, const struct tuning *t)
     }
     if (t->open < t->n) {
         const struct tune_point *p = &t->point[t->open];
-        fprintf(out, "the text is too short to tell of faster ones: %s to %g, window %u ",
+        fprintf(out, "the text is too short to tell of others, as fast or faster: %s to %g, window %u ",
                 deq_solver_name(p->set.solver.method), (double)p->set.solver.tol, p->set.row_window);
         print_loss(out, t, p);
         if (t->tokens_needed < 1e8)

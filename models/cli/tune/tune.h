@@ -147,7 +147,7 @@ struct tuning {
     size_t n, chosen;            /* points; n: none is known to be within the budget, and set is the model's own */
     double exact, limit;         /* nats a token of the exact setting; what may be lost */
     struct deq_serving set;      /* the choice with its presets */
-    size_t open;                 /* a point that is faster than the choice but undecided at the end of the text, or n */
+    size_t open;                 /* a point that would be chosen but is undecided at the end of the text, or n */
     double tokens_needed;        /* that would decide it, roughly */
     double seconds;
     bool hurried;                /* there was not time for all */
