@@ -50,6 +50,12 @@ struct deq_cell;
 
 struct deq_cell_ops {
     const char *name;
+    /* Layers before the loop, of positions whose tokens are known or guessed: what they leave lies in the pages of these
+     * positions. Positions of a sequence in order, each after the one before it, any number of them ahead of its rows;
+     * again where another token takes the place. rows: n (at most max_rows), position, ring. NULL: there are none */
+    void (*explicit)(struct deq_cell *c, const struct deq_rows *rows, const uint32_t *tokens);
+    /* z0 = what the layers before the loop propose as the state. rows: n, position, ring. NULL: they propose none */
+    void (*start)(struct deq_cell *c, const struct deq_rows *rows, float *const *z0);
     /* u = injection of a token that enters at a position; once per row. rows: n, position, ring */
     void (*inject)(struct deq_cell *c, const struct deq_rows *rows, const uint32_t *tokens, float *const *u);
     /* z0 = the predictor's start; z_prev[i]: the state at the position before. NULL when the model has no predictor */
@@ -60,6 +66,11 @@ struct deq_cell_ops {
      * position of a sequence once, in order, before anything is cached or begins behind it; a position that came from
      * the prefix cache was told when it was solved. NULL: nothing to do */
     void (*commit)(struct deq_cell *c, const struct deq_rows *rows);
+    /* Layers behind the loop: y[i] [read_dim], which readout, screen and best_near then take in place of a state. rows:
+     * n, position, ring, u, z = the states that are read out. Writes what later positions read of these into their
+     * pages: rows of a sequence in order, from its first that is not final, without a gap; every position once more
+     * when it is final, at the latest before its commit. NULL: y is the state */
+    void (*coda)(struct deq_cell *c, const struct deq_rows *rows, float *const *y);
     /* Logits of states z, logits[i] [vocab_size]; rows: n, position, ring, z. A cell with n_tails > 0 has its
      * vocabulary cut into clusters: then only those of the shortlist are written, as log-probabilities, and tails[i]
      * [n_tails] receives the log-probability of each further cluster (tails NULL when n_tails is 0). */
@@ -83,6 +94,8 @@ struct deq_cell_ops {
 struct deq_cell {
     const struct deq_cell_ops *ops;
     size_t state_dim, inject_dim, vocab_size, max_rows;
+    size_t read_dim;   /* what the head reads: state_dim where there is no coda */
+    uint32_t max_positions; /* a text has at most as many; 0: any number */
     unsigned n_tails;
     uint64_t step_madds; /* multiply-adds a row in the matrix products of one evaluation, each with a weight of its
                           * own: the floor of its time */

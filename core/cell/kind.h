@@ -46,6 +46,8 @@ struct deq_kind {
      * (its shape) and the predictor (its widths): deq_weights_build may be called on it. NULL: no memory */
     struct deq_weights *(*weights)(const struct deq_arch *a);
     const struct deq_predictor *(*predictor)(const struct deq_weights *w);
+    /* Fills the tensors of plain weights that are never trained (DEQ_ROLE_FIXED). NULL: there are none */
+    void (*constants)(struct deq_weights *w);
     /* Dimensions of a cell on rows and what it takes, from the architecture alone. */
     struct deq_cell (*shape)(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads);
     /* A cell over packed weights for one engine: scratch for max_rows rows, n_pages pages. Borrows w and pool. */

@@ -90,6 +90,8 @@ static enum deq_rc build(const struct deq_arch *a, bool packed, struct deq_weigh
         deq_weights_free(w);
     else
         *ret = w;
+    if (!rc && !packed && a->kind->constants)
+        a->kind->constants(w);
     return rc;
 }
 

@@ -75,8 +75,9 @@ static const struct deq_cell_ops ops = {.name = "toy", .inject = inject, .step =
 struct deq_cell deq_toy_shape(size_t dim, size_t max_rows, uint32_t n_pages)
 {
     const size_t page_bytes = DEQ_TOY_PAGE_TOK * dim * sizeof(float);
-    return (struct deq_cell){.ops = &ops, .state_dim = dim, .inject_dim = dim, .vocab_size = dim, .max_rows = max_rows,
-                             .lookback = 1, .page_tok = DEQ_TOY_PAGE_TOK, .n_pages = n_pages, .page_bytes = page_bytes,
+    return (struct deq_cell){.ops = &ops, .state_dim = dim, .inject_dim = dim, .vocab_size = dim, .read_dim = dim,
+                             .max_rows = max_rows, .lookback = 1, .page_tok = DEQ_TOY_PAGE_TOK, .n_pages = n_pages,
+                             .page_bytes = page_bytes,
                              .bytes = sizeof(struct toy) + (uint64_t)n_pages * page_bytes};
 }
 

@@ -386,6 +386,7 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
     const size_t D = a->base.vocab.d_model, HD = (size_t)a->n_head * a->d_head;
     struct cell c = {.base = {.ops = a->base.predictor_hidden ? &ops : &ops_without_predictor,
                               .state_dim = D,
+                              .read_dim = D,
                               .inject_dim = deq_inject_dim(a) * a->n_block,
                               .vocab_size = a->base.vocab.size,
                               .max_rows = max_rows,

@@ -365,6 +365,7 @@ struct deq_cell deq_trellis_shape(const struct deq_arch *arch, size_t max_rows, 
     const size_t H = a->state_size;
     struct cell c = {.base = {.ops = a->base.predictor_hidden ? &ops : &ops_without_predictor,
                               .state_dim = deq_trellis_state(a),
+                              .read_dim = deq_trellis_state(a),
                               .inject_dim = 4 * H,
                               .vocab_size = a->base.vocab.size,
                               .max_rows = max_rows,

@@ -106,7 +106,7 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
         const enum deq_rc rc = deq_tensor_is_float(f, t, err);
         if (rc)
             return rc;
-        all_bf16 = all_bf16 && t->dtype == DEQ_BF16;
+        all_bf16 = all_bf16 && (t->dtype == DEQ_BF16 || p->role == DEQ_ROLE_FIXED);
     }
     for (size_t i = 0; i < deq_safetensors_count(f); i++) {
         const char *name = deq_safetensors_at(f, i)->name;
@@ -142,12 +142,13 @@ enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool
         half[i] = deq_f32_to_bf16(w->data[i]);
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
+        const bool as_bf16 = bf16 && p->role != DEQ_ROLE_FIXED;
         out[i] = (struct deq_tensor_out){.name = p->name,
-                                         .dtype = bf16 ? DEQ_BF16 : DEQ_F32,
+                                         .dtype = as_bf16 ? DEQ_BF16 : DEQ_F32,
                                          .n_dims = p->rows ? 2 : 1,
                                          .shape = {p->rows ? p->rows : p->cols, p->cols},
-                                         .data = bf16 ? (const void *)(half + p->offset)
-                                                      : (const void *)(w->data + p->offset)};
+                                         .data = as_bf16 ? (const void *)(half + p->offset)
+                                                         : (const void *)(w->data + p->offset)};
     }
     const char *const meta[] = {"format", w->format, NULL};
     rc = deq_safetensors_write(path, out, w->n_params, meta, err);

@@ -25,6 +25,7 @@ enum deq_role {
     DEQ_ROLE_GUESS,        /* a matrix of the predictor: as EMBED; what it computes need not be exact */
     DEQ_ROLE_GAIN,         /* begins at one */
     DEQ_ROLE_BIAS,         /* begins at zero */
+    DEQ_ROLE_FIXED,        /* a table that is never trained, and float32 in any file */
 };
 
 static inline bool deq_role_is_matrix(enum deq_role r)
@@ -94,7 +95,8 @@ static inline float *deq_weights_at(const struct deq_weights *other, const struc
     return other->data + (x - of->data);
 }
 
-/* Every tensor of the file must be here and the other way round, with equal shapes. */
+/* Every tensor of the file must be here and the other way round, with equal shapes. *ret_bf16: all but fixed tables
+ * are bf16. */
 enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safetensors *file, const char *path,
                               bool *ret_bf16, struct deq_err *err);
 /* Plain form, from a file that was checked. */

@@ -16,7 +16,7 @@ void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
 {
     for (size_t i = 0; i < w->n_params; i++) {
         const struct deq_param *p = &w->params[i];
-        if (p->offset < from)
+        if (p->offset < from || p->role == DEQ_ROLE_FIXED)
             continue;
         const double fan_in = sqrt((double)p->cols);
         const double std = p->role == DEQ_ROLE_RESIDUAL_OUT ? 0.5 / fan_in
@@ -43,7 +43,7 @@ float deq_train_lr(const struct deq_recipe *r, uint64_t step)
 }
 
 /* Matrices inside the cell, those stacked in a tensor one by one. The injection is an embedding's
- * image and stays with AdamW. */
+ * image and stays with AdamW. (AdamW leaves a fixed table alone: its gradient is zero.) */
 static size_t muon_parts(const struct deq_train *r, const struct deq_param *p)
 {
     const bool inner = p->role == DEQ_ROLE_MATRIX || p->role == DEQ_ROLE_RESIDUAL_OUT;
