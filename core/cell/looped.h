@@ -1,15 +1,16 @@
-/* The looped kind: a transformer with layers before and after a weight-tied core that is iterated to its fixed point, or
- * a fixed number of times (Attractor, arXiv 2605.12466; Parcae, arXiv 2604.12946; Huginn, Geiping et al. 2025).
+/* The looped kind: a transformer with layers before and after a weight-tied core that is iterated to its fixed point,
+ * or a fixed number of times (Attractor, arXiv 2605.12466; Parcae, arXiv 2604.12946; Huginn, Geiping et al. 2025).
  *
  *     e = prelude(s_e E[token]);  prelude_norm: e = rms(e)           once a token, with keys and values of its own
- *     a = injection(z, e):   PROPOSAL  z + e      ADD  z + e         the map of the fixed point:  f(z) = core(a),
- *                            DIAGONAL  z * exp(-dt exp(A)) + dt * (B e),  dt = softplus(b)         PROPOSAL: core(a) - z
+ *     a = injection(z, e):   PROPOSAL  z + e      ADD  z + e        the map of the fixed point:  f(z) = core(a),
+ *                            DIAGONAL  z * exp(-dt exp(A)) + dt * (B e),  dt = softplus(b)     PROPOSAL: core(a) - z
  *                            LINEAR    W_z z + W_e e
  *     y = W_C z (core_output);  y = rms(y; final norm) (core_norm);  y = coda(y)
  *     logits = s_l W_head rms(y; final norm);   logit_softcap c: c tanh(logits / c)
  *
  * Iterates of PROPOSAL begin at e, the prelude's proposal; of the others at zero. A position's keys and values in the
- * core are those of its last evaluation: one set, whatever the depth. The layer, with rms(x; g) = g x / sqrt(mean x^2 + eps):
+ * core are those of its last evaluation: one set, whatever the depth. The layer, with
+ * rms(x; g) = g x / sqrt(mean x^2 + eps):
  *
  *     PRE       x = x + g_a * attn(rms(x; n1));   x = x + g_f * ffn(rms(x; n2))     g = gamma_max sigmoid(raw), or 1
  *     SANDWICH  x = rms(attn(rms(x; n1)) + x; n2);   x = rms(ffn(rms(x; n3)) + x; n4)
@@ -118,7 +119,8 @@ static inline size_t deq_looped_state(const struct deq_looped_arch *a)
 }
 struct deq_layer_shape deq_looped_layer(const struct deq_looped_arch *a, enum deq_part part);
 
-/* The table of turns, as PyTorch's code computes it: frequency, then angle, each rounded to float32. out [positions, d] */
+/* The table of turns, as PyTorch's code computes it: frequency, then angle, each rounded to float32.
+ * out [positions, d_head] */
 void deq_rope_table(size_t positions, size_t d_head, float base, float *out);
 
 #endif

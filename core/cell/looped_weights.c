@@ -1,5 +1,4 @@
 /* The looped kind: the keys of its configuration, the table of its tensors (models/README.md), positions. */
-#include <math.h>
 #include <stdio.h>
 
 #include "core/base/mem.h"
@@ -33,7 +32,8 @@ static const struct deq_opt config[] = {
     {"max_position_embeddings", DEQ_OPT_U32, AT(max_positions), 1, 1 << 20, NULL, NULL, "positions of a text at most"},
     {"norm", DEQ_OPT_ENUM, AT(norm), 0, 0, "pre", NORMS, "where RMSNorm stands"},
     {"ffn", DEQ_OPT_ENUM, AT(ffn), 0, 0, "relu2", FFNS, "the feed-forward network's nonlinearity"},
-    {"injection", DEQ_OPT_ENUM, AT(injection), 0, 0, "proposal", INJECTIONS, "how the prelude's output enters the loop"},
+    {"injection", DEQ_OPT_ENUM, AT(injection), 0, 0, "proposal", INJECTIONS,
+     "how the prelude's output enters the loop"},
     {"qk_norm", DEQ_OPT_BOOL, AT(qk_norm), 0, 1, "false", NULL, "queries and keys are normed by head"},
     {"qk_bias", DEQ_OPT_BOOL, AT(qk_bias), 0, 1, "false", NULL, "queries and keys have a bias"},
     {"core_gates", DEQ_OPT_BOOL, AT(core_gates), 0, 1, "false", NULL, "branches of the core have gates"},
@@ -43,14 +43,17 @@ static const struct deq_opt config[] = {
     {"core_norm", DEQ_OPT_BOOL, AT(core_norm), 0, 1, "false", NULL, "the final norm stands behind the loop too"},
     {"prelude_value_embeddings", DEQ_OPT_U32, AT(value_embeds[DEQ_PRELUDE]), 0, UINT32_MAX, "0", NULL,
      "layers with value embeddings: bit i for layer i"},
-    {"core_value_embeddings", DEQ_OPT_U32, AT(value_embeds[DEQ_CORE]), 0, UINT32_MAX, "0", NULL, "the same of the core"},
-    {"coda_value_embeddings", DEQ_OPT_U32, AT(value_embeds[DEQ_CODA]), 0, UINT32_MAX, "0", NULL, "the same of the coda"},
+    {"core_value_embeddings", DEQ_OPT_U32, AT(value_embeds[DEQ_CORE]), 0, UINT32_MAX, "0", NULL,
+     "the same of the core"},
+    {"coda_value_embeddings", DEQ_OPT_U32, AT(value_embeds[DEQ_CODA]), 0, UINT32_MAX, "0", NULL,
+     "the same of the coda"},
     {"embed_scale", DEQ_OPT_FLOAT, AT(embed_scale), 1e-6, 1e6, "1", NULL, "embeddings are multiplied by it"},
     {"logit_scale", DEQ_OPT_FLOAT, AT(logit_scale), 1e-6, 1e6, "1", NULL, "logits are multiplied by it"},
-    {"logit_softcap", DEQ_OPT_FLOAT, AT(logit_softcap), 0, 1e6, "0", NULL, "logits are c tanh(logits / c); 0: not"},
+    {"logit_softcap", DEQ_OPT_FLOAT, AT(logit_softcap), 0, 1e6, "0", NULL, "logits x become c * tanh of x / c; 0: not"},
     {"norm_eps", DEQ_OPT_FLOAT, AT(norm_eps), 1e-12, 0.1, "1e-5", NULL, "RMSNorm's epsilon"},
     {"qk_norm_eps", DEQ_OPT_FLOAT, AT(qk_norm_eps), 1e-12, 0.1, "1.1920929e-7", NULL, "that of queries and keys"},
-    {"rope_pairs", DEQ_OPT_ENUM, AT(rope_pairs), 0, 0, "neighbours", PAIRS, "which two numbers of a head turn together"},
+    {"rope_pairs", DEQ_OPT_ENUM, AT(rope_pairs), 0, 0, "neighbours", PAIRS,
+     "which two numbers of a head turn together"},
     {"rope_base", DEQ_OPT_FLOAT, AT(rope_base), 1, 1e9, "50000", NULL, "base of the turns' frequencies"},
 };
 
@@ -110,8 +113,9 @@ static enum deq_rc check(const struct deq_arch *arch, const char *where, struct 
                             part_name[p], a->value_embeds[p], a->n_layer[p]);
     for (unsigned p = 0; p < DEQ_PARTS; p++)
         if (a->value_embeds[p] && deq_looped_layer(a, p).width < DEQ_VALUE_GATE_IN)
-            return deq_fail(err, DEQ_EFORMAT, "%s: %s_value_embeddings: a width of %zu is less than the %d numbers that "
-                            "their gates read", where, part_name[p], deq_looped_layer(a, p).width, DEQ_VALUE_GATE_IN);
+            return deq_fail(err, DEQ_EFORMAT, "%s: %s_value_embeddings: a width of %zu is less than the %d numbers "
+                            "that their gates read", where, part_name[p], deq_looped_layer(a, p).width,
+                            DEQ_VALUE_GATE_IN);
     return DEQ_OK;
 }
 
@@ -135,7 +139,8 @@ static void walk_layer(struct deq_weights *w, const struct deq_looped_arch *a, s
     for (unsigned n = 0; n < (a->norm == DEQ_LAYER_SANDWICH ? 4 : 2); n++)
         PUT(0, D, DEQ_ROLE_GAIN, &l->norm[n], NULL, "%s.%u.norm.%u.weight", of, i, n + 1);
     /* stacked matrices are told apart where they are of one size */
-    deq_weights_put(w, &(struct deq_put){&l->qkv_w, DEQ_ROLE_MATRIX, Q + 2 * K, D, &l->packed.qkv, NULL, Q == K ? 3 : 1},
+    const unsigned stacked = Q == K ? 3 : 1;
+    deq_weights_put(w, &(struct deq_put){&l->qkv_w, DEQ_ROLE_MATRIX, Q + 2 * K, D, &l->packed.qkv, NULL, stacked},
                     "%s.%u.attn.qkv.weight", of, i);
     if (a->qk_bias)
         PUT(0, Q + K, DEQ_ROLE_BIAS, &l->qk_bias, NULL, "%s.%u.attn.qk_bias", of, i);
@@ -149,7 +154,8 @@ static void walk_layer(struct deq_weights *w, const struct deq_looped_arch *a, s
         PUT(0, D, DEQ_ROLE_BIAS, &l->gate_ffn, NULL, "%s.%u.ffn.gate", of, i);
     }
     if (i < 32 && a->value_embeds[part] >> i & 1) {
-        PUT(s.n_kv_head, DEQ_VALUE_GATE_IN, DEQ_ROLE_EMBED, &l->value_gate, NULL, "%s.%u.attn.value_gate.weight", of, i);
+        PUT(s.n_kv_head, DEQ_VALUE_GATE_IN, DEQ_ROLE_EMBED, &l->value_gate, NULL,
+            "%s.%u.attn.value_gate.weight", of, i);
         PUT(V, K, DEQ_ROLE_EMBED, &l->value_embed, &l->packed.value_embed, "%s.%u.attn.value_embed.weight", of, i);
     }
 }
@@ -203,7 +209,7 @@ static const struct deq_predictor *predictor(const struct deq_weights *w)
 
 void deq_rope_table(size_t positions, size_t d_head, float base, float *out)
 {
-    const double ln_base = log((double)base);
+    const double ln_base = deq_log((double)base);
     for (size_t i = 0; i < d_head / 2; i++) {
         const float frequency = 1.0f / (float)deq_exp((double)(2.0f * (float)i / (float)d_head) * ln_base);
         for (size_t t = 0; t < positions; t++) {
