@@ -52,7 +52,8 @@ struct deq_cell_ops {
     const char *name;
     /* Layers before the loop, of positions whose tokens are known or guessed: what they leave lies in the pages of
      * these positions. Positions of a sequence in order, each after the one before it, any number of them ahead of its
-     * rows; again where another token takes the place. rows: n (at most max_rows), position, ring. NULL: there are none */
+     * rows; again where another token takes the place. rows: n (at most max_rows), position, ring. NULL: there are
+     * none */
     void (*explicit)(struct deq_cell *c, const struct deq_rows *rows, const uint32_t *tokens);
     /* z0 = what the layers before the loop propose as the state. rows: n, position, ring. NULL: they propose none */
     void (*start)(struct deq_cell *c, const struct deq_rows *rows, float *const *z0);
