@@ -28,12 +28,12 @@
 #include "core/cell/kind.h"
 #include "core/cell/predictor.h"
 #include "core/cell/vocabulary.h"
+#include "core/math/kern.h"
 
 enum { DEQ_LAYERS_MAX = 64, DEQ_VALUE_GATE_IN = 32 };
 
 enum deq_layer_norm { DEQ_LAYER_PRE, DEQ_LAYER_SANDWICH };
 enum deq_layer_ffn { DEQ_FFN_RELU2, DEQ_FFN_SWIGLU };
-enum deq_rope_pairs { DEQ_ROPE_NEIGHBOURS, DEQ_ROPE_HALVES };
 enum deq_injection { DEQ_INJECT_PROPOSAL, DEQ_INJECT_ADD, DEQ_INJECT_DIAGONAL, DEQ_INJECT_LINEAR };
 enum deq_part { DEQ_PRELUDE, DEQ_CORE, DEQ_CODA, DEQ_PARTS };
 

@@ -57,6 +57,10 @@ struct deq_mm {
     size_t ldy;        /* floats between rows */
 };
 
+/* Which two numbers of a head of d turn together in a rotary embedding (Su et al., "RoFormer", 2021), i < d/2:
+ * (2i, 2i+1), or (i, i + d/2). */
+enum deq_rope_pairs { DEQ_ROPE_NEIGHBOURS, DEQ_ROPE_HALVES };
+
 struct deq_kern {
     const char *name;
     void (*mm[DEQ_FORMAT_COUNT])(const struct deq_mm *a);
@@ -76,6 +80,13 @@ struct deq_kern {
      * d_bias += dy (all three may be NULL) */
     void (*layernorm_vjp)(const float *x, const float *stats, size_t n, const float *gain, const float *dy, float *dx,
                           float *d_gain, float *d_bias);
+    /* y = x * rstd [* gain], rstd = 1 / sqrt(mean(x^2) + eps) (Zhang, Sennrich 2019); gain [n], ret_rstd or NULL; y may
+     * be x */
+    void (*rmsnorm)(const float *x, size_t n, float eps, const float *gain, float *y, float *ret_rstd);
+    /* dx = rstd * (g - xhat * mean(g*xhat)), g = dy*gain, xhat = x*rstd; d_gain += dy*xhat; gain, d_gain may be NULL,
+     * dx may be dy */
+    void (*rmsnorm_vjp)(const float *x, float rstd, size_t n, const float *gain, const float *dy, float *dx,
+                        float *d_gain);
     float (*dot)(const float *a, const float *b, size_t n);
     float (*diff_sumsq)(const float *a, const float *b, size_t n); /* sum (a-b)^2 */
     void (*axpy)(float *y, float a, const float *x, size_t n);     /* y += a*x */
@@ -89,6 +100,15 @@ struct deq_kern {
     void (*scale)(float *y, float a, size_t n);
     void (*sigmoid)(float *y, const float *x, size_t n); /* y = 1 / (1 + exp(-x)); y may be x, as below */
     void (*tanh_of)(float *y, const float *x, size_t n); /* y = tanh(x) */
+    /* y = silu(a) * b, silu(a) = a sigmoid(a) (Shazeer, "GLU Variants Improve Transformer", 2020); y may be a or b */
+    void (*swiglu)(float *y, const float *a, const float *b, size_t n);
+    /* d_a = dy * b * silu'(a), d_b = dy * silu(a); any of the two may be a, b or dy */
+    void (*swiglu_vjp)(const float *a, const float *b, const float *dy, float *d_a, float *d_b, size_t n);
+    void (*relu2)(float *y, const float *x, size_t n); /* y = max(x, 0)^2 / 2; NaN stays NaN; y may be x */
+    void (*relu2_vjp)(const float *x, const float *dy, float *dx, size_t n); /* dx = dy * max(x, 0); dx may be dy */
+    /* The pairs (a, b) of one head x [d] become (a cos - b sin, b cos + a sin): turn [d] has cosine and sine of pair 0,
+     * of pair 1, ... back: turned the other way, which is the inverse and the VJP. */
+    void (*rope)(float *x, const float *turn, size_t d, enum deq_rope_pairs pairs, bool back);
 };
 
 /* The best level this machine has, or the one that deq_kern_force chose. */

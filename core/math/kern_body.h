@@ -167,14 +167,15 @@ static void add_relu(float *y, const float *b, size_t n)
 
 /* Below -87 it stays at e^-87: nothing on the way is infinite or subnormal. A comparison with NaN chooses the second of
  * two, which is the NaN here and in tanh_of. */
+static inline vf vsigmoid(vf x)
+{
+    const vf one = vf_set1(1.0f), hi = vf_set1(87.0f), m = vf_sub(vf_set1(0.0f), x);
+    return vf_div(one, vf_add(one, vexp(vf_lt_select(hi, m, hi, m))));
+}
+
 static void sigmoid(float *y, const float *x, size_t n)
 {
-    const vf one = vf_set1(1.0f), hi = vf_set1(87.0f);
-    for (size_t i = 0; i < n; i += 16) {
-        const vf m = vf_sub(vf_set1(0.0f), ld_n(x + i, n - i, 0));
-        const vf e = vexp(vf_lt_select(hi, m, hi, m));
-        st_n(y + i, vf_div(one, vf_add(one, e)), n - i);
-    }
+    EACH(vsigmoid(ld_n(x + i, left, 0)))
 }
 
 /* Near zero an odd polynomial (Cephes tanhf), else 1 - 2 / (exp(2|x|) + 1), which is 1 from 9.02 on. */
@@ -193,6 +194,96 @@ static void tanh_of(float *y, const float *x, size_t n)
         a = vf_lt_select(hi, a, hi, a);
         const vf far = vf_sub(one, vf_div(vf_set1(2.0f), vf_add(vexp(vf_add(a, a)), one)));
         st_n(y + i, vf_lt_select(a, vf_set1(0.625f), near, vf_lt_select(v, zero, vf_sub(zero, far), far)), n - i);
+    }
+}
+
+static void swiglu(float *y, const float *a, const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        const vf x = ld_n(a + i, n - i, 0);
+        st_n(y + i, vf_mul(vf_mul(x, vsigmoid(x)), ld_n(b + i, n - i, 0)), n - i);
+    }
+}
+
+/* silu' = s + silu (1 - s), s = sigmoid(a) */
+static void swiglu_vjp(const float *a, const float *b, const float *dy, float *d_a, float *d_b, size_t n)
+{
+    const vf one = vf_set1(1.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        const size_t left = n - i;
+        const vf x = ld_n(a + i, left, 0), d = ld_n(dy + i, left, 0), s = vsigmoid(x), silu = vf_mul(x, s),
+                 by = vf_mul(d, ld_n(b + i, left, 0));
+        st_n(d_a + i, vf_mul(by, vf_fma(silu, vf_sub(one, s), s)), left);
+        st_n(d_b + i, vf_mul(d, silu), left);
+    }
+}
+
+static void relu2(float *y, const float *x, size_t n)
+{
+    const vf zero = vf_set1(0.0f), half = vf_set1(0.5f);
+    for (size_t i = 0; i < n; i += 16) {
+        const vf r = vf_max(zero, ld_n(x + i, n - i, 0));
+        st_n(y + i, vf_mul(vf_mul(r, r), half), n - i);
+    }
+}
+
+static void relu2_vjp(const float *x, const float *dy, float *dx, size_t n)
+{
+    const vf zero = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16)
+        st_n(dx + i, vf_mul(ld_n(dy + i, n - i, 0), vf_max(zero, ld_n(x + i, n - i, 0))), n - i);
+}
+
+/* In plain C, as the compiler knows the shuffles. Each sum names its one rounding: of a*c - b*s beside b*c + a*s gcc
+ * makes vfmaddsub, whatever -ffp-contract says. */
+static inline void turn_pair(float *a, float *b, float c, float s)
+{
+    const float x = *a, y = *b, ys = y * s, xs = x * s;
+    *a = fmaf(x, c, -ys);
+    *b = fmaf(y, c, xs);
+}
+
+static void rope(float *x, const float *turn, size_t d, enum deq_rope_pairs pairs, bool back)
+{
+    const float sign = back ? -1.0f : 1.0f;
+    if (pairs == DEQ_ROPE_HALVES)
+        for (size_t i = 0; i < d / 2; i++)
+            turn_pair(&x[i], &x[d / 2 + i], turn[2 * i], sign * turn[2 * i + 1]);
+    else
+        for (size_t i = 0; i < d; i += 2)
+            turn_pair(&x[i], &x[i + 1], turn[i], sign * turn[i + 1]);
+}
+
+static void rmsnorm(const float *x, size_t n, float eps, const float *gain, float *y, float *ret_rstd)
+{
+    const float rstd = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps);
+    const vf rs = vf_set1(rstd);
+    for (size_t i = 0; i < n; i += 16) {
+        const vf v = vf_mul(ld_n(x + i, n - i, 0), rs);
+        st_n(y + i, gain ? vf_mul(v, ld_n(gain + i, n - i, 0)) : v, n - i);
+    }
+    if (ret_rstd)
+        *ret_rstd = rstd;
+}
+
+static void rmsnorm_vjp(const float *x, float rstd, size_t n, const float *gain, const float *dy, float *dx,
+                        float *d_gain)
+{
+    const vf rs = vf_set1(rstd), one = vf_set1(1.0f);
+    vf sum = vf_set1(0.0f);
+    for (size_t i = 0; i < n; i += 16) {
+        const size_t left = n - i;
+        const vf xh = vf_mul(ld_n(x + i, left, 0), rs), d = ld_n(dy + i, left, 0);
+        sum = vf_fma(vf_mul(d, gain ? ld_n(gain + i, left, 0) : one), xh, sum);
+        if (d_gain)
+            st_n(d_gain + i, vf_fma(d, xh, ld_n(d_gain + i, left, 0)), left);
+    }
+    const vf mean = vf_set1(vf_hsum(sum) / (float)n);
+    for (size_t i = 0; i < n; i += 16) {
+        const size_t left = n - i;
+        const vf xh = vf_mul(ld_n(x + i, left, 0), rs),
+                 g = vf_mul(ld_n(dy + i, left, 0), gain ? ld_n(gain + i, left, 0) : one);
+        st_n(dx + i, vf_mul(rs, vf_sub(g, vf_mul(xh, mean))), left);
     }
 }
 
@@ -263,6 +354,8 @@ const struct deq_kern KERN_TABLE(KERN) = {
     .pack_i16 = pack_i16,
     .layernorm = layernorm,
     .layernorm_vjp = layernorm_vjp,
+    .rmsnorm = rmsnorm,
+    .rmsnorm_vjp = rmsnorm_vjp,
     .dot = dot,
     .diff_sumsq = diff_sumsq,
     .axpy = axpy,
@@ -275,4 +368,9 @@ const struct deq_kern KERN_TABLE(KERN) = {
     .scale = scale,
     .sigmoid = sigmoid,
     .tanh_of = tanh_of,
+    .swiglu = swiglu,
+    .swiglu_vjp = swiglu_vjp,
+    .relu2 = relu2,
+    .relu2_vjp = relu2_vjp,
+    .rope = rope,
 };
