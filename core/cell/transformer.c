@@ -82,23 +82,29 @@ static void then_inject(void *ctx, size_t row, size_t col, size_t n, float *y)
     c->kern->add(y, y, c->rows->u[row] + c->block * deq_inject_dim(&c->w->arch) + col, n);
 }
 
+static struct deq_heads heads_of(const struct deq_transformer_arch *a, unsigned block)
+{
+    return (struct deq_heads){.n = a->n_head, .n_kv = a->n_head, .at = (size_t)block * a->n_head};
+}
+
 /* keys and values go to the cache before anyone reads them */
 static void cache_write(struct cell *c, unsigned thread, unsigned n_threads)
 {
     const struct deq_transformer_arch *a = &c->w->arch;
     const size_t HD = (size_t)a->n_head * a->d_head;
     for DEQ_ROWS_OF (thread, n_threads, c->m)
-        deq_attention_write(&c->attention, c->block, c->rows->ring[r], c->rows->position[r],
+        deq_attention_write(&c->attention, heads_of(a, c->block), c->rows->ring[r], c->rows->position[r],
                             c->qkv + r * 3 * HD + HD, thread);
 }
 
 static void attention_read(struct cell *c, unsigned thread, unsigned n_threads)
 {
     const struct deq_attention_rows rows = {.rows = c->rows,
-                                            .block = c->block,
+                                            .heads = heads_of(&c->w->arch, c->block),
                                             .r_w = weights(c)->r_w,
                                             .r_r = weights(c)->r_r,
-                                            .qkv = c->qkv,
+                                            .q = c->qkv,
+                                            .ldq = 3 * (size_t)c->w->arch.n_head * c->w->arch.d_head,
                                             .av = c->av};
     deq_attention_read(&c->attention, &rows, thread, n_threads);
 }
@@ -217,7 +223,8 @@ static void cell_step(struct deq_cell *base, const struct deq_rows *rows)
     struct cell *c = (struct cell *)base;
     c->rows = rows;
     c->m = rows->n;
-    const size_t work = rows->n * base->step_madds / c->w->arch.n_block + deq_attention_work(&c->attention, rows);
+    const size_t work = rows->n * base->step_madds / c->w->arch.n_block +
+                        deq_attention_work(&c->attention, heads_of(&c->w->arch, 0), rows);
     for (c->block = 0; c->block < c->w->arch.n_block; c->block++)
         run(c, evaluate_block, work);
 }
@@ -380,6 +387,15 @@ static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsign
                         l);
 }
 
+static struct deq_attention attention_of(const struct deq_transformer_arch *a, uint32_t n_pages)
+{
+    return deq_attention_shape(&(struct deq_attention_dims){.numeric = a->base.serving.numeric,
+                                                            .n_kv = (size_t)a->n_block * a->n_head,
+                                                            .d_head = a->d_head,
+                                                            .window = a->attn_window,
+                                                            .relative = true}, n_pages);
+}
+
 struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_rows, uint32_t n_pages, unsigned threads)
 {
     const struct deq_transformer_arch *a = deq_transformer_arch(arch);
@@ -395,7 +411,7 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},
-                     .attention = deq_attention_shape(a, n_pages)};
+                     .attention = attention_of(a, n_pages)};
     struct deq_layout l = {0};
     lay_out(&c, a, threads, &l);
     c.base.page_bytes = deq_attention_page_bytes(&c.attention);
@@ -416,7 +432,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     c->base.pool = pool;
     c->w = w;
     c->kern = deq_kern();
-    c->attention = deq_attention_shape(a, n_pages);
+    c->attention = attention_of(a, n_pages);
     struct deq_layout l = {.base = c->block_of_memory = deq_alloc(c->base.bytes - sizeof *c)};
     if (!l.base) {
         cell_free(&c->base);
@@ -429,7 +445,7 @@ enum deq_rc deq_transformer_open(const struct deq_weights *weights, size_t max_r
     for (unsigned k = 0; k < a->n_block; k++)
         for (size_t d = 0; d < c->attention.reach; d++) {
             deq_transformer_relative(w, k, d, c->x, c->av);
-            deq_attention_relative(&c->attention, k, d, c->av);
+            deq_attention_relative(&c->attention, heads_of(a, k), d, c->av);
         }
     *ret = &c->base;
     return DEQ_OK;

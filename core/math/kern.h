@@ -17,12 +17,13 @@ enum { DEQ_ATTN_ROWS = 8 }; /* rows of a call of attention */
 enum { DEQ_REL_PAD = DEQ_KV_PAGE_TOK - 1 + DEQ_ATTN_ROWS - 1 };
 #define DEQ_PAIRS(n) (((n) + 1) / 2) /* words of two 16-bit numbers, word i has numbers i and DEQ_PAIRS(n) + i */
 
-/* One head of rows attending over a paged cache (Dai et al., "Transformer-XL", 2019, section 3.3):
- *   s_j = (qc . k_j + qr . rel_{t-j}) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j
- * Rows of one sequence at successive positions may have the same lists of pages: they read them together. */
+/* One head of rows attending over a paged cache, with relative keys (Dai et al., "Transformer-XL", 2019, section 3.3)
+ * or without:
+ *   s_j = (qc . k_j [+ qr . rel_{t-j}]) * scale,  j = lo..t;   out = sum_j softmax(s)_j v_j
+ * Rows of one sequence, at positions that do not fall, may have the same lists of pages: they read them together. */
 struct deq_attn_row {
-    const float *qc; /* [Dh] query + r_w;  both [Dh + 1] for pairs, a zero behind an odd Dh */
-    const float *qr; /* [Dh] query + r_r */
+    const float *qc; /* [Dh] query (+ r_w);  both [Dh + 1] for pairs, a zero behind an odd Dh */
+    const float *qr; /* [Dh] query + r_r;  this and `relative`: not read without relative keys */
     size_t t, lo;    /* the row's position and the first position it sees, which grow with the row */
     size_t first, last; /* logical pages that the lists begin and end with */
     /* by page, lanes being positions:  float32: k [Dh, 16], v [16, v_stride].  16 bits, pairs with a scale for each
@@ -39,7 +40,7 @@ struct deq_attn_args {
     size_t d_head;                  /* Dh */
     size_t v_stride;                /* words between the V rows of two positions, multiple of 16 */
     /* relative keys by column, rel_zero being distance 0, the column before it distance 1 ..; DEQ_REL_PAD columns lie
-     * on both sides.  float32: [Dh, rel_stride].  16 bits: by page of 16 columns, as k */
+     * on both sides.  float32: [Dh, rel_stride].  16 bits: by page of 16 columns, as k.  NULL: none */
     const float *rel;
     const void *const *rel_pages;
     size_t rel_stride, rel_zero;

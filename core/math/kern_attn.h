@@ -1,5 +1,5 @@
-/* Attention, a part of kern_body.h: over float32 pages and over 16-bit pages. The bits of a row are the same whatever
- * rows read with it. */
+/* Attention, a part of kern_body.h: over float32 pages and over 16-bit pages, with the relative term and without. The
+ * bits of a row are the same whatever rows read with it. */
 enum { P = DEQ_KV_PAGE_TOK };
 
 #define INLINED __attribute__((always_inline)) static inline
@@ -18,7 +18,7 @@ static size_t attn_sharing(const struct deq_attn_args *a, size_t i)
 /* Scores of `rows` rows over all pages, masked, and their maxima. Each score is one chain over d; ATTN_TILE chains run
  * side by side to hide the latency of an FMA, and rows share what is loaded of a page. */
 INLINED void attn_scores(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0, size_t n_pages,
-                         const void *const *pages, vf *top, const int rows)
+                         const void *const *pages, vf *top, const int rows, const bool relative)
 {
     const int at_once = ATTN_TILE / rows;
     const vf scale = vf_set1(a->scale);
@@ -33,8 +33,9 @@ INLINED void attn_scores(const struct deq_attn_args *a, const struct deq_attn_ro
             k[q] = pages[at];
             for (int i = 0; i < rows; i++) {
                 s[i * at_once + q] = vf_set1(0.0f);
-                /* column of lane 0: distance t - j */
-                r[i * at_once + q] = a->rel + (ptrdiff_t)a->rel_zero - (ptrdiff_t)row[i].t + (ptrdiff_t)((p0 + at) * P);
+                if (relative) /* column of lane 0: distance t - j */
+                    r[i * at_once + q] = a->rel + (ptrdiff_t)a->rel_zero - (ptrdiff_t)row[i].t +
+                                         (ptrdiff_t)((p0 + at) * P);
             }
         }
         for (size_t d = 0; d < a->d_head; d++)
@@ -43,7 +44,8 @@ INLINED void attn_scores(const struct deq_attn_args *a, const struct deq_attn_ro
                 for (int i = 0; i < rows; i++) {
                     vf *to = &s[i * at_once + q];
                     *to = vf_fma(vf_set1(row[i].qc[d]), key, *to);
-                    *to = vf_fma(vf_set1(row[i].qr[d]), vf_ld(r[i * at_once + q] + d * a->rel_stride), *to);
+                    if (relative)
+                        *to = vf_fma(vf_set1(row[i].qr[d]), vf_ld(r[i * at_once + q] + d * a->rel_stride), *to);
                 }
             }
         for (int i = 0; i < rows; i++)
@@ -110,7 +112,10 @@ INLINED void attn_rows(const struct deq_attn_args *a, const struct deq_attn_row 
     const size_t p0 = row[0].lo / P, n_pages = row[rows - 1].t / P - p0 + 1, skip = p0 - row->first;
     vf top[ATTN_TILE];
     float inv[ATTN_TILE];
-    attn_scores(a, row, p0, n_pages, row->k + skip, top, rows);
+    if (a->rel)
+        attn_scores(a, row, p0, n_pages, row->k + skip, top, rows, true);
+    else
+        attn_scores(a, row, p0, n_pages, row->k + skip, top, rows, false);
     for (int i = 0; i < rows; i++)
         inv[i] = 1.0f / exp_sum(row[i].scores, row[i].scores, vf_hmax(top[i]), n_pages * P);
     size_t c = attn_values(a, row, p0, row->v + skip, inv, 0, rows, ATTN_TILE / rows);
@@ -207,13 +212,13 @@ INLINED void pair_relative(const struct deq_attn_args *a, const struct deq_attn_
 static float pair_weights(const struct deq_attn_args *a, const struct deq_attn_row *row, size_t p0, size_t n_pages)
 {
     const vf scale = vf_set1(a->scale);
-    const float *e = row->relative + (a->rel_zero + p0 * P - row->t);
+    const float *e = a->rel_pages ? row->relative + (a->rel_zero + p0 * P - row->t) : NULL;
     vf top = vf_set1(-INFINITY);
     for (size_t p = 0; p < n_pages; p++) {
         float *s = row->scores + p * P;
         const size_t j0 = (p0 + p) * P;
         __builtin_prefetch(row->v[p0 + p - row->first]);
-        vf_st(s, vf_mul(vf_add(vf_ld(s), vf_ld(e + p * P)), scale));
+        vf_st(s, vf_mul(e ? vf_add(vf_ld(s), vf_ld(e + p * P)) : vf_ld(s), scale));
         for (size_t l = 0; l < P && (j0 < row->lo || j0 + P > row->t); l++)
             if (j0 + l < row->lo || j0 + l > row->t)
                 s[l] = -INFINITY;
@@ -300,7 +305,7 @@ INLINED void pair_rows(const struct deq_attn_args *a, const struct deq_attn_row 
 
 static void attn_i16(const struct deq_attn_args *a)
 {
-    for (size_t i = 0, n; i < a->n; i += n) {
+    for (size_t i = 0, n; a->rel_pages && i < a->n; i += n) {
         n = a->n - i >= 4 ? 4 : a->n - i >= 2 ? 2 : 1;
         if (n == 4)
             pair_relative(a, a->row + i, 4);
