@@ -52,9 +52,9 @@ static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dr
     DEQ_PART(l, s->w_nf, N * F);
     DEQ_PART(l, s->w_nh, N * HD);
     DEQ_PART(l, s->w_qkv, N * 3 * HD);
-    DEQ_PART(l, s->w_tt, 64 * R);
-    DEQ_PART(l, s->w_tt2, 64 * R);
-    DEQ_PART(l, s->w_td, 64 * (size_t)a->d_head);
+    DEQ_PART(l, s->w_tt, DEQ_ATTENTION_SEQ_ROWS * R);
+    DEQ_PART(l, s->w_tt2, DEQ_ATTENTION_SEQ_ROWS * R);
+    DEQ_PART(l, s->w_td, DEQ_ATTENTION_SEQ_ROWS * (size_t)a->d_head);
     DEQ_PART(l, s->stats, N * 2);
 }
 
@@ -151,6 +151,16 @@ static void add_carry(struct deq_transformer_seq *s, float *y, const float *x)
     }
 }
 
+static struct deq_attention_seq attention(const struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t)
+{
+    const struct deq_block_weights *w = &s->w->block[l];
+    return (struct deq_attention_seq){
+        .seq = &s->base, .n_head = s->arch.n_head, .n_kv_head = s->arch.n_head, .d_head = s->arch.d_head,
+        .window = s->arch.attn_window, .qkv = t->qkv, .probs = t->probs, .av = t->av, .rel = s->rel[l],
+        .n_rel = s->base.t_max + s->m_max, .r_w = w->r_w, .r_r = w->r_r, .memory = s->memory[l], .m = s->m,
+        .m_max = s->m_max, .scores = s->w_tt, .scores2 = s->w_tt2, .queries = s->w_td};
+}
+
 static void block_forward(struct deq_transformer_seq *s, unsigned l, const struct deq_tape *t, const float *x, float *y)
 {
     const struct deq_kern *k = deq_kern();
@@ -165,7 +175,8 @@ static void block_forward(struct deq_transformer_seq *s, unsigned l, const struc
         in = t->n1;
     }
     s->base.xwt(N, 3 * HD, D, in, D, w->qkv_w, D, s->u[l], 3 * HD, t->qkv, 3 * HD);
-    deq_attention_seq(s, l, t);
+    const struct deq_attention_seq attn = attention(s, l, t);
+    deq_attention_seq(&attn);
     if (a->norm == DEQ_NORM_PRE_SUB) {
         norm_rows(a, t->av, N, HD, w->sub_norm_g, w->sub_norm_b, t->avn, t->st_sub);
         av = t->avn;
@@ -249,7 +260,8 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     if (a->norm == DEQ_NORM_PRE_SUB)
         norm_rows_vjp(t->av, t->st_sub, N, HD, w->sub_norm_g, d_av, d_av, g ? g->sub_norm_g : NULL,
                       g ? g->sub_norm_b : NULL);
-    deq_attention_seq_vjp(s, l, t, d_av, d_qkv, grads);
+    const struct deq_attention_seq attn = attention(s, l, t);
+    deq_attention_seq_vjp(&attn, d_av, d_qkv, g ? g->r_w : NULL, g ? g->r_r : NULL, g ? s->d_rel[l] : NULL);
     /* qkv = in W_qkv^T + u */
     const float *in = a->norm == DEQ_NORM_POST ? t->x : t->n1;
     deq_gemm_dyw(N, 3 * HD, D, d_qkv, 3 * HD, w->qkv_w, D, NULL, 0, d_h, D);

@@ -11,7 +11,7 @@
 #ifndef DEQ_CELL_TRANSFORMER_SEQ_H
 #define DEQ_CELL_TRANSFORMER_SEQ_H
 
-#include "core/cell/seq.h"
+#include "core/cell/attention_seq.h"
 #include "core/cell/transformer.h"
 
 struct deq_tape { /* one evaluation of one block */
@@ -57,10 +57,5 @@ struct deq_transformer_seq {
 
 enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
                                     struct deq_err *err);
-
-/* attention_seq.c: one block's attention over all sequences; see there. */
-void deq_attention_seq(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *t);
-void deq_attention_seq_vjp(struct deq_transformer_seq *s, unsigned block, const struct deq_tape *t, const float *d_av,
-                           float *d_qkv, struct deq_transformer_weights *grads);
 
 #endif
