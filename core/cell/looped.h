@@ -119,6 +119,11 @@ static inline size_t deq_looped_state(const struct deq_looped_arch *a)
 }
 struct deq_layer_shape deq_looped_layer(const struct deq_looped_arch *a, enum deq_part part);
 
+/* What the vectors of the weights stand for, n numbers each: gates gamma_max sigmoid(raw); of DIAGONAL decay
+ * exp(-dt exp(A)) and step dt = softplus(b). */
+void deq_looped_gates(const struct deq_looped_arch *a, const float *raw, size_t n, float *gate);
+void deq_looped_decay(const float *decay_log, const float *step_bias, size_t n, float *decay, float *step);
+
 /* The table of turns, as PyTorch's code computes it: frequency, then angle, each rounded to float32.
  * out [positions, d_head] */
 void deq_rope_table(size_t positions, size_t d_head, float base, float *out);

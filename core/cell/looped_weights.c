@@ -205,7 +205,22 @@ static const struct deq_predictor *predictor(const struct deq_weights *w)
     return &((const struct deq_looped_weights *)w)->predictor;
 }
 
-/* --- Positions --- */
+/* --- Constants that follow from them --- */
+
+void deq_looped_gates(const struct deq_looped_arch *a, const float *raw, size_t n, float *gate)
+{
+    for (size_t i = 0; i < n; i++)
+        gate[i] = (float)((double)a->gamma_max / (1 + deq_exp(-(double)raw[i])));
+}
+
+void deq_looped_decay(const float *decay_log, const float *step_bias, size_t n, float *decay, float *step)
+{
+    for (size_t i = 0; i < n; i++) {
+        const double b = (double)step_bias[i], dt = b > 40 ? b : deq_log(1 + deq_exp(b));
+        step[i] = (float)dt;
+        decay[i] = (float)deq_exp(-dt * deq_exp((double)decay_log[i]));
+    }
+}
 
 void deq_rope_table(size_t positions, size_t d_head, float base, float *out)
 {

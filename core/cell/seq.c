@@ -20,6 +20,14 @@ void deq_seq_length(struct deq_seq *s, size_t t)
     s->n = s->b * t;
 }
 
+void deq_seq_start(const struct deq_seq *s, float *z)
+{
+    if (s->start)
+        memcpy(z, s->start, s->n * s->state_dim * sizeof(float));
+    else
+        memset(z, 0, s->n * s->state_dim * sizeof(float));
+}
+
 void deq_seq_wide(struct deq_seq *s)
 {
     s->xwt = deq_gemm_xwt_wide;

@@ -65,6 +65,10 @@ struct deq_seq {
     deq_gemm_fn *xwt, *dyw;    /* products of the forward evaluation: fast, or wide */
     const uint32_t *tokens;    /* [N], borrowed from begin to end */
     float *e;                  /* [N, D] embeddings times their scale */
+    /* of kinds with layers before their loop, from begin on: what enters it [N, D], and where iterates begin [N, S];
+     * NULL: there are none; at zero */
+    const float *prelude, *start;
+    float logit_softcap;       /* c: logits x become c * tanh of x / c, not in training; 0: they do not */
     float *d_x;                /* [N, deq_vocab_out()] */
     /* work of the head */
     size_t loss_rows;
@@ -78,6 +82,8 @@ enum deq_rc deq_seq_new(const struct deq_arch *a, const struct deq_seq_shape *sh
 void deq_seq_free(struct deq_seq *s);
 /* From now on sequences have t positions, 1 .. t_max. */
 void deq_seq_length(struct deq_seq *s, size_t t);
+/* z [N, S] = where iterates begin. */
+void deq_seq_start(const struct deq_seq *s, float *z);
 /* From now on every sum of products is made in double: slow, for comparisons with what other
  * code computed in float64. */
 void deq_seq_wide(struct deq_seq *s);

@@ -8,27 +8,32 @@
 #include "core/math/gemm.h"
 #include "core/math/kern.h"
 
-/* y [n, V_c] (leading dimension ldy) = logits of cluster c's words; tails [n, n_cutoffs]: the further clusters', with
- * c = 0. hidden: scratch [n, E_c] */
-static void words(const struct deq_vocabulary *w, unsigned c, const float *x, size_t n, float *hidden, float *y,
-                  size_t ldy, float *tails)
+/* s->logits [n, V_c] = those of cluster c's words; tails [n, n_cutoffs]: the further clusters', with c = 0. */
+static void words(const struct deq_seq *s, unsigned c, const float *x, size_t n, float *tails)
 {
     const struct deq_kern *k = deq_kern();
+    const struct deq_vocabulary *w = s->vocabulary;
     const struct deq_vocab *a = &w->shape;
     const size_t D = a->d_model, E = deq_cluster_head(a, c), V = deq_cluster_size(a, c), C = a->n_cutoffs;
     const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c];
+    float *y = s->logits;
     if (proj) {
-        deq_gemm_dyw(n, D, E, x, D, proj, E, NULL, 0, hidden, E);
-        x = hidden;
+        deq_gemm_dyw(n, D, E, x, D, proj, E, NULL, 0, s->hidden, E);
+        x = s->hidden;
     }
-    deq_gemm_xwt(n, V, E, x, E, w->head[c] ? w->head[c] : w->embed[c], E, NULL, 0, y, ldy);
+    deq_gemm_xwt(n, V, E, x, E, w->head[c] ? w->head[c] : w->embed[c], E, NULL, 0, y, V);
     if (!c && C)
         deq_gemm_xwt(n, C, E, x, E, w->tails_w, E, NULL, 0, tails, C);
     for (size_t i = 0; i < n; i++) {
         if (w->head_bias)
-            k->add(y + i * ldy, y + i * ldy, w->head_bias + deq_cluster_begin(a, c), V);
+            k->add(y + i * V, y + i * V, w->head_bias + deq_cluster_begin(a, c), V);
         if (!c && C)
             k->add(tails + i * C, tails + i * C, w->tails_b, C);
+    }
+    if (s->logit_softcap > 0) {
+        k->scale(y, 1.0f / s->logit_softcap, n * V);
+        k->tanh_of(y, y, n * V);
+        k->scale(y, s->logit_softcap, n * V);
     }
 }
 
@@ -66,6 +71,7 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
     const struct deq_vocab *a = &s->vocab;
     const size_t D = deq_vocab_out(a), n = s->n, V = a->size, C = a->n_cutoffs;
     const float *x = s->ops->read(s, z);
+    const double cap = (double)s->logit_softcap;
     double *y = DEQ_NEW_ARRAY(double, V), tails[DEQ_CUTOFFS_MAX];
     if (!y)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a distribution over %zu tokens", V);
@@ -86,6 +92,9 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
             }
             for (size_t i = 0; i < m; i++)
                 y[begin + i] = dot(words + i * E, h, E) + (w->head_bias ? (double)w->head_bias[begin + i] : 0);
+            if (cap > 0)
+                for (size_t i = begin; i < begin + m; i++)
+                    y[i] = cap * tanh(y[i] / cap);
             for (size_t i = 0; !c && i < C; i++)
                 tails[i] = dot(w->tails_w + i * E, h, E) + (double)w->tails_b[i];
             const double by = c ? base + tails[c - 1] - log_sum_double(y + begin, m, NULL, 0)
@@ -101,13 +110,12 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
 
 void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, double *ret_nll)
 {
-    const struct deq_vocabulary *w = s->vocabulary;
     const struct deq_vocab *a = &s->vocab;
     const size_t D = deq_vocab_out(a), n = s->n, V0 = deq_cluster_size(a, 0), C = a->n_cutoffs;
     const float *x = s->ops->read(s, z);
     for (size_t r = 0; r < n; r += s->loss_rows) {
         const size_t rows = DEQ_MIN(s->loss_rows, n - r);
-        words(w, 0, x + r * D, rows, s->hidden, s->logits, V0, s->tails);
+        words(s, 0, x + r * D, rows, s->tails);
         for (size_t i = 0; i < rows; i++) {
             const unsigned c = deq_cluster_of(a, targets[r + i]);
             const float *y = s->logits + i * V0, *t = s->tails + i * C;
@@ -121,7 +129,7 @@ void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, dou
                 if (deq_cluster_of(a, targets[r + i]) == c)
                     memcpy(s->gather + m++ * D, x + (r + i) * D, D * sizeof(float));
             if (m)
-                words(w, c, s->gather, m, s->hidden, s->logits, V, NULL);
+                words(s, c, s->gather, m, NULL);
             for (size_t i = 0; i < rows; i++)
                 if (deq_cluster_of(a, targets[r + i]) == c) {
                     const float *y = s->logits + at++ * V;

@@ -1,7 +1,5 @@
 #include "core/score/segment.h"
 
-#include <string.h>
-
 #include "core/base/mem.h"
 
 enum deq_rc deq_segment_new(const struct deq_arch *a, const struct deq_weights *w, size_t streams, size_t segment,
@@ -54,7 +52,7 @@ enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, siz
     const size_t dim = t * s->seq->state_dim;
     deq_seq_length(s->seq, t);
     s->seq->ops->begin(s->seq, s->weights, tokens, NULL);
-    memset(s->start, 0, s->streams * dim * sizeof(float));
+    deq_seq_start(s->seq, s->start);
     deq_solve(&s->solver, s->streams, dim, evaluate, s->seq, s->start, s->z, s->scratch, NULL, ret);
     if (!ret->finite)
         return deq_fail(err, DEQ_ENUMERIC, "the solver met values that are not finite");

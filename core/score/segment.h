@@ -29,7 +29,7 @@ enum deq_rc deq_segment_new(const struct deq_arch *a, const struct deq_weights *
                             size_t memory, const struct deq_solver_opts *o, struct deq_segment **ret,
                             struct deq_err *err);
 void deq_segment_free(struct deq_segment *s);
-/* Solves the next segment, tokens [streams, t], t at most the segment's length, from zero; s->z and the memory then
+/* Solves the next segment, tokens [streams, t], t at most the segment's length; s->z and the memory then
  * hold it. shown: the states as the authors' code lists them (seq.h), or NULL. DEQ_ENUMERIC when the
  * solver met values that are not finite. */
 enum deq_rc deq_segment_solve(struct deq_segment *s, const uint32_t *tokens, size_t t, float *shown,

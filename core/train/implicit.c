@@ -65,7 +65,7 @@ static void eval_adjoint(void *ctx, const float *g, float *out)
 void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, struct deq_solve_report *ret)
 {
     const size_t dim = w->seq->t * w->seq->state_dim;
-    memset(w->z, 0, w->seq->b * dim * sizeof(float));
+    deq_seq_start(w->seq, w->z);
     deq_solve(o, w->seq->b, dim, eval_f, w->seq, w->z, w->f, w->scratch, NULL, ret);
 }
 
@@ -101,7 +101,7 @@ static const float *record(struct deq_grad_work *w, const struct deq_grad_opts *
     struct deq_seq *s = w->seq;
     struct deq_solve_report solve = {.finite = true};
     if (o->mode == DEQ_GRAD_SHALLOW)
-        memset(w->z, 0, s->n * s->state_dim * sizeof(float));
+        deq_seq_start(s, w->z);
     else
         deq_grad_solve(w, &o->forward, &solve);
     r->evaluations = solve.evaluations;

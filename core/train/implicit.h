@@ -22,7 +22,7 @@ enum deq_grad_mode { DEQ_GRAD_SHALLOW, DEQ_GRAD_UNROLL, DEQ_GRAD_IMPLICIT };
 
 struct deq_grad_opts {
     enum deq_grad_mode mode;
-    unsigned depth;                 /* recorded evaluations of SHALLOW (from zero) and UNROLL (after the solve) */
+    unsigned depth;                 /* recorded evaluations of SHALLOW (from the start) and UNROLL (after the solve) */
     struct deq_solver_opts forward, adjoint;
     float jac_weight, jac_step;     /* 0: no penalty */
     float dropout, weight_dropout;
@@ -48,7 +48,7 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
                               unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err);
 void deq_grad_work_free(struct deq_grad_work *w);
 
-/* Solves z* of tokens [N] into work->z (from zero), f(z*) into work->f. */
+/* Solves z* of the tokens given to begin into work->z, f(z*) into work->f. */
 void deq_grad_solve(struct deq_grad_work *work, const struct deq_solver_opts *o, struct deq_solve_report *ret);
 
 /* Loss and gradients of one shard: tokens, targets [N]; grads are added to. step, shard: keys of the random numbers. */

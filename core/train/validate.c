@@ -28,7 +28,7 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
             }
         work->seq->ops->begin(work->seq, r->w, tokens, NULL);
         if (r->at.step <= c->shallow_steps) { /* not yet an equilibrium model: the network that was trained */
-            memset(work->f, 0, rows * work->seq->state_dim * sizeof(float));
+            deq_seq_start(work->seq, work->f);
             for (unsigned i = 0; i < c->shallow_depth; i++)
                 work->seq->ops->forward(work->seq, 0, work->f, work->f);
         } else {
