@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/cell/looped.h"
 #include "core/data/safetensors.h"
+#include "core/score/golden_loops.h"
 #include "core/score/segment.h"
 
 struct golden {
@@ -54,8 +56,7 @@ static enum deq_rc read_tokens(struct golden *c, struct deq_err *err)
     return DEQ_OK;
 }
 
-/* max |x - y|; a NaN counts as infinity */
-static double worst(double so_far, const float *x, const float *y, size_t n)
+double deq_golden_worst(double so_far, const float *x, const float *y, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         const double d = fabs((double)x[i] - (double)y[i]);
@@ -63,6 +64,13 @@ static double worst(double so_far, const float *x, const float *y, size_t n)
             so_far = isnan(d) ? INFINITY : d;
     }
     return so_far;
+}
+
+void deq_golden_note(struct deq_golden_report *r, const char *name, double error)
+{
+    struct deq_golden_tensor *t = &r->tensor[r->n_tensors++];
+    snprintf(t->name, sizeof t->name, "%s", name);
+    t->error = error;
 }
 
 /* Segment n, whose first token is at `at`; *ret_t 0: there is none. */
@@ -100,13 +108,17 @@ static enum deq_rc compare_segment(struct golden *c, size_t n, size_t at, size_t
     if (!rc)
         rc = deq_tensor_to_f32(c->file, z, expected, err);
     if (!rc) {
-        c->r.z_error = worst(c->r.z_error, expected, shown, rows * S);
+        const double error = deq_golden_worst(0, expected, shown, rows * S);
+        deq_golden_note(&c->r, z->name, error);
+        c->r.z_error = DEQ_MAX(c->r.z_error, error);
         rc = deq_seq_logprobs(c->segment->seq, c->segment->z, logprobs, err);
     }
     if (!rc)
         rc = deq_tensor_to_f32(c->file, p, expected, err);
     if (!rc) {
-        c->r.logprob_error = worst(c->r.logprob_error, expected, logprobs, rows * V);
+        const double error = deq_golden_worst(0, expected, logprobs, rows * V);
+        deq_golden_note(&c->r, p->name, error);
+        c->r.logprob_error = DEQ_MAX(c->r.logprob_error, error);
         c->r.evaluations = DEQ_MAX(c->r.evaluations, r.evaluations);
         c->r.evaluations_all += r.evaluations;
         c->r.residual_max = DEQ_MAX(c->r.residual_max, r.residual_max);
@@ -150,6 +162,8 @@ static enum deq_rc compare(struct golden *c, const struct deq_solver_opts *o, co
         rc = deq_fail(err, DEQ_EFORMAT,
                       "%s: tensor segment0.equilibrium: %s, expected shape [%zu, t, S] with t at most %zu", c->path,
                       first ? "has another shape" : "missing", c->B, c->T);
+    if (!rc && !(c->r.tensor = DEQ_NEW_ARRAY(struct deq_golden_tensor, deq_safetensors_count(c->file))))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for a report", c->path);
     if (!rc) {
         const size_t own = a->segment_len ? a->segment_memory : first->shape[1];
         rc = deq_segment_new(a, c->model->weights, c->B, first->shape[1], memory ? *memory : own, o, &c->segment, err);
@@ -162,7 +176,20 @@ static enum deq_rc compare(struct golden *c, const struct deq_solver_opts *o, co
         if (t && progress)
             progress(&c->r);
     }
-    return rc ? rc : none_left(c, err);
+    if (!rc)
+        rc = none_left(c, err);
+    return rc ? rc : deq_golden_loops(c->model, c->file, c->path, c->tokens, c->B, c->T, o, &c->r, err);
+}
+
+struct deq_solver_opts deq_golden_solver(const struct deq_arch *a)
+{
+    struct deq_solver_opts o = a->serving.solver;
+    if (o.tol > 0 || a->kind == &deq_looped_kind) { /* a looped model's states after N steps have names of their own */
+        o.tol = 1e-7f;
+        o.max_iter = 5000;
+        o.patience = 100;
+    }
+    return o;
 }
 
 enum deq_rc deq_golden_compare(const struct deq_plain *model, const char *path, const struct deq_solver_opts *o,
@@ -177,7 +204,15 @@ enum deq_rc deq_golden_compare(const struct deq_plain *model, const char *path, 
     deq_segment_free(c.segment);
     deq_safetensors_close(c.file);
     deq_free(c.tokens);
-    if (!rc)
+    if (rc)
+        deq_golden_report_free(&c.r);
+    else
         *ret = c.r;
     return rc;
+}
+
+void deq_golden_report_free(struct deq_golden_report *r)
+{
+    deq_free(r->tensor);
+    *r = (struct deq_golden_report){0};
 }

@@ -131,7 +131,7 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
     float *best = (float *)(void *)(sys + n), *last = best + n;
     float *fz = last + n, *z_best = fz + n * dim, *mem = z_best + n * dim;
     bool finite = true;
-    unsigned it = 0, open = 1;
+    unsigned it = 0, open = 1, better = 0; /* better: the last evaluation that brought an open system nearer */
 
     memcpy(z_best, z, n * dim * sizeof(float));
     if (ret_fz)
@@ -141,7 +141,7 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
         deq_solver_restart(&sys[i]);
         best[i] = last[i] = INFINITY;
     }
-    while (it < o->max_iter && open) {
+    while (it < o->max_iter && open && (!o->patience || it - better < o->patience)) {
         f(ctx, z, fz);
         it++;
         open = 0;
@@ -157,6 +157,7 @@ void deq_solve(const struct deq_solver_opts *o, size_t n, size_t dim, deq_solve_
             }
             if (r < best[i] || o->tol <= 0) {
                 best[i] = r;
+                better = it;
                 memcpy(z_best + i * dim, zi, dim * sizeof(float));
                 if (ret_fz)
                     memcpy(ret_fz + i * dim, fi, dim * sizeof(float));

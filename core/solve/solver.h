@@ -53,6 +53,8 @@ struct deq_solver_opts {
     unsigned memory;   /* M: pairs kept by Anderson, updates kept by Broyden; 1..16 */
     unsigned max_iter; /* evaluations of f at most; >= 1 */
     unsigned min_iter; /* evaluations of f at least */
+    unsigned patience; /* deq_solve gives up after so many evaluations without a better residual of any system, where
+                        * rounding keeps it from tol; 0: it does not */
     float tol;         /* >= 0; 0: exactly max_iter evaluations */
     float beta;        /* mixing, (0, 1] */
     float reg;         /* Anderson's regularisation, >= 0 */

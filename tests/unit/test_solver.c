@@ -516,6 +516,12 @@ TEST(solver_dependent_history)
                 deq_solve(&o, 1, DIM, shift_f, &s, z, NULL, scratch, NULL, &r);
                 CHECK_MSG(r.finite && !r.converged && isfinite(norm2(z, NULL)), "%s M=%u", deq_solver_name(o.method),
                           memory);
+                /* an absolute residual of sqrt(24), exactly, in every evaluation: the first is the last better one */
+                o.method = DEQ_PICARD;
+                o.patience = 7;
+                memset(z, 0, sizeof z);
+                deq_solve(&o, 1, DIM, shift_f, &s, z, NULL, scratch, NULL, &r);
+                CHECK(r.evaluations == 8 && !r.converged);
             }
     deq_free(scratch);
 }
