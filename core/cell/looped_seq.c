@@ -231,6 +231,14 @@ static void vjp(struct deq_seq *base, unsigned tape, const float *d_fz, float *d
     }
 }
 
+/* Iterates that begin at e, which PROPOSAL adds to them: its gradient is gathered in the same place. */
+static void start_vjp(struct deq_seq *base, const float *d_z)
+{
+    struct seq *s = (struct seq *)base;
+    if (base->start)
+        deq_kern()->add(s->d_a, s->d_a, d_z, base->n * base->state_dim);
+}
+
 /* --- What the head reads --- */
 
 static const float *read_states(struct deq_seq *base, const float *z)
@@ -301,8 +309,9 @@ static void seq_free(struct deq_seq *base)
     deq_free(s);
 }
 
-static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .end = end, .remember = remember,
-                                       .forget = forget, .read = read_states, .read_vjp = read_vjp, .free = seq_free};
+static const struct deq_seq_ops ops = {.begin = begin, .forward = forward, .vjp = vjp, .start_vjp = start_vjp,
+                                       .end = end, .remember = remember, .forget = forget, .read = read_states,
+                                       .read_vjp = read_vjp, .free = seq_free};
 
 enum deq_rc deq_looped_seq_new(const struct deq_arch *a, const struct deq_seq_shape *shape, struct deq_seq **ret,
                                struct deq_err *err)

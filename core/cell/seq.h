@@ -42,6 +42,8 @@ struct deq_seq_ops {
     void (*forward)(struct deq_seq *s, unsigned tape, const float *z, float *fz); /* fz may be z */
     void (*vjp)(struct deq_seq *s, unsigned tape, const float *d_fz, float *dz,
                 struct deq_weights *grads /* may be NULL */); /* dz may be d_fz */
+    /* The gradient of where iterates began, d_z [N, S], gathered for end; NULL: that is constant. */
+    void (*start_vjp)(struct deq_seq *s, const float *d_z);
     void (*end)(struct deq_seq *s, struct deq_weights *grads);
     void (*remember)(struct deq_seq *s, const float *z, float *shown);
     void (*forget)(struct deq_seq *s); /* nothing lies before the next sequences */

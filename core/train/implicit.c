@@ -150,6 +150,8 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
         r.jac = jacobian_penalty(w, o, count, seed, key, d, grads);
     if (r.finite) {
         s->ops->vjp(s, 0, d, d, grads);
+        if (o->mode == DEQ_GRAD_SHALLOW && s->ops->start_vjp) /* behind a solve it is constant */
+            s->ops->start_vjp(s, d);
         s->ops->end(s, grads);
     }
     *ret = r;

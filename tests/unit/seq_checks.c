@@ -65,11 +65,11 @@ static void close_fixture(struct fixture *f)
     deq_weights_free(f->g);
 }
 
-/* loss after STEPS evaluations from z0, whose last state is left in f->z */
+/* loss after STEPS evaluations from where the kind begins, or z0 where that is zero; the last state is left in f->z */
 static double loss_of(struct fixture *f)
 {
     f->s->ops->begin(f->s, f->w, f->tok, f->drop);
-    memcpy(f->z, f->z0, f->n * sizeof(float));
+    memcpy(f->z, f->s->start ? f->s->start : f->z0, f->n * sizeof(float));
     for (unsigned i = 0; i < STEPS; i++)
         f->s->ops->forward(f->s, i, f->z, f->z);
     return deq_seq_loss(f->s, f->z, f->tgt, f->s->n, NULL, NULL, NULL);
@@ -110,6 +110,8 @@ static void check_gradients(struct fixture *f)
     deq_seq_loss(f->s, f->z, f->tgt, f->s->n, f->d, f->g, NULL);
     for (unsigned i = STEPS; i-- > 0;)
         f->s->ops->vjp(f->s, i, f->d, f->d, f->g);
+    if (f->s->ops->start_vjp)
+        f->s->ops->start_vjp(f->s, f->d);
     f->s->ops->end(f->s, f->g);
     for (size_t i = 0; i < f->w->n_params; i++)
         if (f->w->params[i].role != DEQ_ROLE_FIXED)

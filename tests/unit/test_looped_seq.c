@@ -19,7 +19,7 @@ static struct deq_looped_arch attractor(void)
     x.n_layer[DEQ_CORE] = 1;
     x.max_positions = 80;
     x.qk_norm = x.core_gates = true;
-    x.gamma_max = 0.75f;
+    x.gamma_max = 4; /* branches count, so that gradients by the start are seen */
     return x;
 }
 
