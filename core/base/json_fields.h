@@ -8,7 +8,7 @@
 
 #include "core/base/options.h"
 
-enum { DEQ_FIELDS_MAX = 64 };
+enum { DEQ_FIELDS_MAX = 96 };
 
 struct deq_fields {
     const json_t *obj;

@@ -10,6 +10,11 @@
 
 enum { FULL_NAME = 3 * DEQ_ENTRY_NAME, NOTES_MAX = 1 << 16, IGNORED_TOLD = 20 };
 
+void deq_entries_init(struct deq_entries *e)
+{
+    deq_buf_init(&e->notes, NOTES_MAX);
+}
+
 void deq_entries_note(struct deq_entries *e, const char *fmt, ...)
 {
     char line[512];
@@ -39,10 +44,10 @@ static enum deq_rc no_model(struct deq_entries *e, const char *anchor)
 {
     struct deq_buf list;
     deq_buf_init(&list, 160);
-    for (size_t i = 0; i < deq_torchfile_count(e->file); i++)
-        add_top(&list, deq_torchfile_at(e->file, i)->name);
-    for (size_t i = 0; i < deq_torchfile_ignored_count(e->file); i++)
-        add_top(&list, deq_torchfile_ignored_at(e->file, i)->name);
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++)
+        add_top(&list, deq_checkpoint_at(e->file, i)->name);
+    for (size_t i = 0; i < deq_checkpoint_ignored_count(e->file); i++)
+        add_top(&list, deq_checkpoint_ignored_at(e->file, i)->name);
     const enum deq_rc rc = deq_fail(e->err, DEQ_EFORMAT,
                                     "%s: entry %s: missing; this is not a state dict of %s; at its top: %s%s",
                                     e->checkpoint, anchor, e->model, list.len ? list.data : "nothing",
@@ -56,8 +61,8 @@ static enum deq_rc find_prefix(struct deq_entries *e, const char *anchor)
 {
     bool found = false;
     const size_t k = strlen(anchor);
-    for (size_t i = 0; i < deq_torchfile_count(e->file); i++) {
-        const char *name = deq_torchfile_at(e->file, i)->name;
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++) {
+        const char *name = deq_checkpoint_at(e->file, i)->name;
         const size_t n = strlen(name);
         if (n < k || strcmp(name + n - k, anchor) || (n > k && name[n - k - 1] != '.'))
             continue;
@@ -75,15 +80,14 @@ static enum deq_rc find_prefix(struct deq_entries *e, const char *anchor)
 /* Nothing is read before its shape was checked, so a shape that only the configuration claims reserves nothing. */
 enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor)
 {
-    deq_buf_init(&e->notes, NOTES_MAX);
-    enum deq_rc rc = deq_torchfile_open(e->checkpoint, &e->file, e->err);
+    enum deq_rc rc = deq_checkpoint_open(e->checkpoint, &e->file, e->err);
     if (!rc)
         rc = find_prefix(e, anchor);
     if (rc)
         return rc;
-    for (size_t i = 0; i < deq_torchfile_count(e->file); i++)
-        e->half = DEQ_MAX(e->half, (size_t)deq_torchfile_at(e->file, i)->count);
-    e->used = DEQ_NEW_ARRAY(bool, deq_torchfile_count(e->file) + 1);
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++)
+        e->half = DEQ_MAX(e->half, (size_t)deq_checkpoint_at(e->file, i)->count);
+    e->used = DEQ_NEW_ARRAY(bool, deq_checkpoint_count(e->file) + 1);
     e->scratch = DEQ_NEW_ARRAY(float, 2 * e->half);
     return e->used && e->scratch ? DEQ_OK : deq_fail(e->err, DEQ_ENOMEM, "%s: no memory to read it", e->checkpoint);
 }
@@ -91,18 +95,18 @@ enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor)
 void deq_entries_close(struct deq_entries *e)
 {
     deq_buf_free(&e->notes);
-    deq_torchfile_close(e->file);
+    deq_checkpoint_close(e->file);
     deq_free(e->used);
     deq_free(e->scratch);
 }
 
 /* --- Entries by name --- */
 
-static const struct deq_torchfile_tensor *find(const struct deq_entries *e, const char *name)
+static const struct deq_checkpoint_tensor *find(const struct deq_entries *e, const char *name)
 {
     char full[FULL_NAME];
     snprintf(full, sizeof full, "%s%s", e->prefix, name);
-    return deq_torchfile_find(e->file, full);
+    return deq_checkpoint_find(e->file, full);
 }
 
 bool deq_entries_has(const struct deq_entries *e, const char *name)
@@ -110,17 +114,22 @@ bool deq_entries_has(const struct deq_entries *e, const char *name)
     return find(e, name);
 }
 
+enum deq_dtype deq_entries_dtype(const struct deq_entries *e, const char *name)
+{
+    return find(e, name)->dtype;
+}
+
 /* The name without the prefix; NULL: it is not of the model. */
 static const char *own_name(const struct deq_entries *e, size_t i)
 {
-    const char *name = deq_torchfile_at(e->file, i)->name;
+    const char *name = deq_checkpoint_at(e->file, i)->name;
     const size_t n = strlen(e->prefix);
     return strncmp(name, e->prefix, n) ? NULL : name + n;
 }
 
 bool deq_entries_has_any(const struct deq_entries *e, const char *begin)
 {
-    for (size_t i = 0; i < deq_torchfile_count(e->file); i++) {
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++) {
         const char *name = own_name(e, i);
         if (name && !strncmp(name, begin, strlen(begin)))
             return true;
@@ -128,21 +137,23 @@ bool deq_entries_has_any(const struct deq_entries *e, const char *begin)
     return false;
 }
 
-static void use(struct deq_entries *e, const struct deq_torchfile_tensor *t)
+static void use(struct deq_entries *e, const struct deq_checkpoint_tensor *t)
 {
-    const size_t i = (size_t)(t - deq_torchfile_at(e->file, 0));
+    const size_t i = (size_t)(t - deq_checkpoint_at(e->file, 0));
     e->n_used += !e->used[i];
     e->used[i] = true;
     if (e->progress)
-        e->progress(e->ctx, e->n_used, deq_torchfile_count(e->file), t->name);
+        e->progress(e->ctx, e->n_used, deq_checkpoint_count(e->file), t->name);
 }
 
 static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct deq_entry_shape shape,
-                               const struct deq_torchfile_tensor **ret)
+                               const struct deq_checkpoint_tensor **ret)
 {
     char want[96], got[160];
-    const struct deq_torchfile_tensor *t = find(e, name);
-    const uint64_t d[3] = {shape.d[0], shape.d[1], shape.d[2]};
+    const struct deq_checkpoint_tensor *t = find(e, name);
+    uint64_t d[DEQ_ENTRY_DIMS];
+    for (unsigned i = 0; i < shape.n; i++)
+        d[i] = shape.d[i];
     deq_shape_text(shape.n, d, want, sizeof want);
     if (!t)
         return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s%s: missing, expected shape %s", e->checkpoint, e->prefix,
@@ -155,6 +166,9 @@ static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct d
         return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: has shape %s, expected %s by %s", e->checkpoint, t->name,
                         got, want, e->config);
     }
+    if (t->dtype > DEQ_F64)
+        return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: dtype %s, expected a floating-point one", e->checkpoint,
+                        t->name, deq_dtype_name(t->dtype));
     use(e, t);
     *ret = t;
     return DEQ_OK;
@@ -162,9 +176,9 @@ static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct d
 
 enum deq_rc deq_entries_read(struct deq_entries *e, const char *name, struct deq_entry_shape shape, float *out)
 {
-    const struct deq_torchfile_tensor *t;
+    const struct deq_checkpoint_tensor *t = NULL;
     const enum deq_rc rc = find_shaped(e, name, shape, &t);
-    return rc ? rc : deq_torchfile_read(e->file, t, out, e->err);
+    return rc ? rc : deq_checkpoint_read(e->file, t, out, e->err);
 }
 
 enum deq_rc deq_entries_fold(struct deq_entries *e, const char *v, const char *g, struct deq_entry_shape shape,
@@ -205,12 +219,12 @@ enum deq_rc deq_entries_matrix(struct deq_entries *e, const char *name, size_t r
 }
 
 /* Of the same number of elements, which `count` is. */
-static enum deq_rc same_numbers(struct deq_entries *e, const struct deq_torchfile_tensor *x,
-                                const struct deq_torchfile_tensor *y, bool *ret)
+static enum deq_rc same_numbers(struct deq_entries *e, const struct deq_checkpoint_tensor *x,
+                                const struct deq_checkpoint_tensor *y, bool *ret)
 {
-    enum deq_rc rc = deq_torchfile_read(e->file, x, e->scratch, e->err);
+    enum deq_rc rc = deq_checkpoint_read(e->file, x, e->scratch, e->err);
     if (!rc)
-        rc = deq_torchfile_read(e->file, y, e->scratch + e->half, e->err);
+        rc = deq_checkpoint_read(e->file, y, e->scratch + e->half, e->err);
     if (!rc)
         *ret = !memcmp(e->scratch, e->scratch + e->half, x->count * sizeof(float));
     return rc;
@@ -219,7 +233,7 @@ static enum deq_rc same_numbers(struct deq_entries *e, const struct deq_torchfil
 enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y, struct deq_entry_shape shape,
                              bool *ret)
 {
-    const struct deq_torchfile_tensor *a, *b;
+    const struct deq_checkpoint_tensor *a, *b;
     enum deq_rc rc = find_shaped(e, x, shape, &a);
     if (!rc)
         rc = find_shaped(e, y, shape, &b);
@@ -230,11 +244,11 @@ enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y
 
 enum deq_rc deq_entries_pass(struct deq_entries *e, const char *name, struct deq_entry_shape shape)
 {
-    const struct deq_torchfile_tensor *t;
+    const struct deq_checkpoint_tensor *t;
     return find(e, name) ? find_shaped(e, name, shape, &t) : DEQ_OK;
 }
 
-static bool same_shape(const struct deq_torchfile_tensor *x, const struct deq_torchfile_tensor *y)
+static bool same_shape(const struct deq_checkpoint_tensor *x, const struct deq_checkpoint_tensor *y)
 {
     return x->n_dims == y->n_dims && !memcmp(x->shape, y->shape, x->n_dims * sizeof *x->shape);
 }
@@ -242,14 +256,14 @@ static bool same_shape(const struct deq_torchfile_tensor *x, const struct deq_to
 enum deq_rc deq_entries_pass_repeats(struct deq_entries *e, const char *again, const char *first)
 {
     enum deq_rc rc = DEQ_OK;
-    for (size_t i = 0; i < deq_torchfile_count(e->file) && !rc; i++) {
-        const struct deq_torchfile_tensor *t = deq_torchfile_at(e->file, i);
+    for (size_t i = 0; i < deq_checkpoint_count(e->file) && !rc; i++) {
+        const struct deq_checkpoint_tensor *t = deq_checkpoint_at(e->file, i);
         const char *name = own_name(e, i);
         char other[FULL_NAME];
         if (!name || strncmp(name, again, strlen(again)))
             continue;
         snprintf(other, sizeof other, "%s%s", first, name + strlen(again));
-        const struct deq_torchfile_tensor *twin = find(e, other);
+        const struct deq_checkpoint_tensor *twin = find(e, other);
         if (!twin)
             continue; /* left over, then */
         bool same = false;
@@ -267,19 +281,19 @@ enum deq_rc deq_entries_pass_repeats(struct deq_entries *e, const char *again, c
 enum deq_rc deq_entries_none_left(struct deq_entries *e)
 {
     size_t elsewhere = 0;
-    for (size_t i = 0; i < deq_torchfile_count(e->file); i++) {
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++) {
         if (e->used[i])
             continue;
         if (own_name(e, i))
             return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: not part of a %s with the arguments of %s",
-                            e->checkpoint, deq_torchfile_at(e->file, i)->name, e->model, e->config);
+                            e->checkpoint, deq_checkpoint_at(e->file, i)->name, e->model, e->config);
         elsewhere++;
     }
     if (elsewhere)
         deq_entries_note(e, "ignored: %zu tensors outside \"%s\"", elsewhere, e->prefix);
-    const size_t n = deq_torchfile_ignored_count(e->file);
+    const size_t n = deq_checkpoint_ignored_count(e->file);
     for (size_t i = 0; i < n && i < IGNORED_TOLD; i++) {
-        const struct deq_torchfile_ignored *g = deq_torchfile_ignored_at(e->file, i);
+        const struct deq_torchfile_ignored *g = deq_checkpoint_ignored_at(e->file, i);
         deq_entries_note(e, "ignored: %s (%s)", g->name, g->what);
     }
     if (n > IGNORED_TOLD)

@@ -10,18 +10,20 @@
 #define DEQ_IMPORT_ENTRIES_H
 
 #include "core/base/buf.h"
-#include "core/data/torchfile.h"
+#include "core/import/checkpoint.h"
 
-enum { DEQ_ENTRY_NAME = 128 };
+enum { DEQ_ENTRY_NAME = 128, DEQ_ENTRY_DIMS = 5 };
 
 /* Of an entry; behind it there may be dimensions of 1. */
 struct deq_entry_shape {
     unsigned n;
-    size_t d[3];
+    size_t d[DEQ_ENTRY_DIMS];
 };
 #define DEQ_SHAPE1(a) ((struct deq_entry_shape){1, {a}})
 #define DEQ_SHAPE2(a, b) ((struct deq_entry_shape){2, {a, b}})
 #define DEQ_SHAPE3(a, b, c) ((struct deq_entry_shape){3, {a, b, c}})
+#define DEQ_SHAPE4(a, b, c, d) ((struct deq_entry_shape){4, {a, b, c, d}})
+#define DEQ_SHAPE5(a, b, c, d, e) ((struct deq_entry_shape){5, {a, b, c, d, e}})
 
 struct deq_entries {
     /* set before opening */
@@ -34,7 +36,7 @@ struct deq_entries {
         double clip_value, target_norm;
     } weight_norm;
     /* open */
-    struct deq_torchfile *file;
+    struct deq_checkpoint *file;
     bool *used;     /* [tensors of the file] */
     size_t n_used;
     char prefix[DEQ_ENTRY_NAME];
@@ -43,6 +45,8 @@ struct deq_entries {
     struct deq_buf notes; /* lines, each with its zero */
 };
 
+/* Before anything else; deq_entries_close whatever became of opening. */
+void deq_entries_init(struct deq_entries *e);
 /* anchor: an entry that every such model has. */
 enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor);
 void deq_entries_close(struct deq_entries *e);
@@ -51,6 +55,8 @@ void deq_entries_close(struct deq_entries *e);
 void deq_entries_note(struct deq_entries *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 bool deq_entries_has(const struct deq_entries *e, const char *name);
+/* Of an entry that is there. */
+enum deq_dtype deq_entries_dtype(const struct deq_entries *e, const char *name);
 /* Whether an entry's name begins so. */
 bool deq_entries_has_any(const struct deq_entries *e, const char *begin);
 

@@ -16,7 +16,7 @@ enum { CONFIG_MAX_BYTES = 1 << 20 };
 
 static const struct deq_source *const sources[] = {&deq_source_locuslab_transformer, &deq_source_torchdeq_seq,
                                                    &deq_source_torchdeq_lm, &deq_source_locuslab_deq_trellis,
-                                                   &deq_source_locuslab_trellis};
+                                                   &deq_source_locuslab_trellis, &deq_source_attractor};
 
 void deq_import_list(char *out, size_t cap)
 {
@@ -28,6 +28,17 @@ void deq_import_list(char *out, size_t cap)
 
 /* --- The constructor's arguments --- */
 
+static bool is_class(const struct deq_source *s, const char *name)
+{
+    for (const char *const *c = s->classes; c && *c; c++)
+        if (!strcmp(*c, name))
+            return true;
+    return false;
+}
+
+/* The keys that may say of which class a model is. */
+static const char *const class_keys[] = {"_class_name", "model_class_name"};
+
 static const struct deq_source *find_source(const json_t *root, const char *path, struct deq_err *err)
 {
     char known[256];
@@ -36,29 +47,73 @@ static const struct deq_source *find_source(const json_t *root, const char *path
     for (size_t i = 0; i < DEQ_COUNT(sources) && type; i++)
         if (!strcmp(sources[i]->model_type, type))
             return sources[i];
+    for (size_t k = 0; k < DEQ_COUNT(class_keys) && !v; k++) {
+        const char *name = json_string_value(json_object_get(root, class_keys[k]));
+        for (size_t i = 0; i < DEQ_COUNT(sources) && name; i++)
+            if (is_class(sources[i], name))
+                return sources[i];
+    }
+    const char *key = "model_type";
+    for (size_t k = 0; k < DEQ_COUNT(class_keys) && !v; k++)
+        if ((v = json_object_get(root, class_keys[k])))
+            type = json_string_value(v), key = class_keys[k];
     deq_import_list(known, sizeof known);
-    deq_fail(err, DEQ_EFORMAT, "%s: model_type: %.80s, expected one of %s", path,
+    deq_fail(err, DEQ_EFORMAT, "%s: %s: %.80s, expected one of %s", path, key,
              type ? type : v ? "not a string" : "missing", known);
     return NULL;
+}
+
+/* Every key that names a class must name this one. */
+static void check_classes(const struct deq_source *s, struct deq_fields *f)
+{
+    char text[80];
+    for (size_t k = 0; k < DEQ_COUNT(class_keys); k++) {
+        const json_t *v = deq_fields_take(f, class_keys[k], false);
+        if (v && !is_class(s, deq_source_value(v, text, sizeof text)))
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s: %s is not of %s", f->file, class_keys[k], text,
+                             s->model_type);
+    }
+}
+
+/* A key that nobody asked for may be a misspelt one, or of a variant that the equations here are not. Where it is off,
+ * the model is as if it were not there. */
+static void refuse_others(struct deq_import_job *j, struct deq_fields *f)
+{
+    const char *key;
+    json_t *v;
+    char text[80];
+    json_object_foreach((json_t *)f->obj, key, v) {
+        bool known = f->rc;
+        for (size_t i = 0; i < f->n_seen && !known; i++)
+            known = !strcmp(key, f->seen[i]);
+        if (known)
+            continue;
+        deq_source_value(v, text, sizeof text);
+        if (json_is_null(v) || json_is_false(v))
+            deq_entries_note(&j->entries, "note: %s: %s is not an argument that is known here, and off", key, text);
+        else
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s: %s: not an argument of the constructor that is known here; "
+                             "remove it if it has no influence on the model", f->file, key, text);
+    }
 }
 
 static enum deq_rc read_arguments(struct deq_import_job *j, const json_t *root, const char *path, struct deq_err *err)
 {
     struct deq_fields f = {.obj = root, .file = path, .prefix = "", .null_is_absent = true, .err = err,
-                           .missing = "missing, expected the constructor's argument",
-                           .unknown = "not an argument of the constructor; remove it if it has no influence on the "
-                                      "model"};
+                           .missing = "missing, expected the constructor's argument"};
     j->source = find_source(root, path, err);
     if (!j->source)
         return DEQ_EFORMAT;
     j->arch = deq_arch_new(j->source->kind);
     if (!j->arch)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
-    (void)deq_fields_take(&f, "model_type", true);
+    (void)deq_fields_take(&f, "model_type", false);
+    check_classes(j->source, &f);
     for (const char *const *o = j->source->others; *o; o++)
         (void)deq_fields_take(&f, *o, false);
+    deq_source_switches(j, &f, j->source->switches);
     j->source->arguments(j, &f);
-    deq_fields_no_others(&f);
+    refuse_others(j, &f);
     return f.rc ? f.rc : deq_arch_check(j->arch, path, err);
 }
 
@@ -164,7 +219,7 @@ static enum deq_rc write_files(struct deq_import_job *j, const struct deq_import
 static struct deq_import_report report(const struct deq_import_job *j)
 {
     const struct deq_entries *e = &j->entries;
-    const size_t all = deq_torchfile_count(e->file) + deq_torchfile_ignored_count(e->file);
+    const size_t all = deq_checkpoint_count(e->file) + deq_checkpoint_ignored_count(e->file);
     return (struct deq_import_report){.variant = j->source->variant(j), .parameters = j->weights->parameters,
                                       .tensors = e->n_used, .ignored = all - e->n_used};
 }
@@ -177,11 +232,15 @@ static void tell_notes(const struct deq_import_opts *o, const struct deq_buf *no
 
 enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report *ret, struct deq_err *err)
 {
-    struct deq_import_job j = {.entries = {.checkpoint = o->checkpoint, .config = o->config, .progress = o->progress,
-                                           .ctx = o->ctx, .err = err}};
+    char beside[4096];
     if (deq_io_exists(o->out_dir))
         return deq_fail(err, DEQ_EINVAL, "%s: exists already; an import writes a new directory", o->out_dir);
-    enum deq_rc rc = read_constructor(&j, o->config, err);
+    if (!deq_io_join(beside, sizeof beside, o->checkpoint, "config.json"))
+        return deq_fail(err, DEQ_EINVAL, "%.100s...: path too long", o->checkpoint);
+    struct deq_import_job j = {.entries = {.checkpoint = o->checkpoint, .config = o->config ? o->config : beside,
+                                           .progress = o->progress, .ctx = o->ctx, .err = err}};
+    deq_entries_init(&j.entries);
+    enum deq_rc rc = read_constructor(&j, j.entries.config, err);
     if (!rc) {
         j.entries.model = j.source->model_type;
         rc = deq_entries_open(&j.entries, j.source->anchor);

@@ -8,6 +8,7 @@
  *                              fixed number of steps)
  *   locuslab-deq-trellisnet    locuslab/deq at a4f4c9b, DEQModel/models/trellisnets/deq_trellisnet.py
  *   locuslab-trellisnet        locuslab/trellisnet, TrellisNet/model.py: levels, no fixed point
+ *   attractor                  jacobfa/Attractor, also by its older name EQLM
  *
  * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind,
  * the adaptive softmax's tail clusters, which stand in its head in reverse order, take the order of the clusters, and
@@ -21,8 +22,9 @@
 #include "core/cell/kind.h"
 
 struct deq_import_opts {
-    const char *checkpoint; /* torch.save(model.state_dict()) */
-    const char *config;     /* JSON: the constructor's arguments and "model_type", one of the above */
+    const char *checkpoint; /* as checkpoint.h has it: a file or a directory */
+    const char *config;     /* JSON: the constructor's arguments and "model_type", one of the above, or the class that
+                             * wrote it; NULL: config.json in the checkpoint's directory */
     const char *vocab;      /* the authors' vocabulary, a symbol a line; NULL: tokens have no words */
     const char *out_dir;    /* must not exist */
     /* done of total tensors are read; and one line about something the user should know. Either may be NULL. */

@@ -1,5 +1,7 @@
 #include "core/import/source.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void deq_source_serve_equilibrium(struct deq_arch *a)
@@ -16,6 +18,14 @@ void deq_source_serve_steps(struct deq_arch *a, uint32_t steps)
                                                  .tol = 0, .beta = 1, .reg = 1e-4f};
     a->serving.row_window = 1;
     a->serving.numeric = DEQ_CLASS_FLOAT32; /* nothing contracts what rounding adds in a step */
+}
+
+const char *deq_source_value(const json_t *v, char *out, size_t cap)
+{
+    char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));
+    snprintf(out, cap, "%s", json_is_string(v) ? json_string_value(v) : text ? text : "?");
+    free(text); /* jansson's */
+    return out;
 }
 
 enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out)
@@ -40,4 +50,29 @@ enum deq_rc deq_source_tails(struct deq_import_job *j, const char *weight, const
     for (size_t c = 0; c < C && !rc; c++)
         v->tails_b[c] = e->scratch[C - 1 - c];
     return rc;
+}
+
+/* Whether `text` is one of "a|b|c". */
+static bool among(const char *choices, const char *text)
+{
+    const size_t n = strlen(text);
+    for (const char *at = choices; *at; at += strcspn(at, "|"), at += *at == '|')
+        if (strcspn(at, "|") == n && !memcmp(at, text, n))
+            return true;
+    return false;
+}
+
+void deq_source_switches(struct deq_import_job *j, struct deq_fields *f, const struct deq_switch *s)
+{
+    char text[80];
+    for (; s && s->key; s++) {
+        const json_t *v = deq_fields_take(f, s->key, s->required);
+        if (!v || among(s->values, deq_source_value(v, text, sizeof text)))
+            continue;
+        if (s->idle)
+            deq_entries_note(&j->entries, "note: %s: %s has no influence on what is computed", s->key, text);
+        else
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: %s is not supported, only %s", f->file, f->prefix, s->key, text,
+                             *s->values ? s->values : "null");
+    }
 }

@@ -1,6 +1,6 @@
 /* Where checkpoints come from. A source is a model class of somebody's code: what its constructor's arguments mean,
  * and which entry of its state dict becomes which tensor. The run (import.c) knows sources by the table here alone;
- * --config names one by its model_type.
+ * the configuration names one by its model_type, or by the class that wrote it (_class_name, model_class_name).
  *
  * To add one: its functions, a struct deq_source, a line in import.c's list, and its names in models/README.md. */
 #ifndef DEQ_IMPORT_SOURCE_H
@@ -22,12 +22,22 @@ struct deq_import_job {
     bool wnorm, wdrop;                                /* so entries have other names */
 };
 
+/* An argument that the import has one meaning for. values: "a|b", as JSON has them, strings without quotes; "": only
+ * null. Another value is refused by name, or noted where it has no influence on what is computed. */
+struct deq_switch {
+    const char *key, *values;
+    bool required; /* what its absence means there is not among them */
+    bool idle;
+};
+
 struct deq_source {
     const char *model_type;
+    const char *const *classes; /* what its authors' code calls itself in a configuration; NULL ends them. Or NULL */
     const char *what; /* "deep equilibrium transformer" */
     const struct deq_kind *kind;
     const char *anchor;        /* an entry that every such state dict has */
     const char *const *others; /* arguments that do not change what is computed; NULL ends them */
+    const struct deq_switch *switches; /* a key NULL ends them; or NULL */
     /* The constructor's arguments. A key that is neither asked for nor among the others may be a misspelt one, which
      * would silently be another model. */
     void (*arguments)(struct deq_import_job *j, struct deq_fields *f);
@@ -41,6 +51,8 @@ struct deq_source {
 
 /* import_transformer.c */
 extern const struct deq_source deq_source_locuslab_transformer, deq_source_torchdeq_seq, deq_source_torchdeq_lm;
+/* import_looped.c */
+extern const struct deq_source deq_source_attractor, deq_source_parcae, deq_source_huginn;
 /* import_trellis.c */
 extern const struct deq_source deq_source_locuslab_deq_trellis, deq_source_locuslab_trellis;
 
@@ -50,6 +62,10 @@ extern const struct deq_source deq_source_locuslab_deq_trellis, deq_source_locus
  * state need not have one. */
 void deq_source_serve_equilibrium(struct deq_arch *a);
 void deq_source_serve_steps(struct deq_arch *a, uint32_t steps);
+
+/* A value as messages show it, cut where it does not fit; out. */
+const char *deq_source_value(const json_t *v, char *out, size_t cap);
+void deq_source_switches(struct deq_import_job *j, struct deq_fields *f, const struct deq_switch *s);
 
 /* Entry `name` [V, cols], whose rows go to the clusters: out[c] [V_c, cols]. */
 enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out);

@@ -1,6 +1,7 @@
 /* deq import: a PyTorch checkpoint becomes a model directory. The work is core/import's. */
 #include <stdio.h>
 
+#include "core/base/io.h"
 #include "core/import/import.h"
 #include "models/cli/cli.h"
 
@@ -27,7 +28,7 @@ static void print_parts(const struct deq_vocab *v)
 
 static const struct deq_opt flags[] = {
     {"--config", DEQ_OPT_ARG, offsetof(struct deq_import_opts, config), 0, 0, NULL, "FILE",
-     "JSON: model_type and the constructor's arguments (required)"},
+     "JSON: model_type and the constructor's arguments; by default config.json in the directory"},
     {"--vocab", DEQ_OPT_ARG, offsetof(struct deq_import_opts, vocab), 0, 0, NULL, "FILE",
      "the vocabulary the model was trained with, a word a line in the order of ids"},
     {"--out", DEQ_OPT_ARG, offsetof(struct deq_import_opts, out_dir), 0, 0, NULL, "MODEL_DIR",
@@ -36,12 +37,13 @@ static const struct deq_opt flags[] = {
 
 int cmd_import(int argc, char **argv)
 {
-    char known[256], about[512];
+    char known[256], about[768];
     deq_import_list(known, sizeof known);
-    snprintf(about, sizeof about, "Makes a model directory of a state dict that the code of locuslab/deq, "
-             "locuslab/trellisnet or torchdeq saved. No Python\nis needed and nothing in the file is executed. "
-             "model_type is one of\n%s.", known);
-    const struct deq_command command = {.usage = "deq import CHECKPOINT --config FILE [--vocab FILE] --out MODEL_DIR",
+    snprintf(about, sizeof about, "Makes a model directory of what the code of locuslab/deq, locuslab/trellisnet, "
+             "torchdeq or of a looped model saved: a state\ndict's file, or a directory with config.json and the "
+             "weights (safetensors, pytorch_model.bin, model.pt). No Python\nis needed and nothing in the file is "
+             "executed. model_type is one of\n%s.", known);
+    const struct deq_command command = {.usage = "deq import CHECKPOINT [--config FILE] [--vocab FILE] --out MODEL_DIR",
                                         .about = about, .flags = {flags, DEQ_COUNT(flags)},
                                         .min_args = 1, .max_args = 1};
     const char *args[1];
@@ -50,11 +52,11 @@ int cmd_import(int argc, char **argv)
     int code = cli_parse("import", &command, argc, argv, &o, args, &n);
     if (code >= 0)
         return code;
-    if (!o.config || !o.out_dir)
-        return cli_usage("import", "%s is required", o.config ? "--out" : "--config");
+    o.checkpoint = args[0];
+    if (!o.out_dir || (!o.config && !deq_io_is_dir(o.checkpoint)))
+        return cli_usage("import", "%s is required", o.out_dir ? "--config" : "--out");
     struct deq_err err;
     struct deq_import_report r;
-    o.checkpoint = args[0];
     if (deq_import(&o, &r, &err)) {
         cli_progress_end();
         return cli_fail("import", err.text);

@@ -11,6 +11,7 @@
 static bool open_entries(struct deq_entries *e, const char *checkpoint, const char *anchor, struct deq_err *err)
 {
     *e = (struct deq_entries){.checkpoint = checkpoint, .config = "args.json", .model = "a-model", .err = err};
+    deq_entries_init(e);
     const enum deq_rc rc = deq_entries_open(e, anchor);
     CHECK_MSG(!rc, "%s", err->text);
     return !rc;
@@ -26,7 +27,7 @@ static bool says(const struct deq_err *err, const char *what)
 /* Of the file's entry i, which has at most three dimensions. */
 static struct deq_entry_shape shape_at(const struct deq_entries *e, size_t i)
 {
-    const struct deq_torchfile_tensor *t = deq_torchfile_at(e->file, i);
+    const struct deq_checkpoint_tensor *t = deq_checkpoint_at(e->file, i);
     struct deq_entry_shape shape = {.n = t->n_dims};
     for (unsigned d = 0; d < DEQ_MIN(t->n_dims, 3u); d++)
         shape.d[d] = t->shape[d];
@@ -105,9 +106,9 @@ TEST(entries_prefix)
         CHECK_EQ(e.prefix, "word_emb.");
         CHECK(!deq_entries_read(&e, "emb_layers.0.weight", DEQ_SHAPE2(40, 32), x) && !deq_entries_has(&e, FIRST));
         CHECK(deq_entries_none_left(&e) == DEQ_EFORMAT && says(&err, "entry word_emb.emb_"));
-        for (size_t i = 0; i < deq_torchfile_count(e.file); i++)
-            if (!strncmp(deq_torchfile_at(e.file, i)->name, "word_emb.", 9))
-                CHECK(!deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name + 9, shape_at(&e, i)));
+        for (size_t i = 0; i < deq_checkpoint_count(e.file); i++)
+            if (!strncmp(deq_checkpoint_at(e.file, i)->name, "word_emb.", 9))
+                CHECK(!deq_entries_pass(&e, deq_checkpoint_at(e.file, i)->name + 9, shape_at(&e, i)));
         CHECK(!deq_entries_none_left(&e));
         CHECK(e.notes.len && strstr(e.notes.data, "tensors outside \"word_emb.\""));
     }
@@ -130,8 +131,8 @@ TEST(entries_pass_misshapen)
     if (open_entries(&e, POST, FIRST, &err)) {
         struct deq_entry_shape shape = shape_at(&e, 0);
         shape.d[0]++;
-        CHECK(deq_entries_pass(&e, deq_torchfile_at(e.file, 0)->name, shape) == DEQ_EFORMAT);
-        CHECK(says(&err, deq_torchfile_at(e.file, 0)->name) && says(&err, "has shape [") && !e.n_used);
+        CHECK(deq_entries_pass(&e, deq_checkpoint_at(e.file, 0)->name, shape) == DEQ_EFORMAT);
+        CHECK(says(&err, deq_checkpoint_at(e.file, 0)->name) && says(&err, "has shape [") && !e.n_used);
     }
     deq_entries_close(&e);
 }
@@ -144,10 +145,10 @@ TEST(entries_none_left)
     if (open_entries(&e, POST, FIRST, &err)) {
         CHECK(deq_entries_none_left(&e) == DEQ_EFORMAT);
         CHECK(says(&err, "not part of a a-model with the arguments of args.json"));
-        for (size_t i = 0; i < deq_torchfile_count(e.file); i++)
-            CHECK(!deq_entries_pass(&e, deq_torchfile_at(e.file, i)->name, shape_at(&e, i)));
+        for (size_t i = 0; i < deq_checkpoint_count(e.file); i++)
+            CHECK(!deq_entries_pass(&e, deq_checkpoint_at(e.file, i)->name, shape_at(&e, i)));
         CHECK(!deq_entries_pass(&e, "nobody", DEQ_SHAPE1(1)));
-        CHECK(!deq_entries_none_left(&e) && e.n_used == deq_torchfile_count(e.file) && !e.notes.len);
+        CHECK(!deq_entries_none_left(&e) && e.n_used == deq_checkpoint_count(e.file) && !e.notes.len);
     }
     deq_entries_close(&e);
 }

@@ -24,7 +24,7 @@ TEST(import_list)
     char known[256], little[12];
     deq_import_list(known, sizeof known);
     CHECK_EQ(known, "locuslab-deq-transformer, torchdeq-seq, torchdeq-lm, locuslab-deq-trellisnet, "
-                    "locuslab-trellisnet");
+                    "locuslab-trellisnet, attractor");
     deq_import_list(little, sizeof little);
     CHECK_EQ(little, "locuslab-de");
 }
@@ -41,7 +41,7 @@ TEST(import_refuses_arguments)
         {"{\"model_type\": \"locuslab-trellisnet\"}", "ntoken: missing, expected the constructor's argument"},
         {"{\"model_type\": \"torchdeq-lm\", \"n_token\": null}", "n_token: missing, expected the constructor's"},
         {"{\"model_type\": \"torchdeq-lm\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 2, \"d_head\": 4, "
-         "\"d_inner\": 8, \"d_modle\": 8}", "d_modle: not an argument of the constructor; remove it"},
+         "\"d_inner\": 8, \"d_modle\": 8}", "d_modle: 8: not an argument of the constructor that is known here; remove it"},
         {"{\"model_type\": \"locuslab-deq-transformer\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 3, "
          "\"d_head\": 4, \"d_inner\": 8}", "n_head: 3 heads of d_head 4 are not d_model 8"},
         {"{\"model_type\": \"torchdeq-seq\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 2, \"d_head\": 4, "
