@@ -10,7 +10,7 @@
 #define DEQ_IMPORT_ENTRIES_H
 
 #include "core/base/buf.h"
-#include "core/import/checkpoint.h"
+#include "core/import/checkpoint_files.h"
 
 enum { DEQ_ENTRY_NAME = 128, DEQ_ENTRY_DIMS = 5 };
 

@@ -22,7 +22,7 @@
 #include "core/cell/kind.h"
 
 struct deq_import_opts {
-    const char *checkpoint; /* as checkpoint.h has it: a file or a directory */
+    const char *checkpoint; /* as checkpoint_files.h has it: a file or a directory */
     const char *config;     /* JSON: the constructor's arguments and "model_type", one of the above, or the class that
                              * wrote it; NULL: config.json in the checkpoint's directory */
     const char *vocab;      /* the authors' vocabulary, a symbol a line; NULL: tokens have no words */

@@ -72,7 +72,7 @@ void deq_source_switches(struct deq_import_job *j, struct deq_fields *f, const s
         if (s->idle)
             deq_entries_note(&j->entries, "note: %s: %s has no influence on what is computed", s->key, text);
         else
-            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: %s is not supported, only %s", f->file, f->prefix, s->key, text,
-                             *s->values ? s->values : "null");
+            f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: %s%s: %s is not supported, only %s", f->file, f->prefix, s->key,
+                             text, *s->values ? s->values : "null");
     }
 }

@@ -41,7 +41,7 @@ TEST(import_refuses_arguments)
         {"{\"model_type\": \"locuslab-trellisnet\"}", "ntoken: missing, expected the constructor's argument"},
         {"{\"model_type\": \"torchdeq-lm\", \"n_token\": null}", "n_token: missing, expected the constructor's"},
         {"{\"model_type\": \"torchdeq-lm\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 2, \"d_head\": 4, "
-         "\"d_inner\": 8, \"d_modle\": 8}", "d_modle: 8: not an argument of the constructor that is known here; remove it"},
+         "\"d_inner\": 8, \"d_modle\": 8}", "d_modle: 8: not an argument of the constructor that is known here"},
         {"{\"model_type\": \"locuslab-deq-transformer\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 3, "
          "\"d_head\": 4, \"d_inner\": 8}", "n_head: 3 heads of d_head 4 are not d_model 8"},
         {"{\"model_type\": \"torchdeq-seq\", \"n_token\": 10, \"d_model\": 8, \"n_head\": 2, \"d_head\": 4, "

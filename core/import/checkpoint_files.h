@@ -7,8 +7,8 @@
  * Knows no model. Every file is checked as its reader says (core/data/torchfile.h, safetensors.h); a shard that is
  * missing, a tensor that the index places elsewhere and a name that two shards have are errors that name them. One
  * thread. */
-#ifndef DEQ_IMPORT_CHECKPOINT_H
-#define DEQ_IMPORT_CHECKPOINT_H
+#ifndef DEQ_IMPORT_CHECKPOINT_FILES_H
+#define DEQ_IMPORT_CHECKPOINT_FILES_H
 
 #include "core/data/torchfile.h"
 

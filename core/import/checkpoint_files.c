@@ -1,4 +1,4 @@
-#include "core/import/checkpoint.h"
+#include "core/import/checkpoint_files.h"
 
 #include <jansson.h>
 #include <stdio.h>
