@@ -16,7 +16,8 @@ enum { CONFIG_MAX_BYTES = 1 << 20 };
 
 static const struct deq_source *const sources[] = {&deq_source_locuslab_transformer, &deq_source_torchdeq_seq,
                                                    &deq_source_torchdeq_lm, &deq_source_locuslab_deq_trellis,
-                                                   &deq_source_locuslab_trellis, &deq_source_attractor};
+                                                   &deq_source_locuslab_trellis, &deq_source_attractor,
+                                                   &deq_source_parcae, &deq_source_huginn};
 
 void deq_import_list(char *out, size_t cap)
 {

@@ -9,6 +9,8 @@
  *   locuslab-deq-trellisnet    locuslab/deq at a4f4c9b, DEQModel/models/trellisnets/deq_trellisnet.py
  *   locuslab-trellisnet        locuslab/trellisnet, TrellisNet/model.py: levels, no fixed point
  *   attractor                  jacobfa/Attractor, also by its older name EQLM
+ *   parcae                     SandyResearch/parcae
+ *   huginn_raven               seal-rg/recurrent-pretraining (Huginn)
  *
  * What changes on the way: weight norm is folded (g v / ||v||, by output row), rows of q, k, v are stacked by kind,
  * the adaptive softmax's tail clusters, which stand in its head in reverse order, take the order of the clusters, and

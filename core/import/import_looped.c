@@ -151,8 +151,142 @@ static const char *attractor_variant(const struct deq_import_job *j)
     return "Attractor";
 }
 
+/* --- Parcae --- */
+
+static const char *const parcae_classes[] = {"ParcaeConfig", "Parcae", NULL};
+static const char *const parcae_others[] = {
+    TRAINED, "sampling_scheme", "lockstep_n", "lockstep_k", "curriculum_target", "recurrent_iteration_method", NULL};
+static const struct deq_switch parcae_switches[] = {
+    BLOCK_SWITCHES, {.key = "_is_recurrent_block_config", .values = "false"}, {0}};
+
+/* Where value embeddings are: a table at every second place of prelude, core, coda, the last among them; a gate at
+ * every second of the layers as training counts them, which repeats the core. Both are needed. */
+static void place_value_embeddings(struct deq_import_job *j, uint32_t loops, uint32_t backprop)
+{
+    struct deq_looped_arch *a = (struct deq_looped_arch *)j->arch;
+    const uint32_t P = a->n_layer[DEQ_PRELUDE], R = a->n_layer[DEQ_CORE], C = a->n_layer[DEQ_CODA];
+    const uint32_t place[DEQ_PARTS] = {0, P, P + R}, id[DEQ_PARTS] = {0, P, P + R * loops};
+    for (unsigned p = 0; p < DEQ_PARTS; p++) {
+        for (uint32_t i = 0; i < a->n_layer[p]; i++) {
+            j->value_tables[p] |= (uint32_t)((place[p] + i + P + R + C - 1) % 2 == 0) << i;
+            j->value_gates[p] |= (uint32_t)((id[p] + i + R * backprop - 1) % 2 == 0) << i;
+        }
+        a->value_embeds[p] = j->value_tables[p] & j->value_gates[p];
+    }
+}
+
+static void read_core(struct deq_fields *f, struct deq_looped_arch *a)
+{
+    uint32_t S = a->base.vocab.d_model, heads = a->n_head;
+    a->core_inner = a->d_inner;
+    deq_fields_u32(f, "recurrent_embedding_dimension", true, 2, 1 << 14, &S);
+    deq_fields_u32(f, "recurrent_intermediation_embedding_dimension", true, 1, 1 << 18, &a->core_inner);
+    deq_fields_u32(f, "recurrent_num_attention_heads", false, 1, 1024, &heads);
+    if (!f->rc && (S % heads || S / heads != a->d_head))
+        f->rc = deq_fail(f->err, DEQ_EFORMAT, "%s: recurrent_embedding_dimension: %u in %u heads is not supported, "
+                         "only heads of %u, which turn by the same angles as the other layers'", f->file, S, heads,
+                         a->d_head);
+    a->core_size = S == a->base.vocab.d_model ? 0 : S;
+    a->core_head = heads == a->n_head ? 0 : heads;
+    a->core_inner = a->core_inner == a->d_inner ? 0 : a->core_inner;
+}
+
+static void parcae_arguments(struct deq_import_job *j, struct deq_fields *f)
+{
+    enum { LAYERS = 32 /* bits of a mask */ };
+    static const enum deq_injection injections[] = {DEQ_INJECT_DIAGONAL, DEQ_INJECT_LINEAR, DEQ_INJECT_ADD};
+    struct deq_looped_arch *a = (struct deq_looped_arch *)j->arch;
+    uint32_t loops = 32, backprop = 8;
+    int injection = 0;
+    char start[32] = "like-init";
+    read_config(j, f, a);
+    read_core(f, a);
+    deq_fields_u32(f, "n_layers_in_prelude", true, 0, LAYERS, &a->n_layer[DEQ_PRELUDE]);
+    deq_fields_u32(f, "n_layers_in_recurrent_block", true, 1, LAYERS, &a->n_layer[DEQ_CORE]);
+    deq_fields_u32(f, "n_layers_in_coda", true, 0, LAYERS, &a->n_layer[DEQ_CODA]);
+    deq_fields_enum(f, "injection_type", false, "diagonal|linear|add", &injection);
+    deq_fields_bool(f, "prelude_norm", &a->prelude_norm);
+    deq_fields_u32(f, "mean_recurrence", true, 1, 1 << 16, &loops);
+    deq_fields_u32(f, "mean_backprop_depth", true, 1, 1 << 16, &backprop);
+    deq_fields_text(f, "state_init", false, start, sizeof start);
+    a->injection = injections[injection];
+    a->core_output = true;
+    place_value_embeddings(j, loops, backprop);
+    deq_source_serve_loops(&a->base, loops);
+    if (!f->rc && strcmp(start, "zero"))
+        deq_entries_note(&j->entries, "note: state_init: %s: states begin at zero here, not at noise", start);
+}
+
+static const char *parcae_variant(const struct deq_import_job *j)
+{
+    static const char *const names[] = {[DEQ_INJECT_DIAGONAL] = "Parcae, diagonal injection",
+                                        [DEQ_INJECT_LINEAR] = "Parcae, linear injection",
+                                        [DEQ_INJECT_ADD] = "Parcae, additive injection"};
+    return names[deq_looped_arch(j->arch)->injection];
+}
+
+/* --- Huginn --- */
+
+static const char *const huginn_others[] = {
+    "name", "padding_multiple", "init_orthogonal", "activation_checkpoint_impl", "architecture_class_name",
+    "architectures", "auto_map", "effective_expected_depth", "init_values", "mean_backprop_depth", "sampling_scheme",
+    "n_layers", "head_dim", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "use_cache",
+    "bos_token_id", "eos_token_id", "pad_token_id", "test_time_noise_type", "num_attention_heads", "hidden_size",
+    "num_hidden_layers", "_attn_implementation_autoset", NULL};
+static const struct deq_switch huginn_switches[] = {
+    {.key = "block_class_name", .values = "SandwichBlock"},
+    {.key = "norm_class_name", .values = "RMSNorm_llama|RMSNorm"},
+    {.key = "mlp_class_name", .values = "GatedMLP"}, {.key = "nonlin_name", .values = "SiLU"},
+    {.key = "bias", .values = "false"}, {.key = "injection_type", .values = "linear"},
+    {.key = "init_strategy", .values = "takase"}, {.key = "test_time_noise", .values = "0|0.0"}, {0}};
+
+static void huginn_arguments(struct deq_import_job *j, struct deq_fields *f)
+{
+    struct deq_looped_arch *a = (struct deq_looped_arch *)j->arch;
+    uint32_t loops = 32;
+    bool tied = true;
+    char start[32] = "like-init";
+    a->norm_eps = 1e-6f;
+    a->qk_bias = j->tie_weights = true;
+    read_shape(f, "n_heads", a);
+    a->embed_scale = (float)sqrt((double)a->base.vocab.d_model);
+    a->n_layer[DEQ_PRELUDE] = a->n_layer[DEQ_CODA] = 2;
+    a->n_layer[DEQ_CORE] = 4;
+    deq_fields_u32(f, "n_layers_in_prelude", false, 0, DEQ_LAYERS_MAX, &a->n_layer[DEQ_PRELUDE]);
+    deq_fields_u32(f, "n_layers_in_recurrent_block", false, 1, DEQ_LAYERS_MAX, &a->n_layer[DEQ_CORE]);
+    deq_fields_u32(f, "n_layers_in_coda", false, 0, DEQ_LAYERS_MAX, &a->n_layer[DEQ_CODA]);
+    deq_fields_bool(f, "qk_bias", &a->qk_bias);
+    deq_fields_float(f, "rope_base", 1, 1e9f, &a->rope_base);
+    deq_fields_bool(f, "tie_word_embeddings", &tied); /* transformers' name for the same */
+    deq_fields_bool(f, "tie_embeddings", &j->tie_weights);
+    deq_fields_u32(f, "mean_recurrence", false, 1, 1 << 16, &loops);
+    deq_fields_text(f, "state_init", false, start, sizeof start);
+    j->tie_weights = j->tie_weights && tied;
+    a->base.vocab.head_untied = !j->tie_weights;
+    a->norm = DEQ_LAYER_SANDWICH;
+    a->ffn = DEQ_FFN_SWIGLU;
+    a->injection = DEQ_INJECT_LINEAR;
+    a->core_norm = true;
+    deq_source_serve_loops(&a->base, loops);
+    if (!f->rc && strcmp(start, "zero"))
+        deq_entries_note(&j->entries, "note: state_init: %s: states begin at zero here, not at noise", start);
+}
+
+static const char *huginn_variant(const struct deq_import_job *j)
+{
+    (void)j;
+    return "Huginn";
+}
+
+#define LOOPED \
+    .what = "looped language model", .kind = &deq_looped_kind, .anchor = "transformer.wte.weight", \
+    .ties = deq_import_looped_ties, .weights = deq_import_looped_weights
 const struct deq_source deq_source_attractor = {
-    .model_type = "attractor", .classes = attractor_classes, .what = "looped language model",
-    .kind = &deq_looped_kind, .anchor = "transformer.wte.weight", .others = attractor_others,
-    .switches = attractor_switches, .arguments = attractor_arguments, .ties = deq_import_looped_ties,
-    .weights = deq_import_looped_weights, .variant = attractor_variant};
+    .model_type = "attractor", .classes = attractor_classes, .others = attractor_others, .switches = attractor_switches,
+    .arguments = attractor_arguments, .variant = attractor_variant, LOOPED};
+const struct deq_source deq_source_parcae = {
+    .model_type = "parcae", .classes = parcae_classes, .others = parcae_others, .switches = parcae_switches,
+    .arguments = parcae_arguments, .variant = parcae_variant, LOOPED};
+const struct deq_source deq_source_huginn = {
+    .model_type = "huginn_raven", .others = huginn_others, .switches = huginn_switches,
+    .arguments = huginn_arguments, .variant = huginn_variant, LOOPED};

@@ -100,22 +100,110 @@ static enum deq_rc read_pre_norm_layer(struct deq_import_job *j, enum deq_part p
     return read_layer_entries(j, part, i, entries, DEQ_COUNT(entries));
 }
 
-static enum deq_rc read_vocabulary(struct deq_import_job *j, struct deq_vocabulary *w)
+/* Huginn's: q, k, v stacked as here, both halves of the gated network too. */
+static enum deq_rc read_sandwich_layer(struct deq_import_job *j, enum deq_part part, unsigned i)
 {
-    const struct deq_entry_shape shape = DEQ_SHAPE2(w->shape.size, w->shape.d_model);
-    const enum deq_rc rc = deq_entries_read(&j->entries, embedding, shape, w->embed[0]);
-    return rc || !w->head[0] ? rc : deq_entries_read(&j->entries, head, shape, w->head[0]);
+    const struct deq_looped_arch *a = arch_of(j);
+    const struct deq_layer_shape s = deq_looped_layer(a, part);
+    const struct deq_layer_weights *l = &deq_looped_weights(j->weights)->layer[part][i];
+    const size_t D = s.width, Q = s.n_head * s.d_head, K = s.n_kv_head * s.d_head, F = s.d_inner;
+    const struct layer_entry entries[] = {
+        {"norm_1.weight", l->norm[0], 0, D, 0},   {"norm_2.weight", l->norm[1], 0, D, 0},
+        {"norm_3.weight", l->norm[2], 0, D, 0},   {"norm_4.weight", l->norm[3], 0, D, 0},
+        {"attn.Wqkv.weight", l->qkv_w, 0, Q + 2 * K, D}, {"attn.proj.weight", l->out_w, 0, D, Q},
+        {"mlp.fc.weight", l->up_w, 0, 2 * F, D},  {"mlp.proj.weight", l->down_w, 0, D, F},
+    };
+    char name[DEQ_ENTRY_NAME];
+    const enum deq_rc rc = read_layer_entries(j, part, i, entries, DEQ_COUNT(entries));
+    if (rc || !a->qk_bias)
+        return rc;
+    snprintf(name, sizeof name, "transformer.%s.%u.attn.qk_bias", part_name[part], i);
+    return deq_entries_read(&j->entries, name, DEQ_SHAPE4(2, 1, s.n_head, s.d_head), l->qk_bias);
+}
+
+/* Parcae's: the table is the model's, by the layer's place; the gate is the layer's. One without the other is idle. */
+static enum deq_rc read_value_embeddings(struct deq_import_job *j, enum deq_part part, unsigned i, unsigned place)
+{
+    const struct deq_layer_shape s = deq_looped_layer(arch_of(j), part);
+    const struct deq_layer_weights *l = &deq_looped_weights(j->weights)->layer[part][i];
+    const struct deq_entry_shape of_table = DEQ_SHAPE2(j->arch->vocab.size, s.n_kv_head * s.d_head),
+                                 of_gate = DEQ_SHAPE2(s.n_kv_head, DEQ_VALUE_GATE_IN);
+    const bool table = j->value_tables[part] >> i & 1, gate = j->value_gates[part] >> i & 1;
+    char name[DEQ_ENTRY_NAME];
+    enum deq_rc rc = DEQ_OK;
+    snprintf(name, sizeof name, "value_embeds.%u.weight", place);
+    if (table)
+        rc = gate ? deq_entries_read(&j->entries, name, of_table, l->value_embed)
+                  : deq_entries_pass(&j->entries, name, of_table);
+    snprintf(name, sizeof name, "transformer.%s.%u.attn.ve_gate.weight", part_name[part], i);
+    if (!rc && gate)
+        rc = table ? deq_entries_read(&j->entries, name, of_gate, l->value_gate)
+                   : deq_entries_pass(&j->entries, name, of_gate);
+    return rc;
+}
+
+static enum deq_rc read_layers(struct deq_import_job *j)
+{
+    const struct deq_looped_arch *a = arch_of(j);
+    unsigned place = 0;
+    enum deq_rc rc = DEQ_OK;
+    for (unsigned p = 0; p < DEQ_PARTS; p++)
+        for (unsigned i = 0; i < a->n_layer[p] && !rc; i++, place++) {
+            rc = a->norm == DEQ_LAYER_SANDWICH ? read_sandwich_layer(j, p, i) : read_pre_norm_layer(j, p, i);
+            if (!rc)
+                rc = read_value_embeddings(j, p, i, place);
+        }
+    return rc;
+}
+
+/* --- Around them --- */
+
+/* W [S, S + D] on [z, e], cut between its columns. */
+static enum deq_rc read_linear_injection(struct deq_import_job *j, const char *name, struct deq_looped_weights *w)
+{
+    const size_t D = j->arch->vocab.d_model, S = deq_looped_state(&w->arch);
+    const enum deq_rc rc = deq_entries_read(&j->entries, name, DEQ_SHAPE2(S, S + D), j->entries.scratch);
+    for (size_t r = 0; r < S && !rc; r++) {
+        const float *row = j->entries.scratch + r * (S + D);
+        memcpy(w->state_w + r * S, row, S * sizeof *row);
+        memcpy(w->inject_w + r * D, row + S, D * sizeof *row);
+    }
+    return rc;
+}
+
+static enum deq_rc read_around(struct deq_import_job *j, struct deq_looped_weights *w)
+{
+    const size_t D = j->arch->vocab.d_model, S = deq_looped_state(&w->arch);
+    const bool sandwich = w->arch.norm == DEQ_LAYER_SANDWICH;
+    const struct {
+        const char *name;
+        float *to; /* NULL: the architecture has none */
+        struct deq_entry_shape shape;
+    } entries[] = {
+        {embedding, w->vocabulary.embed[0], DEQ_SHAPE2(j->arch->vocab.size, D)},
+        {head, w->vocabulary.head[0], DEQ_SHAPE2(j->arch->vocab.size, D)},
+        {"transformer.ln_prelude.weight", w->prelude_norm, DEQ_SHAPE1(D)},
+        {"transformer.adapter.A_log", w->decay_log, DEQ_SHAPE1(S)},
+        {"transformer.adapter.dt_bias", w->step_bias, DEQ_SHAPE1(S)},
+        {"transformer.adapter.B", w->arch.injection == DEQ_INJECT_DIAGONAL ? w->inject_w : NULL, DEQ_SHAPE2(S, D)},
+        {"transformer.C.weight", w->core_out_w, DEQ_SHAPE2(D, S)},
+        {"transformer.ln_f.weight", w->final_norm, DEQ_SHAPE1(D)},
+    };
+    enum deq_rc rc = DEQ_OK;
+    for (size_t i = 0; i < DEQ_COUNT(entries) && !rc; i++)
+        if (entries[i].to)
+            rc = deq_entries_read(&j->entries, entries[i].name, entries[i].shape, entries[i].to);
+    if (!rc && w->arch.injection == DEQ_INJECT_LINEAR)
+        rc = read_linear_injection(j, sandwich ? "transformer.adapter.weight" : "transformer.adapter.adapter.weight",
+                                   w);
+    return rc;
 }
 
 enum deq_rc deq_import_looped_weights(struct deq_import_job *j)
 {
     struct deq_looped_weights *w = deq_looped_weights(j->weights);
-    enum deq_rc rc = read_vocabulary(j, &w->vocabulary);
+    enum deq_rc rc = read_around(j, w);
     if (!rc)
         rc = read_turns(j, w->rope);
-    for (unsigned p = 0; p < DEQ_PARTS; p++)
-        for (unsigned i = 0; i < w->arch.n_layer[p] && !rc; i++)
-            rc = read_pre_norm_layer(j, p, i);
-    return rc ? rc : deq_entries_read(&j->entries, "transformer.ln_f.weight", DEQ_SHAPE1(w->vocabulary.shape.d_model),
-                                      w->final_norm);
+    return rc ? rc : read_layers(j);
 }

@@ -20,6 +20,14 @@ void deq_source_serve_steps(struct deq_arch *a, uint32_t steps)
     a->serving.numeric = DEQ_CLASS_FLOAT32; /* nothing contracts what rounding adds in a step */
 }
 
+void deq_source_serve_loops(struct deq_arch *a, uint32_t loops)
+{
+    a->serving.solver = (struct deq_solver_opts){.method = DEQ_PICARD, .memory = 5, .max_iter = loops, .min_iter = 1,
+                                                 .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
+    a->serving.row_window = 1; /* rows of a window would loop over what is not settled before them */
+    a->serving.numeric = DEQ_CLASS_INT16;
+}
+
 const char *deq_source_value(const json_t *v, char *out, size_t cap)
 {
     char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));

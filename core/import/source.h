@@ -20,6 +20,7 @@ struct deq_import_job {
     /* what the constructor was told beyond the architecture */
     bool tie_weights, tie_projs[DEQ_CUTOFFS_MAX + 1]; /* what is tied, the numbers tell */
     bool wnorm, wdrop;                                /* so entries have other names */
+    uint32_t value_tables[3], value_gates[3]; /* layers of prelude, core, coda that have one: bit i for layer i */
 };
 
 /* An argument that the import has one meaning for. values: "a|b", as JSON has them, strings without quotes; "": only
@@ -62,6 +63,8 @@ extern const struct deq_source deq_source_locuslab_deq_trellis, deq_source_locus
  * state need not have one. */
 void deq_source_serve_equilibrium(struct deq_arch *a);
 void deq_source_serve_steps(struct deq_arch *a, uint32_t steps);
+/* Of one whose loop contracts, trained with a number of loops: as many at most, fewer where the state has settled. */
+void deq_source_serve_loops(struct deq_arch *a, uint32_t loops);
 
 /* A value as messages show it, cut where it does not fit; out. */
 const char *deq_source_value(const json_t *v, char *out, size_t cap);

@@ -24,7 +24,7 @@ TEST(import_list)
     char known[256], little[12];
     deq_import_list(known, sizeof known);
     CHECK_EQ(known, "locuslab-deq-transformer, torchdeq-seq, torchdeq-lm, locuslab-deq-trellisnet, "
-                    "locuslab-trellisnet, attractor");
+                    "locuslab-trellisnet, attractor, parcae, huginn_raven");
     deq_import_list(little, sizeof little);
     CHECK_EQ(little, "locuslab-de");
 }

@@ -62,6 +62,18 @@ TEST(import_looped_refuses_switches)
         {"attractor-small", "layer_scale_init", "null", "core_block.0.raw_gamma_attn: not part of"},
         {"attractor-small", "n_backbone_layers", "3", "transformer.prelude.2.norm_1.weight: missing"},
         {"attractor-small", "block_size", "32", "freqs_cis: has shape [1, 64, 1, 8, 2], expected [1, 32, 1, 8, 2]"},
+        {"parcae-diagonal", "injection_type", "\"gated\"", "injection_type: gated is not one of diagonal, linear, add"},
+        {"parcae-diagonal", "injection_type", "\"linear\"", "transformer.adapter.adapter.weight: missing"},
+        {"parcae-diagonal", "mean_recurrence", NULL, "mean_recurrence: missing"},
+        {"parcae-diagonal", "recurrent_num_attention_heads", "4", "32 in 4 heads is not supported, only heads of 16"},
+        {"parcae-diagonal", "prelude_norm", "false", "transformer.ln_prelude.weight: not part of"},
+        {"parcae-diagonal", "_is_recurrent_block_config", "true", "_is_recurrent_block_config: true is not supported"},
+        {"huginn-zero", "injection_type", "\"add\"", "injection_type: add is not supported, only linear"},
+        {"huginn-zero", "test_time_noise", "0.1", "test_time_noise: 0.1 is not supported, only 0"},
+        {"huginn-zero", "nonlin_name", "\"GELU\"", "nonlin_name: GELU is not supported, only SiLU"},
+        {"huginn-zero", "qk_bias", "false", "attn.qk_bias: not part of"},
+        {"huginn-zero", "n_heads", "3", "num_key_value_heads: 2 is not supported, only 3"},
+        {"huginn-zero", "attention_sinks", "4", "attention_sinks: 4: not an argument"},
     };
     CHECK(scratch_begin());
     for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
