@@ -101,6 +101,7 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .facts = m->facts,
                                    .n_facts = m->n_facts,
                                    .lookback = shape.lookback,
+                                   .max_positions = shape.max_positions,
                                    .state_dim = (uint32_t)shape.state_dim,
                                    .parameters = m->weights->parameters,
                                    .step_madds = shape.step_madds,
@@ -121,6 +122,7 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .prefill_window =
                                        deq_prefill_window(a->serving.row_window, a->serving.prefill_window),
                                    .has_predictor = a->predictor_hidden != 0,
+                                   .has_proposal = deq_arch_proposes(a),
                                    .fingerprint = m->fingerprint,
                                    .chat_message = a->chat.message,
                                    .chat_reply = a->chat.reply,

@@ -41,6 +41,7 @@
 #include "core/base/cores.h"
 #include "core/base/err.h"
 #include "core/base/tokens.h"
+#include "core/engine/stats.h"
 #include "core/math/class.h"
 #include "core/solve/terms.h"
 #include "core/text/stream.h"
@@ -68,6 +69,7 @@ struct deq_model_info {
     const struct deq_fact *facts;  /* [n_facts] the kind's own */
     size_t n_facts;
     uint32_t vocab_size, d_model, state_dim, lookback; /* lookback: positions before its own that a position reads */
+    uint32_t max_positions;        /* a text has at most as many; 0: any number */
     uint64_t parameters;
     uint64_t step_madds;           /* multiply-adds of one evaluation of a row, in matrix products */
     uint64_t weight_bytes;         /* packed, as held in memory */
@@ -80,7 +82,7 @@ struct deq_model_info {
     enum deq_warm warm_start;
     float tol, tol_fast, tol_exact; /* the default; what the presets fast and exact stand for */
     uint32_t max_iter, memory, window, prefill_window;
-    bool has_predictor;
+    bool has_predictor, has_proposal; /* it can start from them */
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */
     const char *chat_message, *chat_reply, *chat_stop; /* the model's template of a chat (models/README.md); "": none */
 };
@@ -110,7 +112,8 @@ struct deq_engine_opts { /* 0 means the default */
     enum deq_pin pin;       /* whether each keeps to a core of its own (default: auto; core/base/cores.h) */
     uint32_t max_sequences; /* active at once (default: 32) */
     uint32_t max_rows;      /* rows of one evaluation (default: max_sequences * 8, at least 64) */
-    uint32_t max_positions; /* prompt + generated tokens (default: 8 times what a position sees, at least 2048) */
+    uint32_t max_positions; /* prompt + generated tokens (default: 8 times what a position sees, at least 2048); never
+                             * more than the model's own */
     uint64_t cache_bytes;   /* pages of positions (default: what max_sequences full windows need) */
     uint32_t prefill_block; /* a prompt's window drains at multiples of this, and the prefix cache holds such blocks
                              * (default: 128; a multiple of 16) */
@@ -244,37 +247,6 @@ bool deq_runnable(const struct deq_engine *engine); /* some sequence is not paus
 void deq_step(struct deq_engine *engine);
 
 uint32_t deq_engine_max_positions(const struct deq_engine *engine); /* of one sequence: prompt and text */
-
-/* What an engine counts: X(name, dimension, kind, help). dimension: none, or that of a statistic with a value for each
- * of an enum; help: what /metrics says. A counter only grows, a gauge is as of now; those of several engines add up. */
-enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
-#define DEQ_ENGINE_STATS(X)                                                                                 \
-    X(steps, , DEQ_COUNTER, "Evaluations of the cell on a batch.")                                          \
-    X(rows, , DEQ_COUNTER, "Rows in those evaluations.")                                                    \
-    X(head_rows, , DEQ_COUNTER, "Rows through the whole output head.")                                      \
-    X(near_rows, , DEQ_COUNTER, "Rows whose pick was sought near an earlier one's logits.")                 \
-    X(screen_rows, , DEQ_COUNTER, "Rows through the output head rounded to bytes.")                         \
-    X(positions, , DEQ_COUNTER, "Positions committed.")                                                     \
-    X(nonconverged, , DEQ_COUNTER, "Positions committed above their tolerance.")                            \
-    X(numeric_errors, , DEQ_COUNTER, "Sequences ended because a state was not finite.")                     \
-    X(restarts, , DEQ_COUNTER, "Rows started again because a guessed token changed.")                       \
-    X(starts, [DEQ_WARM_COUNT], DEQ_COUNTER, "Rows that entered, by where their iterates began.")           \
-    X(starts_cached, , DEQ_COUNTER, "Of them, from a state of the prefix cache.")                           \
-    X(prefix_entries, , DEQ_GAUGE, "Blocks in the prefix cache.")                                           \
-    X(prefix_bytes, , DEQ_GAUGE, "Their size.")                                                             \
-    X(prefix_queries_tok, , DEQ_COUNTER, "Prompt tokens looked up.")                                        \
-    X(prefix_hits_tok, , DEQ_COUNTER, "Prompt tokens found.")                                               \
-    X(prefix_approximate_tok, , DEQ_COUNTER, "Of them, produced by generation.")                            \
-    X(prefix_evictions, , DEQ_COUNTER, "Blocks that made room.")                                            \
-    X(sequences, , DEQ_GAUGE, "Choices in the engine.")                                                     \
-    X(max_sequences, , DEQ_GAUGE, "Their limit.")                                                           \
-    X(rows_open, , DEQ_GAUGE, "Rows being solved.")                                                         \
-    X(rows_reserved, , DEQ_GAUGE, "Rows that the windows of sequences may take.")                           \
-    X(max_rows, , DEQ_GAUGE, "Rows of the largest batch.")                                                  \
-    X(pages, , DEQ_GAUGE, "Pages of the cache.")                                                            \
-    X(pages_used, , DEQ_GAUGE, "Pages that sequences hold.")                                                \
-    X(pages_reserved, , DEQ_GAUGE, "Pages that sequences may come to hold.")                                \
-    X(memory_bytes, , DEQ_GAUGE, "Reserved for rows, cache and scratch.")
 
 #define DEQ_ENGINE_STAT(name, dimension, kind, help) uint64_t name dimension;
 struct deq_engine_stats {

@@ -350,6 +350,8 @@ static void solver(const struct metrics *m, struct deq_buf *b)
     hist(b, "deqd_solver_residual", "Relative residual of a generated position when it was committed.", &m->residual);
     ENGINE("deqd_steps_total", steps);
     ENGINE("deqd_rows_total", rows);
+    ENGINE("deqd_explicit_rows_total", explicit_rows);
+    ENGINE("deqd_coda_rows_total", coda_rows);
     ENGINE("deqd_head_rows_total", head_rows);
     ENGINE("deqd_near_rows_total", near_rows);
     ENGINE("deqd_screen_rows_total", screen_rows);

@@ -126,6 +126,8 @@ static void take_all(struct deq_fields *f, struct deq_arch *a)
     take_vocab(f, &a->vocab);
     take_chat(f, &a->chat);
     (void)deq_fields_take(f, "training", false); /* provenance: any object */
+    if (a->kind->serving)
+        a->kind->serving(a, &a->serving);
     if (deq_fields_open(f, "deq", "deq.", &deq)) {
         deq_fields_table(&deq, &serving_table, a);
         if (deq_fields_open(&deq, "presets", "deq.presets.", &named)) {

@@ -42,6 +42,10 @@ struct deq_kind {
     struct deq_opt_table config, recipe;
     /* Ranges and what goes with what, beyond the tables and what every model has; the message names the key. */
     enum deq_rc (*check)(const struct deq_arch *a, const char *where, struct deq_err *err);
+    /* Whether its cell has a start of its own (cell.h). NULL: never */
+    bool (*proposes)(const struct deq_arch *a);
+    /* Its cells' own defaults of serving, once its keys are read. NULL: those of all */
+    void (*serving)(const struct deq_arch *a, struct deq_serving *s);
     /* A zeroed struct of the kind's weights with format and walk set, and what the walk asks of the vocabulary
      * (its shape) and the predictor (its widths): deq_weights_build may be called on it. NULL: no memory */
     struct deq_weights *(*weights)(const struct deq_arch *a);
@@ -71,6 +75,8 @@ void deq_kind_list(char *out, size_t cap, bool titles);
 /* Defaults of a kind; the caller's, deq_free. NULL: no memory */
 struct deq_arch *deq_arch_new(const struct deq_kind *kind);
 struct deq_arch *deq_arch_copy(const struct deq_arch *a);
+/* Whether its layers before the loop propose a state, which DEQ_WARM_PROPOSAL starts from. */
+bool deq_arch_proposes(const struct deq_arch *a);
 /* Ranges and what goes with what; the message names the key. */
 enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err);
 

@@ -124,6 +124,19 @@ static uint32_t seq_max(const struct deq_arch *a)
     return deq_looped_arch(a)->max_positions;
 }
 
+static bool proposes(const struct deq_arch *a)
+{
+    return deq_looped_arch(a)->injection == DEQ_INJECT_PROPOSAL;
+}
+
+/* A guess costs its layers before the loop once, and those behind it, with the head, at every evaluation that renews
+ * it: where there are the latter, windows of one row. */
+static void serving(const struct deq_arch *a, struct deq_serving *s)
+{
+    s->warm = proposes(a) ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO;
+    s->row_window = deq_looped_arch(a)->n_layer[DEQ_CODA] ? 1 : s->row_window;
+}
+
 /* --- Tensors --- */
 
 #define PUT(rows, cols, role, slot, to, ...) \
@@ -248,6 +261,8 @@ const struct deq_kind deq_looped_kind = {.model_type = "deq_looped",
                                          .config = {config, DEQ_COUNT(config)},
                                          .recipe = {recipe, DEQ_COUNT(recipe)},
                                          .check = check,
+                                         .proposes = proposes,
+                                         .serving = serving,
                                          .weights = weights,
                                          .predictor = predictor,
                                          .constants = constants,

@@ -52,6 +52,11 @@ struct deq_arch *deq_arch_copy(const struct deq_arch *a)
     return copy;
 }
 
+bool deq_arch_proposes(const struct deq_arch *a)
+{
+    return a->kind->proposes && a->kind->proposes(a);
+}
+
 enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct deq_err *err)
 {
     const struct deq_opt_table *t = &a->kind->config;
@@ -75,8 +80,8 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
                             1 << 16);
     enum deq_rc rc = deq_vocab_check(&a->vocab, where, err);
     if (!rc)
-        rc = deq_serving_check(&a->serving, a->predictor_hidden, where, err);
-    return rc ? rc : a->kind->check(a, where, err);
+        rc = a->kind->check(a, where, err);
+    return rc ? rc : deq_serving_check(&a->serving, a->predictor_hidden, deq_arch_proposes(a), where, err);
 }
 
 static enum deq_rc build(const struct deq_arch *a, bool packed, struct deq_weights **ret, struct deq_err *err)

@@ -25,6 +25,7 @@ static inline float deq_serving_tol_exact(const struct deq_serving *s)
 }
 
 /* Ranges, and what excludes what; the message names the field of config.json. */
-enum deq_rc deq_serving_check(const struct deq_serving *s, bool has_predictor, const char *where, struct deq_err *err);
+enum deq_rc deq_serving_check(const struct deq_serving *s, bool has_predictor, bool has_proposal, const char *where,
+                              struct deq_err *err);
 
 #endif

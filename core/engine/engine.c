@@ -6,92 +6,6 @@
 
 enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges */
 
-/* --- Fill --- */
-
-/* The token of the next row on the right, or NO_TOKEN when none may enter now. entered: rounds before
- * this one in the step. */
-static uint32_t next_token(const struct deq_engine *e, const struct sequence *s, uint32_t entered)
-{
-    const struct deq_solve_params *q = &s->req.solve;
-    const size_t p = s->n_committed + s->n_rows;
-    const bool prefill = s->n_committed < s->req.n_prompt;
-    if (s->n_rows == (prefill ? deq_prefill_window(q->window, q->prefill_window) : q->window) || p > s->last_position)
-        return NO_TOKEN;
-    if (prefill && entered >= deq_prefill_pace(q->window, q->prefill_window))
-        return NO_TOKEN;
-    if (p < s->req.n_prompt) { /* whole blocks of a prompt do not depend on what follows: drain at their ends */
-        const size_t block = e->opts.prefill_block;
-        return p / block == s->n_committed / block ? s->tokens[p] : NO_TOKEN;
-    }
-    if (prefill) /* its end too, so that every choice begins at the same place */
-        return NO_TOKEN;
-    if (p < s->n_known)
-        return s->tokens[p];
-    return s->n_rows ? e->rows[s->row[s->n_rows - 1]].guess : NO_TOKEN;
-}
-
-static void enter(struct deq_engine *e, struct sequence *s, uint32_t token)
-{
-    const uint32_t slot = e->free_rows[--e->n_free_rows];
-    struct row *r = &e->rows[slot];
-    r->position = s->n_committed + s->n_rows;
-    r->token = token;
-    r->guess = NO_TOKEN;
-    r->evaluations = r->lead = 0;
-    r->residual = r->best_residual = INFINITY;
-    r->converged = r->restarted = r->guess_due = r->remembers = false;
-    r->start_cached = s->from_cache && s->req.solve.warm_start != DEQ_WARM_ZERO;
-    s->from_cache = false;
-    e->stats.starts[s->req.solve.warm_start]++;
-    e->stats.starts_cached += r->start_cached;
-    r->last = s->solver.max_iter == 1;
-    deq_solver_restart(&r->solver);
-    deq_seq_make_writable(e, s, r->position);
-    s->row[s->n_rows++] = slot;
-}
-
-/* The next row into every window that takes one, in a round behind `entered` others; returns how many. A round at a
- * time, because a start is predicted from the state before it, which may itself just have been predicted. */
-static size_t fill_round(struct deq_engine *e, uint32_t entered)
-{
-    const size_t D = e->cell->state_dim;
-    size_t n = 0, n_predict = 0;
-    for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
-        struct sequence *s = &e->seqs[i];
-        const uint32_t token = deq_seq_in_step(s) ? next_token(e, s, entered) : (uint32_t)NO_TOKEN;
-        if (token == NO_TOKEN)
-            continue;
-        enter(e, s, token);
-        struct row *r = &e->rows[s->row[s->n_rows - 1]];
-        const float *before = s->n_rows > 1 ? e->rows[s->row[s->n_rows - 2]].z : s->state;
-        if (s->req.solve.warm_start == DEQ_WARM_ZERO)
-            memset(r->z, 0, D * sizeof(float));
-        else if (s->req.solve.warm_start == DEQ_WARM_PREVIOUS)
-            memcpy(r->z, before, D * sizeof(float));
-        e->u_out[n] = r->u;
-        e->position[n] = r->position;
-        e->ring[n] = &s->ring;
-        e->new_tokens[n] = token;
-        e->new_rows[n] = r;
-        e->prev[n] = s->req.solve.warm_start == DEQ_WARM_PREDICTOR ? before : NULL;
-        n++;
-    }
-    if (!n)
-        return 0;
-    const struct deq_rows rows = {.n = n, .position = e->position, .ring = e->ring};
-    e->cell->ops->inject(e->cell, &rows, e->new_tokens, e->u_out);
-    for (size_t i = 0; i < n; i++)
-        if (e->prev[i]) {
-            e->prev[n_predict] = e->prev[i];
-            e->new_tokens[n_predict] = e->new_tokens[i];
-            e->u_out[n_predict] = e->new_rows[i]->z;
-            n_predict++;
-        }
-    if (n_predict)
-        e->cell->ops->predict(e->cell, n_predict, e->new_tokens, e->prev, e->u_out);
-    return n;
-}
-
 static void gather(struct deq_engine *e)
 {
     e->n_batch = 0;
@@ -271,7 +185,7 @@ static bool prune(struct deq_engine *e, struct sequence *s)
 {
     for (uint32_t k = 0; k < s->n_rows; k++) {
         struct row *r = &e->rows[s->row[k]];
-        if (!r->finite && r->evaluations) {
+        if (!r->finite) {
             if (k) {
                 deq_seq_drop_rows(e, s, k);
                 break;
@@ -328,7 +242,8 @@ void deq_step(struct deq_engine *e)
 {
     if (!e->n_active)
         return;
-    for (uint32_t entered = 0; fill_round(e, entered); entered++)
+    deq_fill_ahead(e);
+    for (uint32_t entered = 0; deq_fill_round(e, entered); entered++)
         ;
     gather(e);
     if (!e->n_batch)
@@ -341,8 +256,7 @@ void deq_step(struct deq_engine *e)
     deq_pool_stage(e->pool, stage_residual, e, 2 * e->n_batch * e->cell->state_dim);
     for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
         to = deq_readout_choose(e, from);
-        if (e->n_head)
-            deq_readout_run(e);
+        deq_readout_run(e);
         tell_final(e, from, to);
         for (uint32_t i = from; i < to; i++) {
             struct sequence *s = &e->seqs[i];

@@ -4,9 +4,13 @@
  * behind its committed prefix; rows enter at the right and commit from the left. One step:
  *
  *     fill      every window from the right: known tokens (a prompt, whose own window is filled by and by) or guesses
- *               (the token that the row before would pick now)
+ *               (the token that the row before would pick now). Of a cell with layers before its loop, these have run
+ *               by then: of a prompt a block ahead of its window, in large batches; of a token picked or guessed as
+ *               it enters, and again when another takes its place
  *     evaluate  f once on all rows of all windows: one batch of matrix products
  *     residual  of every row; rows that begin a window and have r < tol can be committed
+ *     coda      of a cell with layers behind its loop: of the rows of a window from its front to the last that may
+ *               commit or whose guess is due; what they leave of rows that are not final is made again
  *     readout   logits of rows that may commit, and of rows whose guess is due (first two
  *               evaluations, and when they converge; none in a window of one row). Greedy picks
  *               take no whole product: what is known of all words, from the row's earlier logits
@@ -46,6 +50,9 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
 /* Defaults and bounds of options over a cell of that shape. */
 enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_engine_opts *in,
                                  struct deq_engine_opts *ret, struct deq_err *err);
+/* Pages that a text of so many positions needs at once, with row window w. */
+uint32_t deq_engine_pages_of(const struct deq_cell *shape, const struct deq_engine_opts *opts, size_t positions,
+                             uint32_t window);
 /* Pages that (filled) options ask for. */
 uint32_t deq_engine_pages(const struct deq_cell *shape, const struct deq_engine_opts *opts);
 /* What an engine with these (filled) options takes, with its cell and pool, to the byte. */

@@ -1,5 +1,5 @@
-/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence),
- * engine.c (the step), readout.c. */
+/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
+ * (what enters), readout.c (from states to picks). */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -13,7 +13,8 @@ enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
 
 struct row {
     float *z, *fz, *u, *best; /* [D] [D] [U] [D]; best: the best iterate since it leads */
-    float *seen;              /* [D] the state whose logits were computed last */
+    float *y;                 /* [Y] what the head reads: of a cell with layers behind the loop theirs, else fz */
+    float *seen;              /* [Y] that whose logits were computed last */
     struct deq_solver solver;
     size_t position;
     uint32_t token;
@@ -48,6 +49,7 @@ struct sequence {
     uint32_t *tokens; /* [n_prompt + max_tokens] */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
     size_t n_known, n_committed, last_position;
+    size_t n_explicit; /* positions whose layers before the loop have run, for the tokens that stand there now */
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations;
     struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
@@ -80,15 +82,17 @@ struct deq_engine {
     struct sequence **batch_seq;
     size_t n_batch;
     const float **z;
-    float **fz, **u_in, **u_out;
+    float **fz, **u_in, **u_out, **y;
     size_t *position;
     const struct deq_ring **ring;
     uint32_t *new_tokens;
     struct row **new_rows;
+    struct sequence **new_seq;
     const float **prev;
     struct row **head;        /* rows that need logits: [n_head], at most head_max at a time */
     struct sequence **head_seq;
     size_t n_head, n_quick;   /* n_quick: the first of them, which something quicker is tried for */
+    size_t n_coda;            /* rows for the layers behind the loop: z, u_in, y, position, ring of them are set */
     uint32_t head_max;
     float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
     bool remember;            /* every row has logits of its own: a later pick may be told from them */
@@ -109,12 +113,20 @@ static inline bool deq_row_must_commit(const struct sequence *s, const struct ro
     return r->last || s->expired;
 }
 
+/* fill.c */
+
+/* Layers before the loop run ahead of the windows of prompts, up to the end of the block that is read: in one batch of
+ * at most max_rows positions a step, so that a long prompt does not hold up the others. */
+void deq_fill_ahead(struct deq_engine *e);
+/* The next row into every window that takes one, in a round behind `entered` others of this step; returns how many. */
+size_t deq_fill_round(struct deq_engine *e, uint32_t entered);
+
 /* readout.c */
 
 /* Which rows need logits: of the sequences from `from` on, as many as there is room for.
  * Returns the one behind them. */
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from);
-/* Their logits, and what each picks: row.guess. */
+/* The layers behind the loop where these rows or final ones need them; logits, and what each picks: row.guess. */
 void deq_readout_run(struct deq_engine *e);
 
 /* sequence.c */

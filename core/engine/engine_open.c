@@ -19,9 +19,12 @@ enum deq_rc deq_engine_opts_fill(const struct deq_cell *shape, const struct deq_
         o.max_rows = DEQ_MAX(o.max_sequences * 8, (uint32_t)DEQ_ROW_WINDOW_MAX);
     if (!o.max_positions)
         o.max_positions = DEQ_MAX(8 * (shape->lookback + 1), 2048u); /* of a cell that looks back one position, too */
+    if (shape->max_positions)
+        o.max_positions = DEQ_MIN(o.max_positions, shape->max_positions);
     if (!o.prefill_block)
         o.prefill_block = 128;
-    const uint64_t page = shape->page_bytes, full = deq_pages_needed(shape, o.max_positions, DEQ_ROW_WINDOW_MAX);
+    const uint64_t page = shape->page_bytes,
+                   full = deq_engine_pages_of(shape, &o, o.max_positions, DEQ_ROW_WINDOW_MAX);
     if (!o.cache_bytes)
         o.cache_bytes = page * full * o.max_sequences;
     if (o.prefill_block % shape->page_tok)
@@ -49,6 +52,12 @@ uint32_t deq_engine_pages(const struct deq_cell *shape, const struct deq_engine_
     return (uint32_t)(o->cache_bytes / shape->page_bytes);
 }
 
+uint32_t deq_engine_pages_of(const struct deq_cell *shape, const struct deq_engine_opts *o, size_t positions,
+                             uint32_t window)
+{
+    return deq_pages_needed(shape, positions, shape->ops->explicit ? DEQ_MAX(window, o->prefill_block) : window);
+}
+
 static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
 {
     struct deq_solver_opts o = *model;
@@ -61,7 +70,9 @@ static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
 
 static size_t row_floats(const struct deq_engine *e, const struct deq_cell *c)
 {
-    return DEQ_ROUND_UP(4 * c->state_dim + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim), (size_t)16);
+    const size_t read = (c->ops->coda ? 2 : 1) * c->read_dim; /* seen, and y where it is not fz */
+    return DEQ_ROUND_UP(3 * c->state_dim + read + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim),
+                        (size_t)16);
 }
 
 /* Everything that an engine holds beside the cell and the pool; opts and serving are set. */
@@ -81,10 +92,12 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
     DEQ_PART(l, e->fz, R);
     DEQ_PART(l, e->u_in, R);
     DEQ_PART(l, e->u_out, R);
+    DEQ_PART(l, e->y, R);
     DEQ_PART(l, e->position, R);
     DEQ_PART(l, e->ring, R);
     DEQ_PART(l, e->new_tokens, R);
     DEQ_PART(l, e->new_rows, R);
+    DEQ_PART(l, e->new_seq, R);
     DEQ_PART(l, e->prev, R);
     DEQ_PART(l, e->head, R);
     DEQ_PART(l, e->head_seq, R);
@@ -151,8 +164,13 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
         r->fz = r->z + D;
         r->best = r->fz + D;
         r->seen = r->best + D;
-        r->u = r->seen + D;
+        r->u = r->seen + cell->read_dim;
         r->solver.mem = r->u + cell->inject_dim;
+        r->y = r->fz;
+        if (cell->ops->coda) {
+            r->y = r->solver.mem;
+            r->solver.mem += cell->read_dim;
+        }
         e->free_rows[i] = e->opts.max_rows - 1 - i;
     }
     e->n_free_rows = e->opts.max_rows;

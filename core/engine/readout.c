@@ -15,30 +15,52 @@ static bool needs_full_distribution(const struct sequence *s, const struct row *
     return shows_distribution(s, r) || deq_sample_needs_full(&s->req.sampling);
 }
 
+static void put_coda(struct deq_engine *e, const struct sequence *s, const struct row *r)
+{
+    const size_t n = e->n_coda++;
+    e->z[n] = r->fz;
+    e->u_in[n] = r->u;
+    e->y[n] = r->y;
+    e->position[n] = r->position;
+    e->ring[n] = &s->ring;
+}
+
+static void run_coda(struct deq_engine *e)
+{
+    const struct deq_rows rows = {.n = e->n_coda, .z = e->z, .u = e->u_in, .position = e->position, .ring = e->ring};
+    if (e->n_coda)
+        e->cell->ops->coda(e->cell, &rows, e->y);
+    e->stats.coda_rows += e->n_coda;
+}
+
 /* Which rows need logits: those that may commit in this step and whose token or logits somebody needs, and those whose
  * guess is due. Of the sequences from `from` on, as many as there is room for; returns the one behind them. */
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
 {
     uint32_t i = from;
-    e->n_head = 0;
+    e->n_head = e->n_coda = 0;
     for (; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (!deq_seq_in_step(s))
             continue;
         if (e->n_head + s->n_rows > e->head_max)
             break;
-        bool leading = true;
+        bool leading = true, finite = true;
+        uint32_t through = 0; /* rows that the layers behind the loop are needed of */
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
-            leading = leading && r->finite && (r->converged || (k == 0 && deq_row_must_commit(s, r)));
+            finite = finite && r->finite; /* rows behind one that is not are dropped */
+            leading = leading && finite && (r->converged || (k == 0 && deq_row_must_commit(s, r)));
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
             /* nobody enters behind the only row of a window */
             const bool guess_due = r->guess_due && picks && s->req.solve.window > 1 &&
                                    r->position >= s->req.n_prompt && r->position < s->last_position;
-            const bool need = r->finite && ((leading && (picks || wanted)) || guess_due);
+            const bool need = finite && ((leading && (picks || wanted)) || guess_due);
             r->guess_due = false;
+            if (need || leading)
+                through = k + 1;
             if (need) {
                 r->exact = leading && (shows_distribution(s, r) || !deq_sample_is_argmax(&s->req.sampling));
                 e->head[e->n_head] = r;
@@ -46,6 +68,8 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
                 e->n_head++;
             }
         }
+        for (uint32_t k = 0; k < through && e->cell->ops->coda; k++)
+            put_coda(e, s, &e->rows[s->row[k]]);
     }
     return i;
 }
@@ -66,7 +90,7 @@ static void stage_near(void *ctx, unsigned thread, unsigned n_threads)
     for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
         struct row *row = e->head[r];
         const struct deq_known known = {row->seen, logits_at(e, r), row->rounded, row->guess};
-        row->guess = e->cell->ops->best_near(e->cell, thread, row->fz, &known);
+        row->guess = e->cell->ops->best_near(e->cell, thread, row->y, &known);
     }
 }
 
@@ -76,9 +100,9 @@ static void stage_screened(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_engine *e = ctx;
     for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
         struct row *row = e->head[r];
-        const struct deq_known known = {row->fz, logits_at(e, r), true, NO_TOKEN};
+        const struct deq_known known = {row->y, logits_at(e, r), true, NO_TOKEN};
         if (deq_sample_is_argmax(&e->head_seq[r]->req.sampling))
-            row->guess = e->cell->ops->best_near(e->cell, thread, row->fz, &known);
+            row->guess = e->cell->ops->best_near(e->cell, thread, row->y, &known);
         else
             row->guess = deq_seq_sample(e, e->head_seq[r], row, known.logits, thread, NULL);
     }
@@ -130,7 +154,7 @@ static bool is_inexact(const struct deq_engine *e, const struct sequence *s, con
 /* Row i of a readout. */
 static void put_row(struct deq_engine *e, size_t i, const struct row *r, const struct sequence *s)
 {
-    e->z[i] = r->fz;
+    e->z[i] = r->y;
     e->position[i] = r->position;
     e->ring[i] = &s->ring;
 }
@@ -145,7 +169,7 @@ static struct deq_rows put_rows(struct deq_engine *e, size_t n, bool rounded)
         r->remembers = e->remember;
         r->rounded = rounded;
         if (e->remember)
-            memcpy(r->seen, r->fz, e->cell->state_dim * sizeof(float));
+            memcpy(r->seen, r->y, e->cell->read_dim * sizeof(float));
     }
     return (struct deq_rows){.n = n, .z = e->z, .position = e->position, .ring = e->ring};
 }
@@ -206,7 +230,9 @@ static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
  * all for a request that wants to see distributions. */
 void deq_readout_run(struct deq_engine *e)
 {
-    pick_quickly(e);
+    run_coda(e);
+    if (e->n_head)
+        pick_quickly(e);
     if (!e->n_head)
         return;
     const size_t work = e->n_head * e->cell->vocab_size;

@@ -140,7 +140,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
     if (hit) {
         s->key_exact = keys[hit - 1][0];
         s->key_approximate = keys[hit - 1][1];
-        s->n_committed = hit * B;
+        s->n_committed = s->n_explicit = hit * B;
         s->from_cache = true;
         e->stats.prefix_hits_tok += hit * B;
         ret->cached_tokens = hit * B;
@@ -170,6 +170,8 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
         return deq_fail(err, DEQ_EINVAL, "prefill_window: %u is outside 0..%d", p->prefill_window, DEQ_ROW_WINDOW_MAX);
     if (p->warm_start == DEQ_WARM_PREDICTOR && !e->cell->ops->predict)
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
+    if (p->warm_start == DEQ_WARM_PROPOSAL && !e->cell->ops->start)
+        return deq_fail(err, DEQ_EINVAL, "warm_start: this model makes no proposal");
     const struct deq_sampling *s = &q->sampling;
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
@@ -200,7 +202,9 @@ static void undo(struct deq_engine *e, struct sequence *s)
 static uint32_t pages_of_choice(const struct deq_engine *e, const struct deq_request *q, uint32_t choice)
 {
     const uint32_t w = q->solve.window;
-    return deq_pages_needed(e->cell, q->n_prompt + q->max_tokens, choice ? w : DEQ_MAX(w, q->solve.prefill_window));
+    const size_t positions = q->n_prompt + q->max_tokens;
+    return choice ? deq_pages_needed(e->cell, positions, w)
+                  : deq_engine_pages_of(e->cell, &e->opts, positions, DEQ_MAX(w, q->solve.prefill_window));
 }
 
 static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q,
@@ -249,10 +253,10 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     if (!rc)
         rc = deq_solver_check(&o, err);
     if (!rc && !(o.tol > 0) &&
-        (q->solve.window != 1 || q->solve.prefill_window > 1 || q->solve.warm_start != DEQ_WARM_ZERO))
+        (q->solve.window != 1 || q->solve.prefill_window > 1 || !deq_warm_is_fixed(q->solve.warm_start)))
         rc = deq_fail(err, DEQ_EINVAL,
                       "window, prefill_window, warm_start: tol 0 asks for a fixed number of steps, which are taken "
-                      "from zero with window 1");
+                      "from zero or the proposal with window 1");
     const uint64_t rows = deq_window_rows(n, q->solve.window, q->solve.prefill_window);
     if (!rc && rows > e->opts.max_rows)
         rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n,
@@ -312,7 +316,7 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
         for (size_t page = lo / P; page * P < end; page++)
             deq_ring_share(&e->pages, &s->ring, page, deq_page_of(&from->ring, page));
         memcpy(s->state, from->state, e->cell->state_dim * sizeof(float));
-        s->n_committed = end;
+        s->n_committed = s->n_explicit = end;
         s->approximate = from->approximate;
         s->reached = s->prompt_reached = from->reached;
         s->key_exact = from->key_exact;
@@ -354,9 +358,13 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
 
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from)
 {
+    if (from >= s->n_rows)
+        return;
+    /* other tokens may take the places of those behind the prompt */
+    s->n_explicit = DEQ_MIN(s->n_explicit, DEQ_MAX(e->rows[s->row[from]].position, s->req.n_prompt));
     for (uint32_t i = from; i < s->n_rows; i++)
         e->free_rows[e->n_free_rows++] = s->row[i];
-    s->n_rows = DEQ_MIN(s->n_rows, from);
+    s->n_rows = from;
 }
 
 enum deq_rc deq_pause(struct deq_engine *e, uint64_t id, bool paused)

@@ -40,7 +40,8 @@ bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
 
 static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero",
                                     [DEQ_WARM_PREVIOUS] = "previous",
-                                    [DEQ_WARM_PREDICTOR] = "predictor"};
+                                    [DEQ_WARM_PREDICTOR] = "predictor",
+                                    [DEQ_WARM_PROPOSAL] = "proposal"};
 _Static_assert(DEQ_COUNT(warms) == DEQ_WARM_COUNT, "a name for each start");
 
 const char *deq_warm_name(enum deq_warm w)

@@ -10,10 +10,16 @@ enum { DEQ_SOLVER_COUNT = DEQ_BROYDEN + 1 };
 #define DEQ_SOLVER_CHOICES "picard|anderson|broyden" /* for tables of options, in the order of the enum */
 
 /* How the state of an entering row starts. zero; previous: the state of the position before; predictor: a
- * small fitted map from the position before and the token at hand. A start changes the number of evaluations,
- * never what is converged to. */
-enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_COUNT };
-#define DEQ_WARM_CHOICES "zero|previous|predictor"
+ * small fitted map from the position before and the token at hand; proposal: what the model's layers before the loop
+ * propose. A start changes the number of evaluations, never what is converged to. */
+enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_PROPOSAL, DEQ_WARM_COUNT };
+#define DEQ_WARM_CHOICES "zero|previous|predictor|proposal"
+
+/* Starts that a number of evaluations is counted from: a function of the tokens alone, not of other states. */
+static inline bool deq_warm_is_fixed(enum deq_warm w)
+{
+    return w == DEQ_WARM_ZERO || w == DEQ_WARM_PROPOSAL;
+}
 
 enum { DEQ_ROW_WINDOW_MAX = 64 };
 

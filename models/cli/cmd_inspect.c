@@ -50,7 +50,7 @@ int cmd_inspect(int argc, char **argv)
     json_t *r =
         !f.json ? NULL
                 : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
-                            "s:{s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b}}",
+                            "s:{s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b, s:b}}",
                             "model_type", i.model_type, "fingerprint", i.fingerprint,
                             "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                             "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
@@ -59,7 +59,8 @@ int cmd_inspect(int argc, char **argv)
                             "numeric_class", deq_class_name(i.numeric), "solver", deq_solver_name(i.solver), "tol",
                             (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window",
                             (int)i.window, "prefill_window", (int)i.prefill_window, "warm_start",
-                            deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor);
+                            deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor,
+                            "proposal", (int)i.has_proposal);
     for (size_t k = 0; f.json && k < i.n_facts; k++)
         json_object_set_new(r, i.facts[k].key, fact(&i.facts[k]));
     if (f.json) {

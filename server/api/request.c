@@ -85,6 +85,13 @@ const char *request_length_field(const struct completion_request *r)
     return r->responses ? "max_output_tokens" : "max_tokens";
 }
 
+/* Whose limit a text's length is. */
+static const char *limit_of(const struct request_context *c)
+{
+    const uint32_t model = deq_model_info(c->model).max_positions;
+    return model && model <= c->max_positions ? "the model's" : "engine.max_positions";
+}
+
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
                   struct request_error *err)
 {
@@ -99,12 +106,10 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
     const char *const most = request_length_field(r);
     if (n_prompt > c->max_positions || !r->max_tokens)
         return fields_fail(err, 400, "context_length_exceeded", asked,
-                           "the prompt has %zu tokens, the limit is %u (engine.max_positions)", n_prompt,
-                           c->max_positions);
+                           "the prompt has %zu tokens, the limit is %u (%s)", n_prompt, c->max_positions, limit_of(c));
     return fields_fail(err, 400, "context_length_exceeded", most,
-                       "the prompt has %zu tokens and %s is %lld: together more than the limit of %u "
-                       "(engine.max_positions)",
-                       n_prompt, most, (long long)r->max_tokens, c->max_positions);
+                       "the prompt has %zu tokens and %s is %lld: together more than the limit of %u (%s)", n_prompt,
+                       most, (long long)r->max_tokens, c->max_positions, limit_of(c));
 }
 
 /* --- Logits --- */

@@ -82,11 +82,13 @@ static bool take_warm(const struct object *o, const struct field *f, const json_
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     if (!deq_warm_by_name(fields_word(v), &s->p->warm_start))
-        return fields_bad_value(o, f->name, "must be zero, previous or predictor");
+        return fields_bad_value(o, f->name, "must be zero, previous, predictor or proposal");
     if (s->p->warm_start == DEQ_WARM_PREDICTOR && !deq_model_info(o->context->model).has_predictor)
         return fields_bad_value(o, f->name, "this model has no predictor");
-    if (s->p->warm_start != DEQ_WARM_ZERO && fixed_steps(o))
-        return fields_bad_value(o, f->name, "this model takes a fixed number of steps from zero");
+    if (s->p->warm_start == DEQ_WARM_PROPOSAL && !deq_model_info(o->context->model).has_proposal)
+        return fields_bad_value(o, f->name, "this model makes no proposal");
+    if (!deq_warm_is_fixed(s->p->warm_start) && fixed_steps(o))
+        return fields_bad_value(o, f->name, "this model takes a fixed number of steps, from zero or its proposal");
     return true;
 }
 
@@ -111,7 +113,7 @@ static const struct field rows[] = {
     {"max_iter", OTHER, 1, -1, 0, take_max_iter, "integer"},
     {"min_iter", OTHER, 0, -1, 0, take_min_iter, "integer"},
     {"solver", OTHER, 0, 0, 0, take_solver, "string: picard, anderson, broyden"},
-    {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor"},
+    {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor, proposal"},
     {"window", OTHER, 1, -1, 0, take_window, "integer"},
     {"prefill_window", OTHER, 1, -1, 0, take_prefill_window, "integer"},
 };

@@ -93,6 +93,37 @@ struct deq_request tiny_request(const struct deq_model *m, const struct deq_toke
     return q;
 }
 
+struct deq_engine *toy_engine(const struct deq_toy *of, unsigned threads, unsigned sequences,
+                              struct deq_cell **ret_cell)
+{
+    const struct deq_vocab vocab = {.size = (uint32_t)of->dim, .eos_id = -1};
+    const struct deq_serving serving = {.solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = 200, .tol = 1e-5f,
+                                                   .beta = 1, .reg = 1e-4f},
+                                        .row_window = 4};
+    const struct deq_cell shape = deq_toy_shape(of, 0, 0);
+    const struct deq_engine_opts asked = {.max_sequences = sequences, .max_positions = 400, .prefill_block = 16,
+                                          .max_rows = 64};
+    struct deq_engine_opts opts;
+    struct deq_pool *pool;
+    struct deq_cell *cell = NULL;
+    struct deq_engine *e = NULL;
+    CHECK(deq_pool_new(threads, &pool, NULL) == DEQ_OK && deq_engine_opts_fill(&shape, &asked, &opts, NULL) == DEQ_OK &&
+          deq_toy_open(of, opts.max_rows, deq_engine_pages(&shape, &opts), pool, &cell, NULL) == DEQ_OK);
+    CHECK(deq_engine_open(cell, &vocab, &serving, pool, &opts, &e, NULL) == DEQ_OK);
+    if (ret_cell)
+        *ret_cell = cell;
+    return e;
+}
+
+struct deq_request toy_request(const uint32_t *prompt, size_t n, uint32_t max_tokens, struct answer *a)
+{
+    a->vocab = 24;
+    return (struct deq_request){.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .want_logits = true,
+                                .sampling = {.top_p = 1},
+                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-5f, .max_iter = 200, .window = 4},
+                                .event = record_answer, .ctx = a};
+}
+
 struct deq_tokens encode_text(const struct deq_model *m, const char *text)
 {
     struct deq_tokens t = {0};

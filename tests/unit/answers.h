@@ -2,6 +2,7 @@
 #ifndef DEQ_TEST_ANSWERS_H
 #define DEQ_TEST_ANSWERS_H
 
+#include "core/cell/toy.h"
 #include "core/engine/engine.h"
 #include "tests/unit/test.h"
 
@@ -66,6 +67,12 @@ struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsi
 struct deq_request tiny_request(const struct deq_model *m, const struct deq_tokens *p, uint32_t max_tokens,
                                 struct answer *a);
 struct deq_tokens encode_text(const struct deq_model *m, const char *text);
+
+/* An engine over a toy cell of 24 words (400 positions a text, blocks of 16), and a request to it: greedy, Anderson to
+ * 1e-5 within 200 evaluations, window 4. */
+struct deq_engine *toy_engine(const struct deq_toy *of, unsigned threads, unsigned sequences,
+                              struct deq_cell **ret_cell);
+struct deq_request toy_request(const uint32_t *prompt, size_t n, uint32_t max_tokens, struct answer *a);
 
 /* Asked and answered, with nobody else about. */
 struct answer ask(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret);

@@ -12,33 +12,10 @@
 #include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
-static struct deq_engine *toy_engine(float rho, float coupling, unsigned max_iter, struct deq_cell **ret_cell)
+/* A cell of that contraction and coupling, in an engine. */
+static struct deq_engine *plain_engine(float rho, float coupling, struct deq_cell **ret_cell)
 {
-    const struct deq_arch a = {.vocab.size = 24, .vocab.eos_id = -1,
-                               .serving.solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = max_iter,
-                                                  .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
-                               .serving.row_window = 4};
-    struct deq_pool *pool;
-    struct deq_cell *cell = NULL;
-    struct deq_engine *e = NULL;
-    const struct deq_cell shape = deq_toy_shape(24, 0, 0);
-    const struct deq_engine_opts asked = {.max_sequences = 4, .max_positions = 400};
-    struct deq_engine_opts opts;
-    CHECK(deq_pool_new(2, &pool, NULL) == DEQ_OK && deq_engine_opts_fill(&shape, &asked, &opts, NULL) == DEQ_OK &&
-          deq_toy_open(24, rho, coupling, 64, deq_engine_pages(&shape, &opts), pool, &cell, NULL) == DEQ_OK);
-    CHECK(deq_engine_open(cell, &a.vocab, &a.serving, pool, &opts, &e, NULL) == DEQ_OK);
-    if (ret_cell)
-        *ret_cell = cell;
-    return e;
-}
-
-static struct deq_request toy_request(const uint32_t *prompt, size_t n, uint32_t max_tokens, struct answer *a)
-{
-    a->vocab = 24;
-    return (struct deq_request){.prompt = prompt, .n_prompt = n, .max_tokens = max_tokens, .want_logits = true,
-                                .sampling = {.top_p = 1},
-                                .solve = {.solver = DEQ_ANDERSON, .tol = 1e-5f, .max_iter = 200, .window = 4},
-                                .event = record_answer, .ctx = a};
+    return toy_engine(&(struct deq_toy){.dim = 24, .rho = rho, .coupling = coupling}, 2, 4, ret_cell);
 }
 
 /* logits at position t are z*_t = u_t + c z*_{t-1}: the last token weighs 1, the one before c, ... */
@@ -50,7 +27,7 @@ TEST(engine_toy_equilibrium)
     for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
         for (uint32_t w = 1; w <= 64; w *= 4) {
             struct answer a = {0};
-            struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, NULL);
+            struct deq_engine *e = plain_engine(0.6f, 0.5f, NULL);
             REQUIRE(e);
             struct deq_request q = toy_request(prompt, 300, 0, &a);
             q.want_prompt = true;
@@ -82,7 +59,7 @@ TEST(engine_tells_the_cell_what_is_final)
     uint32_t prompt[300];
     struct answer a[6] = {{0}};
     struct deq_cell *cell;
-    struct deq_engine *e = toy_engine(0.6f, 0.5f, 200, &cell);
+    struct deq_engine *e = plain_engine(0.6f, 0.5f, &cell);
     REQUIRE(e);
     for (size_t i = 0; i < 300; i++)
         prompt[i] = (uint32_t)deq_rng_below(3, 0, i, 24);
@@ -105,7 +82,7 @@ TEST(engine_budget_and_best)
 {
     const uint32_t prompt[3] = {1, 2, 3};
     struct answer a = {0}, b = {0};
-    struct deq_engine *e = toy_engine(0.99f, 0, 5, NULL);
+    struct deq_engine *e = plain_engine(0.99f, 0, NULL);
     REQUIRE(e);
     struct deq_request q = toy_request(prompt, 3, 4, &a);
     q.solve.solver = DEQ_PICARD;
@@ -133,7 +110,7 @@ TEST(engine_budget_wastes_no_evaluation)
     const uint32_t prompt[3] = {1, 2, 3};
     for (int diverges = 0; diverges <= 1; diverges++) {
         float r[5] = {0};
-        struct deq_engine *e = toy_engine(diverges ? -1.2f : 0.9f, 0, 8, NULL);
+        struct deq_engine *e = plain_engine(diverges ? -1.2f : 0.9f, 0, NULL);
         REQUIRE(e);
         for (uint32_t n = 1; n <= 4; n++) {
             struct answer a = {0};
@@ -158,7 +135,7 @@ TEST(engine_nan_stays_home)
     }
     struct answer alone = {0}, beside = {0}, broken = {0};
     struct deq_cell *cell;
-    struct deq_engine *e = toy_engine(0.5f, 0.3f, 100, &cell);
+    struct deq_engine *e = plain_engine(0.5f, 0.3f, &cell);
     REQUIRE(e);
     struct deq_request q = toy_request(prompt, 40, 20, &alone);
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
@@ -185,7 +162,7 @@ TEST(engine_refusals)
 {
     const uint32_t prompt[3] = {1, 2, 3}, outside[1] = {24};
     struct answer a = {0};
-    struct deq_engine *e = toy_engine(0.5f, 0, 50, NULL);
+    struct deq_engine *e = plain_engine(0.5f, 0, NULL);
     REQUIRE(e);
     struct deq_err err;
     struct deq_admission admission;
@@ -229,7 +206,7 @@ TEST(engine_step_allocates_nothing)
     for (size_t i = 0; i < 200; i++)
         prompt[i] = (uint32_t)(i % 24);
     struct answer a = {0}, b = {0};
-    struct deq_engine *e = toy_engine(0.7f, 0.4f, 100, NULL);
+    struct deq_engine *e = plain_engine(0.7f, 0.4f, NULL);
     REQUIRE(e);
     struct deq_request q = toy_request(prompt, 200, 100, &a), r = toy_request(prompt, 3, 50, &b);
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK && deq_submit(e, &r, NULL, NULL) == DEQ_OK);

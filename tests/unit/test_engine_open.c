@@ -6,7 +6,7 @@
 
 TEST(engine_options_are_filled)
 {
-    const struct deq_cell shape = deq_toy_shape(24, 0, 0);
+    const struct deq_cell shape = deq_toy_shape(&(struct deq_toy){.dim = 24}, 0, 0);
     struct deq_engine_opts o;
     struct deq_err err = {0};
     CHECK_MSG(!deq_engine_opts_fill(&shape, &(struct deq_engine_opts){0}, &o, &err), "%s", err.text);
@@ -18,6 +18,10 @@ TEST(engine_options_are_filled)
     struct deq_cell far = shape;
     far.lookback = 999;
     CHECK(!deq_engine_opts_fill(&far, &(struct deq_engine_opts){0}, &o, &err) && o.max_positions == 8000);
+    far.max_positions = 3000; /* no text is longer, whatever is asked for */
+    CHECK(!deq_engine_opts_fill(&far, &(struct deq_engine_opts){0}, &o, &err) && o.max_positions == 3000);
+    CHECK(!deq_engine_opts_fill(&far, &(struct deq_engine_opts){.max_positions = 4000}, &o, &err));
+    CHECK_EQ(o.max_positions, 3000);
     CHECK(!deq_engine_opts_fill(&shape, &(struct deq_engine_opts){.max_sequences = 2}, &o, &err));
     CHECK_EQ(o.max_rows, 64); /* one window at least */
     CHECK(!deq_engine_opts_fill(&shape, &(struct deq_engine_opts){.threads = 3, .max_sequences = 5, .max_rows = 70,
@@ -27,7 +31,7 @@ TEST(engine_options_are_filled)
 
 TEST(engine_options_are_refused)
 {
-    const struct deq_cell shape = deq_toy_shape(24, 0, 0);
+    const struct deq_cell shape = deq_toy_shape(&(struct deq_toy){.dim = 24}, 0, 0);
     const struct {
         struct deq_engine_opts o;
         const char *says;

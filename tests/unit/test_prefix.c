@@ -27,7 +27,7 @@ static void lay_out(struct shelf *s, struct deq_layout *l)
 static bool open_shelf(struct shelf *s)
 {
     struct deq_layout l = {0};
-    *s = (struct shelf){.cell = deq_toy_shape(DIM, 0, PAGES)};
+    *s = (struct shelf){.cell = deq_toy_shape(&(struct deq_toy){.dim = DIM}, 0, PAGES)};
     lay_out(s, &l);
     l = (struct deq_layout){.base = s->memory = deq_alloc(l.bytes)};
     if (!s->memory)

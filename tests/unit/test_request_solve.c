@@ -15,7 +15,9 @@ static const struct refused wrong[] = {
     {ON_COMPLETIONS, "{\"deq\":{\"solver\":\"newton\"}}", NULL, "deq.solver: must be picard, anderson or broyden"},
     {ON_COMPLETIONS, "{\"deq\":{\"solver\":3}}", NULL, "deq.solver: expected a string"},
     {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"cold\"}}", NULL,
-     "deq.warm_start: must be zero, previous or predictor"},
+     "deq.warm_start: must be zero, previous, predictor or proposal"},
+    {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"proposal\"}}", NULL,
+     "deq.warm_start: this model makes no proposal"},
     {ON_COMPLETIONS, "{\"deq\":{\"preset\":\"slow\"}}", NULL, "deq.preset: must be fast, balanced or exact"},
     {ON_COMPLETIONS, "{\"deq\":{\"memory\":3}}", NULL, "deq.memory: unknown field"},
 };

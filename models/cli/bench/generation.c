@@ -259,11 +259,12 @@ static enum deq_rc continue_all(struct one *o, const struct bench_machine *m, co
 json_t *bench_depth(struct bench_machine *m, const struct bench_texts *t, struct deq_err *err)
 {
     static const float tols[] = {1e-1f, 3e-2f, 1e-2f, 1e-3f};
-    const bool predicts = deq_model_info(t->model).has_predictor;
+    const struct deq_model_info info = deq_model_info(t->model);
+    const bool starts[DEQ_WARM_COUNT] = {true, true, info.has_predictor, info.has_proposal};
     json_t *list = json_array();
     enum deq_rc rc = list ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
     for (int warm = DEQ_WARM_ZERO; warm < DEQ_WARM_COUNT; warm++)
-        for (size_t i = 0; i < DEQ_COUNT(tols) && (warm != DEQ_WARM_PREDICTOR || predicts); i++)
+        for (size_t i = 0; i < DEQ_COUNT(tols) && starts[warm]; i++)
             for (uint32_t w = 1; w <= 16 && !rc; w *= 2) {
                 struct one o = make_one(t, 1, 0, w);
                 o.request.max_tokens = t->quick ? 4 : DEPTH_TOK;
