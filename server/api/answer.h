@@ -1,6 +1,6 @@
 /* The end of an exchange: how what was made for it goes into its channel. The one place that looks whether there was
  * memory for all of it: a buffer that failed anywhere on the way (buf.h) is told as 503 or, in a stream, as an error
- * event, and never as an answer with a part missing. On whichever thread ends it: the engine's, or a reload's. */
+ * event, and never as an answer with a part missing. On whichever thread ends it: the connection's, or a reload's. */
 #ifndef DEQ_SERVER_ANSWER_H
 #define DEQ_SERVER_ANSWER_H
 

@@ -1,10 +1,18 @@
 /* POST /v1/logits: logits at the prompt's last position or at all of them, as JSON or as raw little-endian float32
- * [positions, vocab_size]. */
+ * [positions, vocab_size].
+ *
+ * Two threads have the job, as a completion's (completion.h). The engine's leaves the logits of a position as news,
+ * which are the engine's memory until its event returns; the connection's writes the numbers, which as text cost some
+ * hundred times their copy, and ends the exchange. */
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
+#include "core/base/utf8.h"
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
@@ -18,18 +26,29 @@ enum {
 };
 
 struct logits_job {
-    struct job job;
-    struct channel *channel;
-    struct served *served; /* held */
+    struct job job;          /* first: the scheduler's callbacks get it */
+    struct channel *channel; /* held */
+    struct served *served;   /* held */
+    _Atomic unsigned refs;   /* the job, and the channel's source */
     char request_id[132];
     uint32_t vocab_size;
-    bool raw, all, numeric;
-    struct deq_buf answer; /* whole once it was admitted: nothing is held in the queue, and nothing is copied after */
-    size_t have, positions;
+    size_t positions;
     float tol;
+    bool raw, all;
+    pthread_mutex_t lock; /* guards the news and `ended`; nothing changes once it ended */
+    /* the engine's thread's */
+    struct deq_buf news; /* f32 [have, vocab_size]; room for all positions from admission on: it never moves */
+    size_t have;
+    bool numeric, converged;
     uint32_t iters_max;
     double iters_sum, residual_max;
-    bool converged;
+    bool ended;
+    enum job_end end;
+    char message[256]; /* of the engine, or empty */
+    /* the connection's */
+    struct deq_buf text; /* JSON */
+    size_t written;      /* positions in it */
+    bool answered;
 };
 
 static size_t positions_of(const struct logits_request *r)
@@ -39,41 +58,65 @@ static size_t positions_of(const struct logits_request *r)
 
 static void logits_job_free(struct logits_job *l)
 {
-    deq_buf_free(&l->answer);
+    deq_buf_free(&l->news);
+    deq_buf_free(&l->text);
     channel_unref(l->channel);
     deq_tokens_free(&l->job.prompt);
     store_release(l->served);
+    pthread_mutex_destroy(&l->lock);
     deq_free(l);
 }
 
-static size_t answer_bytes(const struct logits_job *l)
+static void logits_job_unref(struct logits_job *l)
 {
-    const size_t n = l->positions * l->vocab_size;
-    return l->raw ? n * sizeof(float) : n * JSON_FLOAT_BYTES + l->positions * 4 + JSON_HEAD_BYTES;
+    if (atomic_fetch_sub(&l->refs, 1) == 1)
+        logits_job_free(l);
 }
+
+static size_t news_bytes(const struct logits_job *l)
+{
+    return l->positions * l->vocab_size * sizeof(float);
+}
+
+static size_t text_bytes(const struct logits_job *l)
+{
+    return l->raw ? 0 : l->positions * l->vocab_size * JSON_FLOAT_BYTES + l->positions * 4 + JSON_HEAD_BYTES;
+}
+
+/* How it ended, once it has. */
+struct outcome {
+    int status;
+    const char *code, *message;
+};
+
+static struct outcome outcome_of(const struct logits_job *l)
+{
+    static const struct outcome late = {504, "deadline_exceeded", "the deadline passed"}, errors[] = {
+        [JOB_FINISHED] = {500, "solver_diverged", "the state became infinite or not a number"},
+        [JOB_CANCELED] = {500, "internal_error", "nobody is there"},
+        [JOB_QUEUE_TIMEOUT] = {503, "queue_timeout", "the request waited too long for a place"},
+        [JOB_DEADLINE] = late,
+        [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
+        [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
+        [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
+        [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
+    _Static_assert(DEQ_COUNT(errors) == JOB_END_COUNT, "an error for each end");
+    if (l->end == JOB_FINISHED && !l->numeric)
+        return l->have == l->positions ? (struct outcome){.status = 200} : late;
+    struct outcome o = errors[l->end];
+    o.message = l->message[0] ? l->message : o.message;
+    return o;
+}
+
+/* --- The job, on the engine's thread --- */
 
 /* The scheduler kept room for it; should the system have none, the answer says so at its end. */
 static void on_admit(struct job *j)
 {
     struct logits_job *l = (struct logits_job *)j;
-    deq_buf_reserve(&l->answer, answer_bytes(l));
-    if (l->raw)
-        return;
-    deq_buf_str(&l->answer, "{\"object\":\"logits\",\"model\":");
-    reply_string(&l->answer, l->served->name, strlen(l->served->name));
-    deq_buf_fmt(&l->answer, ",\"vocab_size\":%u,\"positions\":%zu,\"logits\":[", l->vocab_size, l->positions);
-}
-
-static void add_position(struct logits_job *l, const float *logits)
-{
-    if (l->raw) {
-        deq_buf_add(&l->answer, logits, l->vocab_size * sizeof *logits);
-        return;
-    }
-    deq_buf_str(&l->answer, l->have ? ", [" : "[");
-    for (uint32_t i = 0; i < l->vocab_size; i++)
-        deq_buf_fmt(&l->answer, "%s%.9g", i ? ", " : "", (double)logits[i]);
-    deq_buf_str(&l->answer, "]");
+    pthread_mutex_lock(&l->lock);
+    deq_buf_reserve(&l->news, news_bytes(l));
+    pthread_mutex_unlock(&l->lock);
 }
 
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
@@ -82,64 +125,116 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     l->numeric = l->numeric || (e->kind == DEQ_EVENT_END && e->finish == DEQ_FINISH_NUMERIC);
     if (!e->logits || l->have == l->positions || (!l->all && e->position + 1 != j->prompt.n))
         return DEQ_CONTINUE;
-    add_position(l, e->logits);
-    l->have++;
+    pthread_mutex_lock(&l->lock);
+    deq_buf_add(&l->news, e->logits, l->vocab_size * sizeof *e->logits);
+    pthread_mutex_unlock(&l->lock);
     l->iters_sum += e->evaluations;
     l->iters_max = DEQ_MAX(l->iters_max, e->evaluations);
     l->residual_max = fmax(l->residual_max, (double)e->residual);
     l->converged = l->converged && e->converged;
+    if (++l->have < l->positions && !l->raw) /* written while the next ones are solved; the end tells of the last */
+        (void)channel_news(l->channel, l->vocab_size * JSON_FLOAT_BYTES);
     return e->kind == DEQ_EVENT_TOKEN ? DEQ_STOP : DEQ_CONTINUE;
-}
-
-static void add_deq(struct logits_job *l)
-{
-    deq_buf_str(&l->answer, "],\"deq\":");
-    reply_json(&l->answer, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean",
-                                     l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max,
-                                     "residual_max", l->residual_max, "converged", (int)l->converged));
-    deq_buf_str(&l->answer, "}");
-}
-
-static void answer(struct logits_job *l, enum job_end end, const char *message)
-{
-    static const struct {
-        int status;
-        const char *code, *message;
-    } errors[] = {[JOB_FINISHED] = {500, "solver_diverged", "the state became infinite or not a number"},
-                  [JOB_CANCELED] = {500, "internal_error", "nobody is there"},
-                  [JOB_QUEUE_TIMEOUT] = {503, "queue_timeout", "the request waited too long for a place"},
-                  [JOB_DEADLINE] = {504, "deadline_exceeded", "the deadline passed"},
-                  [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
-                  [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
-                  [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
-                  [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
-    _Static_assert(DEQ_COUNT(errors) == JOB_END_COUNT, "an error for each end");
-    if (end == JOB_FINISHED && !l->numeric && l->have == l->positions) {
-        if (!l->raw)
-            add_deq(l);
-        answer_whole(l->channel, 200, l->raw ? "application/octet-stream" : "application/json", &l->answer);
-        return;
-    }
-    const enum job_end as = end == JOB_FINISHED && !l->numeric ? JOB_DEADLINE : end;
-    if (as == JOB_FINISHED)
-        channel_no_retry(l->channel);
-    if (errors[as].status == 503)
-        channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
-    answer_error(l->channel, errors[as].status, errors[as].code, message ? message : errors[as].message);
 }
 
 static void on_end(struct job *j, enum job_end end, const char *message)
 {
     struct logits_job *l = (struct logits_job *)j;
+    pthread_mutex_lock(&l->lock);
+    snprintf(l->message, sizeof l->message, "%s", message ? message : "");
+    deq_utf8_line(l->message);
+    l->end = end;
+    l->ended = true;
+    pthread_mutex_unlock(&l->lock);
     channel_listen(l->channel, (struct channel_events){0});
-    answer(l, end, message);
+    (void)channel_news(l->channel, 0);
     if (log_on(LOG_INFO))
         log_line(LOG_INFO, "logits", log_text("request_id", l->request_id),
-                 log_int("status", end == JOB_CANCELED ? 499 : channel_status(l->channel)),
+                 log_int("status", end == JOB_CANCELED ? 499 : outcome_of(l).status),
                  log_int("prompt_tokens", (int64_t)j->prompt.n), log_int("positions", (int64_t)l->positions),
                  log_real("ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6));
-    logits_job_free(l);
+    logits_job_unref(l);
 }
+
+/* --- On the connection's thread --- */
+
+static void write_head(struct logits_job *l)
+{
+    deq_buf_reserve(&l->text, text_bytes(l));
+    deq_buf_str(&l->text, "{\"object\":\"logits\",\"model\":");
+    reply_string(&l->text, l->served->name, strlen(l->served->name));
+    deq_buf_fmt(&l->text, ",\"vocab_size\":%u,\"positions\":%zu,\"logits\":[", l->vocab_size, l->positions);
+}
+
+static void write_position(struct logits_job *l, const float *logits)
+{
+    if (!l->written)
+        write_head(l);
+    deq_buf_str(&l->text, l->written++ ? ", [" : "[");
+    for (uint32_t i = 0; i < l->vocab_size; i++)
+        deq_buf_fmt(&l->text, "%s%.9g", i ? ", " : "", (double)logits[i]);
+    deq_buf_str(&l->text, "]");
+}
+
+static void write_end(struct logits_job *l)
+{
+    deq_buf_str(&l->text, "],\"deq\":");
+    reply_json(&l->text, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean",
+                                   l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max,
+                                   "residual_max", l->residual_max, "converged", (int)l->converged));
+    deq_buf_str(&l->text, "}");
+}
+
+/* Logits of the first position that is not written, or NULL. The engine's thread appends behind them. */
+static const float *unwritten(struct logits_job *l, bool *ret_ended)
+{
+    const size_t bytes = l->vocab_size * sizeof(float), at = l->written * bytes;
+    pthread_mutex_lock(&l->lock);
+    const char *p = at + bytes <= l->news.len ? l->news.data + at : NULL;
+    (void)deq_buf_carry(&l->text, &l->news);
+    *ret_ended = l->ended;
+    pthread_mutex_unlock(&l->lock);
+    return (const float *)p;
+}
+
+static void answer(struct logits_job *l)
+{
+    const struct outcome o = outcome_of(l);
+    l->answered = true;
+    if (o.status == 200 && l->raw) {
+        answer_whole(l->channel, 200, "application/octet-stream", &l->news);
+    } else if (o.status == 200) {
+        deq_buf_free(&l->news);
+        write_end(l);
+        answer_whole(l->channel, 200, "application/json", &l->text);
+    } else {
+        if (l->end == JOB_FINISHED && l->numeric)
+            channel_no_retry(l->channel);
+        if (o.status == 503)
+            channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
+        answer_error(l->channel, o.status, o.code, o.message);
+    }
+}
+
+static void render(void *ctx)
+{
+    struct logits_job *l = ctx;
+    const float *logits;
+    bool ended;
+    if (l->answered)
+        return;
+    while ((logits = unwritten(l, &ended)) && !l->raw)
+        write_position(l, logits);
+    if (ended)
+        answer(l);
+}
+
+static void on_drop(void *ctx)
+{
+    logits_job_unref(ctx);
+}
+
+/* --- From the channel, with its lock --- */
 
 static void on_gone(void *ctx)
 {
@@ -177,8 +272,11 @@ static struct logits_job *logits_job_new(struct served *m, const struct exchange
     l->tol = r->solve.tol;
     l->converged = true;
     l->raw = x->wants_octets;
-    l->answer = (struct deq_buf){.max = answer_bytes(l), .allowance = &x->channel->allowance};
-    l->job.answer_bytes = l->answer.max + 1;
+    l->news = (struct deq_buf){.max = news_bytes(l), .allowance = &x->channel->allowance};
+    l->text = (struct deq_buf){.max = text_bytes(l), .allowance = &x->channel->allowance};
+    l->job.answer_bytes = l->news.max + l->text.max + 2;
+    atomic_store(&l->refs, 1);
+    pthread_mutex_init(&l->lock, NULL);
     channel_ref(x->channel);
     return l;
 }
@@ -194,7 +292,7 @@ static struct logits_job *read_job(struct service *s, struct served *m, struct e
         exchange_request_error(x, &err);
         return NULL;
     }
-    /* the engine's thread would print for longer than others may wait */
+    /* the connection's thread would print for longer than its others may wait */
     if (!x->wants_octets && (uint64_t)positions_of(&r) * m->info.vocab_size > JSON_FLOATS_MAX)
         exchange_error(x, 400, "invalid_value", "positions",
                        "positions: more than 262144 numbers are not sent as JSON; ask for application/octet-stream");
@@ -221,10 +319,13 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x)
     struct sched *sched = m->sched;
     struct job *job = &l->job;
     channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = job});
+    atomic_fetch_add(&l->refs, 1);
+    channel_set_source(x->channel, (struct channel_source){render, on_drop, l});
     const enum submit verdict = sched_submit(sched, &reservation, &job, 1);
     if (verdict == SUBMIT_OK)
         return;
     channel_listen(x->channel, (struct channel_events){0});
+    channel_set_source(x->channel, (struct channel_source){0});
     exchange_not_submitted(x, sched, verdict);
-    logits_job_free(l);
+    logits_job_unref(l);
 }
