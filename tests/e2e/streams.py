@@ -9,7 +9,7 @@ from completions import LONG, PROMPT, long_run
 
 def test_headers_and_framing():
     d = usual()
-    body = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "stream": True}
+    body = {"prompt": PROMPT, "max_tokens": 120, "temperature": 0, "stream": True}
     s, h, b = d.request("POST", "/v1/completions", body)
     equal(s, 200, "status")
     equal(h.get("content-type"), "text/event-stream; charset=utf-8", "Content-Type")
@@ -22,7 +22,7 @@ def test_headers_and_framing():
     check(b.endswith(b"\n\ndata: [DONE]\n\n") and b.count(b"[DONE]") == 1, "[DONE] once, last: %r" % b[-80:])
     events, done = parse_sse(b)
     check(done and len(events) >= 3, "several events")
-    whole = d.complete(PROMPT, max_tokens=12)
+    whole = d.complete(PROMPT, max_tokens=120)
     equal(events_text(events), whole["choices"][0]["text"], "concatenation == the whole text")
     equal(len({e["id"] for e in events}), 1, "one id in all chunks")
     equal(events[0]["id"], "cmpl-" + h["x-request-id"], "id is of the request id")
