@@ -10,6 +10,7 @@
 #include "core/cell/config.h"
 #include "core/import/source.h"
 #include "core/text/tokenizer_config.h"
+#include "core/text/tokenizer.h"
 #include "core/text/wordlevel.h"
 
 enum { CONFIG_MAX_BYTES = 1 << 20 };
@@ -169,7 +170,7 @@ static enum deq_rc write_card(const struct deq_import_job *j, const struct deq_i
     deq_buf_fmt(&b, " |\n| vocabulary | %u tokens", a->vocab.size);
     for (uint32_t i = 0; i < a->vocab.n_cutoffs; i++)
         deq_buf_fmt(&b, "%s%u", i ? ", " : ", cut at ", a->vocab.cutoffs[i]);
-    deq_buf_fmt(&b, "%s |\n", o->vocab ? "" : "; no word list was given: tokens are shown as <0>, <1>, ...");
+    deq_buf_fmt(&b, "%s |\n", j->no_words ? "; no word list was given: tokens are shown as <0>, <1>, ..." : "");
     deq_buf_fmt(&b, "| solved by | %s, ", deq_solver_name(a->serving.solver.method));
     if (a->serving.solver.tol > 0)
         deq_buf_fmt(&b, "to a relative residual of %g, at most %u evaluations |\n", (double)a->serving.solver.tol,
@@ -185,21 +186,71 @@ static enum deq_rc write_card(const struct deq_import_job *j, const struct deq_i
     return rc;
 }
 
+static enum deq_rc copy_file(const char *from, const char *to, size_t max, struct deq_err *err)
+{
+    char *data;
+    size_t len;
+    enum deq_rc rc = deq_io_read(from, max, &data, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_io_replace(to, &(struct deq_part){data, len}, 1, err);
+    deq_free(data);
+    return rc;
+}
+
+/* The checkpoint's own, as it stands, with the tokenizer_config.json beside it; `to` is where the former goes. */
+static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, const char *dir, const char *to,
+                                  struct deq_err *err)
+{
+    char config[4096], path[4096];
+    struct deq_vocab *v = &j->arch->vocab;
+    struct deq_tokenizer *tok = NULL;
+    enum deq_rc rc = deq_tokenizer_load(from, &tok, err);
+    if (rc)
+        return rc;
+    if (deq_tokenizer_vocab_size(tok) > v->size)
+        rc = deq_fail(err, DEQ_EFORMAT, "%s: has ids up to %u, but the model has only %u tokens", from,
+                      deq_tokenizer_vocab_size(tok) - 1, v->size);
+    if (!rc)
+        rc = deq_tokenizer_config_eos(dir, tok, &v->eos_id, err);
+    deq_tokenizer_free(tok);
+    if (!rc)
+        rc = copy_file(from, to, DEQ_TOKENIZER_MAX_FILE_BYTES, err);
+    if (rc)
+        return rc;
+    const size_t folder = (size_t)(strrchr(to, '/') - to);
+    snprintf(path, sizeof path, "%.*s/tokenizer_config.json", (int)folder, to);
+    return deq_io_join(config, sizeof config, dir, "tokenizer_config.json") && deq_io_exists(config)
+               ? copy_file(config, path, CONFIG_MAX_BYTES, err)
+               : deq_tokenizer_config_save(to, v->eos_id, -1, err);
+}
+
+/* path: of tokenizer.json in the new directory. */
+static enum deq_rc write_tokenizer(struct deq_import_job *j, const struct deq_import_opts *o, const char *path,
+                                   struct deq_err *err)
+{
+    char beside[4096];
+    struct deq_vocab *v = &j->arch->vocab;
+    struct deq_wordlevel_info words = {.eos_id = -1, .unk_id = -1};
+    if (!o->vocab && deq_io_join(beside, sizeof beside, o->checkpoint, "tokenizer.json") && deq_io_exists(beside))
+        return copy_tokenizer(j, beside, o->checkpoint, path, err);
+    enum deq_rc rc = o->vocab ? deq_wordlevel_from_vocab(o->vocab, v->size, path, &words, err)
+                              : deq_wordlevel_placeholder(v->size, path, err);
+    if (!rc)
+        rc = deq_tokenizer_config_save(path, words.eos_id, words.unk_id, err);
+    v->eos_id = words.eos_id;
+    j->no_words = !o->vocab;
+    return rc;
+}
+
 static enum deq_rc write_files(struct deq_import_job *j, const struct deq_import_opts *o, const char *dir,
                                const struct deq_import_report *r, struct deq_err *err)
 {
     char path[4096];
-    struct deq_vocab *v = &j->arch->vocab;
-    struct deq_wordlevel_info words = {.eos_id = -1, .unk_id = -1};
-    enum deq_rc rc;
-    if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
+    if (!deq_io_join(path, sizeof path, dir, "tokenizer_config.json"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
     deq_io_join(path, sizeof path, dir, "tokenizer.json"); /* shorter names */
-    rc = o->vocab ? deq_wordlevel_from_vocab(o->vocab, v->size, path, &words, err)
-                  : deq_wordlevel_placeholder(v->size, path, err);
-    if (!rc)
-        rc = deq_tokenizer_config_save(path, words.eos_id, words.unk_id, err);
-    v->eos_id = words.eos_id;
+    enum deq_rc rc = write_tokenizer(j, o, path, err);
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(o->checkpoint), "model_type",
                              j->source->model_type);
     char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */
@@ -261,6 +312,7 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
         if (!rc)
             rc = deq_io_dir_end(&dir, write_files(&j, o, dir.part, &r, err), err);
         r.vocab = j.arch->vocab;
+        r.no_words = j.no_words;
         if (!rc) {
             tell_notes(o, &j.entries.notes);
             *ret = r;

@@ -27,7 +27,8 @@ struct deq_import_opts {
     const char *checkpoint; /* as checkpoint_files.h has it: a file or a directory */
     const char *config;     /* JSON: the constructor's arguments and "model_type", one of the above, or the class that
                              * wrote it; NULL: config.json in the checkpoint's directory */
-    const char *vocab;      /* the authors' vocabulary, a symbol a line; NULL: tokens have no words */
+    const char *vocab;      /* the authors' vocabulary, a symbol a line; NULL: tokenizer.json in the checkpoint's
+                             * directory, else tokens have no words */
     const char *out_dir;    /* must not exist */
     /* done of total tensors are read; and one line about something the user should know. Either may be NULL. */
     void (*progress)(void *ctx, size_t done, size_t total, const char *name);
@@ -40,6 +41,7 @@ struct deq_import_report {
     const char *variant; /* "locuslab/deq, post-norm" */
     uint64_t parameters; /* after folding and tying */
     size_t tensors, ignored;
+    bool no_words;       /* no vocabulary was found: tokens are shown as <0>, <1>, .. */
 };
 
 /* "locuslab-deq-transformer, torchdeq-seq, ..." */

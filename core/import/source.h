@@ -17,6 +17,7 @@ struct deq_import_job {
     struct deq_arch *arch;       /* of the source's kind */
     struct deq_weights *weights; /* plain and zeroed, from `weights` on */
     struct deq_entries entries;
+    bool no_words;               /* neither a word list nor a tokenizer was there */
     /* what the constructor was told beyond the architecture */
     bool tie_weights, tie_projs[DEQ_CUTOFFS_MAX + 1]; /* what is tied, the numbers tell */
     bool wnorm, wdrop;                                /* so entries have other names */

@@ -17,8 +17,18 @@ static const struct {
     {DEQ_PRETOK_CL100K,
      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {DEQ_PRETOK_CL100K_2,
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,2}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    /* nothing that follows a possessive part could use what it would give back, and \s* takes all line ends but one */
+    {DEQ_PRETOK_CL100K_2,
+     "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,2}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|"
+     "\\s*[\\r\\n]|\\s+(?!\\S)|\\s+"},
     {DEQ_PRETOK_QWEN2,
      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+    {DEQ_PRETOK_QWEN2,
+     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,1}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
 };
 
@@ -190,6 +200,7 @@ size_t deq_pretok_next(enum deq_pretok kind, const char *s, size_t n)
     case DEQ_PRETOK_WHOLE: return n;
     case DEQ_PRETOK_GPT2: return next_gpt2(s, n);
     case DEQ_PRETOK_CL100K: return next_cl100k(s, n, 3);
+    case DEQ_PRETOK_CL100K_2: return next_cl100k(s, n, 2);
     case DEQ_PRETOK_QWEN2: return next_cl100k(s, n, 1);
     case DEQ_PRETOK_DIGIT: return next_digits(s, n, 1);
     case DEQ_PRETOK_DIGITS: return next_digits(s, n, SIZE_MAX);

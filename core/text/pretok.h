@@ -10,6 +10,7 @@ enum deq_pretok {
     DEQ_PRETOK_WHOLE,  /* no cutting */
     DEQ_PRETOK_GPT2,   /* also ByteLevel with use_regex */
     DEQ_PRETOK_CL100K, /* also Llama-3: digits in groups of at most three */
+    DEQ_PRETOK_CL100K_2, /* as CL100K, but digits in groups of at most two (Parcae, Attractor) */
     DEQ_PRETOK_QWEN2,  /* as CL100K, but digits one by one */
     DEQ_PRETOK_DIGIT,  /* every character of \p{N} by itself, and what lies between */
     DEQ_PRETOK_DIGITS, /* runs of \p{N}, and what lies between */

@@ -73,7 +73,8 @@ static enum deq_rc read_merges(struct loader *l, json_t *vocab, const json_t *li
     return rc;
 }
 
-static enum deq_rc finish_bpe(struct loader *l, json_t *vocab)
+/* fallback: the file asks that bytes without a symbol become tokens <0x..>. There must be none: then it is idle. */
+static enum deq_rc finish_bpe(struct loader *l, json_t *vocab, bool fallback)
 {
     struct deq_tokenizer *tok = l->tok;
     struct deq_bpe *b = &tok->bpe;
@@ -82,6 +83,9 @@ static enum deq_rc finish_bpe(struct loader *l, json_t *vocab)
         char symbol[4];
         json_t *v = json_object_getn(vocab, symbol, (size_t)deq_utf8_encode(deq_byte_to_cp((uint8_t)byte), symbol));
         b->byte_id[byte] = v ? (int32_t)json_integer_value(v) : DEQ_BPE_NONE;
+        if (!v && fallback)
+            return BAD(l, "model.byte_fallback: true is not supported in a vocabulary without the symbol of byte %u",
+                       byte);
     }
     int64_t twice = deq_bpe_index(b);
     if (twice == -2)
@@ -94,7 +98,7 @@ enum deq_rc deq_load_bpe(struct loader *l, const json_t *model)
     static const char *const must_be_empty[] = {"unk_token", "continuing_subword_prefix", "end_of_word_suffix"};
     json_t *vocab = json_object_get(model, "vocab"), *v;
     enum deq_rc rc;
-    bool flag = false, ignore_merges = false;
+    bool flag = false, fallback = false, ignore_merges = false;
 
     for (size_t i = 0; i < DEQ_COUNT(must_be_empty); i++) {
         v = json_object_get(model, must_be_empty[i]);
@@ -108,18 +112,15 @@ enum deq_rc deq_load_bpe(struct loader *l, const json_t *model)
         return rc;
     if (flag)
         return BAD(l, "model.fuse_unk: true is not supported");
-    if ((rc = deq_load_bool(l, model, "model", "byte_fallback", false, &flag)))
-        return rc;
-    if (flag)
-        return BAD(l, "model.byte_fallback: true is not supported");
-    if ((rc = deq_load_bool(l, model, "model", "ignore_merges", false, &ignore_merges)))
+    if ((rc = deq_load_bool(l, model, "model", "byte_fallback", false, &fallback)) ||
+        (rc = deq_load_bool(l, model, "model", "ignore_merges", false, &ignore_merges)))
         return rc;
     if (!json_is_object(vocab))
         return BAD(l, "model.vocab: expected an object of token: id, found %s", deq_load_type(vocab));
     if ((rc = deq_load_tokens(l, vocab, ignore_merges)) ||
         (rc = read_merges(l, vocab, json_object_get(model, "merges"))))
         return rc;
-    return finish_bpe(l, vocab);
+    return finish_bpe(l, vocab, fallback);
 }
 
 /* GPT-2's merges.txt: one pair per line after a line "#version: ...". */
@@ -142,5 +143,5 @@ enum deq_rc deq_load_bpe_txt(struct loader *l, json_t *vocab, const char *text, 
         p = nl ? nl + 1 : end;
     }
     deq_buf_free(&m.joined);
-    return rc ? rc : finish_bpe(l, vocab);
+    return rc ? rc : finish_bpe(l, vocab, false);
 }

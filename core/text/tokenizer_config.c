@@ -76,7 +76,7 @@ static enum deq_rc find_eos(const char *path, const json_t *root, const struct d
 enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id,
                                      struct deq_err *err)
 {
-    static const char *const usual[] = {"<|endoftext|>", "<eos>"};
+    static const char *const usual[] = {"<|endoftext|>", "<eos>", "<|eos|>"};
     char path[4096], *data = NULL;
     size_t len;
     int64_t id = -1;

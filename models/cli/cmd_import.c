@@ -65,7 +65,7 @@ int cmd_import(int argc, char **argv)
     printf("model            %s  (%s)\nparameters       %llu in %zu tensors; %zu entries ignored\n", o.out_dir,
            r.variant, (unsigned long long)r.parameters, r.tensors, r.ignored);
     printf("vocabulary       %u tokens%s\n", r.vocab.size,
-           o.vocab ? "" : "; without --vocab they are shown as <0>, <1>, ...");
+           r.no_words ? "; without --vocab or a tokenizer.json they are shown as <0>, <1>, ..." : "");
     print_parts(&r.vocab);
     return CLI_OK;
 }

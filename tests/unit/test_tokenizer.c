@@ -36,26 +36,41 @@ TEST(gpt2_known_ids)
     deq_tokenizer_free(tok);
 }
 
-TEST(gpt2_golden)
+/* Lines of a text in hexadecimal and its ids; the number of lines. Frees tok. */
+static size_t agrees_with(struct deq_tokenizer *tok, const char *path, bool parse_special)
 {
-    struct deq_tokenizer *tok = gpt2();
     size_t len = 0, lines = 0;
-    char *data = read_golden(GOLDEN "encode-gpt2.txt", &len), *text = deq_alloc(len + 1);
+    char *data = read_golden(path, &len), *text = deq_alloc(len + 1);
     for (char *line = data, *nl; tok && text && line && (nl = strchr(line, '\n')); line = nl + 1, lines++) {
         struct deq_tokens t = {0};
         char *p = strchr(line, ' ');
         size_t n = hex_text(line, (size_t)(p - line), text), k = 0;
-        CHECK(!deq_tokenizer_encode(tok, text, n, false, &t, NULL));
+        CHECK(!deq_tokenizer_encode(tok, text, n, parse_special, &t, NULL));
         for (; k < t.n && p < nl && strtoul(p, &p, 10) == t.ids[k]; k++)
             ;
         CHECK_MSG(k == t.n && p == nl, "line %zu, token %zu", lines + 1, k + 1);
         CHECK(tokenizer_round_trip(tok, text, n));
         deq_tokens_free(&t);
     }
-    CHECK(lines > 1200);
     deq_free(text);
     deq_free(data);
     deq_tokenizer_free(tok);
+    return lines;
+}
+
+TEST(gpt2_golden)
+{
+    CHECK(agrees_with(gpt2(), GOLDEN "encode-gpt2.txt", false) > 1200);
+}
+
+/* Digits two at a time, possessive parts, byte_fallback over a full alphabet; special tokens in a text. */
+TEST(parcae_golden)
+{
+    struct deq_tokenizer *tok = NULL;
+    struct deq_err err = {0};
+    CHECK_MSG(!deq_tokenizer_load(GOLDEN "parcae", &tok, &err), "%s", err.text);
+    if (tok)
+        CHECK(agrees_with(tok, GOLDEN "parcae/encode.txt", true) == 17);
 }
 
 TEST(round_trip_of_any_bytes)
