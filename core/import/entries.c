@@ -81,9 +81,10 @@ static enum deq_rc find_prefix(struct deq_entries *e, const char *anchor)
 enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor)
 {
     enum deq_rc rc = deq_checkpoint_open(e->checkpoint, &e->file, e->err);
-    if (!rc)
-        rc = find_prefix(e, anchor);
     if (rc)
+        return rc;
+    e->checkpoint = deq_checkpoint_path(e->file);
+    if ((rc = find_prefix(e, anchor)))
         return rc;
     for (size_t i = 0; i < deq_checkpoint_count(e->file); i++)
         e->half = DEQ_MAX(e->half, (size_t)deq_checkpoint_at(e->file, i)->count);

@@ -27,7 +27,8 @@ struct deq_entry_shape {
 
 struct deq_entries {
     /* set before opening */
-    const char *checkpoint, *config, *model; /* paths, and what the checkpoint should be of: for messages */
+    /* paths (of a checkpoint that is a directory, once open: of its weights), and what it should be of: for messages */
+    const char *checkpoint, *config, *model;
     void (*progress)(void *ctx, size_t done, size_t total, const char *name); /* or NULL */
     void *ctx;
     struct deq_err *err;

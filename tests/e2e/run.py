@@ -22,6 +22,7 @@ MODULES = LONG + (
     "endpoints",
     "errors",
     "fields",
+    "imports_looped",
     "openapi",
     "origins",
     "raw",

@@ -1,0 +1,210 @@
+"""deq import of looped models' checkpoints, as their users have them: directories of every form and dtype become the
+same model, and what is wrong with one is told by name with nothing written."""
+import json
+import os
+import shutil
+import struct
+import sys
+
+import authors
+import torchzip
+from imports import GOLDEN, listing, place
+from lib import DEQ, ROOT, check, equal, run, short
+
+sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
+import make_looped_checkpoint as made
+
+FAMILIES = ("attractor-tiny", "parcae-tiny", "huginn-tiny")
+
+
+def imported(p, source="in", out="model"):
+    return run([DEQ, "import", p.path(source), "--out", p.path(out)])
+
+
+def model_of(p, out="model"):
+    return authors.safetensors(p.path(out, "model.safetensors"))
+
+
+def refused(p, words):
+    before = listing(p.dir)
+    code, out, err = imported(p)
+    check(code == 1 and out == "" and err.count("\n") == 1 and all(w in err for w in words),
+          "refused with %s: got %d %s" % (words, code, short(err + out)))
+    equal(listing(p.dir), before, "nothing was written for: %s" % short(err))
+
+
+# --- What users have ---
+
+def test_every_form_is_the_same_model():
+    for family in FAMILIES:
+        models = []
+        for form in ("torch", "safetensors", "shards"):
+            with place() as p:
+                made.make(family, p.path("in"), form, shard_bytes=100000)
+                code, out, err = imported(p)
+                equal((code, err.startswith("note: ") or err == ""), (0, True), "%s %s: %s" % (family, form, err))
+                with open(p.path("model", "model.safetensors"), "rb") as f:
+                    models.append(f.read())
+        equal(models[0] == models[1] == models[2], True, family)
+
+
+def nested(tree):
+    return {"model": {"_orig_mod.module." + k: v for k, v in tree.items()},
+            "optimizer": {"exp_avg": torchzip.Tensor([4], [b"\0" * 16])}, "step": 7}
+
+
+def test_prefixes_and_training_checkpoints():
+    """The state under `model`, behind what compilers and DataParallel put before its names."""
+    with place() as p:
+        made.make("attractor-tiny", p.path("in"))
+        tree = authors.tensors(authors.checkpoint(p.path("in", "model.pt")))
+        equal(imported(p)[0], 0, "plain")
+        torchzip.save(p.path("in", "model.pt"), nested(tree))
+        code, out, err = imported(p, out="again")
+        check(code == 0 and "ignored: 1 tensors outside \"model._orig_mod.module.\"" in err and "step" in err,
+              "what stands beside it is told: %d %s" % (code, err))
+        equal(model_of(p, "again"), model_of(p), "the same numbers")
+
+
+def rewrite(p, edit):
+    """The safetensors file, its entries {name: (dtype, shape, bytes)} changed by edit."""
+    path = p.path("in", "model.safetensors")
+    with open(path, "rb") as f:
+        data = f.read()
+    n = struct.unpack("<Q", data[:8])[0]
+    head = json.loads(data[8:8 + n])
+    entries = {k: (v["dtype"], v["shape"], data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]])
+               for k, v in head.items() if k != "__metadata__"}
+    edit(entries)
+    made.write_safetensors(path, [(k, s, t.lower(), [b]) for k, (t, s, b) in entries.items()])
+
+
+def test_the_table_of_turns():
+    """Kept where it is float32; computed where it was rounded or is not there."""
+    tables = []
+    for dtype in ("f32", "bf16", None, "other"):
+        with place() as p:
+            made.make("huginn-tiny", p.path("in"), "safetensors")
+
+            def edit(e, dtype=dtype):
+                kind, shape, data = e["freqs_cis"]
+                if dtype == "bf16":
+                    e["freqs_cis"] = ("BF16", shape, b"".join(data[i + 2:i + 4] for i in range(0, len(data), 4)))
+                elif dtype == "other":
+                    e["freqs_cis"] = (kind, shape, struct.pack("<f", 0.25) * (len(data) // 4))
+                elif dtype is None:
+                    del e["freqs_cis"]
+
+            rewrite(p, edit)
+            code, _, err = imported(p)
+            equal(code, 0, err)
+            equal(("freqs_cis is BF16" in err, "is not the table of rope_base" in err),
+                  (dtype == "bf16", dtype == "other"), "told: %s" % err)
+            tables.append(model_of(p)["rope"][1])
+    equal(tables[1] == tables[2], True, "computed alike")
+    equal(set(tables[3]), {0.25}, "kept as it stands")
+    # our logarithm and PyTorch's may choose neighbours for a frequency: at position 63 that is 63 roundings
+    check(max(abs(a - b) for a, b in zip(tables[0], tables[1])) < 2e-5, "and as theirs")
+
+
+def test_a_tokenizer_beside_it():
+    with place() as p:
+        made.make("attractor-tiny", p.path("in"))
+        shutil.copy(os.path.join(ROOT, "tests", "golden", "tokenizer", "parcae", "tokenizer.json"), p.path("in"))
+        refused(p, ["tokenizer.json", "ids up to 399", "96 tokens"])
+        c = dict(made.MODELS["attractor-tiny"], vocab_size=400, padded_vocab_size=448)
+        made.MODELS["wide"] = c
+        made.make("wide", p.path("in"))
+        code, out, err = imported(p)
+        check(code == 0 and err == "" and "448 tokens\n" in out, "taken: %s" % (out + err))
+        code, out, _ = run([DEQ, "tokenizer", "encode", p.path("model"), "--special", "<|bos|>The loop<|eos|>",
+                            "--json"])
+        equal(json.loads(out)[:2] if isinstance(json.loads(out), list) else json.loads(out)["ids"][:2], [0, 347], out)
+        with open(p.path("model", "config.json")) as f:
+            equal(json.load(f)["eos_token_id"], 1, "the end of a text")
+        with open(p.path("in", "tokenizer.json"), "a") as f:
+            f.write("x")
+        shutil.rmtree(p.path("model"))
+        refused(p, ["tokenizer.json", "line "])
+
+
+# --- Bad input ---
+
+def test_bad_entries():
+    head, norm = "lm_head.weight", "transformer.prelude.1.norm_2.weight"
+    zeros = b"\0" * 4
+
+    def put(name, dtype, shape, data):
+        return lambda e: e.__setitem__(name, (dtype, shape, data))
+
+    cases = [
+        (put(head, "F32", [96, 64], zeros * 96 * 64), [head, "differs from transformer.wte.weight", "tie_embeddings"]),
+        (lambda e: e.__delitem__(norm), [norm, "missing", "[64]"]),
+        (put(norm, "F32", [65], zeros * 65), [norm, "[65]", "[64]"]),
+        (put(norm, "I64", [64], zeros * 128), [norm, "I64", "floating-point"]),
+        (put(norm, "F32", [64], struct.pack("<f", float("nan")) * 64), [norm, "not finite"]),
+        (put("transformer.prelude.2.norm_2.weight", "F32", [64], zeros * 64),
+         ["transformer.prelude.2.norm_2.weight", "not part of"]),
+        (put("freqs_cis", "F32", [1, 64, 1, 4, 2], zeros * 512), ["freqs_cis", "[1, 64, 1, 4, 2]", "[1, 64, 1, 8, 2]"]),
+        (put("module.transformer.wte.weight", "F32", [96, 64], zeros * 96 * 64), ["two models"]),
+    ]
+    torchzip.SIZE["i64"] = 8
+    for edit, words in cases:
+        with place() as p:
+            made.make("attractor-tiny", p.path("in"), "safetensors")
+            rewrite(p, edit)
+            refused(p, ["model.safetensors"] + words)
+
+
+def test_bad_shards():
+    with place() as p:
+        made.make("huginn-tiny", p.path("in"), "shards", shard_bytes=100000)
+        shards = sorted(f for f in os.listdir(p.path("in")) if f.startswith("model-"))
+        index = p.path("in", "model.safetensors.index.json")
+        with open(index) as f:
+            good = json.load(f)
+
+        def bad(words, **change):
+            with open(index, "w") as f:
+                json.dump(dict(good, weight_map=dict(good["weight_map"], **change)), f)
+            refused(p, words)
+
+        bad(["transformer.nobody", shards[0], "missing"], **{"transformer.nobody": shards[0]})
+        bad(["lm_head.weight", shards[0], "missing"], **{"lm_head.weight": shards[0]})
+        bad(["model-9.safetensors", "missing", "transformer.wte.weight"],
+            **{"transformer.wte.weight": "model-9.safetensors"})
+        bad(["weight_map.lm_head.weight", "beside it"], **{"lm_head.weight": "../x.safetensors"})
+        with open(index, "w") as f:
+            json.dump(good, f)
+        os.rename(p.path("in", shards[1]), p.path("in", "away"))
+        refused(p, [shards[1], "missing"])
+        with open(p.path("in", "away"), "rb") as f:
+            data = f.read()
+        with open(p.path("in", shards[1]), "wb") as f:
+            f.write(data[:-1])
+        refused(p, [shards[1]])
+
+
+def test_bad_directories():
+    with place() as p:
+        os.mkdir(p.path("in"))
+        refused(p, ["config.json"])
+        with open(p.path("in", "config.json"), "w") as f:
+            json.dump(made.MODELS["attractor-tiny"], f)
+        refused(p, ["no weights there", "model.safetensors", "pytorch_model.bin", "model.pt"])
+        with open(p.path("in", "config.json"), "w") as f:
+            json.dump(dict(made.MODELS["attractor-tiny"], _class_name="GPTConfig", model_class_name="GPT"), f)
+        refused(p, ["_class_name: GPTConfig", "expected one of", "attractor", "parcae", "huginn_raven"])
+
+
+def test_idle_switches_are_noted():
+    with place() as p:
+        made.make("attractor-tiny", p.path("in"))
+        c = dict(made.MODELS["attractor-tiny"], use_abacus=True, new_switch=False, newer=None, tol=3e-4)
+        with open(p.path("in", "config.json"), "w") as f:
+            json.dump(c, f)
+        code, _, err = imported(p)
+        equal((code, err.splitlines()), (0, [
+            "note: use_abacus: true has no influence on what is computed",
+            "note: new_switch: false is not an argument that is known here, and off",
+            "note: newer: null is not an argument that is known here, and off"]), "noted")
