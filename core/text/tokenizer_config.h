@@ -9,8 +9,8 @@
  * none). A file of another name is nobody's model directory: then nothing is written. */
 enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t unk_id, struct deq_err *err);
 
-/* The id of the token that ends a text: eos_token of the tokenizer_config.json in `dir`, else <|endoftext|>, <eos> or <|eos|>;
- * -1: none of them. An eos_token that the vocabulary lacks is DEQ_EFORMAT. */
+/* The id of the token that ends a text: eos_token of the tokenizer_config.json in `dir`, else <|endoftext|>, <eos> or
+ * <|eos|>; -1: none of them. An eos_token that the vocabulary lacks is DEQ_EFORMAT. */
 enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id,
                                      struct deq_err *err);
 
