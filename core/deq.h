@@ -154,7 +154,7 @@ struct deq_solve_params {
     enum deq_solver_method solver;
     enum deq_warm warm_start;
     float tol; /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
-    uint32_t max_iter;       /* evaluations of a row once all before it are final */
+    uint32_t max_iter;       /* evaluations of a row once all before it are final; 0: the proposal is the state */
     uint32_t min_iter;
     uint32_t window;         /* rows solved behind the committed prefix, 1..64 */
     uint32_t prefill_window; /* the same while the prompt is read, 1..64; 0: window */
@@ -187,7 +187,7 @@ struct deq_event {
     uint32_t token;        /* TOKEN: the pick */
     const float *logits;   /* [V] at `position`; NULL unless want_prompt or want_logits */
     uint32_t evaluations;  /* of this row */
-    float residual;
+    float residual;        /* NaN: nothing was evaluated */
     bool converged;        /* residual < tol, or tol 0 */
     enum deq_warm start;   /* where its iterates began */
     bool start_cached;     /* the state that it began from came from the prefix cache */
@@ -196,7 +196,7 @@ struct deq_event {
     const char *message;   /* of NUMERIC */
     uint64_t prompt_evaluations; /* over the positions of the prompt that were solved for this request */
     size_t prompt_positions;
-    float prompt_residual_max; /* over all its positions, those behind which the prefix cache let it begin too */
+    float prompt_residual_max; /* over all its positions, those that came from the prefix cache too; or NaN */
     bool prompt_converged;     /* all of them */
 };
 enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };

@@ -63,7 +63,8 @@ struct deq_cell_ops {
     void (*predict)(struct deq_cell *c, size_t n, const uint32_t *tokens, const float *const *z_prev, float *const *z0);
     /* f(z) of every row; writes what later rows read of these into their pages */
     void (*step)(struct deq_cell *c, const struct deq_rows *rows);
-    /* Positions are final: u, z as the last evaluation had them, fz = f(z), which is the state that is read out. Each
+    /* Positions are final: u, z as the last evaluation had them, fz = f(z), which is the state that is read out (both
+     * the start, of sequences that evaluate nothing: none of their rows reads what a step writes). Each
      * position of a sequence once, in order, before anything is cached or begins behind it; a position that came from
      * the prefix cache was told when it was solved. NULL: nothing to do */
     void (*commit)(struct deq_cell *c, const struct deq_rows *rows);

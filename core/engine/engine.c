@@ -4,14 +4,16 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/math/kern.h"
+
 enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges */
 
-static void gather(struct deq_engine *e)
+/* Rows of sequences that evaluate, or of those that answer from their starts. */
+static void gather_of(struct deq_engine *e, bool evaluate)
 {
-    e->n_batch = 0;
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        if (!deq_seq_in_step(s))
+        if (!deq_seq_in_step(s) || (s->solver.max_iter > 0) != evaluate)
             continue;
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
@@ -28,7 +30,24 @@ static void gather(struct deq_engine *e)
     }
 }
 
+static void gather(struct deq_engine *e)
+{
+    e->n_batch = 0;
+    gather_of(e, true);
+    e->n_evaluated = e->n_batch;
+    gather_of(e, false);
+}
+
 /* --- After the evaluation --- */
+
+/* The start is the state, and all that was asked for. */
+static void take_start(const struct deq_engine *e, struct row *r)
+{
+    const size_t D = e->cell->state_dim;
+    memcpy(r->fz, r->z, D * sizeof(float));
+    r->residual = NAN;
+    r->finite = r->converged = r->guess_due = isfinite(deq_kern()->dot(r->z, r->z, D));
+}
 
 static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
 {
@@ -37,6 +56,10 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
         struct row *r = e->batch[b];
         const struct deq_solver_opts *o = &e->batch_seq[b]->solver;
         const bool was = r->converged;
+        if (b >= e->n_evaluated) {
+            take_start(e, r);
+            continue;
+        }
         r->residual = deq_solver_residual(o, e->cell->state_dim, r->z, r->fz);
         r->finite = isfinite(r->residual);
         r->evaluations++;
@@ -174,7 +197,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         struct row *r = &e->rows[s->row[0]];
         r->lead = 0;
         r->best_residual = INFINITY;
-        r->last = s->solver.max_iter == 1;
+        r->last = s->solver.max_iter <= 1;
     }
     return true;
 }
@@ -190,7 +213,7 @@ static bool prune(struct deq_engine *e, struct sequence *s)
                 deq_seq_drop_rows(e, s, k);
                 break;
             }
-            if (r->restarted) {
+            if (r->restarted || !s->solver.max_iter) {
                 e->stats.numeric_errors++;
                 deq_seq_finish(e, s, DEQ_FINISH_NUMERIC, "the state became infinite or not a number");
                 return false;
@@ -249,10 +272,11 @@ void deq_step(struct deq_engine *e)
     if (!e->n_batch)
         return;
     const struct deq_rows rows =
-        {.n = e->n_batch, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
-    e->cell->ops->step(e->cell, &rows);
-    e->stats.steps++;
-    e->stats.rows += e->n_batch;
+        {.n = e->n_evaluated, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
+    if (rows.n)
+        e->cell->ops->step(e->cell, &rows);
+    e->stats.steps += rows.n > 0;
+    e->stats.rows += rows.n;
     deq_pool_stage(e->pool, stage_residual, e, 2 * e->n_batch * e->cell->state_dim);
     for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
         to = deq_readout_choose(e, from);

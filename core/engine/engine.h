@@ -26,6 +26,8 @@
  * of prefill_block positions, so whole blocks do not depend on what follows them and may come from the prefix cache
  * (prefix.h); and at its end, so that n choices can begin from one solve of it.
  *
+ * With max_iter 0 nothing is evaluated: the start, the proposal of layers before the loop, is the state that is read.
+ *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against
  * max_iter. The last of them commits whatever the residual. It is one more iterate of the solver's where the one before
  * it was the best so far, else it goes back to the best: the pages hold what the last evaluation left, so that an older

@@ -80,7 +80,7 @@ struct deq_engine {
     /* the step under way; all [max_rows] */
     struct row **batch;
     struct sequence **batch_seq;
-    size_t n_batch;
+    size_t n_batch, n_evaluated; /* the first of them; the others answer from their starts */
     const float **z;
     float **fz, **u_in, **u_out, **y;
     size_t *position;

@@ -172,6 +172,9 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
     if (p->warm_start == DEQ_WARM_PROPOSAL && !e->cell->ops->start)
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model makes no proposal");
+    if (!p->max_iter && p->warm_start != DEQ_WARM_PROPOSAL)
+        return deq_fail(err, DEQ_EINVAL, "max_iter: 0 answers from the model's proposal; with start %s there is none",
+                        deq_warm_name(p->warm_start));
     const struct deq_sampling *s = &q->sampling;
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
@@ -236,6 +239,30 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
     return DEQ_OK;
 }
 
+/* How the rows of q are solved. */
+static enum deq_rc solver_of(const struct deq_engine *e, const struct deq_request *q, struct deq_solver_opts *ret,
+                             struct deq_err *err)
+{
+    const struct deq_solve_params *p = &q->solve;
+    struct deq_solver_opts o = e->serving.solver;
+    o.method = p->solver;
+    o.tol = p->tol;
+    o.max_iter = DEQ_MAX(p->max_iter, 1u); /* 0 evaluations: nothing of the solver is asked */
+    o.min_iter = DEQ_MIN(p->min_iter, p->max_iter);
+    if (o.method == DEQ_BROYDEN)
+        o.memory = BROYDEN_MEMORY;
+    const enum deq_rc rc = deq_solver_check(&o, err);
+    if (rc)
+        return rc;
+    if (!(o.tol > 0) && (p->window != 1 || p->prefill_window > 1 || !deq_warm_is_fixed(p->warm_start)))
+        return deq_fail(err, DEQ_EINVAL,
+                        "window, prefill_window, warm_start: tol 0 asks for a fixed number of steps, which are taken "
+                        "from zero or the proposal with window 1");
+    o.max_iter = p->max_iter;
+    *ret = o;
+    return DEQ_OK;
+}
+
 enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret,
                        struct deq_err *err)
 {
@@ -244,19 +271,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     const uint32_t n = DEQ_MAX(q->n, 1u);
     uint32_t begun = 0;
     enum deq_rc rc = check_request(e, q, err);
-    o.method = q->solve.solver;
-    o.tol = q->solve.tol;
-    o.max_iter = q->solve.max_iter;
-    o.min_iter = q->solve.min_iter;
-    if (o.method == DEQ_BROYDEN)
-        o.memory = BROYDEN_MEMORY;
     if (!rc)
-        rc = deq_solver_check(&o, err);
-    if (!rc && !(o.tol > 0) &&
-        (q->solve.window != 1 || q->solve.prefill_window > 1 || !deq_warm_is_fixed(q->solve.warm_start)))
-        rc = deq_fail(err, DEQ_EINVAL,
-                      "window, prefill_window, warm_start: tol 0 asks for a fixed number of steps, which are taken "
-                      "from zero or the proposal with window 1");
+        rc = solver_of(e, q, &o, err);
     const uint64_t rows = deq_window_rows(n, q->solve.window, q->solve.prefill_window);
     if (!rc && rows > e->opts.max_rows)
         rc = deq_fail(err, DEQ_EINVAL, "window: %u choices with windows of %u rows exceed max_rows %u", n,
@@ -406,7 +422,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .message = message,
                             .prompt_evaluations = s->prompt_evaluations,
                             .prompt_positions = s->prompt_positions,
-                            .prompt_residual_max = s->prompt_reached.residual_max,
+                            .prompt_residual_max = s->solver.max_iter ? s->prompt_reached.residual_max : NAN,
                             .prompt_converged = !s->prompt_reached.missed};
     const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0);

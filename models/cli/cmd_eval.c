@@ -17,6 +17,7 @@
 
 struct score {
     const struct deq_tokens *tokens;
+    size_t begin; /* of the piece that is read: a model with a limit of positions reads one after the other */
     uint32_t vocab_size;
     double nats;
     size_t scored, not_converged;
@@ -34,9 +35,10 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     }
     s->residual_max = fmax(s->residual_max, (double)e->residual);
     s->not_converged += !e->converged;
-    if (e->position + 1 < s->tokens->n) {
+    const size_t next = s->begin + e->position + 1;
+    if (next < s->tokens->n) {
         const struct deq_log_normaliser n = deq_log_normaliser(e->logits, s->vocab_size);
-        s->nats -= (double)deq_logprob(&n, e->logits[s->tokens->ids[e->position + 1]]);
+        s->nats -= (double)deq_logprob(&n, e->logits[s->tokens->ids[next]]);
         s->scored++;
         if (s->scored % 256 == 0) {
             const double t = deq_now_s() - s->started,
@@ -68,9 +70,10 @@ static const struct deq_opt flags[] = {
 
 static const struct deq_command command = {
     .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
-    .about = "Perplexity of a text, in one stream. A line that is exactly <|endoftext|> separates documents and counts "
-             "as one token, but not\n"
-             "as text: bits_per_byte divides by the documents' bytes.",
+    .about = "Perplexity of a text, in one stream; of a model with a limit of positions in pieces of that length, each "
+             "read afresh.\n"
+             "A line that is exactly <|endoftext|> separates documents and counts as one token, but not as text:\n"
+             "bits_per_byte divides by the documents' bytes.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 2,
     .max_args = 2,
@@ -126,13 +129,14 @@ static enum deq_rc run(const struct deq_model *model, unsigned threads, const st
                        const struct deq_tokens *tokens, uint64_t bytes, struct result *ret, struct deq_err *err)
 {
     struct deq_engine *engine;
-    struct score s = {.tokens = tokens, .vocab_size = deq_model_info(model).vocab_size};
+    const struct deq_model_info info = deq_model_info(model);
+    struct score s = {.tokens = tokens, .vocab_size = info.vocab_size};
+    const size_t n_read = tokens->n - 1; /* the last token is predicted, not read */
+    const size_t piece = info.max_positions ? DEQ_MIN(info.max_positions, n_read) : n_read;
     const struct deq_engine_opts opts = {.threads = threads, .max_sequences = 1,
                                          .max_positions = (uint32_t)tokens->n};
     struct deq_request q = deq_request_defaults(model);
     q.solve = *p;
-    q.prompt = tokens->ids;
-    q.n_prompt = tokens->n - 1; /* the last token is predicted, not read */
     q.max_tokens = 0;
     q.want_prompt = true;
     q.event = on_event;
@@ -140,11 +144,15 @@ static enum deq_rc run(const struct deq_model *model, unsigned threads, const st
     enum deq_rc rc = deq_engine_new(model, &opts, &engine, err);
     if (rc)
         return rc;
-    rc = deq_submit(engine, &q, NULL, err);
-    if (!rc) {
-        s.started = deq_now_s();
+    s.started = deq_now_s();
+    for (; s.begin < n_read && !rc && !s.failed; s.begin += piece) {
+        q.prompt = tokens->ids + s.begin;
+        q.n_prompt = DEQ_MIN(piece, n_read - s.begin);
+        rc = deq_submit(engine, &q, NULL, err);
         while (deq_active(engine))
             deq_step(engine);
+    }
+    if (!rc) {
         const double seconds = deq_now_s() - s.started, n = (double)s.scored;
         const struct deq_engine_stats st = deq_engine_stats(engine);
         cli_progress_end();
@@ -253,9 +261,12 @@ static enum deq_rc run_budgets(const struct deq_model *model, const struct flags
     p.window = 1;
     p.prefill_window = 0;
     for (size_t i = 0; i < b->n; i++)
-        if (!b->each[i])
-            return deq_fail(err, DEQ_EINVAL, "--evaluations: 0: a %s has no proposal of its own to answer from",
-                            info.model_type);
+        if (!b->each[i] && p.warm_start != DEQ_WARM_PROPOSAL)
+            return info.has_proposal
+                       ? deq_fail(err, DEQ_EINVAL, "--evaluations: 0 answers from the proposal, not from %s",
+                                  deq_warm_name(p.warm_start))
+                       : deq_fail(err, DEQ_EINVAL, "--evaluations: 0: a %s has no proposal of its own to answer from",
+                                  info.model_type);
     if (!f->json)
         printf("%zu tokens (%llu bytes), %s, %s from %s\nevaluations  nats a token  bits a byte   perplexity  "
                "tokens/s\n", tokens->n - 1, (unsigned long long)bytes, deq_class_name(info.numeric),

@@ -192,6 +192,8 @@ int cmd_generate(int argc, char **argv)
         ask(&f, &info, &q);
         q.prompt = tokens.n ? tokens.ids : &start;
         q.n_prompt = tokens.n ? tokens.n : 1;
+        if (info.max_positions > q.n_prompt) /* the text ends there */
+            q.max_tokens = DEQ_MIN(q.max_tokens, info.max_positions - (uint32_t)q.n_prompt);
         q.event = on_event;
         q.ctx = &o;
         o.model = model;

@@ -256,7 +256,7 @@ void prompt_render(struct prompt *p)
 static void render_telemetry(struct choice *ch, const struct token_news *t)
 {
     deq_buf_fmt(&ch->iters, "%u,", t->evaluations);
-    reply_number(&ch->residuals, t->residual);
+    reply_residual(&ch->residuals, t->residual);
     deq_buf_str(&ch->residuals, ",");
     deq_buf_fmt(&ch->starts, "\"%s\",", t->start_cached ? "prefix" : deq_warm_name((enum deq_warm)t->start));
 }

@@ -173,7 +173,7 @@ void completion_report(const struct completion *c, const struct choice *ch, size
                 deq_prefill_window(p->window, p->prefill_window),
                 tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
-    reply_number(out, residual_max);
+    reply_residual(out, p->max_iter ? residual_max : NAN);
     deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s}", converged && !deadline ? "true" : "false",
                 approximate ? "approximate" : cached ? "exact" : "none", (long long)c->req.seed,
                 deadline ? ",\"deadline_exceeded\":true" : "");

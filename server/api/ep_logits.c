@@ -179,9 +179,10 @@ static void write_position(struct logits_job *l, const float *logits)
 static void write_end(struct logits_job *l)
 {
     deq_buf_str(&l->text, "],\"deq\":");
-    reply_json(&l->text, json_pack("{s:o, s:f, s:i, s:f, s:b}", "tol", reply_setting(l->tol), "iters_mean",
+    reply_json(&l->text, json_pack("{s:o, s:f, s:i, s:o, s:b}", "tol", reply_setting(l->tol), "iters_mean",
                                    l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max,
-                                   "residual_max", l->residual_max, "converged", (int)l->converged));
+                                   "residual_max", l->iters_max ? json_real(l->residual_max) : json_null(),
+                                   "converged", (int)l->converged));
     deq_buf_str(&l->text, "}");
 }
 

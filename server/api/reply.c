@@ -105,6 +105,14 @@ void reply_list(struct deq_buf *out, const struct deq_buf *entries)
     deq_buf_str(out, "]");
 }
 
+void reply_residual(struct deq_buf *out, float x)
+{
+    if (isnan(x))
+        deq_buf_str(out, "null");
+    else
+        reply_number(out, x);
+}
+
 void reply_number(struct deq_buf *out, float x)
 {
     if (isfinite(x))

@@ -29,5 +29,7 @@ void reply_buf(struct deq_buf *out, const struct deq_buf *s);
 void reply_list(struct deq_buf *out, const struct deq_buf *entries);
 /* 9 digits: a float survives the way through text. What is not finite becomes -9999, which clients know for log(0). */
 void reply_number(struct deq_buf *out, float x);
+/* The same of a residual, which of a state that nothing was evaluated at is NaN: null. */
+void reply_residual(struct deq_buf *out, float x);
 
 #endif

@@ -44,7 +44,9 @@ static bool take_tol(const struct object *o, const struct field *f, const json_t
 
 static bool take_max_iter(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, o->context->conf->max_iter_max,
+    if (json_is_integer(v) && !json_integer_value(v) && !deq_model_info(o->context->model).has_proposal)
+        return fields_bad_value(o, f->name, "0 answers from the model's proposal, and this model makes none");
+    return fields_take_int(o, f->name, v, 0, o->context->conf->max_iter_max,
                            &((struct solve_fields *)request)->max_iter);
 }
 
@@ -110,7 +112,7 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
 static const struct field rows[] = {
     {"preset", OTHER, 0, 0, 0, take_preset, "string: fast, balanced, exact"},
     {"tol", OTHER, 0, -1, 0, take_tol, "number"},
-    {"max_iter", OTHER, 1, -1, 0, take_max_iter, "integer"},
+    {"max_iter", OTHER, 0, -1, 0, take_max_iter, "integer"},
     {"min_iter", OTHER, 0, -1, 0, take_min_iter, "integer"},
     {"solver", OTHER, 0, 0, 0, take_solver, "string: picard, anderson, broyden"},
     {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor, proposal"},
@@ -132,6 +134,8 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
     struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window, p->prefill_window};
     if (!fields_take(&o, &s))
         return false;
+    if (!s.max_iter && p->warm_start != DEQ_WARM_PROPOSAL)
+        return fields_bad_value(&o, "max_iter", "0 answers from the model's proposal, and warm_start is another");
     p->max_iter = (uint32_t)s.max_iter;
     p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
     p->window = (uint32_t)s.window;

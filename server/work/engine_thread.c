@@ -139,7 +139,8 @@ static void observe_token(struct metrics *m, struct job *j, const struct deq_eve
     }
     atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
     metrics_observe(&m->iterations, e->evaluations);
-    metrics_observe(&m->residual, (double)e->residual);
+    if (e->evaluations)
+        metrics_observe(&m->residual, (double)e->residual);
     atomic_fetch_add_explicit(&m->start_tokens[e->start], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->start_evaluations[e->start], e->evaluations, memory_order_relaxed);
     if (j->on_step && j->flush.has == FLUSH_NOTHING)

@@ -340,7 +340,7 @@ def bounds_of_configuration():
     return {"n": (1, n), "best_of": (0, n), "logprobs": (0, value("limits", "max_logprobs")),
             "top_logprobs": (0, value("limits", "max_logprobs")),
             "tol": (value("limits", "tol_min"), value("limits", "tol_max")),
-            "max_iter": (1, value("limits", "max_iter")), "min_iter": (0, value("limits", "max_iter")),
+            "max_iter": (0, value("limits", "max_iter")), "min_iter": (0, value("limits", "max_iter")),
             "window": (1, value("limits", "max_window")), "prefill_window": (1, value("limits", "max_window"))}
 
 

@@ -256,6 +256,34 @@ TEST(fill_layers_and_a_poisoned_row)
     deq_engine_free(e);
 }
 
+/* No evaluation: the proposal is read out, prompts through whole windows a step; company changes nothing. */
+TEST(fill_answers_from_the_proposal)
+{
+    uint32_t prompt[PROMPT];
+    struct answer x = {0}, other = {0};
+    struct deq_toy of = layered;
+    struct deq_err err = {0};
+    struct deq_engine *e = toy_engine(&layered, 2, 4, NULL);
+    REQUIRE(e);
+    fill_prompt(prompt, PROMPT, 7);
+    struct deq_request q = toy_request(prompt, PROMPT, 30, &x), solved = toy_request(prompt, PROMPT, 30, &other);
+    q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 7};
+    q.solve.max_iter = 0;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "max_iter: 0 answers from the model's"));
+    q.solve.warm_start = DEQ_WARM_PROPOSAL;
+    const struct answer a = ask(e, &q, NULL);
+    CHECK(deq_engine_stats(e).steps == 0 && deq_engine_stats(e).rows == 0);
+    of.coupling = 0; /* the state is then what enters the loop */
+    const double worst = worst_logprob(&of, prompt, PROMPT, &a);
+    CHECK_MSG(a.n == 30 && worst < 1e-5, "error %g", worst); /* sums of a few floats below 4 */
+    CHECK(a.evaluations[29] == 0 && isnan(a.residual[29]) && isnan(a.prompt_residual_max) && a.not_converged == 0);
+    CHECK(deq_submit(e, &solved, NULL, NULL) == DEQ_OK);
+    const struct answer beside = ask(e, &q, NULL);
+    CHECK(!memcmp(a.token, beside.token, sizeof a.token) && !memcmp(a.logprob, beside.logprob, sizeof a.logprob));
+    CHECK(other.n == 30 && worst_logprob(&layered, prompt, PROMPT, &other) < TOLERANCE);
+    deq_engine_free(e);
+}
+
 TEST(fill_refuses_a_proposal_that_nobody_makes)
 {
     const uint32_t prompt[2] = {1, 2};

@@ -6,8 +6,9 @@
 static const struct refused wrong[] = {
     {ON_COMPLETIONS, "{\"deq\":{\"tol\":0.6}}", NULL, "deq.tol: must be between 1e-05 and 0.5"},
     {ON_COMPLETIONS, "{\"deq\":{\"tol\":\"0.1\"}}", NULL, "deq.tol: expected a number"},
-    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":65}}", NULL, "deq.max_iter: must be between 1 and 64"},
-    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":0}}", NULL, "deq.max_iter: must be between 1 and 64"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":65}}", NULL, "deq.max_iter: must be between 0 and 64"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_iter\":0}}", NULL,
+     "deq.max_iter: 0 answers from the model's proposal, and this model makes none"},
     {ON_COMPLETIONS, "{\"deq\":{\"min_iter\":9,\"max_iter\":8}}", NULL, "deq.min_iter: must be between 0 and 8"},
     {ON_COMPLETIONS, "{\"deq\":{\"window\":17}}", NULL, "deq.window: must be between 1 and 16"},
     {ON_COMPLETIONS, "{\"deq\":{\"prefill_window\":17}}", NULL, "deq.prefill_window: must be between 1 and 16"},
