@@ -128,4 +128,9 @@ void deq_looped_decay(const float *decay_log, const float *step_bias, size_t n, 
  * out [positions, d_head] */
 void deq_rope_table(size_t positions, size_t d_head, float base, float *out);
 
+/* The kind's row ops (kind.h). */
+struct deq_cell deq_looped_shape(const struct deq_arch *a, size_t max_rows, uint32_t n_pages, unsigned threads);
+enum deq_rc deq_looped_open(const struct deq_weights *w, size_t max_rows, uint32_t n_pages, struct deq_pool *pool,
+                            struct deq_cell **ret, struct deq_err *err);
+
 #endif

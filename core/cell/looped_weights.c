@@ -266,4 +266,6 @@ const struct deq_kind deq_looped_kind = {.model_type = "deq_looped",
                                          .weights = weights,
                                          .predictor = predictor,
                                          .constants = constants,
+                                         .shape = deq_looped_shape,
+                                         .open = deq_looped_open,
                                          .seq_max = seq_max};
