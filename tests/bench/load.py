@@ -3,7 +3,7 @@
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict]
 
-Parts: streams overload churn overhead prefill idle fairness (all, when none is named). Each starts a daemon of its own.
+Parts: streams overload churn overhead clients prefill idle fairness (all, when none is named). Each starts a daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
@@ -474,6 +474,41 @@ def overhead():
         http_share(d, part, width, tokens)
 
 
+# --- More clients than places ---
+
+def clients():
+    """The same requests by 32 clients and by 128, each of whom sends its next one when it has its answer; in turn."""
+    part, tokens, few, many, rounds = "clients", 64, 32, 128, 3
+    n = scaled(384, many)
+    with Daemon() as d:
+        rates = {few: [], many: []}
+        usage(d, part, few, 32, True, "off")
+        for _ in range(rounds):
+            for width in rates:
+                client, calls = d.client(nap=0.005), []
+
+                def again(_=None):
+                    if len(calls) < n:
+                        i = len(calls)
+                        calls.append(None)
+                        calls[i] = client.post({"prompt": PROMPTS[i % len(PROMPTS)], "seed": i, "max_tokens": tokens,
+                                                "temperature": 0.8, "ignore_eos": True, "stream": True,
+                                                "cache": "off"}, on_end=again)
+
+                t = time.monotonic()
+                for _ in range(width):
+                    again()
+                client.run()
+                rates[width].append(n * tokens / (time.monotonic() - t))
+                promise(all(c.state == "done" and c.status() == 200 for c in calls), part,
+                        "not all of %d requests of %d clients were answered" % (n, width))
+                client.close()
+        a, b = percentile(rates[few], 50), percentile(rates[many], 50)
+        say(part, "%d streams of %d tokens: %.0f tokens/s by %d clients, %.0f by %d: %.2f times (medians of %d)" % (
+            n, tokens, a, few, b, many, b / a, rounds))
+        target(b >= a, part, "%d clients had %.2f times the tokens/s of %d, target 1" % (many, b / a, few))
+
+
 # --- A long prompt beside a stream ---
 
 def long_prompt(d):
@@ -624,7 +659,7 @@ def fairness():
             target(p[1] <= 2 * p[0], part, "B's p95 is %.1f times its value alone, target 2" % (p[1] / p[0]))
 
 
-PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, prefill, idle, fairness)}
+PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, clients, prefill, idle, fairness)}
 
 
 def main():

@@ -27,11 +27,15 @@ static void on_admit(struct job *j)
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 {
     struct probe *p = (struct probe *)j;
-    p->tokens += e->kind == DEQ_EVENT_TOKEN;
-    if (e->kind == DEQ_EVENT_TOKEN && p->tokens == p->pause_at)
+    if (e->kind != DEQ_EVENT_TOKEN)
+        return DEQ_CONTINUE;
+    if (!p->tokens++) {
+        p->first = jobs.flushed;
+        jobs.started++;
+    }
+    if (p->tokens == p->pause_at)
         sched_pause(j, true);
-    if (e->kind == DEQ_EVENT_TOKEN)
-        usleep(p->token_us);
+    usleep(p->token_us);
     return DEQ_CONTINUE;
 }
 
@@ -39,6 +43,7 @@ static void on_step(struct job *j)
 {
     struct probe *p = (struct probe *)j;
     p->steps++;
+    jobs.flushed = jobs.started;
     if (p->pause_at && p->tokens >= p->pause_at)
         sem_post(&p->paused);
 }

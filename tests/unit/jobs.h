@@ -9,7 +9,7 @@
 #include "server/work/sched.h"
 #include "tests/unit/test.h"
 
-enum { JOBS_MAX = 8, HANG_S = 120, NEVER = 100000 /* tokens: a job of so many ends in another way */ };
+enum { JOBS_MAX = 130, HANG_S = 120, NEVER = 100000 /* tokens: a job of so many ends in another way */ };
 
 struct probe {
     struct job job; /* first: callbacks get it */
@@ -17,6 +17,7 @@ struct probe {
     sem_t *hold; /* its on_admit waits for this; may be NULL */
     sem_t begun, paused, ended;
     unsigned order; /* of its admission, from 1; 0: none */
+    unsigned first; /* jobs whose first token came in earlier steps than its own; of a job that outlives that step */
     unsigned tokens, ends, steps;
     unsigned token_us; /* how long its on_event stays at a token, and with it the step */
     unsigned pause_at; /* it pauses itself at that token, and says so at the end of the step; 0: never */
@@ -30,7 +31,9 @@ struct jobs {
     struct metrics metrics;
     struct sched *sched;
     struct probe probe[JOBS_MAX];
-    unsigned admitted; /* so far; the engine's thread's */
+    unsigned admitted; /* so far; the engine's thread's, like: */
+    unsigned started;  /* jobs that have a token */
+    unsigned flushed;  /* and those of them that had it when a step last ended */
     uint32_t token;    /* every prompt is this one */
 };
 extern struct jobs jobs;

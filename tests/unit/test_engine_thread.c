@@ -182,3 +182,26 @@ TEST(engine_thread_ends_everything)
     CHECK(sched_alive(jobs.sched, HANG_S * 1000));
     jobs_end();
 }
+
+/* Many more requests than places: nobody who came later has a first token in an earlier step. All of them cost the
+ * same, and wait before the first one begins. */
+TEST(sched_first_tokens_come_in_order_of_arrival)
+{
+    enum { CLIENTS = 128, PLACES = 4, TOKENS = 3 };
+    sem_t hold;
+    REQUIRE(jobs_begin(PLACES));
+    jobs.conf.queue_requests = 2 * CLIENTS;
+    struct probe *holder = jobs_hold_engine(CLIENTS, 1, 1, &hold);
+    for (size_t i = 0; i < CLIENTS; i++)
+        CHECK(jobs_submit(jobs_prepare(i, 1, TOKENS)) == SUBMIT_OK);
+    sem_post(&hold);
+    for (size_t i = 0; i < CLIENTS; i++)
+        jobs_check_end(&jobs.probe[i], JOB_FINISHED);
+    jobs_check_end(holder, JOB_FINISHED);
+    for (size_t i = 1; i < CLIENTS; i++) {
+        CHECK_EQ(jobs.probe[i].order, jobs.probe[i - 1].order + 1);
+        CHECK(jobs.probe[i].first >= jobs.probe[i - 1].first);
+    }
+    CHECK(jobs.probe[CLIENTS - 1].first >= CLIENTS / 2); /* they did not all come at once */
+    jobs_end();
+}
