@@ -3,7 +3,8 @@
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict]
 
-Parts: streams overload churn overhead clients prefill idle fairness (all, when none is named). Each starts a daemon of its own.
+Parts: streams overload churn overhead clients prefill idle fairness (all, when none is named). Each starts a daemon of
+its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
