@@ -4,10 +4,11 @@
 
 #include "core/base/mem.h"
 #include "core/cell/kind.h"
+#include "core/cell/looped.h"
 #include "core/cell/transformer.h"
 #include "core/cell/trellis.h"
 
-static const struct deq_kind *const kinds[] = {&deq_transformer_kind, &deq_trellis_kind};
+static const struct deq_kind *const kinds[] = {&deq_transformer_kind, &deq_trellis_kind, &deq_looped_kind};
 
 const struct deq_kind *deq_kind_find(const char *model_type)
 {

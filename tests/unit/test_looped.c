@@ -1,11 +1,13 @@
-/* core/cell/looped.c, layer.c: the looped kind on rows against its equations in double precision, for each family and
- * every switch; and the same bits for a row in any company, pieces, pages, on any number of threads, at every level. */
+/* core/cell/looped.c, layer.c: the looped kind on rows, and on sequences, against its equations in double precision,
+ * for each family and every switch; and the same bits for a row in any company, pieces, pages, on any number of
+ * threads, at every level. */
 #include "core/cell/looped.h"
 
 #include <stdlib.h>
 
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/cell/seq.h"
 #include "tests/unit/levels.h"
 #include "tests/unit/looped_reference.h"
 #include "tests/unit/test.h"
@@ -217,6 +219,34 @@ static void check_equations(const struct fixture *x, const struct outcome *o, co
               start, f, y, logits);
 }
 
+/* The form that trains and scores. */
+static void check_sequence(const struct fixture *x, const float *z, const struct looped_reference *r, double room)
+{
+    const size_t S = deq_looped_state(x->a), V = x->a->base.vocab.size;
+    const struct deq_seq_shape shape = {.b = 1, .t = T, .n_tapes = 1};
+    struct deq_seq *s = NULL;
+    float *fz = DEQ_NEW_ARRAY(float, T * S), *logprobs = DEQ_NEW_ARRAY(float, T * V);
+    double f = 0, p = 0, want[V_MAX];
+    CHECK(deq_seq_new(&x->a->base, &shape, &s, NULL) == DEQ_OK);
+    s->ops->begin(s, x->w, x->token[0], NULL);
+    s->ops->forward(s, 0, z, fz);
+    CHECK(deq_seq_logprobs(s, z, logprobs, NULL) == DEQ_OK);
+    for (size_t t = 0; t < T; t++) {
+        double sum = 0;
+        f = worse(f, distance(fz + t * S, r->f[t], S));
+        looped_reference_logits(x->w, r, t, want);
+        for (size_t i = 0; i < V; i++)
+            sum += exp(want[i]);
+        for (size_t i = 0; i < V; i++)
+            want[i] -= log(sum);
+        p = worse(p, distance(logprobs + t * V, want, V));
+    }
+    CHECK_MSG(f < room && p < room, "sequence: f %g, log-probabilities %g", f, p);
+    deq_seq_free(s);
+    deq_free(fz);
+    deq_free(logprobs);
+}
+
 static void check_variant(int variant)
 {
     struct fixture *x = new_fixture(variant);
@@ -230,6 +260,7 @@ static void check_variant(int variant)
     /* numbers of size 1 to 5 through at most six layers of sums over at most 56 terms, each rounded by 2^-24; or to the
      * 32512th part of the largest in a row, which is 500 times as coarse */
     static const double room[] = {[DEQ_CLASS_FLOAT32] = 2e-5, [DEQ_CLASS_INT16] = 4e-3};
+    check_sequence(x, z, r, room[DEQ_CLASS_FLOAT32]);
     for (int c = DEQ_CLASS_FLOAT32; c <= DEQ_CLASS_INT16; c++) {
         struct deq_weights *packed = pack(x, (enum deq_class)c);
         run(x, packed, (struct how){.threads = 2, .piece = T}, o);

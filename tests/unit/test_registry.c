@@ -27,7 +27,7 @@ TEST(registry_knows_its_kinds)
 
 TEST(registry_architectures)
 {
-    static const char *const types[] = {"deq_transformer", "deq_trellis"};
+    static const char *const types[] = {"deq_transformer", "deq_trellis", "deq_looped"};
     struct deq_err err;
     for (size_t i = 0; i < DEQ_COUNT(types); i++) {
         const struct deq_kind *kind = deq_kind_find(types[i]);
