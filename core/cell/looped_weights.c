@@ -107,6 +107,9 @@ static enum deq_rc check(const struct deq_arch *arch, const char *where, struct 
     if (S != D && (adds || !a->core_output))
         return deq_fail(err, DEQ_EFORMAT, "%s: core_size: %u is not hidden_size %u, which needs injection diagonal or "
                         "linear and core_output", where, S, D);
+    if (a->logit_softcap > 0 && arch->vocab.n_cutoffs)
+        return deq_fail(err, DEQ_EFORMAT, "%s: logit_softcap: %g does not go with a vocabulary in clusters, whose "
+                        "logits are normed one by one", where, (double)a->logit_softcap);
     for (unsigned p = 0; p < DEQ_PARTS; p++)
         if ((uint64_t)a->value_embeds[p] >> DEQ_MIN(a->n_layer[p], 32u))
             return deq_fail(err, DEQ_EFORMAT, "%s: %s_value_embeddings: %u has bits beyond its %u layers", where,

@@ -8,6 +8,7 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/cell/seq.h"
+#include "tests/unit/answers.h"
 #include "tests/unit/levels.h"
 #include "tests/unit/looped_reference.h"
 #include "tests/unit/test.h"
@@ -392,4 +393,72 @@ TEST(looped_best_word_near_logits)
         deq_free(o[0]);
         free_fixture(x);
     }
+}
+
+/* --- In the engine --- */
+
+static struct deq_engine *engine_of(const struct deq_weights *packed, const struct deq_arch *a, unsigned threads)
+{
+    const struct deq_engine_opts in = {.max_sequences = 4, .max_positions = 32, .prefill_block = 16};
+    const struct deq_cell shape = deq_looped_shape(a, 0, 0, 1);
+    struct deq_engine_opts o;
+    struct deq_pool *pool = NULL;
+    struct deq_cell *cell = NULL;
+    struct deq_engine *e = NULL;
+    CHECK(deq_pool_new(threads, &pool, NULL) == DEQ_OK &&
+          deq_engine_opts_fill(&shape, &in, &o, NULL) == DEQ_OK &&
+          deq_looped_open(packed, o.max_rows, deq_engine_pages(&shape, &o), pool, &cell, NULL) == DEQ_OK &&
+          deq_engine_open(cell, &a->vocab, &a->serving, pool, &o, &e, NULL) == DEQ_OK);
+    return e;
+}
+
+/* Requests of every window, whose prompts begin alike, up to the last position: with all others in one engine, behind
+ * cached blocks, they get what each gets in an engine of its own. */
+static void check_company(int variant, enum deq_class numeric)
+{
+    enum { PROBES = 4 };
+    struct fixture *x = new_fixture(variant);
+    struct deq_weights *packed = pack(x, numeric);
+    struct answer alone[PROBES] = {{0}}, got[2][PROBES] = {{{0}}};
+    struct deq_request q[PROBES];
+    struct deq_engine *e;
+    for (size_t i = 0; i < PROBES; i++) {
+        q[i] = toy_request(x->token[0], 17 + i, (uint32_t)(15 - i), &alone[i]);
+        alone[i].vocab = x->a->base.vocab.size;
+        q[i].sampling = (struct deq_sampling){.temperature = i % 2, .top_p = 1, .seed = i};
+        q[i].solve.max_iter = 12;
+        q[i].solve.window = 1u << i;
+        e = engine_of(packed, &x->a->base, 1);
+        REQUIRE(e);
+        alone[i] = ask(e, &q[i], NULL);
+        CHECK(alone[i].n == 15 - i && alone[i].finish == DEQ_FINISH_LENGTH);
+        deq_engine_free(e);
+    }
+    e = engine_of(packed, &x->a->base, 2);
+    REQUIRE(e);
+    for (size_t round = 0; round < 2; round++) {
+        for (size_t i = 0; i < PROBES; i++) {
+            struct deq_request one = q[i];
+            got[round][i].vocab = x->a->base.vocab.size;
+            one.ctx = &got[round][i];
+            CHECK(deq_submit(e, &one, NULL, NULL) == DEQ_OK);
+            for (size_t steps = 3 * i; steps > 0; steps--)
+                deq_step(e);
+        }
+        run_all(e);
+        for (size_t i = 0; i < PROBES; i++)
+            CHECK_MSG(same_answer(&got[round][i], &alone[i]), "%s: round %zu, probe %zu differs",
+                      looped_variant_names[variant], round, i);
+    }
+    deq_engine_free(e);
+    deq_weights_free(packed);
+    free_fixture(x);
+}
+
+TEST(looped_answers_in_any_company)
+{
+    check_company(0, DEQ_CLASS_FLOAT32);
+    check_company(0, DEQ_CLASS_INT8);
+    check_company(1, DEQ_CLASS_INT8);
+    check_company(3, DEQ_CLASS_INT16);
 }

@@ -50,6 +50,11 @@ TEST(looped_shapes_that_do_not_go_together_are_refused)
     a = new_arch();
     a->value_embeds[DEQ_CODA] = 1;
     refused(a, "coda_value_embeddings: 1");
+    a = new_arch();
+    a->logit_softcap = 30;
+    a->base.vocab.n_cutoffs = 1;
+    a->base.vocab.cutoffs[0] = 5;
+    refused(a, "logit_softcap: 30");
 }
 
 TEST(rope_table_is_float32_of_float32_angles)
