@@ -80,6 +80,7 @@ struct deq_model_info {
     const char *kernels;           /* CPU level: "avx512" */
     enum deq_solver_method solver; /* the model's defaults; core/solve/terms.h */
     enum deq_warm warm_start;
+    enum deq_stop_rule stop;
     float tol, tol_fast, tol_exact; /* the default; what the presets fast and exact stand for */
     uint32_t max_iter, memory, window, prefill_window;
     bool has_predictor, has_proposal; /* it can start from them */
@@ -153,6 +154,7 @@ struct deq_sampling {
 struct deq_solve_params {
     enum deq_solver_method solver;
     enum deq_warm warm_start;
+    enum deq_stop_rule stop; /* what tol is of */
     float tol; /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
     uint32_t max_iter;       /* evaluations of a row once all before it are final; 0: the proposal is the state */
     uint32_t min_iter;

@@ -41,6 +41,7 @@ static const struct deq_opt serving[] = {
     {"prefill_window", DEQ_OPT_U32, AT(serving.prefill_window), 0, DEQ_ROW_WINDOW_MAX, "0", NULL,
      "the same while a prompt is read; 0: as window"},
     {"warm_start", DEQ_OPT_ENUM, AT(serving.warm), 0, 0, "zero", DEQ_WARM_CHOICES, "where rows begin"},
+    {"stop", DEQ_OPT_ENUM, AT(serving.stop), 0, 0, "residual", DEQ_STOP_RULE_CHOICES, "when a position is solved"},
     {"numeric_class", DEQ_OPT_ENUM, AT(serving.numeric), 0, 0, "float32", DEQ_CLASS_CHOICES,
      "what products are computed in"},
 };

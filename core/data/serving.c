@@ -14,6 +14,14 @@ enum deq_rc deq_serving_check(const struct deq_serving *s, bool has_predictor, b
                         "%s: deq.window, deq.prefill_window, deq.warm_start: tol 0 asks for a fixed number of steps, "
                         "which are taken from zero or the proposal with window 1",
                         where);
+    if (deq_stop_reads(s->stop) && (s->row_window != 1 || s->prefill_window > 1))
+        return deq_fail(err, DEQ_EFORMAT,
+                        "%s: deq.window, deq.prefill_window: stop %s reads out every evaluation, of one row at a time: "
+                        "must be 1",
+                        where, deq_stop_rule_name(s->stop));
+    if (s->stop != DEQ_STOP_AT_RESIDUAL && !(s->solver.tol > 0))
+        return deq_fail(err, DEQ_EFORMAT, "%s: deq.stop: %s, but tol 0 asks for a fixed number of steps", where,
+                        deq_stop_rule_name(s->stop));
     if (s->warm == DEQ_WARM_PREDICTOR && !has_predictor)
         return deq_fail(err, DEQ_EFORMAT,
                         "%s: deq.warm_start: predictor, but the model has none (predictor_hidden_size is 0)", where);

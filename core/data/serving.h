@@ -10,6 +10,7 @@ struct deq_serving {
     uint32_t row_window;     /* w: rows solved behind the committed prefix, 1..64 */
     uint32_t prefill_window; /* the same while a prompt is read; 0: row_window */
     enum deq_warm warm;
+    enum deq_stop_rule stop;
     float tol_fast, tol_exact; /* what requests may ask for by name; 0: ten times tol, a hundredth of it */
     enum deq_class numeric; /* what it is computed in */
 };

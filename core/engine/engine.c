@@ -63,7 +63,7 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
         r->residual = deq_solver_residual(o, e->cell->state_dim, r->z, r->fz);
         r->finite = isfinite(r->residual);
         r->evaluations++;
-        r->converged = r->finite && r->residual < o->tol && r->evaluations >= o->min_iter;
+        r->converged = r->finite && deq_rule_rests(e, e->batch_seq[b], r) && r->evaluations >= o->min_iter;
         /* the guess is due: early, and at the evaluation that converges */
         if (r->evaluations > GUESS_EVALUATIONS && !(r->converged && !was))
             continue;
@@ -281,6 +281,7 @@ void deq_step(struct deq_engine *e)
     for (uint32_t from = 0, to; from < e->opts.max_sequences; from = to) {
         to = deq_readout_choose(e, from);
         deq_readout_run(e);
+        deq_rule_judge(e);
         tell_final(e, from, to);
         for (uint32_t i = from; i < to; i++) {
             struct sequence *s = &e->seqs[i];

@@ -8,7 +8,8 @@
  *               by then: of a prompt a block ahead of its window, in large batches; of a token picked or guessed as
  *               it enters, and again when another takes its place
  *     evaluate  f once on all rows of all windows: one batch of matrix products
- *     residual  of every row; rows that begin a window and have r < tol can be committed
+ *     residual  of every row; rows that begin a window and have r < tol can be committed (or by another rule of
+ *               stopping: core/solve/terms.h; those that look at logits are asked after the readout)
  *     coda      of a cell with layers behind its loop: of the rows of a window from its front to the last that may
  *               commit or whose guess is due; what they leave of rows that are not final is made again
  *     readout   logits of rows that may commit, and of rows whose guess is due (first two

@@ -14,6 +14,7 @@ enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
 struct row {
     float *z, *fz, *u, *best; /* [D] [D] [U] [D]; best: the best iterate since it leads */
     float *y;                 /* [Y] what the head reads: of a cell with layers behind the loop theirs, else fz */
+    float *before;            /* [D] what the evaluation before gave, where the rule asks for it */
     float *seen;              /* [Y] that whose logits were computed last */
     struct deq_solver solver;
     size_t position;
@@ -32,6 +33,7 @@ struct row {
     bool rounded;         /* they are from a head in bytes */
     float *logits;        /* [V] of this step, or NULL */
     float *tails;         /* [n_tails] of this step */
+    uint32_t best_word, stable; /* of rule argmax: at the last evaluation; how often it stayed, in a row */
     uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one
                            * that its pick waits for, or 0 */
 };
@@ -47,6 +49,7 @@ struct sequence {
     struct deq_solver_opts solver;
     struct deq_ring ring;
     uint32_t *tokens; /* [n_prompt + max_tokens] */
+    float *logprob;   /* [V] of the evaluation before, of rule kl; else NULL */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
     size_t n_known, n_committed, last_position;
     size_t n_explicit; /* positions whose layers before the loop have run, for the tokens that stand there now */
@@ -93,6 +96,9 @@ struct deq_engine {
     struct sequence **head_seq;
     size_t n_head, n_quick;   /* n_quick: the first of them, which something quicker is tried for */
     size_t n_coda;            /* rows for the layers behind the loop: z, u_in, y, position, ring of them are set */
+    struct row **judged;      /* [max_sequences] rows whose rule reads them out, one a sequence */
+    struct sequence **judged_seq;
+    size_t n_judged;
     uint32_t head_max;
     float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
     bool remember;            /* every row has logits of its own: a later pick may be told from them */
@@ -128,6 +134,13 @@ size_t deq_fill_round(struct deq_engine *e, uint32_t entered);
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from);
 /* The layers behind the loop where these rows or final ones need them; logits, and what each picks: row.guess. */
 void deq_readout_run(struct deq_engine *e);
+
+/* rules.c */
+
+/* Whether r, just evaluated and finite, has converged by a rule that needs no logits. */
+bool deq_rule_rests(const struct deq_engine *e, const struct sequence *s, struct row *r);
+/* The same of the rows that are judged by theirs, once these are there: row.converged. */
+void deq_rule_judge(struct deq_engine *e);
 
 /* sequence.c */
 

@@ -71,7 +71,7 @@ static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
 static size_t row_floats(const struct deq_engine *e, const struct deq_cell *c)
 {
     const size_t read = (c->ops->coda ? 2 : 1) * c->read_dim; /* seen, and y where it is not fz */
-    return DEQ_ROUND_UP(3 * c->state_dim + read + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim),
+    return DEQ_ROUND_UP(4 * c->state_dim + read + c->inject_dim + solver_floats(&e->serving.solver, c->state_dim),
                         (size_t)16);
 }
 
@@ -101,6 +101,8 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
     DEQ_PART(l, e->prev, R);
     DEQ_PART(l, e->head, R);
     DEQ_PART(l, e->head_seq, R);
+    DEQ_PART(l, e->judged, S);
+    DEQ_PART(l, e->judged_seq, S);
     DEQ_PART(l, e->logits, e->head_max * V);
     DEQ_PART(l, e->tails, R * c->n_tails);
     DEQ_PART(l, e->logits_of, R);
@@ -163,7 +165,8 @@ enum deq_rc deq_engine_open(struct deq_cell *cell, const struct deq_vocab *vocab
         r->z = e->row_mem + i * per_row;
         r->fz = r->z + D;
         r->best = r->fz + D;
-        r->seen = r->best + D;
+        r->before = r->best + D;
+        r->seen = r->before + D;
         r->u = r->seen + cell->read_dim;
         r->solver.mem = r->u + cell->inject_dim;
         r->y = r->fz;
@@ -196,6 +199,7 @@ void deq_engine_free(struct deq_engine *e)
         if (e->seqs[i].id) {
             deq_ring_close(&e->pages, &e->seqs[i].ring);
             deq_free(e->seqs[i].tokens);
+            deq_free(e->seqs[i].logprob);
         }
     if (e->cell)
         e->cell->ops->free(e->cell); /* before its pool */

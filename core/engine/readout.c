@@ -10,9 +10,16 @@ static bool shows_distribution(const struct sequence *s, const struct row *r)
     return s->req.want_logits || s->req.want_prompt || begins;
 }
 
+/* The rule that r stops by looks at more than the word that is picked. */
+static bool rule_reads_all(const struct sequence *s)
+{
+    const enum deq_stop_rule rule = s->req.solve.stop;
+    return rule == DEQ_STOP_AT_KL || (rule == DEQ_STOP_AT_ARGMAX && !deq_sample_is_argmax(&s->req.sampling));
+}
+
 static bool needs_full_distribution(const struct sequence *s, const struct row *r)
 {
-    return shows_distribution(s, r) || deq_sample_needs_full(&s->req.sampling);
+    return shows_distribution(s, r) || rule_reads_all(s) || deq_sample_needs_full(&s->req.sampling);
 }
 
 static void put_coda(struct deq_engine *e, const struct sequence *s, const struct row *r)
@@ -38,31 +45,37 @@ static void run_coda(struct deq_engine *e)
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
 {
     uint32_t i = from;
-    e->n_head = e->n_coda = 0;
+    e->n_head = e->n_coda = e->n_judged = 0;
     for (; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
         if (!deq_seq_in_step(s))
             continue;
         if (e->n_head + s->n_rows > e->head_max)
             break;
+        const bool judged = deq_stop_reads(s->req.solve.stop) && s->solver.max_iter;
         bool leading = true, finite = true;
         uint32_t through = 0; /* rows that the layers behind the loop are needed of */
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
             finite = finite && r->finite; /* rows behind one that is not are dropped */
-            leading = leading && finite && (r->converged || (k == 0 && deq_row_must_commit(s, r)));
+            leading = leading && finite && (judged || r->converged || (k == 0 && deq_row_must_commit(s, r)));
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
             /* nobody enters behind the only row of a window */
             const bool guess_due = r->guess_due && picks && s->req.solve.window > 1 &&
                                    r->position >= s->req.n_prompt && r->position < s->last_position;
-            const bool need = finite && ((leading && (picks || wanted)) || guess_due);
+            const bool need = finite && ((leading && (picks || wanted || judged)) || guess_due);
             r->guess_due = false;
             if (need || leading)
                 through = k + 1;
+            if (need && judged) {
+                e->judged[e->n_judged] = r;
+                e->judged_seq[e->n_judged++] = s;
+            }
             if (need) {
-                r->exact = leading && (shows_distribution(s, r) || !deq_sample_is_argmax(&s->req.sampling));
+                r->exact = leading && (shows_distribution(s, r) || rule_reads_all(s) ||
+                                       !deq_sample_is_argmax(&s->req.sampling));
                 e->head[e->n_head] = r;
                 e->head_seq[e->n_head] = s;
                 e->n_head++;

@@ -24,10 +24,12 @@ static void prefix_key_init(const struct deq_engine *e, const struct sequence *s
                        struct deq_hash *ret_approximate)
 {
     struct {
-        uint32_t method, warm, max_iter, min_iter, window, pace, approximate;
+        uint16_t method, stop;
+        uint32_t warm, max_iter, min_iter, window, pace, approximate;
         float tol; /* no padding: all bytes are hashed */
         struct deq_hash salt;
-    } of = {.method = s->req.solve.solver,
+    } of = {.method = (uint16_t)s->req.solve.solver,
+            .stop = (uint16_t)s->req.solve.stop,
             .warm = s->req.solve.warm_start,
             .max_iter = s->req.solve.max_iter,
             .min_iter = s->req.solve.min_iter,
@@ -172,6 +174,13 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
     if (p->warm_start == DEQ_WARM_PROPOSAL && !e->cell->ops->start)
         return deq_fail(err, DEQ_EINVAL, "warm_start: this model makes no proposal");
+    if (deq_stop_reads(p->stop) && (p->window != 1 || p->prefill_window > 1))
+        return deq_fail(err, DEQ_EINVAL,
+                        "window, prefill_window: stop %s reads out every evaluation, of one row at a time: must be 1",
+                        deq_stop_rule_name(p->stop));
+    if (p->stop != DEQ_STOP_AT_RESIDUAL && !(p->tol > 0))
+        return deq_fail(err, DEQ_EINVAL, "stop: %s, but tol 0 asks for a fixed number of steps",
+                        deq_stop_rule_name(p->stop));
     if (!p->max_iter && p->warm_start != DEQ_WARM_PROPOSAL)
         return deq_fail(err, DEQ_EINVAL, "max_iter: 0 answers from the model's proposal; with start %s there is none",
                         deq_warm_name(p->warm_start));
@@ -192,11 +201,12 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     return DEQ_OK;
 }
 
-/* Gives back what a sequence that never began has taken. */
-static void undo(struct deq_engine *e, struct sequence *s)
+/* Gives back what a sequence has taken. */
+static void give_back(struct deq_engine *e, struct sequence *s)
 {
     deq_ring_close(&e->pages, &s->ring);
     deq_free(s->tokens);
+    deq_free(s->logprob);
     s->tokens = NULL;
     s->id = 0;
 }
@@ -214,12 +224,15 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                          const struct deq_solver_opts *o, uint32_t choice, struct deq_err *err)
 {
     uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
+    const bool keeps = q->solve.stop == DEQ_STOP_AT_KL;
+    float *logprob = keeps ? DEQ_NEW_ARRAY(float, e->cell->vocab_size) : NULL;
     struct deq_ring ring;
-    if (!tokens)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    const enum deq_rc rc = deq_ring_open(&e->pages, pages_of_choice(e, q, choice), &ring, err);
+    const enum deq_rc rc = tokens && (logprob || !keeps)
+                               ? deq_ring_open(&e->pages, pages_of_choice(e, q, choice), &ring, err)
+                               : deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
     if (rc) {
         deq_free(tokens);
+        deq_free(logprob);
         return rc;
     }
     memcpy(tokens, q->prompt, q->n_prompt * sizeof *tokens);
@@ -230,6 +243,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .solver = *o,
                            .ring = ring,
                            .tokens = tokens,
+                           .logprob = logprob,
                            .state = s->state,
                            .n_known = q->n_prompt,
                            /* the last token generated needs no state of its own */
@@ -303,7 +317,7 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     if (rc) {
         for (uint32_t i = 0; i < e->opts.max_sequences; i++)
             if (e->seqs[i].id == e->next_id)
-                undo(e, &e->seqs[i]);
+                give_back(e, &e->seqs[i]);
         return rc;
     }
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
@@ -426,10 +440,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_converged = !s->prompt_reached.missed};
     const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0);
-    deq_ring_close(&e->pages, &s->ring);
-    deq_free(s->tokens);
-    s->tokens = NULL;
-    s->id = 0;
+    give_back(e, s);
     e->n_active--;
     e->n_paused -= s->paused;
     reserve_rows(e, s, 0);

@@ -59,6 +59,27 @@ bool deq_warm_by_name(const char *name, enum deq_warm *ret)
     return false;
 }
 
+static const char *const rules[] = {[DEQ_STOP_AT_RESIDUAL] = "residual",
+                                    [DEQ_STOP_AT_LATENT] = "latent",
+                                    [DEQ_STOP_AT_KL] = "kl",
+                                    [DEQ_STOP_AT_ARGMAX] = "argmax"};
+_Static_assert(DEQ_COUNT(rules) == DEQ_STOP_RULES, "a name for each rule");
+
+const char *deq_stop_rule_name(enum deq_stop_rule r)
+{
+    return rules[r];
+}
+
+bool deq_stop_rule_by_name(const char *name, enum deq_stop_rule *ret)
+{
+    for (size_t i = 0; i < DEQ_COUNT(rules); i++)
+        if (!strcmp(name, rules[i])) {
+            *ret = (enum deq_stop_rule)i;
+            return true;
+        }
+    return false;
+}
+
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err)
 {
     if (o->memory < 1 || o->memory > DEQ_SOLVER_MEMORY_MAX)

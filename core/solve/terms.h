@@ -21,6 +21,24 @@ static inline bool deq_warm_is_fixed(enum deq_warm w)
     return w == DEQ_WARM_ZERO || w == DEQ_WARM_PROPOSAL;
 }
 
+/* When a position counts as solved. residual: ||f(z) - z|| / ||f(z)|| < tol. latent: the change of f(z) from one
+ * evaluation to the next, relative, < tol. kl: the divergence of the output distributions of two evaluations < tol.
+ * argmax: the most probable word five times the one before. The last two read out every evaluation: a product with the
+ * whole head each, of one row at a time (window 1). */
+enum deq_stop_rule { DEQ_STOP_AT_RESIDUAL, DEQ_STOP_AT_LATENT, DEQ_STOP_AT_KL, DEQ_STOP_AT_ARGMAX, DEQ_STOP_RULES };
+#define DEQ_STOP_RULE_CHOICES "residual|latent|kl|argmax"
+
+static inline bool deq_stop_reads(enum deq_stop_rule r)
+{
+    return r == DEQ_STOP_AT_KL || r == DEQ_STOP_AT_ARGMAX;
+}
+
+/* tol where only the rule is given; argmax has none */
+static inline float deq_stop_rule_tol(enum deq_stop_rule r)
+{
+    return r == DEQ_STOP_AT_LATENT ? 0.03f : r == DEQ_STOP_AT_KL ? 1e-3f : 1e-2f;
+}
+
 enum { DEQ_ROW_WINDOW_MAX = 64 };
 
 /* A prompt's window, and how many rows enter it in a step. 0: as wide as a choice's, and filled at once. Else an eighth
@@ -46,6 +64,8 @@ static inline uint64_t deq_window_rows(uint32_t n, uint32_t window, uint32_t pre
 
 const char *deq_solver_name(enum deq_solver_method m);
 bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);
+const char *deq_stop_rule_name(enum deq_stop_rule r);
+bool deq_stop_rule_by_name(const char *name, enum deq_stop_rule *ret);
 const char *deq_warm_name(enum deq_warm w);
 bool deq_warm_by_name(const char *name, enum deq_warm *ret);
 

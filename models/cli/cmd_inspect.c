@@ -50,13 +50,14 @@ int cmd_inspect(int argc, char **argv)
     json_t *r =
         !f.json ? NULL
                 : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
-                            "s:{s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b, s:b}}",
+                            "s:{s:s, s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b, s:b}}",
                             "model_type", i.model_type, "fingerprint", i.fingerprint,
                             "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
                             "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
                             "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
                             "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq",
-                            "numeric_class", deq_class_name(i.numeric), "solver", deq_solver_name(i.solver), "tol",
+                            "numeric_class", deq_class_name(i.numeric), "solver", deq_solver_name(i.solver), "stop",
+                            deq_stop_rule_name(i.stop), "tol",
                             (double)i.tol, "max_iter", (int)i.max_iter, "memory", (int)i.memory, "window",
                             (int)i.window, "prefill_window", (int)i.prefill_window, "warm_start",
                             deq_warm_name(i.warm_start), "predictor", (int)i.has_predictor,

@@ -4,6 +4,13 @@
 
 void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info *i, struct deq_solve_params *p)
 {
+    if (f->stop >= 0 && f->stop != (int)i->stop) {
+        p->stop = (enum deq_stop_rule)f->stop;
+        if (p->stop != DEQ_STOP_AT_RESIDUAL || i->tol > 0)
+            p->tol = deq_stop_rule_tol(p->stop);
+        if (deq_stop_reads(p->stop))
+            p->window = 1, p->prefill_window = 0;
+    }
     if (f->preset >= 0 && i->tol > 0) /* a fixed number of steps stays one */
         p->tol = (const float[]){i->tol_fast, i->tol, i->tol_exact}[f->preset];
     if (f->tol >= 0)

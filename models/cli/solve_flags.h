@@ -8,10 +8,10 @@
 struct solve_flags {
     float tol;                          /* -1: not given */
     uint32_t max_iter, window, prefill_window, threads; /* 0: not given */
-    int solver, warm, preset, numeric;  /* -1: not given */
+    int solver, warm, stop, preset, numeric;  /* -1: not given */
 };
 
-#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .preset = -1, .numeric = -1}
+#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .stop = -1, .preset = -1, .numeric = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
 #define SOLVE_FLAGS(at)                                                                                       \
     {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \
@@ -28,6 +28,8 @@ struct solve_flags {
      DEQ_ROW_WINDOW_MAX, NULL, NULL, "the same while a prompt is read; else --window, or the model's"},       \
     {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES,   \
      "state that a row starts from; else the model's"},                                                       \
+    {"--stop", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, stop), 0, 0, NULL, DEQ_STOP_RULE_CHOICES,     \
+     "when a row has converged; else as the model says"},                                                     \
     {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \
      "compute threads; else all cores"},                                                                      \
     {"--class", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, numeric), 0, 0, NULL, DEQ_CLASS_CHOICES,    \

@@ -166,11 +166,11 @@ void completion_report(const struct completion *c, const struct choice *ch, size
         cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
     }
     deq_buf_fmt(out,
-                "\"deq\":{\"tol\":%.6g,\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"prefill_window\":%u,"
-                "\"iters_mean\":%.6g,"
+                "\"deq\":{\"tol\":%.6g,\"stop\":\"%s\",\"solver\":\"%s\",\"warm_start\":\"%s\","
+                "\"window\":%u,\"prefill_window\":%u,\"iters_mean\":%.6g,"
                 "\"iters_max\":%u,\"prompt_iters_mean\":%.6g,\"residual_max\":",
-                (double)p->tol, deq_solver_name(p->solver), deq_warm_name(p->warm_start), p->window,
-                deq_prefill_window(p->window, p->prefill_window),
+                (double)p->tol, deq_stop_rule_name(p->stop), deq_solver_name(p->solver),
+                deq_warm_name(p->warm_start), p->window, deq_prefill_window(p->window, p->prefill_window),
                 tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_residual(out, p->max_iter ? residual_max : NAN);

@@ -41,10 +41,11 @@ static json_t *model_object(const struct service *s, const struct served *m)
         }
     const struct request_context c = service_context(s, m);
     const struct chat_template t = request_chat_template(&c);
-    json_t *deq = json_pack("{s:s, s:o, s:s, s:s, s:o, s:i, s:i, s:i, s:s, s:b, s:b, s:I, s:s, s:i, s:o, s:o, s:o, "
-                            "s:i, s:i, s:{s:s, s:s, s:s, s:s}}", "model_type", i->model_type, "architecture",
+    json_t *deq = json_pack("{s:s, s:o, s:s, s:s, s:s, s:o, s:i, s:i, s:i, s:s, s:b, s:b, s:I, s:s, s:i, s:o, s:o, "
+                            "s:o, s:i, s:i, s:{s:s, s:s, s:s, s:s}}", "model_type", i->model_type, "architecture",
                             architecture(i), "numeric_class", deq_class_name(i->numeric), "solver",
-                            deq_solver_name(i->solver), "tol", reply_setting(i->tol), "max_iter", (int)i->max_iter,
+                            deq_solver_name(i->solver), "stop", deq_stop_rule_name(i->stop), "tol",
+                            reply_setting(i->tol), "max_iter", (int)i->max_iter,
                             "window", (int)i->window, "prefill_window", (int)i->prefill_window, "warm_start",
                             deq_warm_name(i->warm_start), "predictor", (int)i->has_predictor, "proposal",
                             (int)i->has_proposal, "parameters", (json_int_t)i->parameters, "fingerprint",

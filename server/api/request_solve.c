@@ -29,7 +29,10 @@ static bool fixed_steps(const struct object *o)
 static bool take_tol(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     const struct conf *c = o->context->conf;
-    if (fixed_steps(o))
+    const enum deq_stop_rule stop = ((struct solve_fields *)request)->p->stop;
+    if (stop == DEQ_STOP_AT_ARGMAX)
+        return fields_bad_value(o, f->name, "stop argmax has no tolerance");
+    if (stop == DEQ_STOP_AT_RESIDUAL && fixed_steps(o))
         return fields_bad_value(o, f->name, "this model takes a fixed number of steps (max_iter)");
     /* the bounds are floats, and so are bounds as somebody writes them once they are read */
     if (!json_is_number(v))
@@ -56,17 +59,22 @@ static bool take_min_iter(const struct object *o, const struct field *f, const j
     return fields_take_int(o, f->name, v, 0, s->max_iter, &s->min_iter);
 }
 
+static int64_t window_max(const struct object *o, const struct solve_fields *s)
+{
+    return !(s->p->tol > 0) || deq_stop_reads(s->p->stop) ? 1 : o->context->conf->max_window;
+}
+
 static bool take_window(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct solve_fields *s = request;
     s->prefill_window = 0; /* a prompt's is as wide, unless it is said too */
-    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window, &s->window);
+    return fields_take_int(o, f->name, v, 1, window_max(o, s), &s->window);
 }
 
 static bool take_prefill_window(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    return fields_take_int(o, f->name, v, 1, fixed_steps(o) ? 1 : o->context->conf->max_window,
-                           &((struct solve_fields *)request)->prefill_window);
+    struct solve_fields *s = request;
+    return fields_take_int(o, f->name, v, 1, window_max(o, s), &s->prefill_window);
 }
 
 static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -94,12 +102,34 @@ static bool take_warm(const struct object *o, const struct field *f, const json_
     return true;
 }
 
+static bool take_stop(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct solve_fields *s = request;
+    const struct deq_model_info info = deq_model_info(o->context->model);
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    if (!deq_stop_rule_by_name(fields_word(v), &s->p->stop))
+        return fields_bad_value(o, f->name, "must be residual, latent, kl or argmax");
+    if (s->p->stop == info.stop)
+        return true;
+    /* a model that takes a fixed number of steps goes on doing so by its residual */
+    if (s->p->stop != DEQ_STOP_AT_RESIDUAL || info.tol > 0)
+        s->p->tol = deq_stop_rule_tol(s->p->stop);
+    if (deq_stop_reads(s->p->stop)) {
+        s->window = 1;
+        s->prefill_window = 0;
+    }
+    return true;
+}
+
 static bool take_preset(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct solve_fields *s = request;
     if (!json_is_string(v))
         return fields_bad_type(o, f->name, "a string");
     const struct deq_model_info info = deq_model_info(o->context->model);
+    if (s->p->stop != info.stop)
+        return fields_bad_value(o, f->name, "presets are tolerances of the model's own rule, and stop is another");
     for (int i = 0; i < PRESETS; i++)
         if (!strcmp(fields_word(v), request_preset_names[i])) {
             s->p->tol = request_preset_tol(o->context->conf, &info, i);
@@ -108,8 +138,10 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
     return fields_bad_value(o, f->name, "must be fast, balanced or exact");
 }
 
-/* preset before tol, which is then the last word; max_iter before min_iter; window before prefill_window */
+/* stop before what depends on it; preset before tol, which is then the last word; max_iter before min_iter; window
+ * before prefill_window */
 static const struct field rows[] = {
+    {"stop", OTHER, 0, 0, 0, take_stop, "string: residual, latent, kl, argmax"},
     {"preset", OTHER, 0, 0, 0, take_preset, "string: fast, balanced, exact"},
     {"tol", OTHER, 0, -1, 0, take_tol, "number"},
     {"max_iter", OTHER, 0, -1, 0, take_max_iter, "integer"},

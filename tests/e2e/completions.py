@@ -48,7 +48,8 @@ def test_shape():
     equal((o["choices"][0]["index"], o["choices"][0]["logprobs"], o["choices"][0]["finish_reason"]),
           (0, None, "length"), "choice")
     equal(set(o["deq"]),
-          {"tol", "solver", "warm_start", "window", "prefill_window", "iters_mean", "iters_max", "prompt_iters_mean",
+          {"tol", "stop", "solver", "warm_start", "window", "prefill_window", "iters_mean", "iters_max",
+           "prompt_iters_mean",
            "residual_max", "converged", "cache", "seed"}, "keys of deq")
     a, b = usual().complete("The", max_tokens=1), usual().complete("The", max_tokens=1)
     check(a["id"] != b["id"], "two answers have two ids")
@@ -368,6 +369,22 @@ def test_deq_agreement():
               warm + " at tol 1e-5")
 
 
+def test_deq_stop():
+    """By whichever rule a position counts as solved: from zero by plain steps a change is a residual; what reads every
+    evaluation takes windows of one row, and argmax six evaluations at least."""
+    d = usual()
+    plain = {"solver": "picard", "warm_start": "zero", "window": 1, "max_iter": 64}
+    base = d.complete(PROMPT, max_tokens=30, deq=dict(plain, tol=0.03))
+    for stop, tol, least in (("residual", 0.03, 1), ("latent", 0.03, 1), ("kl", 0.001, 2), ("argmax", None, 6)):
+        asked = dict(plain, stop=stop, **({"tol": tol} if stop == "residual" else {}))
+        o = d.complete(PROMPT, max_tokens=30, deq=asked)
+        equal((o["deq"]["stop"], o["deq"]["window"], o["deq"]["converged"]), (stop, 1, True), stop)
+        check(tol is None or abs(o["deq"]["tol"] - tol) < 1e-6, "%s: its tolerance, %s" % (stop, o["deq"]))
+        check(o["deq"]["iters_mean"] >= least, "%s: %s" % (stop, o["deq"]))
+        check(stop in ("kl", "argmax") or (o["choices"][0]["text"], o["deq"]["iters_mean"]) ==
+              (base["choices"][0]["text"], base["deq"]["iters_mean"]), "%s as by the residual" % stop)
+
+
 def test_deq_bounds():
     d = usual()
     for field, value, code, param in (
@@ -379,6 +396,8 @@ def test_deq_bounds():
             ("window", 0, "invalid_value", "deq.window"), ("window", 65, "invalid_value", "deq.window"),
             ("min_iter", 33, "invalid_value", "deq.min_iter"), ("solver", "newton", "invalid_value", "deq.solver"),
             ("solver", 1, "invalid_type", "deq.solver"), ("warm_start", "hot", "invalid_value", "deq.warm_start"),
+            ("warm_start", "proposal", "invalid_value", "deq.warm_start"),
+            ("stop", "entropy", "invalid_value", "deq.stop"), ("stop", 1, "invalid_type", "deq.stop"),
             ("warm_start", [], "invalid_type", "deq.warm_start"),
             ("tolerance", 1, "unknown_parameter", "deq.tolerance")):
         s, _, o = d.post("/v1/completions", {"prompt": "A", "deq": {field: value}})

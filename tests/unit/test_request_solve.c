@@ -19,6 +19,13 @@ static const struct refused wrong[] = {
      "deq.warm_start: must be zero, previous, predictor or proposal"},
     {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"proposal\"}}", NULL,
      "deq.warm_start: this model makes no proposal"},
+    {ON_COMPLETIONS, "{\"deq\":{\"stop\":\"entropy\"}}", NULL,
+     "deq.stop: must be residual, latent, kl or argmax"},
+    {ON_COMPLETIONS, "{\"deq\":{\"stop\":\"argmax\",\"tol\":0.1}}", NULL,
+     "deq.tol: stop argmax has no tolerance"},
+    {ON_COMPLETIONS, "{\"deq\":{\"stop\":\"latent\",\"preset\":\"fast\"}}", NULL,
+     "deq.preset: presets are tolerances of the model's own rule, and stop is another"},
+    {ON_COMPLETIONS, "{\"deq\":{\"window\":2,\"stop\":\"kl\"}}", NULL, "deq.window: must be between 1 and 1"},
     {ON_COMPLETIONS, "{\"deq\":{\"preset\":\"slow\"}}", NULL, "deq.preset: must be fast, balanced or exact"},
     {ON_COMPLETIONS, "{\"deq\":{\"memory\":3}}", NULL, "deq.memory: unknown field"},
 };

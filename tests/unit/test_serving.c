@@ -21,6 +21,8 @@ TEST(serving_refuses_by_key)
     BAD(s.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window: 65 is outside 1..64");
     BAD(s.prefill_window = DEQ_ROW_WINDOW_MAX + 1, "deq.prefill_window: 65 is outside 0..64");
     BAD(s.warm = DEQ_WARM_PREDICTOR, "deq.warm_start: predictor, but the model has none");
+    BAD(s.stop = DEQ_STOP_AT_KL, "deq.window, deq.prefill_window: stop kl reads out every evaluation");
+    BAD((s.stop = DEQ_STOP_AT_LATENT, s.row_window = 1, s.solver.tol = 0, s.warm = DEQ_WARM_ZERO), "deq.stop: latent");
     BAD(s.warm = DEQ_WARM_PROPOSAL, "deq.warm_start: proposal, but the model makes none");
     BAD(s.solver.tol = 0, "deq.window, deq.prefill_window, deq.warm_start: tol 0 asks for a fixed number of steps");
     BAD((s.solver.tol = 0, s.row_window = 1, s.warm = DEQ_WARM_ZERO, s.prefill_window = 2), "tol 0 asks for a fixed");
