@@ -313,3 +313,15 @@ TEST(golden_rows_huginn_loops) { check_loops("huginn-zero", "stream8", 24, DEQ_W
 TEST(golden_rows_attractor_proposal) { check_loops("attractor-small", "steps0", 24, DEQ_WARM_PROPOSAL, 0); }
 TEST(golden_rows_attractor_step) { check_loops("attractor-small", "steps1", 1, DEQ_WARM_PROPOSAL, 1); }
 TEST(golden_rows_attractor_two_steps) { check_loops("attractor-small", "steps2", 1, DEQ_WARM_PROPOSAL, 2); }
+
+/* Unless a request says otherwise, as their authors' code does. */
+TEST(golden_looped_models_start_where_they_were_trained_to)
+{
+    struct golden g;
+    if (open_golden("attractor-small", &g))
+        CHECK(g.arch->serving.warm == DEQ_WARM_PROPOSAL);
+    close_golden(&g);
+    if (open_golden("parcae-diagonal", &g))
+        CHECK(g.arch->serving.warm == DEQ_WARM_ZERO);
+    close_golden(&g);
+}
