@@ -44,6 +44,17 @@ enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_
 
 /* One line at the end of a file that is made if need be; on failure no part of it stays. */
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err);
+/* A new file of a directory that nobody sees yet: written at any place; what fails leaves it to the directory's end. */
+struct deq_new_file {
+    int fd;
+    const char *path; /* the caller's, for messages */
+};
+enum deq_rc deq_new_file_begin(const char *path, struct deq_new_file *ret, struct deq_err *err);
+enum deq_rc deq_new_file_write(const struct deq_new_file *f, uint64_t at, const void *data, size_t n,
+                               struct deq_err *err);
+/* rc DEQ_OK: syncs it. Closes; returns rc, or what went wrong here. */
+enum deq_rc deq_new_file_end(struct deq_new_file *f, enum deq_rc rc, struct deq_err *err);
+
 /* A new directory that appears at `path` when it is complete: its files are written to
  * `part`, a directory beside it. */
 struct deq_new_dir {

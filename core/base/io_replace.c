@@ -298,6 +298,41 @@ enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_er
     return rc;
 }
 
+enum deq_rc deq_new_file_begin(const char *path, struct deq_new_file *ret, struct deq_err *err)
+{
+    const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return sys_fail(err, path, "create");
+    *ret = (struct deq_new_file){fd, path};
+    return DEQ_OK;
+}
+
+enum deq_rc deq_new_file_write(const struct deq_new_file *f, uint64_t at, const void *data, size_t n,
+                               struct deq_err *err)
+{
+    const char *p = data;
+    while (n) {
+        const ssize_t k = pwrite(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return sys_fail(err, f->path, "write");
+        p += k;
+        at += (uint64_t)k;
+        n -= (size_t)k;
+    }
+    return DEQ_OK;
+}
+
+enum deq_rc deq_new_file_end(struct deq_new_file *f, enum deq_rc rc, struct deq_err *err)
+{
+    if (!rc && fsync(f->fd) < 0)
+        rc = sys_fail(err, f->path, "sync");
+    if (close(f->fd) < 0 && !rc)
+        rc = sys_fail(err, f->path, "close");
+    return rc;
+}
+
 enum deq_rc deq_io_dir_begin(const char *path, struct deq_new_dir *ret, struct deq_err *err)
 {
     struct place p;

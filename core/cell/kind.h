@@ -84,6 +84,8 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
 
 /* Plain and zeroed. */
 enum deq_rc deq_weights_new(const struct deq_arch *a, struct deq_weights **ret, struct deq_err *err);
+/* The table alone (deq_weights.bare). */
+enum deq_rc deq_weights_table(const struct deq_arch *a, struct deq_weights **ret, struct deq_err *err);
 /* From a file, plain or packed; every tensor and shape is checked before memory for them is taken. */
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
                              struct deq_err *err);

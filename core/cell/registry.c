@@ -85,25 +85,33 @@ enum deq_rc deq_arch_check(const struct deq_arch *a, const char *where, struct d
     return rc ? rc : deq_serving_check(&a->serving, a->predictor_hidden, deq_arch_proposes(a), where, err);
 }
 
-static enum deq_rc build(const struct deq_arch *a, bool packed, struct deq_weights **ret, struct deq_err *err)
+enum form { PLAIN, PACKED, BARE };
+
+static enum deq_rc build(const struct deq_arch *a, enum form form, struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_weights *w = a->kind->weights(a);
     if (!w)
         return deq_fail(err, DEQ_ENOMEM, "no memory for weights");
     w->numeric = a->serving.numeric;
-    const enum deq_rc rc = deq_weights_build(w, packed, err);
+    w->bare = form == BARE;
+    const enum deq_rc rc = deq_weights_build(w, form == PACKED, err);
     if (rc)
         deq_weights_free(w);
     else
         *ret = w;
-    if (!rc && !packed && a->kind->constants)
+    if (!rc && form == PLAIN && a->kind->constants)
         a->kind->constants(w);
     return rc;
 }
 
 enum deq_rc deq_weights_new(const struct deq_arch *a, struct deq_weights **ret, struct deq_err *err)
 {
-    return build(a, false, ret, err);
+    return build(a, PLAIN, ret, err);
+}
+
+enum deq_rc deq_weights_table(const struct deq_arch *a, struct deq_weights **ret, struct deq_err *err)
+{
+    return build(a, BARE, ret, err);
 }
 
 /* The file, and a packed table that it fits: what is not packed is little, so a file that does not hold what the
@@ -113,7 +121,7 @@ static enum deq_rc open_checked(const char *path, const struct deq_arch *a, stru
 {
     enum deq_rc rc = deq_safetensors_open(path, ret_file, err);
     if (!rc)
-        rc = build(a, true, ret_packed, err);
+        rc = build(a, PACKED, ret_packed, err);
     return rc ? rc : deq_weights_check(*ret_packed, *ret_file, path, ret_bf16, err);
 }
 
@@ -129,7 +137,7 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool pa
     if (!rc && !packed) {
         deq_weights_free(w);
         w = NULL;
-        rc = build(a, false, &w, err);
+        rc = build(a, PLAIN, &w, err);
         if (!rc)
             rc = deq_weights_read(w, file, err);
     }
@@ -145,7 +153,7 @@ enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weight
                                struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_weights *w = NULL;
-    enum deq_rc rc = build(a, true, &w, err);
+    enum deq_rc rc = build(a, PACKED, &w, err);
     if (rc)
         return rc;
     if ((rc = deq_weights_pack(w, plain, bf16, err)))

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/buf.h"
 #include "core/base/io.h"
 #include "core/base/json.h"
 #include "core/base/mem.h"
@@ -329,86 +328,29 @@ enum deq_rc deq_tensor_is_float(const struct deq_safetensors *f, const struct de
                     deq_dtype_name(t->dtype));
 }
 
-enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out,
-                              struct deq_err *err)
+enum deq_rc deq_tensor_piece_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, uint64_t first,
+                                    size_t n, float *out, struct deq_err *err)
 {
     enum { PIECE = 4096 }; /* elements: small enough for the stack, large enough that reading is all it costs */
     unsigned char piece[PIECE * sizeof(double)];
     enum deq_rc rc = deq_tensor_is_float(f, t, err);
     if (!rc && t->dtype == DEQ_F32)
-        rc = deq_tensor_read(f, t, 0, t->count, out, err);
-    for (uint64_t i = 0, n; !rc && t->dtype != DEQ_F32 && i < t->count; i += n) {
-        n = DEQ_MIN((uint64_t)PIECE, t->count - i);
-        rc = deq_tensor_read(f, t, i, n, piece, err);
+        rc = deq_tensor_read(f, t, first, n, out, err);
+    for (size_t i = 0, k; !rc && t->dtype != DEQ_F32 && i < n; i += k) {
+        k = DEQ_MIN((size_t)PIECE, n - i);
+        rc = deq_tensor_read(f, t, first + i, k, piece, err);
         if (!rc)
-            widen(t->dtype, piece, n, out + i);
+            widen(t->dtype, piece, k, out + i);
     }
-    const uint64_t bad = rc ? t->count : first_not_finite(out, t->count);
-    if (bad < t->count)
+    const uint64_t bad = rc ? n : first_not_finite(out, n);
+    if (bad < n)
         rc = deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu is not finite", f->path, t->name,
-                      (unsigned long long)bad);
+                      (unsigned long long)(first + bad));
     return rc;
 }
 
-enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n,
-                                  const char *const *meta, struct deq_err *err)
+enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *f, const struct deq_tensor *t, float *out,
+                              struct deq_err *err)
 {
-    enum deq_rc rc = DEQ_OK;
-    struct deq_buf head;
-    char *text = NULL;
-    deq_buf_init(&head, DEQ_ST_HEADER_MAX);
-    json_t *root = json_object(), *m = json_object();
-    struct deq_part *parts = DEQ_NEW_ARRAY(struct deq_part, n + 1);
-    uint64_t at = 0;
-    if (!root || !m || !parts) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
-        goto out;
-    }
-    for (; meta && meta[0]; meta += 2)
-        json_object_set_new(m, meta[0], json_string(meta[1]));
-    if (json_object_size(m))
-        json_object_set(root, "__metadata__", m);
-    for (size_t i = 0; i < n; i++) {
-        const struct deq_tensor_out *t = &tensors[i];
-        json_t *shape = json_array();
-        uint64_t bytes = deq_dtype_bytes(t->dtype);
-        for (unsigned d = 0; d < t->n_dims; d++) {
-            json_array_append_new(shape, json_integer((json_int_t)t->shape[d]));
-            bytes *= t->shape[d];
-        }
-        json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", deq_dtype_name(t->dtype), "shape", shape,
-                                  "data_offsets", (json_int_t)at, (json_int_t)(at + bytes));
-        if (!entry || json_object_set_new(root, t->name, entry) < 0) {
-            rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
-            goto out;
-        }
-        parts[i + 1] = (struct deq_part){t->data, bytes};
-        at += bytes;
-    }
-    text = json_dumps(root, JSON_COMPACT);
-    if (!text) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
-        goto out;
-    }
-    size_t len = DEQ_ROUND_UP(strlen(text), 8); /* spaces pad the header so that data are aligned to 8 bytes */
-    unsigned char size[8];
-    for (int i = 0; i < 8; i++)
-        size[i] = (unsigned char)((uint64_t)len >> (8 * i));
-    deq_buf_add(&head, size, 8);
-    deq_buf_str(&head, text);
-    while (!head.failed && head.len < len + 8)
-        deq_buf_str(&head, " ");
-    if (head.failed) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
-        goto out;
-    }
-    parts[0] = (struct deq_part){head.data, head.len};
-    rc = deq_io_replace(path, parts, n + 1, err);
-out:
-    free(text); /* jansson's */
-    deq_buf_free(&head);
-    json_decref(root);
-    json_decref(m);
-    deq_free(parts);
-    return rc;
+    return deq_tensor_piece_to_f32(f, t, 0, t->count, out, err);
 }

@@ -52,16 +52,30 @@ enum deq_rc deq_tensor_is_float(const struct deq_safetensors *file, const struct
 enum deq_rc deq_tensor_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, float *out,
                               struct deq_err *err);
 
+/* Elements [first, first + n) of it. */
+enum deq_rc deq_tensor_piece_to_f32(const struct deq_safetensors *file, const struct deq_tensor *t, uint64_t first,
+                                    size_t n, float *out, struct deq_err *err);
+
+/* Writing (safetensors_write.c) */
 struct deq_tensor_out {
     const char *name;
     enum deq_dtype dtype; /* F32, BF16 or I64 */
     unsigned n_dims;
     uint64_t shape[DEQ_ST_DIMS_MAX];
-    const void *data; /* already in that dtype */
+    const void *data; /* already in that dtype; NULL where it is put later */
 };
 /* meta: pairs key, value, ..., NULL (or NULL). Replaces path atomically. */
 enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n,
                                   const char *const *meta, struct deq_err *err);
+/* A new file, for a new directory, whose numbers are put afterwards, in pieces and in any order, each once. */
+struct deq_safetensors_new;
+enum deq_rc deq_safetensors_create(const char *path, const struct deq_tensor_out *tensors, size_t n,
+                                   const char *const *meta, struct deq_safetensors_new **ret, struct deq_err *err);
+/* Elements [first, first + n) of tensor i, in its dtype. */
+enum deq_rc deq_safetensors_put(struct deq_safetensors_new *file, size_t i, uint64_t first, size_t n, const void *data,
+                                struct deq_err *err);
+/* rc DEQ_OK: every element must have been put. Syncs, closes and frees; returns rc, or what went wrong here. */
+enum deq_rc deq_safetensors_finish(struct deq_safetensors_new *file, enum deq_rc rc, struct deq_err *err);
 size_t deq_dtype_bytes(enum deq_dtype t);
 const char *deq_dtype_name(enum deq_dtype t);
 /* "[4, 3]", cut where it does not fit. */

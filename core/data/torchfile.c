@@ -35,8 +35,13 @@ struct deq_torchfile {
     struct deq_torch_state state;
     const struct zip_entry *cached; /* storage whose bytes stand in cache, or NULL */
     unsigned char *cache;
+    const struct zip_entry *streamed; /* storage that is read from front to back, or NULL */
+    zip_file_t *stream;
+    uint64_t stream_at; /* bytes of it that were read */
 };
 
+#define COMPRESSED \
+    "%s: zip entry %s is compressed or encrypted, which torch.save does not do: write the file again with torch.save"
 #define CONVERT "convert it with a current PyTorch: torch.save(torch.load(old, map_location=\"cpu\"), new)"
 
 /* What the first bytes say when they are not a zip's. */
@@ -153,64 +158,78 @@ static const struct zip_entry *find_entry(const struct deq_torchfile *f, const c
     return bsearch(&key, f->entries, f->n_entries, sizeof key, by_name);
 }
 
-/* All bytes of an entry into a new block; its checksum is compared. */
-static enum deq_rc read_plain(struct deq_torchfile *f, const struct zip_entry *e, uint64_t max, unsigned char **ret,
-                              struct deq_err *err)
+/* --- An entry, from front to back --- */
+
+static void stream_close(struct deq_torchfile *f)
 {
-    if (!e->plain)
-        return deq_fail(err, DEQ_EFORMAT,
-                        "%s: zip entry %s is compressed or encrypted, which torch.save does not do: write the file "
-                        "again with torch.save",
-                        f->path, e->name);
-    if (e->bytes > max)
-        return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s has %llu bytes, at most %llu are read", f->path, e->name,
-                        (unsigned long long)e->bytes, (unsigned long long)max);
+    if (f->stream)
+        zip_fclose(f->stream);
+    f->stream = NULL;
+    f->streamed = NULL;
+    f->stream_at = 0;
+}
+
+/* The next n bytes of the stream; at its end libzip compares the checksum. An error where the file changed meanwhile.
+ * tensor: the one that it is read for, for messages, or NULL. */
+static enum deq_rc stream_next(struct deq_torchfile *f, const char *tensor, unsigned char *out, size_t n,
+                               struct deq_err *err)
+{
+    const struct zip_entry *e = f->streamed;
+    char what[512];
+    unsigned char past;
+    zip_int64_t got = 1;
+    for (size_t at = 0; at < n && got > 0; at += (size_t)DEQ_MAX(got, 0), f->stream_at += (uint64_t)DEQ_MAX(got, 0))
+        got = zip_fread(f->stream, out + at, n - at);
+    if (got > 0 && f->stream_at == e->bytes)
+        got = zip_fread(f->stream, &past, 1) == 0 ? 1 : -1;
+    snprintf(what, sizeof what, "%s%s%szip entry %s", tensor ? "tensor " : "", tensor ? tensor : "",
+             tensor ? ": " : "", e->name);
+    if (f->file.fd >= 0 && deq_file_unchanged(&f->file, what, err))
+        return DEQ_EIO; /* the better reason, if there is another one too */
+    return got > 0 ? DEQ_OK
+                   : deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
+                              got < 0 ? zip_error_strerror(zip_file_get_error(f->stream))
+                                      : "not as long as the directory says");
+}
+
+/* The stream stands at byte `at` of the storage afterwards. */
+static enum deq_rc stream_seek(struct deq_torchfile *f, const struct zip_entry *e, const char *tensor, uint64_t at,
+                               struct deq_err *err)
+{
+    unsigned char skipped[4096];
     enum deq_rc rc = DEQ_OK;
-    unsigned char *bytes = deq_alloc(e->bytes), past;
-    zip_file_t *z = NULL;
-    uint64_t n = 0;
-    zip_int64_t got = 0;
-    if (!bytes) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for the %llu bytes of %s", f->path, (unsigned long long)e->bytes,
-                      e->name);
-        goto out;
+    if (f->streamed != e || f->stream_at > at) {
+        stream_close(f);
+        if (!e->plain)
+            return deq_fail(err, DEQ_EFORMAT, COMPRESSED, f->path, e->name);
+        f->stream = zip_fopen_index(f->zip, e->index, ZIP_FL_UNCHANGED);
+        if (!f->stream)
+            return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
+                            zip_error_strerror(zip_get_error(f->zip)));
+        f->streamed = e;
     }
-    z = zip_fopen_index(f->zip, e->index, ZIP_FL_UNCHANGED);
-    if (!z) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
-                      zip_error_strerror(zip_get_error(f->zip)));
-        goto out;
-    }
-    while (n < e->bytes && (got = zip_fread(z, bytes + n, e->bytes - n)) > 0)
-        n += (uint64_t)got;
-    if (n == e->bytes)
-        got = zip_fread(z, &past, 1); /* the end is where libzip compares the checksum */
-    if (n != e->bytes || got) {
-        rc = deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s is damaged: %s", f->path, e->name,
-                      got < 0 ? zip_error_strerror(zip_file_get_error(z)) : "not as long as the directory says");
-        goto out;
-    }
-    *ret = bytes;
-    bytes = NULL;
-out:
-    if (z)
-        zip_fclose(z);
-    deq_free(bytes);
+    if (f->stream_at < at && !zip_fseek(f->stream, (zip_int64_t)at, SEEK_SET)) /* then nothing is left to compare */
+        f->stream_at = at;
+    while (!rc && f->stream_at < at)
+        rc = stream_next(f, tensor, skipped, (size_t)DEQ_MIN(at - f->stream_at, sizeof skipped), err);
     return rc;
 }
 
-/* The same, and an error where the file changed meanwhile. tensor: the one that it is read
- * for, for messages, or NULL. */
+/* All bytes of an entry into a new block. */
 static enum deq_rc read_entry(struct deq_torchfile *f, const struct zip_entry *e, const char *tensor, uint64_t max,
                               unsigned char **ret, struct deq_err *err)
 {
-    unsigned char *bytes = NULL;
-    char what[512];
-    snprintf(what, sizeof what, "%s%s%szip entry %s", tensor ? "tensor " : "", tensor ? tensor : "", tensor ? ": " : "",
-             e->name);
-    enum deq_rc rc = read_plain(f, e, max, &bytes, err);
-    if (f->file.fd >= 0 && deq_file_unchanged(&f->file, what, err)) /* the better reason, if there is another one too */
-        rc = DEQ_EIO;
+    if (e->plain && e->bytes > max)
+        return deq_fail(err, DEQ_EFORMAT, "%s: zip entry %s has %llu bytes, at most %llu are read", f->path, e->name,
+                        (unsigned long long)e->bytes, (unsigned long long)max);
+    enum deq_rc rc = stream_seek(f, e, tensor, 0, err);
+    unsigned char *bytes = rc ? NULL : deq_alloc(e->bytes);
+    if (!rc && !bytes)
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory for the %llu bytes of %s", f->path, (unsigned long long)e->bytes,
+                      e->name);
+    if (!rc)
+        rc = stream_next(f, tensor, bytes, e->bytes, err);
+    stream_close(f);
     if (rc)
         deq_free(bytes);
     else
@@ -321,6 +340,7 @@ void deq_torchfile_close(struct deq_torchfile *f)
 {
     if (!f)
         return;
+    stream_close(f);
     if (f->zip)
         zip_discard(f->zip);
     if (f->file.fd >= 0)
@@ -387,11 +407,50 @@ static float element(enum deq_dtype dtype, const unsigned char *p, double *ret_w
     return s;
 }
 
-enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, float *out,
-                               struct deq_err *err)
+/* --- Numbers --- */
+
+enum { PIECE = 4096 /* elements: small enough for the stack, large enough that reading is all it costs */ };
+
+static enum deq_rc not_finite(const struct deq_torchfile *f, const struct deq_torchfile_tensor *t, uint64_t i,
+                              double wide, struct deq_err *err)
 {
-    if (!t->count)
-        return DEQ_OK;
+    return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu, %g, %s", f->path, t->name, (unsigned long long)i,
+                    wide, isfinite(wide) ? "is too large for float32" : "is not finite");
+}
+
+/* All of its storage, in order: what nearly every tensor is. */
+static bool is_whole(const struct deq_torchfile *f, const struct deq_torchfile_tensor *t)
+{
+    uint64_t step = 1;
+    for (unsigned d = t->n_dims; d-- > 0; step *= t->shape[d])
+        if (t->shape[d] != 1 && t->stride[d] != step)
+            return false;
+    return !t->offset && f->entries[t->storage].bytes == t->count * deq_dtype_bytes(t->dtype);
+}
+
+static enum deq_rc read_stream(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, uint64_t first, size_t n,
+                               float *out, struct deq_err *err)
+{
+    unsigned char piece[PIECE * sizeof(double)];
+    const size_t size = deq_dtype_bytes(t->dtype);
+    enum deq_rc rc = stream_seek(f, &f->entries[t->storage], t->name, first * size, err);
+    for (size_t i = 0, k; i < n && !rc; i += k) {
+        k = DEQ_MIN(n - i, (size_t)PIECE);
+        rc = stream_next(f, t->name, piece, k * size, err);
+        for (size_t j = 0; j < k && !rc; j++) {
+            double wide;
+            out[i + j] = element(t->dtype, piece + j * size, &wide);
+            if (!isfinite(out[i + j]))
+                rc = not_finite(f, t, first + i + j, wide, err);
+        }
+    }
+    return rc;
+}
+
+/* A view: its storage is kept until another one is read. */
+static enum deq_rc read_view(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, uint64_t first, size_t n,
+                             float *out, struct deq_err *err)
+{
     const struct zip_entry *e = &f->entries[t->storage];
     if (f->cached != e) {
         deq_free(f->cache);
@@ -402,26 +461,22 @@ enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfi
             return rc;
         f->cached = e;
     }
-    /* rows along the last dimension; the others count up like an odometer */
-    const size_t size = deq_dtype_bytes(t->dtype);
-    const uint64_t row = t->n_dims ? t->shape[t->n_dims - 1] : 1, step = t->n_dims ? t->stride[t->n_dims - 1] : 0;
-    uint64_t at[DEQ_TORCH_DIMS_MAX] = {0}, start = t->offset;
-    for (uint64_t i = 0; i < t->count;) {
-        for (uint64_t j = 0; j < row; j++, i++) {
-            double wide;
-            out[i] = element(t->dtype, f->cache + (start + j * step) * size, &wide);
-            if (!isfinite(out[i]))
-                return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: element %llu, %g, %s", f->path, t->name,
-                                (unsigned long long)i, wide,
-                                isfinite(wide) ? "is too large for float32" : "is not finite");
-        }
-        for (unsigned d = t->n_dims; d-- > 1;) {
-            start += t->stride[d - 1];
-            if (++at[d - 1] < t->shape[d - 1])
-                break;
-            start -= at[d - 1] * t->stride[d - 1];
-            at[d - 1] = 0;
-        }
+    for (size_t i = 0; i < n; i++) {
+        uint64_t at = t->offset, rest = first + i;
+        double wide;
+        for (unsigned d = t->n_dims; d-- > 0; rest /= t->shape[d])
+            at += rest % t->shape[d] * t->stride[d];
+        out[i] = element(t->dtype, f->cache + at * deq_dtype_bytes(t->dtype), &wide);
+        if (!isfinite(out[i]))
+            return not_finite(f, t, first + i, wide, err);
     }
     return DEQ_OK;
+}
+
+enum deq_rc deq_torchfile_read(struct deq_torchfile *f, const struct deq_torchfile_tensor *t, uint64_t first, size_t n,
+                               float *out, struct deq_err *err)
+{
+    if (!n)
+        return DEQ_OK;
+    return is_whole(f, t) ? read_stream(f, t, first, n, out, err) : read_view(f, t, first, n, out, err);
 }

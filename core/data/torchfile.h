@@ -35,9 +35,10 @@ const struct deq_torchfile_tensor *deq_torchfile_find(const struct deq_torchfile
 size_t deq_torchfile_ignored_count(const struct deq_torchfile *file);
 const struct deq_torchfile_ignored *deq_torchfile_ignored_at(const struct deq_torchfile *file, size_t i);
 
-/* Fills out [tensor->count], row-major whatever the strides are. DEQ_EFORMAT, naming the tensor, for a value that is
- * not finite or, in float64, past float32. The storage read last is kept until another is read. */
-enum deq_rc deq_torchfile_read(struct deq_torchfile *file, const struct deq_torchfile_tensor *tensor, float *out,
-                               struct deq_err *err);
+/* Elements [first, first + n), row-major whatever the strides are. DEQ_EFORMAT, naming the tensor, for a value that is
+ * not finite or, in float64, past float32. A tensor that is all of its storage is read in pieces: from front to back is
+ * fastest, and its end is where the checksum is compared. The storage of a view is kept until another one is read. */
+enum deq_rc deq_torchfile_read(struct deq_torchfile *file, const struct deq_torchfile_tensor *tensor, uint64_t first,
+                               size_t n, float *out, struct deq_err *err);
 
 #endif

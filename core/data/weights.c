@@ -26,7 +26,7 @@ void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const cha
         va_start(ap, name);
         vsnprintf(p->name, sizeof p->name, name, ap);
         va_end(ap);
-        *put->slot = held ? w->data + w->n : NULL;
+        *put->slot = held && w->data ? w->data + w->n : NULL;
     }
     w->n_params++;
     w->parameters += count;
@@ -53,9 +53,9 @@ enum deq_rc deq_weights_build(struct deq_weights *w, bool packed, struct deq_err
     walk(w);
     if (w->overflow)
         return deq_fail(err, DEQ_EFORMAT, "the configured shapes are too large");
-    float *data = DEQ_NEW_ARRAY(float, w->n);
+    float *data = w->bare ? NULL : DEQ_NEW_ARRAY(float, w->n);
     struct deq_param *params = DEQ_NEW_ARRAY(struct deq_param, w->n_params);
-    if (!data || !params) {
+    if ((!data && !w->bare) || !params) {
         deq_free(data);
         deq_free(params);
         return deq_fail(err, DEQ_ENOMEM, "no memory for %zu parameters", w->n);
@@ -129,32 +129,95 @@ enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors
     return rc;
 }
 
+/* [n_params] as a file has them; the caller's, deq_free. NULL: no memory */
+static struct deq_tensor_out *describe(const struct deq_weights *w, bool bf16)
+{
+    struct deq_tensor_out *out = DEQ_NEW_ARRAY(struct deq_tensor_out, w->n_params);
+    for (size_t i = 0; out && i < w->n_params; i++) {
+        const struct deq_param *p = &w->params[i];
+        out[i] = (struct deq_tensor_out){.name = p->name,
+                                         .dtype = bf16 && p->role != DEQ_ROLE_FIXED ? DEQ_BF16 : DEQ_F32,
+                                         .n_dims = p->rows ? 2 : 1,
+                                         .shape = {p->rows ? p->rows : p->cols, p->cols}};
+    }
+    return out;
+}
+
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err)
 {
     enum deq_rc rc = DEQ_OK;
-    struct deq_tensor_out *out = DEQ_NEW_ARRAY(struct deq_tensor_out, w->n_params);
+    struct deq_tensor_out *out = describe(w, bf16);
     uint16_t *half = bf16 ? DEQ_NEW_ARRAY(uint16_t, w->n) : NULL;
-    if (!out || (bf16 && !half)) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
-        goto out;
-    }
-    for (size_t i = 0; bf16 && i < w->n; i++)
-        half[i] = deq_f32_to_bf16(w->data[i]);
-    for (size_t i = 0; i < w->n_params; i++) {
-        const struct deq_param *p = &w->params[i];
-        const bool as_bf16 = bf16 && p->role != DEQ_ROLE_FIXED;
-        out[i] = (struct deq_tensor_out){.name = p->name,
-                                         .dtype = as_bf16 ? DEQ_BF16 : DEQ_F32,
-                                         .n_dims = p->rows ? 2 : 1,
-                                         .shape = {p->rows ? p->rows : p->cols, p->cols},
-                                         .data = as_bf16 ? (const void *)(half + p->offset)
-                                                         : (const void *)(w->data + p->offset)};
-    }
     const char *const meta[] = {"format", w->format, NULL};
-    rc = deq_safetensors_write(path, out, w->n_params, meta, err);
-out:
+    if (!out || (bf16 && !half))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+    for (size_t i = 0; !rc && bf16 && i < w->n; i++)
+        half[i] = deq_f32_to_bf16(w->data[i]);
+    for (size_t i = 0; !rc && i < w->n_params; i++)
+        out[i].data = out[i].dtype == DEQ_BF16 ? (const void *)(half + w->params[i].offset)
+                                               : (const void *)(w->data + w->params[i].offset);
+    if (!rc)
+        rc = deq_safetensors_write(path, out, w->n_params, meta, err);
     deq_free(half);
     deq_free(out);
+    return rc;
+}
+
+struct deq_weights_file {
+    const struct deq_weights *table;
+    struct deq_safetensors_new *file;
+    bool bf16;
+};
+
+enum deq_rc deq_weights_create(const char *path, const struct deq_weights *table, bool bf16,
+                               struct deq_weights_file **ret, struct deq_err *err)
+{
+    const char *const meta[] = {"format", table->format, NULL};
+    struct deq_weights_file *f = DEQ_NEW(struct deq_weights_file);
+    struct deq_tensor_out *out = describe(table, bf16);
+    enum deq_rc rc = f && out ? deq_safetensors_create(path, out, table->n_params, meta, &f->file, err)
+                              : deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+    deq_free(out);
+    if (rc) {
+        deq_free(f);
+        return rc;
+    }
+    f->table = table;
+    f->bf16 = bf16;
+    *ret = f;
+    return DEQ_OK;
+}
+
+const struct deq_param *deq_weights_param(const struct deq_weights *w, float *const *slot)
+{
+    for (size_t i = 0; i < w->n_params; i++)
+        if (w->params[i].slot == slot)
+            return &w->params[i];
+    return NULL;
+}
+
+enum deq_rc deq_weights_file_put(struct deq_weights_file *f, const struct deq_param *p, size_t first, size_t n,
+                                 const float *x, struct deq_err *err)
+{
+    enum { PIECE = 4096 };
+    uint16_t half[PIECE];
+    const size_t number = (size_t)(p - f->table->params);
+    if (!f->bf16 || p->role == DEQ_ROLE_FIXED)
+        return deq_safetensors_put(f->file, number, first, n, x, err);
+    enum deq_rc rc = DEQ_OK;
+    for (size_t i = 0, k; i < n && !rc; i += k) {
+        k = DEQ_MIN(n - i, (size_t)PIECE);
+        for (size_t j = 0; j < k; j++)
+            half[j] = deq_f32_to_bf16(x[i + j]);
+        rc = deq_safetensors_put(f->file, number, first + i, k, half, err);
+    }
+    return rc;
+}
+
+enum deq_rc deq_weights_file_finish(struct deq_weights_file *f, enum deq_rc rc, struct deq_err *err)
+{
+    rc = deq_safetensors_finish(f->file, rc, err);
+    deq_free(f);
     return rc;
 }
 

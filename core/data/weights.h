@@ -55,6 +55,7 @@ struct deq_weights {
     size_t n_params;
     uint64_t parameters; /* numbers in all tensors; n also counts what fills up cache lines */
     bool packed;   /* the form */
+    bool bare;     /* the table alone, to write a file by: no numbers are held, data and every pointer are NULL */
     bool overflow; /* the walk met shapes beyond reason */
     /* of the packed form */
     enum deq_class numeric; /* what its matrices are packed as */
@@ -112,5 +113,18 @@ uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16);
 uint64_t deq_weights_load_bytes(const struct deq_weights *w);
 /* bf16: rounded to nearest even. */
 enum deq_rc deq_weights_save(const char *path, const struct deq_weights *w, bool bf16, struct deq_err *err);
+
+/* A new file of a new directory by a bare table, tensor by tensor in any order, in pieces, each number once: never more
+ * in memory than a piece. The table must stay until the end. bf16 as above. */
+struct deq_weights_file;
+enum deq_rc deq_weights_create(const char *path, const struct deq_weights *table, bool bf16,
+                               struct deq_weights_file **ret, struct deq_err *err);
+/* The tensor that a pointer leads to; NULL: the architecture has none. */
+const struct deq_param *deq_weights_param(const struct deq_weights *w, float *const *slot);
+/* Numbers [first, first + n) of tensor p of the table. */
+enum deq_rc deq_weights_file_put(struct deq_weights_file *f, const struct deq_param *p, size_t first, size_t n,
+                                 const float *x, struct deq_err *err);
+/* rc DEQ_OK: every number must have been put. Frees it; returns rc, or what went wrong here. */
+enum deq_rc deq_weights_file_finish(struct deq_weights_file *f, enum deq_rc rc, struct deq_err *err);
 
 #endif

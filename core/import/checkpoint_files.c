@@ -280,10 +280,21 @@ const struct deq_torchfile_ignored *deq_checkpoint_ignored_at(const struct deq_c
 
 /* --- Numbers --- */
 
-enum deq_rc deq_checkpoint_read(struct deq_checkpoint *c, const struct deq_checkpoint_tensor *t, float *out,
-                                struct deq_err *err)
+bool deq_checkpoint_shared(const struct deq_checkpoint *c, const struct deq_checkpoint_tensor *x,
+                           const struct deq_checkpoint_tensor *y)
+{
+    if (x->part != y->part || !c->part[x->part].torch)
+        return false;
+    const struct deq_torchfile_tensor *a = x->in_part, *b = y->in_part;
+    return a->storage == b->storage && a->offset == b->offset && a->dtype == b->dtype && a->n_dims == b->n_dims &&
+           !memcmp(a->shape, b->shape, a->n_dims * sizeof *a->shape) &&
+           !memcmp(a->stride, b->stride, a->n_dims * sizeof *a->stride);
+}
+
+enum deq_rc deq_checkpoint_read(struct deq_checkpoint *c, const struct deq_checkpoint_tensor *t, uint64_t first,
+                                size_t n, float *out, struct deq_err *err)
 {
     const struct part *p = &c->part[t->part];
-    return p->torch ? deq_torchfile_read(p->torch, t->in_part, out, err)
-                    : deq_tensor_to_f32(p->safetensors, t->in_part, out, err);
+    return p->torch ? deq_torchfile_read(p->torch, t->in_part, first, n, out, err)
+                    : deq_tensor_piece_to_f32(p->safetensors, t->in_part, first, n, out, err);
 }

@@ -40,8 +40,11 @@ const struct deq_checkpoint_tensor *deq_checkpoint_find(const struct deq_checkpo
 size_t deq_checkpoint_ignored_count(const struct deq_checkpoint *c);
 const struct deq_torchfile_ignored *deq_checkpoint_ignored_at(const struct deq_checkpoint *c, size_t i);
 
-/* All elements as float32; DEQ_EFORMAT, naming the tensor, for one that is not finite. */
-enum deq_rc deq_checkpoint_read(struct deq_checkpoint *c, const struct deq_checkpoint_tensor *t, float *out,
-                                struct deq_err *err);
+/* One storage, seen alike: the same numbers under two names. */
+bool deq_checkpoint_shared(const struct deq_checkpoint *c, const struct deq_checkpoint_tensor *x,
+                           const struct deq_checkpoint_tensor *y);
+/* Elements [first, first + n) as float32; DEQ_EFORMAT, naming the tensor, for one that is not finite. */
+enum deq_rc deq_checkpoint_read(struct deq_checkpoint *c, const struct deq_checkpoint_tensor *t, uint64_t first,
+                                size_t n, float *out, struct deq_err *err);
 
 #endif

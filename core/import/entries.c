@@ -89,8 +89,14 @@ enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor)
     for (size_t i = 0; i < deq_checkpoint_count(e->file); i++)
         e->half = DEQ_MAX(e->half, (size_t)deq_checkpoint_at(e->file, i)->count);
     e->used = DEQ_NEW_ARRAY(bool, deq_checkpoint_count(e->file) + 1);
+    e->piece = DEQ_NEW_ARRAY(float, 2 * DEQ_ENTRY_PIECE);
+    return e->used && e->piece ? DEQ_OK : deq_fail(e->err, DEQ_ENOMEM, "%s: no memory to read it", e->checkpoint);
+}
+
+enum deq_rc deq_entries_room(struct deq_entries *e)
+{
     e->scratch = DEQ_NEW_ARRAY(float, 2 * e->half);
-    return e->used && e->scratch ? DEQ_OK : deq_fail(e->err, DEQ_ENOMEM, "%s: no memory to read it", e->checkpoint);
+    return e->scratch ? DEQ_OK : deq_fail(e->err, DEQ_ENOMEM, "%s: no memory to read it", e->checkpoint);
 }
 
 void deq_entries_close(struct deq_entries *e)
@@ -98,6 +104,7 @@ void deq_entries_close(struct deq_entries *e)
     deq_buf_free(&e->notes);
     deq_checkpoint_close(e->file);
     deq_free(e->used);
+    deq_free(e->piece);
     deq_free(e->scratch);
 }
 
@@ -128,6 +135,16 @@ static const char *own_name(const struct deq_entries *e, size_t i)
     return strncmp(name, e->prefix, n) ? NULL : name + n;
 }
 
+bool deq_entries_all(const struct deq_entries *e, enum deq_dtype dtype, const char *except)
+{
+    for (size_t i = 0; i < deq_checkpoint_count(e->file); i++) {
+        const char *name = own_name(e, i);
+        if (name && strcmp(name, except) && deq_checkpoint_at(e->file, i)->dtype != dtype)
+            return false;
+    }
+    return true;
+}
+
 bool deq_entries_has_any(const struct deq_entries *e, const char *begin)
 {
     for (size_t i = 0; i < deq_checkpoint_count(e->file); i++) {
@@ -147,8 +164,8 @@ static void use(struct deq_entries *e, const struct deq_checkpoint_tensor *t)
         e->progress(e->ctx, e->n_used, deq_checkpoint_count(e->file), t->name);
 }
 
-static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct deq_entry_shape shape,
-                               const struct deq_checkpoint_tensor **ret)
+enum deq_rc deq_entries_find(struct deq_entries *e, const char *name, struct deq_entry_shape shape,
+                             const struct deq_checkpoint_tensor **ret)
 {
     char want[96], got[160];
     const struct deq_checkpoint_tensor *t = find(e, name);
@@ -178,8 +195,14 @@ static enum deq_rc find_shaped(struct deq_entries *e, const char *name, struct d
 enum deq_rc deq_entries_read(struct deq_entries *e, const char *name, struct deq_entry_shape shape, float *out)
 {
     const struct deq_checkpoint_tensor *t = NULL;
-    const enum deq_rc rc = find_shaped(e, name, shape, &t);
-    return rc ? rc : deq_checkpoint_read(e->file, t, out, e->err);
+    const enum deq_rc rc = deq_entries_find(e, name, shape, &t);
+    return rc ? rc : deq_checkpoint_read(e->file, t, 0, t->count, out, e->err);
+}
+
+enum deq_rc deq_entries_piece(struct deq_entries *e, const struct deq_checkpoint_tensor *t, uint64_t first, size_t n,
+                              float *out)
+{
+    return deq_checkpoint_read(e->file, t, first, n, out, e->err);
 }
 
 enum deq_rc deq_entries_fold(struct deq_entries *e, const char *v, const char *g, struct deq_entry_shape shape,
@@ -223,11 +246,18 @@ enum deq_rc deq_entries_matrix(struct deq_entries *e, const char *name, size_t r
 static enum deq_rc same_numbers(struct deq_entries *e, const struct deq_checkpoint_tensor *x,
                                 const struct deq_checkpoint_tensor *y, bool *ret)
 {
-    enum deq_rc rc = deq_checkpoint_read(e->file, x, e->scratch, e->err);
-    if (!rc)
-        rc = deq_checkpoint_read(e->file, y, e->scratch + e->half, e->err);
-    if (!rc)
-        *ret = !memcmp(e->scratch, e->scratch + e->half, x->count * sizeof(float));
+    enum deq_rc rc = DEQ_OK;
+    float *a = e->piece, *b = e->piece + DEQ_ENTRY_PIECE;
+    *ret = true;
+    if (deq_checkpoint_shared(e->file, x, y))
+        return DEQ_OK;
+    for (uint64_t i = 0; i < x->count && !rc && *ret; i += DEQ_ENTRY_PIECE) {
+        const size_t n = (size_t)DEQ_MIN(x->count - i, (uint64_t)DEQ_ENTRY_PIECE);
+        rc = deq_checkpoint_read(e->file, x, i, n, a, e->err);
+        if (!rc)
+            rc = deq_checkpoint_read(e->file, y, i, n, b, e->err);
+        *ret = !rc && !memcmp(a, b, n * sizeof *a);
+    }
     return rc;
 }
 
@@ -235,9 +265,9 @@ enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y
                              bool *ret)
 {
     const struct deq_checkpoint_tensor *a, *b;
-    enum deq_rc rc = find_shaped(e, x, shape, &a);
+    enum deq_rc rc = deq_entries_find(e, x, shape, &a);
     if (!rc)
-        rc = find_shaped(e, y, shape, &b);
+        rc = deq_entries_find(e, y, shape, &b);
     return rc ? rc : same_numbers(e, a, b, ret);
 }
 
@@ -246,7 +276,7 @@ enum deq_rc deq_entries_same(struct deq_entries *e, const char *x, const char *y
 enum deq_rc deq_entries_pass(struct deq_entries *e, const char *name, struct deq_entry_shape shape)
 {
     const struct deq_checkpoint_tensor *t;
-    return find(e, name) ? find_shaped(e, name, shape, &t) : DEQ_OK;
+    return find(e, name) ? deq_entries_find(e, name, shape, &t) : DEQ_OK;
 }
 
 static bool same_shape(const struct deq_checkpoint_tensor *x, const struct deq_checkpoint_tensor *y)

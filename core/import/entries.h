@@ -12,7 +12,7 @@
 #include "core/base/buf.h"
 #include "core/import/checkpoint_files.h"
 
-enum { DEQ_ENTRY_NAME = 128, DEQ_ENTRY_DIMS = 5 };
+enum { DEQ_ENTRY_NAME = 128, DEQ_ENTRY_DIMS = 5, DEQ_ENTRY_PIECE = 1 << 20 };
 
 /* Of an entry; behind it there may be dimensions of 1. */
 struct deq_entry_shape {
@@ -41,7 +41,8 @@ struct deq_entries {
     bool *used;     /* [tensors of the file] */
     size_t n_used;
     char prefix[DEQ_ENTRY_NAME];
-    float *scratch; /* [2 * half], for tensors while they are rearranged or compared; half: the file's largest tensor */
+    float *piece;   /* [2 * DEQ_ENTRY_PIECE] */
+    float *scratch; /* [2 * half], for tensors while they are rearranged; half: the file's largest tensor */
     size_t half;
     struct deq_buf notes; /* lines, each with its zero */
 };
@@ -50,6 +51,8 @@ struct deq_entries {
 void deq_entries_init(struct deq_entries *e);
 /* anchor: an entry that every such model has. */
 enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor);
+/* Makes the scratch, which deq_entries_fold needs. */
+enum deq_rc deq_entries_room(struct deq_entries *e);
 void deq_entries_close(struct deq_entries *e);
 
 /* Something the user should know, told when all went well: what fails says one thing only. */
@@ -58,9 +61,16 @@ void deq_entries_note(struct deq_entries *e, const char *fmt, ...) __attribute__
 bool deq_entries_has(const struct deq_entries *e, const char *name);
 /* Of an entry that is there. */
 enum deq_dtype deq_entries_dtype(const struct deq_entries *e, const char *name);
+/* Whether all of the model but `except` are of that type. */
+bool deq_entries_all(const struct deq_entries *e, enum deq_dtype dtype, const char *except);
 /* Whether an entry's name begins so. */
 bool deq_entries_has_any(const struct deq_entries *e, const char *begin);
 
+/* An entry of that shape, which counts as used, and its numbers [first, first + n). */
+enum deq_rc deq_entries_find(struct deq_entries *e, const char *name, struct deq_entry_shape shape,
+                             const struct deq_checkpoint_tensor **ret);
+enum deq_rc deq_entries_piece(struct deq_entries *e, const struct deq_checkpoint_tensor *t, uint64_t first, size_t n,
+                              float *out);
 enum deq_rc deq_entries_read(struct deq_entries *e, const char *name, struct deq_entry_shape shape, float *out);
 /* Folded from v and g. out may be the second half of the scratch. */
 enum deq_rc deq_entries_fold(struct deq_entries *e, const char *v, const char *g, struct deq_entry_shape shape,

@@ -259,14 +259,24 @@ static enum deq_rc write_files(struct deq_import_job *j, const struct deq_import
     if (!rc)
         rc = deq_config_save(path, j->arch, provenance, err);
     free(provenance); /* jansson's */
-    deq_io_join(path, sizeof path, dir, "model.safetensors");
-    if (!rc)
-        rc = deq_weights_save(path, j->weights, false, err);
     deq_io_join(path, sizeof path, dir, "README.md");
     return rc ? rc : write_card(j, o, path, r, err);
 }
 
 /* --- The run --- */
+
+/* Tensor by tensor from the checkpoint into the new file: gigabytes pass through pieces. */
+static enum deq_rc write_weights(struct deq_import_job *j, const char *dir, struct deq_err *err)
+{
+    char path[4096];
+    const bool bf16 = j->source->bf16 && deq_entries_all(&j->entries, DEQ_BF16, "freqs_cis");
+    if (!deq_io_join(path, sizeof path, dir, "model.safetensors"))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    enum deq_rc rc = deq_weights_create(path, j->weights, bf16, &j->file, err);
+    if (!rc)
+        rc = deq_weights_file_finish(j->file, j->source->weights(j), err);
+    return rc ? rc : deq_entries_none_left(&j->entries);
+}
 
 static struct deq_import_report report(const struct deq_import_job *j)
 {
@@ -300,17 +310,17 @@ enum deq_rc deq_import(const struct deq_import_opts *o, struct deq_import_report
     if (!rc)
         rc = j.source->ties(&j);
     if (!rc)
-        rc = deq_weights_new(j.arch, &j.weights, err);
+        rc = deq_weights_table(j.arch, &j.weights, err);
+    struct deq_new_dir dir;
     if (!rc)
-        rc = j.source->weights(&j);
-    if (!rc)
-        rc = deq_entries_none_left(&j.entries);
-    if (!rc) {
-        struct deq_import_report r = report(&j);
-        struct deq_new_dir dir;
         rc = deq_io_dir_begin(o->out_dir, &dir, err);
-        if (!rc)
-            rc = deq_io_dir_end(&dir, write_files(&j, o, dir.part, &r, err), err);
+    if (!rc) {
+        struct deq_import_report r = {0};
+        if (!(rc = write_weights(&j, dir.part, err))) {
+            r = report(&j);
+            rc = write_files(&j, o, dir.part, &r, err);
+        }
+        rc = deq_io_dir_end(&dir, rc, err);
         r.vocab = j.arch->vocab;
         r.no_words = j.no_words;
         if (!rc) {

@@ -280,7 +280,7 @@ static const char *huginn_variant(const struct deq_import_job *j)
 }
 
 #define LOOPED \
-    .what = "looped language model", .kind = &deq_looped_kind, .anchor = "transformer.wte.weight", \
+    .what = "looped language model", .kind = &deq_looped_kind, .anchor = "transformer.wte.weight", .bf16 = true, \
     .ties = deq_import_looped_ties, .weights = deq_import_looped_weights
 const struct deq_source deq_source_attractor = {
     .model_type = "attractor", .classes = attractor_classes, .others = attractor_others, .switches = attractor_switches,

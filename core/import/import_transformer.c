@@ -131,25 +131,24 @@ static enum deq_rc ties(struct deq_import_job *j)
 static enum deq_rc read_words(struct deq_import_job *j, const struct deq_vocabulary *w)
 {
     const struct deq_vocab *v = &j->arch->vocab;
-    struct deq_entries *e = &j->entries;
     enum deq_rc rc = DEQ_OK;
     char name[DEQ_ENTRY_NAME];
     if (!by_cluster(v)) {
         rc = deq_source_by_cluster(j, "word_emb.emb_layers.0.weight", deq_cluster_embed(v, 0), w->embed);
-        if (!rc && w->head[0])
+        if (!rc && deq_source_wants(j, &w->head[0]))
             rc = deq_source_by_cluster(j, "crit.out_layers.0.weight", deq_cluster_embed(v, 0), w->head);
-        return rc ? rc : deq_entries_read(e, "crit.out_layers.0.bias", DEQ_SHAPE1(v->size), w->head_bias);
+        return rc ? rc : deq_source_copy(j, &w->head_bias, 0, "crit.out_layers.0.bias", DEQ_SHAPE1(v->size));
     }
     for (unsigned c = 0; c < deq_clusters(v) && !rc; c++) {
         const size_t n = deq_cluster_size(v, c), E = deq_cluster_embed(v, c);
         snprintf(name, sizeof name, "word_emb.emb_layers.%u.weight", c);
-        rc = deq_entries_read(e, name, DEQ_SHAPE2(n, E), w->embed[c]);
+        rc = deq_source_copy(j, &w->embed[c], 0, name, DEQ_SHAPE2(n, E));
         snprintf(name, sizeof name, "crit.out_layers.%u.weight", c);
-        if (!rc && w->head[c])
-            rc = deq_entries_read(e, name, DEQ_SHAPE2(n, E), w->head[c]);
+        if (!rc && deq_source_wants(j, &w->head[c]))
+            rc = deq_source_copy(j, &w->head[c], 0, name, DEQ_SHAPE2(n, E));
         snprintf(name, sizeof name, "crit.out_layers.%u.bias", c);
         if (!rc)
-            rc = deq_entries_read(e, name, DEQ_SHAPE1(n), w->head_bias + deq_cluster_begin(v, c));
+            rc = deq_source_copy(j, &w->head_bias, deq_cluster_begin(v, c), name, DEQ_SHAPE1(n));
     }
     return rc;
 }
@@ -162,18 +161,19 @@ static enum deq_rc read_vocabulary(struct deq_import_job *j, struct deq_vocabula
     for (unsigned c = 0; c < deq_clusters(v) && !rc; c++) {
         const struct deq_entry_shape shape = DEQ_SHAPE2(v->d_model, deq_cluster_embed(v, c));
         snprintf(name, sizeof name, "word_emb.emb_projs.%u.weight", by_cluster(v) ? c : 0);
-        if (w->embed_proj[c])
-            rc = deq_entries_read(&j->entries, name, shape, w->embed_proj[c]);
+        if (deq_source_wants(j, &w->embed_proj[c]))
+            rc = deq_source_copy(j, &w->embed_proj[c], 0, name, shape);
         snprintf(name, sizeof name, "crit.out_projs.%u.weight", c);
-        if (!rc && w->head_proj[c])
-            rc = deq_entries_read(&j->entries, name, shape, w->head_proj[c]);
+        if (!rc && deq_source_wants(j, &w->head_proj[c]))
+            rc = deq_source_copy(j, &w->head_proj[c], 0, name, shape);
     }
     return rc || !v->n_cutoffs ? rc : deq_source_tails(j, "crit.cluster_weight", "crit.cluster_bias", w);
 }
 
 /* --- The cell --- */
 
-/* Rows by head, [H, (q k v), Dh], to rows by kind, [(q k v), H, Dh]; each of `cols` numbers. */
+/* Rows by head, [H, (q k v), Dh], to rows by kind, [(q k v), H, Dh]; each of `cols` numbers, in the second half of the
+ * scratch. */
 static void by_kind(struct deq_import_job *j, float *x, size_t cols)
 {
     const struct deq_transformer_arch *a = deq_transformer_arch(j->arch);
@@ -188,7 +188,8 @@ static void by_kind(struct deq_import_job *j, float *x, size_t cols)
 static enum deq_rc read_block(struct deq_import_job *j, unsigned l)
 {
     const struct deq_transformer_arch *a = deq_transformer_arch(j->arch);
-    const struct deq_block_weights *b = &deq_transformer_weights(j->weights)->block[l];
+    struct deq_block_weights *b = &deq_transformer_weights(j->weights)->block[l];
+    float *x = j->entries.scratch + j->entries.half;
     const size_t D = a->base.vocab.d_model, H = a->n_head, Dh = a->d_head, HD = H * Dh, F = a->d_inner;
     const char *inject = is_lm(j) ? "injection" : "inject_conv";
     char attn[DEQ_ENTRY_NAME / 2], ffn[DEQ_ENTRY_NAME / 2], name[DEQ_ENTRY_NAME];
@@ -198,38 +199,49 @@ static enum deq_rc read_block(struct deq_import_job *j, unsigned l)
         const char *of, *part;
         bool normed;       /* a matrix that may have weight norm; part is without ".weight" */
         size_t rows, cols; /* cols 0: a vector */
-        float *to;         /* NULL: a norm without weights */
+        float **to;        /* which the architecture may not have: a norm without weights */
+        bool by_head;      /* rows of q, k, v, of torchdeq-lm */
     } parts[] = {
-        {inject, "", true, 3 * HD, D, b->inject_w},   {inject, ".bias", false, 3 * HD, 0, b->inject_b},
-        {attn, ".qkv_net", true, 3 * HD, D, b->qkv_w}, {attn, ".r_net", true, HD, D, b->rel_w},
-        {attn, ".o_net", true, D, HD, b->out_w},      {attn, ".o_net.bias", false, D, 0, b->out_b},
-        {ffn, ".ff1_net", true, F, D, b->up_w},       {ffn, ".ff1_net.bias", false, F, 0, b->up_b},
-        {ffn, ".ff2_net", true, D, F, b->down_w},     {ffn, ".ff2_net.bias", false, D, 0, b->down_b},
-        {attn, ".r_w_bias", false, H, Dh, b->r_w},    {attn, ".r_r_bias", false, H, Dh, b->r_r},
-        {attn, ".ln1.weight", false, D, 0, b->attn_norm_g}, {attn, ".ln1.bias", false, D, 0, b->attn_norm_b},
-        {attn, ".ln2.weight", false, HD, 0, b->sub_norm_g}, {attn, ".ln2.bias", false, HD, 0, b->sub_norm_b},
-        {ffn, ".ln.weight", false, D, 0, b->ffn_norm_g},    {ffn, ".ln.bias", false, D, 0, b->ffn_norm_b},
+        {inject, "", true, 3 * HD, D, &b->inject_w, is_lm(j)},
+        {inject, ".bias", false, 3 * HD, 0, &b->inject_b, is_lm(j)},
+        {attn, ".qkv_net", true, 3 * HD, D, &b->qkv_w, is_lm(j)},
+        {attn, ".r_net", true, HD, D, &b->rel_w, false},
+        {attn, ".o_net", true, D, HD, &b->out_w, false},
+        {attn, ".o_net.bias", false, D, 0, &b->out_b, false},
+        {ffn, ".ff1_net", true, F, D, &b->up_w, false},
+        {ffn, ".ff1_net.bias", false, F, 0, &b->up_b, false},
+        {ffn, ".ff2_net", true, D, F, &b->down_w, false},
+        {ffn, ".ff2_net.bias", false, D, 0, &b->down_b, false},
+        {attn, ".r_w_bias", false, H, Dh, &b->r_w, false},
+        {attn, ".r_r_bias", false, H, Dh, &b->r_r, false},
+        {attn, ".ln1.weight", false, D, 0, &b->attn_norm_g, false},
+        {attn, ".ln1.bias", false, D, 0, &b->attn_norm_b, false},
+        {attn, ".ln2.weight", false, HD, 0, &b->sub_norm_g, false},
+        {attn, ".ln2.bias", false, HD, 0, &b->sub_norm_b, false},
+        {ffn, ".ln.weight", false, D, 0, &b->ffn_norm_g, false},
+        {ffn, ".ln.bias", false, D, 0, &b->ffn_norm_b, false},
     };
     enum deq_rc rc = DEQ_OK;
     for (size_t i = 0; i < DEQ_COUNT(parts) && !rc; i++) {
         const size_t rows = parts[i].rows, cols = parts[i].cols;
+        if (!deq_source_wants(j, parts[i].to))
+            continue;
         snprintf(name, sizeof name, "%s%s", parts[i].of, parts[i].part);
-        if (parts[i].normed)
-            rc = deq_entries_matrix(&j->entries, name, rows, cols, parts[i].to);
-        else if (parts[i].to)
-            rc = deq_entries_read(&j->entries, name, cols ? DEQ_SHAPE2(rows, cols) : DEQ_SHAPE1(rows), parts[i].to);
-    }
-    if (!rc && is_lm(j)) {
-        by_kind(j, b->inject_w, D);
-        by_kind(j, b->inject_b, 1);
-        by_kind(j, b->qkv_w, D);
+        rc = parts[i].normed ? deq_entries_matrix(&j->entries, name, rows, cols, x)
+                             : deq_entries_read(&j->entries, name, cols ? DEQ_SHAPE2(rows, cols) : DEQ_SHAPE1(rows), x);
+        if (!rc && parts[i].by_head)
+            by_kind(j, x, cols ? cols : 1);
+        if (!rc)
+            rc = deq_source_put(j, parts[i].to, 0, rows * (cols ? cols : 1), x);
     }
     return rc;
 }
 
 static enum deq_rc weights(struct deq_import_job *j)
 {
-    enum deq_rc rc = read_vocabulary(j, &deq_transformer_weights(j->weights)->vocabulary);
+    enum deq_rc rc = deq_entries_room(&j->entries);
+    if (!rc)
+        rc = read_vocabulary(j, &deq_transformer_weights(j->weights)->vocabulary);
     for (unsigned l = 0; l < deq_transformer_arch(j->arch)->n_block && !rc; l++)
         rc = read_block(j, l);
     /* the sinusoids' frequencies, which follow from d_model */

@@ -106,7 +106,7 @@ static enum deq_rc read_vocabulary(struct deq_import_job *j, struct deq_vocabula
     if (!rc && v->head_untied)
         rc = deq_source_by_cluster(j, "decoder.weight", deq_vocab_out(v), w->head);
     if (!rc)
-        rc = deq_entries_read(e, "decoder.bias", DEQ_SHAPE1(v->size), w->head_bias);
+        rc = deq_source_copy(j, &w->head_bias, 0, "decoder.bias", DEQ_SHAPE1(v->size));
     if (rc || !v->n_cutoffs)
         return rc;
     if (!deq_entries_has_any(e, "criterion."))
@@ -120,13 +120,13 @@ static enum deq_rc read_vocabulary(struct deq_import_job *j, struct deq_vocabula
 /* --- The cell --- */
 
 /* Convolution `weight` [4H, in, k], in whichever form it is there, cut into its taps [4H, in]. */
-static enum deq_rc read_kernel(struct deq_import_job *j, const char *weight, size_t in, float *const *taps)
+static enum deq_rc read_kernel(struct deq_import_job *j, const char *weight, size_t in, float *const *to)
 {
     const struct deq_trellis_arch *a = deq_trellis_arch(j->arch);
     struct deq_entries *e = &j->entries;
     const size_t rows = 4 * (size_t)a->state_size, k = a->kernel_size;
     const struct deq_entry_shape shape = DEQ_SHAPE3(rows, in, k);
-    float *conv = e->scratch + e->half;
+    float *conv = e->scratch + e->half, *taps = e->scratch;
     char name[DEQ_ENTRY_NAME], g[DEQ_ENTRY_NAME];
     bool normed, found = false;
     /* The form that the constructor tells of is the first, and the one that is missed where there is none. */
@@ -137,10 +137,12 @@ static enum deq_rc read_kernel(struct deq_import_job *j, const char *weight, siz
         found = deq_entries_has(e, name);
     }
     snprintf(g, sizeof g, "%s_g", weight);
-    const enum deq_rc rc = normed ? deq_entries_fold(e, name, g, shape, conv) : deq_entries_read(e, name, shape, conv);
-    for (size_t r = 0; r < rows * in && !rc; r++)
-        for (size_t tap = 0; tap < k; tap++)
-            taps[tap][r] = conv[r * k + tap];
+    enum deq_rc rc = normed ? deq_entries_fold(e, name, g, shape, conv) : deq_entries_read(e, name, shape, conv);
+    for (size_t tap = 0; tap < k && !rc; tap++) {
+        for (size_t r = 0; r < rows * in; r++)
+            taps[r] = conv[r * k + tap];
+        rc = deq_source_put(j, &to[tap], 0, rows * in, taps);
+    }
     return rc;
 }
 
@@ -188,15 +190,17 @@ static enum deq_rc weights_equilibrium(struct deq_import_job *j)
     const struct deq_entry_shape bias = DEQ_SHAPE1(4 * (size_t)w->arch.state_size);
     char net[NAME / 2], name[NAME];
     find_net(j, "trellisnet.", net, sizeof net);
-    enum deq_rc rc = read_vocabulary(j, &w->vocabulary);
+    enum deq_rc rc = deq_entries_room(e);
+    if (!rc)
+        rc = read_vocabulary(j, &w->vocabulary);
     if (!rc)
         rc = read_kernel(j, named(name, net, "inject_conv.weight"), w->arch.base.vocab.d_model, w->inject_w);
     if (!rc)
-        rc = deq_entries_read(e, named(name, net, "inject_conv.bias"), bias, w->inject_b);
+        rc = deq_source_copy(j, &w->inject_b, 0, named(name, net, "inject_conv.bias"), bias);
     if (!rc)
         rc = read_kernel(j, named(name, net, "func.full_conv.weight"), w->arch.state_size, w->state_w);
     if (!rc)
-        rc = deq_entries_read(e, named(name, net, "func.full_conv.bias"), bias, w->state_b);
+        rc = deq_source_copy(j, &w->state_b, 0, named(name, net, "func.full_conv.bias"), bias);
     return rc ? rc : pass_others(e, net, &w->arch);
 }
 
@@ -207,13 +211,17 @@ static enum deq_rc weights_levels(struct deq_import_job *j)
     const struct deq_entry_shape bias = DEQ_SHAPE1(4 * (size_t)w->arch.state_size);
     char net[NAME / 2], name[NAME];
     find_net(j, "tnet.", net, sizeof net);
-    enum deq_rc rc = read_vocabulary(j, &w->vocabulary);
+    enum deq_rc rc = deq_entries_room(e);
+    if (!rc)
+        rc = read_vocabulary(j, &w->vocabulary);
     if (!rc) /* it has no bias */
+        rc = deq_source_put(j, &w->inject_b, 0, bias.d[0], memset(e->scratch, 0, bias.d[0] * sizeof(float)));
+    if (!rc)
         rc = read_kernel(j, named(name, net, "full_conv.weight1"), w->arch.base.vocab.d_model, w->inject_w);
     if (!rc)
         rc = read_kernel(j, named(name, net, "full_conv.weight2"), w->arch.state_size, w->state_w);
     if (!rc)
-        rc = deq_entries_read(e, named(name, net, "full_conv.bias2"), bias, w->state_b);
+        rc = deq_source_copy(j, &w->state_b, 0, named(name, net, "full_conv.bias2"), bias);
     return rc ? rc : deq_entries_pass_repeats(e, "network.0.", "tnet."); /* the list of the model's parts */
 }
 

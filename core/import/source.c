@@ -36,13 +36,40 @@ const char *deq_source_value(const json_t *v, char *out, size_t cap)
     return out;
 }
 
-enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out)
+/* --- Tensors --- */
+
+bool deq_source_wants(const struct deq_import_job *j, float *const *to)
+{
+    return deq_weights_param(j->weights, to);
+}
+
+enum deq_rc deq_source_put(struct deq_import_job *j, float *const *to, size_t first, size_t n, const float *x)
+{
+    return deq_weights_file_put(j->file, deq_weights_param(j->weights, to), first, n, x, j->entries.err);
+}
+
+enum deq_rc deq_source_copy(struct deq_import_job *j, float *const *to, size_t first, const char *name,
+                            struct deq_entry_shape shape)
+{
+    struct deq_entries *e = &j->entries;
+    const struct deq_checkpoint_tensor *t = NULL;
+    enum deq_rc rc = deq_entries_find(e, name, shape, &t);
+    for (uint64_t i = 0; !rc && i < t->count; i += DEQ_ENTRY_PIECE) {
+        const size_t n = (size_t)DEQ_MIN(t->count - i, (uint64_t)DEQ_ENTRY_PIECE);
+        rc = deq_entries_piece(e, t, i, n, e->piece);
+        if (!rc)
+            rc = deq_source_put(j, to, first + i, n, e->piece);
+    }
+    return rc;
+}
+
+enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *to)
 {
     const struct deq_vocab *v = &j->arch->vocab;
     struct deq_entries *e = &j->entries;
-    const enum deq_rc rc = deq_entries_read(e, name, DEQ_SHAPE2(v->size, cols), e->scratch);
+    enum deq_rc rc = deq_entries_read(e, name, DEQ_SHAPE2(v->size, cols), e->scratch);
     for (unsigned c = 0; c < deq_clusters(v) && !rc; c++)
-        memcpy(out[c], e->scratch + deq_cluster_begin(v, c) * cols, deq_cluster_size(v, c) * cols * sizeof(float));
+        rc = deq_source_put(j, &to[c], 0, deq_cluster_size(v, c) * cols, e->scratch + deq_cluster_begin(v, c) * cols);
     return rc;
 }
 
@@ -52,13 +79,15 @@ enum deq_rc deq_source_tails(struct deq_import_job *j, const char *weight, const
     const size_t C = v->shape.n_cutoffs, E = deq_cluster_head(&v->shape, 0);
     enum deq_rc rc = deq_entries_read(e, weight, DEQ_SHAPE2(C, E), e->scratch);
     for (size_t c = 0; c < C && !rc; c++)
-        memcpy(v->tails_w + c * E, e->scratch + (C - 1 - c) * E, E * sizeof(float));
+        rc = deq_source_put(j, &v->tails_w, c * E, E, e->scratch + (C - 1 - c) * E);
     if (!rc)
         rc = deq_entries_read(e, bias, DEQ_SHAPE1(C), e->scratch);
     for (size_t c = 0; c < C && !rc; c++)
-        v->tails_b[c] = e->scratch[C - 1 - c];
+        rc = deq_source_put(j, &v->tails_b, c, 1, e->scratch + C - 1 - c);
     return rc;
 }
+
+/* --- Switches --- */
 
 /* Whether `text` is one of "a|b|c". */
 static bool among(const char *choices, const char *text)

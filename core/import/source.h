@@ -15,7 +15,8 @@
 struct deq_import_job {
     const struct deq_source *source;
     struct deq_arch *arch;       /* of the source's kind */
-    struct deq_weights *weights; /* plain and zeroed, from `weights` on */
+    struct deq_weights *weights;   /* the table alone, from `weights` on: its pointers only name its tensors */
+    struct deq_weights_file *file; /* what is written */
     struct deq_entries entries;
     bool no_words;               /* neither a word list nor a tokenizer was there */
     /* what the constructor was told beyond the architecture */
@@ -39,6 +40,7 @@ struct deq_source {
     const struct deq_kind *kind;
     const char *anchor;        /* an entry that every such state dict has */
     const char *const *others; /* arguments that do not change what is computed; NULL ends them */
+    bool bf16;                         /* nothing is computed on the way: a checkpoint in bf16 stays so */
     const struct deq_switch *switches; /* a key NULL ends them; or NULL */
     /* The constructor's arguments. A key that is neither asked for nor among the others may be a misspelt one, which
      * would silently be another model. */
@@ -71,8 +73,14 @@ void deq_source_serve_loops(struct deq_arch *a, uint32_t loops);
 const char *deq_source_value(const json_t *v, char *out, size_t cap);
 void deq_source_switches(struct deq_import_job *j, struct deq_fields *f, const struct deq_switch *s);
 
-/* Entry `name` [V, cols], whose rows go to the clusters: out[c] [V_c, cols]. */
-enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *out);
+/* Whether the architecture has the tensor that this pointer of the weights leads to. */
+bool deq_source_wants(const struct deq_import_job *j, float *const *to);
+/* Numbers [first, first + n) of it, from memory; all of an entry, behind its first `first` numbers, piece by piece. */
+enum deq_rc deq_source_put(struct deq_import_job *j, float *const *to, size_t first, size_t n, const float *x);
+enum deq_rc deq_source_copy(struct deq_import_job *j, float *const *to, size_t first, const char *name,
+                            struct deq_entry_shape shape);
+/* Entry `name` [V, cols], whose rows go to the clusters: to[c] [V_c, cols]. */
+enum deq_rc deq_source_by_cluster(struct deq_import_job *j, const char *name, size_t cols, float *const *to);
 /* The shortlist's logits of the tail clusters, whose rows count from the rarest cluster (log p of cluster c is read
  * off head[:, -c]). */
 enum deq_rc deq_source_tails(struct deq_import_job *j, const char *weight, const char *bias, struct deq_vocabulary *v);

@@ -5,12 +5,13 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 import authors
 import torchzip
 from imports import GOLDEN, compare, golden_of, listing, place
-from lib import DEQ, ROOT, check, equal, run, short
+from lib import DEQ, ROOT, SANITIZED, check, equal, note, run, short
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
 import make_looped_checkpoint as made
@@ -67,15 +68,18 @@ def test_prefixes_and_training_checkpoints():
         equal(model_of(p, "again"), model_of(p), "the same numbers")
 
 
-def rewrite(p, edit):
-    """The safetensors file, its entries {name: (dtype, shape, bytes)} changed by edit."""
-    path = p.path("in", "model.safetensors")
+def stored(path):
+    """A safetensors file as {name: (dtype, shape, bytes)}"""
     with open(path, "rb") as f:
         data = f.read()
-    n = struct.unpack("<Q", data[:8])[0]
-    head = json.loads(data[8:8 + n])
-    entries = {k: (v["dtype"], v["shape"], data[8 + n + v["data_offsets"][0]:8 + n + v["data_offsets"][1]])
-               for k, v in head.items() if k != "__metadata__"}
+    n = 8 + struct.unpack("<Q", data[:8])[0]
+    return {k: (v["dtype"], v["shape"], data[n + v["data_offsets"][0]:n + v["data_offsets"][1]])
+            for k, v in json.loads(data[8:n]).items() if k != "__metadata__"}
+
+
+def rewrite(p, edit):
+    path = p.path("in", "model.safetensors")
+    entries = stored(path)
     edit(entries)
     made.write_safetensors(path, [(k, s, t.lower(), [b]) for k, (t, s, b) in entries.items()])
 
@@ -254,3 +258,40 @@ def test_what_differs_is_seen():
         check(o["bf16eps.logprobs_max_abs_error"] <= 2e-5, "that under the other epsilon: %s" % short(o))
         code, out, err = run([DEQ, "check", p.path("model"), golden_of("huginn-zero")])
         check(code == 1 and out == "" and "segment0" in err, "another model's golden: %s" % err)
+
+
+# --- In little memory ---
+
+def peak_of(p, model, form, dtype):
+    """MB that an import of it had at most"""
+    made.make(model, p.path("in"), form, dtype)
+    child = subprocess.Popen([DEQ, "import", p.path("in"), "--out", p.path("model")], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    equal(status, 0, model)
+    shutil.rmtree(p.path("in"))
+    shutil.rmtree(p.path("model"))
+    return usage.ru_maxrss / 1024
+
+
+def test_numbers_pass_through_in_pieces():
+    """An embedding of 16 MB costs no more than the pieces, which a small one does not fill: 8 MB of numbers."""
+    if SANITIZED:
+        note("skipped", "sanitizers hold what was freed")
+        return
+    made.MODELS["tall"] = dict(made.MODELS["attractor-tiny"], vocab_size=1 << 16, padded_vocab_size=1 << 16)
+    with place() as p:
+        for form, dtype in (("torch", "f32"), ("safetensors", "bf16")):
+            small, tall = (peak_of(p, m, form, dtype) for m in ("attractor-tiny", "tall"))
+            check(tall < small + 12, "%s %s: %g MB and %g MB" % (form, dtype, small, tall))
+
+
+def test_bf16_stays_bf16():
+    for family in FAMILIES:
+        with place() as p:
+            made.make(family, p.path("in"), "safetensors", "bf16")
+            equal(imported(p)[0], 0, family)
+            theirs, ours = (stored(p.path(d, "model.safetensors")) for d in ("in", "model"))
+            equal({v[0] for k, v in ours.items() if k != "rope"}, {"BF16"}, family)
+            equal(ours["embed.weight"], theirs["transformer.wte.weight"], "the same numbers")
+            equal(ours["rope"], ("F32", [64, 16], theirs["freqs_cis"][2]), "the table of turns")

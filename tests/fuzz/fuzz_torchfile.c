@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         const struct deq_torchfile_tensor *t = deq_torchfile_at(f, i);
         if (deq_torchfile_find(f, t->name) != t)
             abort();
-        if (t->count > ELEMENTS_MAX || deq_torchfile_read(f, t, out, &err))
+        if (t->count > ELEMENTS_MAX || deq_torchfile_read(f, t, 0, t->count, out, &err))
             continue;
         for (uint64_t j = 0; j < t->count; j++)
             if (!isfinite(out[j]))

@@ -80,7 +80,7 @@ enum deq_rc read_all(struct deq_torchfile *f, struct deq_err *err)
     for (size_t i = 0; !rc && i < deq_torchfile_count(f); i++) {
         const struct deq_torchfile_tensor *t = deq_torchfile_at(f, i);
         float *out = malloc((t->count + 1) * sizeof *out);
-        rc = deq_torchfile_read(f, t, out, err);
+        rc = deq_torchfile_read(f, t, 0, t->count, out, err);
         free(out);
     }
     return rc;

@@ -12,7 +12,9 @@ static bool open_entries(struct deq_entries *e, const char *checkpoint, const ch
 {
     *e = (struct deq_entries){.checkpoint = checkpoint, .config = "args.json", .model = "a-model", .err = err};
     deq_entries_init(e);
-    const enum deq_rc rc = deq_entries_open(e, anchor);
+    enum deq_rc rc = deq_entries_open(e, anchor);
+    if (!rc)
+        rc = deq_entries_room(e);
     CHECK_MSG(!rc, "%s", err->text);
     return !rc;
 }

@@ -56,7 +56,7 @@ static float *entry(const struct pair *p, const char *name, size_t count)
 {
     const struct deq_torchfile_tensor *t = deq_torchfile_find(p->file, name);
     float *x = DEQ_NEW_ARRAY(float, count);
-    CHECK_MSG(t && t->count == count && !deq_torchfile_read(p->file, t, x, NULL), "%s", name);
+    CHECK_MSG(t && t->count == count && !deq_torchfile_read(p->file, t, 0, t->count, x, NULL), "%s", name);
     return x;
 }
 

@@ -41,7 +41,7 @@ static void check_values(struct deq_torchfile *f, const char *name, enum deq_dty
     CHECK_MSG(t->count == count, "%s", name);
     float *out = malloc((t->count + 1) * sizeof *out);
     out[t->count] = 77;
-    CHECK_MSG(!deq_torchfile_read(f, t, out, &err), "%s", err.text);
+    CHECK_MSG(!deq_torchfile_read(f, t, 0, t->count, out, &err), "%s", err.text);
     const uint64_t columns = n_dims ? shape[n_dims - 1] : 1;
     for (uint64_t i = 0; i < t->count; i++) {
         const float want = first + (float)(i / columns) * step + (float)(i % columns) * step2;
@@ -96,7 +96,7 @@ TEST(torchfile_views_and_types)
     /* [2, 3, 4] permuted to [4, 2, 3]: element [i, j, k] is 12 j + 4 k + i */
     const struct deq_torchfile_tensor *t = deq_torchfile_find(f, "permuted");
     float out[24] = {0};
-    CHECK(t && t->n_dims == 3 && t->count == 24 && !deq_torchfile_read(f, t, out, NULL));
+    CHECK(t && t->n_dims == 3 && t->count == 24 && !deq_torchfile_read(f, t, 0, t->count, out, NULL));
     for (int i = 0; i < 24; i++)
         CHECK(out[i] == (float)(12 * (i / 3 % 2) + 4 * (i % 3) + i / 6));
 
@@ -319,7 +319,7 @@ TEST(torchfile_changes_while_it_is_read)
         const struct deq_torchfile_tensor *t = deq_torchfile_at(f, 0);
         float *out = DEQ_NEW_ARRAY(float, t->count);
         CHECK(!ftruncate(fd, (off_t)left));
-        CHECK_MSG(deq_torchfile_read(f, t, out, &err) == DEQ_EIO && strstr(err.text, path) &&
+        CHECK_MSG(deq_torchfile_read(f, t, 0, t->count, out, &err) == DEQ_EIO && strstr(err.text, path) &&
                       strstr(err.text, t->name) && strstr(err.text, "changed"),
                   "%zu bytes left: %s", left, err.text);
         deq_free(out);
@@ -340,12 +340,12 @@ TEST(torchfile_without_memory)
         enum deq_rc rc = deq_torchfile_open(GOLDEN "training.pth", &f, &err);
         float out[6];
         if (!rc)
-            rc = deq_torchfile_read(f, deq_torchfile_at(f, 0), out, &err);
+            rc = deq_torchfile_read(f, deq_torchfile_at(f, 0), 0, deq_torchfile_at(f, 0)->count, out, &err);
         deq_mem_fault(0, false);
         CHECK_MSG(rc == DEQ_ENOMEM || !rc, "allocation %llu: %s", (unsigned long long)nth, err.text);
         done = !rc;
         if (f && rc) { /* memory is there again: the same file reads */
-            CHECK(!deq_torchfile_read(f, deq_torchfile_at(f, 0), out, &err));
+            CHECK(!deq_torchfile_read(f, deq_torchfile_at(f, 0), 0, deq_torchfile_at(f, 0)->count, out, &err));
             CHECK(out[5] == 5);
         }
         deq_torchfile_close(f);
