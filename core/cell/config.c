@@ -66,7 +66,7 @@ static const struct deq_kind *take_kind(const json_t *root, const char *file, st
     else if (!kind)
         deq_fail(err, DEQ_EFORMAT,
                  "%s: model_type: %s%.40s%s is not one of %s; only deep equilibrium models are served, and checkpoints "
-                 "of locuslab/deq and torchdeq after deq import",
+                 "of their authors' code after deq import",
                  file, s ? "\"" : "", s ? s : "a value that is no text", s ? "\"" : "", known);
     return kind;
 }
