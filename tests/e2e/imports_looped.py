@@ -11,7 +11,7 @@ import sys
 import authors
 import torchzip
 from imports import GOLDEN, compare, golden_of, listing, place
-from lib import DEQ, ROOT, SANITIZED, check, equal, note, run, short
+from lib import DEQ, ROOT, SANITIZED, Daemon, check, equal, note, run, short
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "tools"))
 import make_looped_checkpoint as made
@@ -48,6 +48,33 @@ def test_every_form_is_the_same_model():
                 with open(p.path("model", "model.safetensors"), "rb") as f:
                     models.append(f.read())
         equal(models[0] == models[1] == models[2], True, family)
+
+
+def test_limit_and_proposal_are_served():
+    """A text ends at the model's own limit of positions, which is told; deq.max_iter 0 answers from the proposal."""
+    with place() as p:
+        made.make("attractor-tiny", p.path("in"))
+        equal(imported(p)[0], 0, "import")
+        with open(p.path("model", "config.json")) as f:
+            limit = json.load(f)["max_position_embeddings"]
+        with Daemon(model=p.path("model")) as d:
+            about = d.get("/v1/models")[2]["data"][0]
+            equal((about["max_model_len"], about["deqd"]["proposal"], about["deqd"]["warm_start"]),
+                  (limit, True, "proposal"), "told")
+            s, _, o = d.post("/v1/completions", {"prompt": [1] * (limit + 1)})
+            check(s == 400 and "the limit is %d (the model's)" % limit in o["error"]["message"], short(o))
+            o = d.complete([1, 2, 3], max_tokens=4, include=["deq.tokens"], deq={"max_iter": 0})
+            equal((o["deq"]["iters_max"], o["deq"]["residual_max"]), (0, None), "nothing is evaluated")
+            s, _, o = d.post("/v1/completions", {"prompt": [1], "deq": {"max_iter": 0, "warm_start": "zero"}})
+            check(s == 400 and o["error"]["param"] == "deq.max_iter", short(o))
+        with open(p.path("text"), "w") as f:
+            f.write(" ".join("<%d>" % (7 * i % 90) for i in range(3 * limit)))
+        code, out, err = run([DEQ, "eval", p.path("model"), p.path("text"), "--evaluations", "0,2", "--json"])
+        equal((code, json.loads(out)["tokens"]), (0, 3 * limit - 1), "in pieces: " + err)
+        code, out, err = run([DEQ, "generate", p.path("model"), "<1> <2>", "--max-tokens", "100000", "--ignore-eos",
+                              "--json"])
+        o = json.loads(out)
+        equal((o["finish_reason"], o["completion_tokens"]), ("length", limit - 2), "generated: " + err)
 
 
 def nested(tree):
