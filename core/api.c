@@ -125,6 +125,7 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .has_predictor = a->predictor_hidden != 0,
                                    .has_proposal = deq_arch_proposes(a),
                                    .fingerprint = m->fingerprint,
+                                   .chat_begin = a->chat.begin,
                                    .chat_message = a->chat.message,
                                    .chat_reply = a->chat.reply,
                                    .chat_stop = a->chat.stop};
@@ -134,6 +135,12 @@ enum deq_rc deq_encode(const struct deq_model *m, const char *text, size_t len, 
                        struct deq_tokens *out, struct deq_err *err)
 {
     return deq_tokenizer_encode(m->tok, text, len, parse_special, out, err);
+}
+
+enum deq_rc deq_encode_ranges(const struct deq_model *m, const char *text, size_t len, const struct deq_range *special,
+                              size_t n, struct deq_tokens *out, struct deq_err *err)
+{
+    return deq_tokenizer_encode_ranges(m->tok, text, len, special, n, out, err);
 }
 
 const char *deq_token_bytes(const struct deq_model *m, uint32_t id, size_t *ret_len)

@@ -85,7 +85,8 @@ struct deq_model_info {
     uint32_t max_iter, memory, window, prefill_window;
     bool has_predictor, has_proposal; /* it can start from them */
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */
-    const char *chat_message, *chat_reply, *chat_stop; /* the model's template of a chat (models/README.md); "": none */
+    /* the model's template of a chat (models/README.md); "": none */
+    const char *chat_begin, *chat_message, *chat_reply, *chat_stop;
 };
 struct deq_model_info deq_model_info(const struct deq_model *model);
 
@@ -97,6 +98,10 @@ bool deq_kern_force(const char *level);
 /* Appends the tokens of text. parse_special: the names of special tokens in it become those tokens. */
 enum deq_rc deq_encode(const struct deq_model *model, const char *text, size_t len, bool parse_special,
                        struct deq_tokens *out, struct deq_err *err);
+/* The same, where only ranges of the text are the caller's own: special tokens are recognised within one of the n,
+ * which ascend and are apart. */
+enum deq_rc deq_encode_ranges(const struct deq_model *model, const char *text, size_t len,
+                              const struct deq_range *special, size_t n, struct deq_tokens *out, struct deq_err *err);
 /* The bytes of a token (any bytes: a token may hold part of a character); NULL when there is no such token. */
 const char *deq_token_bytes(const struct deq_model *model, uint32_t id, size_t *ret_len);
 bool deq_token_is_special(const struct deq_model *model, uint32_t id);

@@ -115,12 +115,13 @@ static const struct deq_opt options[] = {
         "A client that reads less than this while more lies there, averaged over stream.stall_ms, is dropped; of whole "
         "answers too."),
     STR("chat.message", chat_message, "", NULL,
-        "A message of a chat as text, {role} and {content} filled in; empty: the model's own, or contents joined by "
-        "line breaks. \\n is a new line."),
+        "A message of a chat as text, {role} and {content} filled in ({content_trimmed}: without blanks around it); "
+        "empty: the model's own, or contents joined by line breaks. \\n is a new line."),
+    STR("chat.begin", chat_begin, "", NULL, "What stands once before the first message, with chat.message."),
     STR("chat.reply", chat_reply, "assistant:", NULL, "What stands before the answer, with chat.message."),
     STR("chat.stop", chat_stop, "", NULL,
-        "Text that ends an answer, like what begins the next message; empty: none with chat.message, else the "
-        "template's own."),
+        "Text or a special token that ends an answer, like what begins the next message; empty: none with "
+        "chat.message, else the template's own."),
     STR("log.level", log_level, "info", "error|warn|info|debug",
         "Least level of the log, JSON lines on standard error."),
 };
@@ -221,10 +222,10 @@ static enum deq_rc check_together(struct conf *c, struct deq_err *err)
     if (!c->tls_cert[0] != !c->tls_key[0])
         return deq_fail(err, DEQ_EINVAL, "%s: needs the other of tls.cert and tls.key too",
                         c->tls_cert[0] ? "tls.cert" : "tls.key");
-    if (c->chat_message[0] && !strstr(c->chat_message, "{content}"))
-        return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {content}");
-    const char *const chat[][2] = {{"chat.message", c->chat_message}, {"chat.reply", c->chat_reply},
-                                   {"chat.stop", c->chat_stop}};
+    if (c->chat_message[0] && !strstr(c->chat_message, "{content}") && !strstr(c->chat_message, "{content_trimmed}"))
+        return deq_fail(err, DEQ_EINVAL, "chat.message: must hold {content} or {content_trimmed}");
+    const char *const chat[][2] = {{"chat.message", c->chat_message}, {"chat.begin", c->chat_begin},
+                                   {"chat.reply", c->chat_reply}, {"chat.stop", c->chat_stop}};
     for (size_t i = 0; i < DEQ_COUNT(chat); i++)
         if (!deq_utf8_valid(chat[i][1], strlen(chat[i][1])))
             return deq_fail(err, DEQ_EINVAL, "%s: is not UTF-8", chat[i][0]);
@@ -311,6 +312,7 @@ enum deq_rc conf_read(int argc, char **argv, struct conf *ret, enum conf_action 
         return rc;
     if (*ret_action != CONF_PRINT) { /* which prints them as they were written */
         unescape(c.chat_message);
+        unescape(c.chat_begin);
         unescape(c.chat_reply);
         unescape(c.chat_stop);
     }

@@ -38,7 +38,7 @@ struct conf {
     uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_min_rate, stream_flush_ms;
     uint32_t stall_ms;
     /* chat */
-    char chat_message[512], chat_reply[256], chat_stop[64];
+    char chat_begin[512], chat_message[512], chat_reply[256], chat_stop[64];
     char log_level[8];
 };
 

@@ -136,3 +136,29 @@ bool deq_utf8_sanitize(struct deq_buf *out, const char *s, size_t n)
     }
     return !out->failed;
 }
+
+/* Unicode's White_Space, and the four separators of ASCII. */
+static bool is_white(uint32_t cp)
+{
+    return (cp >= 0x09 && cp <= 0x0d) || (cp >= 0x1c && cp <= 0x20) || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
+           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f ||
+           cp == 0x3000;
+}
+
+void deq_utf8_strip(const char *s, size_t n, size_t *ret_begin, size_t *ret_end)
+{
+    size_t begin = 0;
+    uint32_t cp;
+    for (int k; (k = deq_utf8_decode(s + begin, n - begin, &cp)) > 0 && is_white(cp);)
+        begin += (size_t)k;
+    while (n > begin) {
+        size_t k = 1;
+        while (k < 4 && k < n - begin && ((unsigned char)s[n - k] & 0xc0) == 0x80)
+            k++;
+        if (deq_utf8_decode(s + n - k, k, &cp) != (int)k || !is_white(cp))
+            break;
+        n -= k;
+    }
+    *ret_begin = begin;
+    *ret_end = n;
+}

@@ -14,6 +14,9 @@ bool deq_utf8_valid(const char *s, size_t n);
  * Invalid bytes count as finished. */
 size_t deq_utf8_complete(const char *s, size_t n);
 
+/* Where a text begins and ends without the white space around it, as Python's str.strip has it (of n bytes). */
+void deq_utf8_strip(const char *s, size_t n, size_t *ret_begin, size_t *ret_end);
+
 /* Counts the characters of a text that comes in pieces, each byte that is in none as deq_utf8_sanitize
  * shows it. Starts as zeros. */
 struct deq_utf8_place {

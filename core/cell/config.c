@@ -107,11 +107,12 @@ static void take_chat(struct deq_fields *outer, struct deq_chat *c)
     struct deq_fields f;
     if (!deq_fields_open(outer, "chat", "chat.", &f))
         return;
+    deq_fields_text(&f, "begin", false, c->begin, sizeof c->begin);
     deq_fields_text(&f, "message", true, c->message, sizeof c->message);
     deq_fields_text(&f, "reply", false, c->reply, sizeof c->reply);
     deq_fields_text(&f, "stop", false, c->stop, sizeof c->stop);
-    if (!f.rc && !strstr(c->message, "{content}"))
-        f.rc = deq_fail(f.err, DEQ_EFORMAT, "%s: chat.message: must hold {content}", f.file);
+    if (!f.rc && !strstr(c->message, "{content}") && !strstr(c->message, "{content_trimmed}"))
+        f.rc = deq_fail(f.err, DEQ_EFORMAT, "%s: chat.message: must hold {content} or {content_trimmed}", f.file);
     deq_fields_close(outer, &f);
 }
 
@@ -207,8 +208,8 @@ static char *to_text(const struct deq_arch *a, const char *training_json)
         ok = ok && deq_fields_write(&segment_table, a, root);
     if (a->chat.message[0])
         ok = ok && !json_object_set_new(root, "chat",
-                                        json_pack("{s:s, s:s, s:s}", "message", a->chat.message, "reply", a->chat.reply,
-                                                  "stop", a->chat.stop));
+                                        json_pack("{s:s, s:s, s:s, s:s}", "begin", a->chat.begin, "message",
+                                                  a->chat.message, "reply", a->chat.reply, "stop", a->chat.stop));
     if (a->serving.tol_fast > 0 || a->serving.tol_exact > 0) {
         json_t *named = json_object();
         ok = deq_fields_write(&preset_table, a, named) && !json_object_set_new(deq, "presets", named) && ok;

@@ -15,10 +15,11 @@
 #include "core/data/vocab.h"
 #include "core/data/weights.h"
 
-/* A chat as text: each message with {role} and {content} filled in, then what stands before the answer, and the text
- * that ends it ("": none). Without a message the model has no template of its own. */
+/* A chat as text: its beginning, each message with {role} and {content} filled in ({content_trimmed}: without white
+ * space around it), then what stands before the answer, and what ends that: text, or the special token that it begins
+ * with the name of ("": none). Without a message the model has no template of its own. */
 struct deq_chat {
-    char message[512], reply[256], stop[64];
+    char begin[512], message[512], reply[256], stop[64];
 };
 
 /* What every model has; a kind's own architecture begins with it. Plain data: it is copied whole, arch_size bytes. */

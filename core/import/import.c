@@ -8,6 +8,7 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 #include "core/cell/config.h"
+#include "core/import/chat_template.h"
 #include "core/import/source.h"
 #include "core/text/tokenizer_config.h"
 #include "core/text/tokenizer.h"
@@ -198,6 +199,19 @@ static enum deq_rc copy_file(const char *from, const char *to, size_t max, struc
     return rc;
 }
 
+/* One that is not understood leaves a model that chats as those do that have none. */
+static enum deq_rc take_chat_template(struct deq_import_job *j, const char *dir, const struct deq_tokenizer *tok,
+                                      struct deq_err *err)
+{
+    const enum deq_rc rc = deq_chat_template_load(dir, tok, &j->arch->chat, err);
+    if (rc == DEQ_EFORMAT) {
+        deq_entries_note(&j->entries, "note: %s; a chat with this model is lines of text, unless config.json or the "
+                         "daemon's is told another template", err->text);
+        return DEQ_OK;
+    }
+    return rc;
+}
+
 /* The checkpoint's own, as it stands, with the tokenizer_config.json beside it; `to` is where the former goes. */
 static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, const char *dir, const char *to,
                                   struct deq_err *err)
@@ -213,6 +227,8 @@ static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, co
                       deq_tokenizer_vocab_size(tok) - 1, v->size);
     if (!rc)
         rc = deq_tokenizer_config_eos(dir, tok, &v->eos_id, err);
+    if (!rc)
+        rc = take_chat_template(j, dir, tok, err);
     deq_tokenizer_free(tok);
     if (!rc)
         rc = copy_file(from, to, DEQ_TOKENIZER_MAX_FILE_BYTES, err);

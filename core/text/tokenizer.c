@@ -106,13 +106,44 @@ void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_b
 
 struct encoder {
     const struct deq_tokenizer *tok;
-    bool parse_special;
+    const struct deq_range *special; /* [n_special] of the text as given */
+    size_t n_special;
     struct deq_bpe_work work;
     struct deq_added_hits hits[2]; /* of each level */
     struct deq_buf normal[2];
     struct deq_tokens *out;
     struct deq_err *err;
 };
+
+/* Text between added tokens. */
+struct piece {
+    const char *s;
+    size_t n;
+    struct deq_range place; /* in the text as given */
+    bool normal;            /* s is its normal form, elsewhere */
+};
+
+/* Whether special tokens are recognised in bytes begin to end of a piece. */
+static bool recognised(const struct encoder *e, const struct piece *p, size_t begin, size_t end)
+{
+    const struct deq_range r = p->normal ? p->place
+                                         : (struct deq_range){p->place.begin + begin, p->place.begin + end};
+    size_t lo = 0, hi = e->n_special;
+    while (lo < hi) { /* the first range that does not end before it */
+        const size_t mid = lo + (hi - lo) / 2;
+        if (e->special[mid].end < r.end)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < e->n_special && e->special[lo].begin <= r.begin;
+}
+
+static struct piece part_of(const struct piece *p, size_t begin, size_t end)
+{
+    const struct deq_range place = {p->place.begin + begin, p->place.begin + end};
+    return (struct piece){p->s + begin, end - begin, p->normal ? p->place : place, p->normal};
+}
 
 /* A piece of stage - 1, cut by the stages that are left. */
 static enum deq_rc encode_stage(struct encoder *e, size_t stage, const char *s, size_t n)
@@ -183,27 +214,28 @@ static size_t blanks_after(const char *s, size_t n, size_t at)
     return at;
 }
 
-static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, size_t n);
+static enum deq_rc encode_level(struct encoder *e, size_t level, const struct piece *p);
 
 /* What lies between tokens of the first set is normalised before those of the second are looked for. */
-static enum deq_rc encode_between(struct encoder *e, size_t level, const char *s, size_t n)
+static enum deq_rc encode_between(struct encoder *e, size_t level, struct piece p)
 {
     if (level + 1 == DEQ_COUNT(e->tok->set))
-        return encode_plain(e, s, n);
+        return encode_plain(e, p.s, p.n);
     for (size_t i = 0; i < e->tok->n_forms; i++) {
         struct deq_buf *to = &e->normal[i % 2];
         deq_buf_reset(to);
-        if (!deq_normalize(e->tok->form[i], s, n, to))
+        if (!deq_normalize(e->tok->form[i], p.s, p.n, to))
             return deq_fail(e->err, DEQ_ENOMEM, "no memory for a text in its normal form");
-        s = to->data;
-        n = to->len;
+        p = (struct piece){to->data, to->len, p.place, true};
     }
-    return encode_level(e, level + 1, s, n);
+    return encode_level(e, level + 1, &p);
 }
 
 /* Splits at the added tokens of set[level], leftmost and longest first. */
-static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, size_t n)
+static enum deq_rc encode_level(struct encoder *e, size_t level, const struct piece *p)
 {
+    const char *const s = p->s;
+    const size_t n = p->n;
     struct deq_added_hits *hits = &e->hits[level];
     size_t done = 0;       /* encoded up to here */
     size_t at = 0;         /* searched up to here */
@@ -218,7 +250,7 @@ static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, 
         if (begin < at)
             continue;
         at = end;
-        if (a->special && !e->parse_special)
+        if (a->special && !recognised(e, p, begin, end))
             continue;
         if (a->lstrip && begin > done)
             begin = blanks_before(s, done, begin);
@@ -226,23 +258,25 @@ static enum deq_rc encode_level(struct encoder *e, size_t level, const char *s, 
             end = blanks_end = DEQ_MAX(blanks_end, blanks_after(s, n, DEQ_MAX(end, blanks_end)));
         /* begin < done: this token is made of blanks that an rstrip before it swallowed. The
          * reference emits it all the same. */
-        if (begin > done && (rc = encode_between(e, level, s + done, begin - done)))
+        if (begin > done && (rc = encode_between(e, level, part_of(p, done, begin))))
             return rc;
         if (!deq_tokens_push(e->out, a->id))
             return deq_fail(e->err, DEQ_ENOMEM, "no memory for the tokens of a text");
         done = end;
     }
-    return done < n ? encode_between(e, level, s + done, n - done) : DEQ_OK;
+    return done < n ? encode_between(e, level, part_of(p, done, n)) : DEQ_OK;
 }
 
-enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *text, size_t len, bool parse_special,
-                                 struct deq_tokens *out, struct deq_err *err)
+enum deq_rc deq_tokenizer_encode_ranges(const struct deq_tokenizer *tok, const char *text, size_t len,
+                                        const struct deq_range *special, size_t n, struct deq_tokens *out,
+                                        struct deq_err *err)
 {
-    struct encoder e = {.tok = tok, .parse_special = parse_special, .out = out, .err = err};
+    struct encoder e = {.tok = tok, .special = special, .n_special = n, .out = out, .err = err};
+    const struct piece all = {text, len, {0, len}, false};
     size_t n_before = out->n;
     for (size_t i = 0; i < DEQ_COUNT(e.normal); i++)
         deq_buf_init(&e.normal[i], SIZE_MAX / 2);
-    enum deq_rc rc = encode_level(&e, 0, text, len);
+    enum deq_rc rc = encode_level(&e, 0, &all);
     deq_bpe_work_free(&e.work);
     for (size_t i = 0; i < DEQ_COUNT(e.hits); i++)
         deq_added_hits_free(&e.hits[i]);
@@ -251,6 +285,12 @@ enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *te
     if (rc)
         out->n = n_before;
     return rc;
+}
+
+enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *text, size_t len, bool parse_special,
+                                 struct deq_tokens *out, struct deq_err *err)
+{
+    return deq_tokenizer_encode_ranges(tok, text, len, &(struct deq_range){0, len}, parse_special, out, err);
 }
 
 enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t *ids, size_t n, bool skip_special,

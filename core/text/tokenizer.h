@@ -51,6 +51,13 @@ void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_b
  * when a byte occurs that the vocabulary has no symbol for, or a word that has none and there is no unk_token. */
 enum deq_rc deq_tokenizer_encode(const struct deq_tokenizer *tok, const char *text, size_t len, bool parse_special,
                                  struct deq_tokens *out, struct deq_err *err);
+/* The same, but special tokens are recognised where they lie within one of the n ranges of the text, which ascend and
+ * are apart: there it is the caller's own, elsewhere somebody's. It is cut nowhere else: tokens that are not special
+ * lie across. (Special tokens that the file wants found in text's normal form, where the text has one: only in pieces
+ * between others that lie within a range whole.) */
+enum deq_rc deq_tokenizer_encode_ranges(const struct deq_tokenizer *tok, const char *text, size_t len,
+                                        const struct deq_range *special, size_t n, struct deq_tokens *out,
+                                        struct deq_err *err);
 /* Appends raw bytes to out; they may end inside a code point. An id outside the vocabulary is DEQ_EINVAL. */
 enum deq_rc deq_tokenizer_decode(const struct deq_tokenizer *tok, const uint32_t *ids, size_t n, bool skip_special,
                                  struct deq_buf *out, struct deq_err *err);

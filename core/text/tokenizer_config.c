@@ -55,21 +55,52 @@ enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t 
     return rc;
 }
 
-/* "eos_token": "...", or {"content": "..."}, as older files have it; null when absent. */
-static enum deq_rc find_eos(const char *path, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id,
+enum deq_rc deq_tokenizer_config_read(const char *dir, json_t **ret, struct deq_err *err)
+{
+    char path[4096], *data;
+    size_t len;
+    json_error_t where;
+    json_t *root = NULL;
+    if (!deq_io_join(path, sizeof path, dir, NAME))
+        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
+    *ret = NULL;
+    if (!deq_io_exists(path))
+        return DEQ_OK;
+    enum deq_rc rc = deq_io_read(path, MAX_BYTES, &data, &len, err);
+    if (rc)
+        return rc;
+    rc = deq_json_parse(data, len, 0, &root, &where);
+    deq_free(data);
+    if (rc == DEQ_ENOMEM)
+        return deq_fail(err, rc, "%s: no memory to read it", path);
+    if (rc)
+        return deq_fail(err, rc, "%s: line %d, column %d: %s", path, where.line, where.column, where.text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return deq_fail(err, DEQ_EFORMAT, "%s: expected an object", path);
+    }
+    *ret = root;
+    return DEQ_OK;
+}
+
+const char *deq_tokenizer_config_token(const json_t *root, const char *key)
+{
+    const json_t *v = json_object_get(root, key);
+    return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+}
+
+static enum deq_rc find_eos(const char *dir, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id,
                             struct deq_err *err)
 {
-    const json_t *v = json_object_get(root, "eos_token"),
-                 *content = json_is_object(v) ? json_object_get(v, "content") : v;
-    if (!json_is_object(root))
-        return deq_fail(err, DEQ_EFORMAT, "%s: expected an object", path);
+    const json_t *v = json_object_get(root, "eos_token");
+    const char *content = deq_tokenizer_config_token(root, "eos_token");
     if (!v || json_is_null(v))
         return DEQ_OK;
-    if (!json_is_string(content))
-        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: expected a string", path);
-    if ((*ret_id = deq_tokenizer_id(tok, json_string_value(content))) < 0)
-        return deq_fail(err, DEQ_EFORMAT, "%s: eos_token: \"%.64s\" is not among the added tokens of tokenizer.json",
-                        path, json_string_value(content));
+    if (!content)
+        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": eos_token: expected a string", dir);
+    if ((*ret_id = deq_tokenizer_id(tok, content)) < 0)
+        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": eos_token: \"%.64s\" is not among the added tokens of "
+                        "tokenizer.json", dir, content);
     return DEQ_OK;
 }
 
@@ -77,26 +108,13 @@ enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer
                                      struct deq_err *err)
 {
     static const char *const usual[] = {"<|endoftext|>", "<eos>", "<|eos|>"};
-    char path[4096], *data = NULL;
-    size_t len;
     int64_t id = -1;
-    enum deq_rc rc = DEQ_OK;
-    if (!deq_io_join(path, sizeof path, dir, NAME))
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", dir);
-    if (deq_io_exists(path)) {
-        if ((rc = deq_io_read(path, MAX_BYTES, &data, &len, err)))
-            return rc;
-        json_error_t where;
-        json_t *root = NULL;
-        rc = deq_json_parse(data, len, 0, &root, &where);
-        if (rc == DEQ_ENOMEM)
-            deq_fail(err, rc, "%s: no memory to read it", path);
-        else
-            rc = rc ? deq_fail(err, rc, "%s: line %d, column %d: %s", path, where.line, where.column, where.text)
-                    : find_eos(path, root, tok, &id, err);
-        json_decref(root);
-        deq_free(data);
-    }
+    json_t *root;
+    enum deq_rc rc = deq_tokenizer_config_read(dir, &root, err);
+    if (rc)
+        return rc;
+    rc = find_eos(dir, root, tok, &id, err);
+    json_decref(root);
     for (size_t i = 0; i < DEQ_COUNT(usual) && id < 0; i++)
         id = deq_tokenizer_id(tok, usual[i]);
     if (!rc)

@@ -85,7 +85,7 @@ extern const char *const request_preset_names[PRESETS];
 /* How a chat becomes text here: the configuration's template, the model's own, or the default. */
 struct chat_template {
     const char *source; /* configuration, model, default */
-    const char *message, *reply, *stop; /* "": nothing */
+    const char *begin, *message, *reply, *stop; /* "": nothing */
 };
 struct chat_template request_chat_template(const struct request_context *c);
 float request_preset_tol(const struct conf *c, const struct deq_model_info *i, int preset);

@@ -99,12 +99,22 @@ void completion_request_free(struct completion_request *r)
     *r = (struct completion_request){0};
 }
 
-/* What ends an answer of the template: what begins the next message. */
+/* What ends an answer of the template: what begins the next message, or the token that ends this one. A special token
+ * is not shown: no text that could be looked for ever holds it. */
 static bool add_stop(const struct object *o, struct completion_request *r)
 {
+    const struct deq_model *const m = o->context->model;
     const char *stop = request_chat_template(o->context).stop;
     const size_t n = strlen(stop);
-    if (!n)
+    struct deq_tokens t = {0};
+    size_t shown;
+    const enum deq_rc rc = deq_encode(m, stop, n, true, &t, NULL); /* DEQ_EINVAL: it has no tokens, and is only text */
+    const bool special = !rc && t.n && deq_token_is_special(m, t.ids[0]) && !deq_token_text(m, -1, t.ids[0], &shown);
+    const bool ok = rc != DEQ_ENOMEM && (!special || deq_tokens_push(&r->stop_ids, t.ids[0]));
+    deq_tokens_free(&t);
+    if (!ok)
+        return fields_no_memory(o);
+    if (special || !n)
         return true;
     if (!(r->stop[r->n_stops] = deq_alloc(n)))
         return fields_no_memory(o);

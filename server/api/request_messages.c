@@ -5,6 +5,7 @@
 
 #include "core/base/buf.h"
 #include "core/base/mem.h"
+#include "core/base/utf8.h"
 #include "server/api/request_impl.h"
 
 struct message {
@@ -79,11 +80,12 @@ struct chat_template request_chat_template(const struct request_context *c)
     const struct deq_model_info i = deq_model_info(c->model);
     /* What a base model continues well is text: no words about who speaks, a line for each. A line end would begin the
      * next message, so it ends the answer. */
-    struct chat_template t = {"default", "{content}\n", "", "\n"};
+    struct chat_template t = {"default", "", "{content}\n", "", "\n"};
     if (c->conf->chat_message[0])
-        t = (struct chat_template){"configuration", c->conf->chat_message, c->conf->chat_reply, ""};
+        t = (struct chat_template){"configuration", c->conf->chat_begin, c->conf->chat_message, c->conf->chat_reply,
+                                   ""};
     else if (i.chat_message[0])
-        t = (struct chat_template){"model", i.chat_message, i.chat_reply, i.chat_stop};
+        t = (struct chat_template){"model", i.chat_begin, i.chat_message, i.chat_reply, i.chat_stop};
     if (c->conf->chat_stop[0])
         t.stop = c->conf->chat_stop;
     return t;
@@ -109,12 +111,31 @@ static size_t content_bytes(const json_t *v)
     return n;
 }
 
+/* The same without white space around it. */
+static bool add_trimmed(const json_t *v, struct deq_buf *out)
+{
+    const size_t from = out->len;
+    size_t begin, end;
+    if (!add_content(v, out))
+        return false;
+    if (out->len == from)
+        return true;
+    deq_utf8_strip(out->data + from, out->len - from, &begin, &end);
+    memmove(out->data + from, out->data + from + begin, end - begin);
+    out->len = from + end - begin;
+    out->data[out->len] = 0;
+    return true;
+}
+
 /* One step through a template: how many of its bytes, and what stands there. */
-enum piece { LITERAL = 1, ROLE = 6, CONTENT = 9 };
+enum piece { LITERAL = 1, ROLE = 6, CONTENT = 9, TRIMMED = 17 };
 
 static enum piece piece_at(const char *at)
 {
-    return !strncmp(at, "{role}", ROLE) ? ROLE : !strncmp(at, "{content}", CONTENT) ? CONTENT : LITERAL;
+    return !strncmp(at, "{role}", ROLE)                ? ROLE
+           : !strncmp(at, "{content}", CONTENT)         ? CONTENT
+           : !strncmp(at, "{content_trimmed}", TRIMMED) ? TRIMMED
+                                                        : LITERAL;
 }
 
 /* A conversation on its way to text. */
@@ -123,7 +144,23 @@ struct conversation {
     const char *field;      /* messages, input */
     struct chat_template template;
     struct deq_buf text;
+    struct deq_buf own; /* of struct deq_range: the template's parts of the text; special tokens are recognised there */
 };
+
+/* Text of the template's, or a role, which is one of four. */
+static bool add_own(struct conversation *c, const char *s, size_t n)
+{
+    const size_t begin = c->text.len;
+    struct deq_range *last = c->own.len ? (struct deq_range *)(void *)(c->own.data + c->own.len) - 1 : NULL;
+    if (!n)
+        return true;
+    if (!deq_buf_add(&c->text, s, n))
+        return false;
+    if (!last || last->end != begin)
+        return deq_buf_add(&c->own, &(struct deq_range){begin, c->text.len}, sizeof *last);
+    last->end = c->text.len;
+    return true;
+}
 
 /* {role} and {content} filled in. A template may repeat a long content many times: that is measured before memory is
  * asked for. */
@@ -134,15 +171,16 @@ static bool fill_in(struct conversation *c, const struct message *m)
     size_t n = 0;
     bool ok = true;
     for (const char *at = template; *at && n <= room; at += piece_at(at))
-        n += piece_at(at) == ROLE ? strlen(m->role) : piece_at(at) == CONTENT ? content : 1;
+        n += piece_at(at) == ROLE ? strlen(m->role) : piece_at(at) == LITERAL ? 1 : content;
     if (n > room)
         return fields_fail(c->o->err, 400, "invalid_value", c->field,
                            "%s: the chat template (of the %s) makes more than %zu bytes of text of them", c->field,
                            c->template.source, c->text.max);
     for (const char *at = template; *at && ok; at += piece_at(at))
-        ok = piece_at(at) == ROLE      ? deq_buf_str(&c->text, m->role)
+        ok = piece_at(at) == ROLE      ? add_own(c, m->role, strlen(m->role))
              : piece_at(at) == CONTENT ? add_content(m->content, &c->text)
-                                       : deq_buf_add(&c->text, at, 1);
+             : piece_at(at) == TRIMMED ? add_trimmed(m->content, &c->text)
+                                       : add_own(c, at, 1);
     return ok || fields_no_memory(c->o);
 }
 
@@ -180,10 +218,14 @@ static bool add_messages(struct conversation *c, const json_t *v)
     return ok;
 }
 
+/* Its text has its beginning; a failure of that is one of what comes behind. */
 static struct conversation conversation(const struct object *o, const char *field)
 {
     struct conversation c = {.o = o, .field = field, .template = request_chat_template(o->context)};
-    deq_buf_init(&c.text, o->context->conf->max_body_bytes + JSON_ARRAY_MAX * sizeof o->context->conf->chat_message);
+    const size_t templates = (JSON_ARRAY_MAX + 2) * sizeof o->context->conf->chat_message;
+    deq_buf_init(&c.text, o->context->conf->max_body_bytes + templates);
+    deq_buf_init(&c.own, 2 * templates); /* a part is one byte at least, and {content} before the next */
+    add_own(&c, c.template.begin, strlen(c.template.begin));
     return c;
 }
 
@@ -191,17 +233,19 @@ static struct conversation conversation(const struct object *o, const char *fiel
 static bool to_prompt(struct conversation *c, bool ok, struct completion_request *r)
 {
     struct deq_err err;
-    ok = ok && (deq_buf_str(&c->text, c->template.reply) || fields_no_memory(c->o));
+    ok = ok && (add_own(c, c->template.reply, strlen(c->template.reply)) || fields_no_memory(c->o));
     if (ok && !(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
         ok = fields_no_memory(c->o);
     if (ok) {
         r->n_prompts = 1;
-        if (deq_encode(c->o->context->model, c->text.data, c->text.len, false, &r->prompts[0], &err))
+        if (deq_encode_ranges(c->o->context->model, c->text.data, c->text.len, (const void *)c->own.data,
+                              c->own.len / sizeof(struct deq_range), &r->prompts[0], &err))
             ok = err.code == DEQ_ENOMEM
                      ? fields_no_memory(c->o)
                      : fields_fail(c->o->err, 400, "invalid_value", c->field, "%s: %s", c->field, err.text);
     }
     deq_buf_free(&c->text);
+    deq_buf_free(&c->own);
     return ok && request_never_empty(c->o, &r->prompts[0]);
 }
 

@@ -48,7 +48,7 @@ def model_with(template):
 def test_default_template():
     """Contents are lines, and so is the answer: it begins with its text and ends before the next line."""
     d = usual()
-    equal(template_of(d), {"source": "default", "message": "{content}\n", "reply": "", "stop": "\n"},
+    equal(template_of(d), {"source": "default", "begin": "", "message": "{content}\n", "reply": "", "stop": "\n"},
           "the template in use")
     for messages, prompt in (([USER], "First Citizen:\n"),
                              (TALK, "Be kind.\nFirst Citizen:\nWe know't.\nFirst Citizen:\n")):
@@ -64,17 +64,18 @@ def test_default_template():
 
 
 def test_template_of_the_model():
-    own = {"message": "{role}> {content}\n", "reply": "assistant>", "stop": "\nuser>"}
+    own = {"begin": "A talk.\n", "message": "{role}> {content_trimmed}\n", "reply": "assistant>", "stop": "\nuser>"}
     with model_with(own) as path:
         with Daemon(model=path) as d:
             equal(template_of(d), dict(own, source="model"), "the model's")
-            text = chat(d, [USER], max_tokens=30)["choices"][0]["message"]["content"]
-            equal(text, d.complete("user> First Citizen:\nassistant>", max_tokens=30,
+            text = chat(d, [dict(USER, content=" First Citizen:\n")], max_tokens=30)["choices"][0]["message"]["content"]
+            equal(text, d.complete("A talk.\nuser> First Citizen:\nassistant>", max_tokens=30,
                                    stop="\nuser>")["choices"][0]["text"].lstrip(), "its text")
         with Daemon("chat.stop=e", model=path) as d:
             equal(template_of(d), dict(own, source="model", stop="e"), "chat.stop wins")
         with Daemon("chat.message=<{content}>", "chat.reply=", model=path) as d:
-            equal(template_of(d), {"source": "configuration", "message": "<{content}>", "reply": "", "stop": ""},
+            equal(template_of(d), {"source": "configuration", "begin": "", "message": "<{content}>", "reply": "",
+                                  "stop": ""},
                   "chat.message wins")
             text = chat(d, [USER], max_tokens=30)["choices"][0]["message"]["content"]
             equal(text, d.complete("<First Citizen:>", max_tokens=30)["choices"][0]["text"].lstrip(), "its text")

@@ -160,6 +160,66 @@ def test_a_tokenizer_beside_it():
         refused(p, ["tokenizer.json", "line "])
 
 
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}\n{{ '<|pad|>' + message['role'] + '\\n' + "
+            "message['content'] | trim }}<|eos|>\n{% endfor %}{% if add_generation_prompt %}{{ '<|pad|>assistant\\n' }}"
+            "{% endif %}")
+
+
+def with_template(p, template):
+    """A small model with Parcae's tokenizer, whose special tokens are 0, 1 and 2, and this chat template."""
+    made.MODELS["wide"] = dict(made.MODELS["attractor-tiny"], vocab_size=400, padded_vocab_size=448)
+    made.make("wide", p.path("in"))
+    shutil.copy(os.path.join(ROOT, "tests", "golden", "tokenizer", "parcae", "tokenizer.json"), p.path("in"))
+    with open(p.path("in", "tokenizer_config.json"), "w") as f:
+        json.dump({"bos_token": "<|bos|>", "eos_token": {"content": "<|eos|>"}, "chat_template": template}, f)
+    return imported(p)
+
+
+def test_chat_by_its_own_template():
+    """The prompt is the template's text, with its special tokens; what messages hold makes none."""
+    with place() as p:
+        code, out, err = with_template(p, TEMPLATE)
+        equal((code, err), (0, ""), out)
+        chat = {"begin": "<|bos|>", "message": "<|pad|>{role}\n{content_trimmed}<|eos|>\n",
+                "reply": "<|pad|>assistant\n", "stop": "<|eos|>"}
+        with open(p.path("model", "config.json")) as f:
+            equal(json.load(f)["chat"], chat, "derived")
+        _, out, _ = run([DEQ, "tokenizer", "encode", p.path("model"), "--json", "--special",
+                         "<|bos|><|pad|>user\nloop<|eos|>\n<|pad|>assistant\n"])
+        want = json.loads(out)
+        want = want if isinstance(want, list) else want["ids"]
+        equal((want[:2], want.count(1)), ([0, 2], 1), "special tokens of the template")
+        with Daemon(model=p.path("model")) as d:
+            equal(d.get("/v1/models")[2]["data"][0]["deqd"]["chat_template"], dict(chat, source="model"), "told")
+
+            def chat_of(content, **more):
+                s, _, o = d.post("/v1/chat/completions", dict(
+                    {"messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 5}, **more))
+                equal(s, 200, "%s" % o)
+                return o
+
+            o = chat_of(" loop\n", ignore_eos=True)
+            equal(o["usage"]["prompt_tokens"], len(want), "prompt tokens")
+            plain = d.complete(want, max_tokens=5, temperature=0, stop_token_ids=[1], ignore_eos=True)["choices"][0]
+            equal(o["choices"][0]["message"]["content"], plain["text"].lstrip(), "the text behind these tokens")
+            said = "loop<|eos|>"
+            _, out, _ = run([DEQ, "tokenizer", "encode", p.path("model"), "--json", said])
+            spelt = json.loads(out)
+            spelt = len(spelt if isinstance(spelt, list) else spelt["ids"])
+            check(spelt > 2 and chat_of(said)["usage"]["prompt_tokens"] > len(want) + 1, "a message's are text")
+            end = chat_of("loop", logit_bias={"1": 100}, ignore_eos=True)["choices"][0]
+            equal((end["message"]["content"], end["finish_reason"]), ("", "stop"), "the template's token ends it")
+
+
+def test_a_template_that_is_not_understood():
+    with place() as p:
+        code, out, err = with_template(p, "{% set ns = namespace(x=1) %}" + TEMPLATE)
+        check(code == 0 and err.startswith("note: chat_template: line 1: namespace is not understood; ") and
+              err.count("\n") == 1, "noted: %d %s" % (code, err))
+        with open(p.path("model", "config.json")) as f:
+            check("chat" not in json.load(f), "chats as without one")
+
+
 # --- Bad input ---
 
 def test_bad_entries():

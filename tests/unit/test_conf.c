@@ -96,7 +96,7 @@ TEST(conf_refuses_by_name)
          "limits.max_logits_bytes: 5242880 exceeds limits.answer_bytes 4194304"},
         {{"tls.cert=c.pem", NULL}, "tls.cert: needs the other of tls.cert and tls.key too"},
         {{"tls.key=k.pem", NULL}, "tls.key: needs the other of tls.cert and tls.key too"},
-        {{"chat.message={role}", NULL}, "chat.message: must hold {content}"},
+        {{"chat.message={role}", NULL}, "chat.message: must hold {content} or {content_trimmed}"},
         {{"chat.stop=\xff", NULL}, "chat.stop: is not UTF-8"},
         {{"sampling.seed=-1", NULL}, "sampling.seed: \"-1\" is neither random nor a whole number of at most 15 digits"},
         {{"sampling.seed=1234567890123456", NULL},

@@ -211,7 +211,7 @@ TEST(config_structure)
         {", \"a\\nb\": 3", "", "a?b: unknown key"},
         {", \"chat\": []", "", "chat: expected an object"},
         {", \"chat\": {\"reply\": \"\"}", "", "chat.message: missing"},
-        {", \"chat\": {\"message\": \"{role}\"}", "", "chat.message: must hold {content}"},
+        {", \"chat\": {\"message\": \"{role}\"}", "", "chat.message: must hold {content} or {content_trimmed}"},
         {", \"chat\": {\"message\": \"{content}\", \"stop\": 1}", "", "chat.stop: expected a string"},
         {", \"chat\": {\"message\": \"{content}\", \"tail\": \"\"}", "", "chat.tail: unknown key"},
         {", \"chat\": {\"message\": \"{content}\", \"stop\": "
@@ -268,7 +268,8 @@ static bool same_arch(const struct deq_arch *x, const struct deq_arch *y)
     const struct deq_transformer_arch *a = deq_transformer_arch(x), *b = deq_transformer_arch(y);
     return x->kind == y->kind && x->vocab.size == y->vocab.size && x->vocab.d_model == y->vocab.d_model &&
            x->vocab.eos_id == y->vocab.eos_id && x->predictor_hidden == y->predictor_hidden &&
-           !strcmp(x->chat.message, y->chat.message) && !strcmp(x->chat.reply, y->chat.reply) &&
+           !strcmp(x->chat.begin, y->chat.begin) && !strcmp(x->chat.message, y->chat.message) &&
+           !strcmp(x->chat.reply, y->chat.reply) &&
            !strcmp(x->chat.stop, y->chat.stop) && same_serving(&x->serving, &y->serving) && a->n_head == b->n_head &&
            a->d_head == b->d_head && a->d_inner == b->d_inner && a->n_block == b->n_block &&
            a->attn_window == b->attn_window && a->norm == b->norm && a->norm_affine == b->norm_affine &&
@@ -300,9 +301,11 @@ static struct deq_transformer_arch numbered(unsigned i)
     a->vocab.eos_id = (int64_t)i % 5 - 1;
     t.norm_eps = i & 1 ? 1e-5f : 1e-12f;
     if (i & 2)
-        a->chat = (struct deq_chat){"<{role}> {content}\n", "", ""};
+        strcpy(a->chat.message, i & 4 ? "{content_trimmed}\n" : "<{role}> {content}\n");
     if (i & 2 && i & 4)
         strcpy(a->chat.reply, "<assistant>");
+    if (i & 2 && i & 1)
+        strcpy(a->chat.begin, "<s>\n");
     if (i & 2 && i & 8)
         strcpy(a->chat.stop, "\n<");
     return t;

@@ -164,3 +164,62 @@ TEST(threads_share_one_tokenizer)
     deq_free(text);
     deq_tokenizer_free(tok);
 }
+
+static bool ranges_give(const struct deq_tokenizer *tok, const char *s, const struct deq_range *special, size_t n,
+                        const uint32_t *want, size_t n_want)
+{
+    struct deq_tokens t = {0};
+    bool ok = !deq_tokenizer_encode_ranges(tok, s, strlen(s), special, n, &t, NULL) && t.n == n_want;
+    for (size_t i = 0; i < n_want && ok; i++)
+        ok = t.ids[i] == want[i];
+    deq_tokens_free(&t);
+    return ok;
+}
+
+#define RANGES_GIVE(tok, s, special, ...)                                                                    \
+    CHECK(ranges_give(tok, s, special, DEQ_COUNT(special), (const uint32_t[]){__VA_ARGS__},                      \
+                      DEQ_COUNT(((const uint32_t[]){__VA_ARGS__}))))
+
+/* Special tokens are recognised within a range, and nothing else changes: a token may lie across. */
+TEST(special_tokens_in_ranges)
+{
+    struct deq_tokenizer *tok = gpt2();
+    REQUIRE(tok);
+    static const char text[] = "a<|endoftext|>b<|endoftext|>c";
+    RANGES_GIVE(tok, text, ((const struct deq_range[]){{1, 14}}), 64, 50256, 65, 27, 91, 437, 1659, 5239, 91, 29, 66);
+    RANGES_GIVE(tok, text, ((const struct deq_range[]){{0, 2}, {15, 29}}), 64, 27, 91, 437, 1659, 5239, 91, 29, 65,
+                50256, 66);
+    RANGES_GIVE(tok, text, ((const struct deq_range[]){{0, 13}, {16, 29}}), 64, 27, 91, 437, 1659, 5239, 91, 29, 65,
+                27, 91, 437, 1659, 5239, 91, 29, 66); /* neither lies in one whole */
+    RANGES_GIVE(tok, "Hello world", ((const struct deq_range[]){{0, 7}}), 15496, 995);
+    deq_tokenizer_free(tok);
+}
+
+/* SMALL with a special token that is looked for in the normal form, and a normalizer or "null". */
+static struct deq_tokenizer *looked_for_in_normal_form(const char *normalizer)
+{
+    static const char small[] = SMALL, normalized[] = "\"normalized\": false", none[] = "\"normalizer\": null";
+    const char *const a = strstr(small, normalized), *const b = strstr(small, none);
+    char json[4096];
+    snprintf(json, sizeof json, "%.*s\"normalized\": true%.*s\"normalizer\": %s%s", (int)(a - small), small,
+             (int)(b - a - (long)strlen(normalized)), a + strlen(normalized), normalizer, b + strlen(none));
+    return parse_tokenizer(json);
+}
+
+/* Where the text has a normal form, such a token is recognised in pieces that lie in a range whole. */
+TEST(special_tokens_in_ranges_of_normal_form)
+{
+    const struct deq_range all = {0, 8}, begin = {0, 3};
+    for (int i = 0; i < 2; i++) {
+        struct deq_tokenizer *tok = looked_for_in_normal_form(i ? "{\"type\": \"NFC\"}" : "null");
+        REQUIRE(tok);
+        CHECK(ranges_give(tok, "<s>ab<s>", &all, 1, (const uint32_t[]){7, 4, 7}, 3));
+        CHECK(ranges_give(tok, "<s>", &begin, 1, (const uint32_t[]){7}, 1));
+        CHECK(ranges_give(tok, "<s>ab", &begin, 1, (const uint32_t[]){7, 4}, 2) == !i);
+        /* "<" has no symbol of its own there */
+        struct deq_tokens t = {0};
+        CHECK_EQ(deq_tokenizer_encode_ranges(tok, "<s>ab<s>", 8, &begin, 1, &t, NULL), DEQ_EINVAL);
+        deq_tokens_free(&t);
+        deq_tokenizer_free(tok);
+    }
+}

@@ -162,3 +162,25 @@ TEST(utf8_pass_counts_what_is_shown)
         CHECK(deq_utf8_pass(&place, NULL, 0) == place.chars);
     }
 }
+
+/* As Python's str.strip, which templates of chats are written for. */
+TEST(utf8_strip)
+{
+    static const struct {
+        const char *text, *want;
+    } t[] = {{"", ""},
+             {"a", "a"},
+             {" \t\r\n\v\f\x1c\x1d\x1e\x1f a b \n", "a b"},
+             {"\xc2\xa0\xc2\x85\xe1\x9a\x80\xe2\x80\x83\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaf\xe2\x81\x9f\xe3\x80\x80x"
+              "\xe3\x80\x80\xc2\xa0", "x"},
+             {"\xe2\x80\x8bx\xe2\x80\x8b", "\xe2\x80\x8bx\xe2\x80\x8b"}, /* zero width is no white space there */
+             {" \xff ", "\xff"},
+             {"\xa0x\x80\x80", "\xa0x\x80\x80"},
+             {" \xc2\xa0\n", ""}};
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        size_t begin, end;
+        deq_utf8_strip(t[i].text, strlen(t[i].text), &begin, &end);
+        CHECK_MSG(begin <= end && end - begin == strlen(t[i].want) &&
+                  !memcmp(t[i].text + begin, t[i].want, end - begin), "case %zu: %zu to %zu", i, begin, end);
+    }
+}
