@@ -106,8 +106,8 @@ TEST(request_messages_become_text)
     requests_end(&r);
 }
 
-/* ids of the prompt, ended by -1; what is behind it, of 16 at most */
-static void prompt_ids(const struct requests *r, const char *content, struct completion_request *q)
+/* The request for an answer to one message; free it. */
+static void ask(const struct requests *r, const char *content, struct completion_request *q)
 {
     char body[512];
     struct request_error err = {0};
@@ -139,7 +139,7 @@ TEST(request_messages_special_tokens)
                                        "<|endoftext|>\\n<|endoftext|>"};
     for (size_t i = 0; i < DEQ_COUNT(said); i++) {
         struct completion_request q;
-        prompt_ids(&r, said[i], &q);
+        ask(&r, said[i], &q);
         const struct deq_tokens *t = &q.prompts[0];
         CHECK_EQ(count_id(t, 0), 3); /* the three of the template */
         CHECK(t->n > 3 && t->ids[0] == 0 && t->ids[t->n - 1] == 0);
@@ -154,7 +154,7 @@ TEST(request_messages_special_tokens)
                "|endoftext|><|endoftext|>");
     strcpy(r.conf.chat_stop, "|endoftext|>");
     struct completion_request q;
-    prompt_ids(&r, "a", &q);
+    ask(&r, "a", &q);
     CHECK(q.n_stops == 1 && q.stop_ids.n == 0); /* a text */
     completion_request_free(&q);
     requests_end(&r);
