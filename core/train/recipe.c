@@ -36,6 +36,9 @@ static const struct deq_opt options[] = {
          "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
     U32("train.unroll", unroll, 1, 32, "2",
         "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
+    U32("train.drawn_evaluations", drawn, 0, 32, "0",
+        "For grad unroll: instead of a solve to solver.tol a number of evaluations drawn of 0..N in every step; 0: a "
+        "solve."),
     FLT("train.lr", lr, 0, 10, "1e-3", "Peak learning rate."),
     FLT("train.lr_min", lr_min, 0, 10, "0", "Learning rate at the end."),
     U32("train.warmup", warmup, 0, 100000000, "100", "Steps of linear warm-up."),
@@ -169,6 +172,9 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
                         r->seq_len, r->kind->seq_max(model));
     if (r->weight_dropout > 0 && !r->kind->drops_weights)
         return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
+    if (r->drawn && r->grad == DEQ_RECIPE_IMPLICIT)
+        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which needs "
+                        "the equilibrium", r->drawn);
     if (r->shallow_steps > r->steps)
         return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
     if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)

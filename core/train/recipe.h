@@ -24,7 +24,7 @@ struct deq_recipe {
     float valid_share;
     uint32_t vocab_size;
     /* train */
-    uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll;
+    uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll, drawn;
     enum deq_recipe_grad grad;
     float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout, weight_dropout;
     uint32_t warmup;

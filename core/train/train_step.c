@@ -9,6 +9,8 @@
 #include "core/train/muon.h"
 #include "core/train/train_impl.h"
 
+enum { STREAM_DRAWN = 203 };
+
 /* Matrices N(0, 1/fan_in), the two that write into the residual stream smaller, gains 1, everything else
  * 0. With a tied head and E ~ N(0, 1/D) embeddings have unit variance after the sqrt(D) and logits of a
  * normed state have variance 1. */
@@ -40,6 +42,35 @@ float deq_train_lr(const struct deq_recipe *r, uint64_t step)
     }
     const double x = (s - r->warmup) / fmax(1, n - r->warmup);
     return (float)(r->lr_min + 0.5 * (r->lr - r->lr_min) * (1 + cos(3.141592653589793 * fmin(1, x))));
+}
+
+unsigned deq_train_drawn(const struct deq_recipe *r, uint64_t step)
+{
+    return (unsigned)deq_rng_below(r->seed, STREAM_DRAWN, step, (uint64_t)r->drawn + 1);
+}
+
+/* How the step takes its gradient. Where no evaluation was drawn to go before the recorded ones they begin at the
+ * start, whose gradient is known. */
+static struct deq_grad_opts grad_opts(const struct deq_recipe *c, uint64_t step)
+{
+    const bool shallow = step < c->shallow_steps;
+    struct deq_grad_opts o = {
+        .mode = shallow ? DEQ_GRAD_SHALLOW : c->grad == DEQ_RECIPE_UNROLL ? DEQ_GRAD_UNROLL : DEQ_GRAD_IMPLICIT,
+        .depth = shallow ? c->shallow_depth : c->unroll,
+        .forward = deq_recipe_solver(c),
+        .adjoint = deq_recipe_adjoint(c),
+        .jac_weight = !shallow && c->jac_every && step % c->jac_every == 0 ? c->jac_weight : 0,
+        .jac_step = c->jac_step,
+        .dropout = c->dropout,
+        .weight_dropout = c->weight_dropout,
+    };
+    if (!shallow && c->drawn) {
+        const unsigned n = deq_train_drawn(c, step);
+        o.mode = n ? DEQ_GRAD_UNROLL : DEQ_GRAD_SHALLOW;
+        o.forward.tol = 0;
+        o.forward.max_iter = n + 1; /* the last one is the first that is recorded */
+    }
+    return o;
 }
 
 /* Matrices inside the cell, those stacked in a tensor one by one. The injection is an embedding's
@@ -137,16 +168,7 @@ bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
     const struct deq_recipe *c = r->recipe;
     const bool shallow = r->at.step < c->shallow_steps;
     deq_dataset_batch(r->train, r->at.step, c->batch, r->tokens, r->targets);
-    r->grad_opts = (struct deq_grad_opts){
-        .mode = shallow ? DEQ_GRAD_SHALLOW : c->grad == DEQ_RECIPE_UNROLL ? DEQ_GRAD_UNROLL : DEQ_GRAD_IMPLICIT,
-        .depth = shallow ? c->shallow_depth : c->unroll,
-        .forward = deq_recipe_solver(c),
-        .adjoint = deq_recipe_adjoint(c),
-        .jac_weight = !shallow && c->jac_every && r->at.step % c->jac_every == 0 ? c->jac_weight : 0,
-        .jac_step = c->jac_step,
-        .dropout = c->dropout,
-        .weight_dropout = c->weight_dropout,
-    };
+    r->grad_opts = grad_opts(c, r->at.step);
     deq_pool_run(r->pool, shards_of_thread, r);
     deq_pool_run(r->pool, sum_grads, r);
     double norm = 0;

@@ -425,6 +425,40 @@ def test_train_tiny():
               "a misspelt key: %s" % err)
 
 
+def test_train_attractor():
+    """models/recipes/attractor-tiny.yaml: layers before the loop make a proposal. The trained model is tuned in pieces as
+    long as the positions it has, scored after any number of evaluations, and writes."""
+    recipe = os.path.join(ROOT, "models", "recipes", "attractor-tiny.yaml")
+    with tempfile.TemporaryDirectory() as tmp:
+        text, out = os.path.join(tmp, "text.txt"), os.path.join(tmp, "m")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write(part_of_sample(9000))
+        few = ["--set", "train.steps=24", "--set", "train.warmup=4", "--set", "train.log_every=1", "--set",
+               "data.vocab_size=300", "--set", "tune.text=" + text, "--set", "tune.tokens=1024", "--set",
+               "tune.loss_budget=5", "--set", "tune.seconds=1", "--threads", "1"]
+        code, _, err = train(out, *few, data=text, recipe=recipe)
+        check(code == 0 and "\ntuning: " in err and "not tuned" not in err, "trained and tuned: %d %s" % (code, err))
+        with open(os.path.join(out, "train.jsonl")) as f:
+            steps = [e for e in map(json.loads, f) if e["event"] == "step"]
+        equal({e["evaluations"] for e in steps}, {1, 2, 3, 4}, "evaluations drawn, and the recorded one")
+        check(steps[-1]["loss"] < 0.9 * steps[0]["loss"], "it learns: %s" % [e["loss"] for e in steps])
+        with open(os.path.join(out, "config.json")) as f:
+            config = json.load(f)
+        equal((config["model_type"], config["injection"], config["deq"]["warm_start"]),
+              ("deq_looped", "proposal", "proposal"), "its kind")
+        code, table, err = run([DEQ, "eval", out, text, "--limit", "200", "--evaluations", "0,1,4", "--json"])
+        equal(code, 0, "deq eval: " + err)
+        losses = [b["nll_per_token"] for b in json.loads(table)["budgets"]]
+        check(max(losses) < math.log(300), "better than chance after any number of evaluations: %s" % losses)
+        code, said, err = run([DEQ, "generate", out, "The", "--max-tokens", "8", "--ignore-eos", "--json"])
+        check(code == 0 and said, "it writes: %d %s" % (code, err))
+        with open(os.path.join(out, "config.json"), "w") as f:
+            json.dump(dict(config, max_position_embeddings=48), f)
+        code, _, err = run([DEQ, "tune", out, text])
+        check(code == 1 and "of 48 positions a text has at most there is not room for the 64 that" in err,
+              "too few positions: %d %s" % (code, err))
+
+
 def test_train_tunes():
     """A run ends by tuning its model, by a text that the recipe names or the validation text; one that is cut there has
     left a whole model with the recipe's settings, and resumed it gives the same weights and tunes them."""

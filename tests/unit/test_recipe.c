@@ -26,6 +26,8 @@ TEST(recipe_refuses_by_name)
         {FILES "train: {batch: 8, micro_batch: 3}\n", "train.batch: 8 is not a multiple of train.micro_batch 3"},
         {FILES "train: {seq_len: 33}\nmodel: {attention_window: 32}\n",
          "train.seq_len: 33 exceeds 32, all that a position of this model sees"},
+        {FILES "train: {drawn_evaluations: 3}\n",
+         "train.drawn_evaluations: 3 does not go with train.grad implicit, which needs the equilibrium"},
         {FILES "train: {steps: 5, shallow_steps: 6}\n", "train.shallow_steps: 6 exceeds train.steps 5"},
         {FILES "train: {weight_dropout: 0.1}\n", "train.weight_dropout: a transformer knows none"},
         {FILES "predictor: {hidden_size: 0}\n", "serve.warm_start: predictor, but predictor.hidden_size is 0"},

@@ -68,6 +68,70 @@ TEST(train_resume_is_exact)
     CHECK(system(cmd) == 0);
 }
 
+struct tally {
+    const struct deq_recipe *recipe;
+    bool met[4]; /* numbers of evaluations drawn */
+    uint64_t steps;
+};
+
+/* A step's evaluations are those drawn for it and the recorded one. */
+static void on_drawn(void *ctx, const struct deq_train_event *e)
+{
+    struct tally *t = ctx;
+    if (e->kind != DEQ_TRAIN_STEP)
+        return;
+    const unsigned n = deq_train_drawn(t->recipe, e->step - 1);
+    REQUIRE(n < DEQ_COUNT(t->met));
+    CHECK_EQ(e->evaluations, n + 1.0);
+    t->met[n] = true;
+    t->steps++;
+}
+
+/* The number of evaluations is drawn anew in every step; a run that was stopped draws the same ones and goes on to the
+ * same bytes, while another seed draws others. */
+TEST(train_draws_evaluations)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", out[2][64];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    struct deq_recipe *r = plain_recipe(12);
+    struct deq_err err;
+    assign_recipe(r, "train.grad=unroll");
+    assign_recipe(r, "train.unroll=1");
+    assign_recipe(r, "train.shallow_steps=0");
+    assign_recipe(r, "train.drawn_evaluations=3");
+    assign_recipe(r, "train.log_every=1");
+    struct tally t = {.recipe = r};
+    struct stopper s = {.at = 5};
+    const struct deq_train_hooks whole = {on_drawn, NULL, &t}, stopping = {NULL, stop_at, &s}, rest = {0};
+    for (int i = 0; i < 2; i++)
+        snprintf(out[i], sizeof out[i], "%s/out%d", base, i);
+    struct deq_train_opts o = {.data_dir = base, .out_dir = out[0], .threads = 1};
+    CHECK_MSG(!deq_train_run(r, &o, &whole, &err), "%s", err.text);
+    CHECK(t.steps == 12 && t.met[0] && t.met[1] && t.met[2] && t.met[3]); /* of this seed */
+    o.out_dir = out[1];
+    CHECK_MSG(!deq_train_run(r, &o, &stopping, &err), "%s", err.text);
+    o.resume = true;
+    CHECK_MSG(!deq_train_run(r, &o, &rest, &err), "%s", err.text);
+    size_t n[2];
+    char *m[2];
+    for (int i = 0; i < 2; i++)
+        m[i] = read_in(out[i], "model.safetensors", &n[i]);
+    CHECK(n[0] == n[1] && !memcmp(m[0], m[1], n[0]));
+    unsigned same = 0;
+    for (uint64_t step = 0; step < 64; step++) {
+        const unsigned drawn = deq_train_drawn(r, step);
+        r->seed++;
+        same += drawn == deq_train_drawn(r, step);
+        r->seed--;
+    }
+    CHECK(same < 64);
+    deq_free(m[0]);
+    deq_free(m[1]);
+    deq_recipe_free(r);
+    remove_tree(base);
+}
+
 /* A file whose lines end in CR LF, with a byte order mark, is the text it was: the same model comes of it. */
 TEST(train_takes_line_ends_as_they_come)
 {

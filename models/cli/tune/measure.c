@@ -40,7 +40,7 @@ static enum deq_rc open_engine(struct tune_subject *s, const struct deq_serving 
 
 struct listener {
     struct tune_subject *s;
-    size_t first, scored; /* token that the prompt begins with; positions answered */
+    size_t first, scored; /* token that the prompt begins with; positions answered, of all prompts */
     bool failed;
 };
 
@@ -92,6 +92,22 @@ static enum deq_rc run(struct tune_subject *s, struct deq_engine *e, const struc
     return rc;
 }
 
+/* Tokens [first, first + n), read as q says: of a model with a limit of positions in pieces of that length. */
+static enum deq_rc read_text(struct listener *l, struct deq_engine *e, struct deq_request q, size_t first, size_t n,
+                             double *ret_s, double *ret_rows, struct deq_err *err)
+{
+    const size_t piece = deq_engine_max_positions(e);
+    enum deq_rc rc = DEQ_OK;
+    q.ctx = l;
+    for (size_t at = 0; at < n && !rc; at += piece) {
+        l->first = first + at;
+        q.prompt = l->s->tokens.ids + l->first;
+        q.n_prompt = DEQ_MIN(piece, n - at);
+        rc = run(l->s, e, &q, ret_s, ret_rows, err);
+    }
+    return rc;
+}
+
 /* --- Loss --- */
 
 /* One portion as q says: its blocks' nats a token, not a number where the solver failed. */
@@ -99,15 +115,12 @@ static enum deq_rc read_portion(struct tune_subject *s, struct deq_engine *e, st
                                 struct deq_err *err)
 {
     const size_t first = portion * TUNE_PORTION, n = DEQ_MIN(s->n_blocks * TUNE_BLOCK - first, (size_t)TUNE_PORTION);
-    struct listener l = {.s = s, .first = first};
+    struct listener l = {.s = s};
     double seconds = 0, rows = 0;
     for (size_t i = first / TUNE_BLOCK; i < (first + n) / TUNE_BLOCK; i++)
         s->block[i] = 0;
-    q.prompt = s->tokens.ids + first;
-    q.n_prompt = n;
     q.want_prompt = true;
-    q.ctx = &l;
-    const enum deq_rc rc = run(s, e, &q, &seconds, &rows, err);
+    const enum deq_rc rc = read_text(&l, e, q, first, n, &seconds, &rows, err);
     for (size_t i = first / TUNE_BLOCK; i < (first + n) / TUNE_BLOCK && (l.failed || l.scored != n); i++)
         s->block[i] = NAN;
     return rc;
@@ -168,19 +181,18 @@ enum deq_rc tune_time(struct tune_subject *s, struct tune_point *p, double *ret_
     struct deq_engine *e = NULL;
     struct listener l = {.s = s};
     struct deq_request q = request(&p->set, &l);
+    const size_t n = DEQ_MIN(s->tokens.n - 1, (size_t)TUNE_TIMED);
     double read_s = 0, rows = 0, write_s = 0;
     enum deq_rc rc = open_engine(s, &p->set, &e, err);
-    q.prompt = s->tokens.ids;
-    q.n_prompt = DEQ_MIN(s->tokens.n - 1, (size_t)TUNE_TIMED);
     if (!rc)
-        rc = run(s, e, &q, &read_s, &rows, err);
+        rc = read_text(&l, e, q, 0, n, &read_s, &rows, err);
     if (!rc)
         rc = write_behind(s, e, q, &write_s, &p->written, err);
     deq_engine_free(e);
     if (rc)
         return rc;
-    p->evaluations = rows / (double)q.n_prompt;
-    read_s /= (double)q.n_prompt;
+    p->evaluations = rows / (double)n;
+    read_s /= (double)n;
     take_least(&p->read_s, read_s);
     take_least(&p->write_s, write_s);
     *ret_s = read_s + write_s;

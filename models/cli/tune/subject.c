@@ -31,6 +31,10 @@ enum deq_rc tune_open(const char *dir, size_t limit, unsigned threads, struct tu
     if (!rc && !(s->arch->serving.solver.tol > 0))
         rc = deq_fail(err, DEQ_EINVAL, "%s: deq.tol is 0, a fixed number of steps: there is nothing to choose",
                       s->config_path);
+    const uint32_t positions = rc ? 0 : s->arch->kind->shape(s->arch, 0, 0, 1).max_positions; /* 0: any number */
+    if (positions && positions < TUNE_PIECE)
+        rc = deq_fail(err, DEQ_EINVAL, "%s: of %u positions a text has at most there is not room for the %d that "
+                      "generation is timed on", s->config_path, positions, TUNE_PIECE);
     if (!rc)
         rc = deq_tokenizer_load(dir, &s->tokenizer, err);
     if (rc)

@@ -88,7 +88,8 @@ void tune_mark_front(struct tune_point *p, size_t n);
 
 enum {
     TUNE_BLOCK = 128,                    /* tokens whose differences are taken together */
-    TUNE_PORTION = 16 * TUNE_BLOCK,      /* read in one piece; the text may have less than one */
+    TUNE_PORTION = 16 * TUNE_BLOCK,      /* read in one piece where the model has no limit of positions below it; the
+                                          * text may have less than one */
     TUNE_TIMED = 512,                    /* tokens of the text whose reading is timed */
     TUNE_PIECES = 4, TUNE_PIECE = 64, TUNE_WRITTEN = 32, /* of the text, and what is written behind each */
     TUNE_TOKENS_MIN = 4 * TUNE_BLOCK + 1 /* an interval needs some blocks */
