@@ -173,8 +173,8 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
     if (r->weight_dropout > 0 && !r->kind->drops_weights)
         return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
     if (r->drawn && r->grad == DEQ_RECIPE_IMPLICIT)
-        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which needs "
-                        "the equilibrium", r->drawn);
+        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which "
+                        "needs the equilibrium", r->drawn);
     if (r->shallow_steps > r->steps)
         return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
     if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)

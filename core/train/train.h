@@ -47,7 +47,7 @@ enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opt
 void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed);
 /* Learning rate of step `step` (from 0). */
 float deq_train_lr(const struct deq_recipe *r, uint64_t step);
-/* Evaluations that go before the recorded ones in a step, by train.drawn_evaluations: of 0..N, of seed and step only. */
+/* Evaluations that go before the recorded ones in a step, by train.drawn_evaluations N: 0..N, of seed and step only. */
 unsigned deq_train_drawn(const struct deq_recipe *r, uint64_t step);
 
 #endif

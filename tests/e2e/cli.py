@@ -426,8 +426,8 @@ def test_train_tiny():
 
 
 def test_train_attractor():
-    """models/recipes/attractor-tiny.yaml: layers before the loop make a proposal. The trained model is tuned in pieces as
-    long as the positions it has, scored after any number of evaluations, and writes."""
+    """models/recipes/attractor-tiny.yaml: layers before the loop make a proposal. The trained model is tuned in pieces
+    as long as the positions it has, scored after any number of evaluations, and writes."""
     recipe = os.path.join(ROOT, "models", "recipes", "attractor-tiny.yaml")
     with tempfile.TemporaryDirectory() as tmp:
         text, out = os.path.join(tmp, "text.txt"), os.path.join(tmp, "m")
