@@ -23,12 +23,15 @@ done
 [ -n "$port" ] || { cat "$dir/deqd.log"; echo "schemathesis: 0 passed, 1 failed (the daemon did not start)"; exit 1; }
 url=http://127.0.0.1:$port
 [ -n "$schema" ] || { schema=$dir/openapi.json && curl -sf -H "x-api-key: $key" -o "$schema" "$url/openapi.json"; }
-# x-neutral in a word that it knows: values that this server refuses by design would be most of what it makes
+# In words that it knows: x-neutral, as values that this server refuses by design would be most of what it makes; and that
+# a key that is null is absent, one that nobody knows too.
 python3 -c '
 import json, sys
 def enums(node):
     if isinstance(node, dict) and "x-neutral" in node:
         node["enum"] = [None, *node.pop("x-neutral")]
+    if isinstance(node, dict) and node.get("additionalProperties") is False:
+        node["additionalProperties"] = {"type": "null"}
     for x in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         enums(x)
     return node
