@@ -131,7 +131,8 @@ static enum deq_rc read_value_embeddings(struct deq_import_job *j, enum deq_part
     struct deq_layer_weights *l = &deq_looped_weights(j->weights)->layer[part][i];
     const struct deq_entry_shape of_table = DEQ_SHAPE2(j->arch->vocab.size, s.n_kv_head * s.d_head),
                                  of_gate = DEQ_SHAPE2(s.n_kv_head, DEQ_VALUE_GATE_IN);
-    const bool table = j->value_tables[part] >> i & 1, gate = j->value_gates[part] >> i & 1;
+    /* other families have more layers than the masks have bits */
+    const bool table = (uint64_t)j->value_tables[part] >> i & 1, gate = (uint64_t)j->value_gates[part] >> i & 1;
     char name[DEQ_ENTRY_NAME];
     enum deq_rc rc = DEQ_OK;
     snprintf(name, sizeof name, "value_embeds.%u.weight", place);

@@ -77,16 +77,17 @@ static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
 {
     struct deq_engine *engine;
     struct proof p = {.finite = true};
-    const int64_t eos = deq_model_info(model).eos_id;
-    const uint32_t start = eos >= 0 ? (uint32_t)eos : 0;
-    const struct deq_engine_opts opts = {.max_sequences = 1, .max_positions = CHECK_TOKENS + 1};
+    const struct deq_model_info info = deq_model_info(model);
+    const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0;
+    const uint32_t positions = info.max_positions ? DEQ_MIN(info.max_positions, CHECK_TOKENS + 1u) : CHECK_TOKENS + 1;
+    const struct deq_engine_opts opts = {.max_sequences = 1, .max_positions = positions};
     enum deq_rc rc = deq_engine_new(model, &opts, &engine, err);
     if (rc)
         return rc;
     struct deq_request q = deq_request_defaults(model);
     q.prompt = &start;
     q.n_prompt = 1;
-    q.max_tokens = CHECK_TOKENS;
+    q.max_tokens = positions - 1;
     q.ignore_eos = true;
     q.want_logits = true;
     q.event = prove;
@@ -95,7 +96,7 @@ static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
     while (!rc && deq_active(engine))
         deq_step(engine);
     deq_engine_free(engine);
-    if (!rc && (p.numeric || !p.finite || p.tokens != CHECK_TOKENS))
+    if (!rc && (p.numeric || !p.finite || p.tokens != positions - 1))
         rc = deq_fail(err, DEQ_ENUMERIC, "the model's states are not finite numbers");
     return rc;
 }

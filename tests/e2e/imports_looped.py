@@ -77,6 +77,18 @@ def test_limit_and_proposal_are_served():
         equal((o["finish_reason"], o["completion_tokens"]), ("length", limit - 2), "generated: " + err)
 
 
+def test_many_layers_and_few_positions():
+    """More layers than value embeddings could have; texts shorter than what the daemon tries before it serves."""
+    for positions in (2, 8):
+        made.MODELS["short"] = dict(made.MODELS["attractor-tiny"], n_backbone_layers=35, block_size=positions)
+        with place() as p:
+            made.make("short", p.path("in"))
+            equal(imported(p)[0], 0, "import")
+            with Daemon(model=p.path("model")) as d:
+                o = d.complete([1], max_tokens=positions - 1, ignore_eos=True)
+                equal(o["usage"]["completion_tokens"], positions - 1, "answers to its last position")
+
+
 def nested(tree):
     return {"model": {"_orig_mod.module." + k: v for k, v in tree.items()},
             "optimizer": {"exp_avg": torchzip.Tensor([4], [b"\0" * 16])}, "step": 7}
