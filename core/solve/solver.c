@@ -6,6 +6,15 @@
 #include "core/math/kern.h"
 #include "core/solve/methods.h"
 
+/* Index of a name in a table of n, or n. */
+static size_t index_of(const char *name, const char *const *table, size_t n)
+{
+    size_t i = 0;
+    while (i < n && strcmp(name, table[i]))
+        i++;
+    return i;
+}
+
 static const char *const names[] = {[DEQ_PICARD] = "picard", [DEQ_ANDERSON] = "anderson", [DEQ_BROYDEN] = "broyden"};
 _Static_assert(DEQ_COUNT(names) == DEQ_SOLVER_COUNT, "a name for each method");
 
@@ -30,12 +39,10 @@ const char *deq_solver_name(enum deq_solver_method m)
 
 bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
 {
-    for (size_t i = 0; i < DEQ_COUNT(names); i++)
-        if (!strcmp(name, names[i])) {
-            *ret = (enum deq_solver_method)i;
-            return true;
-        }
-    return false;
+    const size_t i = index_of(name, names, DEQ_COUNT(names));
+    if (i < DEQ_COUNT(names))
+        *ret = (enum deq_solver_method)i;
+    return i < DEQ_COUNT(names);
 }
 
 static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero",
@@ -51,12 +58,10 @@ const char *deq_warm_name(enum deq_warm w)
 
 bool deq_warm_by_name(const char *name, enum deq_warm *ret)
 {
-    for (size_t i = 0; i < DEQ_COUNT(warms); i++)
-        if (!strcmp(name, warms[i])) {
-            *ret = (enum deq_warm)i;
-            return true;
-        }
-    return false;
+    const size_t i = index_of(name, warms, DEQ_COUNT(warms));
+    if (i < DEQ_COUNT(warms))
+        *ret = (enum deq_warm)i;
+    return i < DEQ_COUNT(warms);
 }
 
 static const char *const rules[] = {[DEQ_STOP_AT_RESIDUAL] = "residual",
@@ -72,12 +77,10 @@ const char *deq_stop_rule_name(enum deq_stop_rule r)
 
 bool deq_stop_rule_by_name(const char *name, enum deq_stop_rule *ret)
 {
-    for (size_t i = 0; i < DEQ_COUNT(rules); i++)
-        if (!strcmp(name, rules[i])) {
-            *ret = (enum deq_stop_rule)i;
-            return true;
-        }
-    return false;
+    const size_t i = index_of(name, rules, DEQ_COUNT(rules));
+    if (i < DEQ_COUNT(rules))
+        *ret = (enum deq_stop_rule)i;
+    return i < DEQ_COUNT(rules);
 }
 
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err)
