@@ -165,15 +165,10 @@ def test_large_bodies():
             status, _, b, _ = read_response(s)
             check_error(status, b, 413, "body_too_large", None, "one byte more, in chunks of %d" % size)
     with d.connect() as s:  # megabytes in chunks are read and thrown away, not kept
-        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        try:
-            for _ in range(40):
-                s.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-            s.sendall(b"0\r\n\r\n")
-            status, _, b, _ = read_response(s)
-            check_error(status, b, 413, "body_too_large", None, "2.5 MB in chunks")
-        except (OSError, EOFError):
-            check(True, "or the connection is cut")
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+                  (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 40 + b"0\r\n\r\n")
+        status, _, b, _ = read_response(s)
+        check_error(status, b, 413, "body_too_large", None, "2.5 MB in chunks")
     d.alive("a good request after 2.5 MB")
     with d.connect() as s:  # refused before the body comes
         s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n")

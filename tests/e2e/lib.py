@@ -284,7 +284,9 @@ class Daemon:
             if self.key:
                 h["Authorization"] = "Bearer " + self.key
             h.update(headers or {})
-            c.request(method, path, body=body, headers=h)
+            c.connect()
+            with contextlib.suppress(ConnectionError):  # as in send
+                c.request(method, path, body=body, headers=h)
             r = c.getresponse()
             return r.status, {k.lower(): v for k, v in r.getheaders()}, r.read()
         finally:
@@ -544,6 +546,13 @@ def floats32(numbers):
 
 
 # --- Raw HTTP ---
+
+def send(sock, data):
+    """Sends what may be refused before all of it is there: who has answered may close and read no further. The answer
+    is read next, and says how it went."""
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+
 
 def read_response(sock, buffered=b"", head_only=False):
     """Reads one response with the hand: (status, headers, body, rest). Decodes the chunked coding itself, strictly."""

@@ -5,7 +5,8 @@ import socket
 import threading
 import time
 
-from lib import (SLOW, Daemon, check, check_error, closed_within, equal, raw_request, read_response, shared, usual)
+from lib import (SLOW, Daemon, check, check_error, closed_within, equal, raw_request, read_response, send, shared,
+                 usual)
 
 IMPATIENT = ("server.header_timeout_ms=700", "server.body_timeout_ms=700", "server.idle_timeout_ms=1000",
              "server.max_connections=1000")
@@ -16,7 +17,7 @@ def exchange(d, data, timeout=5):
     """Sends bytes; returns (status or None when the connection was just cut, body)."""
     with d.connect(timeout) as s:
         try:
-            s.sendall(data)
+            send(s, data)
             status, h, body, _ = read_response(s)
             return status, body
         except (EOFError, ConnectionError):

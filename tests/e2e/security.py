@@ -18,7 +18,7 @@ import time
 import warnings
 
 from lib import (DEQD, MARK, ROOT, SLOW, TINY, Daemon, check, check_error, clean_env, closed_within, equal, events_text,
-                 parse_metrics, parse_sse, raw_request, read_response, run, short, skip)
+                 parse_metrics, parse_sse, raw_request, read_response, run, send, short, skip)
 from life import fails
 
 ALICE, BOB, ROOT_KEY, OTHER = "sk-Alice-4f1c9a77", "sk-Bob-90bd13e5", "sk-Root-7a61c0de", "sk-Other-52f7aa01"
@@ -78,7 +78,7 @@ def ask(d, method, path, extra="", body=None, sock=None):
         head += "Content-Type: application/json\r\nContent-Length: %d\r\n" % len(data)
     s = sock or d.connect()
     try:
-        s.sendall(head.encode("latin-1") + b"\r\n" + data)
+        send(s, head.encode("latin-1") + b"\r\n" + data)
         status, headers, got, _ = read_response(s, head_only=method == "HEAD")
         return status, headers, got
     finally:
