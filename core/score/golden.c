@@ -8,7 +8,6 @@
 #include "core/cell/looped.h"
 #include "core/data/safetensors.h"
 #include "core/score/golden_loops.h"
-#include "core/score/segment.h"
 
 struct golden {
     const char *path;
@@ -208,6 +207,26 @@ enum deq_rc deq_golden_compare(const struct deq_plain *model, const char *path, 
         deq_golden_report_free(&c.r);
     else
         *ret = c.r;
+    return rc;
+}
+
+enum deq_rc deq_golden_caches(const struct deq_plain *model, const char *path, const struct deq_solver_opts *o,
+                              const uint32_t *depths, size_t n_depths, struct deq_cache_gaps *gaps, struct deq_err *err)
+{
+    struct golden c = {.path = path, .model = model};
+    if (model->arch->kind != &deq_looped_kind)
+        return deq_fail(err, DEQ_EINVAL, "a %s keeps no keys and values of numbered evaluations",
+                        model->arch->kind->model_type);
+    enum deq_rc rc = deq_safetensors_open(path, &c.file, err);
+    if (!rc)
+        rc = read_tokens(&c, err);
+    if (!rc)
+        rc = deq_segment_new(model->arch, model->weights, c.B, c.T, 0, o, &c.segment, err);
+    if (!rc)
+        rc = deq_caches_compare(c.segment, c.tokens, depths, n_depths, gaps, err);
+    deq_segment_free(c.segment);
+    deq_safetensors_close(c.file);
+    deq_free(c.tokens);
     return rc;
 }
 

@@ -11,8 +11,8 @@
 #ifndef DEQ_SCORE_GOLDEN_H
 #define DEQ_SCORE_GOLDEN_H
 
+#include "core/score/caches.h"
 #include "core/score/plain.h"
-#include "core/solve/solver.h"
 
 enum { DEQ_GOLDEN_NAME = 64 };
 
@@ -38,6 +38,10 @@ enum deq_rc deq_golden_compare(const struct deq_plain *model, const char *path, 
                                const size_t *memory, void (*progress)(const struct deq_golden_report *so_far),
                                struct deq_golden_report *ret, struct deq_err *err);
 void deq_golden_report_free(struct deq_golden_report *r);
+/* What the policies of caches.h make of the file's tokens; DEQ_EINVAL: not a looped model. */
+enum deq_rc deq_golden_caches(const struct deq_plain *model, const char *path, const struct deq_solver_opts *o,
+                              const uint32_t *depths, size_t n_depths, struct deq_cache_gaps *gaps,
+                              struct deq_err *err);
 
 /* --- For golden_loops.c --- */
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/score/segment.h"
+#include "core/score/caches.h"
 
 /* How what a tensor has was computed. */
 enum way { PRELUDE, STEPS, LOOPS, ZERO, STREAM, EPS };
@@ -25,7 +25,7 @@ struct loops {
     size_t b, t;
     const struct deq_solver_opts *solver;
     struct deq_segment *segment;       /* all T positions */
-    float *z, *f, *expected, *logprobs; /* [N, S] twice, [N, max(S, D, V)], [N, V] */
+    float *z, *begin, *expected, *logprobs; /* [N, S] twice, [N, max(S, D, V)], [N, V] */
     struct deq_golden_report *r;
 };
 
@@ -74,38 +74,15 @@ static enum deq_rc read_tensor(const struct loops *c, const struct deq_tensor *t
     return deq_tensor_to_f32(c->file, t, c->expected, err);
 }
 
-/* c->z = N evaluations, a position at a time. c->f: where the last evaluation of each began, so that another one of the
- * whole finds its keys and values again. */
-static enum deq_rc stream(struct loops *c, unsigned n, struct deq_err *err)
-{
-    struct deq_seq *s = c->segment->seq;
-    const size_t S = s->state_dim;
-    float *in = c->f, *out = DEQ_NEW_ARRAY(float, s->n * S);
-    if (!out)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for %zu states", s->n);
-    deq_seq_start(s, in);
-    memcpy(c->z, in, s->n * S * sizeof(float));
-    for (size_t t = 0; t < c->t; t++)
-        for (unsigned k = 0; k < n; k++) {
-            s->ops->forward(s, 0, in, out);
-            for (size_t b = 0; b < c->b; b++) {
-                const size_t at = (b * c->t + t) * S;
-                memcpy((k + 1 < n ? in : c->z) + at, out + at, S * sizeof(float));
-            }
-        }
-    deq_free(out);
-    return DEQ_OK;
-}
-
 /* c->z = the states that the name asks for, and c->segment those of the model as it asks for it. */
 static enum deq_rc evaluate(struct loops *c, const struct run *run, struct deq_err *err)
 {
     struct deq_seq *s = c->segment->seq;
     const struct deq_tensor *start = deq_safetensors_find(c->file, "start");
     s->ops->begin(s, c->model->weights, c->tokens, NULL);
-    deq_seq_start(s, c->z);
     if (run->way == STREAM)
-        return stream(c, run->n, err);
+        return deq_caches_latest(s, run->n, c->begin, c->z, err);
+    deq_seq_start(s, c->z);
     if (run->way == ZERO)
         memset(c->z, 0, s->n * s->state_dim * sizeof(float));
     if (run->way == LOOPS && start) {
@@ -215,15 +192,16 @@ enum deq_rc deq_golden_loops(const struct deq_plain *model, const struct deq_saf
     if (!rc) {
         const size_t N = b * t, S = c.segment->seq->state_dim, V = model->arch->vocab.size;
         c.z = DEQ_NEW_ARRAY(float, N * S);
-        c.f = DEQ_NEW_ARRAY(float, N * S);
+        c.begin = DEQ_NEW_ARRAY(float, N * S);
         c.expected = DEQ_NEW_ARRAY(float, N * DEQ_MAX(DEQ_MAX(S, V), (size_t)model->arch->vocab.d_model));
         c.logprobs = DEQ_NEW_ARRAY(float, N * V);
-        rc = c.z && c.f && c.expected && c.logprobs ? compare_all(&c, err)
-                                                    : deq_fail(err, DEQ_ENOMEM, "no memory for %zu positions", N);
+        rc = c.z && c.begin && c.expected && c.logprobs
+                 ? compare_all(&c, err)
+                 : deq_fail(err, DEQ_ENOMEM, "no memory for %zu positions", N);
     }
     deq_segment_free(c.segment);
     deq_free(c.z);
-    deq_free(c.f);
+    deq_free(c.begin);
     deq_free(c.expected);
     deq_free(c.logprobs);
     return rc;

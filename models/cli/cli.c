@@ -1,6 +1,8 @@
 #include "models/cli/cli.h"
 
+#include <ctype.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +30,29 @@ int cli_usage(const char *name, const char *fmt, ...)
     va_end(ap);
     fputc('\n', stderr);
     return CLI_USAGE;
+}
+
+static bool parse_counts(const char *text, struct cli_counts *ret)
+{
+    for (ret->n = 0;; text++) {
+        char *end;
+        const unsigned long x = isdigit((unsigned char)*text) ? strtoul(text, &end, 10) : ULONG_MAX;
+        if (x > CLI_COUNT_MAX || ret->n == CLI_COUNTS_MAX || (*end && *end != ','))
+            return false;
+        ret->each[ret->n++] = (uint32_t)x;
+        text = end;
+        if (!*text)
+            return true;
+    }
+}
+
+bool cli_counts(const char *name, const char *flag, const char *text, struct cli_counts *ret)
+{
+    if (parse_counts(text, ret))
+        return true;
+    cli_usage(name, "%s: \"%s\" is not a list of at most %d integers in 0..%d", flag, text, CLI_COUNTS_MAX,
+              CLI_COUNT_MAX);
+    return false;
 }
 
 int cli_fail(const char *command, const char *message)

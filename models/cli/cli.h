@@ -12,6 +12,13 @@ int cli_parse(const char *name, const struct deq_command *c, int argc, char **ar
               size_t *ret_n);
 /* Prints "deq NAME: message" and returns CLI_USAGE: what was asked for makes no sense. */
 int cli_usage(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* A flag's list of numbers of evaluations, "1,2,4". False: a message was printed. */
+enum { CLI_COUNTS_MAX = 32, CLI_COUNT_MAX = 100000 };
+struct cli_counts {
+    uint32_t each[CLI_COUNTS_MAX];
+    size_t n;
+};
+bool cli_counts(const char *name, const char *flag, const char *text, struct cli_counts *ret);
 /* Prints "deq NAME: message" and returns CLI_FAIL. */
 int cli_fail(const char *command, const char *message);
 /* Prints r, which is given away, as one JSON text; flags: jansson's. CLI_FAIL, with a message,

@@ -11,6 +11,7 @@ struct flags {
     uint32_t max_iter; /* 0 */
     uint32_t mem_len;  /* UINT32_MAX */
     int solver;        /* -1 */
+    const char *caches; /* NULL */
     bool json;
 };
 
@@ -26,6 +27,9 @@ static const struct deq_opt flags[] = {
      "length"},
     {"--atol", DEQ_OPT_DOUBLE, AT(atol), 0, 1e9, NULL, NULL,
      "largest absolute difference allowed; else 1e-4 for equilibria, 2e-4 for all else"},
+    {"--caches", DEQ_OPT_ARG, AT(caches), 0, 0, NULL, "N,N,...",
+     "of a looped model after N evaluations a position: how far log-probabilities are from each other when the core's "
+     "keys and values are kept of every evaluation (full), of the last (latest), of the fixed point (equilibrium)"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
@@ -69,15 +73,31 @@ static bool agrees(const struct deq_golden_report *r, const struct flags *f)
     return true;
 }
 
-static void print_json(const struct deq_golden_report *r, const struct deq_solver_opts *o, bool agree)
+static void print_json(const struct deq_golden_report *r, const struct deq_solver_opts *o,
+                       const struct cli_counts *depths, const struct deq_cache_gaps *gaps, bool agree)
 {
     printf("{\"equilibrium_max_abs_error\": %.9g, \"logprob_max_abs_error\": %.9g, ", r->z_error, r->logprob_error);
     for (size_t i = 0; i < r->n_tensors; i++)
         printf("\"%s_max_abs_error\": %.9g, ", r->tensor[i].name, r->tensor[i].error);
     printf("\"evaluations\": %u, \"evaluations_total\": %u, \"segments\": %zu, \"sequences\": %zu, "
-           "\"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s}\n",
+           "\"residual_max\": %.6g, \"solver\": \"%s\", \"tol\": %g, \"max_iter\": %u, \"agree\": %s",
            r->evaluations, r->evaluations_all, r->segments, r->sequences, (double)r->residual_max,
            deq_solver_name(o->method), (double)o->tol, o->max_iter, agree ? "true" : "false");
+    for (size_t i = 0; i < depths->n; i++)
+        printf("%s{\"evaluations\": %u, \"full_latest_max_abs\": %.9g, \"full_equilibrium_max_abs\": %.9g, "
+               "\"latest_equilibrium_max_abs\": %.9g}", i ? ", " : ", \"caches\": [", depths->each[i],
+               gaps[i].full_latest, gaps[i].full_equilibrium, gaps[i].latest_equilibrium);
+    puts(depths->n ? "]}" : "}");
+}
+
+static void print_caches(const struct cli_counts *depths, const struct deq_cache_gaps *gaps)
+{
+    if (depths->n)
+        printf("\nlargest differences of log-probabilities by what is kept of the core\n"
+               "evaluations  full-latest  full-equilibrium  latest-equilibrium\n");
+    for (size_t i = 0; i < depths->n; i++)
+        printf("%11u  %11.1e  %16.1e  %18.1e\n", depths->each[i], gaps[i].full_latest, gaps[i].full_equilibrium,
+               gaps[i].latest_equilibrium);
 }
 
 static void print(const struct deq_golden_report *r, const struct deq_solver_opts *o, const struct flags *f, bool agree)
@@ -105,8 +125,12 @@ int cmd_check(int argc, char **argv)
     int code = cli_parse("check", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
+    struct cli_counts depths = {.n = 0};
+    if (f.caches && !cli_counts("check", "--caches", f.caches, &depths))
+        return CLI_USAGE;
     struct deq_plain model;
     struct deq_golden_report r = {0};
+    struct deq_cache_gaps gaps[CLI_COUNTS_MAX];
     struct deq_solver_opts o;
     struct deq_err err;
     const size_t memory = f.mem_len;
@@ -116,13 +140,17 @@ int cmd_check(int argc, char **argv)
         rc = deq_golden_compare(&model, args[1], &o, f.mem_len == UINT32_MAX ? NULL : &memory, show, &r, &err);
         cli_progress_end();
     }
+    if (!rc && depths.n)
+        rc = deq_golden_caches(&model, args[1], &o, depths.each, depths.n, gaps, &err);
     const bool agree = !rc && agrees(&r, &f);
     if (rc)
         cli_fail("check", err.text);
     else if (f.json)
-        print_json(&r, &o, agree);
-    else
+        print_json(&r, &o, &depths, gaps, agree);
+    else {
         print(&r, &o, &f, agree);
+        print_caches(&depths, gaps);
+    }
     deq_golden_report_free(&r);
     deq_plain_close(&model);
     return agree ? CLI_OK : CLI_FAIL;

@@ -1,8 +1,6 @@
 /* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the
  * context that the window allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c).
  * A document's first token is predicted from the end-of-text token before it. */
-#include <ctype.h>
-#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,29 +198,6 @@ static void print(const struct result *r, const struct deq_solve_params *p, enum
 
 /* --- Loss against a fixed number of evaluations --- */
 
-enum { BUDGETS_MAX = 32, BUDGET_MAX = 100000 };
-
-struct budgets {
-    uint32_t each[BUDGETS_MAX];
-    size_t n;
-};
-
-/* "1,2,4" */
-static bool parse_budgets(const char *text, struct budgets *ret)
-{
-    ret->n = 0;
-    for (;;) {
-        char *end;
-        const unsigned long x = isdigit((unsigned char)*text) ? strtoul(text, &end, 10) : ULONG_MAX;
-        if (x > BUDGET_MAX || ret->n == BUDGETS_MAX || (*end && *end != ','))
-            return false;
-        ret->each[ret->n++] = (uint32_t)x;
-        if (!*end)
-            return true;
-        text = end + 1;
-    }
-}
-
 /* What the number of evaluations leaves nothing to say of; NULL: nothing of it was given. */
 static const char *against_budgets(const struct flags *f)
 {
@@ -236,7 +211,7 @@ static const char *against_budgets(const struct flags *f)
                                  : NULL;
 }
 
-static void print_budgets_json(const struct result *r, const struct budgets *b, const struct deq_solve_params *p,
+static void print_budgets_json(const struct result *r, const struct cli_counts *b, const struct deq_solve_params *p,
                                enum deq_class numeric)
 {
     char perplexity[32];
@@ -251,12 +226,12 @@ static void print_budgets_json(const struct result *r, const struct budgets *b, 
 }
 
 /* Each budget is a run of its own: a position is solved behind others that were given as much. */
-static enum deq_rc run_budgets(const struct deq_model *model, const struct flags *f, const struct budgets *b,
+static enum deq_rc run_budgets(const struct deq_model *model, const struct flags *f, const struct cli_counts *b,
                                const struct deq_tokens *tokens, uint64_t bytes, struct deq_err *err)
 {
     const struct deq_model_info info = deq_model_info(model);
     struct deq_solve_params p = deq_request_defaults(model).solve;
-    struct result r[BUDGETS_MAX];
+    struct result r[CLI_COUNTS_MAX];
     solve_flags_apply(&f->solve, &info, &p);
     p.window = 1;
     p.prefill_window = 0;
@@ -307,10 +282,9 @@ int cmd_eval(int argc, char **argv)
     int code = cli_parse("eval", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
-    struct budgets budgets = {.n = 0};
-    if (f.evaluations && !parse_budgets(f.evaluations, &budgets))
-        return cli_usage("eval", "--evaluations: \"%s\" is not a list of at most %d integers in 0..%d", f.evaluations,
-                         BUDGETS_MAX, BUDGET_MAX);
+    struct cli_counts budgets = {.n = 0};
+    if (f.evaluations && !cli_counts("eval", "--evaluations", f.evaluations, &budgets))
+        return CLI_USAGE;
     if (f.evaluations && against_budgets(&f))
         return cli_usage("eval", "%s: goes not with --evaluations", against_budgets(&f));
     if (f.segments.tgt_len && f.solve.numeric > DEQ_CLASS_FLOAT32)

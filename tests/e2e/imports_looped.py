@@ -359,6 +359,34 @@ def test_what_differs_is_seen():
         check(code == 1 and out == "" and "segment0" in err, "another model's golden: %s" % err)
 
 
+def apart(a, b):
+    return max(abs(x - y) for x, y in zip(a, b))
+
+
+def test_caches():
+    """--caches: what lies between the policies is what lies between the authors' own results under each."""
+    with place() as p:
+        from_authors(p, "parcae-diagonal")
+        theirs = {k: v[-1] for k, v in authors.safetensors(golden_of("parcae-diagonal")).items()}
+        code, o = compare(p.path("model"), golden_of("parcae-diagonal"), "--tol", "3e-7", "--caches", "4,1")
+        equal((code, [c["evaluations"] for c in o["caches"]]), (0, [4, 1]), "the caller's order")
+        full, latest, end = (theirs[k + ".logprobs"] for k in ("zero", "stream", "segment0"))
+        for name, expected in (("full_latest", apart(full, latest)), ("full_equilibrium", apart(full, end)),
+                               ("latest_equilibrium", apart(latest, end))):
+            ours = o["caches"][0][name + "_max_abs"]
+            # each side is within the 5e-5 of test_goldens
+            check(abs(ours - expected) <= 1e-4 and expected > 0.5, "%s: %g, theirs %g" % (name, ours, expected))
+        equal(o["caches"][1]["full_latest_max_abs"], 0, "the first evaluation's are the last one's")
+        code, out, err = run([DEQ, "check", p.path("model"), golden_of("parcae-diagonal"), "--caches", "1,x"])
+        check(code == 2 and '--caches: "1,x" is not a list' in err, err)
+        tiny = os.path.join(ROOT, "tests", "golden", "authors", "trellis-plain")
+        code, _, err = run([DEQ, "import", os.path.join(tiny, "checkpoint.pth"), "--config",
+                            os.path.join(tiny, "config.json"), "--out", p.path("trellis")])
+        equal(code, 0, err)
+        code, _, err = run([DEQ, "check", p.path("trellis"), golden_of("trellis-plain"), "--caches", "1"])
+        check(code == 1 and "deq_trellis keeps no keys" in err, err)
+
+
 # --- In little memory ---
 
 def peak_of(p, model, form, dtype):

@@ -150,6 +150,12 @@ TEST(golden_loops_zero_and_stream)
                   error_of(&r, names[i]));
         deq_golden_report_free(&r);
     }
+    const struct deq_solver_opts o = {.method = DEQ_PICARD, .memory = 1, .max_iter = 400, .tol = 1e-7f, .beta = 1};
+    const uint32_t depths[] = {3, 60};
+    struct deq_cache_gaps gaps[2];
+    CHECK_MSG(!deq_golden_caches(&m.plain, m.path, &o, depths, 2, gaps, &err), "%s", err.text);
+    CHECK(gaps[0].full_latest == 0 && gaps[0].full_equilibrium == gaps[0].latest_equilibrium);
+    CHECK(gaps[0].full_equilibrium > 1e-3 && gaps[1].full_equilibrium < 1e-5); /* a contraction */
     close_model(&m);
 }
 
