@@ -99,8 +99,9 @@ struct deq_cell {
     size_t read_dim;   /* what the head reads: state_dim where there is no coda */
     uint32_t max_positions; /* a text has at most as many; 0: any number */
     unsigned n_tails;
-    uint64_t step_madds; /* multiply-adds a row in the matrix products of one evaluation, each with a weight of its
-                          * own: the floor of its time */
+    /* multiply-adds a row in matrix products, each with a weight of its own: the floor of the time of one evaluation,
+     * of the layers before and behind the loop, of readout */
+    uint64_t step_madds, explicit_madds, coda_madds, readout_madds;
     uint32_t lookback; /* positions before its own that a row reads, at least 1 */
     uint32_t page_tok; /* positions of a page */
     uint32_t n_pages;

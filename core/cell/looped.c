@@ -333,7 +333,7 @@ struct deq_cell deq_looped_shape(const struct deq_arch *base, size_t max_rows, u
 {
     const struct deq_looped_arch *a = deq_looped_arch(base);
     const size_t D = base->vocab.d_model, S = deq_looped_state(a);
-    const bool linear = a->injection == DEQ_INJECT_LINEAR;
+    const bool linear = a->injection == DEQ_INJECT_LINEAR, injects = linear || a->injection == DEQ_INJECT_DIAGONAL;
     struct cell c = {.base = {.ops = ops_of(a),
                               .state_dim = S,
                               .read_dim = D,
@@ -343,6 +343,9 @@ struct deq_cell deq_looped_shape(const struct deq_arch *base, size_t max_rows, u
                               .max_rows = max_rows,
                               .n_tails = base->vocab.n_cutoffs,
                               .step_madds = deq_part_madds(a, DEQ_CORE) + linear * S * S,
+                              .explicit_madds = deq_part_madds(a, DEQ_PRELUDE) + injects * S * D,
+                              .coda_madds = deq_part_madds(a, DEQ_CODA) + a->core_output * S * D,
+                              .readout_madds = deq_vocabulary_madds(&base->vocab),
                               .lookback = DEQ_MAX(a->max_positions - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},

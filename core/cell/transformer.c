@@ -408,6 +408,7 @@ struct deq_cell deq_transformer_shape(const struct deq_arch *arch, size_t max_ro
                               .max_rows = max_rows,
                               .n_tails = a->base.vocab.n_cutoffs,
                               .step_madds = a->n_block * (4 * HD * D + 2 * D * a->d_inner),
+                              .readout_madds = deq_vocabulary_madds(&a->base.vocab),
                               .lookback = DEQ_MAX(a->attn_window - 1, 1u),
                               .page_tok = DEQ_KV_PAGE_TOK,
                               .n_pages = n_pages},

@@ -68,6 +68,12 @@ void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, str
     r->pool = pool;
 }
 
+uint64_t deq_vocabulary_madds(const struct deq_vocab *v)
+{
+    const size_t E = deq_cluster_head(v, 0), words = deq_cluster_size(v, 0) + v->n_cutoffs;
+    return (uint64_t)words * E + deq_projects(v) * (uint64_t)v->d_model * E;
+}
+
 size_t deq_vocabulary_work(const struct deq_vocab *v)
 {
     const size_t E = deq_cluster_embed(v, 0);

@@ -64,6 +64,8 @@ void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, enum 
                          struct deq_layout *l);
 void deq_readout_init(struct deq_readout *r, const struct deq_vocabulary *v, struct deq_pool *pool);
 
+/* Multiply-adds of a row in deq_vocabulary_head. */
+uint64_t deq_vocabulary_madds(const struct deq_vocab *v);
 /* Floats of scratch that embedding a token takes. */
 size_t deq_vocabulary_work(const struct deq_vocab *v);
 /* Packed form: e [D] = the token's embedding, not scaled. */

@@ -12,14 +12,19 @@ import time
 from lib import DEQ, ROOT, SLOW, TINY, check, clean_env, equal, run
 
 PEERS = os.path.join(ROOT, "tests", "bench", "peers")
-sys.path.insert(0, PEERS)
+sys.path[:0] = [PEERS, os.path.join(ROOT, "tests", "tools")]
 import gguf
+import make_looped_checkpoint as looped
 
 TRELLIS = os.path.join(os.path.dirname(TINY), "tiny-trellis")
+COUNTED = {"explicit_rows", "coda_rows", "head_rows", "screen_rows"}
+COUNTS = {"tokens_per_s", "steps", "evaluations"} | COUNTED
 PARTS = {"evaluation": {"rows", "context", "us", "us_per_row", "floor_us", "floor_of", "fraction"},
-         "prefill": {"prompt", "window", "tokens_per_s", "steps", "evaluations", "head_rows"},
-         "generation": {"streams", "window", "temperature", "tokens_per_s", "steps", "evaluations", "head_rows"},
-         "depth": {"start", "tol", "window", "tokens_per_s", "steps", "evaluations", "head_rows"},
+         "ends": {"work", "rows", "us", "us_per_row", "floor_us", "floor_of", "fraction"},
+         "memory": {"streams", "positions", "weights_mb", "engine_mb", "bytes_per_position", "peak_mb", "load_s",
+                    "open_s"},
+         "prefill": {"prompt", "window"} | COUNTS, "generation": {"streams", "window", "temperature"} | COUNTS,
+         "depth": {"start", "tol", "window"} | COUNTS,
          "training": {"phase", "ms_per_step", "tokens_per_s", "evaluations", "floor_us_per_token", "fraction"}}
 MACHINE = {"kernels", "threads", "floats", "integers", "read", "scale", "steadiness", "quiet"}
 
@@ -34,7 +39,7 @@ def bench(kind, *args, env=None):
 def sane(rows, keys, what):
     """A list of figures: its keys, and numbers that something was measured for; only what is counted may be 0."""
     check(rows and all(set(r) == keys for r in rows), "%s: keys: %s" % (what, rows[:1]))
-    counted = {"temperature", "head_rows"}
+    counted = {"temperature"} | COUNTED
     for r in rows:
         for k, v in r.items():
             check(isinstance(v, str) or math.isfinite(v) and (v > 0 or k in counted and v == 0),
@@ -79,6 +84,22 @@ def test_engine():
         check(all(r["steps"] <= r["evaluations"] for r in x["prefill"] + x["depth"]), "steps: %s" % x["prefill"])
 
 
+def test_layers_beside_the_loop():
+    """Each part is measured where a model has it; prompts are not cut where only the layers before the loop have run,
+    and a model's own limit of positions is kept."""
+    with tempfile.TemporaryDirectory() as tmp:
+        models = [os.path.join(tmp, f) for f in ("attractor-tiny", "parcae-tiny")]
+        for m in models:
+            looped.make(os.path.basename(m), m + "-made")
+            equal(run([DEQ, "import", m + "-made", "--out", m])[0], 0, "import")
+        attractor, parcae = bench("engine", *models, "--only", "ends", "--threads", "1")["models"]
+        for x, names in ((attractor, {"layers before", "head"}), (parcae, {"layers before", "layers behind", "head"})):
+            sane(x["ends"], PARTS["ends"], "ends")
+            equal({r["work"] for r in x["ends"]} - {"head in bytes"}, names, "parts of " + x["model"])
+        o = bench("engine", models[0], "--only", "prefill", "--threads", "1")["models"][0]["prefill"]
+        equal({(r["prompt"], r["explicit_rows"]) for r in o}, {(64, 1)}, "whole prompts")
+
+
 def test_a_shape():
     """Its model is there while it is measured, and gone after a signal too."""
     with tempfile.TemporaryDirectory() as tmp:
@@ -100,7 +121,8 @@ def test_a_table():
     code, out, err = run([DEQ, "bench", "engine", TINY, "--quick", "--only", "prefill"])
     lines = [line.split() for line in out.splitlines()]
     check(code == 0 and not err and out.startswith("machine, kernels "), "a report: %d %r %r" % (code, out[:80], err))
-    head = lines.index(["prompt", "window", "tokens_per_s", "steps", "evaluations", "head_rows"])
+    head = lines.index(["prompt", "window", "tokens_per_s", "steps", "evaluations", "explicit_rows", "coda_rows",
+                        "head_rows", "screen_rows"])
     equal([line[1] for line in lines[head + 1:]], ["1", "2", "4", "8", "16", "32", "64"], "a row a window")
 
 
@@ -108,7 +130,7 @@ def test_bad_input():
     with tempfile.TemporaryDirectory() as tmp:
         nowhere = os.path.join(tmp, "nowhere")
         for args, code, word in (
-            (["kernels", nowhere], 1, nowhere + ": neither a shape (S, M, W) nor a model directory"),
+            (["kernels", nowhere], 1, nowhere + ": neither a shape (S, M, W, attractor-140m"),
             (["engine", tmp, "--quick"], 1, "config.json"), (["engine", ""], 1, '"": neither'),
             (["kernels", "--class", "int4"], 2, "--class"), (["kernels", "--threads", "0"], 2, "--threads"),
             (["engine", "--only", "all of it"], 2, "--only"), (["engine", "--context", "0"], 2, "--context"),

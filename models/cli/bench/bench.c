@@ -28,10 +28,10 @@ static enum deq_rc one_subject(struct bench_machine *m, const char *name, const 
     if (rc)
         return rc;
     const char *class = deq_class_name(s.arch->serving.numeric);
-    json_t *report = json_pack("{s:s, s:I, s:s}", "model", name, "parameters", (json_int_t)s.weights->parameters,
+    json_t *report = json_pack("{s:s, s:I, s:s}", "model", name, "parameters", (json_int_t)s.parameters,
                                "class", class);
     if (!flags->json)
-        printf("\n%s: %llu parameters, %s\n", name, (unsigned long long)s.weights->parameters, class);
+        printf("\n%s: %llu parameters, %s\n", name, (unsigned long long)s.parameters, class);
     rc = report ? measure(m, &s, flags, report, err) : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
     if (json_array_append_new(models, report) && !rc)
         rc = deq_fail(err, DEQ_ENOMEM, "no memory for figures");

@@ -5,6 +5,7 @@
 
 #include "core/base/flags.h"
 #include "models/cli/bench/machine.h"
+#include "models/cli/bench/shape.h"
 #include "models/cli/bench/subject.h"
 
 int bench_kernels(int argc, char **argv);
@@ -19,19 +20,21 @@ struct bench_flags {
 };
 #define BENCH_FLAGS \
     {"--class", DEQ_OPT_ENUM, offsetof(struct bench_flags, numeric), 0, 0, "own", DEQ_CLASS_CHOICES "|own", \
-     "numeric class of weights and activations; own: as the model's config.json has it, of a shape float32"}, \
+     "numeric class of weights and activations; own: as the model's config.json has it, of S, M, W float32, of other " \
+     "shapes int16"}, \
     {"--threads", DEQ_OPT_U32, offsetof(struct bench_flags, threads), 1, 256, NULL, NULL, \
      "compute threads; else one a core"}, \
     {"--quick", DEQ_OPT_BOOL, offsetof(struct bench_flags, quick), 0, 0, NULL, NULL, \
      "a few short samples, to see that it works"}, \
     {"--json", DEQ_OPT_BOOL, offsetof(struct bench_flags, json), 0, 0, NULL, NULL, "print one JSON object"}
 #define BENCH_SUBJECTS \
-    "SHAPE: S, M, W (seeded random weights; W is the paper's on WikiText-103); without any, all three. " \
+    "SHAPE: " BENCH_SHAPES " (seeded random weights; W is the paper's on WikiText-103, the others are published " \
+    "models'); without any, S, M, W. " \
     "DEQ_CPU forces a level."
 enum { BENCH_SUBJECTS_MAX = 16 };
 
 /* Measures one model and adds its lists of figures to the report. */
-typedef enum deq_rc (*bench_measure)(struct bench_machine *m, const struct bench_subject *s, const void *flags,
+typedef enum deq_rc (*bench_measure)(struct bench_machine *m, struct bench_subject *s, const void *flags,
                                      json_t *report, struct deq_err *err);
 /* The command: parses its flags, whose threads are set here, and measures all subjects. Returns the exit code. */
 int bench_subjects(const char *name, const struct deq_command *c, int argc, char **argv, struct bench_flags *flags,

@@ -20,19 +20,22 @@ struct bench_floor bench_floor_product(struct bench_machine *m, const struct deq
     return floor_of(m, multiply_adds_s(m, w, rows), deq_packed_bytes(w));
 }
 
-/* Any matrix of f: they have one format. Both ends and the predictor have other roles. */
-static const struct deq_packed *cell_matrix(const struct deq_weights *w)
+/* Any matrix of the cell, or of the vocabulary: each have one format. */
+static const struct deq_packed *some_matrix(const struct deq_weights *w, bool ends)
 {
-    for (size_t i = 0; i < w->n_params; i++)
-        if (w->params[i].packed && (w->params[i].role == DEQ_ROLE_MATRIX || w->params[i].role == DEQ_ROLE_RESIDUAL_OUT))
-            return w->params[i].packed;
+    for (size_t i = 0; i < w->n_params; i++) {
+        const struct deq_packed *p = w->params[i].packed;
+        const enum deq_role role = w->params[i].role;
+        if (p && p->data && (ends ? role == DEQ_ROLE_EMBED : role == DEQ_ROLE_MATRIX || role == DEQ_ROLE_RESIDUAL_OUT))
+            return p;
+    }
     return NULL;
 }
 
-struct bench_floor bench_floor_cell(struct bench_machine *m, const struct bench_subject *s, size_t rows,
-                                    size_t besides)
+struct bench_floor bench_floor_matrices(struct bench_machine *m, const struct bench_subject *s, uint64_t weights,
+                                        bool ends, size_t rows, size_t besides)
 {
-    const struct deq_packed *w = cell_matrix(s->weights);
-    const double all = (double)s->arch->kind->shape(s->arch, 0, 0, 1).step_madds / ((double)w->n * (double)w->k);
+    const struct deq_packed *w = some_matrix(s->weights, ends);
+    const double all = (double)weights / ((double)w->n * (double)w->k);
     return floor_of(m, all * multiply_adds_s(m, w, rows), (size_t)(all * (double)deq_packed_bytes(w)) + besides);
 }

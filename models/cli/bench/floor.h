@@ -13,8 +13,9 @@ struct bench_floor {
 
 /* A product of n rows with one matrix, which are read alone, again and again. */
 struct bench_floor bench_floor_product(struct bench_machine *m, const struct deq_packed *w, size_t rows);
-/* The cell's matrices on n rows, and so many bytes besides. */
-struct bench_floor bench_floor_cell(struct bench_machine *m, const struct bench_subject *s, size_t rows,
-                                    size_t besides);
+/* n rows with matrices of so many weights together, of the cell or (ends) of the vocabulary, and so many bytes besides.
+ * The subject's weights are there. */
+struct bench_floor bench_floor_matrices(struct bench_machine *m, const struct bench_subject *s, uint64_t weights,
+                                        bool ends, size_t rows, size_t besides);
 
 #endif

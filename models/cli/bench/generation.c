@@ -43,7 +43,7 @@ struct one { /* what is measured */
     uint64_t sent, begun, tokens;
     /* rounds */
     struct bench_series rate;
-    double seconds, steps, rows, head_rows, positions;
+    double seconds, steps, rows, positions, explicit_rows, coda_rows, head_rows, screen_rows;
 };
 
 static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
@@ -54,9 +54,14 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     return DEQ_CONTINUE;
 }
 
-static struct one make_one(const struct bench_texts *t, size_t streams, size_t prompt_tok, uint32_t window)
+/* prompt_tok and max_tokens are less where the model knows fewer positions. */
+static struct one make_one(const struct bench_texts *t, size_t streams, size_t prompt_tok, uint32_t max_tokens,
+                           uint32_t window)
 {
-    struct one o = {.streams = streams, .prompt_tok = prompt_tok, .request = deq_request_defaults(t->model)};
+    const uint32_t most = deq_model_info(t->model).max_positions, positions = most ? most : UINT32_MAX;
+    struct one o = {.streams = streams, .request = deq_request_defaults(t->model)};
+    o.prompt_tok = DEQ_MIN(prompt_tok, (size_t)positions / (max_tokens ? 2 : 1));
+    o.request.max_tokens = DEQ_MIN(max_tokens, positions - (uint32_t)o.prompt_tok);
     o.request.event = on_event;
     o.request.ignore_eos = true;
     o.request.cache = DEQ_CACHE_OFF;
@@ -92,7 +97,15 @@ static enum deq_rc submit(struct one *o, const struct bench_texts *t, struct deq
     return rc;
 }
 
-/* Steps until `seconds` have passed and a position was solved, or all sequences have ended or gone on for `tokens`
+/* Whether what was done since is whole: some positions, and of a prompt none whose layers before the loop are all that
+ * was done of it. */
+static bool is_whole(const struct deq_engine_stats *since, const struct deq_engine_stats *now, bool prompt)
+{
+    const uint64_t positions = now->positions - since->positions;
+    return positions && (!prompt || now->explicit_rows - since->explicit_rows <= positions);
+}
+
+/* Steps until `seconds` have passed and what was done is whole, or all sequences have ended or gone on for `tokens`
  * each; adds up what was done. */
 static void go_on(struct one *o, const struct bench_machine *m, double seconds, uint64_t tokens)
 {
@@ -101,7 +114,8 @@ static void go_on(struct one *o, const struct bench_machine *m, double seconds, 
     const double t = bench_now(m);
     double passed = 0;
     struct deq_engine_stats b = a;
-    while (deq_active(o->engine) && (passed < seconds || b.positions == a.positions) && o->tokens < end) {
+    while (deq_active(o->engine) && (passed < seconds || !is_whole(&a, &b, !o->request.max_tokens)) &&
+           o->tokens < end) {
         deq_step(o->engine);
         passed = bench_now(m) - t;
         if (passed >= seconds)
@@ -111,16 +125,21 @@ static void go_on(struct one *o, const struct bench_machine *m, double seconds, 
     o->seconds += passed;
     o->steps += (double)(b.steps - a.steps);
     o->rows += (double)(b.rows - a.rows);
-    o->head_rows += (double)(b.head_rows - a.head_rows);
     o->positions += (double)(b.positions - a.positions);
+    o->explicit_rows += (double)(b.explicit_rows - a.explicit_rows);
+    o->coda_rows += (double)(b.coda_rows - a.coda_rows);
+    o->head_rows += (double)(b.head_rows - a.head_rows);
+    o->screen_rows += (double)(b.screen_rows - a.screen_rows);
 }
 
 /* Figures of one: what it is, then tokens a second and what a position took. */
 static enum deq_rc append(json_t *list, struct one *o, json_t *figures, struct deq_err *err)
 {
-    json_t *counts = json_pack("{s:f, s:f, s:f, s:f}", "tokens_per_s", bench_series_median(&o->rate), "steps",
-                               o->steps / o->positions, "evaluations", o->rows / o->positions, "head_rows",
-                               o->head_rows / o->positions);
+    const double n = o->positions;
+    json_t *counts = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens_per_s", bench_series_median(&o->rate),
+                               "steps", o->steps / n, "evaluations", o->rows / n, "explicit_rows",
+                               o->explicit_rows / n, "coda_rows", o->coda_rows / n, "head_rows", o->head_rows / n,
+                               "screen_rows", o->screen_rows / n);
     const bool ok = figures && counts && !json_object_update(figures, counts);
     json_decref(counts);
     return json_array_append_new(list, figures) || !ok ? deq_fail(err, DEQ_ENOMEM, "no memory for figures") : DEQ_OK;
@@ -141,13 +160,12 @@ static unsigned rounds(const struct bench_machine *m)
 
 /* --- Generation --- */
 
-enum { GENERATED_TOK = 256 };
+enum { GENERATED_TOK = 512 /* the clock runs for the first half */ };
 
 /* Every stream has solved its prompt before the clock starts. */
 static enum deq_rc generate(struct one *o, const struct bench_machine *m, const struct bench_texts *t,
                             struct deq_err *err)
 {
-    o->request.max_tokens = 2 * GENERATED_TOK;
     enum deq_rc rc = open_engine(o, m, t, err);
     for (size_t i = 0; i < o->streams && !rc; i++)
         rc = submit(o, t, err);
@@ -156,7 +174,7 @@ static enum deq_rc generate(struct one *o, const struct bench_machine *m, const 
     if (!rc) {
         const double seconds = o->seconds;
         const uint64_t tokens = o->tokens;
-        go_on(o, m, t->quick ? 0.01 : 0.3, GENERATED_TOK);
+        go_on(o, m, t->quick ? 0.01 : 0.3, o->request.max_tokens / 2);
         bench_series_add(&o->rate, (double)(o->tokens - tokens) / (o->seconds - seconds));
     }
     deq_engine_free(o->engine);
@@ -175,12 +193,12 @@ static size_t generations(const struct bench_texts *t, struct one *one)
     for (size_t w = 0; w < WINDOWS; w++) {
         const bool known = w + 1 == WINDOWS && (own & (own - 1)) == 0 && own <= 16;
         for (size_t s = 0; s < STREAM_COUNTS && !known && !(t->brief && w && windows[w] != own); s += step) {
-            one[n] = make_one(t, (size_t)1 << s, t->context, windows[w]);
+            one[n] = make_one(t, (size_t)1 << s, t->context, GENERATED_TOK, windows[w]);
             one[n++].request.sampling.temperature = 0.8f;
         }
     }
-    for (size_t i = 0; i < 4; i++)
-        one[n++] = make_one(t, i & 1 ? 32 : 1, t->context, i & 2 ? own : 1);
+    for (size_t i = 0; i < (own > 1 ? 4 : 2); i++)
+        one[n++] = make_one(t, i & 1 ? 32 : 1, t->context, GENERATED_TOK, i & 2 ? own : 1);
     return n;
 }
 
@@ -215,9 +233,8 @@ json_t *bench_prefill(struct bench_machine *m, const struct bench_texts *t, stru
     json_t *list = json_array();
     enum deq_rc rc = list ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
     for (size_t i = 0; i < N; i++) {
-        one[i] = make_one(t, 1, t->quick ? 64 : PREFILL_TOK, 1u << i);
+        one[i] = make_one(t, 1, t->quick ? 64 : PREFILL_TOK, 0, 1u << i);
         one[i].request.solve.prefill_window = 1u << i;
-        one[i].request.max_tokens = 0;
     }
     for (unsigned r = 0; r < rounds(m); r++)
         for (size_t i = 0; i < N && !rc; i++) {
@@ -266,8 +283,7 @@ json_t *bench_depth(struct bench_machine *m, const struct bench_texts *t, struct
     for (int warm = DEQ_WARM_ZERO; warm < DEQ_WARM_COUNT; warm++)
         for (size_t i = 0; i < DEQ_COUNT(tols) && starts[warm]; i++)
             for (uint32_t w = 1; w <= 16 && !rc; w *= 2) {
-                struct one o = make_one(t, 1, 0, w);
-                o.request.max_tokens = t->quick ? 4 : DEPTH_TOK;
+                struct one o = make_one(t, 1, 0, t->quick ? 4 : DEPTH_TOK, w);
                 o.request.solve.prefill_window = 0;
                 o.request.solve.tol = tols[i];
                 o.request.solve.warm_start = (enum deq_warm)warm;

@@ -13,11 +13,12 @@ static const struct deq_command command = {
     .max_args = BENCH_SUBJECTS_MAX,
 };
 
-static enum deq_rc measure(struct bench_machine *m, const struct bench_subject *s, const void *values, json_t *report,
+static enum deq_rc measure(struct bench_machine *m, struct bench_subject *s, const void *values, json_t *report,
                            struct deq_err *err)
 {
     const struct bench_flags *f = values;
-    return bench_add(f, s, "products", "y = x W^T on so many rows", bench_products(m, s, f->quick, err), report, err);
+    const enum deq_rc rc = bench_subject_weights(s, err);
+    return rc ? rc : bench_add(f, s, "products", "y = x W^T on so many rows", bench_products(m, s, f->quick, err), report, err);
 }
 
 int bench_kernels(int argc, char **argv)
