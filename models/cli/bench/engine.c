@@ -40,9 +40,9 @@ static const struct deq_opt flags[] = {
 
 static const struct deq_command command = {
     .usage = "deq bench engine [SHAPE|MODEL_DIR]... [flags]",
-    .about = "Measures one evaluation of f by rows and positions behind them, the layers before and behind the loop and "
-             "the head (ends), memory and times of loading, prompts and generation by window, evaluations a token by "
-             "start and tolerance (depth), and steps of training.\n" BENCH_SUBJECTS,
+    .about = "Measures one evaluation of f by rows and positions behind them, the layers before and behind the loop "
+             "and the head (ends), memory and times of loading, prompts and generation by window, evaluations a token "
+             "by start and tolerance (depth), and steps of training.\n" BENCH_SUBJECTS,
     .flags = {flags, DEQ_COUNT(flags)},
     .max_args = BENCH_SUBJECTS_MAX,
 };

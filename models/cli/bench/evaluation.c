@@ -297,7 +297,8 @@ json_t *bench_ends(struct bench_machine *m, const struct bench_subject *s, bool 
     size_t n = 0;
     enum deq_rc rc = stage && one && list ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
     if (!rc)
-        rc = open_stage(&stage[0], s, m->pool, DEQ_MIN(contexts[0], positions - 1), quick ? 8 : END_ROWS_MAX, true, err);
+        rc = open_stage(&stage[0], s, m->pool, DEQ_MIN(contexts[0], positions - 1), quick ? 8 : END_ROWS_MAX, true,
+                        err);
     if (!rc)
         rc = open_stage(&stage[1], s, m->pool, 0, block, false, err);
     if (!rc) {

@@ -1,6 +1,6 @@
 /* The parts of a cell on n rows: n sequences that each have so many positions behind them, or n positions of one prompt
- * that see each other. One evaluation of f; and what a token takes once, layers before and behind the loop and the head.
- * Solver and sampling are not in it. The floor is the larger of two: multiply-adds of the part's matrices at the
+ * that see each other. One evaluation of f; and what a token takes once, layers before and behind the loop and the
+ * head. Solver and sampling are not in it. The floor is the larger of two: multiply-adds of the part's matrices at the
  * instruction's peak, and the bytes of these and of the positions that f looks back at, at the rate at which so many
  * bytes are read. */
 #ifndef DEQ_MODELS_CLI_BENCH_EVALUATION_H

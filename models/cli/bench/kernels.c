@@ -18,7 +18,9 @@ static enum deq_rc measure(struct bench_machine *m, struct bench_subject *s, con
 {
     const struct bench_flags *f = values;
     const enum deq_rc rc = bench_subject_weights(s, err);
-    return rc ? rc : bench_add(f, s, "products", "y = x W^T on so many rows", bench_products(m, s, f->quick, err), report, err);
+    return rc ? rc
+              : bench_add(f, s, "products", "y = x W^T on so many rows", bench_products(m, s, f->quick, err), report,
+                          err);
 }
 
 int bench_kernels(int argc, char **argv)

@@ -1,7 +1,6 @@
-/* What is measured: a model directory, or a shape (shape.h), for which one is made that is gone again when it is closed.
- *
- * It is held once, since it may take gigabytes: as weights alone or as a model of the library, whichever is asked
- * for. */
+/* What is measured: a model directory, or a shape (shape.h), for which one is made that is gone again when it is
+ * closed. It is held once, since it may take gigabytes: as weights alone or as a model of the library, whichever is
+ * asked for. */
 #ifndef DEQ_MODELS_CLI_BENCH_SUBJECT_H
 #define DEQ_MODELS_CLI_BENCH_SUBJECT_H
 
