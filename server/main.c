@@ -33,12 +33,12 @@ enum {
     STOP_SLACK_MS = 10000, /* all of it, beyond the drain, and some */
 };
 
-/* Connections, their spare, and what the process itself holds open must fit, or clients would hang later instead of us
- * failing now. */
+/* Connections, their spare, those that linger, and what the process itself holds open must fit, or clients would hang
+ * later instead of us failing now. */
 static enum deq_rc descriptors_fit(const struct conf *c, struct deq_err *err)
 {
     struct rlimit r;
-    const rlim_t need = (rlim_t)c->max_connections + 64 + 128;
+    const rlim_t need = (rlim_t)c->max_connections + 64 + 64 + 128;
     if (getrlimit(RLIMIT_NOFILE, &r))
         return DEQ_OK;
     if (r.rlim_cur < need && (r.rlim_max == RLIM_INFINITY || r.rlim_max >= need)) {

@@ -81,8 +81,10 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         MHD_add_response_header(r, "WWW-Authenticate", "Bearer");
     if (f->no_retry)
         MHD_add_response_header(r, "x-should-retry", "false");
-    if (f->close || s->last_request || atomic_load(&s->http->closing))
+    if (f->close || s->last_request || atomic_load(&s->http->closing)) {
         MHD_add_response_header(r, "Connection", "close");
+        watch_last_answer(s->http->watch, s->client);
+    }
 }
 
 /* Gives a whole response's bytes to the socket. */

@@ -15,6 +15,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
+#include "server/net/linger.h"
 
 /* DISPATCH_MS: within that, what libmicrohttpd has read has reached its handler, also on a busy machine */
 enum { PERIOD_MS = 100, EVENTS = 64, REFUSED_MS = 1000, DISPATCH_MS = 300, GRACE_MS = 800, PROBE_MS = 5000 };
@@ -33,12 +34,14 @@ struct client {
     uint64_t probe_ns;       /* it half-closed: when it is to be found out whether it is there; 0: not yet looked at */
     uint64_t short_since_ns; /* it half-closed, and since then nothing lies unread and no request is there; 0: not so */
     bool refused, tls;
+    bool last_answer;        /* is given: the connection ends when it is sent */
     char request_id[132];    /* of the exchange whose body is due */
 };
 
 struct watch {
     const struct conf *conf;
     int epoll;
+    struct lingering *linger;
     pthread_t thread;
     bool started;
     _Atomic bool stopping;
@@ -115,9 +118,22 @@ struct client *watch_add(struct watch *w, int fd, bool refused, bool tls)
     return cl;
 }
 
+/* Its client has not closed, and may still be sending: it was given its last answer, or libmicrohttpd refused its head
+ * without a word to us. */
+static bool ends_early(const struct client *cl)
+{
+    struct pollfd p = {.fd = cl->fd, .events = POLLRDHUP};
+    int unread = 0;
+    if (poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR))
+        return false;
+    return cl->last_answer || cl->phase == WATCH_HEADERS || (ioctl(cl->fd, FIONREAD, &unread) == 0 && unread);
+}
+
 void watch_remove(struct watch *w, struct client *cl)
 {
     pthread_mutex_lock(&w->lock);
+    if (!w->ended && ends_early(cl))
+        linger_add(w->linger, cl->fd, deq_now_ns());
     (void)epoll_ctl(w->epoll, EPOLL_CTL_DEL, cl->fd, NULL);
     w->by_fd[cl->fd] = NULL;
     if (cl->prev)
@@ -194,6 +210,13 @@ static void half_closed(struct client *cl)
         if (channel_streaming(c))
             channel_ping(c);
     }
+}
+
+void watch_last_answer(struct watch *w, struct client *cl)
+{
+    pthread_mutex_lock(&w->lock);
+    cl->last_answer = true;
+    pthread_mutex_unlock(&w->lock);
 }
 
 void watch_channel(struct watch *w, struct client *cl, struct channel *c)
@@ -295,12 +318,13 @@ static void *watch_main(void *arg)
         const uint64_t now = deq_now_ns();
         const int wait_ms = next_tick > now ? (int)((next_tick - now) / 1000000) + 1 : 0;
         const int n = epoll_wait(w->epoll, ev, EVENTS, wait_ms);
+        linger_drain(w->linger, deq_now_ns());
         pthread_mutex_lock(&w->lock);
         for (int i = 0; i < n; i++) {
             const uint32_t fd = (uint32_t)ev[i].data.u64;
             struct client *cl = fd < w->n_fds ? w->by_fd[fd] : NULL;
             if (!cl || cl->generation != (uint32_t)(ev[i].data.u64 >> 32))
-                continue; /* of a socket that is gone */
+                continue; /* of a socket that is gone, or of those that linger */
             cl->hangup = true;
             if (cl->channel && ev[i].events & (EPOLLHUP | EPOLLERR))
                 channel_hang_up(cl->channel);
@@ -324,7 +348,14 @@ enum deq_rc watch_start(const struct conf *conf, struct watch **ret, struct deq_
     w->conf = conf;
     pthread_mutex_init(&w->lock, NULL);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
-    w->started = w->epoll >= 0 && pthread_create(&w->thread, NULL, watch_main, w) == 0;
+    const enum deq_rc rc = linger_new(&w->linger, err);
+    if (rc) {
+        watch_stop(w);
+        return rc;
+    }
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = UINT64_MAX /* no client */};
+    w->started = w->epoll >= 0 && epoll_ctl(w->epoll, EPOLL_CTL_ADD, linger_fd(w->linger), &ev) == 0 &&
+                 pthread_create(&w->thread, NULL, watch_main, w) == 0;
     if (!w->started) {
         const int e = errno;
         watch_stop(w);
@@ -344,6 +375,7 @@ void watch_stop(struct watch *w)
         pthread_join(w->thread, NULL);
     if (w->epoll >= 0)
         close(w->epoll);
+    linger_free(w->linger);
     pthread_mutex_destroy(&w->lock);
     deq_free(w->by_fd);
     deq_free(w);

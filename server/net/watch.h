@@ -7,7 +7,7 @@
  * reset. A stream gets a comment at once; a whole answer that is not there after GRACE_MS is announced by an interim
  * answer (100 Continue, which clients pass over), again every PROBE_MS. Where neither may be written (HTTP/1.0; TLS,
  * whose session is libmicrohttpd's) the client is taken to have left after GRACE_MS. On a unix socket the system itself
- * tells.
+ * tells. The thread also reads what is sent behind a connection's last answer (linger.h).
  *
  * Lock order: watch, then channel, then scheduler. */
 #ifndef DEQ_SERVER_WATCH_H
@@ -37,6 +37,8 @@ void watch_phase(struct watch *w, struct client *cl, enum watch_phase phase);
 /* WATCH_BODY, of a request with this id: when the body is late, that is answered. interim: its client understands 1xx
  * answers (HTTP/1.1). */
 void watch_body(struct watch *w, struct client *cl, const char *request_id, bool interim);
+/* The answer that is being sent is the connection's last, whatever its client still sends. */
+void watch_last_answer(struct watch *w, struct client *cl);
 /* The channel of the exchange in work, or NULL. */
 void watch_channel(struct watch *w, struct client *cl, struct channel *c);
 /* Hangs up on every channel, and on those that come later: from now on no connection sleeps. */

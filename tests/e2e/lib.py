@@ -82,6 +82,11 @@ def _tick(over, begin):
         print("  %-52s %4.0f s" % (_now[0] + " ...", time.monotonic() - begin), flush=True)
 
 
+def _cpu_s():
+    """Of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
+
+
 def run_module(name, filters=()):
     """Runs the test_* functions of a module (those whose module.name contains one of the filters), in order; returns
     its counts."""
@@ -95,14 +100,14 @@ def run_module(name, filters=()):
         full = "%s.%s" % (name, test)
         if not test.startswith("test_") or not callable(fn) or filters and not any(f in full for f in filters):
             continue
-        _now[0], t = full, time.monotonic()
+        _now[0], t, cpu = full, time.monotonic(), _cpu_s()
         try:
             fn()
         except Exception:
             note("failed", "exception\n" + traceback.format_exc())
         ran += 1
         if os.environ.get("DEQ_TIMES"):
-            print("%7.2f s  %s" % (time.monotonic() - t, full), flush=True)
+            print("%7.2f s %7.2f s CPU  %s" % (time.monotonic() - t, _cpu_s() - cpu, full), flush=True)
     _now[0] = name + ", its shared daemon"
     for d in list(_shared.values()):
         d.stop()

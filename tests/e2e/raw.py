@@ -1,7 +1,9 @@
 """HTTP over raw sockets that is about time and order: slow and idle clients, too many of them, pipelined replies. Bad
 bytes: corpus.py."""
 import json
+import os
 import socket
+import tempfile
 import threading
 import time
 
@@ -48,6 +50,31 @@ def test_pipelining():
         s.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         equal(read_response(s)[0], 200, "Connection: close")
         check(closed_within(s, 2 * SLOW) is not None, "closed after Connection: close")
+
+
+LINGER_S = 5 * SLOW  # of server/net/linger.h
+
+
+def test_refused_while_sending():
+    """Who is refused by the head of a request can send on, and reads the answer and then the end, not a reset: over TCP
+    and a unix socket; also what libmicrohttpd refuses by itself."""
+    large = 8 << 20  # more than sockets hold
+    plain = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % large
+    with tempfile.TemporaryDirectory() as tmp, Daemon(listen="unix:" + os.path.join(tmp, "s")) as local:
+        for what, d, head, want in (("too large", usual(), plain, 413), ("on a unix socket", local, plain, 413),
+                                    ("no Host", usual(), plain.replace(b"Host: x\r\n", b""), 400)):
+            for reads_first in (False, True):
+                with d.connect() as s:
+                    begin = time.monotonic()
+                    try:
+                        s.sendall(head)
+                        if reads_first:
+                            s.recv(1, socket.MSG_PEEK)
+                        for _ in range(16):
+                            s.sendall(b"x" * (large // 16))
+                        equal(b"".join(iter(lambda: s.recv(65536), b""))[9:12], b"%d" % want, what + ", to the end")
+                    except ConnectionError as e:
+                        check(time.monotonic() - begin > LINGER_S, "%s, answer first %s: %r" % (what, reads_first, e))
 
 
 def drip(d, data, seconds, pause=0.1, before=b""):

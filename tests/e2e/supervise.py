@@ -844,7 +844,7 @@ def test_install_and_units():
           "TimeoutStopSec %s covers a drain of %g s and 10 s more" % (u["TimeoutStopSec"], drain_s))
     check(int(u["WatchdogSec"][0]) * 1000 > 2 * int(values["engine.stall_ms"]),
           "WatchdogSec %s leaves engine.stall_ms its time" % u["WatchdogSec"])
-    check(int(u["LimitNOFILE"][0]) >= int(values["server.max_connections"]) + 192,
+    check(int(u["LimitNOFILE"][0]) >= int(values["server.max_connections"]) + 256,
           "LimitNOFILE %s is enough for the default" % u["LimitNOFILE"])
     with place() as tmp:
         for prefix in ("/usr", "/opt/deqd"):

@@ -1,5 +1,5 @@
 /* Runs every registered test, or those whose name contains argv[1]; a line a file, and one more at least every few
- * seconds. DEQ_TIMES=1 prints how long each test took and how much it checked. */
+ * seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU time, and how much it checked. */
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
@@ -94,15 +94,15 @@ int main(int argc, char **argv)
     for (struct test_case *t = first; t; t = t->next) {
         if (argc > 1 && !strstr(t->name, argv[1]))
             continue;
-        const double begin = seconds(CLOCK_MONOTONIC);
+        const double begin = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
         if (!part.file || strcmp(part.file, t->file) || begin - part.since > TICK_S)
             close_part(t->file);
         const int before = test_failed, checks = test_passed + test_failed;
         t->fn();
         part.tests++;
         if (times)
-            printf("%7.2f s %8d checks  %s\n", seconds(CLOCK_MONOTONIC) - begin, test_passed + test_failed - checks,
-                   t->name);
+            printf("%7.2f s %7.2f s CPU %8d checks  %s\n", seconds(CLOCK_MONOTONIC) - begin,
+                   seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, test_passed + test_failed - checks, t->name);
         if (test_failed != before || argc > 1)
             printf("%s: %s\n", t->name, test_failed != before ? "FAILED" : "ok");
         fflush(stdout);
