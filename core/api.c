@@ -108,6 +108,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .weight_bytes = m->weights->bytes,
                                    .cache_bytes_per_token = shape.page_bytes / shape.page_tok,
                                    .eos_id = a->vocab.eos_id,
+                                   .bos_id = deq_vocab_bos(&a->vocab),
+                                   .start_id = a->vocab.has_bos ? deq_vocab_bos(&a->vocab) : a->vocab.eos_id,
                                    .dtype = m->weights->bf16 ? "bf16" : "f32",
                                    .numeric = a->serving.numeric,
                                    .kernels = deq_kern()->name,
@@ -141,6 +143,18 @@ enum deq_rc deq_encode_ranges(const struct deq_model *m, const char *text, size_
                               size_t n, struct deq_tokens *out, struct deq_err *err)
 {
     return deq_tokenizer_encode_ranges(m->tok, text, len, special, n, out, err);
+}
+
+bool deq_begin_text(const struct deq_model *m, struct deq_tokens *text)
+{
+    const int64_t bos = deq_vocab_bos(&m->arch->vocab);
+    if (bos < 0 || (text->n && text->ids[0] == (uint32_t)bos))
+        return true;
+    if (!deq_tokens_push(text, 0))
+        return false;
+    memmove(text->ids + 1, text->ids, (text->n - 1) * sizeof *text->ids);
+    text->ids[0] = (uint32_t)bos;
+    return true;
 }
 
 const char *deq_token_bytes(const struct deq_model *m, uint32_t id, size_t *ret_len)

@@ -74,7 +74,8 @@ struct deq_model_info {
     uint64_t step_madds;           /* multiply-adds of one evaluation of a row, in matrix products */
     uint64_t weight_bytes;         /* packed, as held in memory */
     uint64_t cache_bytes_per_token;
-    int64_t eos_id;                /* -1: none */
+    int64_t eos_id, bos_id;        /* what ends a text; what stands before one that begins a sequence. -1: none */
+    int64_t start_id;              /* what a text of no tokens is: bos_id, else eos_id */
     const char *dtype;             /* of its file: "bf16" */
     enum deq_class numeric;        /* what it is computed in */
     const char *kernels;           /* CPU level: "avx512" */
@@ -102,6 +103,9 @@ enum deq_rc deq_encode(const struct deq_model *model, const char *text, size_t l
  * which ascend and are apart. */
 enum deq_rc deq_encode_ranges(const struct deq_model *model, const char *text, size_t len,
                               const struct deq_range *special, size_t n, struct deq_tokens *out, struct deq_err *err);
+/* The token that stands before a text which begins a sequence is put there, unless the model has none or the text
+ * begins with it. False: no memory, and the text is as it was. */
+bool deq_begin_text(const struct deq_model *model, struct deq_tokens *text);
 /* The bytes of a token (any bytes: a token may hold part of a character); NULL when there is no such token. */
 const char *deq_token_bytes(const struct deq_model *model, uint32_t id, size_t *ret_len);
 bool deq_token_is_special(const struct deq_model *model, uint32_t id);

@@ -89,9 +89,12 @@ static void take_projections(struct deq_fields *f, struct deq_vocab *v)
 static void take_vocab(struct deq_fields *f, struct deq_vocab *v)
 {
     bool tied = true;
-    uint32_t eos = UINT32_MAX;
+    uint32_t eos = UINT32_MAX, bos = UINT32_MAX;
     deq_fields_u32(f, "eos_token_id", false, 0, 1 << 22, &eos);
     v->eos_id = eos == UINT32_MAX ? -1 : (int64_t)eos;
+    deq_fields_u32(f, "bos_token_id", false, 0, 1 << 22, &bos);
+    v->has_bos = bos != UINT32_MAX;
+    v->bos_id = v->has_bos ? bos : 0;
     deq_fields_u32(f, "output_size", false, 1, 1 << 14, &v->d_out);
     deq_fields_u32(f, "embedding_size", false, 1, 1 << 14, &v->d_embed);
     deq_fields_u32(f, "div_val", false, 1, 1 << 10, &v->div_val);
@@ -182,6 +185,8 @@ static bool write_vocab(const struct deq_vocab *v, json_t *root)
               !json_object_set_new(root, "head_bias", json_boolean(v->head_bias));
     if (v->eos_id >= 0)
         ok = ok && !json_object_set_new(root, "eos_token_id", json_integer(v->eos_id));
+    if (v->has_bos)
+        ok = ok && !json_object_set_new(root, "bos_token_id", json_integer(v->bos_id));
     if (v->d_out)
         ok = ok && !json_object_set_new(root, "output_size", json_integer(v->d_out));
     if (!v->n_cutoffs && !deq_projects(v))

@@ -23,5 +23,8 @@ enum deq_rc deq_vocab_check(const struct deq_vocab *v, const char *where, struct
     if (v->eos_id >= (int64_t)v->size)
         return deq_fail(err, DEQ_EFORMAT, "%s: eos_token_id: %lld is outside the vocabulary of %u", where,
                         (long long)v->eos_id, v->size);
+    if (v->has_bos && v->bos_id >= v->size)
+        return deq_fail(err, DEQ_EFORMAT, "%s: bos_token_id: %u is outside the vocabulary of %u", where, v->bos_id,
+                        v->size);
     return DEQ_OK;
 }

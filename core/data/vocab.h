@@ -17,7 +17,9 @@ struct deq_vocab {
     uint32_t d_model;          /* D: width that tokens are embedded to */
     uint32_t d_out;            /* width that states are read out from; 0 means D. Another one needs a head of
                                 * its own, and no projections */
-    int64_t eos_id;            /* end of text, also the start of a document; -1 = none */
+    int64_t eos_id;            /* end of text; -1 = none */
+    bool has_bos;              /* a text that begins a sequence has bos_id before it */
+    uint32_t bos_id;
     uint32_t n_cutoffs, cutoffs[DEQ_CUTOFFS_MAX]; /* first id of clusters 1, 2, ... */
     uint32_t d_embed;          /* E; 0 means D */
     uint32_t div_val;          /* 0 means 1 */
@@ -29,6 +31,10 @@ struct deq_vocab {
 /* Ranges, order; the message names the field of config.json. */
 enum deq_rc deq_vocab_check(const struct deq_vocab *v, const char *where, struct deq_err *err);
 
+static inline int64_t deq_vocab_bos(const struct deq_vocab *v) /* -1: none */
+{
+    return v->has_bos ? (int64_t)v->bos_id : -1;
+}
 static inline unsigned deq_clusters(const struct deq_vocab *v)
 {
     return v->n_cutoffs + 1;

@@ -218,6 +218,7 @@ static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, co
 {
     char config[4096], path[4096];
     struct deq_vocab *v = &j->arch->vocab;
+    int64_t bos = -1;
     struct deq_tokenizer *tok = NULL;
     enum deq_rc rc = deq_tokenizer_load(from, &tok, err);
     if (rc)
@@ -226,7 +227,9 @@ static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, co
         rc = deq_fail(err, DEQ_EFORMAT, "%s: has ids up to %u, but the model has only %u tokens", from,
                       deq_tokenizer_vocab_size(tok) - 1, v->size);
     if (!rc)
-        rc = deq_tokenizer_config_eos(dir, tok, &v->eos_id, err);
+        rc = deq_tokenizer_config_ends(dir, tok, &bos, &v->eos_id, err);
+    v->has_bos = bos >= 0;
+    v->bos_id = v->has_bos ? (uint32_t)bos : 0;
     if (!rc)
         rc = take_chat_template(j, dir, tok, err);
     deq_tokenizer_free(tok);
@@ -238,7 +241,7 @@ static enum deq_rc copy_tokenizer(struct deq_import_job *j, const char *from, co
     snprintf(path, sizeof path, "%.*s/tokenizer_config.json", (int)folder, to);
     return deq_io_join(config, sizeof config, dir, "tokenizer_config.json") && deq_io_exists(config)
                ? copy_file(config, path, CONFIG_MAX_BYTES, err)
-               : deq_tokenizer_config_save(to, v->eos_id, -1, err);
+               : deq_tokenizer_config_save(to, bos, v->eos_id, -1, err);
 }
 
 /* path: of tokenizer.json in the new directory. */
@@ -253,7 +256,7 @@ static enum deq_rc write_tokenizer(struct deq_import_job *j, const struct deq_im
     enum deq_rc rc = o->vocab ? deq_wordlevel_from_vocab(o->vocab, v->size, path, &words, err)
                               : deq_wordlevel_placeholder(v->size, path, err);
     if (!rc)
-        rc = deq_tokenizer_config_save(path, words.eos_id, words.unk_id, err);
+        rc = deq_tokenizer_config_save(path, -1, words.eos_id, words.unk_id, err);
     v->eos_id = words.eos_id;
     j->no_words = !o->vocab;
     return rc;

@@ -42,17 +42,19 @@ size_t deq_corpus_split(const char *text, size_t len, float share)
     return at;
 }
 
-enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len,
+enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t bos, int64_t eos, const char *text, size_t len,
                               struct deq_tokens *out, uint64_t *ret_text_bytes, struct deq_err *err)
 {
     size_t at = 0, n;
     uint64_t bytes = 0;
     const char *doc;
     while (deq_corpus_next(text, len, &at, &doc, &n)) {
-        enum deq_rc rc = deq_tokenizer_encode(tok, doc, n, false, out, err);
+        bool room = bos < 0 || deq_tokens_push(out, (uint32_t)bos);
+        const enum deq_rc rc = room ? deq_tokenizer_encode(tok, doc, n, false, out, err) : DEQ_OK;
         if (rc)
             return rc;
-        if (eos >= 0 && !deq_tokens_push(out, (uint32_t)eos))
+        room = room && (eos < 0 || deq_tokens_push(out, (uint32_t)eos));
+        if (!room)
             return deq_fail(err, DEQ_ENOMEM, "no memory for %zu tokens", out->n);
         bytes += n;
     }

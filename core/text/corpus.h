@@ -13,8 +13,8 @@ bool deq_corpus_next(const char *text, size_t len, size_t *at, const char **ret_
 /* Where the last `share` of a text begins: at a line, else at a character. */
 size_t deq_corpus_split(const char *text, size_t len, float share);
 
-/* Appends  doc eos doc eos ...  (eos < 0: no separators) and counts the documents' bytes, separators left out. */
-enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t eos, const char *text, size_t len,
+/* Appends  bos doc eos bos doc eos ...  (bos, eos < 0: none of them) and counts the documents' bytes, without those. */
+enum deq_rc deq_corpus_encode(const struct deq_tokenizer *tok, int64_t bos, int64_t eos, const char *text, size_t len,
                               struct deq_tokens *out, uint64_t *ret_text_bytes, struct deq_err *err);
 
 #endif

@@ -40,8 +40,6 @@ void deq_tokenizer_free(struct deq_tokenizer *tok)
     for (size_t k = 0; k < DEQ_COUNT(tok->set); k++)
         deq_added_free(&tok->set[k]);
     deq_free(tok->added);
-    deq_free(tok->before);
-    deq_free(tok->after);
     deq_free(tok->span);
     deq_free(tok->blob);
     deq_free(tok);
@@ -93,13 +91,9 @@ const char *deq_tokenizer_text(const struct deq_tokenizer *tok, int64_t prev, ui
     return text_of(tok, prev, id, false, ret_len);
 }
 
-void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_before, size_t *ret_n_before,
-                         const uint32_t **ret_after, size_t *ret_n_after)
+int64_t deq_tokenizer_begin(const struct deq_tokenizer *tok)
 {
-    *ret_before = tok->before;
-    *ret_n_before = tok->n_before;
-    *ret_after = tok->after;
-    *ret_n_after = tok->n_after;
+    return tok->begins ? (int64_t)tok->begin : -1;
 }
 
 /* ---- encode, decode ---- */

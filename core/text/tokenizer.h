@@ -41,10 +41,9 @@ const char *deq_tokenizer_bytes(const struct deq_tokenizer *tok, uint32_t id, si
  * deq_tokenizer_decode makes of that list. */
 const char *deq_tokenizer_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, size_t *ret_len);
 
-/* What the file's post-processor puts around a text (BOS before, EOS after). encode() does not add it: the caller knows
- * whether the text begins a sequence. Owned by tok. */
-void deq_tokenizer_affix(const struct deq_tokenizer *tok, const uint32_t **ret_before, size_t *ret_n_before,
-                         const uint32_t **ret_after, size_t *ret_n_after);
+/* The token that the file's post-processor puts before a text; -1: none. encode() does not: the caller knows whether
+ * the text begins a sequence. (What it puts behind one, an end, is none of a prompt.) */
+int64_t deq_tokenizer_begin(const struct deq_tokenizer *tok);
 
 /* Appends the tokens of text[0..len) to out; on failure out is as before. Added tokens that are not special are always
  * recognised, special ones only with parse_special: text from users must not be able to end a conversation. DEQ_EINVAL

@@ -7,11 +7,8 @@
  *   decoder         ByteLevel, or a Sequence of that alone */
 #include <string.h>
 
-#include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/text/tokenizer_impl.h"
-
-enum { MAX_AFFIX = 64 }; /* tokens before or after a text */
 
 /* ---- normalizer ---- */
 
@@ -158,34 +155,34 @@ static enum deq_rc read_pre_tokenizer(struct loader *l, const json_t *o)
 
 /* ---- post_processor ---- */
 
-static enum deq_rc read_affix(struct loader *l, const json_t *ids, const char *what, uint32_t **list, size_t *n)
+/* A token of the template, before the text or behind it. */
+static enum deq_rc read_template_token(struct loader *l, const json_t *special, const char *name, bool before)
 {
+    struct deq_tokenizer *tok = l->tok;
+    const json_t *ids = json_object_get(json_object_get(special, name), "ids");
     if (!json_is_array(ids) || !json_array_size(ids))
-        return BAD(l, "post_processor.special_tokens: \"%.*s\": expected ids: [...]", deq_load_shown_z(what), what);
+        return BAD(l, "post_processor.special_tokens: \"%.*s\": expected ids: [...]", deq_load_shown_z(name), name);
     for (size_t i = 0; i < json_array_size(ids); i++) {
         uint32_t id;
-        enum deq_rc rc = deq_load_id(l, json_array_get(ids, i), "post_processor.special_tokens", what, &id);
+        enum deq_rc rc = deq_load_id(l, json_array_get(ids, i), "post_processor.special_tokens", name, &id);
         if (rc)
             return rc;
-        if (id >= l->tok->vocab_size || !l->tok->span[id].at)
+        if (id >= tok->vocab_size || !tok->span[id].at)
             return BAD(l, "post_processor.special_tokens: \"%.*s\": id %u is not in the vocabulary",
-                       deq_load_shown_z(what), what, id);
-        if (*n == MAX_AFFIX)
-            return BAD(l, "post_processor.single: more than %d tokens around a text", MAX_AFFIX);
-        if (!*list && !(*list = DEQ_NEW_ARRAY(uint32_t, MAX_AFFIX)))
-            return deq_load_no_memory(l);
-        (*list)[(*n)++] = id;
+                       deq_load_shown_z(name), name, id);
+        if (before && tok->begins)
+            return BAD(l, "post_processor.single: more than one token before a text is not supported");
+        if (before)
+            tok->begin = id;
+        tok->begins = tok->begins || before;
     }
     return DEQ_OK;
 }
 
 static enum deq_rc read_template(struct loader *l, const json_t *o)
 {
-    struct deq_tokenizer *tok = l->tok;
     const json_t *single = json_object_get(o, "single"), *special = json_object_get(o, "special_tokens");
     bool seen = false;
-    if (tok->n_before || tok->n_after)
-        return BAD(l, "post_processor: expected one TemplateProcessing, found two");
     if (!json_is_array(single))
         return BAD(l, "post_processor.single: expected an array, found %s", deq_load_type(single));
     for (size_t i = 0; i < json_array_size(single); i++) {
@@ -195,9 +192,7 @@ static enum deq_rc read_template(struct loader *l, const json_t *o)
         if (seq && !strcmp(seq, "A") && !seen) {
             seen = true;
         } else if (id && !seq) {
-            const json_t *ids = json_object_get(json_object_get(special, id), "ids");
-            enum deq_rc rc = read_affix(l, ids, id, seen ? &tok->after : &tok->before,
-                                        seen ? &tok->n_after : &tok->n_before);
+            const enum deq_rc rc = read_template_token(l, special, id, !seen);
             if (rc)
                 return rc;
         } else {

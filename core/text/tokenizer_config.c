@@ -31,7 +31,8 @@ static bool set_token(json_t *root, const char *key, const struct deq_tokenizer 
     return !s || !json_object_set_new(root, key, json_stringn(s, n));
 }
 
-enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t unk_id, struct deq_err *err)
+enum deq_rc deq_tokenizer_config_save(const char *path, int64_t bos_id, int64_t eos_id, int64_t unk_id,
+                                      struct deq_err *err)
 {
     char to[4096];
     struct deq_tokenizer *tok = NULL;
@@ -43,7 +44,9 @@ enum deq_rc deq_tokenizer_config_save(const char *path, int64_t eos_id, int64_t 
     /* positions are relative, so that no text is too long: transformers' number for that */
     json_t *root = json_pack("{s:s, s:b, s:f}", "tokenizer_class", "PreTrainedTokenizerFast",
                              "clean_up_tokenization_spaces", 0, "model_max_length", 1e30);
-    const bool ok = root && set_token(root, "eos_token", tok, eos_id) && set_token(root, "unk_token", tok, unk_id);
+    const bool ok = root && set_token(root, "bos_token", tok, bos_id) &&
+                    (bos_id < 0 || !json_object_set_new(root, "add_bos_token", json_true())) &&
+                    set_token(root, "eos_token", tok, eos_id) && set_token(root, "unk_token", tok, unk_id);
     char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
     if (!text)
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", to);
@@ -89,35 +92,54 @@ const char *deq_tokenizer_config_token(const json_t *root, const char *key)
     return json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
 }
 
-static enum deq_rc find_eos(const char *dir, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id,
-                            struct deq_err *err)
+/* The id of the token that `key` names; *ret_id stays where it is absent. */
+static enum deq_rc find_token(const char *dir, const json_t *root, const char *key, const struct deq_tokenizer *tok,
+                              int64_t *ret_id, struct deq_err *err)
 {
-    const json_t *v = json_object_get(root, "eos_token");
-    const char *content = deq_tokenizer_config_token(root, "eos_token");
+    const json_t *v = json_object_get(root, key);
+    const char *content = deq_tokenizer_config_token(root, key);
     if (!v || json_is_null(v))
         return DEQ_OK;
     if (!content)
-        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": eos_token: expected a string", dir);
+        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": %s: expected a string", dir, key);
     if ((*ret_id = deq_tokenizer_id(tok, content)) < 0)
-        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": eos_token: \"%.64s\" is not among the added tokens of "
-                        "tokenizer.json", dir, content);
+        return deq_fail(err, DEQ_EFORMAT, "%s/" NAME ": %s: \"%.64s\" is not among the added tokens of tokenizer.json",
+                        dir, key, content);
     return DEQ_OK;
 }
 
-enum deq_rc deq_tokenizer_config_eos(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_id,
-                                     struct deq_err *err)
+/* What begins a text: the configuration's word counts, then the tokenizer's; a tokenizer that stands alone, as
+ * Parcae's, tells no roles, and its authors' training put the token of this name there. */
+static enum deq_rc find_bos(const char *dir, const json_t *root, const struct deq_tokenizer *tok, int64_t *ret_id,
+                            struct deq_err *err)
+{
+    const json_t *add = json_object_get(root, "add_bos_token");
+    *ret_id = json_is_boolean(add) ? -1 : deq_tokenizer_begin(tok);
+    if (json_is_true(add))
+        return find_token(dir, root, "bos_token", tok, ret_id, err);
+    if (!root && *ret_id < 0)
+        *ret_id = deq_tokenizer_id(tok, "<|bos|>");
+    return DEQ_OK;
+}
+
+enum deq_rc deq_tokenizer_config_ends(const char *dir, const struct deq_tokenizer *tok, int64_t *ret_bos,
+                                      int64_t *ret_eos, struct deq_err *err)
 {
     static const char *const usual[] = {"<|endoftext|>", "<eos>", "<|eos|>"};
-    int64_t id = -1;
+    int64_t bos = -1, eos = -1;
     json_t *root;
     enum deq_rc rc = deq_tokenizer_config_read(dir, &root, err);
     if (rc)
         return rc;
-    rc = find_eos(dir, root, tok, &id, err);
-    json_decref(root);
-    for (size_t i = 0; i < DEQ_COUNT(usual) && id < 0; i++)
-        id = deq_tokenizer_id(tok, usual[i]);
+    rc = find_token(dir, root, "eos_token", tok, &eos, err);
     if (!rc)
-        *ret_id = id;
+        rc = find_bos(dir, root, tok, &bos, err);
+    json_decref(root);
+    for (size_t i = 0; i < DEQ_COUNT(usual) && eos < 0; i++)
+        eos = deq_tokenizer_id(tok, usual[i]);
+    if (!rc) {
+        *ret_bos = bos;
+        *ret_eos = eos;
+    }
     return rc;
 }

@@ -53,8 +53,8 @@ struct deq_tokenizer {
     bool prefix_space; /* a blank before text that does not begin with one */
     enum deq_pretok pretok[DEQ_STAGES_MAX]; /* [n_pretok] each cuts what the one before it left */
     size_t n_pretok;
-    uint32_t *before, *after; /* [n_before], [n_after] ids of the post-processor's template */
-    size_t n_before, n_after;
+    bool begins;       /* the post-processor's template has a token before a text: this one */
+    uint32_t begin;
 
     enum model model;
     struct deq_bpe bpe;

@@ -83,7 +83,7 @@ enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const
         if ((rc = deq_dataset_path(dir, &f, path, err)) ||
             (rc = deq_dataset_read(path, held_back, false, &text, &len, err)))
             break;
-        rc = deq_corpus_encode(tok, eos, text, len, &d->tokens, &bytes, err);
+        rc = deq_corpus_encode(tok, -1, eos, text, len, &d->tokens, &bytes, err);
         deq_free(text);
         if (!rc && d->tokens.n == before)
             rc = deq_fail(err, DEQ_EINVAL, "%s: no text in it", path);

@@ -64,7 +64,7 @@ static enum deq_rc save_tokenizer(const struct deq_train *r, const struct deq_bu
     deq_io_join(path, sizeof path, r->opts->out_dir, "tokenizer.json");
     if (json->len)
         rc = deq_io_replace(path, &(struct deq_part){json->data, json->len}, 1, err);
-    return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, r->arch->vocab.eos_id, -1, err);
+    return rc || (told && !json->len) ? rc : deq_tokenizer_config_save(path, -1, r->arch->vocab.eos_id, -1, err);
 }
 
 /* Which token ends a document: the tokenizer's own, wherever that comes from. One just trained needs no file:
@@ -76,7 +76,8 @@ static enum deq_rc find_end(struct deq_train *r, bool new_tokenizer, struct deq_
         r->arch->vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
         return DEQ_OK;
     }
-    const enum deq_rc rc = deq_tokenizer_config_eos(dir, r->tok, &r->arch->vocab.eos_id, err);
+    int64_t bos; /* nobody's: texts are trained on without */
+    const enum deq_rc rc = deq_tokenizer_config_ends(dir, r->tok, &bos, &r->arch->vocab.eos_id, err);
     if (rc || r->arch->vocab.eos_id >= 0)
         return rc;
     return deq_fail(err, DEQ_EFORMAT,
@@ -100,7 +101,7 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
         if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) ||
             (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
             return rc;
-        rc = deq_corpus_encode(r->tok, r->arch->vocab.eos_id, text, len, &r->valid, &bytes, err);
+        rc = deq_corpus_encode(r->tok, -1, r->arch->vocab.eos_id, text, len, &r->valid, &bytes, err);
         r->valid_bytes += bytes;
         deq_free(text);
     }

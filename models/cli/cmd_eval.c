@@ -1,6 +1,6 @@
 /* deq eval: by default the text goes through the row engine as one stream; every token is predicted once, from all the
  * context that the window allows; with --tgt-len it is read as the DEQ authors' evaluation reads it (eval_segments.c).
- * A document's first token is predicted from the end-of-text token before it. */
+ * A document's first token is predicted from the token that begins it, or else from the end-of-text token before it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,12 +77,14 @@ static const struct deq_command command = {
     .max_args = 2,
 };
 
-/* doc eos doc eos ..., after one eos (token 0 of a model without one would be scored from nothing, so it only starts
- * the stream); at most `limit` tokens. *ret_bytes: of the text that they stand for. */
+/* bos doc eos bos doc eos ..., of a model without a bos after one eos (token 0 of a model without that too would be
+ * scored from nothing, so it only starts the stream); at most `limit` tokens. *ret_bytes: of the text that they
+ * stand for. */
 static enum deq_rc read_tokens(const struct deq_model *model, const char *path, uint64_t limit,
                                struct deq_tokens *tokens, uint64_t *ret_bytes, struct deq_err *err)
 {
-    const int64_t eos = deq_model_info(model).eos_id;
+    const struct deq_model_info info = deq_model_info(model);
+    const int64_t bos = info.bos_id, eos = info.eos_id;
     char *text;
     const char *doc;
     size_t len, at = 0, doc_len;
@@ -90,10 +92,11 @@ static enum deq_rc read_tokens(const struct deq_model *model, const char *path, 
     enum deq_rc rc = deq_text_read(path, (size_t)1 << 30, &text, &len, err);
     if (rc)
         return rc;
-    bool room = eos < 0 || deq_tokens_push(tokens, (uint32_t)eos);
+    bool room = bos >= 0 || eos < 0 || deq_tokens_push(tokens, (uint32_t)eos);
     while (!rc && room && deq_corpus_next(text, len, &at, &doc, &doc_len)) {
+        room = bos < 0 || deq_tokens_push(tokens, (uint32_t)bos);
         rc = deq_encode(model, doc, doc_len, false, tokens, err);
-        room = eos < 0 || deq_tokens_push(tokens, (uint32_t)eos);
+        room = room && (eos < 0 || deq_tokens_push(tokens, (uint32_t)eos));
         bytes += doc_len;
     }
     deq_free(text);
@@ -104,7 +107,8 @@ static enum deq_rc read_tokens(const struct deq_model *model, const char *path, 
         bytes = 0;
         for (size_t i = 1; i < tokens->n; i++) {
             size_t k = 0;
-            if ((int64_t)tokens->ids[i] != eos && deq_token_bytes(model, tokens->ids[i], &k))
+            if ((int64_t)tokens->ids[i] != eos && (int64_t)tokens->ids[i] != bos &&
+                deq_token_bytes(model, tokens->ids[i], &k))
                 bytes += k;
         }
     }

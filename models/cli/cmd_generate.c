@@ -184,10 +184,12 @@ int cmd_generate(int argc, char **argv)
         rc = solve_flags_load(&f.solve, args[0], &model, &err);
     if (!rc)
         rc = deq_encode(model, args[1], strlen(args[1]), false, &tokens, &err);
+    if (!rc && !deq_begin_text(model, &tokens))
+        rc = deq_fail(&err, DEQ_ENOMEM, "no memory for the prompt");
     if (!rc) {
         const struct deq_model_info info = deq_model_info(model);
         /* an empty prompt: the start of a document */
-        const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0;
+        const uint32_t start = info.start_id >= 0 ? (uint32_t)info.start_id : 0;
         struct deq_request q = deq_request_defaults(model);
         ask(&f, &info, &q);
         q.prompt = tokens.n ? tokens.ids : &start;

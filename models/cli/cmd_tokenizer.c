@@ -175,7 +175,7 @@ static int train(int argc, char **argv)
     if (!rc)
         rc = deq_io_replace(f.out, &part, 1, &err);
     if (!rc)
-        rc = deq_tokenizer_config_save(f.out, deq_tokenizer_id(tok, "<|endoftext|>"), -1, &err);
+        rc = deq_tokenizer_config_save(f.out, -1, deq_tokenizer_id(tok, "<|endoftext|>"), -1, &err);
     if (!rc)
         describe(&f, &text, deq_tokenizer_vocab_size(tok), tokens.n, seconds, &line);
     code = rc ? report(&err) : print_all(&line, to);

@@ -78,7 +78,7 @@ int cmd_tokenizer_words(int argc, char **argv)
     if (f.vocab ? deq_wordlevel_from_vocab(f.vocab, 0, f.out, &info, &err)
                 : count(args, n, f.out, f.vocab_out, &info, &words, &err))
         return cli_fail("tokenizer words", err.text);
-    if (deq_tokenizer_config_save(f.out, info.eos_id, info.unk_id, &err))
+    if (deq_tokenizer_config_save(f.out, -1, info.eos_id, info.unk_id, &err))
         return cli_fail("tokenizer words", err.text);
     if (f.json)
         fprintf(to, "{\"vocab_size\": %u, \"eos_token_id\": %lld, \"unk_token_id\": %lld, \"words\": %llu}\n",

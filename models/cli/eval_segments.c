@@ -132,7 +132,8 @@ static enum deq_rc load(const char *dir, const char *text_path, struct deq_plain
     if (!rc)
         rc = deq_text_read(text_path, (size_t)1 << 30, &text, &len, err);
     if (!rc)
-        rc = deq_corpus_encode(m->tokenizer, m->arch->vocab.eos_id, text, len, tokens, &bytes, err);
+        rc = deq_corpus_encode(m->tokenizer, deq_vocab_bos(&m->arch->vocab), m->arch->vocab.eos_id, text, len, tokens,
+                               &bytes, err);
     for (size_t i = 0; i < tokens->n && !rc; i++)
         if (tokens->ids[i] >= m->arch->vocab.size)
             rc = deq_fail(err, DEQ_EFORMAT, "%s: the tokenizer gives token %u, vocab_size is %u", dir, tokens->ids[i],

@@ -1,4 +1,6 @@
 /* Text to tokens and back. */
+#include <string.h>
+
 #include "core/base/utf8.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
@@ -55,19 +57,48 @@ void ep_detokenize(struct service *s, struct served *m, struct exchange *x)
     store_release(m);
 }
 
+/* "KEY":"name of a token", or null for -1. */
+static void add_token(struct deq_buf *out, const char *key, const struct served *m, int64_t id)
+{
+    size_t n = 0;
+    const char *name = id >= 0 ? deq_token_bytes(m->model, (uint32_t)id, &n) : NULL;
+    deq_buf_fmt(out, "\"%s\":", key);
+    if (name)
+        reply_string(out, name, n);
+    else
+        deq_buf_str(out, "null");
+}
+
+/* The template that chats follow; without one they are lines of text, and no client should make more of them. */
+static void add_template(struct deq_buf *out, const struct request_context *c)
+{
+    const struct chat_template t = request_chat_template(c);
+    struct deq_buf jinja = {.max = out->max, .allowance = out->allowance};
+    if (strcmp(t.source, "default")) {
+        request_chat_jinja(&t, &jinja);
+        reply_buf(out, &jinja);
+    } else {
+        deq_buf_str(out, "null");
+    }
+    deq_buf_free(&jinja);
+}
+
 /* The keys that lm-eval and clients of vLLM look for. */
 void ep_tokenizer_info(struct service *s, struct served *m, struct exchange *x)
 {
-    const int64_t eos = m->info.eos_id;
-    size_t n = 0;
-    const char *name = eos >= 0 ? deq_token_bytes(m->model, (uint32_t)eos, &n) : NULL;
-    json_t *token = name ? reply_text(name, n) : json_null();
-    (void)s;
+    const struct request_context c = service_context(s, m);
+    struct deq_buf *out = &x->reply;
     x->status = 200;
-    reply_json(&x->reply, json_pack("{s:s, s:O, s:O, s:o, s:o, s:o, s:i, s:i}", "tokenizer_class", "deqd", "eos_token",
-                                    token, "bos_token", token, "pad_token", json_null(), "chat_template", json_null(),
-                                    "eos_token_id", eos >= 0 ? json_integer(eos) : json_null(), "vocab_size",
-                                    (int)m->info.vocab_size, "max_model_len", (int)sched_max_positions(m->sched)));
-    json_decref(token);
+    deq_buf_str(out, "{\"tokenizer_class\":\"deqd\",");
+    add_token(out, "eos_token", m, m->info.eos_id);
+    deq_buf_str(out, ",");
+    add_token(out, "bos_token", m, m->info.start_id);
+    deq_buf_str(out, ",\"pad_token\":null,\"chat_template\":");
+    add_template(out, &c);
+    if (m->info.eos_id >= 0)
+        deq_buf_fmt(out, ",\"eos_token_id\":%lld", (long long)m->info.eos_id);
+    else
+        deq_buf_str(out, ",\"eos_token_id\":null");
+    deq_buf_fmt(out, ",\"vocab_size\":%u,\"max_model_len\":%u}", m->info.vocab_size, sched_max_positions(m->sched));
     store_release(m);
 }

@@ -81,7 +81,7 @@ static const struct neutral table[] = {
     {"skip_special_tokens", ALL, "[true]", TEXT_OF_TOKENS},
     {"spaces_between_special_tokens", ALL, "[true, false]", TEXT_OF_TOKENS},
     {"detokenize", ALL, "[true]", "answers are text; return_token_ids adds the tokens"},
-    {"add_special_tokens", ALL, "[true, false]", "the tokenizers here add none"},
+    {"add_special_tokens", TALK, "[true, false]", "a chat begins as its template says"},
     {"allowed_token_ids", ALL, "[[]]", NO_BANS},
     {"bad_words", ALL, "[[]]", NO_BANS},
     {"logits_processors", ALL, "[[]]", NO_BANS},

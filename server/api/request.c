@@ -49,13 +49,13 @@ static size_t most_ids(const struct object *o)
 }
 
 static bool take_text(const struct object *o, const char *name, const json_t *v, bool parse_special,
-                      struct deq_tokens *out)
+                      bool add_special, struct deq_tokens *out)
 {
     struct deq_err err;
     if (deq_encode(o->context->model, json_string_value(v), json_string_length(v), parse_special, out, &err))
         return err.code == DEQ_ENOMEM ? fields_no_memory(o)
                                       : fields_fail(o->err, 400, "invalid_value", name, "%s: %s", name, err.text);
-    return true;
+    return !add_special || deq_begin_text(o->context->model, out) || fields_no_memory(o);
 }
 
 bool request_never_empty(const struct object *o, struct deq_tokens *t)
@@ -63,19 +63,19 @@ bool request_never_empty(const struct object *o, struct deq_tokens *t)
     const struct deq_model_info info = deq_model_info(o->context->model);
     if (t->n)
         return true;
-    if (info.eos_id < 0)
+    if (info.start_id < 0)
         return fields_fail(o->err, 400, "invalid_value", "prompt",
                            "prompt: empty, and this model has no start of text");
-    return deq_tokens_push(t, (uint32_t)info.eos_id) || fields_no_memory(o);
+    return deq_tokens_push(t, (uint32_t)info.start_id) || fields_no_memory(o);
 }
 
-bool request_take_one_prompt(const struct object *o, const json_t *v, struct deq_tokens *out)
+bool request_take_one_prompt(const struct object *o, const json_t *v, bool add_special, struct deq_tokens *out)
 {
     if (json_is_array(v) && !json_array_size(v))
         return fields_bad_value(o, "prompt", "the array is empty");
     if (json_is_array(v))
         return request_take_ids(o, "prompt", v, most_ids(o), out);
-    return take_text(o, "prompt", v, false, out) && request_never_empty(o, out);
+    return take_text(o, "prompt", v, false, add_special, out) && request_never_empty(o, out);
 }
 
 /* --- Lengths --- */
@@ -116,10 +116,11 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
 
 static bool take_logits_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
+    struct logits_request *r = request;
     (void)f;
     if (!json_is_string(v) && !json_is_array(v))
         return fields_bad_type(o, "prompt", "a string or an array of token ids");
-    return request_take_one_prompt(o, v, &((struct logits_request *)request)->prompt);
+    return request_take_one_prompt(o, v, r->add_special, &r->prompt);
 }
 
 static bool take_positions(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -137,10 +138,12 @@ static bool take_logits_solve(const struct object *o, const struct field *f, con
     return request_take_solve_object(o, v, &((struct logits_request *)request)->solve);
 }
 
+/* The order is the order of reading. */
 static const struct field logits_rows[] = {
     {"model", OTHER, 0, 0, 0, request_take_model, "string"},
     {"deq", OTHER, 0, 0, 0, take_logits_solve, "object"},
     {"positions", OTHER, 0, 0, 0, take_positions, "string: last, all"},
+    {"add_special_tokens", BOOL, 0, 0, offsetof(struct logits_request, add_special), NULL, NULL},
     {"prompt", OTHER, 0, 0, 0, take_logits_prompt, "string or array of token ids"},
 };
 
@@ -155,7 +158,7 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
     if (!root)
         return false;
     const struct object o = {.json = root, .prefix = "", .fields = &logits_fields, .context = c, .err = err};
-    struct logits_request r = {.solve = request_solve_defaults(c)};
+    struct logits_request r = {.add_special = true, .solve = request_solve_defaults(c)};
     struct completion_request none = {.max_given = true};
     bool ok = fields_take(&o, &r) && request_never_empty(&o, &r.prompt) && request_fits(c, r.prompt.n, &none, err);
     const uint64_t bytes =
@@ -178,7 +181,7 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
 struct tokenize_body {
     const json_t *prompt;
     const char *name;
-    bool parse_special, add_special; /* the latter: our tokenizers add none either way */
+    bool parse_special, add_special;
 };
 
 static bool take_string(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -188,9 +191,11 @@ static bool take_string(const struct object *o, const struct field *f, const jso
         return fields_bad_type(o, f->name, "a string");
     t->prompt = v;
     t->name = f->name;
+    t->add_special = !strcmp(f->name, "prompt"); /* vLLM's default; llama.cpp's, for content, is not to */
     return true;
 }
 
+/* The order is the order of reading: prompt wins, and what was asked for wins over its default. */
 static const struct field tokenize_rows[] = {
     {"model", OTHER, 0, 0, 0, request_take_model, "string"},
     {"content", OTHER, 0, 0, 0, take_string, "string"},
@@ -215,7 +220,7 @@ bool request_tokenize(const struct request_context *c, const char *body, size_t 
     bool ok = fields_take(&o, &t);
     if (ok && !t.prompt)
         ok = fields_missing(&o, "prompt");
-    ok = ok && take_text(&o, t.name, t.prompt, t.parse_special, &r.tokens);
+    ok = ok && take_text(&o, t.name, t.prompt, t.parse_special, t.add_special, &r.tokens);
     json_decref(root);
     if (!ok) {
         deq_tokens_free(&r.tokens);

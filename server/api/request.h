@@ -35,7 +35,8 @@ struct completion_request {
     int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */,
         top_k, seed;
     bool max_given, seed_given;
-    bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry;
+    bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry,
+        add_special; /* a prompt's text begins with the token for that */
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     struct deq_solve_params solve;
     enum deq_cache cache;
@@ -55,7 +56,7 @@ struct completion_request {
 
 struct logits_request {
     struct deq_tokens prompt;
-    bool all_positions;
+    bool all_positions, add_special;
     struct deq_solve_params solve;
 };
 
@@ -88,6 +89,8 @@ struct chat_template {
     const char *begin, *message, *reply, *stop; /* "": nothing */
 };
 struct chat_template request_chat_template(const struct request_context *c);
+/* The same as a template of Jinja2, as tokenizers have them. */
+void request_chat_jinja(const struct chat_template *t, struct deq_buf *out);
 float request_preset_tol(const struct conf *c, const struct deq_model_info *i, int preset);
 
 #endif

@@ -172,6 +172,7 @@ bool request_completion(const struct request_context *c, enum endpoint at, const
                                    .temperature = 1,
                                    .top_p = 1,
                                    .repetition_penalty = 1,
+                                   .add_special = true,
                                    .max_tokens = at == ON_COMPLETIONS ? 16 : (int64_t)c->max_positions,
                                    .solve = request_solve_defaults(c)};
     const bool ok = fields_take(&o, &r) && check_together(&o, &r) &&

@@ -35,7 +35,7 @@ static bool take_prompt(const struct object *o, const struct field *f, const jso
             return fields_bad_type(o, "prompt",
                                    "a string, an array of strings, of token ids, or of arrays of token ids");
         r->n_prompts = i + 1;
-        if (!request_take_one_prompt(o, one, &r->prompts[i]))
+        if (!request_take_one_prompt(o, one, r->add_special, &r->prompts[i]))
             return false;
     }
     return true;
@@ -337,6 +337,7 @@ static const struct field completion_rows[] = {
     {"logprobs", OTHER, 0, -1, 0, take_logprobs, "integer"},
     {"best_of", OTHER, 0, -1, AT(best_of), take_best_of, "integer"},
     {"echo", BOOL, 0, 0, AT(echo), NULL, NULL},
+    {"add_special_tokens", BOOL, 0, 0, AT(add_special), NULL, NULL},
     {"prompt", OTHER, 0, 0, 0, take_prompt, "string, array of strings, of token ids, or of arrays of token ids"},
 };
 

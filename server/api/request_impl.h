@@ -6,8 +6,8 @@
 
 bool request_take_model(const struct object *o, const struct field *f, const json_t *v, void *request);
 bool request_take_ids(const struct object *o, const char *name, const json_t *v, size_t most, struct deq_tokens *out);
-/* A string or an array of token ids. */
-bool request_take_one_prompt(const struct object *o, const json_t *v, struct deq_tokens *out);
+/* A string, before which add_special puts the token that begins a text, or an array of token ids. */
+bool request_take_one_prompt(const struct object *o, const json_t *v, bool add_special, struct deq_tokens *out);
 /* Empty text is the start of a document. */
 bool request_never_empty(const struct object *o, struct deq_tokens *t);
 /* The deq object. */

@@ -138,6 +138,43 @@ static enum piece piece_at(const char *at)
                                                         : LITERAL;
 }
 
+/* A text between quotes, [n]. */
+static void jinja_literal(const char *s, size_t n, struct deq_buf *out)
+{
+    deq_buf_str(out, "'");
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '\n')
+            deq_buf_str(out, "\\n");
+        else
+            deq_buf_fmt(out, s[i] == '\'' || s[i] == '\\' ? "\\%c" : "%c", s[i]);
+    }
+    deq_buf_str(out, "'");
+}
+
+void request_chat_jinja(const struct chat_template *t, struct deq_buf *out)
+{
+    deq_buf_str(out, "{{ ");
+    jinja_literal(t->begin, strlen(t->begin), out);
+    deq_buf_str(out, " }}{% for message in messages %}{{ ");
+    for (const char *at = t->message; *at;) {
+        const enum piece piece = piece_at(at);
+        const char *end = at + piece;
+        while (piece == LITERAL && *end && piece_at(end) == LITERAL)
+            end++;
+        deq_buf_str(out, at > t->message ? " + " : "");
+        if (piece == LITERAL)
+            jinja_literal(at, (size_t)(end - at), out);
+        else
+            deq_buf_str(out, piece == ROLE      ? "message['role']"
+                             : piece == CONTENT ? "message['content']"
+                                                : "message['content'] | trim");
+        at = end;
+    }
+    deq_buf_str(out, " }}{% endfor %}{% if add_generation_prompt %}{{ ");
+    jinja_literal(t->reply, strlen(t->reply), out);
+    deq_buf_str(out, " }}{% endif %}");
+}
+
 /* A conversation on its way to text. */
 struct conversation {
     const struct object *o; /* the body */
@@ -246,6 +283,9 @@ static bool to_prompt(struct conversation *c, bool ok, struct completion_request
     }
     deq_buf_free(&c->text);
     deq_buf_free(&c->own);
+    /* a model's own template says how its texts begin */
+    if (ok && strcmp(c->template.source, "model") && !deq_begin_text(c->o->context->model, &r->prompts[0]))
+        ok = fields_no_memory(c->o);
     return ok && request_never_empty(c->o, &r->prompts[0]);
 }
 

@@ -78,7 +78,7 @@ static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
     struct deq_engine *engine;
     struct proof p = {.finite = true};
     const struct deq_model_info info = deq_model_info(model);
-    const uint32_t start = info.eos_id >= 0 ? (uint32_t)info.eos_id : 0;
+    const uint32_t start = info.start_id >= 0 ? (uint32_t)info.start_id : 0;
     const uint32_t positions = info.max_positions ? DEQ_MIN(info.max_positions, CHECK_TOKENS + 1u) : CHECK_TOKENS + 1;
     const struct deq_engine_opts opts = {.max_sequences = 1, .max_positions = positions};
     enum deq_rc rc = deq_engine_new(model, &opts, &engine, err);

@@ -203,6 +203,8 @@ def test_chat_by_its_own_template():
         equal((want[:2], want.count(1)), ([0, 2], 1), "special tokens of the template")
         with Daemon(model=p.path("model")) as d:
             equal(d.get("/v1/models")[2]["data"][0]["deqd"]["chat_template"], dict(chat, source="model"), "told")
+            check("message['role'] + '\\n' + message['content'] | trim" in d.get("/tokenizer_info")[2]["chat_template"],
+                  "told as Jinja")
 
             def chat_of(content, **more):
                 s, _, o = d.post("/v1/chat/completions", dict(
@@ -221,6 +223,53 @@ def test_chat_by_its_own_template():
             check(spelt > 2 and chat_of(said)["usage"]["prompt_tokens"] > len(want) + 1, "a message's are text")
             end = chat_of("loop", logit_bias={"1": 100}, ignore_eos=True)["choices"][0]
             equal((end["message"]["content"], end["finish_reason"]), ("", "stop"), "the template's token ends it")
+
+
+def test_texts_begin():
+    """A tokenizer that stands alone tells no roles: <|bos|> begins texts, as in training, but not ids, nor twice."""
+    made.MODELS["wide"] = dict(made.MODELS["parcae-tiny"], vocab_size=400, padded_vocab_size=448)
+    with place() as p:
+        made.make("wide", p.path("in"))
+        shutil.copy(os.path.join(ROOT, "tests", "golden", "tokenizer", "parcae", "tokenizer.json"), p.path("in"))
+        equal(imported(p)[0], 0, "imported")
+        with open(p.path("model", "config.json")) as f:
+            config = json.load(f)
+        equal((config["bos_token_id"], config["eos_token_id"]), (0, 1), "the ends of a text")
+        with open(p.path("model", "tokenizer_config.json")) as f:
+            told = json.load(f)
+        equal((told["bos_token"], told["add_bos_token"]), ("<|bos|>", True), "others are told")
+        with Daemon(model=p.path("model")) as d:
+            def ids(**body):
+                return d.post("/tokenize", body)[2]["tokens"]
+
+            plain = ids(prompt="The loop", add_special_tokens=False)
+            check(plain and 0 not in plain, "without: %s" % plain)
+            equal(ids(prompt="The loop"), [0] + plain, "/tokenize of vLLM")
+            equal((ids(content="The loop"), ids(content="The loop", add_special=True)), (plain, [0] + plain),
+                  "of llama.cpp")
+            equal(ids(prompt="<|bos|>The loop"), [0] + plain, "once")
+            equal(d.get("/tokenizer_info")[2]["bos_token"], "<|bos|>", "/tokenizer_info")
+
+            def answer(prompt, **fields):
+                o = d.complete(prompt, max_tokens=4, ignore_eos=True, return_token_ids=True, **fields)
+                return o["choices"][0]["prompt_token_ids"], o["choices"][0]["token_ids"]
+
+            equal(answer("The loop"), answer([0] + plain), "a text")
+            equal(answer("The loop", add_special_tokens=False), answer(plain), "a text, as it is")
+            equal(answer("")[0], [0], "an empty one")
+            check(answer("The loop")[1] != answer(plain)[1], "the model tells them apart")
+            o = d.complete(["The loop"], max_tokens=0, echo=True, logprobs=0)["choices"][0]
+            equal((o["text"], o["logprobs"]["tokens"][0], o["logprobs"]["token_logprobs"][0]),
+                  ("The loop", "<|bos|>", None), "scored behind it")
+            equal(*(d.post("/v1/logits", {"prompt": x})[2]["logits"] for x in ("The loop", [0] + plain)), "logits")
+            o = d.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "The loop"}],
+                                                "max_tokens": 1})[2]
+            equal(o["usage"]["prompt_tokens"], len(ids(prompt="The loop\n")), "a chat without a template is a text")
+        code, out, _ = run([DEQ, "generate", p.path("model"), "The loop", "--max-tokens", "1", "--json"])
+        equal((code, json.loads(out)["prompt_tokens"]), (0, len(plain) + 1), "deq generate")
+        p.write("text", "The loop\n<|endoftext|>\nThe loop\n")
+        code, out, err = run([DEQ, "eval", p.path("model"), p.path("text"), "--json"])
+        equal((code, json.loads(out)["tokens"]), (0, 2 * len(plain) + 3), "deq eval: bos, text, eos, bos, text, eos")
 
 
 def test_a_template_that_is_not_understood():

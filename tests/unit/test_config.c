@@ -25,6 +25,7 @@ static const struct key {
     {"num_blocks", "1", false, {"0", "17", "{}"}},
     {"attention_window", "96", true, {"0", "65537", "-1"}},
     {"predictor_hidden_size", "0", false, {"65537", "-1", "false"}},
+    {"bos_token_id", "98", false, {"100", "-1", "\"<s>\"", "null"}},
     {"eos_token_id", "99", false, {"100", "-1", "4294967295", "\"</s>\"", "null"}},
     {"norm", "\"pre\"", true, {"\"rms\"", "\"\"", "1"}},
     {"norm_affine", "true", false, {"1", "\"true\"", "null"}},
@@ -370,6 +371,7 @@ TEST(config_arch_check)
     BAD(a.base.serving.row_window = 0, "deq.window");
     BAD(a.base.serving.row_window = DEQ_ROW_WINDOW_MAX + 1, "deq.window");
     BAD(a.base.vocab.eos_id = 37, "eos_token_id");
+    BAD((a.base.vocab.has_bos = true, a.base.vocab.bos_id = 37), "bos_token_id");
     BAD((a.base.serving.warm = DEQ_WARM_PREDICTOR, a.base.predictor_hidden = 0), "warm_start");
     BAD(a.base.serving.solver.memory = 0, "memory");
 #undef BAD

@@ -1,8 +1,10 @@
 /* server/api/request_messages.c: which conversations become a prompt, and the text that they become. */
 #include "core/base/buf.h"
 #include "core/base/mem.h"
+#include "core/import/chat_template.h"
 #include "tests/unit/requests.h"
 #include "tests/unit/test.h"
+#include "tests/unit/tokenizers.h"
 
 #define TYPES_OF_CHAT "expected a string or an array of parts of type text (others are not supported)"
 #define TYPES_OF_ITEMS                                                                                       \
@@ -104,6 +106,32 @@ TEST(request_messages_become_text)
     strcpy(r.conf.chat_stop, "<");
     CHECK_EQ(request_chat_template(&r.context).stop, "<");
     requests_end(&r);
+}
+
+/* A template written as Jinja is read as the same chat again. */
+TEST(request_chat_jinja_there_and_back)
+{
+    static const struct chat_template t[] = {
+        {"model", "<s>", "<|{role}|>\n{content_trimmed}</s>\n", "<|assistant|>\n", "</s>"},
+        {"configuration", "it's \\ {x}\n", "{content}{role}: {content}\n\n", "", ""},
+        {"model", "", "{content}", "r", ""},
+    };
+    struct deq_tokenizer *tok = parse_tokenizer(SMALL);
+    for (size_t i = 0; i < DEQ_COUNT(t) && tok; i++) {
+        struct deq_buf text;
+        struct deq_chat chat = {0};
+        struct deq_err err = {0};
+        deq_buf_init(&text, 1 << 16);
+        request_chat_jinja(&t[i], &text);
+        REQUIRE(!text.failed);
+        CHECK_MSG(!deq_chat_template_derive(text.data, text.len, NULL, NULL, tok, &chat, &err), "%s: %s", text.data,
+                  err.text);
+        CHECK_EQ(chat.begin, t[i].begin);
+        CHECK_EQ(chat.message, t[i].message);
+        CHECK_EQ(chat.reply, t[i].reply);
+        deq_buf_free(&text);
+    }
+    deq_tokenizer_free(tok);
 }
 
 /* The request for an answer to one message; free it. */

@@ -72,35 +72,31 @@ TEST(normalizer_and_stages)
     deq_tokenizer_free(tok);
 }
 
+/* The token before a text is told, not put there; what stands behind is an end, which no prompt has. */
 TEST(template_of_post_processor)
 {
-    static const char *const forms[] = {
+    static const char template[] =
         "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, "
         "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, {\"SpecialToken\": {\"id\": \"x\", \"type_id\": 0}}], "
         "\"pair\": [], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\", \"ids\": [7], \"tokens\": [\"<s>\"]}, "
-        "\"x\": {\"id\": \"x\", \"ids\": [4, 5], \"tokens\": [\"a\", \"b\"]}}}",
-    };
+        "\"x\": {\"id\": \"x\", \"ids\": [4, 5], \"tokens\": [\"a\", \"b\"]}}}";
     char seq[1024], none[] = "\"post_processor\": null", *json;
-    const uint32_t *before, *after;
-    size_t n_before = 9, n_after = 9;
     for (int nested = 0; nested < 2; nested++) {
         snprintf(seq, sizeof seq,
                  nested ? "\"post_processor\": {\"type\": \"Sequence\", \"processors\": [" BYTE_LEVEL ", %s]}"
                         : "\"post_processor\": %s",
-                 forms[0]);
+                 template);
         json = text_with(SMALL, none, seq);
         struct deq_tokenizer *tok = parse_tokenizer(json);
         if (tok) {
-            deq_tokenizer_affix(tok, &before, &n_before, &after, &n_after);
-            CHECK(n_before == 1 && before[0] == 7 && n_after == 2 && after[0] == 4 && after[1] == 5);
+            CHECK_EQ(deq_tokenizer_begin(tok), 7);
             ENCODES(tok, "ab", true, 4);
         }
         deq_tokenizer_free(tok);
         deq_free(json);
     }
     struct deq_tokenizer *tok = parse_tokenizer(SMALL);
-    deq_tokenizer_affix(tok, &before, &n_before, &after, &n_after);
-    CHECK(n_before == 0 && n_after == 0);
+    CHECK_EQ(deq_tokenizer_begin(tok), -1);
     deq_tokenizer_free(tok);
 }
 
@@ -145,6 +141,10 @@ TEST(damaged_surroundings_are_refused_by_name)
          "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
          "\"q\"}}], \"special_tokens\": {\"q\": {\"ids\": [77]}}}",
          "id 77 is not in the vocabulary"},
+        {"\"post_processor\": null",
+         "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": "
+         "\"q\"}}], \"special_tokens\": {\"q\": {\"ids\": [4, 5]}}}",
+         "more than one token before a text"},
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": null", "decoder: expected an object, found null"},
         {"\"decoder\": " BYTE_LEVEL, "\"decoder\": {\"type\": \"Metaspace\"}", "decoder.type: \"Metaspace\""},
     };

@@ -24,6 +24,7 @@ TEST(vocab_refuses_by_key)
          "leaves cluster 2 no"},
         {{.size = 37, .d_model = 12, .d_out = 8}, "here: output_size: 8 differs from hidden_size 12"},
         {{.size = 37, .d_model = 12, .eos_id = 37}, "here: eos_token_id: 37 is outside"},
+        {{.size = 37, .d_model = 12, .has_bos = true, .bos_id = 37}, "here: bos_token_id: 37 is outside"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++)
         CHECK_MSG(deq_vocab_check(&t[i].v, "here", &err) == DEQ_EFORMAT && strstr(err.text, t[i].says), "case %zu: %s",

@@ -92,7 +92,7 @@ TEST(wordlevel_counts_as_the_authors_do)
     CHECK(!deq_tokenizer_encode(tok, text, len, true, &t, &err) && same_tokens(&t, &ids));
     t.n = 0;
     uint64_t bytes; /* `deq eval` and training: the last line end is not text, and the end of the text is <eos> */
-    CHECK(!deq_corpus_encode(tok, 0, text, len, &t, &bytes, &err) && same_tokens(&t, &ids));
+    CHECK(!deq_corpus_encode(tok, -1, 0, text, len, &t, &bytes, &err) && same_tokens(&t, &ids));
     deq_tokens_free(&t);
     deq_tokens_free(&ids);
     deq_tokenizer_free(tok);

@@ -46,11 +46,13 @@ enum deq_rc tune_open(const char *dir, size_t limit, unsigned threads, struct tu
 
 enum deq_rc tune_add_text(struct tune_subject *s, const char *text, size_t len, struct deq_err *err)
 {
-    const int64_t eos = s->arch->vocab.eos_id;
+    const int64_t bos = deq_vocab_bos(&s->arch->vocab), eos = s->arch->vocab.eos_id;
     uint64_t bytes;
-    if (!s->tokens.n && eos >= 0 && !deq_tokens_push(&s->tokens, (uint32_t)eos)) /* as behind the end of another */
+    /* as behind the end of another */
+    if (!s->tokens.n && bos < 0 && eos >= 0 && !deq_tokens_push(&s->tokens, (uint32_t)eos))
         return deq_fail(err, DEQ_ENOMEM, "no memory for the tokens");
-    return s->tokens.n < s->limit ? deq_corpus_encode(s->tokenizer, eos, text, len, &s->tokens, &bytes, err) : DEQ_OK;
+    return s->tokens.n < s->limit ? deq_corpus_encode(s->tokenizer, bos, eos, text, len, &s->tokens, &bytes, err)
+                                  : DEQ_OK;
 }
 
 enum deq_rc tune_prepare(struct tune_subject *s, struct deq_err *err)
