@@ -181,9 +181,9 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     if (p->stop != DEQ_STOP_AT_RESIDUAL && !(p->tol > 0))
         return deq_fail(err, DEQ_EINVAL, "stop: %s, but tol 0 asks for a fixed number of steps",
                         deq_stop_rule_name(p->stop));
-    if (!p->max_iter && p->warm_start != DEQ_WARM_PROPOSAL)
-        return deq_fail(err, DEQ_EINVAL, "max_iter: 0 answers from the model's proposal; with start %s there is none",
-                        deq_warm_name(p->warm_start));
+    if (!p->max_iter && !deq_warm_is_fixed(p->warm_start))
+        return deq_fail(err, DEQ_EINVAL, "max_iter: 0 answers from where states begin, which is nowhere of their own "
+                        "with start %s", deq_warm_name(p->warm_start));
     const struct deq_sampling *s = &q->sampling;
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");

@@ -62,7 +62,8 @@ static const struct deq_opt flags[] = {
     SEGMENT_FLAGS(AT(segments)),
     {"--limit", DEQ_OPT_U64, AT(limit), 2, 1e12, "1000000000000", NULL, "the first N tokens of the text only"},
     {"--evaluations", DEQ_OPT_ARG, AT(evaluations), 0, 0, NULL, "N,N,...",
-     "a table: loss with exactly so many evaluations a position, whatever the residual, in window 1"},
+     "a table: loss with exactly so many evaluations a position, whatever the residual, in window 1; 0: of where "
+     "states begin, a proposal or zero"},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
@@ -176,27 +177,35 @@ static const char *perplexity_of(const struct result *r, char ret[32])
     return ret;
 }
 
+/* Without an evaluation there is none. */
+static const char *residual_of(const struct result *r, const struct deq_solve_params *p, char ret[32])
+{
+    snprintf(ret, 32, p->max_iter ? "%.6g" : "null", r->residual_max);
+    return ret;
+}
+
 static void print(const struct result *r, const struct deq_solve_params *p, enum deq_class numeric, bool json)
 {
-    char perplexity[32];
+    char perplexity[32], residual[32];
+    residual_of(r, p, residual);
     if (json)
         printf("{\"tokens\": %zu, \"bytes\": %llu, \"nll_per_token\": %.6f, \"perplexity\": %s, "
                "\"bits_per_byte\": %.6f, \"evaluations_per_token\": %.4f, \"steps_per_token\": %.4f, "
-               "\"residual_max\": %.6g, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
+               "\"residual_max\": %s, \"not_converged\": %zu, \"seconds\": %.3f, \"tokens_per_second\": %.1f, "
                "\"tol\": %g, \"max_iter\": %u, \"solver\": \"%s\", \"window\": %u, \"warm_start\": \"%s\", "
                "\"numeric_class\": \"%s\"}\n",
                r->tokens, (unsigned long long)r->bytes, r->nll, perplexity_of(r, perplexity), r->bits_per_byte,
-               r->evaluations, r->steps, r->residual_max, r->not_converged, r->seconds,
+               r->evaluations, r->steps, residual, r->not_converged, r->seconds,
                (double)r->tokens / r->seconds, (double)p->tol, p->max_iter, deq_solver_name(p->solver),
                deq_prefill_window(p->window, p->prefill_window), deq_warm_name(p->warm_start),
                deq_class_name(numeric));
     else
         printf("tokens               %zu (%llu bytes)\nnats a token         %.4f\n"
                "perplexity           %.3f\nbits a byte          %.4f\n"
-               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %.2e (%zu above tol)\n"
+               "evaluations a token  %.2f (%.2f steps)\nlargest residual     %s (%zu above tol)\n"
                "seconds              %.1f (%.0f tokens/s)\nnumeric class        %s\n",
                r->tokens, (unsigned long long)r->bytes, r->nll, exp(r->nll), r->bits_per_byte, r->evaluations,
-               r->steps, r->residual_max, r->not_converged, r->seconds, (double)r->tokens / r->seconds,
+               r->steps, residual, r->not_converged, r->seconds, (double)r->tokens / r->seconds,
                deq_class_name(numeric));
 }
 
@@ -208,7 +217,7 @@ static const char *against_budgets(const struct flags *f)
     const struct solve_flags *s = &f->solve;
     return s->tol >= 0           ? "--tol"
            : s->preset >= 0      ? "--preset"
-           : s->max_iter         ? "--max-iter"
+           : s->max_iter != UINT32_MAX ? "--max-iter"
            : s->window           ? "--window"
            : s->prefill_window   ? "--prefill-window"
            : f->segments.tgt_len ? "--tgt-len"
@@ -240,12 +249,9 @@ static enum deq_rc run_budgets(const struct deq_model *model, const struct flags
     p.window = 1;
     p.prefill_window = 0;
     for (size_t i = 0; i < b->n; i++)
-        if (!b->each[i] && p.warm_start != DEQ_WARM_PROPOSAL)
-            return info.has_proposal
-                       ? deq_fail(err, DEQ_EINVAL, "--evaluations: 0 answers from the proposal, not from %s",
-                                  deq_warm_name(p.warm_start))
-                       : deq_fail(err, DEQ_EINVAL, "--evaluations: 0: a %s has no proposal of its own to answer from",
-                                  info.model_type);
+        if (!b->each[i] && !deq_warm_is_fixed(p.warm_start))
+            return deq_fail(err, DEQ_EINVAL, "--evaluations: 0 reads out where states begin, which is a proposal's or "
+                            "zero, not %s's", deq_warm_name(p.warm_start));
     if (!f->json)
         printf("%zu tokens (%llu bytes), %s, %s from %s\nevaluations  nats a token  bits a byte   perplexity  "
                "tokens/s\n", tokens->n - 1, (unsigned long long)bytes, deq_class_name(info.numeric),

@@ -89,7 +89,8 @@ static enum deq_rc new_text(const struct deq_args *stops, struct deq_text **ret,
     return deq_text_new(stops->item, lens, stops->n, ret, err);
 }
 
-static void ask(const struct flags *f, const struct deq_model_info *i, struct deq_request *q)
+static enum deq_rc ask(const struct flags *f, const struct deq_model_info *i, struct deq_request *q,
+                       struct deq_err *err)
 {
     q->max_tokens = f->max_tokens;
     q->sampling.temperature = f->temperature;
@@ -99,6 +100,12 @@ static void ask(const struct flags *f, const struct deq_model_info *i, struct de
     q->sampling.seed = f->seed;
     q->ignore_eos = f->ignore_eos;
     solve_flags_apply(&f->solve, i, &q->solve);
+    if (q->solve.max_iter || q->solve.warm_start == DEQ_WARM_PROPOSAL)
+        return DEQ_OK;
+    return i->has_proposal ? deq_fail(err, DEQ_EINVAL, "--max-iter: 0 answers from the model's proposal, not from %s",
+                                      deq_warm_name(q->solve.warm_start))
+                           : deq_fail(err, DEQ_EINVAL, "--max-iter: 0 answers from a model's proposal, and this %s "
+                                      "makes none", i->model_type);
 }
 
 /* An argument may be any bytes, and end within a character that the text goes on with. */
@@ -120,21 +127,25 @@ static int end(struct output *o, size_t n_prompt, const struct deq_engine_stats 
         deq_text_end(o->text, &o->shown);
     if (o->json)
         return cli_print_json("generate",
-                              json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:f, s:b, s:f, s:f, s:f}",
+                              json_pack("{s:s%, s:s%, s:s, s:i, s:i, s:f, s:f, s:o, s:b, s:f, s:f, s:f}",
                                         "prompt", o->prompt.data ? o->prompt.data : "", o->prompt.len,
                                         "text", o->shown.data ? o->shown.data : "", o->shown.len,
                                         "finish_reason", deq_finish_name(o->finish), "prompt_tokens", (int)n_prompt,
                                         "completion_tokens", (int)o->tokens,
                                         "evaluations_per_token", o->evaluations / per, "steps_per_token", steps,
-                                        "residual_max", o->residual_max, "converged", o->converged == o->tokens,
+                                        "residual_max", o->evaluations > 0 ? json_real(o->residual_max) : json_null(),
+                                        "converged", o->converged == o->tokens,
                                         "seconds", seconds, "time_to_first_token_seconds", o->first_token_s,
                                         "tokens_per_second", per / seconds),
                               JSON_REAL_PRECISION(9));
     fwrite(o->shown.data + before, 1, o->shown.len - before, stdout);
     putchar('\n');
     (void)deq_stdio_flush(); /* the line's end before what follows, also where both go to one file */
-    fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token, largest residual %.1e\n",
-            o->tokens, deq_finish_name(o->finish), per / seconds, steps, o->evaluations / per, o->residual_max);
+    fprintf(stderr, "%zu tokens (%s), %.1f tokens/s, %.2f steps and %.2f evaluations a token", o->tokens,
+            deq_finish_name(o->finish), per / seconds, steps, o->evaluations / per);
+    if (o->evaluations > 0)
+        fprintf(stderr, ", largest residual %.1e", o->residual_max);
+    fputc('\n', stderr);
     return CLI_OK;
 }
 
@@ -191,7 +202,7 @@ int cmd_generate(int argc, char **argv)
         /* an empty prompt: the start of a document */
         const uint32_t start = info.start_id >= 0 ? (uint32_t)info.start_id : 0;
         struct deq_request q = deq_request_defaults(model);
-        ask(&f, &info, &q);
+        rc = ask(&f, &info, &q, &err);
         q.prompt = tokens.n ? tokens.ids : &start;
         q.n_prompt = tokens.n ? tokens.n : 1;
         if (info.max_positions > q.n_prompt) /* the text ends there */
@@ -201,10 +212,11 @@ int cmd_generate(int argc, char **argv)
         o.model = model;
         o.prev = q.prompt[q.n_prompt - 1];
         o.end = f.ignore_eos ? -1 : info.eos_id;
-        code = run(model, &q, args[1], solve_flags_threads(&f.solve), &o);
-    } else {
-        code = cli_fail("generate", err.text);
+        if (!rc)
+            code = run(model, &q, args[1], solve_flags_threads(&f.solve), &o);
     }
+    if (rc)
+        code = cli_fail("generate", err.text);
     deq_text_free(o.text);
     deq_buf_free(&o.shown);
     deq_buf_free(&o.prompt);

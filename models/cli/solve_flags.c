@@ -15,7 +15,7 @@ void solve_flags_apply(const struct solve_flags *f, const struct deq_model_info 
         p->tol = (const float[]){i->tol_fast, i->tol, i->tol_exact}[f->preset];
     if (f->tol >= 0)
         p->tol = f->tol;
-    if (f->max_iter)
+    if (f->max_iter != UINT32_MAX)
         p->max_iter = f->max_iter;
     if (f->window || f->prefill_window)
         p->prefill_window = f->prefill_window; /* 0: as --window */

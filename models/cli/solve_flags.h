@@ -7,19 +7,20 @@
 
 struct solve_flags {
     float tol;                          /* -1: not given */
-    uint32_t max_iter, window, prefill_window, threads; /* 0: not given */
+    uint32_t window, prefill_window, threads; /* 0: not given */
+    uint32_t max_iter;                        /* UINT32_MAX: not given */
     int solver, warm, stop, preset, numeric;  /* -1: not given */
 };
 
-#define SOLVE_FLAGS_NONE {.tol = -1, .solver = -1, .warm = -1, .stop = -1, .preset = -1, .numeric = -1}
+#define SOLVE_FLAGS_NONE {.tol = -1, .max_iter = UINT32_MAX, .solver = -1, .warm = -1, .stop = -1, .preset = -1, .numeric = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
 #define SOLVE_FLAGS(at)                                                                                       \
     {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \
      "relative residual at which a row stops; else the model's"},                                             \
     {"--preset", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, preset), 0, 0, NULL,                       \
      "fast|balanced|exact", "a tolerance of the model's by its name; --tol goes before it"},                  \
-    {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 1, 100000, NULL, NULL,         \
-     "evaluations of a row at most; else the model's"},                                                       \
+    {"--max-iter", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, max_iter), 0, 100000, NULL, NULL,         \
+     "evaluations of a row at most, 0: none, from its start alone; else the model's"},                     \
     {"--solver", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, solver), 0, 0, NULL, DEQ_SOLVER_CHOICES,   \
      "root finder; else the model's"},                                                                        \
     {"--window", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, window), 1, DEQ_ROW_WINDOW_MAX, NULL, NULL, \

@@ -88,7 +88,7 @@ def test_eval():
                 continue  # a line end is a text of one byte
             check(code == 1 and out == "" and words in err and err.count("\n") == 1,
                   "eval of %r: %d %r" % (content, code, err))
-        for flags in (["--tol", "-1"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "0"],
+        for flags in (["--tol", "-1"], ["--tol", "x"], ["--solver", "newton"], ["--window", "65"], ["--max-iter", "-1"],
                       ["--nothing"], ["a", "b"]):
             code, out, err = run([DEQ, "eval", TINY, path] + flags)
             check(code == 2 and flags[0].lstrip("-")[:4] in err + "a b", "eval %s: %d %r" % (flags, code, err))
@@ -133,7 +133,7 @@ def test_eval_evaluations():
         equal([x.split()[0] for x in lines[1:-1]], ["evaluations", "3", "1"], "a table")
         equal(lines[2].split()[1], "%.4f" % o["budgets"][0]["nll_per_token"], "of the same figures")
         code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", "0,1"])
-        check(code == 1 and not out and "0: a deq_transformer has no proposal of its own to answer from" in err,
+        check(code == 1 and not out and "0 reads out where states begin, which is a proposal's or zero, not " in err,
               "0: %d %r" % (code, err))
         for value in ("1,,2", "1,", ",1", "x", "1 2", "-1", "100001", "99999999999999999999", ",".join("1" * 33)):
             code, out, err = run([DEQ, "eval", TINY, path, "--evaluations", value])
@@ -237,11 +237,11 @@ def test_numbers_of_flags():
     range."""
     flags = {("generate", "m", "x"): {"--max-tokens": "1..16777216", "--top-k": "0..16777216",
                                       "--seed": "0..9007199254740992", "--window": "1..64", "--prefill-window": "1..64",
-                                      "--max-iter": "1..100000",
+                                      "--max-iter": "0..100000",
                                       "--threads": "1..256"},
              ("tune", "m", "x"): {"--limit": "513..16777216", "--repeat": "1..8", "--seconds": "1..16777216",
                                   "--threads": "1..256"},
-             ("eval", "m", "x"): {"--max-iter": "1..100000", "--window": "1..64", "--prefill-window": "1..64",
+             ("eval", "m", "x"): {"--max-iter": "0..100000", "--window": "1..64", "--prefill-window": "1..64",
                                   "--threads": "1..256",
                                   "--tgt-len": "1..65536", "--mem-len": "0..65536",
                                   "--streams": "1..4096", "--limit": "2..1000000000000"},

@@ -75,6 +75,29 @@ def test_limit_and_proposal_are_served():
                               "--json"])
         o = json.loads(out)
         equal((o["finish_reason"], o["completion_tokens"]), ("length", limit - 2), "generated: " + err)
+        none = ["--max-iter", "0", "--max-tokens", "4", "--json"]
+        code, out, err = run([DEQ, "generate", p.path("model"), "<1> <2>"] + none)
+        o = json.loads(out)
+        equal((code, o["evaluations_per_token"], o["residual_max"]), (0, 0, None), "from the proposal: " + err)
+        code, out, err = run([DEQ, "generate", p.path("model"), "<1> <2>", "--warm-start", "zero"] + none)
+        check(code == 1 and not out and "--max-iter: 0 answers from the model's proposal, not from zero" in err, err)
+
+
+def test_no_evaluations_from_zero():
+    """A loop that begins at zero: its table of losses begins there too, but nobody is answered from there."""
+    with place() as p:
+        made.make("huginn-tiny", p.path("in"))
+        equal(imported(p)[0], 0, "import")
+        with open(p.path("text"), "w") as f:
+            f.write(" ".join("<%d>" % (7 * i % 90) for i in range(20)))
+        code, out, err = run([DEQ, "eval", p.path("model"), p.path("text"), "--evaluations", "0,1", "--json"])
+        zero, one = json.loads(out)["budgets"]
+        # layers whose input is nothing give nothing, so that all words are as probable
+        check(code == 0 and abs(zero["perplexity"] - made.MODELS["huginn-tiny"]["padded_vocab_size"]) < 1e-3,
+              "at zero: %s %s" % (out, err))
+        check(one["perplexity"] != zero["perplexity"], "an evaluation changes it: " + out)
+        code, out, err = run([DEQ, "generate", p.path("model"), "<1>", "--max-iter", "0"])
+        check(code == 1 and not out and "0 answers from a model's proposal, and this deq_looped makes none" in err, err)
 
 
 def test_many_layers_and_few_positions():
