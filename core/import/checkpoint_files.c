@@ -193,6 +193,9 @@ static enum deq_rc list(struct deq_checkpoint *c, struct deq_err *err)
                           : of_safetensors(deq_safetensors_at(p->safetensors, j));
             t->part = (unsigned)i;
             t->file = p->path;
+            if (c->index && !json_object_get(json_object_get(c->index, "weight_map"), t->name))
+                return deq_fail(err, DEQ_EFORMAT, "%s: tensor %s: not in the weight_map of %s", p->path, t->name,
+                                c->path);
         }
         for (size_t j = 0; p->torch && j < deq_torchfile_ignored_count(p->torch); j++)
             c->ignored[c->n_ignored++] = deq_torchfile_ignored_at(p->torch, j);

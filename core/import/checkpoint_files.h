@@ -5,8 +5,8 @@
  *     DIRECTORY        with one of those under a usual name
  *
  * Knows no model. Every file is checked as its reader says (core/data/torchfile.h, safetensors.h); a shard that is
- * missing, a tensor that the index places elsewhere and a name that two shards have are errors that name them. One
- * thread. */
+ * missing, a tensor that the index places elsewhere or leaves out and a name that two shards have are errors that name
+ * them. Links are followed, as caches of downloads need it. One thread. */
 #ifndef DEQ_IMPORT_CHECKPOINT_FILES_H
 #define DEQ_IMPORT_CHECKPOINT_FILES_H
 

@@ -316,7 +316,7 @@ enum deq_rc deq_entries_none_left(struct deq_entries *e)
         if (e->used[i])
             continue;
         if (own_name(e, i))
-            return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: not part of a %s with the arguments of %s",
+            return deq_fail(e->err, DEQ_EFORMAT, "%s: entry %s: not part of model_type %s with the arguments of %s",
                             e->checkpoint, deq_checkpoint_at(e->file, i)->name, e->model, e->config);
         elsewhere++;
     }

@@ -12,7 +12,8 @@ struct solve_flags {
     int solver, warm, stop, preset, numeric;  /* -1: not given */
 };
 
-#define SOLVE_FLAGS_NONE {.tol = -1, .max_iter = UINT32_MAX, .solver = -1, .warm = -1, .stop = -1, .preset = -1, .numeric = -1}
+#define SOLVE_FLAGS_NONE \
+    {.tol = -1, .max_iter = UINT32_MAX, .solver = -1, .warm = -1, .stop = -1, .preset = -1, .numeric = -1}
 /* Rows of the table of a command whose flags are a struct with a struct solve_flags at `at`. */
 #define SOLVE_FLAGS(at)                                                                                       \
     {"--tol", DEQ_OPT_FLOAT, (at) + offsetof(struct solve_flags, tol), 0, 10, NULL, NULL,                     \

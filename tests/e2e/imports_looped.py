@@ -350,6 +350,10 @@ def test_bad_shards():
         bad(["model-9.safetensors", "missing", "transformer.wte.weight"],
             **{"transformer.wte.weight": "model-9.safetensors"})
         bad(["weight_map.lm_head.weight", "beside it"], **{"lm_head.weight": "../x.safetensors"})
+        norm = "transformer.core_block.0.norm_1.weight"
+        with open(index, "w") as f:
+            json.dump(dict(good, weight_map={k: v for k, v in good["weight_map"].items() if k != norm}), f)
+        refused(p, [good["weight_map"][norm], norm, "not in the weight_map"])
         with open(index, "w") as f:
             json.dump(good, f)
         os.rename(p.path("in", shards[1]), p.path("in", "away"))
@@ -359,6 +363,25 @@ def test_bad_shards():
         with open(p.path("in", shards[1]), "wb") as f:
             f.write(data[:-1])
         refused(p, [shards[1]])
+
+
+def test_shards_of_a_cache_are_links():
+    """As Hugging Face's cache keeps them: every file of a snapshot is a link to a blob elsewhere."""
+    with place() as p:
+        made.make("huginn-tiny", p.path("in"), "shards", shard_bytes=100000)
+        equal(imported(p, out="plain")[0], 0, "import")
+        os.makedirs(p.path("cache", "blobs"))
+        os.makedirs(p.path("cache", "snapshots", "main"))
+        for i, name in enumerate(sorted(os.listdir(p.path("in")))):
+            os.rename(p.path("in", name), p.path("cache", "blobs", str(i)))
+            os.symlink("../../blobs/%d" % i, p.path("cache", "snapshots", "main", name))
+        code, _, err = imported(p, os.path.join("cache", "snapshots", "main"))
+        equal(code, 0, err)
+        equal(model_of(p), model_of(p, "plain"), "the same model")
+        os.unlink(p.path("cache", "blobs", "2"))
+        shutil.rmtree(p.path("model"))
+        code, _, err = imported(p, os.path.join("cache", "snapshots", "main"))
+        check(code == 1 and "model-00002-of" in err and "missing" in err, "a blob that is gone: %s" % err)
 
 
 def test_bad_directories():

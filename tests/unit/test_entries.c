@@ -146,7 +146,7 @@ TEST(entries_none_left)
     struct deq_entries e;
     if (open_entries(&e, POST, FIRST, &err)) {
         CHECK(deq_entries_none_left(&e) == DEQ_EFORMAT);
-        CHECK(says(&err, "not part of a a-model with the arguments of args.json"));
+        CHECK(says(&err, "not part of model_type a-model with the arguments of args.json"));
         for (size_t i = 0; i < deq_checkpoint_count(e.file); i++)
             CHECK(!deq_entries_pass(&e, deq_checkpoint_at(e.file, i)->name, shape_at(&e, i)));
         CHECK(!deq_entries_pass(&e, "nobody", DEQ_SHAPE1(1)));

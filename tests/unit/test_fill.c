@@ -270,7 +270,7 @@ TEST(fill_answers_from_the_proposal)
     q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 7};
     q.solve.max_iter = 0;
     q.solve.warm_start = DEQ_WARM_PREVIOUS;
-    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "max_iter: 0 answers from where states begin"));
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "0 answers from where states begin"));
     q.solve.warm_start = DEQ_WARM_ZERO; /* which every token's state is then: one distribution */
     const struct answer flat = ask(e, &q, NULL);
     CHECK(flat.n == 30 && flat.evaluations[29] == 0 && deq_engine_stats(e).rows == 0);
