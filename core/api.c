@@ -104,6 +104,8 @@ struct deq_model_info deq_model_info(const struct deq_model *m)
                                    .max_positions = shape.max_positions,
                                    .state_dim = (uint32_t)shape.state_dim,
                                    .parameters = m->weights->parameters,
+                                   .non_embedding_parameters = m->weights->share[DEQ_SHARE_CELL],
+                                   .predictor_parameters = m->weights->share[DEQ_SHARE_PREDICTOR],
                                    .step_madds = shape.step_madds,
                                    .weight_bytes = m->weights->bytes,
                                    .cache_bytes_per_token = shape.page_bytes / shape.page_tok,

@@ -70,7 +70,8 @@ struct deq_model_info {
     size_t n_facts;
     uint32_t vocab_size, d_model, state_dim, lookback; /* lookback: positions before its own that a position reads */
     uint32_t max_positions;        /* a text has at most as many; 0: any number */
-    uint64_t parameters;
+    uint64_t parameters;           /* of these, outside embedding, head and predictor; and the predictor's: */
+    uint64_t non_embedding_parameters, predictor_parameters;
     uint64_t step_madds;           /* multiply-adds of one evaluation of a row, in matrix products */
     uint64_t weight_bytes;         /* packed, as held in memory */
     uint64_t cache_bytes_per_token;

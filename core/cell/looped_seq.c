@@ -334,6 +334,7 @@ enum deq_rc deq_looped_seq_new(const struct deq_arch *a, const struct deq_seq_sh
     if (!s->mem)
         goto nomem;
     lay_out(s, &l, shape->dropout);
+    s->base.bytes = l.bytes;
     *ret = &s->base;
     return DEQ_OK;
 nomem:

@@ -172,7 +172,9 @@ static void walk_layer(struct deq_weights *w, const struct deq_looped_arch *a, s
     if (i < 32 && a->value_embeds[part] >> i & 1) {
         PUT(s.n_kv_head, DEQ_VALUE_GATE_IN, DEQ_ROLE_EMBED, &l->value_gate, NULL,
             "%s.%u.attn.value_gate.weight", of, i);
+        w->putting = DEQ_SHARE_WORDS;
         PUT(V, K, DEQ_ROLE_EMBED, &l->value_embed, &l->packed.value_embed, "%s.%u.attn.value_embed.weight", of, i);
+        w->putting = DEQ_SHARE_CELL;
     }
 }
 

@@ -8,6 +8,7 @@ void deq_predictor_walk(struct deq_weights *w, struct deq_predictor *p, const st
 {
     const size_t Hp = p->hidden, S = p->state_dim, D = v->d_model;
     w->n_main = w->n;
+    w->putting = DEQ_SHARE_PREDICTOR;
     if (!Hp)
         return;
     deq_weights_put(w, &(struct deq_put){&p->tok_w, DEQ_ROLE_GUESS, Hp, D, &p->packed.tok, NULL, 1},

@@ -55,10 +55,12 @@ void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l)
     const size_t N = s->b * s->t_max;
     DEQ_PART(l, s->e, N * v->d_model);
     DEQ_PART(l, s->d_x, N * deq_vocab_out(v));
+    const size_t begin = l->bytes;
     DEQ_PART(l, s->tails, s->loss_rows * v->n_cutoffs);
     DEQ_PART(l, s->gather, s->loss_rows * deq_vocab_out(v));
     DEQ_PART(l, s->hidden, s->loss_rows * deq_cluster_embed(v, 0));
     DEQ_PART(l, s->logits, s->loss_rows * (size_t)v->size);
+    s->logits_bytes = l->bytes - begin;
 }
 
 void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct deq_vocabulary *v,

@@ -64,6 +64,7 @@ struct deq_seq {
     size_t state_dim;      /* S */
     size_t shown_dim;
     unsigned n_tapes;
+    size_t bytes, logits_bytes; /* all that it holds, and of that the head's work on rows of logits */
     deq_gemm_fn *xwt, *dyw;    /* products of the forward evaluation: fast, or wide */
     const uint32_t *tokens;    /* [N], borrowed from begin to end */
     float *e;                  /* [N, D] embeddings times their scale */

@@ -8,7 +8,7 @@
 #include "core/cell/predictor.h"
 #include "core/cell/vocabulary.h"
 
-enum { DEQ_BLOCKS_MAX = 16 };
+enum { DEQ_BLOCKS_MAX = 128 };
 
 /* Where LayerNorm stands (n1 before attention, n2 after it, n3 after the FFN, n4 before it):
  *   POST     h = n2(z + attn(z));  f = n3(h + ffn(h))            locuslab/deq

@@ -380,6 +380,7 @@ enum deq_rc deq_transformer_seq_new(const struct deq_arch *a, const struct deq_s
     if (!s->mem)
         goto nomem;
     lay_out(s, &l, shape->dropout);
+    s->base.bytes = l.bytes;
     for (size_t i = 0; i < R; i++)
         deq_sinusoid((uint32_t)(R - 1 - i), (uint32_t)D, s->sin + i * D);
     *ret = &s->base;

@@ -369,6 +369,7 @@ enum deq_rc deq_trellis_seq_new(const struct deq_arch *a, const struct deq_seq_s
     if (!s->mem)
         goto nomem;
     lay_out(s, &l, shape->dropout);
+    s->base.bytes = l.bytes;
     *ret = &s->base;
     return DEQ_OK;
 nomem:

@@ -28,6 +28,8 @@ static const struct deq_opt recipe[] = {
     {"model.dilation", DEQ_OPT_U32, AT(dilation), 1, 1024, "1", NULL, "Positions between taps on the state."},
     {"model.embed_scale", DEQ_OPT_BOOL, AT(embed_scale), 0, 1, "true", NULL,
      "Embeddings are multiplied by sqrt(hidden_size)."},
+    {"model.levels", DEQ_OPT_BOOL, AT(levels), 0, 1, "false", NULL,
+     "For train.grad explicit: an ordinary trellis network, in which c of the position before is the level below's."},
 };
 
 static enum deq_rc check(const struct deq_arch *a, const char *where, struct deq_err *err)

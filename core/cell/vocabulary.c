@@ -20,6 +20,7 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
 {
     const struct deq_vocab *s = &v->shape;
     const bool projects = deq_projects(s);
+    w->putting = DEQ_SHARE_WORDS;
     for (unsigned c = 0; c < deq_clusters(s); c++) {
         const size_t V = deq_cluster_size(s, c), E = deq_cluster_embed(s, c), D = s->d_model;
         put_cluster(w, v, "embed", "weight", c,
@@ -51,6 +52,7 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
         deq_weights_put(w, &(struct deq_put){&v->tails_b, DEQ_ROLE_BIAS, 0, s->n_cutoffs, NULL, NULL, 1},
                         "head.tails.bias");
     }
+    w->putting = DEQ_SHARE_CELL;
 }
 
 void deq_readout_lay_out(struct deq_readout *r, const struct deq_vocab *v, enum deq_class c, size_t rows,

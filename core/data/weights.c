@@ -30,6 +30,7 @@ void deq_weights_put(struct deq_weights *w, const struct deq_put *put, const cha
     }
     w->n_params++;
     w->parameters += count;
+    w->share[w->putting] += put->role == DEQ_ROLE_FIXED ? 0 : count;
     w->n += held ? DEQ_ROUND_UP(count, (size_t)16) : 0; /* every tensor starts at a cache line */
 }
 
@@ -42,6 +43,8 @@ void deq_weights_put_rounded(struct deq_weights *w, struct deq_packed *rounded)
 static void walk(struct deq_weights *w)
 {
     w->n = w->n_params = w->parameters = 0;
+    memset(w->share, 0, sizeof w->share);
+    w->putting = DEQ_SHARE_CELL;
     w->n_main = SIZE_MAX;
     w->walk(w);
     w->n_main = DEQ_MIN(w->n_main, w->n);

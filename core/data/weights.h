@@ -33,6 +33,15 @@ static inline bool deq_role_is_matrix(enum deq_role r)
     return r < DEQ_ROLE_GAIN;
 }
 
+/* Whose a parameter is. Models are compared by the cell's: a vocabulary's size is its own, and a predictor only guesses
+ * what is computed without it. */
+enum deq_share {
+    DEQ_SHARE_CELL,
+    DEQ_SHARE_WORDS,    /* tables of words with what leads to and from them: embeddings, head */
+    DEQ_SHARE_PREDICTOR,
+    DEQ_SHARES
+};
+
 struct deq_param {
     char name[DEQ_PARAM_NAME];
     enum deq_role role;
@@ -54,6 +63,8 @@ struct deq_weights {
     struct deq_param *params;
     size_t n_params;
     uint64_t parameters; /* numbers in all tensors; n also counts what fills up cache lines */
+    uint64_t share[DEQ_SHARES]; /* of these, but for fixed tables */
+    enum deq_share putting;     /* whose tensors a walk puts now; it begins with CELL's */
     bool packed;   /* the form */
     bool bare;     /* the table alone, to write a file by: no numbers are held, data and every pointer are NULL */
     bool overflow; /* the walk met shapes beyond reason */

@@ -1,5 +1,6 @@
 #include "core/train/checkpoint.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,18 +14,33 @@ enum { KINDS = 3, SQUARES = 2, NAME = DEQ_PARAM_NAME + 16 };
 #define SECONDS_MAX 1e10 /* three centuries */
 static const char *const prefix[KINDS] = {"", "adam.m.", "adam.v."};
 
+/* What is not finite could not be read again: it must not take the place of what can. */
+static enum deq_rc check_finite(const char *path, const struct deq_weights *w, const float *const data[KINDS],
+                                uint64_t step, struct deq_err *err)
+{
+    for (size_t k = 0; k < KINDS; k++)
+        for (size_t i = 0; i < w->n_params; i++) {
+            const struct deq_param *p = &w->params[i];
+            for (size_t j = 0; j < p->count; j++)
+                if (!isfinite(data[k][p->offset + j]))
+                    return deq_fail(err, DEQ_ENUMERIC, "%s: not replaced: after step %llu tensor %s%s is not finite",
+                                    path, (unsigned long long)step, prefix[k], p->name);
+        }
+    return DEQ_OK;
+}
+
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
                                 const struct deq_progress *p, struct deq_err *err)
 {
     const size_t n = w->n_params;
     struct deq_tensor_out *out = DEQ_NEW_ARRAY(struct deq_tensor_out, KINDS * n);
     char(*names)[NAME] = deq_alloc_array(KINDS * n, NAME);
-    enum deq_rc rc;
-    if (!out || !names) {
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
-        goto out;
-    }
     const float *const data[KINDS] = {w->data, m, v};
+    enum deq_rc rc = check_finite(path, w, data, p->step, err);
+    if (!rc && (!out || !names))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
+    if (rc)
+        goto out;
     for (size_t k = 0; k < KINDS; k++)
         for (size_t i = 0; i < n; i++) {
             const struct deq_param *q = &w->params[i];

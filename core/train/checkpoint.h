@@ -13,7 +13,7 @@ struct deq_progress {
     uint64_t skipped;   /* of the steps, those left out because something was not finite */
 };
 
-/* w, m, v: the same layout. */
+/* w, m, v: the same layout. DEQ_ENUMERIC: something is not finite; the file stays as it was. */
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
                                 const struct deq_progress *p, struct deq_err *err);
 /* Fills w, m, v; every tensor must fit, and every number of the metadata be one that a run can have written. */

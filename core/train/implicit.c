@@ -3,34 +3,90 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/layout.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/math/kern.h"
 
 enum { STREAM_DROPOUT = 201, STREAM_PROBE = 202 };
 
-enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest,
-                              unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err)
+/* --- Memory --- */
+
+/* Recorded evaluations, and how many of them are on tapes at a time. */
+static unsigned recorded(const struct deq_grad_opts *o)
+{
+    return o->mode == DEQ_GRAD_IMPLICIT ? 1 : o->depth;
+}
+
+static unsigned segment_of(const struct deq_grad_opts *o)
+{
+    return o->segment ? DEQ_MIN(o->segment, recorded(o)) : recorded(o);
+}
+
+static unsigned segments(const struct deq_grad_opts *o)
+{
+    return (recorded(o) - 1) / segment_of(o) + 1;
+}
+
+/* What steps need, in floats for a state of one. */
+struct room {
+    unsigned n_tapes;
+    bool dropout, adjoint, penalty;
+    size_t kept, scratch;
+};
+
+static struct room room_for(const struct deq_grad_opts *opts, size_t n, size_t b, size_t dim)
+{
+    struct room r = {0};
+    for (size_t i = 0; i < n; i++) {
+        const struct deq_grad_opts *o = &opts[i];
+        const bool penalty = o->jac_weight > 0; /* takes the last tape */
+        r.n_tapes = DEQ_MAX(r.n_tapes, segment_of(o) + penalty);
+        r.kept = DEQ_MAX(r.kept, (size_t)segments(o) - 1);
+        r.dropout = r.dropout || o->dropout > 0 || o->weight_dropout > 0;
+        r.penalty = r.penalty || penalty;
+        if (o->mode != DEQ_GRAD_EXPLICIT)
+            r.scratch = DEQ_MAX(r.scratch, deq_solve_floats(&o->forward, b, dim));
+        if (o->mode == DEQ_GRAD_IMPLICIT) {
+            r.adjoint = true;
+            r.scratch = DEQ_MAX(r.scratch, deq_solve_floats(&o->adjoint, b, dim));
+        }
+    }
+    return r;
+}
+
+static void lay_out(struct deq_grad_work *w, const struct room *r, size_t nd, struct deq_layout *l)
+{
+    DEQ_PART(l, w->z, nd);
+    DEQ_PART(l, w->f, nd);
+    DEQ_PART(l, w->y, nd);
+    DEQ_PART(l, w->d, nd);
+    DEQ_PART(l, w->g, r->adjoint ? nd : 0);
+    DEQ_PART(l, w->noise, r->penalty ? nd : 0);
+    DEQ_PART(l, w->kept, r->kept * nd);
+    DEQ_PART(l, w->scratch, r->scratch);
+}
+
+enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *opts,
+                              size_t n, struct deq_grad_work *ret, struct deq_err *err)
 {
     struct deq_grad_work w = {0};
-    const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = n_tapes, .dropout = dropout};
+    struct room room = room_for(opts, n, b, 0);
+    const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = room.n_tapes, .dropout = room.dropout};
     enum deq_rc rc = deq_seq_new(arch, &shape, &w.seq, err);
     if (rc)
         return rc;
-    const size_t dim = t * w.seq->state_dim, nd = b * dim;
-    const size_t floats = DEQ_MAX(deq_solve_floats(&widest->forward, b, dim),
-                                  deq_solve_floats(&widest->adjoint, b, dim));
-    w.z = DEQ_NEW_ARRAY(float, nd);
-    w.f = DEQ_NEW_ARRAY(float, nd);
-    w.y = DEQ_NEW_ARRAY(float, nd);
-    w.d = DEQ_NEW_ARRAY(float, nd);
-    w.g = DEQ_NEW_ARRAY(float, nd);
-    w.noise = DEQ_NEW_ARRAY(float, nd);
-    w.scratch = DEQ_NEW_ARRAY(float, floats);
-    if (!w.z || !w.f || !w.y || !w.d || !w.g || !w.noise || !w.scratch) {
+    const size_t dim = t * w.seq->state_dim;
+    struct deq_layout l = {0};
+    room = room_for(opts, n, b, dim);
+    lay_out(&w, &room, b * dim, &l);
+    l = (struct deq_layout){.base = w.mem = deq_alloc(l.bytes)};
+    if (!w.mem) {
         deq_grad_work_free(&w);
         return deq_fail(err, DEQ_ENOMEM, "no memory for training on %zu sequences of %zu", b, t);
     }
+    lay_out(&w, &room, b * dim, &l);
+    w.activation_bytes = w.seq->bytes - w.seq->logits_bytes + l.bytes;
     *ret = w;
     return DEQ_OK;
 }
@@ -38,15 +94,35 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
 void deq_grad_work_free(struct deq_grad_work *w)
 {
     deq_seq_free(w->seq);
-    deq_free(w->z);
-    deq_free(w->f);
-    deq_free(w->y);
-    deq_free(w->d);
-    deq_free(w->g);
-    deq_free(w->noise);
-    deq_free(w->scratch);
+    deq_free(w->mem);
     *w = (struct deq_grad_work){0};
 }
+
+enum deq_rc deq_grad_best_segment(const struct deq_arch *arch, size_t b, size_t t, unsigned depth, unsigned *ret,
+                                  struct deq_err *err)
+{
+    size_t bytes[2], state = 0, least = SIZE_MAX; /* of all with one tape and with two */
+    for (unsigned i = 0; i < 2; i++) {
+        const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = i + 1};
+        struct deq_seq *s;
+        const enum deq_rc rc = deq_seq_new(arch, &shape, &s, err);
+        if (rc)
+            return rc;
+        bytes[i] = s->bytes;
+        state = s->n * s->state_dim * sizeof(float);
+        deq_seq_free(s);
+    }
+    for (unsigned k = 1; k <= depth; k++) {
+        const size_t held = (depth - 1) / k * state + k * (bytes[1] - bytes[0]);
+        if (held < least) {
+            least = held;
+            *ret = k;
+        }
+    }
+    return DEQ_OK;
+}
+
+/* --- The forward pass --- */
 
 static void eval_f(void *ctx, const float *z, float *fz)
 {
@@ -95,12 +171,19 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     return penalty;
 }
 
-/* z* and what is recorded behind it: tape 0 is f at w->z, with its value in w->f. Returns the last state. */
+/* The state that a segment begins at. */
+static float *segment_start(struct deq_grad_work *w, unsigned segment)
+{
+    return segment ? w->kept + (segment - 1) * w->seq->n * w->seq->state_dim : w->z;
+}
+
+/* z* and what is recorded behind it: the first evaluation is f at w->z, with its value in w->f; evaluation i is on tape
+ * i mod k until the next segment's takes its place. Returns the last state. */
 static const float *record(struct deq_grad_work *w, const struct deq_grad_opts *o, struct deq_grad_report *r)
 {
     struct deq_seq *s = w->seq;
     struct deq_solve_report solve = {.finite = true};
-    if (o->mode == DEQ_GRAD_SHALLOW)
+    if (o->mode == DEQ_GRAD_EXPLICIT)
         deq_seq_start(s, w->z);
     else
         deq_grad_solve(w, &o->forward, &solve);
@@ -112,11 +195,35 @@ static const float *record(struct deq_grad_work *w, const struct deq_grad_opts *
         r->evaluations++;
     }
     const float *y = w->f;
-    for (unsigned i = 1; i < o->depth && o->mode != DEQ_GRAD_IMPLICIT; i++, r->evaluations++) {
-        s->ops->forward(s, i, y, w->y);
+    const unsigned k = segment_of(o);
+    for (unsigned i = 1; i < recorded(o); i++, r->evaluations++) {
+        if (i % k == 0)
+            memcpy(segment_start(w, i / k), y, s->n * s->state_dim * sizeof(float));
+        s->ops->forward(s, i % k, y, w->y);
         y = w->y;
     }
     return y;
+}
+
+/* --- The way back --- */
+
+/* d, the gradient of the last state, becomes that of what the first recorded evaluation gave, in place. The last
+ * segment's tapes are there, those of the others are made again. */
+static void back(struct deq_grad_work *w, const struct deq_grad_opts *o, float *d, struct deq_weights *grads,
+                 struct deq_grad_report *r)
+{
+    struct deq_seq *s = w->seq;
+    const unsigned k = segment_of(o), n = segments(o);
+    for (unsigned segment = n; segment-- > 0;) {
+        const unsigned size = DEQ_MIN(k, recorded(o) - segment * k);
+        const float *y = segment_start(w, segment);
+        for (unsigned i = 0; i < size && segment + 1 < n; i++, r->evaluations++) {
+            s->ops->forward(s, i, y, w->y);
+            y = w->y;
+        }
+        for (unsigned i = size; i-- > (segment ? 0 : 1);)
+            s->ops->vjp(s, i, d, d, grads);
+    }
 }
 
 void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights,
@@ -143,14 +250,13 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
         r.adjoint_residual = solve.residual_mean;
         r.finite = solve.finite;
     } else if (r.finite) {
-        for (unsigned i = o->depth; i-- > 1;)
-            s->ops->vjp(s, i, d, d, grads);
+        back(w, o, d, grads, &r);
     }
     if (r.finite && o->jac_weight > 0)
         r.jac = jacobian_penalty(w, o, count, seed, key, d, grads);
     if (r.finite) {
         s->ops->vjp(s, 0, d, d, grads);
-        if (o->mode == DEQ_GRAD_SHALLOW && s->ops->start_vjp) /* behind a solve it is constant */
+        if (o->mode == DEQ_GRAD_EXPLICIT && s->ops->start_vjp) /* behind a solve it is constant */
             s->ops->start_vjp(s, d);
         s->ops->end(s, grads);
     }

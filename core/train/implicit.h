@@ -11,18 +11,26 @@
  * eps|^2 / (N S). Their Hutchinson estimate needs a second derivative; the finite difference
  *     v = (f(z* + h eps) - f(z*)) / h
  * is the same in the limit and needs two VJPs: d|v|^2 = 2 v'(df(z* + h eps) - df(z*)) / h. z* is taken as constant, as
- * in the paper. The one at z* is shared with the loss, whose gradient comes through the same evaluation. */
+ * in the paper. The one at z* is shared with the loss, whose gradient comes through the same evaluation.
+ *
+ * An explicit network is the same cell evaluated a fixed number of times from the start, every evaluation recorded:
+ * ordinary back-propagation, whose memory grows with depth L. Gradient checkpointing (Chen, Xu, Zhang, Guestrin,
+ * "Training deep nets with sublinear memory cost", 2016) keeps every k-th evaluation's input and, on the way back,
+ * makes the k evaluations behind it again: k tapes and L / k states instead of L tapes, for almost L more
+ * evaluations. What is computed again is the same function of the same numbers, so gradients are equal bit for bit. */
 #ifndef DEQ_TRAIN_IMPLICIT_H
 #define DEQ_TRAIN_IMPLICIT_H
 
 #include "core/cell/seq.h"
 #include "core/solve/solver.h"
 
-enum deq_grad_mode { DEQ_GRAD_SHALLOW, DEQ_GRAD_UNROLL, DEQ_GRAD_IMPLICIT };
+enum deq_grad_mode { DEQ_GRAD_EXPLICIT, DEQ_GRAD_UNROLL, DEQ_GRAD_IMPLICIT };
 
 struct deq_grad_opts {
     enum deq_grad_mode mode;
-    unsigned depth;                 /* recorded evaluations of SHALLOW (from the start) and UNROLL (after the solve) */
+    unsigned depth;                 /* recorded evaluations of EXPLICIT (from the start) and UNROLL (after the solve) */
+    unsigned segment;               /* k: of those only every k-th one's input is kept; 0: all are on tapes. With it no
+                                     * penalty is taken */
     struct deq_solver_opts forward, adjoint;
     float jac_weight, jac_step;     /* 0: no penalty */
     float dropout, weight_dropout;
@@ -30,7 +38,7 @@ struct deq_grad_opts {
 
 struct deq_grad_report {
     double loss;                   /* nats, sum over this shard / count of the batch */
-    unsigned evaluations, adjoint_evaluations;
+    unsigned evaluations, adjoint_evaluations; /* those made again too */
     float residual, adjoint_residual; /* means over sequences */
     double jac;                    /* |J eps|^2 / (N S), 0 when not taken */
     bool finite;
@@ -40,13 +48,23 @@ struct deq_grad_report {
 struct deq_grad_work {
     struct deq_seq *seq;
     float *z, *f;                  /* [N, S] z* and f(z*) */
-    float *y, *d, *g, *noise;      /* [N, S] each */
+    float *y, *d, *g, *noise;      /* [N, S] each; g for IMPLICIT alone, noise for the penalty */
+    float *kept;                   /* [segments - 1, N, S] the states that segments begin at, but the first */
     float *scratch;                /* solver */
+    void *mem;                     /* the one block all of these but seq live in */
+    uint64_t activation_bytes;     /* all that is held for evaluations and gradients, but for the head's rows of logits:
+                                    * taken here, for good, whatever the number of evaluations of a solve */
 };
 
-enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *widest,
-                              unsigned n_tapes, bool dropout, struct deq_grad_work *ret, struct deq_err *err);
+/* Room for steps with any of the n options. */
+enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *opts,
+                              size_t n, struct deq_grad_work *ret, struct deq_err *err);
 void deq_grad_work_free(struct deq_grad_work *w);
+
+/* The k that holds least, for an explicit network of `depth` evaluations on b sequences of t. (It is below sqrt(depth),
+ * the k for tapes no larger than a state.) */
+enum deq_rc deq_grad_best_segment(const struct deq_arch *arch, size_t b, size_t t, unsigned depth, unsigned *ret,
+                                  struct deq_err *err);
 
 /* Solves z* of the tokens given to begin into work->z, f(z*) into work->f. */
 void deq_grad_solve(struct deq_grad_work *work, const struct deq_solver_opts *o, struct deq_solve_report *ret);

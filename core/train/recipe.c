@@ -27,13 +27,18 @@ static const struct deq_opt options[] = {
     U32("train.steps", steps, 1, 100000000, "1000", "Optimiser steps in all."),
     U32("train.shallow_steps", shallow_steps, 0, 100000000, "250",
         "First steps, trained as a weight-tied network of fixed depth."),
-    U32("train.shallow_depth", shallow_depth, 1, 32, "4", "Depth of that network, in evaluations of f."),
+    U32("train.shallow_depth", shallow_depth, 1, 128, "4", "Depth of that network, in evaluations of f."),
     U32("train.batch", batch, 1, 4096, "8", "Sequences in a step."),
     U32("train.micro_batch", micro_batch, 1, 4096, "4", "Sequences one thread works on at a time; divides batch."),
     U32("train.seq_len", seq_len, 2, 65536, "256",
         "Positions of a sequence; of a transformer at most the attention window."),
-    ENUM("train.grad", grad, "implicit", "implicit|unroll",
-         "implicit: adjoint fixed point; unroll: the last recorded evaluations only."),
+    ENUM("train.grad", grad, "implicit", "implicit|unroll|explicit",
+         "implicit: adjoint fixed point; unroll: the last recorded evaluations only; explicit: no equilibrium, but a "
+         "network of solver.max_iter evaluations, differentiated through all of them: the other keys of shallow, "
+         "jac, solver, serve, predictor and tune do not concern it."),
+    BOOL("train.recompute", recompute, "false",
+         "For grad explicit: gradient checkpointing. Few evaluations are kept, the others are made again on the way "
+         "back: less memory, the same bits."),
     U32("train.unroll", unroll, 1, 32, "2",
         "Recorded evaluations after the solve, for grad unroll (phantom gradient)."),
     U32("train.drawn_evaluations", drawn, 0, 32, "0",
@@ -73,7 +78,8 @@ static const struct deq_opt options[] = {
     ENUM("solver.method", solver, "anderson", DEQ_SOLVER_CHOICES,
          "Root finder of the forward and the adjoint equation."),
     FLT("solver.tol", tol, 0, 10, "1e-2", "Relative residual at which the forward solve stops."),
-    U32("solver.max_iter", max_iter, 1, 1000, "10", "Evaluations of the forward solve at most."),
+    U32("solver.max_iter", max_iter, 1, 1000, "10",
+        "Evaluations of the forward solve at most; depth of a network of grad explicit."),
     U32("solver.memory", memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Pairs kept by Anderson, updates kept by Broyden."),
     FLT("solver.beta", beta, 1e-3, 1, "1", "Mixing."),
     FLT("solver.reg", reg, 0, 1, "1e-4", "Anderson's regularisation."),
@@ -149,6 +155,32 @@ void deq_recipe_free(struct deq_recipe *r)
     deq_free(r);
 }
 
+static enum deq_rc check_explicit(const struct deq_recipe *r, struct deq_err *err)
+{
+    if (r->drawn)
+        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad explicit, whose "
+                        "evaluations are solver.max_iter", r->drawn);
+    if (r->recompute && r->max_iter == 1)
+        return deq_fail(err, DEQ_EINVAL, "train.recompute: a network of one evaluation (solver.max_iter) has none to "
+                        "make again");
+    return DEQ_OK;
+}
+
+static enum deq_rc check_equilibrium(const struct deq_recipe *r, struct deq_err *err)
+{
+    if (r->recompute)
+        return deq_fail(err, DEQ_EINVAL, "train.recompute: is for train.grad explicit, an equilibrium's memory does "
+                        "not grow with its evaluations");
+    if (r->drawn && r->grad == DEQ_RECIPE_IMPLICIT)
+        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which "
+                        "needs the equilibrium", r->drawn);
+    if (r->shallow_steps > r->steps)
+        return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
+    if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
+        return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
+    return DEQ_OK;
+}
+
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
 {
     if (!r->train_files[0])
@@ -172,13 +204,9 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
                         r->seq_len, r->kind->seq_max(model));
     if (r->weight_dropout > 0 && !r->kind->drops_weights)
         return deq_fail(err, DEQ_EINVAL, "train.weight_dropout: a %s knows none", r->kind->title);
-    if (r->drawn && r->grad == DEQ_RECIPE_IMPLICIT)
-        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which "
-                        "needs the equilibrium", r->drawn);
-    if (r->shallow_steps > r->steps)
-        return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
-    if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
-        return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
+    const enum deq_rc of_grad = r->grad == DEQ_RECIPE_EXPLICIT ? check_explicit(r, err) : check_equilibrium(r, err);
+    if (of_grad)
+        return of_grad;
     struct deq_arch *a;
     const enum deq_rc rc = deq_recipe_arch(r, r->vocab_size, &a, err); /* before a tokenizer is trained for it */
     if (!rc)
@@ -229,6 +257,39 @@ const char *deq_recipe_tune_files(const struct deq_recipe *r, float *ret_tail)
     return r->tune_text[0] ? r->tune_text : r->valid_file[0] ? r->valid_file : r->train_files;
 }
 
+unsigned deq_recipe_depth(const struct deq_recipe *r, uint64_t step)
+{
+    return r->grad == DEQ_RECIPE_EXPLICIT ? r->max_iter : step < r->shallow_steps ? r->shallow_depth : 0;
+}
+
+const char *deq_recipe_phase(const struct deq_recipe *r, uint64_t step)
+{
+    return r->grad == DEQ_RECIPE_EXPLICIT ? "explicit" : step < r->shallow_steps ? "shallow" : "deq";
+}
+
+const char *deq_recipe_grad_name(const struct deq_recipe *r)
+{
+    static const char *const names[] = {
+        [DEQ_RECIPE_IMPLICIT] = "implicit", [DEQ_RECIPE_UNROLL] = "unroll", [DEQ_RECIPE_EXPLICIT] = "explicit"};
+    return names[r->grad];
+}
+
+bool deq_recipe_tunes(const struct deq_recipe *r)
+{
+    return r->grad != DEQ_RECIPE_EXPLICIT && r->tune_budget > 0 && r->serve_tol > 0;
+}
+
+/* How a network of a fixed depth is served: every level an evaluation of the one below. */
+static void serve_explicit(const struct deq_recipe *r, struct deq_arch *a)
+{
+    a->predictor_hidden = 0;
+    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = 1,
+                                      .warm = deq_arch_proposes(a) ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO};
+    a->serving.solver.method = DEQ_PICARD;
+    a->serving.solver.tol = 0;
+    a->serving.solver.max_iter = r->max_iter;
+}
+
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err)
 {
     struct deq_arch *a = deq_arch_copy(model_of(r));
@@ -243,6 +304,8 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
     a->serving.solver.tol = r->serve_tol;
     a->serving.solver.max_iter = r->serve_max_iter;
     a->serving.solver.memory = r->serve_memory;
+    if (r->grad == DEQ_RECIPE_EXPLICIT)
+        serve_explicit(r, a);
     const enum deq_rc rc = deq_arch_check(a, "model", err);
     if (rc)
         deq_free(a);

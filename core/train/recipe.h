@@ -6,7 +6,7 @@
 #include "core/base/options.h"
 #include "core/cell/kind.h"
 
-enum deq_recipe_grad { DEQ_RECIPE_IMPLICIT, DEQ_RECIPE_UNROLL };
+enum deq_recipe_grad { DEQ_RECIPE_IMPLICIT, DEQ_RECIPE_UNROLL, DEQ_RECIPE_EXPLICIT };
 enum deq_recipe_optimizer { DEQ_RECIPE_ADAMW, DEQ_RECIPE_MUON };
 enum deq_recipe_schedule { DEQ_RECIPE_COSINE, DEQ_RECIPE_WSD };
 
@@ -26,6 +26,7 @@ struct deq_recipe {
     /* train */
     uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll, drawn;
     enum deq_recipe_grad grad;
+    bool recompute;
     float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout, weight_dropout;
     uint32_t warmup;
     enum deq_recipe_optimizer optimizer;
@@ -64,6 +65,14 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
 float deq_recipe_held_back(const struct deq_recipe *r);
 /* The texts that the model is tuned by: '\n'-separated names, of each all (0) or the last share. */
 const char *deq_recipe_tune_files(const struct deq_recipe *r, float *ret_tail);
+/* Evaluations of f in the explicit network that step `step` (from 0) trains; 0: it trains an equilibrium. */
+unsigned deq_recipe_depth(const struct deq_recipe *r, uint64_t step);
+/* What the log calls that: "explicit", the whole run long, "shallow" before the equilibrium, "deq". */
+const char *deq_recipe_phase(const struct deq_recipe *r, uint64_t step);
+/* train.grad, as it is written. */
+const char *deq_recipe_grad_name(const struct deq_recipe *r);
+/* Whether the run ends by tuning. */
+bool deq_recipe_tunes(const struct deq_recipe *r);
 /* The whole architecture it describes (eos_id 0: our tokenizers put the end of text first); the caller's, deq_free. */
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret,
                             struct deq_err *err);

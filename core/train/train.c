@@ -44,7 +44,7 @@ static enum deq_rc look_at_files(const struct deq_train *r, struct deq_err *err)
         return deq_fail_prefix(err, rc, "data.train");
     if ((rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err)))
         return deq_fail_prefix(err, rc, "data.valid");
-    if (r->recipe->tune_budget > 0 && (rc = deq_dataset_check(r->opts->data_dir, r->recipe->tune_text, err)))
+    if (deq_recipe_tunes(r->recipe) && (rc = deq_dataset_check(r->opts->data_dir, r->recipe->tune_text, err)))
         return deq_fail_prefix(err, rc, "tune.text");
     if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
@@ -114,10 +114,7 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
 static enum deq_rc prepare_memory(struct deq_train *r, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
-    const bool unroll = c->grad == DEQ_RECIPE_UNROLL;
-    /* tapes: what the recorded evaluations need, and one for the perturbed evaluation of the penalty */
-    const unsigned tapes = DEQ_MAX(c->shallow_depth, DEQ_MAX(unroll ? c->unroll : 1u, 1u) + 1);
-    struct deq_grad_opts widest = {.forward = deq_recipe_solver(c), .adjoint = deq_recipe_adjoint(c)};
+    struct deq_grad_opts ways[2];
     r->n_shards = c->batch / c->micro_batch;
     r->n_threads = (unsigned)DEQ_MIN((size_t)r->opts->threads, r->n_shards);
     enum deq_rc rc = deq_pool_new(r->n_threads, &r->pool, err);
@@ -139,9 +136,11 @@ static enum deq_rc prepare_memory(struct deq_train *r, struct deq_err *err)
         return deq_fail(err, DEQ_ENOMEM, "no memory for training");
     if (!rc)
         rc = deq_train_step_prepare(r, err);
+    if (!rc && c->recompute)
+        rc = deq_grad_best_segment(r->arch, c->micro_batch, c->seq_len, c->max_iter, &r->segment, err);
+    deq_train_grad_ways(r, ways);
     for (unsigned i = 0; i < r->n_threads && !rc; i++)
-        rc = deq_grad_work_new(r->arch, c->micro_batch, c->seq_len, &widest, tapes,
-                               c->dropout > 0 || c->weight_dropout > 0, &r->work[i], err);
+        rc = deq_grad_work_new(r->arch, c->micro_batch, c->seq_len, ways, 2, &r->work[i], err);
     for (size_t i = 0; i < r->n_shards && !rc; i++)
         rc = deq_weights_new(r->arch, &r->grads[i], err);
     return rc;
@@ -155,10 +154,22 @@ static enum deq_rc save_checkpoint(struct deq_train *r, struct deq_err *err)
     if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
     enum deq_rc rc = deq_checkpoint_save(path, r->w, r->m, r->v, &r->at, err);
-    if (!rc)
-        emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_SAVED, .step = r->at.step, .steps = r->recipe->steps,
-                                         .note = path});
-    return rc;
+    if (rc)
+        return rc;
+    r->saved = r->at.step;
+    emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_SAVED, .step = r->at.step, .steps = r->recipe->steps,
+                                     .note = path});
+    return DEQ_OK;
+}
+
+/* The run ends here; what was saved stays as it is. */
+static enum deq_rc diverged(const struct deq_train *r, struct deq_err *err)
+{
+    char last[4200] = "no checkpoint was saved", path[4096];
+    if (r->saved && deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
+        snprintf(last, sizeof last, "the last good checkpoint is %s, of step %llu", path, (unsigned long long)r->saved);
+    return deq_fail(err, DEQ_ENUMERIC, "step %llu: %d steps in a row gave values that are not finite; %s",
+                    (unsigned long long)r->at.step, BAD_STEPS_MAX, last);
 }
 
 static enum deq_rc save_model(struct deq_train *r, struct deq_err *err)
@@ -167,7 +178,7 @@ static enum deq_rc save_model(struct deq_train *r, struct deq_err *err)
     snprintf(training, sizeof training,
              "{\"steps\": %llu, \"tokens\": %llu, \"seconds\": %.0f, \"seed\": %llu, \"grad\": \"%s\"}",
              (unsigned long long)r->at.step, (unsigned long long)r->at.tokens, r->at.seconds,
-             (unsigned long long)r->recipe->seed, r->recipe->grad == DEQ_RECIPE_UNROLL ? "unroll" : "implicit");
+             (unsigned long long)r->recipe->seed, deq_recipe_grad_name(r->recipe));
     /* save_checkpoint has shown that names fit */
     deq_io_join(path, sizeof path, r->opts->out_dir, "model.safetensors");
     enum deq_rc rc = deq_weights_save(path, r->w, r->opts->bf16, err);
@@ -187,6 +198,7 @@ static enum deq_rc start_state(struct deq_train *r, struct deq_err *err)
         if (!rc && r->at.step > r->recipe->steps)
             rc = deq_fail(err, DEQ_EINVAL, "%s: __metadata__.step: %llu, but the recipe's train.steps are %u", path,
                           (unsigned long long)r->at.step, r->recipe->steps);
+        r->saved = r->at.step;
         return rc;
     }
     deq_train_init(r->w, 0, r->recipe->seed);
@@ -227,10 +239,7 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
         r->at.seconds = deq_now_s() - began;
         bad = ok ? 0 : bad + 1;
         if (bad == BAD_STEPS_MAX)
-            return deq_fail(err, DEQ_ENUMERIC,
-                            "step %llu: %d steps in a row gave values that are not finite; the last checkpoint "
-                            "is intact",
-                            (unsigned long long)r->at.step, BAD_STEPS_MAX);
+            return diverged(r, err);
         if (!ok)
             continue;
         sums[0] += e.loss;
@@ -261,6 +270,24 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
             return rc;
     }
     return save_checkpoint(r, err);
+}
+
+/* What the run is and holds, told before its first step. */
+static void tell_start(struct deq_train *r)
+{
+    const struct deq_recipe *c = r->recipe;
+    const uint64_t cell = r->w->share[DEQ_SHARE_CELL], copies = 3 + r->n_shards; /* weights, moments, gradients */
+    struct deq_train_size size = {.grad = deq_recipe_grad_name(c),
+                                  .depth = deq_recipe_depth(c, UINT64_MAX),
+                                  .segment = r->segment,
+                                  .threads = r->n_threads,
+                                  .parameters = r->w->parameters,
+                                  .non_embedding = cell,
+                                  .predictor = r->w->share[DEQ_SHARE_PREDICTOR],
+                                  .parameter_bytes = cell * copies * sizeof(float)};
+    for (unsigned i = 0; i < r->n_threads; i++)
+        size.activation_bytes += r->work[i].activation_bytes;
+    emit(r, (struct deq_train_event){.kind = DEQ_TRAIN_START, .step = r->at.step, .steps = c->steps, .size = &size});
 }
 
 static void run_free(struct deq_train *r)
@@ -337,11 +364,12 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
              (unsigned long long)r.w->parameters, r.train->tokens.n,
              (double)r.train->text_bytes / (double)r.train->tokens.n, (unsigned long long)r.at.step, recipe->steps);
     note(&r, line);
+    tell_start(&r);
     rc = train_loop(&r, &stopped, err);
     if (rc || stopped)
         goto out;
     emit(&r, deq_train_validate(&r, 0));
-    if (recipe->predictor_hidden && recipe->predictor_steps) {
+    if (r.arch->predictor_hidden && recipe->predictor_steps) {
         struct deq_predictor_fit fit = {.steps = recipe->predictor_steps,
                                         .lr = recipe->predictor_lr,
                                         .tol = recipe->predictor_tol,

@@ -12,10 +12,28 @@
 #include "core/train/checkpoint.h"
 #include "core/train/recipe.h"
 
+/* What a run is and holds from its first step to its last. */
+struct deq_train_size {
+    const char *grad;           /* train.grad */
+    unsigned depth, segment;    /* of an explicit network, 0: an equilibrium; evaluations from one that is kept to the
+                                 * next (train.recompute), 0: all are */
+    unsigned threads;           /* that work at a time, each on micro_batch sequences */
+    uint64_t parameters, non_embedding, predictor; /* in all; outside embedding, head and predictor; the predictor's */
+    uint64_t activation_bytes;  /* for evaluations and their gradients, of all threads, without the head's logits */
+    uint64_t parameter_bytes;   /* weights, moments and gradient buffers of the non_embedding ones */
+};
+
 struct deq_train_event {
-    enum { DEQ_TRAIN_STEP, DEQ_TRAIN_VALID, DEQ_TRAIN_SAVED, DEQ_TRAIN_PREDICTOR, DEQ_TRAIN_NOTE } kind;
+    enum {
+        DEQ_TRAIN_START,
+        DEQ_TRAIN_STEP,
+        DEQ_TRAIN_VALID,
+        DEQ_TRAIN_SAVED,
+        DEQ_TRAIN_PREDICTOR,
+        DEQ_TRAIN_NOTE
+    } kind;
     uint64_t step, steps;
-    const char *phase;        /* "shallow", "deq", "predictor" */
+    const char *phase;        /* "shallow", "deq", "explicit", "predictor" */
     double loss;              /* nats a token; for PREDICTOR the relative error of the start */
     double bits_per_byte;     /* VALID */
     double perplexity;        /* VALID */
@@ -24,6 +42,7 @@ struct deq_train_event {
     double tokens_per_second, seconds, eta_seconds;
     uint64_t tokens;
     const char *note;         /* NOTE, SAVED: a path or a sentence */
+    const struct deq_train_size *size; /* START */
 };
 
 struct deq_train_hooks {

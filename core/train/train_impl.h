@@ -23,11 +23,13 @@ struct deq_train {
     struct deq_pool *pool;
     unsigned n_threads;
     struct deq_grad_work *work; /* [n_threads] */
+    unsigned segment; /* of train.recompute: evaluations from one that is kept to the next; 0: all are */
     size_t n_shards;
     struct deq_weights **grads; /* [n_shards]; the sum ends in grads[0] */
     struct deq_grad_report *reports; /* [n_shards] */
     uint32_t *tokens, *targets; /* [batch, T] */
     struct deq_progress at;
+    uint64_t saved; /* the step of the checkpoint that is there; 0: there is none */
     /* the step under way, read by the pool */
     struct deq_grad_opts grad_opts;
     struct deq_adamw adamw;
@@ -43,6 +45,8 @@ struct deq_train {
 /* Deals out the tensors, and takes the optimiser's memory; w is there. */
 enum deq_rc deq_train_step_prepare(struct deq_train *r, struct deq_err *err);
 void deq_train_step_free(struct deq_train *r);
+/* The ways in which steps take their gradients, as far as memory is concerned: in the first, in the last. */
+void deq_train_grad_ways(const struct deq_train *r, struct deq_grad_opts ret[2]);
 /* One step of the optimiser on the next batch. False when it was left out because something was not finite. */
 bool deq_train_step(struct deq_train *r, struct deq_train_event *e);
 

@@ -49,24 +49,41 @@ unsigned deq_train_drawn(const struct deq_recipe *r, uint64_t step)
     return (unsigned)deq_rng_below(r->seed, STREAM_DRAWN, step, (uint64_t)r->drawn + 1);
 }
 
-/* How the step takes its gradient. Where no evaluation was drawn to go before the recorded ones they begin at the
- * start, whose gradient is known. */
-static struct deq_grad_opts grad_opts(const struct deq_recipe *c, uint64_t step)
+/* depth: of an explicit network; 0: an equilibrium. */
+static struct deq_grad_opts grad_opts_at(const struct deq_train *r, unsigned depth, bool penalty)
 {
-    const bool shallow = step < c->shallow_steps;
-    struct deq_grad_opts o = {
-        .mode = shallow ? DEQ_GRAD_SHALLOW : c->grad == DEQ_RECIPE_UNROLL ? DEQ_GRAD_UNROLL : DEQ_GRAD_IMPLICIT,
-        .depth = shallow ? c->shallow_depth : c->unroll,
+    const struct deq_recipe *c = r->recipe;
+    return (struct deq_grad_opts){
+        .mode = depth                          ? DEQ_GRAD_EXPLICIT
+                : c->grad == DEQ_RECIPE_UNROLL ? DEQ_GRAD_UNROLL
+                                               : DEQ_GRAD_IMPLICIT,
+        .depth = depth ? depth : c->unroll,
+        .segment = r->segment,
         .forward = deq_recipe_solver(c),
         .adjoint = deq_recipe_adjoint(c),
-        .jac_weight = !shallow && c->jac_every && step % c->jac_every == 0 ? c->jac_weight : 0,
+        .jac_weight = penalty ? c->jac_weight : 0,
         .jac_step = c->jac_step,
         .dropout = c->dropout,
         .weight_dropout = c->weight_dropout,
     };
-    if (!shallow && c->drawn) {
+}
+
+void deq_train_grad_ways(const struct deq_train *r, struct deq_grad_opts ret[2])
+{
+    const unsigned first = deq_recipe_depth(r->recipe, 0), last = deq_recipe_depth(r->recipe, UINT64_MAX);
+    ret[0] = grad_opts_at(r, first, false);
+    ret[1] = grad_opts_at(r, last, !last && r->recipe->jac_every);
+}
+
+/* Where no evaluation was drawn to go before the recorded ones they begin at the start, whose gradient is known. */
+static struct deq_grad_opts grad_opts(const struct deq_train *r, uint64_t step)
+{
+    const struct deq_recipe *c = r->recipe;
+    const unsigned depth = deq_recipe_depth(c, step);
+    struct deq_grad_opts o = grad_opts_at(r, depth, !depth && c->jac_every && step % c->jac_every == 0);
+    if (!depth && c->drawn) {
         const unsigned n = deq_train_drawn(c, step);
-        o.mode = n ? DEQ_GRAD_UNROLL : DEQ_GRAD_SHALLOW;
+        o.mode = n ? DEQ_GRAD_UNROLL : DEQ_GRAD_EXPLICIT;
         o.forward.tol = 0;
         o.forward.max_iter = n + 1; /* the last one is the first that is recorded */
     }
@@ -166,14 +183,13 @@ static void update(void *ctx, unsigned thread, unsigned n_threads)
 bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
 {
     const struct deq_recipe *c = r->recipe;
-    const bool shallow = r->at.step < c->shallow_steps;
     deq_dataset_batch(r->train, r->at.step, c->batch, r->tokens, r->targets);
-    r->grad_opts = grad_opts(c, r->at.step);
+    r->grad_opts = grad_opts(r, r->at.step);
     deq_pool_run(r->pool, shards_of_thread, r);
     deq_pool_run(r->pool, sum_grads, r);
     double norm = 0;
     bool finite = true;
-    *e = (struct deq_train_event){.kind = DEQ_TRAIN_STEP, .phase = shallow ? "shallow" : "deq"};
+    *e = (struct deq_train_event){.kind = DEQ_TRAIN_STEP, .phase = deq_recipe_phase(c, r->at.step)};
     for (size_t i = 0; i < r->w->n_params; i++)
         norm += r->norm_parts[i];
     norm = sqrt(norm);

@@ -4,6 +4,12 @@
 
 #include "core/train/train_impl.h"
 
+/* The last step that was taken, from 0. */
+static uint64_t last_step(const struct deq_train *r)
+{
+    return r->at.step ? r->at.step - 1 : 0;
+}
+
 static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
 {
     struct deq_train *r = ctx;
@@ -14,6 +20,7 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
     float *nll = r->valid_nll + thread * rows;
     uint32_t *tokens = r->tokens + thread * rows, *targets = r->targets + thread * rows;
     struct deq_solve_report rep;
+    const unsigned depth = deq_recipe_depth(c, last_step(r));
     r->valid_sums[thread] = 0;
     o.max_iter *= 2;
     o.tol *= 0.3f;
@@ -27,9 +34,9 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
                 targets[b * T + t] = b < have ? r->valid.ids[p + 1] : UINT32_MAX;
             }
         work->seq->ops->begin(work->seq, r->w, tokens, NULL);
-        if (r->at.step <= c->shallow_steps) { /* not yet an equilibrium model: the network that was trained */
+        if (depth) { /* no equilibrium model, or not yet: the network that was trained */
             deq_seq_start(work->seq, work->f);
-            for (unsigned i = 0; i < c->shallow_depth; i++)
+            for (unsigned i = 0; i < depth; i++)
                 work->seq->ops->forward(work->seq, 0, work->f, work->f);
         } else {
             deq_grad_solve(work, &o, &rep); /* the tolerance is part of the number: tighter than in training */
@@ -51,7 +58,7 @@ struct deq_train_event deq_train_validate(struct deq_train *r, size_t max_tokens
     return (struct deq_train_event){.kind = DEQ_TRAIN_VALID,
                                      .step = r->at.step,
                                      .steps = r->recipe->steps,
-                                     .phase = r->at.step <= r->recipe->shallow_steps ? "shallow" : "deq",
+                                     .phase = deq_recipe_phase(r->recipe, last_step(r)),
                                      .loss = nats / tokens,
                                      .perplexity = exp(nats / tokens),
                                      .bits_per_byte = nats / log(2.0) / bytes,

@@ -49,10 +49,12 @@ int cmd_inspect(int argc, char **argv)
     const struct deq_model_info i = deq_model_info(model);
     json_t *r =
         !f.json ? NULL
-                : json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
+                : json_pack("{s:s, s:s, s:I, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:I, s:I, "
                             "s:{s:s, s:s, s:s, s:f, s:i, s:i, s:i, s:i, s:s, s:b, s:b}}",
                             "model_type", i.model_type, "fingerprint", i.fingerprint,
-                            "parameters", (json_int_t)i.parameters, "vocab_size", (int)i.vocab_size,
+                            "parameters", (json_int_t)i.parameters, "non_embedding_parameters",
+                            (json_int_t)i.non_embedding_parameters, "predictor_parameters",
+                            (json_int_t)i.predictor_parameters, "vocab_size", (int)i.vocab_size,
                             "hidden_size", (int)i.d_model, "state_size", (int)i.state_dim, "dtype", i.dtype,
                             "kernels", i.kernels, "weight_bytes", (json_int_t)i.weight_bytes,
                             "cache_bytes_per_token", (json_int_t)i.cache_bytes_per_token, "deq",
@@ -79,8 +81,9 @@ int cmd_inspect(int argc, char **argv)
         json_decref(list);
         code = cli_print_json("inspect", r, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     } else {
-        printf("model            %s  (%s, %llu parameters, fingerprint %s)\n", args[0], i.dtype,
-               (unsigned long long)i.parameters, i.fingerprint);
+        printf("model            %s  (%s, %llu parameters, %llu of them outside embedding, head and predictor, "
+               "fingerprint %s)\n", args[0], i.dtype, (unsigned long long)i.parameters,
+               (unsigned long long)i.non_embedding_parameters, i.fingerprint);
         printf("cell             %s, state of %u", i.model_type, i.state_dim);
         for (size_t k = 0; k < i.n_facts; k++)
             printf(", %s %s", i.facts[k].key, i.facts[k].value);

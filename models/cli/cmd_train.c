@@ -89,12 +89,31 @@ static void log_line(struct view *v, const char *line)
     }
 }
 
+static void log_start(struct view *v, const struct deq_train_event *e)
+{
+    const struct deq_train_size *s = e->size;
+    char line[768], depth[32] = "null";
+    if (s->depth)
+        snprintf(depth, sizeof depth, "%u", s->depth);
+    snprintf(line, sizeof line,
+             "{\"event\": \"start\", \"step\": %llu, \"grad\": \"%s\", \"depth\": %s, \"recompute_every\": %u, "
+             "\"parameters\": %llu, \"non_embedding_parameters\": %llu, \"predictor_parameters\": %llu, "
+             "\"activation_bytes\": %llu, \"parameter_bytes\": %llu, \"threads\": %u}",
+             (unsigned long long)e->step, s->grad, depth, s->segment, (unsigned long long)s->parameters,
+             (unsigned long long)s->non_embedding, (unsigned long long)s->predictor,
+             (unsigned long long)s->activation_bytes, (unsigned long long)s->parameter_bytes, s->threads);
+    log_line(v, line);
+}
+
 static void on_event(void *ctx, const struct deq_train_event *e)
 {
     struct view *v = ctx;
     char line[768], n[3][32];
     const unsigned eta = (unsigned)e->eta_seconds;
     switch (e->kind) {
+    case DEQ_TRAIN_START:
+        log_start(v, e);
+        break;
     case DEQ_TRAIN_NOTE:
         cli_progress_end();
         fprintf(stderr, "%s\n", e->note);
@@ -107,10 +126,11 @@ static void on_event(void *ctx, const struct deq_train_event *e)
         snprintf(line, sizeof line,
                  "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, "
                  "\"grad_norm\": %.4g, \"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, "
-                 "\"jacobian\": %.4g, \"tokens\": %llu, \"tokens_per_second\": %.0f, \"seconds\": %.1f}",
+                 "\"jacobian\": %.4g, \"tokens\": %llu, \"tokens_per_second\": %.0f, \"seconds\": %.1f, "
+                 "\"peak_bytes\": %llu}",
                  (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
                  e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second,
-                 e->seconds);
+                 e->seconds, (unsigned long long)deq_mem_peak());
         log_line(v, line);
         show(v, false,
              "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %s bits/byte  "
@@ -239,7 +259,7 @@ static int finish(struct view *v, const struct deq_recipe *r, const struct deq_t
 {
     struct deq_err err;
     enum deq_rc rc = DEQ_OK;
-    if (r->tune_budget > 0 && r->serve_tol > 0)
+    if (deq_recipe_tunes(r))
         rc = tune_model(v, r, o, &err);
     if (rc == DEQ_EINVAL || rc == DEQ_ENUMERIC || rc == DEQ_ECANCELED) {
         fprintf(stderr, "not tuned, its settings are the recipe's: %s. Later: %s tune %s TEXT_FILE\n", err.text,
@@ -278,9 +298,9 @@ static const struct deq_opt flags[] = {
 
 static const struct deq_command command = {
     .usage = "deq train RECIPE.yaml --data DIR|FILE --out MODEL_DIR [flags]",
-    .about = "Trains a deep equilibrium model. The log goes to MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a "
-             "checkpoint and stop;\n"
-             "--resume goes on as if nothing had happened.",
+    .about = "Trains a deep equilibrium model, or an explicit network of the same cell. The log goes to\n"
+             "MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop; --resume goes on as if nothing\n"
+             "had happened.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 1,
     .max_args = 1,

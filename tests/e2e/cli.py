@@ -292,6 +292,9 @@ def test_inspect():
     equal({k: o["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")},
           {k: c["deq"][k] for k in ("solver", "max_iter", "memory", "window", "warm_start")}, "solver")
     equal(sum(math.prod(t["shape"]) for t in o["tensors"]), o["parameters"], "parameters are the sum of the tensors")
+    sums = [sum(math.prod(t["shape"]) for t in o["tensors"] if t["name"].startswith(names))
+            for names in (("blocks.", "final_norm."), "predictor.")]
+    equal([o["non_embedding_parameters"], o["predictor_parameters"]], sums, "of these, the cell's and the predictor's")
     equal(o["fingerprint"], usual().get("/v1/models")[2]["data"][0]["deqd"]["fingerprint"],
           "fingerprint, as the daemon says")
     code, out, _ = run([DEQ, "inspect", TINY])
@@ -511,6 +514,49 @@ def test_train_tunes():
               "a text that is not there: %s" % err)
 
 
+def test_train_explicit():
+    """An untied network is served as it was trained. A run that diverges ends with code 1, and what was saved stays."""
+    with tempfile.TemporaryDirectory() as tmp:
+        text, out = os.path.join(tmp, "text.txt"), os.path.join(tmp, "m")
+        with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
+            g.write(f.read(4000))
+        with open(os.path.join(tmp, "v.txt"), "w") as f:
+            f.write("the model and the text of the file\n")
+        few = ["--f32", "--set", "train.grad=explicit", "--set", "solver.max_iter=1", "--set", "model.blocks=3",
+               "--set", "train.warmup=1", "--set", "train.seq_len=16", "--set", "data.valid=" + tmp + "/v.txt"]
+        tiny = os.path.join(ROOT, "models", "recipes", "tiny.yaml")
+        code, _, err = train(out, *few, "--set", "train.steps=4", data=text, recipe=tiny)
+        equal(code, 0, "an untied network: " + err)
+        with open(os.path.join(out, "train.jsonl")) as f:
+            lines = [json.loads(x) for x in f]
+        o = json.loads(run([DEQ, "inspect", out, "--json"])[1])
+        equal({k: lines[0][k] for k in ("event", "grad", "depth", "recompute_every", "parameters",
+                                        "non_embedding_parameters", "predictor_parameters")},
+              {"event": "start", "grad": "explicit", "depth": 1, "recompute_every": 0, "parameters": o["parameters"],
+               "non_embedding_parameters": o["non_embedding_parameters"], "predictor_parameters": 0}, "the first line")
+        equal([o["deq"][k] for k in ("solver", "tol", "max_iter", "window", "warm_start")], ["picard", 0, 1, 1, "zero"],
+              "how it is served")
+        valid = [x for x in lines if x["event"] == "valid"][-1]
+        pieces = len(json.loads(run([DEQ, "tokenizer", "encode", out, tmp + "/v.txt", "--json"])[1])["tokens"]) // 16
+        equal(pieces, 1, "one piece, so that validation and a stream read the same")
+        e = json.loads(run([DEQ, "eval", out, tmp + "/v.txt", "--limit", "17", "--json"])[1])
+        check(abs(e["nll_per_token"] - valid["nll_per_token"]) < 2e-5,  # five digits in the log
+              "served as it was trained: %r, %r" % (e, valid))
+        path = os.path.join(out, "checkpoint.safetensors")
+        with open(path, "rb") as f:
+            saved = bytearray(f.read())
+        n = int.from_bytes(saved[:8], "little")
+        begin, end = json.loads(saved[8:8 + n])["blocks.0.inject.weight"]["data_offsets"]
+        saved[8 + n + begin:8 + n + end] = struct.pack("<f", 1e38) * ((end - begin) // 4)
+        with open(path, "wb") as f:
+            f.write(saved)
+        code, _, err = train(out, *few, "--set", "train.steps=60", "--resume", data=text, recipe=tiny)
+        check(code == 1 and "step 24: 20 steps in a row" in err and
+              "last good checkpoint is %s, of step 4" % path in err, "it diverges: %d %s" % (code, err))
+        with open(path, "rb") as f:
+            equal(f.read() == saved, True, "the checkpoint stays")
+
+
 def test_train_resume_is_exact():
     """A run that was stopped and went on gives the weights of one that was not, bit for bit; so do 1 and 2 threads."""
     steps = 80  # enough that the signals come before the end
@@ -528,9 +574,10 @@ def test_train_resume_is_exact():
         want = weights(straight)
         with open(os.path.join(straight, "train.jsonl")) as f:
             lines = [json.loads(x) for x in f]
-        equal([x["step"] for x in lines if x["event"] == "step"], list(range(1, steps + 1)), "the log has every step")
-        check(any(x["event"] == "valid" for x in lines) and lines[0]["loss"] > lines[steps - 1]["loss"],
-              "it learns: %r to %r" % (lines[0]["loss"], lines[steps - 1]["loss"]))
+        steps_of = [x for x in lines if x["event"] == "step"]
+        equal([x["step"] for x in steps_of], list(range(1, steps + 1)), "the log has every step")
+        check(any(x["event"] == "valid" for x in lines) and steps_of[0]["loss"] > steps_of[-1]["loss"],
+              "it learns: %r to %r" % (steps_of[0]["loss"], steps_of[-1]["loss"]))
         code, out, err = run([DEQ, "inspect", straight, "--json"])
         equal((code, json.loads(out or "{}").get("deq", {}).get("predictor")), (0, True),
               "what it wrote is a model: " + err)

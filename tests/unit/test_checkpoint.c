@@ -55,6 +55,9 @@ TEST(train_checkpoint_metadata)
                       strstr(err.text, path), "%u = %s: %s", bad[i].at, bad[i].value ? bad[i].value : "(none)",
                           err.text);
     }
+    v[w->params[2].offset + 1] = INFINITY;
+    CHECK(deq_checkpoint_save(path, w, m, v, &before, &err) == DEQ_ENUMERIC &&
+          strstr(err.text, "not replaced: after step 7 tensor adam.v.") && strstr(err.text, path));
     v[w->params[2].offset + 1] = -1e-9f;
     CHECK(!deq_checkpoint_save(path, w, m, v, &before, &err));
     CHECK(deq_checkpoint_load(path, w, m, v, &p, &err) == DEQ_EFORMAT && strstr(err.text, "tensor adam.v.") &&

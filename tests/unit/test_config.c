@@ -22,7 +22,7 @@ static const struct key {
     {"num_attention_heads", "4", true, {"0", "1025", "4294967300", "[]"}},
     {"head_dim", "8", true, {"0", "1025", "8.5"}},
     {"intermediate_size", "64", true, {"0", "262145", "null"}},
-    {"num_blocks", "1", false, {"0", "17", "{}"}},
+    {"num_blocks", "1", false, {"0", "129", "{}"}},
     {"attention_window", "96", true, {"0", "65537", "-1"}},
     {"predictor_hidden_size", "0", false, {"65537", "-1", "false"}},
     {"bos_token_id", "98", false, {"100", "-1", "\"<s>\"", "null"}},
@@ -152,7 +152,7 @@ TEST(config_takes_whole_ranges)
         const char *key, *value;
     } edge[] = {
         {"vocab_size", "4194304"}, {"hidden_size", "16384"}, {"hidden_size", "2"}, {"num_attention_heads", "1024"},
-        {"head_dim", "1024"}, {"head_dim", "1"}, {"intermediate_size", "262144"}, {"num_blocks", "16"},
+        {"head_dim", "1024"}, {"head_dim", "1"}, {"intermediate_size", "262144"}, {"num_blocks", "128"},
         {"attention_window", "65536"}, {"attention_window", "1"}, {"predictor_hidden_size", "65536"},
         {"eos_token_id", "0"}, {"norm_eps", "1e-12"}, {"norm_eps", "0.1"}, {"norm", "\"post\""},
         {"norm", "\"pre_sub\""}, {"deq.max_iter", "100000"}, {"deq.max_iter", "1"}, {"deq.min_iter", "0"},
@@ -365,7 +365,7 @@ TEST(config_arch_check)
     BAD(a.n_head = 0, "num_attention_heads");
     BAD(a.d_head = 2000, "head_dim");
     BAD(a.d_inner = 0, "intermediate_size");
-    BAD(a.n_block = 17, "num_blocks");
+    BAD(a.n_block = 129, "num_blocks");
     BAD(a.attn_window = 0, "attention_window");
     BAD(a.base.predictor_hidden = 1 << 17, "predictor_hidden_size");
     BAD(a.base.serving.row_window = 0, "deq.window");

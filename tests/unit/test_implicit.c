@@ -4,7 +4,10 @@
 
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/cell/trellis.h"
 #include "core/math/kern.h"
+#include "tests/unit/looped_reference.h"
+#include "tests/unit/seq_checks.h"
 #include "tests/unit/test.h"
 #include "tests/unit/training.h"
 
@@ -24,14 +27,12 @@ TEST(train_implicit_equals_unrolled)
         o.adjoint = o.forward;
         struct deq_grad_work work;
         struct deq_grad_report ri, ru;
-        CHECK(deq_grad_work_new(&training_arch.base, B, T, &o, DEPTH + 1, false, &work, NULL) == DEQ_OK);
+        const struct deq_grad_opts both[2] = {o, {.mode = DEQ_GRAD_EXPLICIT, .depth = DEPTH}};
+        CHECK(deq_grad_work_new(&training_arch.base, B, T, both, 2, &work, NULL) == DEQ_OK);
         memset(gi->data, 0, gi->n * sizeof(float));
         memset(gu->data, 0, gu->n * sizeof(float));
         deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, gi, &ri);
-        struct deq_grad_opts u = o;
-        u.mode = DEQ_GRAD_SHALLOW;
-        u.depth = DEPTH;
-        deq_grad_shard(&work, &u, w, tokens, targets, N, 1, 0, 0, gu, &ru);
+        deq_grad_shard(&work, &both[1], w, tokens, targets, N, 1, 0, 0, gu, &ru);
         CHECK_MSG(fabs(ri.loss - ru.loss) < 1e-4, "loss %g and %g", ri.loss, ru.loss);
         for (size_t i = 0; i < w->n_params; i++) {
             const struct deq_param *p = &w->params[i];
@@ -67,7 +68,7 @@ TEST(train_records_the_last_evaluation_once)
         struct deq_grad_work work;
         struct deq_grad_report r;
         struct deq_solve_report solve;
-        REQUIRE(!deq_grad_work_new(&training_arch.base, B, T, &o, 3, false, &work, NULL));
+        REQUIRE(!deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL));
         memset(g->data, 0, g->n * sizeof(float));
         memset(by_hand->data, 0, g->n * sizeof(float));
         deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
@@ -106,9 +107,10 @@ TEST(train_jacobian_penalty)
     o.forward.max_iter = 80;
     struct deq_grad_work work;
     struct deq_grad_report r;
-    CHECK(deq_grad_work_new(&training_arch.base, B, T, &o, 3, false, &work, NULL) == DEQ_OK);
-    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g0, &r);
+    const struct deq_grad_opts without = o;
     o.jac_weight = 1000; /* far above the loss, so that its gradient is what is left after subtraction */
+    CHECK(deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL) == DEQ_OK);
+    deq_grad_shard(&work, &without, w, tokens, targets, N, 1, 0, 0, g0, &r);
     deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
     const double base = r.jac;
     CHECK(base > 0);
@@ -167,15 +169,115 @@ static uint64_t peak_bytes(unsigned iterations)
     random_batch(tokens, targets, N);
     deq_mem_peak_restart();
     const uint64_t before = deq_mem_live();
-    CHECK(!deq_grad_work_new(&training_arch.base, B, T, &o, 2, false, &work, NULL));
+    CHECK(!deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL));
     for (uint64_t step = 0; step < 4; step++)
         deq_grad_shard(&work, &o, w, tokens, targets, N, 1, step, 0, g, &r);
     CHECK(r.evaluations == iterations && r.adjoint_evaluations == iterations); /* the solve's last one is recorded */
-    const uint64_t peak = deq_mem_peak() - before;
+    const uint64_t peak = deq_mem_peak() - before, said = work.activation_bytes + work.seq->logits_bytes;
+    CHECK(peak >= said && peak < said + 16384); /* two structs, and what malloc rounds up */
     deq_grad_work_free(&work);
     deq_weights_free(w);
     deq_weights_free(g);
     return peak;
+}
+
+/* --- Explicit networks --- */
+
+enum { DEEP = 7 };
+
+static void small_batch(const struct deq_arch *a, uint32_t *tokens, uint32_t *targets, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, a->vocab.size);
+        targets[i] = (uint32_t)deq_rng_below(8, 1, i, a->vocab.size);
+    }
+}
+
+/* Gradients of DEEP layers with every k-th evaluation's input kept, for every k, are those with all on tapes. */
+static void check_segments(const struct deq_arch *a, bool drops_weights)
+{
+    enum { B = 2, T = 6, N = B * T };
+    struct deq_weights *w = random_weights(a, 1), *want, *got;
+    REQUIRE(w && !deq_weights_new(a, &want, NULL) && !deq_weights_new(a, &got, NULL));
+    uint32_t tokens[N], targets[N];
+    small_batch(a, tokens, targets, N);
+    for (unsigned k = 0; k <= DEEP + 1; k++) {
+        const struct deq_grad_opts o = {.mode = DEQ_GRAD_EXPLICIT, .depth = DEEP, .segment = k, .dropout = 0.2f,
+                                        .weight_dropout = drops_weights ? 0.2f : 0};
+        struct deq_weights *g = k ? got : want;
+        struct deq_grad_work work;
+        struct deq_grad_report r;
+        static double loss;
+        REQUIRE(!deq_grad_work_new(a, B, T, &o, 1, &work, NULL));
+        memset(g->data, 0, g->n * sizeof(float));
+        deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 3, 0, g, &r);
+        loss = k ? loss : r.loss;
+        const unsigned again = k && k < DEEP ? (DEEP - 1) / k * k : 0; /* all segments but the last */
+        CHECK_MSG(r.finite && r.evaluations == DEEP + again, "segments of %u: %u evaluations", k, r.evaluations);
+        CHECK(r.loss == loss);
+        CHECK_MSG(!memcmp(g->data, want->data, g->n * sizeof(float)), "segments of %u", k);
+        deq_grad_work_free(&work);
+    }
+    CHECK(deq_kern()->dot(want->data, want->data, want->n) > 0);
+    deq_weights_free(w);
+    deq_weights_free(want);
+    deq_weights_free(got);
+}
+
+TEST(train_recomputing_gives_the_same_bits)
+{
+    struct deq_transformer_arch two = training_arch;
+    two.n_block = 2;
+    check_segments(&two.base, false);
+    struct deq_trellis_arch trellis = {.base = {.kind = &deq_trellis_kind, .vocab = {.size = 29, .d_model = 12}},
+                                       .state_size = 20, .kernel_size = 2, .dilation = 1};
+    check_segments(&trellis.base, true);
+    trellis.levels = true;
+    check_segments(&trellis.base, true);
+    for (int i = 0; i < LOOPED_VARIANTS; i++) { /* some begin at a proposal, whose gradient goes on */
+        struct deq_looped_arch *looped = looped_variant(i);
+        check_segments(&looped->base, false);
+        deq_free(looped);
+    }
+}
+
+static uint64_t activation_bytes(unsigned depth, unsigned segment)
+{
+    const struct deq_grad_opts o = {.mode = DEQ_GRAD_EXPLICIT, .depth = depth, .segment = segment};
+    struct deq_grad_work work;
+    const uint64_t before = deq_mem_live();
+    if (deq_grad_work_new(&training_arch.base, 2, 16, &o, 1, &work, NULL))
+        return 0;
+    const uint64_t bytes = work.activation_bytes, held = deq_mem_live() - before;
+    /* what is said is what is held: besides it the head's rows and two structs, and what malloc rounds up */
+    CHECK_MSG(held >= bytes + work.seq->logits_bytes && held < bytes + work.seq->logits_bytes + 16384,
+              "%u layers: %llu of %llu", depth, (unsigned long long)bytes, (unsigned long long)held);
+    deq_grad_work_free(&work);
+    return bytes;
+}
+
+/* Memory of an explicit network is so much a layer, and that of segments so much a tape and a state that is kept;
+ * what recomputing chooses holds least. */
+TEST(train_memory_of_layers)
+{
+    enum { LAYERS = 24, STATE = 2 * 16 * 24 * 4 };
+    const uint64_t one = activation_bytes(1, 0), tape = activation_bytes(2, 0) - one;
+    CHECK(tape > 10 * STATE);
+    /* the table of tapes itself is rounded up to a cache line */
+    const uint64_t all = activation_bytes(LAYERS, 0), rounding = 64;
+    CHECK(all + LAYERS * rounding > one + (LAYERS - 1) * tape && all < one + (LAYERS - 1) * tape + LAYERS * rounding);
+    unsigned best = 0, by_hand = 1;
+    uint64_t least = UINT64_MAX;
+    for (unsigned k = 1; k <= LAYERS; k++) {
+        const uint64_t bytes = activation_bytes(LAYERS, k),
+                       want = one + (k - 1) * tape + (LAYERS - 1) / k * (uint64_t)STATE;
+        CHECK_MSG(bytes + k * rounding > want && bytes < want + k * rounding, "segments of %u", k);
+        by_hand = bytes < least ? k : by_hand;
+        least = DEQ_MIN(least, bytes);
+    }
+    REQUIRE(!deq_grad_best_segment(&training_arch.base, 2, 16, LAYERS, &best, NULL));
+    CHECK_EQ(best, by_hand);
+    CHECK(4 * least < all);
 }
 
 TEST(train_memory_does_not_grow_with_iterations)

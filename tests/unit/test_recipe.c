@@ -1,6 +1,7 @@
 /* core/train/recipe.c: one file by one table, and what its values say together. */
 #include "core/train/recipe.h"
 
+#include "core/base/mem.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
 
@@ -30,6 +31,12 @@ TEST(recipe_refuses_by_name)
          "train.drawn_evaluations: 3 does not go with train.grad implicit, which needs the equilibrium"},
         {FILES "train: {steps: 5, shallow_steps: 6}\n", "train.shallow_steps: 6 exceeds train.steps 5"},
         {FILES "train: {weight_dropout: 0.1}\n", "train.weight_dropout: a transformer knows none"},
+        {FILES "train: {recompute: true}\n",
+         "train.recompute: is for train.grad explicit, an equilibrium's memory does not grow with its evaluations"},
+        {FILES "train: {grad: explicit, drawn_evaluations: 3}\n",
+         "train.drawn_evaluations: 3 does not go with train.grad explicit, whose evaluations are solver.max_iter"},
+        {FILES "train: {grad: explicit, recompute: true}\nsolver: {max_iter: 1}\n",
+         "train.recompute: a network of one evaluation (solver.max_iter) has none to make again"},
         {FILES "predictor: {hidden_size: 0}\n", "serve.warm_start: predictor, but predictor.hidden_size is 0"},
     };
     REQUIRE(scratch_begin());
@@ -82,6 +89,41 @@ TEST(recipe_values)
           o.reg == 0.125f);
     o = deq_recipe_adjoint(r);
     CHECK(o.method == DEQ_BROYDEN && o.tol == 0.75f && o.max_iter == 9 && o.memory == 2);
+    deq_recipe_free(r);
+    scratch_end("r.yaml", NULL);
+}
+
+/* One key makes an explicit network of any recipe: what concerns equilibria is passed over, and its model is served by
+ * as many evaluations as it was trained with. */
+TEST(recipe_of_an_explicit_network)
+{
+    static const char *const models[] = {"", "model: {type: trellis, levels: true}\n",
+                                         "model: {type: looped}\n"};
+    struct deq_err err;
+    REQUIRE(scratch_begin());
+    for (size_t i = 0; i < DEQ_COUNT(models); i++) {
+        char text[400];
+        struct deq_recipe *r;
+        struct deq_arch *a;
+        snprintf(text, sizeof text, FILES "%strain: {grad: explicit, steps: 5, shallow_steps: 6, seq_len: 16}\n"
+                 "solver: {method: broyden, max_iter: 70}\npredictor: {hidden_size: 64}\n", models[i]);
+        REQUIRE(!load(text, &r, &err) && !deq_recipe_arch(r, 300, &a, &err));
+        CHECK_EQ(deq_recipe_phase(r, 0), "explicit");
+        CHECK(deq_recipe_depth(r, 0) == 70 && deq_recipe_depth(r, 5) == 70 && !deq_recipe_tunes(r));
+        const struct deq_serving *s = &a->serving;
+        CHECK(s->solver.method == DEQ_PICARD && s->solver.tol == 0 && s->solver.max_iter == 70 && s->row_window == 1 &&
+              s->warm == (i == 2 ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO) && !a->predictor_hidden);
+        deq_free(a);
+        deq_recipe_free(r);
+    }
+    struct deq_recipe *r;
+    REQUIRE(!load(FILES "train: {shallow_steps: 2, shallow_depth: 128}\n", &r, &err));
+    CHECK(deq_recipe_depth(r, 1) == 128 && deq_recipe_depth(r, 2) == 0 && deq_recipe_tunes(r));
+    CHECK_EQ(deq_recipe_phase(r, 1), "shallow");
+    CHECK_EQ(deq_recipe_phase(r, 2), "deq");
+    deq_recipe_free(r);
+    CHECK_EQ(load(FILES "model: {type: trellis, levels: true}\n", &r, &err), DEQ_EFORMAT);
+    CHECK_MSG(strstr(err.text, "levels: a fixed number"), "%s", err.text);
     deq_recipe_free(r);
     scratch_end("r.yaml", NULL);
 }

@@ -8,6 +8,9 @@
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/score/plain.h"
+#include "core/score/segment.h"
+#include "core/text/corpus.h"
 #include "tests/unit/test.h"
 #include "tests/unit/training.h"
 
@@ -173,6 +176,179 @@ TEST(train_takes_line_ends_as_they_come)
     deq_free(text);
     deq_buf_free(&b[0]);
     deq_buf_free(&b[1]);
+    deq_recipe_free(r);
+    remove_tree(base);
+}
+
+/* --- Explicit networks --- */
+
+struct lines {
+    struct deq_train_size size;
+    unsigned starts, steps, valids, predictor;
+    double evaluations, nats; /* of the last step; of the last validation */
+};
+
+static void on_explicit(void *ctx, const struct deq_train_event *e)
+{
+    struct lines *l = ctx;
+    l->starts += e->kind == DEQ_TRAIN_START;
+    l->steps += e->kind == DEQ_TRAIN_STEP;
+    l->valids += e->kind == DEQ_TRAIN_VALID;
+    l->predictor += e->kind == DEQ_TRAIN_PREDICTOR;
+    if (e->kind == DEQ_TRAIN_START)
+        l->size = *e->size;
+    if (e->kind == DEQ_TRAIN_STEP)
+        l->evaluations = e->evaluations;
+    if (e->kind == DEQ_TRAIN_VALID)
+        l->nats = e->loss;
+    if (e->kind == DEQ_TRAIN_STEP || e->kind == DEQ_TRAIN_VALID)
+        CHECK_EQ(e->phase, "explicit");
+}
+
+/* Nats a token of dir's sample as validation reads it, by what the model directory says of itself. */
+static double nats_of_sample(const char *dir, const char *model, size_t T)
+{
+    struct deq_plain m = {0};
+    struct deq_tokens t = {0};
+    struct deq_segment *s;
+    struct deq_err err;
+    size_t len, n = 0;
+    uint64_t bytes = 0;
+    double nats = 0, *nll = DEQ_NEW_ARRAY(double, T);
+    char *text = read_in(dir, "sample.txt", &len);
+    CHECK_MSG(!deq_plain_open(model, true, &m, &err), "%s", err.text);
+    CHECK(nll && deq_tokens_push(&t, (uint32_t)m.arch->vocab.eos_id) &&
+          !deq_corpus_encode(m.tokenizer, -1, m.arch->vocab.eos_id, text, len, &t, &bytes, &err) &&
+          !deq_segment_new(m.arch, m.weights, 1, T, 0, &m.arch->serving.solver, &s, &err));
+    for (size_t at = 0; at + T < t.n; at += T) {
+        struct deq_solve_report r;
+        s->seq->ops->forget(s->seq);
+        CHECK(!deq_segment_solve(s, t.ids + at, T, NULL, &r, &err));
+        deq_seq_nll(s->seq, s->z, t.ids + at + 1, nll);
+        for (size_t i = 0; i < T; i++, n++)
+            nats += nll[i];
+    }
+    deq_segment_free(s);
+    deq_tokens_free(&t);
+    deq_plain_close(&m);
+    deq_free(text);
+    deq_free(nll);
+    return nats / (double)n;
+}
+
+/* A recipe's explicit twins: so many evaluations in every step, in validation, and in what the model says of itself;
+ * with recomputing the same bytes; tied ones have a DEQ's parameters, whatever their depth. */
+TEST(train_explicit_networks)
+{
+    static const struct {
+        const char *depth, *blocks, *recompute;
+        double evaluations; /* of a step: all but the last are made again, each from its own input */
+    } runs[] = {{"9", "1", "false", 9}, {"9", "1", "true", 17}, {"1", "3", "false", 1}};
+    char base[] = "/tmp/deq-test-XXXXXX", out[64];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    size_t n[DEQ_COUNT(runs)];
+    char *model[DEQ_COUNT(runs)];
+    struct lines lines[DEQ_COUNT(runs)] = {0};
+    for (size_t i = 0; i < DEQ_COUNT(runs); i++) {
+        struct deq_recipe *r = small_recipe(4); /* its shallow steps, penalty and predictor are no matter */
+        struct deq_err err;
+        char text[64];
+        snprintf(out, sizeof out, "%s/out%zu", base, i);
+        assign_recipe(r, "train.grad=explicit");
+        snprintf(text, sizeof text, "solver.max_iter=%s", runs[i].depth);
+        assign_recipe(r, text);
+        snprintf(text, sizeof text, "model.blocks=%s", runs[i].blocks);
+        assign_recipe(r, text);
+        snprintf(text, sizeof text, "train.recompute=%s", runs[i].recompute);
+        assign_recipe(r, text);
+        const struct deq_train_hooks hooks = {on_explicit, NULL, &lines[i]};
+        const struct deq_train_opts o = {.data_dir = base, .out_dir = out, .threads = 1};
+        CHECK_MSG(!deq_train_run(r, &o, &hooks, &err), "%s", err.text);
+        model[i] = read_in(out, "model.safetensors", &n[i]);
+        const struct lines *l = &lines[i];
+        CHECK(l->starts == 1 && l->steps == 1 && l->valids == 1 && !l->predictor);
+        CHECK_EQ(l->evaluations, runs[i].evaluations);
+        CHECK(l->size.depth == r->max_iter && l->size.threads == 1 && !l->size.predictor &&
+              l->size.parameters == l->size.non_embedding + (uint64_t)r->vocab_size * 32 &&
+              l->size.parameter_bytes == l->size.non_embedding * (3 + 2) * 4);
+        /* the file's weights are the run's; sums in another order */
+        const double nats = nats_of_sample(base, out, r->seq_len);
+        CHECK_MSG(fabs(nats - l->nats) < 1e-5, "run %zu: %.7f nats in validation, %.7f by the model", i, l->nats, nats);
+        deq_recipe_free(r);
+    }
+    CHECK(n[0] == n[1] && !memcmp(model[0], model[1], n[0]));
+    CHECK(lines[0].size.segment == 0 && lines[1].size.segment == 1);
+    CHECK(2 * lines[1].size.activation_bytes < lines[0].size.activation_bytes);
+    /* untied: a cell's parameters for every layer, but for the norm before the head */
+    CHECK_EQ(lines[2].size.non_embedding - 64, 3 * (lines[0].size.non_embedding - 64));
+    for (size_t i = 0; i < DEQ_COUNT(runs); i++)
+        deq_free(model[i]);
+    remove_tree(base);
+}
+
+/* --- Runs that diverge --- */
+
+/* Multiplies the weights in a directory's checkpoint, so that what is computed with them is not finite. */
+static void spoil(const struct deq_recipe *r, const char *dir)
+{
+    char path[512];
+    struct deq_arch *a;
+    struct deq_weights *w;
+    struct deq_progress p;
+    struct deq_err err;
+    deq_io_join(path, sizeof path, dir, "checkpoint.safetensors");
+    REQUIRE(!deq_recipe_arch(r, r->vocab_size, &a, &err) && !deq_weights_new(a, &w, &err));
+    float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
+    CHECK_MSG(!deq_checkpoint_load(path, w, m, v, &p, &err), "%s", err.text);
+    for (size_t i = 0; i < w->n; i++)
+        w->data[i] *= 1e37f;
+    CHECK(!deq_checkpoint_save(path, w, m, v, &p, &err));
+    deq_io_join(path, sizeof path, dir, "model.safetensors");
+    CHECK(!deq_weights_save(path, w, false, &err));
+    deq_weights_free(w);
+    deq_free(a);
+    deq_free(m);
+    deq_free(v);
+}
+
+/* A run whose steps are not finite ends by itself, says where it was and what is left, and leaves that as it was. */
+TEST(train_divergence_keeps_the_last_good_checkpoint)
+{
+    static const char *const kept[] = {"checkpoint.safetensors", "model.safetensors", "config.json"};
+    char base[] = "/tmp/deq-test-XXXXXX", out[64], other[64], says[256];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    snprintf(out, sizeof out, "%s/out", base);
+    snprintf(other, sizeof other, "%s/other", base);
+    struct deq_recipe *r = plain_recipe(4);
+    struct deq_err err;
+    const struct deq_train_hooks none = {0};
+    struct deq_train_opts o = {.data_dir = base, .out_dir = out, .threads = 1};
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    spoil(r, out);
+    char *before[DEQ_COUNT(kept)], *after;
+    size_t n[DEQ_COUNT(kept)], m;
+    for (size_t i = 0; i < DEQ_COUNT(kept); i++)
+        before[i] = read_in(out, kept[i], &n[i]);
+    o.resume = true;
+    r->steps = 60;
+    r->checkpoint_every = 1;
+    CHECK_EQ(deq_train_run(r, &o, &none, &err), DEQ_ENUMERIC);
+    snprintf(says, sizeof says, "step 24: 20 steps in a row gave values that are not finite; the last good checkpoint "
+             "is %s/checkpoint.safetensors, of step 4", out);
+    CHECK_EQ(err.text, says);
+    for (size_t i = 0; i < DEQ_COUNT(kept); i++) {
+        after = read_in(out, kept[i], &m);
+        CHECK_MSG(m == n[i] && !memcmp(after, before[i], m), "%s", kept[i]);
+        deq_free(after);
+        deq_free(before[i]);
+    }
+    o = (struct deq_train_opts){.data_dir = base, .out_dir = other, .threads = 1, .init = out};
+    CHECK_EQ(deq_train_run(r, &o, &none, &err), DEQ_ENUMERIC);
+    CHECK_EQ(err.text, "step 20: 20 steps in a row gave values that are not finite; no checkpoint was saved");
+    char path[128];
+    CHECK(deq_io_join(path, sizeof path, other, "checkpoint.safetensors") && !deq_io_exists(path));
     deq_recipe_free(r);
     remove_tree(base);
 }

@@ -13,7 +13,7 @@ static void check(unsigned threads, size_t pieces, size_t max_tokens, size_t pie
     struct deq_train r = {.recipe = NULL, .n_threads = threads, .valid_bytes = 4 * (pieces * T + 2), .at.step = step};
     struct deq_recipe *recipe = small_recipe(100);
     struct deq_grad_work work[MOST_THREADS];
-    struct deq_grad_opts o = {.mode = DEQ_GRAD_SHALLOW, .depth = 2, .forward = deq_solver_defaults(),
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_UNROLL, .depth = 2, .forward = deq_solver_defaults(),
                               .adjoint = deq_solver_defaults()};
     struct deq_weights *w = zero_weights();
     recipe->seq_len = T;
@@ -23,7 +23,7 @@ static void check(unsigned threads, size_t pieces, size_t max_tokens, size_t pie
     r.work = work;
     REQUIRE(w && !deq_pool_new(threads, &r.pool, NULL));
     for (unsigned i = 0; i < threads; i++)
-        REQUIRE(!deq_grad_work_new(&training_arch.base, MICRO, T, &o, 1, false, &work[i], NULL));
+        REQUIRE(!deq_grad_work_new(&training_arch.base, MICRO, T, &o, 1, &work[i], NULL));
     for (size_t i = 0; i < pieces * T + 3; i++) /* two tokens behind the last whole piece and its target */
         CHECK(deq_tokens_push(&r.valid, (uint32_t)(i * 7 % WORDS)));
     r.tokens = DEQ_NEW_ARRAY(uint32_t, threads * MICRO * T);

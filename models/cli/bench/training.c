@@ -27,6 +27,10 @@ static enum deq_rc take_architecture(struct deq_recipe *r, const struct deq_arch
         rc = deq_opt_assign(&r->table, r, text, err);
     }
     r->predictor_hidden = a->predictor_hidden;
+    /* what a model of a fixed depth is checked by */
+    r->serve_solver = a->serving.solver.method;
+    r->serve_tol = a->serving.solver.tol;
+    r->serve_window = a->serving.row_window;
     return rc;
 }
 
