@@ -33,6 +33,7 @@ static void completion_free(struct completion *c)
     deq_free(c->choices);
     deq_free(c->prompts);
     deq_buf_free(&c->head);
+    deq_buf_free(&c->chunk);
     completion_request_free(&c->req);
     channel_unref(c->channel);
     store_release(c->served);
@@ -124,7 +125,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 }
 
 /* Of a stream, after a step: what its tokens gave is announced. */
-static void on_step(struct job *j)
+static void on_step(struct job *j, struct wakeups *w)
 {
     const struct prompt *p = (const struct prompt *)j;
     struct completion *c = p->c;
@@ -133,7 +134,7 @@ static void on_step(struct job *j)
     for (size_t i = 0; i < (size_t)c->req.best_of; i++)
         bytes += choice_announce(&c->choices[p->index * (size_t)c->req.best_of + i]);
     pthread_mutex_unlock(&c->lock);
-    if (bytes && !channel_news(c->channel, bytes))
+    if (bytes && !channel_news(c->channel, bytes, w))
         sched_cancel(j); /* nobody reads any more; it ends before the next step */
 }
 
@@ -149,7 +150,7 @@ static void on_admit(struct job *j)
         return;
     channel_start_stream(c->channel); /* headers leave now and not before, so that refusals keep their own status */
     if (c->req.responses)
-        (void)channel_news(c->channel, 0);
+        (void)channel_news(c->channel, 0, NULL);
 }
 
 static void log_completion(const struct completion *c)
@@ -224,7 +225,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     if (!c->ended)
         return;
     channel_listen(c->channel, (struct channel_events){0});
-    (void)channel_news(c->channel, 0);
+    (void)channel_news(c->channel, 0, NULL);
     if (log_on(LOG_INFO))
         log_completion(c);
     completion_unref(c);
@@ -402,7 +403,6 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     memcpy(c->request_id, x->request_id, sizeof c->request_id);
     memcpy(c->trace_id, x->trace_id, sizeof c->trace_id);
     memcpy(c->parent_id, x->parent_id, sizeof c->parent_id);
-    deq_buf_init(&c->head, 4096);
     completion_head(c);
     c->prompts = DEQ_NEW_ARRAY(struct prompt, r->n_prompts);
     c->choices = DEQ_NEW_ARRAY(struct choice, n_choices(c));

@@ -109,6 +109,7 @@ struct completion {
     const char *code;
     char message[256];
     /* the connection's */
+    struct deq_buf chunk;    /* of a stream, the one being written: its memory serves the next */
     uint64_t events;         /* of a stream of /v1/responses, so far */
     bool answered;
 };
@@ -143,6 +144,7 @@ void choice_render(struct choice *ch);
 
 /* completion_json.c, on the connection's thread */
 
+/* What every chunk and answer begins with. */
 void completion_head(struct completion *c);
 /* Whether there is something for a chunk. */
 bool choice_has_news(const struct choice *ch);

@@ -8,7 +8,11 @@
 #include "server/api/completion.h"
 #include "server/api/reply.h"
 
-enum { ANSWER_MAX_BYTES = 1 << 30 };
+enum {
+    HEAD_MAX_BYTES = 4096,
+    ANSWER_MAX_BYTES = 1 << 30,
+    CHUNK_KEPT_BYTES = 16 << 10, /* of memory for the next; a prompt's scores come once */
+};
 
 const char *finish_word(enum deq_finish f)
 {
@@ -120,6 +124,9 @@ static void add_choice(struct choice *ch, size_t index, const char *finish, bool
 
 void completion_head(struct completion *c)
 {
+    deq_buf_init(&c->head, HEAD_MAX_BYTES);
+    deq_buf_init(&c->chunk, ANSWER_MAX_BYTES);
+    c->chunk.allowance = &c->channel->allowance;
     deq_buf_fmt(&c->head,
                 "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":\"%s\",\"system_fingerprint\":\"%s\","
                 "\"choices\":[",
@@ -189,30 +196,30 @@ bool choice_has_news(const struct choice *ch)
 bool choice_send(struct choice *ch, const char *finish)
 {
     struct completion *c = ch->c;
-    struct deq_buf b;
+    struct deq_buf *b = &c->chunk;
     if (c->req.responses)
         return finish || response_delta(ch);
     const bool first = !ch->sent;
     ch->sent = true;
-    deq_buf_init(&b, ANSWER_MAX_BYTES);
-    b.allowance = &c->channel->allowance;
-    deq_buf_str(&b, "data: ");
-    deq_buf_append(&b, &c->head);
-    add_choice(ch, (size_t)(ch - c->choices), finish, true, first, &b);
-    deq_buf_str(&b, "]");
+    deq_buf_reset(b);
+    deq_buf_str(b, "data: ");
+    deq_buf_append(b, &c->head);
+    add_choice(ch, (size_t)(ch - c->choices), finish, true, first, b);
+    deq_buf_str(b, "]");
     if (c->req.continuous_usage) {
-        deq_buf_str(&b, ",");
-        add_usage(c, &b);
+        deq_buf_str(b, ",");
+        add_usage(c, b);
     } else if (c->req.include_usage) {
-        deq_buf_str(&b, ",\"usage\":null");
+        deq_buf_str(b, ",\"usage\":null");
     }
     if (finish) {
-        deq_buf_str(&b, ",");
-        completion_report(c, ch, 1, &b);
+        deq_buf_str(b, ",");
+        completion_report(c, ch, 1, b);
     }
-    deq_buf_str(&b, "}\n\n");
-    const bool ok = channel_write(c->channel, &b);
-    deq_buf_free(&b);
+    deq_buf_str(b, "}\n\n");
+    const bool ok = channel_write(c->channel, b);
+    if (b->cap > CHUNK_KEPT_BYTES)
+        deq_buf_free(b);
     return ok;
 }
 

@@ -133,7 +133,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     l->residual_max = fmax(l->residual_max, (double)e->residual);
     l->converged = l->converged && e->converged;
     if (++l->have < l->positions && !l->raw) /* written while the next ones are solved; the end tells of the last */
-        (void)channel_news(l->channel, l->vocab_size * JSON_FLOAT_BYTES);
+        (void)channel_news(l->channel, l->vocab_size * JSON_FLOAT_BYTES, NULL);
     return e->kind == DEQ_EVENT_TOKEN ? DEQ_STOP : DEQ_CONTINUE;
 }
 
@@ -147,7 +147,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     l->ended = true;
     pthread_mutex_unlock(&l->lock);
     channel_listen(l->channel, (struct channel_events){0});
-    (void)channel_news(l->channel, 0);
+    (void)channel_news(l->channel, 0, NULL);
     if (log_on(LOG_INFO))
         log_line(LOG_INFO, "logits", log_text("request_id", l->request_id),
                  log_int("status", end == JOB_CANCELED ? 499 : outcome_of(l).status),

@@ -10,8 +10,8 @@ enum {
     WHOLE_MAX_BYTES = 1 << 30,
 };
 
-struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget,
-                            uint64_t owner)
+struct channel *channel_new(void *conn, void (*resume)(void *conn, struct wakeups *w), size_t stream_limit,
+                            struct deq_budget *budget, uint64_t owner)
 {
     struct channel *c = DEQ_NEW(struct channel);
     if (!c)
@@ -51,12 +51,19 @@ void channel_unref(struct channel *c)
     deq_free(c);
 }
 
-void channel_wake(struct channel *c)
+void channel_wake(struct channel *c, struct wakeups *w)
 {
     if (c->suspended && c->conn) {
         c->suspended = false;
-        c->resume(c->conn);
+        c->resume(c->conn, w);
     }
+}
+
+/* What was said with the lock held is told without it: the connection takes it at once. */
+static void unlock_and_wake(struct channel *c, struct wakeups *w)
+{
+    pthread_mutex_unlock(&c->lock);
+    wakeups_end(w);
 }
 
 /* Caller holds c->lock. */
@@ -102,21 +109,21 @@ static bool begin_more(struct channel *c, uint64_t now)
 }
 
 /* Caller holds c->lock. */
-static void end_more(struct channel *c, uint64_t now)
+static void end_more(struct channel *c, uint64_t now, struct wakeups *w)
 {
     c->last_write_ns = now;
     if (c->streaming && unread(c) > c->limit)
         pace(c, true);
-    channel_wake(c);
+    channel_wake(c, w);
 }
 
 /* Caller holds c->lock. */
-static bool append(struct channel *c, const char *bytes, size_t n)
+static bool append(struct channel *c, const char *bytes, size_t n, struct wakeups *w)
 {
     const uint64_t now = deq_now_ns();
     if (!begin_more(c, now) || !deq_buf_try(&c->bytes, bytes, n))
         return false;
-    end_more(c, now);
+    end_more(c, now, w);
     return true;
 }
 
@@ -136,17 +143,18 @@ void channel_set_source(struct channel *c, struct channel_source source)
     drop(&before);
 }
 
-bool channel_news(struct channel *c, size_t bytes)
+bool channel_news(struct channel *c, size_t bytes, struct wakeups *w)
 {
+    struct wakeups alone = {0};
     const uint64_t now = deq_now_ns();
     pthread_mutex_lock(&c->lock);
     const bool ok = begin_more(c, now);
     if (ok) {
         c->news = true;
         c->unrendered += DEQ_MAX(bytes, (size_t)1);
-        end_more(c, now);
+        end_more(c, now, w ? w : &alone);
     }
-    pthread_mutex_unlock(&c->lock);
+    unlock_and_wake(c, &alone);
     return ok;
 }
 
@@ -167,30 +175,33 @@ bool channel_render(struct channel *c)
 
 void channel_disconnect(struct channel *c)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
     const struct channel_source source = c->source;
     now_gone(c);
-    channel_wake(c);
+    channel_wake(c, &w);
     c->conn = NULL;
     c->source = (struct channel_source){0};
-    pthread_mutex_unlock(&c->lock);
+    unlock_and_wake(c, &w);
     drop(&source);
 }
 
 bool channel_write(struct channel *c, const struct deq_buf *bytes)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
-    const bool ok = !bytes->failed && append(c, bytes->data, bytes->len);
+    const bool ok = !bytes->failed && append(c, bytes->data, bytes->len, &w);
     c->starved = c->starved || (!ok && !c->gone);
-    pthread_mutex_unlock(&c->lock);
+    unlock_and_wake(c, &w);
     return ok;
 }
 
 void channel_ping(struct channel *c)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
-    (void)append(c, ": ping\n\n", 8);
-    pthread_mutex_unlock(&c->lock);
+    (void)append(c, ": ping\n\n", 8, &w);
+    unlock_and_wake(c, &w);
 }
 
 void channel_give(struct channel *c, struct deq_buf *bytes)
@@ -202,10 +213,11 @@ void channel_give(struct channel *c, struct deq_buf *bytes)
 
 void channel_last_words(struct channel *c, const char *text)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
     c->last_words = text;
-    channel_wake(c);
-    pthread_mutex_unlock(&c->lock);
+    channel_wake(c, &w);
+    unlock_and_wake(c, &w);
 }
 
 bool channel_starved(struct channel *c)
@@ -226,6 +238,7 @@ int channel_status(struct channel *c)
 
 void channel_start_stream(struct channel *c)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
     if (!c->streaming && !c->done && !c->settled) {
         c->bytes.max = c->limit + c->slack;
@@ -233,9 +246,9 @@ void channel_start_stream(struct channel *c)
         c->status = 200;
         c->content_type = "text/event-stream; charset=utf-8";
         c->last_write_ns = deq_now_ns();
-        channel_wake(c);
+        channel_wake(c, &w);
     }
-    pthread_mutex_unlock(&c->lock);
+    unlock_and_wake(c, &w);
 }
 
 bool channel_streaming(struct channel *c)
@@ -280,6 +293,7 @@ void channel_listen(struct channel *c, struct channel_events on)
 
 void channel_finish(struct channel *c, int status, const char *content_type, bool failed)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
     c->done = true;
     c->failed = c->failed || failed;
@@ -287,16 +301,17 @@ void channel_finish(struct channel *c, int status, const char *content_type, boo
         c->status = status;
         c->content_type = content_type;
     }
-    channel_wake(c);
-    pthread_mutex_unlock(&c->lock);
+    channel_wake(c, &w);
+    unlock_and_wake(c, &w);
 }
 
 void channel_hang_up(struct channel *c)
 {
+    struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
     now_gone(c);
-    channel_wake(c);
-    pthread_mutex_unlock(&c->lock);
+    channel_wake(c, &w);
+    unlock_and_wake(c, &w);
 }
 
 size_t channel_take(struct channel *c, char *out, size_t max)

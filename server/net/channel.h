@@ -11,13 +11,14 @@
  * All bytes of the exchange, its body, what its answer is built from and what is unread of it, count against one
  * allowance of the server's budget, which the channel has to its end. A producer that finds no memory says so
  * (`starved`) and ends the answer by an error; for that there are `last_words`. Callbacks run with the lock held and
- * must only take note: lock order is channel, then scheduler. */
+ * must only take note: lock order is channel, then scheduler. Connections are woken without it. */
 #ifndef DEQ_SERVER_CHANNEL_H
 #define DEQ_SERVER_CHANNEL_H
 
 #include <pthread.h>
 
 #include "core/base/buf.h"
+#include "server/wakeups.h"
 
 struct channel_events {
     void (*gone)(void *ctx);             /* the client left; once */
@@ -35,7 +36,7 @@ struct channel_source {
 struct channel {
     pthread_mutex_t lock;
     void *conn;                 /* NULL once the connection is done; guarded by lock, like everything below */
-    void (*resume)(void *conn); /* wakes the connection */
+    void (*resume)(void *conn, struct wakeups *w); /* puts it among those that are to be woken */
     struct deq_allowance allowance; /* its own lock */
     struct deq_buf bytes;       /* of a stream, not yet handed to the socket; of a whole response, all of it */
     size_t sent;                /* of the bytes, handed to the socket */
@@ -68,14 +69,15 @@ struct channel {
 
 /* conn and resume: how to wake the reader. stream_limit: unread bytes of a stream. budget: what the exchange's memory
  * counts against, or NULL; owner: whose it is, as the budget tells them apart. */
-struct channel *channel_new(void *conn, void (*resume)(void *conn), size_t stream_limit, struct deq_budget *budget,
-                            uint64_t owner);
+struct channel *channel_new(void *conn, void (*resume)(void *conn, struct wakeups *w), size_t stream_limit,
+                            struct deq_budget *budget, uint64_t owner);
 void channel_ref(struct channel *c);
 void channel_unref(struct channel *c);
 /* Who renders from now on; zeroed: nobody. The one before is dropped, or this one, when the connection is done. */
 void channel_set_source(struct channel *c, struct channel_source source);
-/* The source has something to render, so many bytes more, about. False when nobody reads any more. */
-bool channel_news(struct channel *c, size_t bytes);
+/* The source has something to render, so many bytes more, about. False when nobody reads any more. w: the connection
+ * is woken with others; NULL: at once. */
+bool channel_news(struct channel *c, size_t bytes, struct wakeups *w);
 /* The connection is done: nobody is there, and nothing is rendered any more. On its thread. */
 void channel_disconnect(struct channel *c);
 /* Appends to a stream and wakes the connection. False when nobody reads any more, or there was no memory: then it is
@@ -107,8 +109,8 @@ void channel_hang_up(struct channel *c);
 
 /* Of what follows the caller holds c->lock. */
 
-/* Wakes the connection if it sleeps. */
-void channel_wake(struct channel *c);
+/* The connection is woken with w's, if it sleeps. */
+void channel_wake(struct channel *c, struct wakeups *w);
 /* Renders what is new, if anything is; unlocks meanwhile. On the connection's thread. */
 bool channel_render(struct channel *c);
 /* Takes up to max bytes of a stream for the socket. */

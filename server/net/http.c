@@ -60,11 +60,6 @@ static void on_connection(void *cls, struct MHD_Connection *conn, void **socket_
 
 /* --- Requests --- */
 
-static void resume(void *conn)
-{
-    MHD_resume_connection(conn);
-}
-
 /* After the handler: its answer, or what the channel has. */
 static enum MHD_Result answer(struct request_state *s)
 {
@@ -72,8 +67,7 @@ static enum MHD_Result answer(struct request_state *s)
     pthread_mutex_lock(&c->lock);
     const bool working = http_body_working(s), gone = c->gone;
     if (working && !gone) { /* the channel has something already; the handler is not back yet */
-        c->suspended = true;
-        MHD_suspend_connection(s->conn);
+        http_sleep(s);
     }
     pthread_mutex_unlock(&c->lock);
     if (working)
@@ -123,6 +117,7 @@ static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connec
     atomic_fetch_add(&h->exchanges, 1);
     s->http = h;
     s->conn = conn;
+    s->thread = pthread_self();
     s->client = socket_state->client;
     s->x.method = method;
     s->x.path = url;
@@ -133,7 +128,7 @@ static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connec
     deq_buf_init(&s->x.body, h->conf->max_body_bytes);
     deq_buf_init(&s->x.reply, REPLY_MAX_BYTES);
     http_check_head(s, l, socket_state, version);
-    s->x.channel = channel_new(conn, resume, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
+    s->x.channel = channel_new(s, http_wake, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
     if (!s->x.channel)
         return MHD_NO;
     s->x.body.allowance = &s->x.channel->allowance;
@@ -153,6 +148,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         *con_cls = s;
         return ok;
     }
+    http_wake_followers(s);
     if (*upload_len) {
         if (!s->refused && !s->x.body.failed && !deq_buf_add(&s->x.body, upload, *upload_len)) {
             /* a chunked body, or no memory; the rest is read and thrown away, since an answer in the middle would be
@@ -185,6 +181,7 @@ static void on_completed(void *cls, struct MHD_Connection *conn, void **con_cls,
     if (!s)
         return;
     struct channel *c = s->x.channel;
+    http_wake_followers(s);
     watch_channel(h->watch, s->client, NULL);
     watch_phase(h->watch, s->client, WATCH_IDLE);
     if (c)

@@ -61,8 +61,10 @@ static void *worker_main(void *arg)
         s->working = false; /* from here on s may go */
         h->n_work--;
         pthread_mutex_unlock(&h->work_lock);
-        channel_wake(c);
+        struct wakeups w = {0};
+        channel_wake(c, &w);
         pthread_mutex_unlock(&c->lock);
+        wakeups_end(&w);
         channel_unref(c);
         if (orphan)
             http_state_free(s);
@@ -102,8 +104,7 @@ enum large_body http_body_hand_over(struct request_state *s)
         *h->work_end = s;
         h->work_end = &s->next;
         pthread_cond_signal(&h->work_there);
-        c->suspended = true;
-        MHD_suspend_connection(s->conn);
+        http_sleep(s);
     }
     pthread_mutex_unlock(&h->work_lock);
     pthread_mutex_unlock(&c->lock);

@@ -1,5 +1,5 @@
-/* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies) and http_send.c (what
- * goes back) share: the only files that see libmicrohttpd. */
+/* What http.c (connections, requests), http_head.c (a request's head), http_body.c (large bodies), http_send.c (what
+ * goes back) and http_wake.c (sleep) share: the only files that see libmicrohttpd. */
 #ifndef DEQ_SERVER_HTTP_IMPL_H
 #define DEQ_SERVER_HTTP_IMPL_H
 
@@ -52,6 +52,9 @@ struct request_state { /* libmicrohttpd's con_cls: one exchange */
     struct http *http;
     struct client *client; /* the watcher's */
     struct MHD_Connection *conn;
+    pthread_t thread;           /* libmicrohttpd's, that serves the connection */
+    struct wakeup wakeup;       /* while it is woken with others */
+    struct wakeup *followers;   /* it was woken for these too, which still sleep: connections of the same thread */
     bool too_large, starved, dispatched, answered; /* starved: no memory for its body */
     bool working;               /* the worker has it; guarded by http.work_lock, changed with the channel's lock too */
     bool orphan;                /* its connection is done meanwhile: the worker frees it; guarded by http.work_lock */
@@ -75,6 +78,15 @@ struct socket_state { /* libmicrohttpd's socket context */
 /* The handler, on whichever thread. */
 void http_handle(struct request_state *s);
 void http_state_free(struct request_state *s);
+
+/* http_wake.c */
+
+/* The connection sleeps until its channel is woken. On its thread, with the channel's lock. */
+void http_sleep(struct request_state *s);
+/* The channel's `resume`, of its request_state. */
+void http_wake(void *state, struct wakeups *w);
+/* First of all that is done for a connection that may have been woken; on its thread, without locks. */
+void http_wake_followers(struct request_state *s);
 
 /* http_body.c */
 enum large_body {

@@ -158,6 +158,8 @@ static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
     struct channel *c = cls;
     ssize_t n = 0;
     (void)pos;
+    if (c->conn)
+        http_wake_followers(c->conn);
     pthread_mutex_lock(&c->lock);
     while (!c->failed && (n = (ssize_t)channel_take(c, buf, max)) == 0 && channel_render(c))
         ;
@@ -167,8 +169,7 @@ static ssize_t stream_reader(void *cls, uint64_t pos, char *buf, size_t max)
         if (c->done) {
             n = MHD_CONTENT_READER_END_OF_STREAM;
         } else if (c->conn) {
-            c->suspended = true;
-            MHD_suspend_connection(c->conn);
+            http_sleep(c->conn);
         }
     }
     pthread_mutex_unlock(&c->lock);
@@ -203,8 +204,7 @@ enum MHD_Result http_send_channel(struct request_state *s)
         pthread_mutex_unlock(&c->lock);
         return send_whole(s, c->status, &f); /* done: nobody writes any more */
     }
-    c->suspended = true;
-    MHD_suspend_connection(c->conn);
+    http_sleep(s);
     pthread_mutex_unlock(&c->lock);
     return MHD_YES;
 }

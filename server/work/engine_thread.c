@@ -379,9 +379,11 @@ static void flush_streams(struct sched *s, uint64_t step_ns, bool all)
     for (const struct job *j = s->running; j; j = j->next)
         n += j->flush.has != FLUSH_NOTHING;
     const struct flush f = flush_begin(deq_now_ns(), step_ns, all ? 0 : s->conf->stream_flush_ms, n);
+    struct wakeups readers = {0};
     for (struct job *j = s->running; j; j = j->next)
         if (flush_goes(&f, &j->flush))
-            j->on_step(j);
+            j->on_step(j, &readers);
+    wakeups_end(&readers);
 }
 
 /* --- The loop --- */

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FLUSHES_PER_S = 2000 };
+enum { FLUSHES_PER_S = 1000 };
 
 struct flush_stream {
     /* since it was last flushed: nothing, its first token in the step just made, older ones */

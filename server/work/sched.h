@@ -20,6 +20,7 @@
 #include "server/auth.h"
 #include "server/conf.h"
 #include "server/metrics.h"
+#include "server/wakeups.h"
 #include "server/work/fair.h"
 #include "server/work/flush.h"
 
@@ -47,7 +48,8 @@ struct job {
     /* engine's thread: PROMPT, TOKEN and END of every choice */
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_admit)(struct job *j); /* engine's thread; may be NULL. admission is filled */
-    void (*on_step)(struct job *j);  /* engine's thread, behind a step: what its TOKENs gave goes out; may be NULL */
+    /* engine's thread, behind a step: what its TOKENs gave goes out, its reader is woken with w's; may be NULL */
+    void (*on_step)(struct job *j, struct wakeups *w);
     /* engine's thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and
      * JOB_NO_MEMORY: message says why. JOB_GAVE_WAY: other jobs waited, and its reader was slow */
     void (*on_end)(struct job *j, enum job_end end, const char *message);

@@ -67,12 +67,12 @@ class Call:
 
 
 class Client:
-    """nap: seconds between two looks at the sockets. A pause gathers many tokens in one read, which costs less, but
-    their times are then of no use."""
+    """nap: seconds between two looks at the sockets. gather: bytes of an answer that are read at once; fewer at its end
+    only. Both gather many tokens in one read, which costs less, but their times are then of no use."""
 
-    def __init__(self, host, port, nap=0.0):
+    def __init__(self, host, port, nap=0.0, gather=1):
         self.address = (host, port)
-        self.nap = nap
+        self.nap, self.gather = nap, gather
         self.epoll = select.epoll()
         self.calls = {}  # descriptor -> Call
         self.timers = []  # (when, number, function)
@@ -101,6 +101,7 @@ class Client:
         c.times, c.on_token, c.on_end = [] if times else None, on_token, on_end
         c.sock.setblocking(False)
         c.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self.gather)
         e = c.sock.connect_ex(self.address)
         self.calls[c.sock.fileno()] = c
         self.most = max(self.most, len(self.calls))

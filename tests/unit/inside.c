@@ -45,9 +45,10 @@ void inside_end(void)
     log_init("info");
 }
 
-static void on_resume(void *conn)
+static void on_resume(void *conn, struct wakeups *w)
 {
     (void)conn;
+    (void)w;
 }
 
 static const struct timespec nap = {.tv_nsec = 20000};

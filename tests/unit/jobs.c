@@ -39,8 +39,9 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     return DEQ_CONTINUE;
 }
 
-static void on_step(struct job *j)
+static void on_step(struct job *j, struct wakeups *w)
 {
+    (void)w;
     struct probe *p = (struct probe *)j;
     p->steps++;
     jobs.flushed = jobs.started;

@@ -7,6 +7,7 @@
 
 struct heard {
     int gone, paused, resumed, woken;
+    struct wakeup wakeup;
 };
 
 static void on_gone(void *ctx)
@@ -21,9 +22,15 @@ static void on_pace(void *ctx, bool pause)
     h->resumed += !pause;
 }
 
-static void on_wake(void *conn)
+static void wake_all(struct wakeup *first)
 {
-    ((struct heard *)conn)->woken++;
+    for (struct wakeup *w = first; w; w = w->next)
+        ((struct heard *)((char *)w - offsetof(struct heard, wakeup)))->woken++;
+}
+
+static void on_wake(void *conn, struct wakeups *w)
+{
+    wakeups_add(w, &((struct heard *)conn)->wakeup, wake_all);
 }
 
 static bool put(struct channel *c, const char *text, size_t n)
@@ -216,8 +223,8 @@ TEST(channel_renders_when_it_is_read)
     channel_start_stream(c);
     CHECK(!channel_render(c) && w.rendered == 0);
     c->suspended = true;
-    CHECK(channel_news(c, 400) && h.woken == 1 && h.paused == 0 && w.rendered == 0);
-    CHECK(channel_news(c, 101) && h.paused == 1);
+    CHECK(channel_news(c, 400, NULL) && h.woken == 1 && h.paused == 0 && w.rendered == 0);
+    CHECK(channel_news(c, 101, NULL) && h.paused == 1);
     CHECK(channel_slow(c, c->last_read_ns + 3000000000, 2000, 1)); /* nobody came for it */
     CHECK(take(c, 600) == 0); /* no bytes yet */
     pthread_mutex_lock(&c->lock);
@@ -225,15 +232,39 @@ TEST(channel_renders_when_it_is_read)
     pthread_mutex_unlock(&c->lock);
     CHECK(take(c, 600) == 550 && h.resumed == 1);
     w.bytes = 0;
-    CHECK(channel_news(c, 0)); /* something all the same */
+    CHECK(channel_news(c, 0, NULL)); /* something all the same */
     pthread_mutex_lock(&c->lock);
     CHECK(channel_render(c) && c->done && w.rendered == 2);
     pthread_mutex_unlock(&c->lock);
-    CHECK(!channel_news(c, 1) && w.dropped == 0);
+    CHECK(!channel_news(c, 1, NULL) && w.dropped == 0);
     channel_disconnect(c);
     CHECK(w.dropped == 1 && h.gone == 1);
     channel_set_source(c, (struct channel_source){on_render, on_drop, &w}); /* too late: it is let go at once */
-    CHECK(w.dropped == 2 && !channel_news(c, 1));
+    CHECK(w.dropped == 2 && !channel_news(c, 1, NULL));
     channel_unref(c);
     CHECK(w.dropped == 2);
+}
+
+/* Whoever has news for several readers wakes them once all is said, each once. */
+TEST(channel_readers_are_woken_together)
+{
+    enum { READERS = 3 };
+    struct heard h[READERS] = {0};
+    struct channel *c[READERS];
+    struct wakeups together = {0};
+    for (int i = 0; i < READERS; i++) {
+        c[i] = channel_new(&h[i], on_wake, 500, NULL, 0);
+        channel_start_stream(c[i]);
+        c[i]->suspended = i < 2; /* the last one is awake */
+        CHECK(channel_news(c[i], 1, &together) && channel_news(c[i], 1, &together));
+        CHECK(!h[0].woken && !c[i]->suspended);
+    }
+    channel_hang_up(c[0]); /* it is woken already */
+    wakeups_end(&together);
+    wakeups_end(&together);
+    CHECK(h[0].woken == 1 && h[1].woken == 1 && h[2].woken == 0);
+    for (int i = 0; i < READERS; i++) {
+        channel_disconnect(c[i]);
+        channel_unref(c[i]);
+    }
 }

@@ -3,9 +3,10 @@
 #include "tests/unit/inside.h"
 #include "tests/unit/test.h"
 
-static void on_resume(void *conn)
+static void on_resume(void *conn, struct wakeups *w)
 {
     (void)conn;
+    (void)w;
 }
 
 /* One prompt and one choice of what the body asks for. */
