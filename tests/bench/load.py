@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The daemon under load: what it promises, and what it costs. Standard library only.
 
-    tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict]
+    tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict] [--flood N] [--priority P]
 
 Parts: streams overload churn overhead clients prefill idle fairness (all, when none is named). Each starts a daemon of
 its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
+--flood, --priority: of fairness, how many requests the one caller keeps open (64), and how they are to be ranked (0).
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
 its target, which a busy machine can do too (exit code 1 only with --strict).
@@ -607,7 +608,7 @@ def idle():
 # --- Two callers ---
 
 def fairness():
-    part, tokens, flood = "fairness", 64, 64
+    part, tokens, flood = "fairness", 64, options.flood
     with tempfile.NamedTemporaryFile("w", suffix=".keys") as f:
         for name in ("A", "B"):
             f.write("%s %s\n" % (name, hashlib.sha256(("key-of-" + name).encode()).hexdigest()))
@@ -618,7 +619,7 @@ def fairness():
 
             def post(name, **more):
                 body = {"prompt": rng.choice(PROMPTS), "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
-                        "stream": True}
+                        "stream": True, "priority": options.priority if name == "A" else 0}
                 return client.post(body, headers="Authorization: Bearer key-of-%s\r\n" % name, tag=name, **more)
 
             def over(c):
@@ -671,6 +672,8 @@ def main():
     p.add_argument("parts", nargs="*", metavar="part", choices=[[], *PARTS])
     p.add_argument("--scale", type=float, default=1)
     p.add_argument("--strict", action="store_true")
+    p.add_argument("--flood", type=int, default=64)
+    p.add_argument("--priority", type=int, default=0)
     options = p.parse_args()
     begin = time.monotonic()
     for name in options.parts or PARTS:
