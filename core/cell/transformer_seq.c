@@ -49,9 +49,7 @@ static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dr
     DEQ_PART(l, s->carry, deq_norm_keeps(a->norm) ? N * D : 0);
     DEQ_PART(l, s->w_nd, N * D);
     DEQ_PART(l, s->w_nd2, N * D);
-    DEQ_PART(l, s->w_nf, N * F);
-    DEQ_PART(l, s->w_nh, N * HD);
-    DEQ_PART(l, s->w_qkv, N * 3 * HD);
+    DEQ_PART(l, s->w_wide, N * DEQ_MAX(F, 4 * HD));
     DEQ_PART(l, s->w_tt, DEQ_ATTENTION_SEQ_ROWS * R);
     DEQ_PART(l, s->w_tt2, DEQ_ATTENTION_SEQ_ROWS * R);
     DEQ_PART(l, s->w_td, DEQ_ATTENTION_SEQ_ROWS * (size_t)a->d_head);
@@ -211,7 +209,8 @@ static void block_vjp(struct deq_transformer_seq *s, unsigned l, const struct de
     const struct deq_block_weights *w = &s->w->block[l];
     struct deq_block_weights *g = grads ? &grads->block[l] : NULL;
     const size_t N = s->base.n, D = a->base.vocab.d_model, F = a->d_inner, HD = (size_t)a->n_head * a->d_head;
-    float *d_o = s->w_nd, *d_h = s->w_nd2, *d_act = s->w_nf, *d_av = s->w_nh, *d_qkv = s->w_qkv;
+    float *d_o = s->w_nd, *d_h = s->w_nd2, *d_act = s->w_wide;
+    float *d_qkv = s->w_wide, *d_av = s->w_wide + N * 3 * HD; /* d_act is done with when attention's turn comes */
 
     /* o = h + act W_2^T + b_2 */
     if (a->norm == DEQ_NORM_POST)
@@ -311,7 +310,7 @@ static void remember(struct deq_seq *base, const float *z, float *shown)
             norm_rows(a, z, N, D, w->attn_norm_g, w->attn_norm_b, s->w_nd, NULL);
             in = s->w_nd;
         }
-        float *qkv = s->w_qkv;
+        float *qkv = s->w_wide;
         s->base.xwt(N, kv, D, in, D, w->qkv_w + HD * D, D, s->u[l] + HD, 3 * HD, qkv + HD, 3 * HD);
         for (size_t b = 0; b < s->base.b; b++) {
             float *to = s->memory[l] + b * s->m_max * kv;

@@ -49,8 +49,7 @@ struct deq_transformer_seq {
     struct deq_tape *tape; /* [n_tapes * L] */
     float *carry;     /* [N, D] what the residual stream's additions lost, of the evaluation under way */
     /* work */
-    float *w_nd, *w_nd2, *w_nf, *w_nh, *w_qkv, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N,F] [N,HDh]
-                                                                      * [N,3HDh] [64,R] [64,R] [64,Dh] */
+    float *w_nd, *w_nd2, *w_wide, *w_tt, *w_tt2, *w_td; /* [N,D] [N,D] [N, max of F and 4HDh] [64,R] [64,R] [64,Dh] */
     float *stats;     /* [N, 2] of the final norm */
     void *mem;        /* the one block all of these live in */
 };

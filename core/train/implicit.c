@@ -28,31 +28,37 @@ static unsigned segments(const struct deq_grad_opts *o)
     return (recorded(o) - 1) / segment_of(o) + 1;
 }
 
-/* What steps need, in floats for a state of one. */
+/* What steps with any of some options need, and solves in them. */
 struct room {
-    unsigned n_tapes;
-    bool dropout, adjoint, penalty;
-    size_t kept, scratch;
+    unsigned n_tapes, kept;
+    bool dropout, adjoint;
+    size_t scratch; /* floats */
 };
 
-static struct room room_for(const struct deq_grad_opts *opts, size_t n, size_t b, size_t dim)
+static struct room room_for(const struct deq_grad_opts *opts, size_t n)
 {
     struct room r = {0};
     for (size_t i = 0; i < n; i++) {
         const struct deq_grad_opts *o = &opts[i];
-        const bool penalty = o->jac_weight > 0; /* takes the last tape */
-        r.n_tapes = DEQ_MAX(r.n_tapes, segment_of(o) + penalty);
-        r.kept = DEQ_MAX(r.kept, (size_t)segments(o) - 1);
+        const unsigned penalty = o->jac_weight > 0 ? 2 : 0; /* the first evaluation, and the perturbed one */
+        r.n_tapes = DEQ_MAX(r.n_tapes, DEQ_MAX(segment_of(o), penalty));
+        r.kept = DEQ_MAX(r.kept, segments(o) - 1);
         r.dropout = r.dropout || o->dropout > 0 || o->weight_dropout > 0;
-        r.penalty = r.penalty || penalty;
-        if (o->mode != DEQ_GRAD_EXPLICIT)
-            r.scratch = DEQ_MAX(r.scratch, deq_solve_floats(&o->forward, b, dim));
-        if (o->mode == DEQ_GRAD_IMPLICIT) {
-            r.adjoint = true;
-            r.scratch = DEQ_MAX(r.scratch, deq_solve_floats(&o->adjoint, b, dim));
-        }
+        r.adjoint = r.adjoint || o->mode == DEQ_GRAD_IMPLICIT;
     }
     return r;
+}
+
+static size_t scratch_for(const struct deq_grad_opts *opts, size_t n, size_t b, size_t dim)
+{
+    size_t floats = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (opts[i].mode != DEQ_GRAD_EXPLICIT)
+            floats = DEQ_MAX(floats, deq_solve_floats(&opts[i].forward, b, dim));
+        if (opts[i].mode == DEQ_GRAD_IMPLICIT)
+            floats = DEQ_MAX(floats, deq_solve_floats(&opts[i].adjoint, b, dim));
+    }
+    return floats;
 }
 
 static void lay_out(struct deq_grad_work *w, const struct room *r, size_t nd, struct deq_layout *l)
@@ -62,7 +68,6 @@ static void lay_out(struct deq_grad_work *w, const struct room *r, size_t nd, st
     DEQ_PART(l, w->y, nd);
     DEQ_PART(l, w->d, nd);
     DEQ_PART(l, w->g, r->adjoint ? nd : 0);
-    DEQ_PART(l, w->noise, r->penalty ? nd : 0);
     DEQ_PART(l, w->kept, r->kept * nd);
     DEQ_PART(l, w->scratch, r->scratch);
 }
@@ -71,14 +76,14 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
                               size_t n, struct deq_grad_work *ret, struct deq_err *err)
 {
     struct deq_grad_work w = {0};
-    struct room room = room_for(opts, n, b, 0);
+    struct room room = room_for(opts, n);
     const struct deq_seq_shape shape = {.b = b, .t = t, .n_tapes = room.n_tapes, .dropout = room.dropout};
     enum deq_rc rc = deq_seq_new(arch, &shape, &w.seq, err);
     if (rc)
         return rc;
     const size_t dim = t * w.seq->state_dim;
     struct deq_layout l = {0};
-    room = room_for(opts, n, b, dim);
+    room.scratch = scratch_for(opts, n, b, dim);
     lay_out(&w, &room, b * dim, &l);
     l = (struct deq_layout){.base = w.mem = deq_alloc(l.bytes)};
     if (!w.mem) {
@@ -146,7 +151,7 @@ void deq_grad_solve(struct deq_grad_work *w, const struct deq_solver_opts *o, st
 }
 
 /* The penalty's gradients, but for what passes through f(z*): that is taken from its gradient d_f [N, S]. The
- * perturbed evaluation goes to the last tape. */
+ * perturbed evaluation goes to the last tape: what was recorded behind the first has been differentiated. */
 static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_opts *o, size_t count, uint64_t seed,
                                uint64_t key, float *d_f, struct deq_weights *grads)
 {
@@ -155,9 +160,9 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     const size_t nd = s->n * s->state_dim;
     const unsigned last = s->n_tapes - 1;
     const float h = o->jac_step * sqrtf(k->dot(w->z, w->z, nd) / (float)nd) + 1e-8f;
+    float *v = w->y;
     for (size_t i = 0; i < nd; i++)
-        w->noise[i] = (float)deq_rng_normal(seed, STREAM_PROBE + (key << 8), i);
-    float *v = w->noise;
+        v[i] = (float)deq_rng_normal(seed, STREAM_PROBE + (key << 8), i);
     k->scale(v, h, nd);
     k->add(v, v, w->z, nd);
     s->ops->forward(s, last, v, v);

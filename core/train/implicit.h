@@ -48,7 +48,7 @@ struct deq_grad_report {
 struct deq_grad_work {
     struct deq_seq *seq;
     float *z, *f;                  /* [N, S] z* and f(z*) */
-    float *y, *d, *g, *noise;      /* [N, S] each; g for IMPLICIT alone, noise for the penalty */
+    float *y, *d, *g;              /* [N, S] each; g for IMPLICIT alone */
     float *kept;                   /* [segments - 1, N, S] the states that segments begin at, but the first */
     float *scratch;                /* solver */
     void *mem;                     /* the one block all of these but seq live in */
