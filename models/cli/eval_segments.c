@@ -29,6 +29,7 @@ struct work {
     double *nats_of;               /* [streams] summed in order, so that the result does not depend
                                     * on which thread was quicker */
     size_t streams, length, T;     /* length: tokens of a stream */
+    bool apart;                    /* segments know nothing of each other */
     pthread_mutex_t lock;
     /* under the lock */
     double nats, started;
@@ -81,6 +82,8 @@ static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
             const size_t t = DEQ_MIN(w->T, w->length - 1 - at);
             struct deq_solve_report r;
             struct deq_err err;
+            if (w->apart)
+                s->seq->ops->forget(s->seq);
             enum deq_rc rc = deq_segment_solve(s, x + at, t, NULL, &r, &err);
             if (rc) {
                 char where[64];
@@ -199,6 +202,7 @@ int eval_segments(const char *dir, const char *text_path, const struct segment_f
     struct deq_tokens tokens = {0};
     struct deq_err err;
     struct work w = {.T = f->tgt_len,
+                     .apart = !f->mem_len,
                      .streams = f->streams ? f->streams : 16,
                      .tokens = &tokens,
                      .lock = PTHREAD_MUTEX_INITIALIZER};

@@ -15,7 +15,8 @@ struct segment_flags {
     {"--tgt-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, tgt_len), 1, 65536, NULL, NULL, \
      "solve segments of N positions jointly, as the authors' evaluation does; else off"},            \
     {"--mem-len", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, mem_len), 0, 65536, NULL, NULL, \
-     "positions that a transformer remembers before a segment; else the model's segment_memory"},    \
+     "positions that a transformer remembers before a segment, 0: no kind remembers any; else the "  \
+     "model's segment_memory"},                                                                      \
     {"--streams", DEQ_OPT_U32, (at) + offsetof(struct segment_flags, streams), 1, 4096, NULL, NULL,  \
      "streams the text is cut into, with --tgt-len; else 16, the authors' evaluation batch"}
 

@@ -1,5 +1,6 @@
 """deq import and deq check of trellis networks: locuslab/deq's, solved for its fixed point, and locuslab/trellisnet's,
 which runs its levels. authors_trellis.py is the judge where the committed goldens do not reach."""
+import json
 import math
 import os
 import shutil
@@ -8,7 +9,7 @@ import authors
 import authors_trellis
 import torchzip
 from imports import GOLDEN, SOLVERS, agrees, compare, config_of, golden_of, logits_of, place, refused, some_tokens
-from lib import DEQ, Daemon, check, equal, run, short
+from lib import DEQ, ROOT, TINY, Daemon, check, equal, run, short
 from torchzip import Tensor, floats
 
 FOLDERS = sorted(f for f in os.listdir(GOLDEN) if "trellis" in f)
@@ -243,3 +244,19 @@ def test_help_names_the_sources():
     families = {config_of(f).get("model_type") or config_of(f)["model_class_name"].lower()
                 for f in os.listdir(GOLDEN) if "." not in f}
     check(code == 0 and all(f in out for f in families), "%s in %s" % (families, out))
+
+
+def test_segments_that_know_nothing_of_each_other():
+    """--mem-len 0: every segment from an empty context, as deq train validates; else from the last one's state."""
+    model = os.path.join(os.path.dirname(TINY), "tiny-trellis")
+
+    def nats(limit, length, *more):
+        code, out, err = run([DEQ, "eval", model, os.path.join(ROOT, "LICENSE"), "--json", "--streams", "1",
+                              "--tol", "1e-4", "--limit", str(limit), "--tgt-len", str(length),
+                              *more])
+        equal(code, 0, err)
+        return json.loads(out)["nll_per_token"]
+
+    whole, carried, apart = nats(201, 200), nats(201, 8), nats(201, 8, "--mem-len", "0")
+    check(apart > carried + 1e-3 and carried > whole, "less context, more nats: %g, %g, %g" % (apart, carried, whole))
+    equal(nats(9, 8, "--mem-len", "0"), nats(9, 8), "of one segment the same")
