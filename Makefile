@@ -98,7 +98,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
+.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 clean: ## what was built
@@ -166,6 +166,10 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 	python3 tests/bench/load.py $(MODEL)
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
 	sh tests/scaleout/run.sh throughput
+
+# DATA: WikiText-2 as published; PLAN=1: the list and its hours; WORK, THREADS
+claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; QUICK=1, ten minutes
+	@DEQ_BUILD=$(OUT) python3 models/claims/claims.py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
 
 ##@ Install and deploy
 k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values

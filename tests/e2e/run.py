@@ -28,6 +28,7 @@ MODULES = LONG + (
     "raw",
     "streams",
     "trellis",
+    "twins",
     "wordlevel",
 )
 

@@ -1,0 +1,191 @@
+"""models/claims: its arithmetic on small examples, what it refuses, and a run of it in miniature."""
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+from lib import DEQ, ROOT, check, close, equal
+
+CLAIMS = os.path.join(ROOT, "models", "claims")
+sys.path.insert(0, CLAIMS)
+
+import claims
+import plan
+import report
+import svg
+import texts
+import work
+
+ARTICLE = " = %s = \n \n %s \n \n %s \n"
+PARAGRAPHS = ["The %s %d of the city was built in the year %d , and stood beside the river for long . It was large ."
+              % (what, n, 1800 + n) for n, what in enumerate(("church", "bridge", "tower", "mill", "market", "gate"))]
+
+
+def result(kind, form, seed=1, rate=1e-3, nats=4.0, seconds=100.0, speed=1000.0, diverged=None):
+    curve = [[50, 500, seconds / 2, nats + 1], [100, 1000, seconds, nats]]
+    return {"kind": kind, "form": form, "seed": seed, "rate": rate, "diverged": diverged, "evaluations": 8.0,
+            "peak_bytes": 10 ** 8, "curve": curve, "test": {"nll_per_token": nats, "tokens_per_second": speed}}
+
+
+def results(runs, memory=()):
+    return {"machine": "a machine", "wanted": ["transformer-deq", "transformer-tied"], "models": {}, "runs": runs,
+            "texts": {s: {"bytes": 90, "words": 20, "tokens": 30} for s in texts.SPLITS},
+            "memory": [dict(zip(("kind", "form", "depth", "activation_bytes", "parameter_bytes", "resident_bytes"), m))
+                       for m in memory]}
+
+
+def test_perplexity_of_a_word():
+    equal(texts.official_tokens(" \n = A B = \n \n c <unk> @-@ d . \n"), 1 + 5 + 1 + 6, "words, and <eos> a line")
+    equal(texts.official_tokens("a"), 2, "a last line without an end has an <eos> too")
+    # a model that gives each of 5 official tokens, cut into 8, the probability 1/7
+    words = texts.official_tokens("a bc\nd\n")
+    close(texts.word_perplexity(words * math.log(7) / 8, 8, words), 7, 1e-12, "exp(nats a token * N / W)")
+    r = results([result("transformer", "deq", nats=2.0)])
+    close(report.perplexity(r, r["runs"][0], "test"), math.exp(2 * 30 / 20), 1e-12, "of a run")
+
+
+def test_shared_documents_are_named():
+    train = "".join(ARTICLE % (n, PARAGRAPHS[i], PARAGRAPHS[i + 1]) for i, n in ((0, "One"), (2, "Two")))
+    valid = ARTICLE % ("Three", PARAGRAPHS[4], PARAGRAPHS[5])
+    equal(texts.shared_documents(valid, train), [], "nothing shared")
+    half = ARTICLE % ("Same again", PARAGRAPHS[1].replace(" ", "  "), PARAGRAPHS[2])
+    equal(texts.shared_documents(valid + half, train), ["= Same again ="], "an article of another's paragraphs")
+    marked = "\n<|endoftext|>\n".join(PARAGRAPHS[3:])
+    equal(texts.shared_documents(marked, train), ["line 1"], "documents between marks")
+    try:
+        texts.refuse_shared({"train": train, "valid": valid + half, "test": valid})
+        check(False, "shared documents are refused")
+    except texts.BadText as e:
+        check("valid.txt shares 1 of its documents with train.txt, the first: = Same again =" in str(e) and
+              "test.txt shares 1 of its documents with valid.txt" in str(e), str(e))
+
+
+def test_twins_of_another_size_are_named():
+    sizes = {("transformer", "deq"): 1000, ("transformer", "tied"): 1020, ("transformer", "untied"): 979,
+             ("trellis", "deq"): 500}
+    try:
+        plan.refuse_unequal(sizes)
+        check(False, "2.1 % are refused")
+    except plan.Unequal as e:
+        check("transformer-untied has 979" in str(e) and "tied has 1,020" not in str(e) and "2.1 %" in str(e), str(e))
+    sizes["transformer", "untied"] = 980
+    plan.refuse_unequal(sizes)
+
+
+def test_times_and_rates():
+    curve = [[1, 10, 10.0, 5.0], [2, 20, 20.0, 4.0], [3, 30, 40.0, 3.0]]
+    equal([report.seconds_to(curve, x) for x in (6, 4.0, 3.5, 2.9)], [10.0, 20.0, 30.0, None], "between validations")
+    runs = [result("transformer", "deq", seed, seconds=60, nats=4.0, speed=3000.0) for seed in (1, 2)]
+    runs += [result("transformer", "tied", seed, seconds=200, nats=3.5, speed=1500.0) for seed in (1, 2)]
+    runs += [result("transformer", "tied", rate=9.0, nats=3.6), result("transformer", "tied", rate=8.0, diverged="x")]
+    r = results(runs)
+    equal(report.best_rate(report.of_model(r, "transformer", "tied")), 1e-3, "the best rate")
+    equal(len(report.chosen(r, "transformer", "tied")), 2, "its runs")
+    # the DEQ's 4.0 nats: the twin is there half way from 4.5 after 100 s to 3.5 after 200 s
+    close(report.training_time(r, "transformer", "tied"), 60 / 150, 1e-12, "to the loss of the worse of the two")
+    close(report.inference_time(r, "transformer", "tied"), 0.5, 1e-12, "time a token")
+    equal(report.training_time(results(runs[:2]), "transformer", "tied"), None, "no twin yet")
+
+
+def test_claims_are_judged():
+    memory = [("transformer", "deq", d, 40, 1, 90) for d in (4, 16, 128)]
+    memory += [("transformer", "tied", 16, 400, 1, 450)]
+    runs = [result("transformer", "deq", nats=4.0), result("transformer", "tied", nats=4.01)]
+    found = {c.name: (value, holds) for c, value, _, holds in report.verdicts(results(runs, memory), False)}
+    equal((found["memory-transformer"], found["memory-transformer-flat"]), ((0.1, True), (1.0, True)), "memory")
+    equal((found["quality-transformer-tied"][1], found["quality-trellis-tied"]), (True, (None, None)), "quality")
+    runs[0] = result("transformer", "deq", nats=4.1)
+    for quick, held in ((False, False), (True, False)):
+        found = {c.name: holds for c, _, _, holds in report.verdicts(results(runs, memory), quick)}
+        equal(found["quality-transformer-tied"], held, "14 % worse")
+    check(all(c.quick >= c.bound for c in report.CLAIMS), "the quick form asks for no more")
+
+
+def test_tables_and_plots():
+    with open(os.path.join(CLAIMS, "README.md"), encoding="utf-8") as f:
+        readme = f.read()
+    path = os.path.join(CLAIMS, "results.json")
+    with open(path, encoding="utf-8") as f:
+        published = json.load(f)
+    equal(report.fill(readme, report.tables(published, plan.FULL)), readme, "the README's tables are results.json's")
+    memory = [("transformer", "deq", d, 4e7, 1, 9e7) for d in (4, 16)]
+    r = results([result("transformer", "deq", nats=2.0, seconds=120.0)], memory)
+    found = report.tables(r, plan.FULL)
+    check("| transformer, DEQ | not run | 0.001 | 20.1 | 20.1 | 8.0 | 2 min | 1000 | 100 MB |" in found["quality"],
+          found["quality"])
+    check("| 16 | 40.0 (90) | not run |" in found["memory-transformer"], found["memory-transformer"])
+    plots = report.plots(r)
+    equal(sorted(plots), ["curves-transformer.svg", "memory-transformer.svg"], "what there is to plot")
+    for text in plots.values():
+        xml.etree.ElementTree.fromstring(text)
+    equal(svg._ticks(3.9, 130, True), [5, 10, 20, 50, 100], "ticks of a log axis")
+    equal([round(t, 9) for t in svg._ticks(-0.1, 1.04, False)], [0, 0.5, 1], "of another")
+
+
+SMALL = {"model.hidden_size": 16, "model.heads": 2, "model.head_dim": 8, "model.inner_size": 64,
+         "model.attention_window": 32, "train.seq_len": 32, "train.batch": 4, "train.micro_batch": 2,
+         "train.warmup": 2, "data.vocab_size": 300, "train.checkpoint_every": 5, "train.log_every": 1}
+
+
+def small(steps):
+    return plan.Plan((plan.Model("transformer", "deq", {}), plan.Model("transformer", "tied", plan.explicit(3))),
+                     {"transformer": (1e-3,)}, (1, 2),
+                     {**SMALL, "train.steps": steps, "train.shallow_steps": steps // 5, "train.eval_every": steps})
+
+
+def session(directory, steps):
+    w = work.Work(directory, DEQ, 1)
+    s = claims.Session(small(steps), True, w)
+    text = "".join(PARAGRAPHS[i % 3].replace("city", "city of %d" % i) + "\n" for i in range(60))
+    s.prepare({"train": text, "valid": PARAGRAPHS[3] * 4, "test": PARAGRAPHS[4] * 4})
+    return s
+
+
+def test_runs_stop_and_go_on():
+    before, look_s = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], work.LOOK_S
+    work.LOOK_S = 0.02
+    with tempfile.TemporaryDirectory() as tmp:
+        s = session(tmp, 120)
+        equal(s.results["models"]["transformer-deq"], s.results["models"]["transformer-tied"], "of equal size")
+        run = s.plan.first(s.plan.models[1])
+        out = os.path.join(tmp, "runs", plan.run_name(run), "out")
+
+        def stop_when_saved(events, _):
+            if os.path.exists(os.path.join(out, "checkpoint.safetensors")):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        try:
+            s.work.train(run, stop_when_saved)
+            check(False, "a signal stops the run")
+        except work.Stopped:
+            check(s.work.finished(run) is None, "it is not finished")
+        try:
+            work.Work(tmp, DEQ, 1)
+            check(False, "one at a time")
+        except work.Failed as e:
+            check("at work for another" in str(e), str(e))
+        os.close(s.work.lock)
+        s.work = work.Work(tmp, DEQ, 1)
+        found = s.work.train(run, lambda *_: None)
+        steps = [e["step"] for e in work.read_json_lines(os.path.join(out, "train.jsonl")) if e["event"] == "step"]
+        check(steps[-1] == 120 and steps.count(1) == 1, "it went on where it was: %s" % steps[:10])
+        equal(found["curve"][-1][:2], [120, 120 * 4 * 32], "its last validation")
+        modified = os.path.getmtime(os.path.join(out, "model.safetensors"))
+        equal(s.work.train(run, None), found, "a finished run is not repeated")
+        equal(os.path.getmtime(os.path.join(out, "model.safetensors")), modified, "nor written again")
+        tested = s.work.test(run, found)
+        # as many words of one distribution; what differs is chance
+        close(tested["test"]["nll_per_token"], report.final(found), 0.7, "the test text is read as validation is")
+        other = s.plan.run(run.model, run.rate, run.seed)._replace(over={**run.over, "train.clip": 2})
+        try:
+            s.work.train(other, None)
+            check(False, "another recipe under the same name is refused")
+        except work.Failed as e:
+            check("another recipe" in str(e), str(e))
+        os.close(s.work.lock)
+    work.LOOK_S = look_s
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+        signal.signal(number, handler)
