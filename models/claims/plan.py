@@ -33,12 +33,13 @@ def untied(layers, heads, head_dim, inner_size):
 class Plan:
     """A list of models, and what all of them have in common."""
 
-    def __init__(self, models, rates, seeds, over=()):
-        self.models, self.rates, self.seeds, self.over = models, rates, seeds, dict(over)
+    def __init__(self, models, rates, seeds, over):
+        """rates: {kind: of the search}; over: {kind: what is set over all of its recipes}"""
+        self.models, self.rates, self.seeds, self.over = models, rates, seeds, over
 
     def run(self, model, rate, seed):
         # Muon's rate is on another scale; the two go together
-        return Run(model, rate, seed, {**self.over, **model.over, "train.lr": rate, "train.muon_lr": 2 * rate,
+        return Run(model, rate, seed, {**self.over[model.kind], **model.over, "train.lr": rate, "train.muon_lr": 2 * rate,
                                        "train.seed": seed})
 
     def search(self, model):
@@ -65,20 +66,24 @@ FULL = Plan(
     ),
     rates={"transformer": (1e-3, 2e-3, 4e-3), "trellis": (1.5e-3, 3e-3, 6e-3)},
     seeds=(1, 2),
+    over={"transformer": {}, "trellis": {}},
 )
 
-# The same in ten minutes. One rate each: the best of three, as a search with them found.
+# The same in ten minutes, at one rate each that a few trials with this text found good.
+_SMALL = {"model.hidden_size": 96, "data.vocab_size": 512, "train.steps": 150, "train.shallow_steps": 30,
+          "train.warmup": 20, "train.eval_every": 30, "train.dropout": 0.1}
 QUICK = Plan(
     models=(
         Model("transformer", "deq", {}),
         Model("transformer", "tied", explicit(16)),
         Model("transformer", "untied", untied(2, 2, 24, 168)),
+        Model("trellis", "deq", {}),
+        Model("trellis", "tied", explicit(16)),
     ),
-    rates={"transformer": (2e-3,)},
+    rates={"transformer": (2e-3,), "trellis": (3e-3,)},
     seeds=(1,),
-    over={"model.hidden_size": 96, "model.heads": 3, "model.inner_size": 384, "data.vocab_size": 512,
-          "train.steps": 300, "train.shallow_steps": 60, "train.warmup": 30, "train.eval_every": 60,
-          "train.dropout": 0.1},
+    over={"transformer": {**_SMALL, "model.heads": 3, "model.inner_size": 384},
+          "trellis": {**_SMALL, "model.state_size": 96}},
 )
 
 
@@ -124,7 +129,7 @@ _PROTOCOL = {"train.seq_len": 150, "train.batch": 15, "train.micro_batch": 15, "
 
 def memory_over(plan, kind, form, depth):
     """One step of a network of that depth: of a DEQ, that many evaluations before those that are recorded."""
-    protocol = {**plan.over, **_PROTOCOL}
+    protocol = {**plan.over[kind], **_PROTOCOL}
     if kind == "transformer":
         protocol["model.attention_window"] = protocol["train.seq_len"]
     return {**protocol, **{

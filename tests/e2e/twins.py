@@ -133,7 +133,8 @@ SMALL = {"model.hidden_size": 16, "model.heads": 2, "model.head_dim": 8, "model.
 def small(steps):
     return plan.Plan((plan.Model("transformer", "deq", {}), plan.Model("transformer", "tied", plan.explicit(3))),
                      {"transformer": (1e-3,)}, (1, 2),
-                     {**SMALL, "train.steps": steps, "train.shallow_steps": steps // 5, "train.eval_every": steps})
+                     {"transformer": {**SMALL, "train.steps": steps, "train.shallow_steps": steps // 5,
+                                      "train.eval_every": steps}})
 
 
 def session(directory, steps):
