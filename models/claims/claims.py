@@ -167,16 +167,10 @@ class Session:
     # --- What is shown ---
 
     def publish(self):
-        """Tables and plots: of the whole list beside this program, of the quick one where it works."""
+        """Of the whole list beside this program, of the quick one where it works."""
         where = self.work.dir if self.quick else work.HERE
         work.replace(os.path.join(where, "results.json"), json.dumps(self.results, indent=1) + "\n")
-        for name, text in report.plots(self.results).items():
-            work.replace(os.path.join(where, name), text)
-        if not self.quick:
-            path = os.path.join(where, "README.md")
-            with open(path, encoding="utf-8") as f:
-                readme = f.read()
-            work.replace(path, report.fill(readme, report.tables(self.results, self.plan)))
+        show(self.results, where)
 
     def verdict(self):
         """Prints every claim that was measured; the exit code."""
@@ -193,22 +187,43 @@ class Session:
         return 1 if failed else 0
 
 
+def show(results, where):
+    """Plots, and the README's tables where one stands there."""
+    for name, text in report.plots(results).items():
+        work.replace(os.path.join(where, name), text)
+    path = os.path.join(where, "README.md")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            readme = f.read()
+        work.replace(path, report.fill(readme, report.tables(results, plan.FULL)))
+
+
+def show_again():
+    """From the results that are published."""
+    with open(os.path.join(work.HERE, "results.json"), encoding="utf-8") as f:
+        show(json.load(f), work.HERE)
+
+
 def arguments(argv):
     p = argparse.ArgumentParser(prog="claims.py", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", help="where train, valid and test .txt (or .txt.xz) of WikiText-2 are")
     p.add_argument("--quick", action="store_true", help="the small version")
     p.add_argument("--plan", action="store_true", help="print the list and its hours, and stop")
+    p.add_argument("--tables", action="store_true", help="make tables and plots anew from results.json, and stop")
     p.add_argument("--work", help="where runs are kept (build/claims, build/claims-quick)")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of deq (all cores)")
     a = p.parse_args(argv)
-    if not a.quick and not a.data:
+    if not a.quick and not a.data and not a.tables:
         p.error("WikiText-2 is not in the repository: DATA=DIR, with train, valid and test .txt or .txt.xz; or QUICK=1")
     return a
 
 
 def main(argv):
     a = arguments(argv)
+    if a.tables:
+        show_again()
+        return 0
     build = os.path.join(ROOT, os.environ.get("DEQ_BUILD", "build"))
     directory = a.work or os.path.join(ROOT, "build", "claims-quick" if a.quick else "claims")
     w = None
