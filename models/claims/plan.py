@@ -39,8 +39,8 @@ class Plan:
 
     def run(self, model, rate, seed):
         # Muon's rate is on another scale; the two go together
-        return Run(model, rate, seed, {**self.over[model.kind], **model.over, "train.lr": rate, "train.muon_lr": 2 * rate,
-                                       "train.seed": seed})
+        own = {"train.lr": rate, "train.muon_lr": 2 * rate, "train.seed": seed}
+        return Run(model, rate, seed, {**self.over[model.kind], **model.over, **own})
 
     def search(self, model):
         """The runs that find the rate."""
