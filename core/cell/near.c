@@ -41,30 +41,38 @@ static float rounding(enum deq_format f, size_t k)
     return deq_format_is_int(f) ? sqrtf((float)k) / 64000 : (float)(k + 1) * 0x1p-24f;
 }
 
+/* What words' lengths and errors are: sums of squares in floats, by as much too small at most as squares are that no
+ * normal float holds, which `least` makes up for. */
+static void stage_lengths(void *ctx, unsigned thread, unsigned n_threads)
+{
+    const struct deq_near *n = ctx;
+    const struct deq_packed *w = &n->v->packed.head[0], *rounded = &n->v->packed.rounded;
+    const struct deq_kern *k = deq_kern();
+    const struct deq_near_scratch *s = &n->thread[thread];
+    const float least = (float)w->k * 0x1p-126f;
+    for DEQ_ROWS_OF (thread, n_threads, w->n) {
+        deq_packed_row(w, r, s->x);
+        n->length[r] = sqrtf(k->dot(s->x, s->x, w->k) + least) + (n->v->head_bias ? fabsf(n->v->head_bias[r]) : 0);
+        n->error[r] = 0;
+        if (!rounded->data)
+            continue;
+        deq_packed_row(rounded, r, s->before);
+        n->error[r] = sqrtf(k->diff_sumsq(s->x, s->before, w->k) + least);
+    }
+}
+
 void deq_near_init(struct deq_near *n, const struct deq_vocabulary *v, struct deq_pool *pool)
 {
-    const struct deq_packed *w = &v->packed.head[0], *r = &v->packed.rounded;
+    const struct deq_packed *w = &v->packed.head[0];
     n->v = v;
     n->pool = pool;
     if (!n->thread)
         return;
     n->rounding = rounding(w->format, w->k);
     n->longest = 0;
-    float *const word = n->thread[0].x, *const bytes = n->thread[0].before;
-    for (size_t i = 0; i < w->n; i++) {
-        double length = 0, error = 0;
-        deq_packed_row(w, i, word);
-        if (r->data)
-            deq_packed_row(r, i, bytes);
-        for (size_t k = 0; k < w->k; k++) {
-            const double e = (double)word[k] - (double)bytes[k];
-            length += (double)word[k] * (double)word[k];
-            error += e * e;
-        }
-        n->length[i] = (float)sqrt(length) + (v->head_bias ? fabsf(v->head_bias[i]) : 0) + 1e-30f;
-        n->error[i] = (float)sqrt(error) + 1e-30f;
+    deq_pool_stage(pool, stage_lengths, n, 2 * w->n * w->k);
+    for (size_t i = 0; i < w->n; i++)
         n->longest = n->length[i] <= n->longest ? n->longest : n->length[i]; /* NaN stays */
-    }
 }
 
 /* --- The head in bytes --- */

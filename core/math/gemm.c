@@ -84,15 +84,23 @@ static void row_bf16(const void *panel, size_t row, size_t k, float *out)
 static void row_i16(const void *panel, size_t row, size_t k, float *out)
 {
     const struct deq_int_panel p = deq_int_panel(DEQ_FORMAT_I16, panel, k);
-    for (size_t i = 0; i < k; i++)
-        out[i] = p.scale[row] * (float)(p.plane[0][int_at(row, i)] * 256 + p.plane[1][int_at(row, i)]);
+    const float scale = p.scale[row];
+    for (size_t i = 0; i < k; i += 4) { /* which stand side by side */
+        const int8_t *const high = p.plane[0] + int_at(row, i), *const low = p.plane[1] + int_at(row, i);
+        for (size_t j = 0; j < 4 && i + j < k; j++)
+            out[i + j] = scale * (float)(high[j] * 256 + low[j]);
+    }
 }
 
 static void row_i8(const void *panel, size_t row, size_t k, float *out)
 {
     const struct deq_int_panel p = deq_int_panel(DEQ_FORMAT_I8, panel, k);
-    for (size_t i = 0; i < k; i++)
-        out[i] = p.scale[row] * (float)p.plane[0][int_at(row, i)];
+    const float scale = p.scale[row];
+    for (size_t i = 0; i < k; i += 4) {
+        const int8_t *const q = p.plane[0] + int_at(row, i);
+        for (size_t j = 0; j < 4 && i + j < k; j++)
+            out[i + j] = scale * (float)q[j];
+    }
 }
 
 static const struct format {

@@ -68,6 +68,11 @@ struct deq_model *tiny_trellis(void)
     return model_in(TINY_TRELLIS, DEQ_CLASS_FLOAT32);
 }
 
+struct deq_model *tiny_looped(void)
+{
+    return model_in(TINY_LOOPED, DEQ_CLASS_FLOAT32);
+}
+
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences)
 {
     struct deq_err err;

@@ -8,6 +8,7 @@
 
 #define TINY "tests/golden/tiny"
 #define TINY_TRELLIS "tests/golden/tiny-trellis"
+#define TINY_LOOPED "tests/golden/tiny-looped"
 #define LONG_TEXT                                                                                            \
     "What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, " \
     "rascals, and runaways, a scum of Bretons"
@@ -40,12 +41,14 @@ enum deq_verdict record_choice(void *ctx, const struct deq_event *e);
 bool same_answer(const struct answer *a, const struct answer *b);
 void run_all(struct deq_engine *e);
 
-/* Tiny trained models, of each kind of cell one: the transformer, the trellis network. */
+/* Tiny trained models, of each kind of cell one: the transformer, the trellis network, the looped model. */
 struct deq_model *tiny_model(void);
 struct deq_model *tiny_trellis(void);
+struct deq_model *tiny_looped(void);
 struct deq_model *model_in(const char *dir, enum deq_class numeric);
 
-/* TEST_EACH_KIND(name) { ... }: a test of the engine as two, name and name_trellis, each given its model to free. */
+/* TEST_EACH_KIND(name) { ... }: a test of the engine as three, name, name_trellis and name_looped, each given its model
+ * to free. */
 #define TEST_EACH_KIND(id)                             \
     static void each_##id(struct deq_model *m);        \
     static void given_##id(struct deq_model *m)        \
@@ -55,12 +58,14 @@ struct deq_model *model_in(const char *dir, enum deq_class numeric);
     }                                                  \
     TEST(id) { given_##id(tiny_model()); }             \
     TEST(id##_trellis) { given_##id(tiny_trellis()); } \
+    TEST(id##_looped) { given_##id(tiny_looped()); }   \
     static void each_##id(struct deq_model *m)
 
 /* The same test once more on each, computed in integers. */
 #define TEST_IN_INTEGERS(id)                                                             \
     TEST(id##_int8) { given_##id(model_in(TINY, DEQ_CLASS_INT8)); }                      \
-    TEST(id##_trellis_int16) { given_##id(model_in(TINY_TRELLIS, DEQ_CLASS_INT16)); }
+    TEST(id##_trellis_int16) { given_##id(model_in(TINY_TRELLIS, DEQ_CLASS_INT16)); }    \
+    TEST(id##_looped_int8) { given_##id(model_in(TINY_LOOPED, DEQ_CLASS_INT8)); }
 
 /* An engine for one of them, a greedy request, and ids of a text. */
 struct deq_engine *tiny_engine(const struct deq_model *m, unsigned threads, unsigned sequences);

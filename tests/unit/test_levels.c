@@ -93,6 +93,8 @@ TEST(levels_give_the_bits_of_a_class)
         {DEQ_CLASS_FLOAT32, TINY, 40, 0x0037be03f02e523c}, {DEQ_CLASS_FLOAT32, TINY_TRELLIS, 40, 0xfcd269628c4a53ba},
         {DEQ_CLASS_INT16, TINY, 20, 0x14d4b88696093654},   {DEQ_CLASS_INT16, TINY_TRELLIS, 20, 0x2efafd9f3f4aa402},
         {DEQ_CLASS_INT8, TINY, 20, 0xa25ffd6554bf33d0},    {DEQ_CLASS_INT8, TINY_TRELLIS, 20, 0x3d20b90624e3d1aa},
+        {DEQ_CLASS_FLOAT32, TINY_LOOPED, 12, 0x8b3fd7b0040815c2}, {DEQ_CLASS_INT16, TINY_LOOPED, 6, 0xe0b19d632f6bc84b},
+        {DEQ_CLASS_INT8, TINY_LOOPED, 6, 0x5e2fdc4290ad4f67},
     };
     const struct deq_kern *const was = deq_kern();
     find_levels();

@@ -27,11 +27,11 @@ static void open_near(struct bench *b, enum deq_format format)
     const enum deq_class c = deq_format_is_int(format) ? DEQ_CLASS_INT16 : DEQ_CLASS_FLOAT32;
     REQUIRE(!deq_pack(b->w, WORDS, OUT, format, &b->v.packed.head[0], NULL));
     REQUIRE(!deq_pack(b->w, WORDS, OUT, DEQ_FORMAT_I8, &b->v.packed.rounded, NULL));
-    deq_near_lay_out(&b->near, &b->v.shape, c, 1, 1, &l);
+    deq_near_lay_out(&b->near, &b->v.shape, c, 1, 2, &l);
     b->memory = deq_alloc(l.bytes);
     REQUIRE(b->memory);
     l = (struct deq_layout){.base = b->memory};
-    deq_near_lay_out(&b->near, &b->v.shape, c, 1, 1, &l);
+    deq_near_lay_out(&b->near, &b->v.shape, c, 1, 2, &l);
     deq_near_init(&b->near, &b->v, b->pool);
 }
 
@@ -217,4 +217,32 @@ TEST(near_bound_of_what_is_rounded)
             close_near(&b);
         }
     CHECK_MSG(!wrong && turned > 5, "%u picks are not the product's, %u turned", wrong, turned);
+}
+
+/* Lengths and errors, on the pool's threads: to the 1 % that bounds allow for, and of words whose squares no float
+ * holds not too little. */
+TEST(near_lengths)
+{
+    static struct bench b;
+    float word[OUT], bytes[OUT];
+    b.v = (struct deq_vocabulary){.shape = {.size = WORDS, .d_model = OUT}};
+    for (size_t i = 0; i < WORDS; i++)
+        for (size_t k = 0; k < OUT; k++)
+            b.w[i * OUT + k] = (i % 3 ? 1 : 1e-22f) * (float)deq_rng_normal(9, i, k);
+    open_near(&b, DEQ_FORMAT_F32);
+    for (size_t i = 0; i < WORDS; i++) {
+        double length = 0, error = 0;
+        deq_packed_row(&b.v.packed.head[0], i, word);
+        deq_packed_row(&b.v.packed.rounded, i, bytes);
+        for (size_t k = 0; k < OUT; k++) {
+            length += (double)word[k] * (double)word[k];
+            error += ((double)word[k] - (double)bytes[k]) * ((double)word[k] - (double)bytes[k]);
+        }
+        const double got[] = {(double)b.near.length[i], (double)b.near.error[i]}, want[] = {sqrt(length), sqrt(error)};
+        for (size_t j = 0; j < 2; j++)
+            CHECK_MSG(got[j] >= 0.995 * want[j] && got[j] <= 1.005 * want[j] + 1e-17, "word %zu: %g of %g", i, got[j],
+                      want[j]);
+    }
+    CHECK(b.near.longest > 0 && isfinite(b.near.longest));
+    close_near(&b);
 }
