@@ -48,6 +48,8 @@ $(OBJ)/core/math/kern_avx2.o $(OBJ)/core/math/peak_avx2.o: ARCH := -mavx2 -mfma
 $(OBJ)/core/math/kern_avx512.o $(OBJ)/core/math/peak_avx512.o: ARCH := $(AVX512)
 $(OBJ)/core/math/kern_vnni.o $(OBJ)/core/math/peak_vnni.o: ARCH := $(AVX512) -mavx512vnni
 $(OBJ)/core/math/kern_amx.o $(OBJ)/core/math/peak_amx.o: ARCH := $(AVX512) -mamx-tile -mamx-int8
+# where the compiler has fused multiply-adds at hand
+FUSING := $(patsubst %,$(OBJ)/core/math/kern_%.o,avx2 avx512 vnni amx)
 # the levels' own code on intrinsics in plain C; more of the optimiser takes minutes
 EMULATED := $(call obj,$(wildcard tests/unit/emulate/*.c))
 $(EMULATED): ARCH := $(if $(SAN),-O0,-O1) -Wno-psabi
@@ -113,8 +115,11 @@ test: python lint unit replay e2e readme ## everything that is quick
 python:
 	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
-unit: $(OBJ)/unit ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
+unit: $(OBJ)/unit unfused ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
+.PHONY: unfused
+unfused: $(FUSING)
+	@sh tests/lint/unfused.sh $(FUSING)
 replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
 e2e: python all ## the daemon and the command line over real sockets and files
