@@ -1,43 +1,8 @@
 /* The body of every kernel, compiled once per CPU level: the including file includes its vec_*.h first and defines KERN
  * (name), the tiles of mm_float.h, MM_INT, the file with its products of integers, and ATTN_TILE (sums of attention
  * that run side by side, in vectors). See kern.h for what each one does. */
-#include <math.h>
-#include <string.h>
-
-#include "core/math/kern.h"
-
-/* a vector of which only the first n < 16 lanes exist in memory; the others are `fill` */
-static inline vf ld_tail(const float *p, size_t n, float fill)
-{
-    float t[16];
-    for (int i = 0; i < 16; i++)
-        t[i] = fill;
-    memcpy(t, p, n * sizeof(float));
-    return vf_ld(t);
-}
-
-static inline void st_tail(float *p, vf a, size_t n)
-{
-    float t[16];
-    vf_st(t, a);
-    memcpy(p, t, n * sizeof(float));
-}
-
-static inline vf ld_n(const float *p, size_t n, float fill)
-{
-    return n >= 16 ? vf_ld(p) : ld_tail(p, n, fill);
-}
-
-static inline void st_n(float *p, vf a, size_t n)
-{
-    if (n >= 16)
-        vf_st(p, a);
-    else
-        st_tail(p, a, n);
-}
-
+#include "core/math/kern_ints.h"
 #include "core/math/mm_float.h"
-#include MM_INT
 
 /* exp(x) for x <= 88: 2^n * e^r with |r| <= ln2/2 and a polynomial of degree 6 (Cephes expf), 1 ulp or so; below -87 it
  * is 0, and NaN stays NaN (the second operand of vf_max wins then). */
@@ -70,43 +35,12 @@ static float exp_sum(float *y, const float *x, float shift, size_t n)
     return vf_hsum(s);
 }
 
-static float max_of(const float *x, size_t n)
+static float max(const float *x, size_t n)
 {
     vf m = vf_set1(-INFINITY);
     for (size_t i = 0; i < n; i += 16)
         m = vf_max(ld_n(x + i, n - i, -INFINITY), m);
     return vf_hmax(m);
-}
-
-/* The scale t of numbers x ~ t q of 16 bits: 0 when x is nowhere 1e-30 (below, its inverse would not be a float), NaN
- * when it is not finite; by: 1 / t, or 0 for those two. */
-static float int_scale(const float *x, size_t n, float *ret_by)
-{
-    const vf zero = vf_set1(0.0f);
-    vf top = zero, odd = zero; /* odd: 0, or NaN when a number is not finite */
-    for (size_t i = 0; i < n; i += 16) {
-        const vf v = ld_n(x + i, n - i, 0);
-        top = vf_max(vf_max(v, vf_sub(zero, v)), top);
-        odd = vf_fma(v, zero, odd);
-    }
-    const float most = vf_hmax(top), not_finite = vf_hsum(odd);
-    const bool some = most >= 1e-30f && not_finite == 0;
-    *ret_by = some ? (float)DEQ_INT_TOP / most : 0.0f;
-    return some ? most / (float)DEQ_INT_TOP : not_finite;
-}
-
-static void quantise(const float *x, size_t n, void *row)
-{
-    void *const numbers = (char *)row + DEQ_OPERAND_HEAD;
-    float by;
-    const float t = int_scale(x, n, &by);
-    memset(row, 0, DEQ_OPERAND_HEAD);
-    memcpy(row, &t, sizeof t);
-    const size_t depth = deq_int_depth(n);
-    for (size_t i = 0; i < depth; i += 16) {
-        const vf v = by != 0 && i < n ? ld_n(x + i, n - i, 0) : vf_set1(0.0f);
-        mmi_put(numbers, i, vf_round(vf_mul(v, vf_set1(by))));
-    }
 }
 
 static float dot(const float *a, const float *b, size_t n)
@@ -340,37 +274,4 @@ static void layernorm_vjp(const float *x, const float *stats, size_t n, const fl
 
 #include "core/math/kern_attn.h"
 
-#define KERN_STR2(x) #x
-#define KERN_STR(x) KERN_STR2(x)
-#define KERN_TABLE2(x) deq_kern_##x
-#define KERN_TABLE(x) KERN_TABLE2(x)
-const struct deq_kern KERN_TABLE(KERN);
-const struct deq_kern KERN_TABLE(KERN) = {
-    .name = KERN_STR(KERN),
-    .mm = {[DEQ_FORMAT_F32] = mm_f32, [DEQ_FORMAT_BF16] = mm_bf16, [DEQ_FORMAT_I16] = mm_i16, [DEQ_FORMAT_I8] = mm_i8},
-    .quantise = quantise,
-    .attn = attn,
-    .attn_i16 = attn_i16,
-    .pack_i16 = pack_i16,
-    .layernorm = layernorm,
-    .layernorm_vjp = layernorm_vjp,
-    .rmsnorm = rmsnorm,
-    .rmsnorm_vjp = rmsnorm_vjp,
-    .dot = dot,
-    .diff_sumsq = diff_sumsq,
-    .axpy = axpy,
-    .add = add,
-    .sub = sub,
-    .mul = mul,
-    .add_relu = add_relu,
-    .max = max_of,
-    .exp_sum = exp_sum,
-    .scale = scale,
-    .sigmoid = sigmoid,
-    .tanh_of = tanh_of,
-    .swiglu = swiglu,
-    .swiglu_vjp = swiglu_vjp,
-    .relu2 = relu2,
-    .relu2_vjp = relu2_vjp,
-    .rope = rope,
-};
+#include "core/math/kern_table.h"

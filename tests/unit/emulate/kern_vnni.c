@@ -1,4 +1,5 @@
 /* core/math/kern_vnni.c against intrinsics in plain C: the level's own code, on any machine. */
 #define DEQ_INTRINSICS "tests/unit/emulate/avx512.h"
 #define KERN vnni_emulated
+#define KERN_OF avx512_emulated
 #include "core/math/kern_vnni.c"
