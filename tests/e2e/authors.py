@@ -227,13 +227,14 @@ class Model:
         return z
 
     def solve(self, u, memory):
-        """By Picard, which the random cells here contract under."""
+        """By Picard, which the random cells here contract under: with the last change of an entry an equilibrium is
+        known to 20 times that even where changes shrink by a twentieth only, and compared within 1e-4."""
         z = [[0.0] * self.D for _ in u]
         for _ in range(self.steps or 3000):
             y = self.cell(z, u, memory)
             apart = max(abs(a - b) for p, q in zip(y, z) for a, b in zip(p, q))
             z = y
-            if not self.steps and apart < 1e-10:
+            if not self.steps and apart < 1e-7:
                 return z
         if not self.steps:
             raise ValueError("no equilibrium: choose another seed")

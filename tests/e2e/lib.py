@@ -120,10 +120,10 @@ def run_module(name, filters=()):
 
 
 def run_tests(modules, filters):
-    """Runs the modules, two at a time on two cores or more: no test knows of another. With filters one after the
-    other."""
+    """Runs the modules, one more at a time than there are cores, since many wait, and three at most: no test knows of
+    another. With filters one after the other."""
     begin, total = time.monotonic(), dict.fromkeys(counts, 0)
-    with concurrent.futures.ProcessPoolExecutor(1 if filters else min(2, len(os.sched_getaffinity(0)))) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1 if filters else min(3, 1 + len(os.sched_getaffinity(0)))) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run_module, m, filters) for m in modules]):
             for k, n in done.result().items():
                 total[k] += n
@@ -360,6 +360,14 @@ class Daemon:
             if time.monotonic() > until:
                 return False, m
             time.sleep(0.02)
+
+    def at_rest(self):
+        """The metrics when nothing runs, waits or holds pages: an answer may be there before its last step is over."""
+        held, m = self.wait_metric(lambda m: m["deqd_requests_running"] == m["deqd_requests_waiting"] ==
+                                   m["deqd_rows_open"] == m["deqd_cache_pages_used"] == 0 and
+                                   m["deqd_step_seconds_count"] == m["deqd_steps_total"], PATIENCE_S)
+        check(held, "in the end nothing runs, waits or holds pages")
+        return m
 
 
 def slow_model(path):
