@@ -123,11 +123,10 @@ class Session:
         result = self.work.train(run, self.look(run, at))
         self.results["runs"].append(result)
         if not known:
-            nats = report.final(result)
-            self.work.show.line("%s %s: %s, %s" % (
-                at, plan.run_name(run), result["diverged"] or "validation %.1f a word" %
-                report.perplexity(self.results, result, "valid") if nats is not None else "diverged",
-                work.clock(time.monotonic() - begun)))
+            nats = report.perplexity(self.results, result, "valid")
+            self.work.show.line("%s %s: %s, %s" % (at, plan.run_name(run),
+                                                   result["diverged"] or "validation %.1f a word" % nats,
+                                                   work.clock(time.monotonic() - begun)))
         return result
 
     def memory(self):

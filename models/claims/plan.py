@@ -70,8 +70,8 @@ FULL = Plan(
 )
 
 # The same in ten minutes, at one rate each that a few trials with this text found good.
-_SMALL = {"model.hidden_size": 96, "data.vocab_size": 512, "train.steps": 150, "train.shallow_steps": 30,
-          "train.warmup": 20, "train.eval_every": 30, "train.dropout": 0.1}
+_SMALL = {"model.hidden_size": 96, "data.vocab_size": 512, "train.steps": 300, "train.shallow_steps": 60,
+          "train.warmup": 30, "train.eval_every": 60, "train.dropout": 0.1}
 QUICK = Plan(
     models=(
         Model("transformer", "deq", {}),

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
-from lib import DEQ, ROOT, check, close, equal
+from lib import DEQ, ROOT, check, close, equal, run
 
 CLAIMS = os.path.join(ROOT, "models", "claims")
 sys.path.insert(0, CLAIMS)
@@ -125,6 +125,15 @@ def test_tables_and_plots():
     equal([round(t, 9) for t in svg._ticks(-0.1, 1.04, False)], [0, 0.5, 1], "of another")
 
 
+def test_what_is_asked_for():
+    program = os.path.join(CLAIMS, "claims.py")
+    with tempfile.TemporaryDirectory() as tmp:
+        code, out, err = run([sys.executable, program, "--work", tmp])
+        check(code == 2 and "DATA=DIR" in err and "QUICK=1" in err, "no text: %d %s" % (code, err))
+        code, out, err = run([sys.executable, program, "--work", tmp, "--data", tmp])
+        check(code == 1 and "%s: neither train.txt nor train.txt.xz is there" % tmp in err, "%d %s" % (code, err))
+
+
 SMALL = {"model.hidden_size": 16, "model.heads": 2, "model.head_dim": 8, "model.inner_size": 64,
          "model.attention_window": 32, "train.seq_len": 32, "train.batch": 4, "train.micro_batch": 2,
          "train.warmup": 2, "data.vocab_size": 300, "train.checkpoint_every": 5, "train.log_every": 1}
@@ -151,18 +160,18 @@ def test_runs_stop_and_go_on():
     with tempfile.TemporaryDirectory() as tmp:
         s = session(tmp, 120)
         equal(s.results["models"]["transformer-deq"], s.results["models"]["transformer-tied"], "of equal size")
-        run = s.plan.first(s.plan.models[1])
-        out = os.path.join(tmp, "runs", plan.run_name(run), "out")
+        first = s.plan.first(s.plan.models[1])
+        out = os.path.join(tmp, "runs", plan.run_name(first), "out")
 
         def stop_when_saved(events, _):
             if os.path.exists(os.path.join(out, "checkpoint.safetensors")):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         try:
-            s.work.train(run, stop_when_saved)
+            s.work.train(first, stop_when_saved)
             check(False, "a signal stops the run")
         except work.Stopped:
-            check(s.work.finished(run) is None, "it is not finished")
+            check(s.work.finished(first) is None, "it is not finished")
         try:
             work.Work(tmp, DEQ, 1)
             check(False, "one at a time")
@@ -170,17 +179,17 @@ def test_runs_stop_and_go_on():
             check("at work for another" in str(e), str(e))
         os.close(s.work.lock)
         s.work = work.Work(tmp, DEQ, 1)
-        found = s.work.train(run, lambda *_: None)
+        found = s.work.train(first, lambda *_: None)
         steps = [e["step"] for e in work.read_json_lines(os.path.join(out, "train.jsonl")) if e["event"] == "step"]
         check(steps[-1] == 120 and steps.count(1) == 1, "it went on where it was: %s" % steps[:10])
         equal(found["curve"][-1][:2], [120, 120 * 4 * 32], "its last validation")
         modified = os.path.getmtime(os.path.join(out, "model.safetensors"))
-        equal(s.work.train(run, None), found, "a finished run is not repeated")
+        equal(s.work.train(first, None), found, "a finished run is not repeated")
         equal(os.path.getmtime(os.path.join(out, "model.safetensors")), modified, "nor written again")
-        tested = s.work.test(run, found)
+        tested = s.work.test(first, found)
         # as many words of one distribution; what differs is chance
         close(tested["test"]["nll_per_token"], report.final(found), 0.7, "the test text is read as validation is")
-        other = s.plan.run(run.model, run.rate, run.seed)._replace(over={**run.over, "train.clip": 2})
+        other = s.plan.run(first.model, first.rate, first.seed)._replace(over={**first.over, "train.clip": 2})
         try:
             s.work.train(other, None)
             check(False, "another recipe under the same name is refused")
