@@ -128,12 +128,12 @@ _PROTOCOL = {"train.seq_len": 150, "train.batch": 15, "train.micro_batch": 15, "
 
 
 def memory_over(plan, kind, form, depth):
-    """One step of a network of that depth: of a DEQ, that many evaluations before those that are recorded."""
+    """One step of a network of that depth: of a DEQ, that many evaluations of either solve."""
     protocol = {**plan.over[kind], **_PROTOCOL}
     if kind == "transformer":
         protocol["model.attention_window"] = protocol["train.seq_len"]
     return {**protocol, **{
-        "deq": {"solver.tol": 0, "solver.max_iter": depth},
+        "deq": {"solver.tol": 0, "solver.max_iter": depth, "solver.adjoint_tol": 0, "solver.adjoint_max_iter": depth},
         "tied": explicit(depth),
         "recompute": explicit(depth, **{"train.recompute": "true"}),
         "untied": explicit(1, **{"model.blocks": depth}),

@@ -289,6 +289,11 @@ class Work:
         return result
 
 
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
 def summary(run, events, diverged):
     """Of a log what the tables and plots need."""
     start = next(e for e in events if e["event"] == "start")
@@ -303,6 +308,7 @@ def summary(run, events, diverged):
         "activation_bytes": start["activation_bytes"], "peak_bytes": max((e["peak_bytes"] for e in steps), default=0),
         "threads": start["threads"], "tokens": steps[-1]["tokens"] if steps else 0,
         "seconds": steps[-1]["seconds"] if steps else 0.0,
-        "evaluations": sum(e["evaluations"] for e in late) / len(late) if late else 0.0,
+        "evaluations": mean(e["evaluations"] for e in late),
+        "adjoint_evaluations": mean(e["adjoint_evaluations"] for e in late),
         "curve": [curve[step] for step in sorted(curve)],
     }
