@@ -10,9 +10,10 @@ def clock(threads):
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def median_s(work, now, least=0.3, most=20):
+def median_s(work, now, least=0.3, most=20, warm=True):
     """Seconds of work(): once to get warm, then until enough time has passed."""
-    work()
+    if warm:
+        work()
     times = []
     while sum(times) < least and len(times) < most or not times:
         t = now()
