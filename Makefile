@@ -100,7 +100,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper clean help
+.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 clean: ## what was built
@@ -154,6 +154,9 @@ test-k8s: all ## the Helm chart and the manifests against the schemas of Kuberne
 TEXT    ?= README.md
 test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
 	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
+SHAPES  ?= attractor-140m attractor-770m huginn-3.5b
+test-looped-sizes: all ## looped models of published shapes with random weights: imported, loaded, served within limits of memory; minutes, 16 GB of disk, 9 of memory (SHAPES=attractor-140m: 2 and 1)
+	DEQ_BUILD=$(OUT) python3 tests/sizes/run.py $(SHAPES)
 RUNS    ?= 1000000
 fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=torchfile [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac

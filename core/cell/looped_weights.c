@@ -133,11 +133,15 @@ static bool proposes(const struct deq_arch *a)
 }
 
 /* A guess costs its layers before the loop once, and those behind it, with the head, at every evaluation that renews
- * it: where there are the latter, windows of one row. */
-static void serving(const struct deq_arch *a, struct deq_serving *s)
+ * it: where there are any, windows of one row (measured: models/README.md). A prompt's tokens are no guesses: only
+ * layers behind the loop, whose models count loops, keep its window at one row too. */
+static void serving(const struct deq_arch *arch, struct deq_serving *s)
 {
-    s->warm = proposes(a) ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO;
-    s->row_window = deq_looped_arch(a)->n_layer[DEQ_CODA] ? 1 : s->row_window;
+    const struct deq_looped_arch *a = deq_looped_arch(arch);
+    const bool before = a->n_layer[DEQ_PRELUDE] > 0, behind = a->n_layer[DEQ_CODA] > 0;
+    s->warm = proposes(arch) ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO;
+    s->row_window = before || behind ? 1 : s->row_window;
+    s->prefill_window = before && !behind ? 16 : 0;
 }
 
 /* --- Tensors --- */

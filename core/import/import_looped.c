@@ -137,7 +137,7 @@ static void attractor_arguments(struct deq_import_job *j, struct deq_fields *f)
     deq_fields_float(f, "gamma_max", 1e-6f, 1e3f, &a->gamma_max);
     a->injection = DEQ_INJECT_PROPOSAL;
     deq_source_serve_equilibrium(&a->base);
-    a->base.serving.warm = DEQ_WARM_PROPOSAL;
+    a->base.kind->serving(&a->base, &a->base.serving);
     solver->tol = 1e-4f; /* with 64 evaluations at most, what its authors evaluate by */
     deq_fields_enum(f, "solver", false, "anderson|fpi", &method);
     solver->method = method ? DEQ_PICARD : DEQ_ANDERSON;

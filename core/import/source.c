@@ -8,7 +8,7 @@ void deq_source_serve_equilibrium(struct deq_arch *a)
 {
     a->serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1,
                                                  .tol = 1e-3f, .beta = 1, .reg = 1e-4f};
-    a->serving.row_window = 8;
+    a->serving.row_window = DEQ_ROW_WINDOW;
     a->serving.numeric = DEQ_CLASS_INT16;
 }
 

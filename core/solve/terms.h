@@ -39,7 +39,7 @@ static inline float deq_stop_rule_tol(enum deq_stop_rule r)
     return r == DEQ_STOP_AT_LATENT ? 0.03f : r == DEQ_STOP_AT_KL ? 1e-3f : 1e-2f;
 }
 
-enum { DEQ_ROW_WINDOW_MAX = 64 };
+enum { DEQ_ROW_WINDOW = 8 /* unless it is said */, DEQ_ROW_WINDOW_MAX = 64 };
 
 /* A prompt's window, and how many rows enter it in a step. 0: as wide as a choice's, and filled at once. Else an eighth
  * of it, so that a row starts from one that was evaluated before, and is not solved for long behind rows that are far

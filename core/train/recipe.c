@@ -89,8 +89,9 @@ static const struct deq_opt options[] = {
     FLT("serve.tol", serve_tol, 0, 10, "1e-2", "Tolerance that config.json recommends."),
     U32("serve.max_iter", serve_max_iter, 1, 1000, "32", "Evaluations at most that config.json recommends."),
     U32("serve.memory", serve_memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Solver memory that config.json recommends."),
-    U32("serve.window", serve_window, 1, DEQ_ROW_WINDOW_MAX, "8",
-        "Rows solved behind the committed prefix that config.json recommends."),
+    U32("serve.window", serve_window, 0, DEQ_ROW_WINDOW_MAX, "0",
+        "Rows solved behind the committed prefix that config.json recommends; 0: 8, of a model with layers before its "
+        "loop 1, and a prompt's 16."),
     ENUM("serve.warm_start", serve_warm, "predictor", DEQ_WARM_CHOICES, "Warm start that config.json recommends."),
     U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512",
         "Hidden width of the warm-start predictor; 0: none."),
@@ -298,8 +299,14 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
     a->vocab.size = vocab_size;
     a->vocab.eos_id = 0;
     a->predictor_hidden = r->predictor_hidden;
-    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = r->serve_window,
-                                      .warm = r->serve_warm};
+    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW};
+    if (a->kind->serving)
+        a->kind->serving(a, &a->serving);
+    if (r->serve_window) {
+        a->serving.row_window = r->serve_window;
+        a->serving.prefill_window = 0;
+    }
+    a->serving.warm = r->serve_warm;
     a->serving.solver.method = r->serve_solver;
     a->serving.solver.tol = r->serve_tol;
     a->serving.solver.max_iter = r->serve_max_iter;

@@ -59,8 +59,9 @@ def test_limit_and_proposal_are_served():
             limit = json.load(f)["max_position_embeddings"]
         with Daemon(model=p.path("model")) as d:
             about = d.get("/v1/models")[2]["data"][0]
-            equal((about["max_model_len"], about["deqd"]["proposal"], about["deqd"]["warm_start"]),
-                  (limit, True, "proposal"), "told")
+            deq = about["deqd"]
+            equal((about["max_model_len"], deq["proposal"], deq["warm_start"], deq["window"], deq["prefill_window"]),
+                  (limit, True, "proposal", 1, 16), "told")
             s, _, o = d.post("/v1/completions", {"prompt": [1] * (limit + 1)})
             check(s == 400 and "the limit is %d (the model's)" % limit in o["error"]["message"], short(o))
             o = d.complete([1, 2, 3], max_tokens=4, include=["deq.tokens"], deq={"max_iter": 0})

@@ -397,6 +397,25 @@ TEST(looped_best_word_near_logits)
 
 /* --- In the engine --- */
 
+/* A guess costs layers before and behind the loop, a prompt's token does not; with layers behind, loops are counted. */
+TEST(looped_windows)
+{
+    static const struct {
+        uint32_t before, behind, window, prefill;
+    } cases[] = {{2, 0, 1, 16}, {2, 2, 1, 0}, {0, 1, 1, 0}, {0, 0, 8, 0}};
+    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
+        struct deq_arch *a = deq_arch_new(&deq_looped_kind);
+        REQUIRE(a);
+        struct deq_looped_arch *l = (struct deq_looped_arch *)a;
+        l->n_layer[DEQ_PRELUDE] = cases[i].before;
+        l->n_layer[DEQ_CODA] = cases[i].behind;
+        a->kind->serving(a, &a->serving);
+        CHECK_EQ(a->serving.row_window, cases[i].window);
+        CHECK_EQ(a->serving.prefill_window, cases[i].prefill);
+        deq_free(a);
+    }
+}
+
 static struct deq_engine *engine_of(const struct deq_weights *packed, const struct deq_arch *a, unsigned threads)
 {
     const struct deq_engine_opts in = {.max_sequences = 4, .max_positions = 32, .prefill_block = 16};
