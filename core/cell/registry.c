@@ -40,7 +40,8 @@ struct deq_arch *deq_arch_new(const struct deq_kind *kind)
     if (!a)
         return NULL;
     *a = (struct deq_arch){.kind = kind, .vocab.eos_id = -1,
-                           .serving = {.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW, .warm = DEQ_WARM_ZERO}};
+                           .serving = {.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW,
+                                       .warm = DEQ_WARM_ZERO}};
     (void)deq_opt_defaults(&kind->config, a, NULL); /* constants of the table, which a test has read */
     return a;
 }

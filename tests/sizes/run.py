@@ -4,7 +4,7 @@ attractor-140m and attractor-770m as published (float32, model.pt), huginn-3.5b 
 (tests/tools/make_looped_checkpoint.py), imported and loaded within limits of memory; the first two served, to one
 client and to 32 at once, the third asked for one token. Prints the figures. Times are of the wall, of processor of all
 threads; tests/bench/peers/run.py and deq bench engine have the speeds. Works in build/sizes and leaves nothing there;
-takes as much of the disk as a checkpoint and its model do: 7 and 16 GB."""
+takes as much of the disk as a checkpoint and its model do: 16 GB for the largest."""
 import json
 import os
 import random
