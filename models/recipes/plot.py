@@ -36,6 +36,6 @@ for a in axes:
     a.grid(alpha=0.3)
     if deq:
         a.axvline(deq[0]["step"], color="gray", ls=":", lw=1)
-fig.suptitle(f"{directory}: weight-tied pretraining, then equilibrium (dotted line: the switch)")
+fig.suptitle(directory + (": weight-tied pretraining, then equilibrium (dotted line: the switch)" if deq else ""))
 fig.tight_layout()
 fig.savefig(f"{directory}/curve.png", dpi=90)
