@@ -8,7 +8,7 @@ written='rope' # in core/math/kern_body.h
 command -v objdump > /dev/null || { echo "unfused: skipped, there is no objdump"; exit 0; }
 found=$(for object; do
     [ -r "$object" ] || echo "$object: cannot be read"
-    objdump -d --no-show-raw-insn "$object" | awk -v object="$object" -v written="^<($written)(\\\\.[a-z0-9.]*)?>:$" '
+    objdump -d --no-show-raw-insn "$object" | awk -v object="$object" -v written="^<(deq_[a-z0-9]+_)?($written)(\\\\.[a-z0-9.]*)?>:$" '
         /^[0-9a-f]+ </ { name = $2 }
         $2 ~ /^vfn?m(addsub|subadd)/ || ($2 ~ /^vfn?m(add|sub)[0-9]+s[sd]$/ && name !~ written) {
             print object ": " name " " $2 }'
