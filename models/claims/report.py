@@ -117,9 +117,9 @@ Claim = collections.namedtuple("Claim", "name text paper bound quick value")
 
 
 def _quality(kind, form, words, paper):
-    # A tenth of a million tokens leaves differences of some percent between seeds, so that the quick form only sees
-    # when a DEQ has become clearly worse.
-    return Claim("quality-%s-%s" % (kind, form), "test perplexity against %s" % words, paper, 1.0, 1.05,
+    # Some thousand words of test text and one seed leave differences of several percent, so that the quick form only
+    # sees when a DEQ has become clearly worse.
+    return Claim("quality-%s-%s" % (kind, form), "test perplexity against %s" % words, paper, 1.0, 1.10,
                  lambda r: ratio(test_perplexity(r, kind, "deq"), test_perplexity(r, kind, form)))
 
 
@@ -243,7 +243,7 @@ def memory_table(results, kind):
         cells += [number(None if None in (less[0], other) else 100 - 100 * less[0] / other, "%.0f %%")
                   for other in less[1:]]
         rows.append([str(depth)] + cells)
-    return table(["depth"] + [plan.FORMS[f] for f in forms] + ["DEQ against tied", "against checkpointed"],
+    return table(["depth"] + [plan.FORMS[f] for f in forms] + ["DEQ less than tied", "than checkpointed"],
                  rows)
 
 
