@@ -118,7 +118,7 @@ python:
 unit: $(OBJ)/unit unfused ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 .PHONY: unfused
-unfused: $(FUSING)
+unfused: $(FUSING) ## no multiply-add that the compiler fused by itself in the kernels' objects
 	@sh tests/lint/unfused.sh $(FUSING)
 replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done

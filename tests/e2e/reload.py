@@ -403,13 +403,24 @@ def resident(d):
     return rss, len(os.listdir("/proc/%d/fd" % d.p.pid)), len(os.listdir("/proc/%d/task" % d.p.pid))
 
 
+def settled(d):
+    """resident(), when descriptors and threads have not changed for a second."""
+    last, still = resident(d), 0
+    while still < 20:
+        time.sleep(0.05)
+        now = resident(d)
+        last, still = now, still + 1 if now[1:] == last[1:] else 0
+    return last
+
+
 def ten_reloads(env):
     """{i: resident() after reload i}, of a model of 7 MB, with some work after each."""
     with Models() as models:
         shutil.rmtree(models.path)
         shutil.copytree(TINY if SANITIZED else os.path.join(ROOT, "models", "stories"), models.path)
         with models.daemon(env=env) as d:
-            idle = resident(d)  # a reload's and an old engine's threads, and open connections, are more
+            d.complete(MARK, max_tokens=1)  # it listens before its engine's threads are there
+            idle = settled(d)  # a reload's and an old engine's threads, and open connections, are more
             seen = {}
             for i in range(1, 11):
                 if i == 6:  # one that fails in between

@@ -231,6 +231,7 @@ static void check_rows_in(enum deq_class numeric, const char *name, const char *
         q.event = on_event;
         q.ctx = &r;
         q.solve.window = window;
+        q.solve.prefill_window = 0; /* as wide */
         q.solve.warm_start = warm;
         q.solve.tol = tol;
         q.solve.max_iter = max_iter;
