@@ -70,6 +70,7 @@ def main():
             print("readme:", c[:110], flush=True)
             run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
             run = run.replace("--out build/trellis", f"--out {work}/trellis")
+            run = run.replace("--out build/attractor", f"--out {work}/attractor")
             run = run.replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
             for name, path in theirs.items():
                 run = run.replace(name, path)
