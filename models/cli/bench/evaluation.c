@@ -226,6 +226,19 @@ static enum deq_rc append_evaluation(struct bench_machine *m, const struct bench
                   bench_floor_matrices(m, s, cell->step_madds, false, c->rows, cache), err);
 }
 
+/* What was measured, or NULL; the stages [n] go, where they are. */
+static json_t *close_part(struct stage *stage, size_t n, struct one *one, enum deq_rc rc, json_t *list)
+{
+    for (size_t i = 0; i < n && stage; i++)
+        close_stage(&stage[i]);
+    deq_free(stage);
+    deq_free(one);
+    if (!rc)
+        return list;
+    json_decref(list);
+    return NULL;
+}
+
 json_t *bench_evaluations(struct bench_machine *m, const struct bench_subject *s, bool quick, struct deq_err *err)
 {
     const size_t n_contexts = quick ? 1 : CONTEXTS, rows_max = row_counts[(quick ? 4 : ROW_COUNTS) - 1],
@@ -247,14 +260,7 @@ json_t *bench_evaluations(struct bench_machine *m, const struct bench_subject *s
         measure(m, s, "evaluations", one, n);
     for (size_t i = 0; i < n && !rc; i++)
         rc = append_evaluation(m, s, list, &one[i], err);
-    for (size_t i = 0; i <= CONTEXTS && stage; i++)
-        close_stage(&stage[i]);
-    deq_free(stage);
-    deq_free(one);
-    if (!rc)
-        return list;
-    json_decref(list);
-    return NULL;
+    return close_part(stage, CONTEXTS + 1, one, rc, list);
 }
 
 /* --- Before and behind the loop --- */
@@ -308,12 +314,5 @@ json_t *bench_ends(struct bench_machine *m, const struct bench_subject *s, bool 
     for (size_t i = 0; i < n && !rc; i++)
         rc = append(list, &one[i], json_pack("{s:s, s:I}", "work", work_name[one[i].work], "rows",
                                              (json_int_t)one[i].rows), end_floor(m, s, &one[i]), err);
-    for (size_t i = 0; i < 2 && stage; i++)
-        close_stage(&stage[i]);
-    deq_free(stage);
-    deq_free(one);
-    if (!rc)
-        return list;
-    json_decref(list);
-    return NULL;
+    return close_part(stage, 2, one, rc, list);
 }
