@@ -42,6 +42,7 @@
 #include "core/base/err.h"
 #include "core/base/tokens.h"
 #include "core/engine/stats.h"
+#include "core/engine/trace.h"
 #include "core/math/class.h"
 #include "core/solve/terms.h"
 #include "core/text/stream.h"
@@ -190,19 +191,20 @@ const char *deq_finish_name(enum deq_finish f);
 enum deq_cache { DEQ_CACHE_EXACT, DEQ_CACHE_APPROXIMATE, DEQ_CACHE_OFF, DEQ_CACHE_COUNT };
 
 struct deq_event {
-    enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_END } kind;
+    enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_DROPPED, DEQ_EVENT_END } kind;
     uint64_t id;
     uint32_t choice;       /* 0.. n-1 */
     /* PROMPT (with want_prompt): position p of the prompt is solved, and TOKEN: the token
-     * after position p was picked */
+     * after position p was picked; DROPPED (with want_trace): p's row left the window, not final */
     size_t position;
-    uint32_t token;        /* TOKEN: the pick */
+    uint32_t token;        /* TOKEN: the pick; DROPPED: the guess that stood at p */
     const float *logits;   /* [V] at `position`; NULL unless want_prompt or want_logits */
     uint32_t evaluations;  /* of this row */
     float residual;        /* NaN: nothing was evaluated */
     bool converged;        /* residual < tol, or tol 0 */
     enum deq_warm start;   /* where its iterates began */
     bool start_cached;     /* the state that it began from came from the prefix cache */
+    const struct deq_trace *trace; /* of TOKEN and DROPPED with want_trace, else NULL */
     /* END */
     enum deq_finish finish;
     const char *message;   /* of NUMERIC */
@@ -222,13 +224,14 @@ struct deq_request {
     bool want_prompt;       /* PROMPT events with logits for every position but the last of a prompt that is continued;
                              * nothing is taken from the cache */
     bool want_logits;       /* TOKEN events carry logits */
+    bool want_trace;        /* TOKEN events carry traces, and there are DROPPED ones */
     struct deq_sampling sampling;
     struct deq_solve_params solve;
     enum deq_cache cache;
     const char *cache_salt; /* [cache_salt_len] requests share cached blocks only with the same salt; may be NULL */
     size_t cache_salt_len;
-    /* Called inside deq_step, in order of positions; DEQ_STOP after a TOKEN ends the choice with DEQ_FINISH_STOP. END
-     * comes exactly once for each choice. */
+    /* Called inside deq_step, TOKENs in order of positions; DEQ_STOP after a TOKEN ends the choice with
+     * DEQ_FINISH_STOP. END comes exactly once for each choice. */
     enum deq_verdict (*event)(void *ctx, const struct deq_event *e);
     void *ctx;
 };

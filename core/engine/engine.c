@@ -63,6 +63,7 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
         r->residual = deq_solver_residual(o, e->cell->state_dim, r->z, r->fz);
         r->finite = isfinite(r->residual);
         r->evaluations++;
+        deq_trace_residual(r);
         r->converged = r->finite && deq_rule_rests(e, e->batch_seq[b], r) && r->evaluations >= o->min_iter;
         /* the guess is due: early, and at the evaluation that converges */
         if (r->evaluations > GUESS_EVALUATIONS && !(r->converged && !was))
@@ -179,14 +180,18 @@ static bool commit(struct deq_engine *e, struct sequence *s)
             continue;
         }
         const uint32_t token = r->guess;
+        const bool guessed = k < s->n_rows && e->rows[s->row[k]].token == token;
+        struct deq_trace trace;
         ev.logits = s->req.want_logits ? r->logits : NULL;
+        ev.trace = deq_trace_of(s, r, DEQ_ROW_COMMITTED, &trace) ? &trace : NULL;
+        trace.guessed = guessed;
         if (p + 1 == s->req.n_prompt && s->req.n > 1)
             begin_choices(e, s, r, &ev);
         if (!take_token(e, s, token, ev))
             return false;
-        if (k < s->n_rows && e->rows[s->row[k]].token != token) {
+        if (k < s->n_rows && !guessed) {
             e->stats.restarts += s->n_rows - k;
-            deq_seq_drop_rows(e, s, k);
+            deq_seq_drop_rows(e, s, k, DEQ_ROW_MISGUESSED);
         }
     }
     for (uint32_t i = 0; i < k; i++)
@@ -210,7 +215,7 @@ static bool prune(struct deq_engine *e, struct sequence *s)
         struct row *r = &e->rows[s->row[k]];
         if (!r->finite) {
             if (k) {
-                deq_seq_drop_rows(e, s, k);
+                deq_seq_drop_rows(e, s, k, DEQ_ROW_NOT_FINITE);
                 break;
             }
             if (r->restarted || !s->solver.max_iter) {
@@ -224,12 +229,12 @@ static bool prune(struct deq_engine *e, struct sequence *s)
                 memset(r->z, 0, e->cell->state_dim * sizeof(float));
             deq_solver_restart(&r->solver);
             r->restarted = true;
-            deq_seq_drop_rows(e, s, 1);
+            deq_seq_drop_rows(e, s, 1, DEQ_ROW_NOT_FINITE);
             break;
         }
         if (k + 1 < s->n_rows && r->position + 1 >= s->n_known && r->guess != e->rows[s->row[k + 1]].token) {
             e->stats.restarts += s->n_rows - k - 1;
-            deq_seq_drop_rows(e, s, k + 1);
+            deq_seq_drop_rows(e, s, k + 1, DEQ_ROW_MISGUESSED);
         }
     }
     return true;
@@ -271,6 +276,7 @@ void deq_step(struct deq_engine *e)
     gather(e);
     if (!e->n_batch)
         return;
+    deq_trace_step(e);
     const struct deq_rows rows =
         {.n = e->n_evaluated, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
     if (rows.n)

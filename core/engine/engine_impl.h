@@ -1,5 +1,5 @@
 /* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
- * (what enters), readout.c (from states to picks). */
+ * (what enters), readout.c (from states to picks), trace.c (what is told of rows). */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -22,6 +22,8 @@ struct row {
     uint32_t guess;       /* the token that its state picked when last asked, or NO_TOKEN */
     uint32_t evaluations; /* since it entered */
     uint32_t lead;        /* evaluations since every row before it was final */
+    uint32_t entered;     /* its sequence's step */
+    float *residuals;     /* [DEQ_TRACE_RESIDUALS] of its evaluations, where they are told; else NULL */
     float residual, best_residual;
     bool finite, converged;
     bool last;            /* the next evaluation is the last: commit whatever comes */
@@ -51,6 +53,8 @@ struct sequence {
     uint32_t *tokens; /* [n_prompt + max_tokens] */
     float *logprob;   /* [V] of the evaluation before, of rule kl; else NULL */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
+    float *residuals; /* [window, DEQ_TRACE_RESIDUALS] of its rows, where they are told; else NULL */
+    uint32_t step;    /* that it took part in last (trace.h) */
     size_t n_known, n_committed, last_position;
     size_t n_explicit; /* positions whose layers before the loop have run, for the tokens that stand there now */
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
@@ -142,6 +146,25 @@ bool deq_rule_rests(const struct deq_engine *e, const struct sequence *s, struct
 /* The same of the rows that are judged by theirs, once these are there: row.converged. */
 void deq_rule_judge(struct deq_engine *e);
 
+/* trace.c */
+
+/* Room for the residuals of s, where its request asks for them. */
+enum deq_rc deq_trace_open(struct sequence *s, struct deq_err *err);
+/* r enters the window of s: at which step, and where its residuals go. */
+void deq_trace_enter(const struct deq_engine *e, struct sequence *s, struct row *r);
+/* A residual is there. */
+static inline void deq_trace_residual(struct row *r)
+{
+    if (r->residuals)
+        r->residuals[DEQ_MIN(r->evaluations, (uint32_t)DEQ_TRACE_RESIDUALS) - 1] = r->residual;
+}
+/* A step begins for every sequence with rows in the batch. */
+void deq_trace_step(struct deq_engine *e);
+/* What is to be told of r, which leaves at this step; false: nothing. */
+bool deq_trace_of(const struct sequence *s, const struct row *r, enum deq_fate fate, struct deq_trace *ret);
+/* r leaves, not final: its event. */
+void deq_trace_dropped(const struct sequence *s, const struct row *r, enum deq_fate fate);
+
 /* sequence.c */
 
 /* The page of `position` becomes the sequence's own; blocks of the prefix cache make room. */
@@ -150,7 +173,8 @@ void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t posi
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state);
 /* Further choices of s take its prompt over: pages, state. */
 void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
-void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from);
+/* Rows from..n_rows-1 leave, not final; why is told where it was asked for. */
+void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from, enum deq_fate why);
 /* Ends s, and the choices that wait for it. */
 void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish how, const char *message);
 /* The token after r's position, from logits of its state, or NO_TOKEN: *ret_need is the cluster that must be known

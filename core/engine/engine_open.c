@@ -200,6 +200,7 @@ void deq_engine_free(struct deq_engine *e)
             deq_ring_close(&e->pages, &e->seqs[i].ring);
             deq_free(e->seqs[i].tokens);
             deq_free(e->seqs[i].logprob);
+            deq_free(e->seqs[i].residuals);
         }
     if (e->cell)
         e->cell->ops->free(e->cell); /* before its pool */

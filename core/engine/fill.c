@@ -86,6 +86,7 @@ static struct row *enter(struct deq_engine *e, struct sequence *s, uint32_t toke
     r->converged = r->restarted = r->guess_due = r->remembers = false;
     r->start_cached = s->from_cache && !deq_warm_is_fixed(warm);
     s->from_cache = false;
+    deq_trace_enter(e, s, r);
     e->stats.starts[warm]++;
     e->stats.starts_cached += r->start_cached;
     r->last = s->solver.max_iter <= 1;

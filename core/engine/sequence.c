@@ -207,6 +207,7 @@ static void give_back(struct deq_engine *e, struct sequence *s)
     deq_ring_close(&e->pages, &s->ring);
     deq_free(s->tokens);
     deq_free(s->logprob);
+    deq_free(s->residuals);
     s->tokens = NULL;
     s->id = 0;
 }
@@ -250,7 +251,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
-    return DEQ_OK;
+    return deq_trace_open(s, err); /* whoever called gives back what has begun */
 }
 
 /* How the rows of q are solved. */
@@ -351,6 +352,7 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
         s->reached = s->prompt_reached = from->reached;
         s->key_exact = from->key_exact;
         s->key_approximate = from->key_approximate;
+        s->step = from->step;
     }
 }
 
@@ -386,14 +388,16 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
     return deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch);
 }
 
-void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from)
+void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from, enum deq_fate why)
 {
     if (from >= s->n_rows)
         return;
     /* other tokens may take the places of those behind the prompt */
     s->n_explicit = DEQ_MIN(s->n_explicit, DEQ_MAX(e->rows[s->row[from]].position, s->req.n_prompt));
-    for (uint32_t i = from; i < s->n_rows; i++)
+    for (uint32_t i = from; i < s->n_rows; i++) {
+        deq_trace_dropped(s, &e->rows[s->row[i]], why);
         e->free_rows[e->n_free_rows++] = s->row[i];
+    }
     s->n_rows = from;
 }
 
@@ -439,7 +443,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_residual_max = s->solver.max_iter ? s->prompt_reached.residual_max : NAN,
                             .prompt_converged = !s->prompt_reached.missed};
     const bool leads = s->choice == 0;
-    deq_seq_drop_rows(e, s, 0);
+    deq_seq_drop_rows(e, s, 0, DEQ_ROW_LEFT_OPEN);
     give_back(e, s);
     e->n_active--;
     e->n_paused -= s->paused;

@@ -15,7 +15,10 @@ static struct deq_buf new_buffer(const struct completion *c)
 
 static struct news new_news(const struct completion *c)
 {
-    return (struct news){new_buffer(c), new_buffer(c), new_buffer(c)};
+    struct news n = {.text = new_buffer(c)};
+    n.tokens = n.top = n.text;
+    trace_news_init(&n.trace, &n.text);
+    return n;
 }
 
 static void news_free(struct news *n)
@@ -23,6 +26,7 @@ static void news_free(struct news *n)
     deq_buf_free(&n->text);
     deq_buf_free(&n->tokens);
     deq_buf_free(&n->top);
+    trace_news_free(&n->trace);
 }
 
 /* --- Before submission, and on the engine's thread --- */
@@ -41,7 +45,7 @@ static float add_logprob(const struct completion *c, struct news *n, struct toke
 
 static bool wants_tokens(const struct completion_request *r)
 {
-    return r->token_ids || r->telemetry || r->logprobs >= 0;
+    return r->token_ids || r->telemetry || r->trace || r->logprobs >= 0;
 }
 
 void prompt_free(struct prompt *p)
@@ -111,6 +115,7 @@ bool choice_init(struct completion *c, size_t i)
     ch->prompt = i / (size_t)c->req.best_of;
     ch->news = ch->taken = new_news(c);
     ch->shown = ch->ids = ch->iters = ch->residuals = ch->starts = new_buffer(c);
+    trace_lists_init(&ch->trace, &ch->shown);
     logprobs_init(&ch->logprobs, TEXT_MAX_BYTES, &c->channel->allowance);
     ch->stopped = -1;
     ch->stop_token = -1;
@@ -131,6 +136,7 @@ void choice_free(struct choice *ch)
     deq_buf_free(&ch->iters);
     deq_buf_free(&ch->residuals);
     deq_buf_free(&ch->starts);
+    trace_lists_free(&ch->trace);
     logprobs_free(&ch->logprobs);
     deq_text_free(ch->text);
 }
@@ -159,10 +165,18 @@ void choice_add(struct choice *ch, const struct deq_event *e)
         ch->logprob_sum += (double)add_logprob(c, &ch->news, &t, e->logits);
     if (wants_tokens(&c->req))
         deq_buf_add(&ch->news.tokens, &t, sizeof t);
+    if (e->trace)
+        trace_add(&ch->news.trace, e);
     if (bytes) {
         ch->prev = e->token;
         ch->stopped = deq_text_push(ch->text, bytes, n, &ch->news.text);
     }
+}
+
+void choice_dropped(struct choice *ch, const struct deq_event *e)
+{
+    if (ch->dropped++ < TRACE_DROPPED_MAX)
+        trace_add(&ch->news.trace, e);
 }
 
 void choice_begin(struct choice *ch)
@@ -228,6 +242,7 @@ static void spend(const struct completion *c, struct news *n)
     deq_buf_reset(&n->text);
     deq_buf_reset(&n->tokens);
     deq_buf_reset(&n->top);
+    trace_news_reset(&n->trace);
 }
 
 static void render_logprobs(const struct completion *c, const struct news *n, struct logprob_lists *l)
@@ -280,6 +295,8 @@ void choice_render(struct choice *ch)
         if (c->req.telemetry)
             render_telemetry(ch, &t[i]);
     }
+    if (c->req.trace)
+        trace_render(&ch->trace, &ch->taken.trace);
     render_logprobs(c, &ch->taken, &ch->logprobs);
     spend(c, &ch->taken);
 }

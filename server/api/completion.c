@@ -118,6 +118,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     switch (e->kind) {
     case DEQ_EVENT_PROMPT: echo_event(p, e); break;
     case DEQ_EVENT_TOKEN: verdict = on_token(ch, e); break;
+    case DEQ_EVENT_DROPPED: choice_dropped(ch, e); break;
     case DEQ_EVENT_END: on_choice_end(ch, e); break;
     }
     pthread_mutex_unlock(&c->lock);
@@ -332,6 +333,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     q.ignore_eos = r->ignore_eos;
     q.want_prompt = r->echo && r->logprobs >= 0;
     q.want_logits = r->logprobs >= 0 || r->best_of > r->n;
+    q.want_trace = r->trace;
     q.solve = r->solve;
     q.cache = r->cache;
     q.cache_salt = r->salt;

@@ -12,6 +12,7 @@
 #include "core/base/utf8.h"
 #include "server/api/logprobs.h"
 #include "server/api/service.h"
+#include "server/api/trace.h"
 #include "server/net/channel.h"
 
 struct completion;
@@ -31,6 +32,7 @@ struct news {
     struct deq_buf text;
     struct deq_buf tokens; /* struct token_news[] */
     struct deq_buf top;    /* struct logprob[] */
+    struct trace_news trace; /* of the rows behind them */
 };
 
 /* One continuation of one prompt. */
@@ -44,6 +46,7 @@ struct choice {
     struct deq_utf8_place place; /* where its text has got to: text_offset */
     int64_t prev;            /* the token that its text ends with */
     uint32_t tokens;
+    uint32_t dropped;        /* rows of its trace that were not final */
     bool begun;              /* has its prompt's text, with echo */
     enum deq_finish finish;
     int stopped;             /* index of the stop string, or -1 */
@@ -60,6 +63,7 @@ struct choice {
     struct logprob_lists logprobs; /* since the last chunk, or all */
     struct deq_buf ids;      /* token ids, comma after each; since the last chunk, or all */
     struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    struct trace_lists trace; /* the same */
     /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and of the tokens of `logprobs` */
     size_t told, told_logprobs;
     uint32_t taken_tokens;   /* so many of `tokens` are in what it took: usage */
@@ -124,6 +128,8 @@ bool choice_init(struct completion *c, size_t i);
 void choice_free(struct choice *ch);
 /* The tokens of one position: text, logprobs, telemetry. e: a TOKEN event. */
 void choice_add(struct choice *ch, const struct deq_event *e);
+/* A row that was not final has left: a DROPPED event. */
+void choice_dropped(struct choice *ch, const struct deq_event *e);
 /* A prompt's token, and its logprob from logits [V] at the position before (NULL: the first). */
 void prompt_add(struct prompt *p, uint32_t token, const float *logits);
 /* Gives the choice its prompt's text, with echo; once. */

@@ -75,6 +75,34 @@ static void add_ids(const struct deq_tokens *t, struct deq_buf *out)
         deq_buf_fmt(out, "%s%u", i ? "," : "", t->ids[i]);
 }
 
+/* The rows behind the tokens; the last time also how many are not told. */
+static void add_trace(struct choice *ch, const char *finish, struct deq_buf *out)
+{
+    take_list(ch, out, "\"trace\":{\"tokens\":", &ch->trace.tokens);
+    take_list(ch, out, ",\"dropped\":", &ch->trace.dropped);
+    if (finish && ch->dropped > TRACE_DROPPED_MAX)
+        deq_buf_fmt(out, ",\"dropped_more\":%u", ch->dropped - TRACE_DROPPED_MAX);
+    deq_buf_str(out, "}");
+}
+
+static void add_telemetry(struct choice *ch, const char *finish, struct deq_buf *out)
+{
+    const struct completion_request *r = &ch->c->req;
+    if (!r->telemetry && !r->trace)
+        return;
+    deq_buf_str(out, ",\"deq\":{");
+    if (r->telemetry) {
+        take_list(ch, out, "\"iters\":", &ch->iters);
+        take_list(ch, out, ",\"residual\":", &ch->residuals);
+        take_list(ch, out, ",\"warm\":", &ch->starts);
+    }
+    if (r->trace) {
+        deq_buf_str(out, r->telemetry ? "," : "");
+        add_trace(ch, finish, out);
+    }
+    deq_buf_str(out, "}");
+}
+
 static void add_extras(struct choice *ch, const char *finish, bool first, struct deq_buf *out)
 {
     const struct completion_request *r = &ch->c->req;
@@ -92,12 +120,7 @@ static void add_extras(struct choice *ch, const char *finish, bool first, struct
             deq_buf_str(out, "]");
         }
     }
-    if (r->telemetry) {
-        take_list(ch, out, ",\"deq\":{\"iters\":", &ch->iters);
-        take_list(ch, out, ",\"residual\":", &ch->residuals);
-        take_list(ch, out, ",\"warm\":", &ch->starts);
-        deq_buf_str(out, "}");
-    }
+    add_telemetry(ch, finish, out);
 }
 
 static void add_choice(struct choice *ch, size_t index, const char *finish, bool delta, bool first, struct deq_buf *out)
@@ -190,7 +213,8 @@ void completion_report(const struct completion *c, const struct choice *ch, size
 
 bool choice_has_news(const struct choice *ch)
 {
-    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len;
+    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len ||
+           ch->trace.tokens.len;
 }
 
 bool choice_send(struct choice *ch, const char *finish)

@@ -10,6 +10,7 @@
 
 /* A stream of /v1/responses ends with so many copies of its text, in one piece, and has so many response objects. */
 enum { RESPONSE_COPIES = 5, RESPONSE_OBJECTS = 3 };
+enum { TRACE_TOKEN_BYTES = 256 }; /* of a token with some evaluations, and a row that was dropped */
 
 /* The configuration's, or one of its own; 53 bits, which every client's JSON holds. */
 static bool draw_seed(const struct object *o, int64_t *ret)
@@ -53,7 +54,8 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (r->logprob_ids.n && r->logprobs < 0)
         return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
     /* a token's text, and with logprobs as many names and numbers */
-    r->token_bytes = r->logprobs < 0 ? 16 : 64 + 40 * ((uint64_t)r->logprobs + r->logprob_ids.n + 1);
+    r->token_bytes = (r->logprobs < 0 ? 16 : 64 + 40 * ((uint64_t)r->logprobs + r->logprob_ids.n + 1)) +
+                     (r->trace ? TRACE_TOKEN_BYTES : 0);
     uint64_t answer_bytes = 0;
     for (size_t i = 0; i < r->n_prompts; i++) {
         struct deq_tokens *p = &r->prompts[i];

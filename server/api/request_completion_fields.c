@@ -230,9 +230,12 @@ static bool take_include(const struct object *o, const struct field *f, const js
         const char *s = fields_word(json_array_get(v, i));
         if (!s)
             return fields_bad_type(o, f->name, "an array of strings");
-        if (strcmp(s, "deq.tokens"))
-            return fields_bad_value(o, f->name, "knows deq.tokens only");
-        r->telemetry = true;
+        if (!strcmp(s, "deq.tokens"))
+            r->telemetry = true;
+        else if (!strcmp(s, "deq.trace"))
+            r->trace = true;
+        else
+            return fields_bad_value(o, f->name, "knows deq.tokens and deq.trace");
     }
     return true;
 }

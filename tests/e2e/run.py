@@ -27,6 +27,7 @@ MODULES = LONG + (
     "origins",
     "raw",
     "streams",
+    "traces",
     "trellis",
     "twins",
     "wordlevel",

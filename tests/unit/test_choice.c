@@ -155,3 +155,33 @@ TEST(choice_goes_on_with_its_prompt)
     end(&t);
     inside_end();
 }
+
+/* Rows of a trace: those of tokens all, of wrong guesses so many; the end of the text has none. */
+TEST(choice_traces_its_rows)
+{
+    struct talk t;
+    const float residual = 0.5f;
+    const struct deq_trace dropped = {.fate = DEQ_ROW_MISGUESSED, .entered = 1, .left = 2},
+                           committed = {.fate = DEQ_ROW_COMMITTED, .entered = 1, .left = 1, .residual = &residual,
+                                        .n = 1};
+    REQUIRE(inside_begin(NULL));
+    REQUIRE(begin(&t, "{\"prompt\":\"x\",\"include\":[\"deq.trace\"]}"));
+    choice_begin(&t.choice);
+    struct deq_event e = {.kind = DEQ_EVENT_TOKEN, .token = 70, .trace = &committed};
+    choice_add(&t.choice, &e);
+    e.token = (uint32_t)t.c.served->info.eos_id;
+    choice_add(&t.choice, &e);
+    e = (struct deq_event){.kind = DEQ_EVENT_DROPPED, .trace = &dropped};
+    for (unsigned i = 0; i < TRACE_DROPPED_MAX + 10; i++)
+        choice_dropped(&t.choice, &e);
+    (void)shown(&t);
+    size_t rows = 0;
+    for (const char *s = t.choice.trace.dropped.data; (s = strstr(s, "\"why\":\"guess\"")); s++)
+        rows++;
+    CHECK_EQ(rows, (size_t)TRACE_DROPPED_MAX);
+    CHECK_EQ(t.choice.dropped, TRACE_DROPPED_MAX + 10);
+    CHECK_EQ(t.choice.trace.tokens.data, "{\"position\":0,\"start\":\"zero\",\"entered\":1,\"committed\":1,"
+                                         "\"guessed\":false,\"residual\":[0.5]},");
+    end(&t);
+    inside_end();
+}

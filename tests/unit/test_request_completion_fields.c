@@ -44,7 +44,7 @@ static const struct refused wrong[] = {
     {ON_COMPLETIONS, "{\"stream_options\":{\"x\":1}}", NULL, "stream_options.x: unknown field"},
     {ON_COMPLETIONS, "{\"stream_options\":{\"include_usage\":true}}", NULL, "stream_options: only with stream true"},
     {ON_COMPLETIONS, "{\"return_token_ids\":[]}", NULL, "return_token_ids: expected a boolean"},
-    {ON_COMPLETIONS, "{\"include\":[\"usage\"]}", NULL, "include: knows deq.tokens only"},
+    {ON_COMPLETIONS, "{\"include\":[\"usage\"]}", NULL, "include: knows deq.tokens and deq.trace"},
     {ON_COMPLETIONS, "{\"include\":\"deq.tokens\"}", NULL, "include: expected an array of strings"},
     {ON_COMPLETIONS, "{\"max_tokens\":-1}", NULL, "max_tokens: must be between 0 and 2147483647"},
     {ON_COMPLETIONS, "{\"logprobs\":4}", NULL, "logprobs: must be between 0 and 3"},
@@ -107,7 +107,7 @@ TEST(request_fields_at_their_ends)
         "\"return_tokens_as_token_ids\":true,\"truncate_prompt_tokens\":2,\"priority\":-20,\"cache_salt\":\"s\","
         "\"cache\":\"off\",\"logprobs\":0,\"logprob_token_ids\":[],\"deadline_ms\":86400000,\"n\":2,"
         "\"stream_options\":{\"include_usage\":true,\"continuous_usage_stats\":false},\"return_token_ids\":true,"
-        "\"include\":[\"deq.tokens\"],\"max_tokens\":3,\"best_of\":2,\"echo\":false,\"prompt\":[1,2,3]}";
+        "\"include\":[\"deq.tokens\",\"deq.trace\"],\"max_tokens\":3,\"best_of\":2,\"echo\":false,\"prompt\":[1,2,3]}";
     struct requests r;
     struct completion_request q;
     struct request_error err = {0};
