@@ -149,6 +149,7 @@ static void on_admit(struct job *j)
     pthread_mutex_unlock(&c->lock);
     if (!c->req.stream)
         return;
+    timings_tell_queue(j, c->channel);
     channel_start_stream(c->channel); /* headers leave now and not before, so that refusals keep their own status */
     if (c->req.responses)
         (void)channel_news(c->channel, 0, NULL);
@@ -219,6 +220,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         break;
     case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
     }
+    c->ended_ns = deq_now_ns();
     c->ended = --c->open_jobs == 0;
     if (c->ended && late_without_anything(c))
         fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");

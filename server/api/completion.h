@@ -12,6 +12,7 @@
 #include "core/base/utf8.h"
 #include "server/api/logprobs.h"
 #include "server/api/service.h"
+#include "server/api/timings.h"
 #include "server/api/trace.h"
 #include "server/net/channel.h"
 
@@ -106,6 +107,7 @@ struct completion {
     struct choice *choices;  /* [n_prompts * best_of]: prompt i's are i * best_of.. */
     size_t open_jobs;
     bool admitted;           /* a job of it */
+    uint64_t ended_ns;       /* of all jobs */
     bool ended;              /* all jobs have: what follows is final */
     bool failed;             /* the first error counts; it is answered when all jobs have ended */
     bool cancelled;

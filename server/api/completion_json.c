@@ -209,6 +209,28 @@ void completion_report(const struct completion *c, const struct choice *ch, size
                 deadline ? ",\"deadline_exceeded\":true" : "");
 }
 
+/* Of a request that has ended. */
+static struct timings timings_of(const struct completion *c)
+{
+    struct timings t = {0};
+    for (size_t i = 0; i < c->req.n_prompts; i++)
+        timings_add(&t, &c->prompts[i].job, c->ended_ns);
+    for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++) {
+        const struct choice *ch = &c->choices[i];
+        t.predicted_n += ch->tokens;
+        t.predicted_evaluations += (uint64_t)ch->iters_sum;
+        t.prompt_evaluations += ch->prompt_evaluations;
+    }
+    return t;
+}
+
+static void add_timings(const struct completion *c, struct deq_buf *out)
+{
+    const struct timings t = timings_of(c);
+    deq_buf_str(out, ",\"timings\":");
+    timings_json(&t, out);
+}
+
 /* --- Stream --- */
 
 bool choice_has_news(const struct choice *ch)
@@ -254,11 +276,16 @@ static void end_stream(struct completion *c)
         if (!c->choices[i].finished)
             (void)choice_send(&c->choices[i], finish_word(c->choices[i].finish));
     deq_buf_init(&b, 1 << 16);
-    if (c->req.include_usage) {
+    if (c->req.include_usage || c->req.timings) {
         deq_buf_str(&b, "data: ");
         deq_buf_append(&b, &c->head);
-        deq_buf_str(&b, "],");
-        add_usage(c, &b);
+        deq_buf_str(&b, "]");
+        if (c->req.include_usage) {
+            deq_buf_str(&b, ",");
+            add_usage(c, &b);
+        }
+        if (c->req.timings)
+            add_timings(c, &b);
         deq_buf_str(&b, "}\n\n");
     }
     deq_buf_str(&b, "data: [DONE]\n\n");
@@ -280,6 +307,10 @@ static int by_logprob(const void *a, const void *b)
 
 void completion_answer(struct completion *c)
 {
+    if (!c->req.stream) {
+        const struct timings t = timings_of(c);
+        timings_tell(&t, c->channel);
+    }
     if (c->req.responses) {
         response_answer(c);
         return;
@@ -308,6 +339,8 @@ void completion_answer(struct completion *c)
     add_usage(c, &b);
     deq_buf_str(&b, ",");
     completion_report(c, c->choices, c->req.n_prompts * best_of(c), &b);
+    if (c->req.timings)
+        add_timings(c, &b);
     deq_buf_str(&b, "}");
     answer_whole(c->channel, 200, "application/json", &b);
     deq_buf_free(&b);

@@ -17,6 +17,7 @@
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
 #include "server/api/reply.h"
+#include "server/api/timings.h"
 #include "server/log.h"
 
 enum {
@@ -42,6 +43,7 @@ struct logits_job {
     bool numeric, converged;
     uint32_t iters_max;
     double iters_sum, residual_max;
+    uint64_t prompt_evaluations, ended_ns;
     bool ended;
     enum job_end end;
     char message[256]; /* of the engine, or empty */
@@ -122,7 +124,10 @@ static void on_admit(struct job *j)
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 {
     struct logits_job *l = (struct logits_job *)j;
-    l->numeric = l->numeric || (e->kind == DEQ_EVENT_END && e->finish == DEQ_FINISH_NUMERIC);
+    if (e->kind == DEQ_EVENT_END) {
+        l->numeric = e->finish == DEQ_FINISH_NUMERIC;
+        l->prompt_evaluations = e->prompt_evaluations;
+    }
     if (!e->logits || l->have == l->positions || (!l->all && e->position + 1 != j->prompt.n))
         return DEQ_CONTINUE;
     pthread_mutex_lock(&l->lock);
@@ -144,6 +149,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     snprintf(l->message, sizeof l->message, "%s", message ? message : "");
     deq_utf8_line(l->message);
     l->end = end;
+    l->ended_ns = deq_now_ns();
     l->ended = true;
     pthread_mutex_unlock(&l->lock);
     channel_listen(l->channel, (struct channel_events){0});
@@ -198,10 +204,19 @@ static const float *unwritten(struct logits_job *l, bool *ret_ended)
     return (const float *)p;
 }
 
+static void tell_timing(const struct logits_job *l)
+{
+    struct timings t = {.prompt_evaluations = l->prompt_evaluations};
+    timings_add(&t, &l->job, l->ended_ns);
+    timings_tell(&t, l->channel);
+}
+
 static void answer(struct logits_job *l)
 {
     const struct outcome o = outcome_of(l);
     l->answered = true;
+    if (o.status == 200)
+        tell_timing(l);
     if (o.status == 200 && l->raw) {
         answer_whole(l->channel, 200, "application/octet-stream", &l->news);
     } else if (o.status == 200) {

@@ -35,7 +35,7 @@ struct completion_request {
     int64_t max_tokens, n, best_of, logprobs /* -1: none */, min_tokens, truncate, priority, deadline_ms /* 0: none */,
         top_k, seed;
     bool max_given, seed_given;
-    bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry, trace,
+    bool stream, include_usage, continuous_usage, echo, ignore_eos, token_ids, tokens_as_ids, telemetry, trace, timings,
         add_special; /* a prompt's text begins with the token for that */
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     struct deq_solve_params solve;

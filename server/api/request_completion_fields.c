@@ -234,8 +234,10 @@ static bool take_include(const struct object *o, const struct field *f, const js
             r->telemetry = true;
         else if (!strcmp(s, "deq.trace"))
             r->trace = true;
+        else if (!strcmp(s, "timings"))
+            r->timings = true;
         else
-            return fields_bad_value(o, f->name, "knows deq.tokens and deq.trace");
+            return fields_bad_value(o, f->name, "knows deq.tokens, deq.trace and timings");
     }
     return true;
 }

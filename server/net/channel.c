@@ -1,5 +1,6 @@
 #include "server/net/channel.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "core/base/clock.h"
@@ -272,6 +273,13 @@ void channel_retry_after(struct channel *c, unsigned ms)
 {
     pthread_mutex_lock(&c->lock);
     c->retry_after_ms = ms;
+    pthread_mutex_unlock(&c->lock);
+}
+
+void channel_timing(struct channel *c, const char *text)
+{
+    pthread_mutex_lock(&c->lock);
+    snprintf(c->timing, sizeof c->timing, "%s", text);
     pthread_mutex_unlock(&c->lock);
 }
 

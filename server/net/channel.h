@@ -20,6 +20,8 @@
 #include "core/base/buf.h"
 #include "server/wakeups.h"
 
+enum { CHANNEL_TIMING_BYTES = 256 };
+
 struct channel_events {
     void (*gone)(void *ctx);             /* the client left; once */
     void (*pace)(void *ctx, bool pause); /* the reader is slow; or has caught up */
@@ -62,6 +64,7 @@ struct channel {
     int status;                 /* of a response that does not stream */
     const char *content_type;
     unsigned retry_after_ms;    /* 0: no such header */
+    char timing[CHANNEL_TIMING_BYTES]; /* header Server-Timing, or "" */
     uint64_t last_write_ns, last_read_ns;
     uint64_t window_ns, window_bytes; /* since then something lay unread all the time, and so much of it was taken */
     struct channel_events on;
@@ -98,6 +101,8 @@ bool channel_streaming(struct channel *c);
 bool channel_settle(struct channel *c);
 /* When it may be tried again: headers of a response that does not stream. */
 void channel_retry_after(struct channel *c, unsigned ms);
+/* Header Server-Timing, of a stream before it starts. */
+void channel_timing(struct channel *c, const char *text);
 /* The same request would fail again: the client should not try. */
 void channel_no_retry(struct channel *c);
 /* Who is told; zeroed: nobody any more. May call `gone` at once. */

@@ -37,6 +37,7 @@ struct reply_headers {
     const char *content_type, *allow;
     bool authenticate, no_retry, close;
     unsigned retry_after_ms;
+    char timing[CHANNEL_TIMING_BYTES]; /* or "" */
 };
 
 /* For a page of another site: it may read the answer. Never with credentials: a page that has a key sends it itself. */
@@ -44,7 +45,8 @@ static void add_origin(const struct exchange *x, struct MHD_Response *r)
 {
     if (x->origin) {
         MHD_add_response_header(r, "Access-Control-Allow-Origin", x->origin);
-        MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id, Retry-After, retry-after-ms");
+        MHD_add_response_header(r, "Access-Control-Expose-Headers",
+                                "X-Request-Id, Retry-After, retry-after-ms, Server-Timing");
     }
     if (!x->preflight)
         return;
@@ -73,6 +75,8 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         snprintf(text, sizeof text, "%u", f->retry_after_ms);
         MHD_add_response_header(r, "retry-after-ms", text);
     }
+    if (f->timing[0])
+        MHD_add_response_header(r, "Server-Timing", f->timing);
     if (f->allow)
         MHD_add_response_header(r, "Allow", f->allow);
     if (s->x.accept_encoding)
@@ -186,6 +190,8 @@ enum MHD_Result http_send_channel(struct request_state *s)
         pthread_mutex_unlock(&c->lock);
         return MHD_NO; /* nobody is there to read an answer */
     }
+    struct reply_headers f = {.content_type = c->content_type};
+    memcpy(f.timing, c->timing, sizeof f.timing);
     if (c->streaming) {
         pthread_mutex_unlock(&c->lock);
         struct MHD_Response *r =
@@ -193,14 +199,14 @@ enum MHD_Result http_send_channel(struct request_state *s)
         if (!r)
             return MHD_NO;
         channel_ref(c);
-        add_headers(s, r, &(struct reply_headers){.content_type = c->content_type});
+        add_headers(s, r, &f);
         MHD_add_response_header(r, "Cache-Control", "no-cache");
         MHD_add_response_header(r, "X-Accel-Buffering", "no");
         return send_response(s, 200, r);
     }
     if (c->done) {
-        const struct reply_headers f = {
-            .content_type = c->content_type, .retry_after_ms = c->retry_after_ms, .no_retry = c->no_retry};
+        f.retry_after_ms = c->retry_after_ms;
+        f.no_retry = c->no_retry;
         pthread_mutex_unlock(&c->lock);
         return send_whole(s, c->status, &f); /* done: nobody writes any more */
     }

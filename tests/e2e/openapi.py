@@ -350,7 +350,7 @@ SHAPES = {
     "string or array of text parts": (["", [], [{"type": "text", "text": "x",
         "cache_control": {}}]], [1, {}, ["x"], [{"type": "image_url"}]]),
     "string or array of strings": (["x", ["x"], []], [1, {}, [1], [None]]),
-    "array of strings": ([[], ["deq.tokens", "deq.trace"]], ["x", [1], {}]),
+    "array of strings": ([[], ["deq.tokens", "deq.trace", "timings"]], ["x", [1], {}]),
     "array of token ids": ([[], [0, 383]], [1, "x", [-1], ["1"], [1.5], {}]), "object of token ids and numbers": ([{},
         {"1": -1.5}], [[], 1, {"x": 1}, {"1": "1"}, {"-1": 1}]),
     ("/v1/responses", "include"): ([[], ["message.output_text.logprobs"]], ["x", [1], {}]),
@@ -463,7 +463,7 @@ def response_of(method, path, status):
 def optional(at, key, chunk):
     """Keys that replies may lack: in a stream's chunk, in its delta, and the extras of choices."""
     return (at[-1:] == ["delta"] or key in ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded",
-                                            "n_prompt_tokens", "n_ctx", "trace", "dropped_more") or
+                                            "n_prompt_tokens", "n_ctx", "trace", "dropped_more", "timings") or
             (key == "deq" and at) or (key in ("usage", "deq") and not at and chunk))
 
 
@@ -599,7 +599,7 @@ def test_replies():
             (h, {"messages": messages, "max_tokens": 4}, 200, "chat"),
             (h, {"messages": messages, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2,
                  "return_token_ids": True,
-                "include": ["deq.tokens", "deq.trace"], "tools": [], "tool_choice": "none",
+                "include": ["deq.tokens", "deq.trace", "timings"], "tools": [], "tool_choice": "none",
                 "response_format": {"type": "text"}}, 200, "chat with everything"),
             (r, {"input": "A", "max_output_tokens": 4}, 200, "response"),
             (r, {"input": [{"role": "user", "content": [{"type": "input_text", "text": "A"}]}], "max_output_tokens": 4,
@@ -668,7 +668,7 @@ def test_stream_replies():
                  "stream_options": {"continuous_usage_stats": True}},
                 "echo, logprobs, usage in every chunk"),
             (c, {"prompt": "The", "max_tokens": 4, "include": ["deq.tokens"], "return_token_ids": True}, "telemetry"),
-            (c, {"prompt": "The", "max_tokens": 30, "temperature": 1, "include": ["deq.trace"]}, "trace"),
+            (c, {"prompt": "The", "max_tokens": 10, "temperature": 1, "include": ["deq.trace", "timings"]}, "trace"),
             (h, {"messages": user, "max_tokens": 5,
                  "stream_options": {"include_usage": True, "continuous_usage_stats": False}}, "chat"),
             (h, {"messages": user, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 1,

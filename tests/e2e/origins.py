@@ -7,7 +7,7 @@ from security import ALICE, Place, ask
 
 APP, LOCAL = "https://app.example.com", "http://localhost:3000"
 BODY = {"prompt": "A", "max_tokens": 1}
-EXPOSED = "X-Request-Id, Retry-After, retry-after-ms"
+EXPOSED = "X-Request-Id, Retry-After, retry-after-ms, Server-Timing"
 
 
 def head(**fields):

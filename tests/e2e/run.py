@@ -27,6 +27,7 @@ MODULES = LONG + (
     "origins",
     "raw",
     "streams",
+    "timings",
     "traces",
     "trellis",
     "twins",

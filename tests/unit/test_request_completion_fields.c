@@ -44,7 +44,7 @@ static const struct refused wrong[] = {
     {ON_COMPLETIONS, "{\"stream_options\":{\"x\":1}}", NULL, "stream_options.x: unknown field"},
     {ON_COMPLETIONS, "{\"stream_options\":{\"include_usage\":true}}", NULL, "stream_options: only with stream true"},
     {ON_COMPLETIONS, "{\"return_token_ids\":[]}", NULL, "return_token_ids: expected a boolean"},
-    {ON_COMPLETIONS, "{\"include\":[\"usage\"]}", NULL, "include: knows deq.tokens and deq.trace"},
+    {ON_COMPLETIONS, "{\"include\":[\"usage\"]}", NULL, "include: knows deq.tokens, deq.trace and timings"},
     {ON_COMPLETIONS, "{\"include\":\"deq.tokens\"}", NULL, "include: expected an array of strings"},
     {ON_COMPLETIONS, "{\"max_tokens\":-1}", NULL, "max_tokens: must be between 0 and 2147483647"},
     {ON_COMPLETIONS, "{\"logprobs\":4}", NULL, "logprobs: must be between 0 and 3"},
