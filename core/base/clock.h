@@ -20,6 +20,14 @@ static inline uint64_t deq_thread_cpu_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* CPU time of all threads of the process so far. */
+static inline double deq_process_cpu_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static inline double deq_now_s(void)
 {
     return (double)deq_now_ns() * 1e-9;

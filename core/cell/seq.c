@@ -56,10 +56,16 @@ void deq_seq_lay_out(struct deq_seq *s, struct deq_layout *l)
     DEQ_PART(l, s->e, N * v->d_model);
     DEQ_PART(l, s->d_x, N * deq_vocab_out(v));
     const size_t begin = l->bytes;
-    DEQ_PART(l, s->tails, s->loss_rows * v->n_cutoffs);
-    DEQ_PART(l, s->gather, s->loss_rows * deq_vocab_out(v));
-    DEQ_PART(l, s->hidden, s->loss_rows * deq_cluster_embed(v, 0));
-    DEQ_PART(l, s->logits, s->loss_rows * (size_t)v->size);
+    const size_t R = s->loss_rows, width = DEQ_MAX((size_t)v->d_model, deq_vocab_out(v)),
+                 hidden = deq_projects(v) ? deq_cluster_embed(v, 0) : 0;
+    DEQ_PART(l, s->tails, R * v->n_cutoffs);
+    DEQ_PART(l, s->gather, deq_head_is_plain(v) ? 0 : R * width);
+    DEQ_PART(l, s->d_gather, v->n_cutoffs ? R * width : 0);
+    DEQ_PART(l, s->hidden, R * hidden);
+    DEQ_PART(l, s->d_hidden, R * hidden);
+    DEQ_PART(l, s->capped, s->logit_softcap > 0 ? v->size : 0);
+    DEQ_PART(l, s->row, R);
+    DEQ_PART(l, s->logits, R * (size_t)v->size);
     s->logits_bytes = l->bytes - begin;
 }
 
@@ -86,12 +92,56 @@ void deq_seq_embed(struct deq_seq *s, const struct deq_weights *w, const struct 
     }
 }
 
+/* The tokens of cluster c among rows at .. at + n - 1, whose numbers go to s->row: embeddings into s->hidden, d_e times
+ * scale into s->gather. Returns how many. */
+static size_t gather_tokens(const struct deq_seq *s, unsigned c, size_t at, size_t n, const float *d_e, float scale)
+{
+    const struct deq_vocab *v = &s->vocab;
+    const size_t D = v->d_model, E = deq_cluster_embed(v, c);
+    size_t m = 0;
+    for (size_t i = at; i < at + n; i++)
+        if (deq_cluster_of(v, s->tokens[i]) == c) {
+            const float *word = s->vocabulary->embed[c] + (s->tokens[i] - deq_cluster_begin(v, c)) * E;
+            memcpy(s->hidden + m * E, word, E * sizeof(float));
+            memcpy(s->gather + m * D, d_e + i * D, D * sizeof(float));
+            s->row[m++] = (uint32_t)i;
+        }
+    deq_kern()->scale(s->gather, scale, m * D);
+    return m;
+}
+
+/* e = scale P E[token] of cluster c's tokens among some rows */
+static void project_vjp(const struct deq_seq *s, unsigned c, size_t at, size_t n, const float *d_e, float scale,
+                        float *d_embed, float *d_proj)
+{
+    const struct deq_vocab *v = &s->vocab;
+    const size_t D = v->d_model, E = deq_cluster_embed(v, c), m = gather_tokens(s, c, at, n, d_e, scale);
+    if (!m)
+        return;
+    deq_gemm_dytx(m, D, E, s->gather, D, s->hidden, E, d_proj, E);
+    deq_gemm_dyw(m, D, E, s->gather, D, s->vocabulary->embed_proj[c], E, NULL, 0, s->d_hidden, E);
+    for (size_t i = 0; i < m; i++) {
+        float *d_word = d_embed + (s->tokens[s->row[i]] - deq_cluster_begin(v, c)) * E;
+        deq_kern()->add(d_word, d_word, s->d_hidden + i * E, E);
+    }
+}
+
 void deq_seq_embed_vjp(const struct deq_seq *s, const float *d_e, float scale, struct deq_weights *grads)
 {
-    const size_t D = s->vocab.d_model;
-    float *d_embed = deq_weights_at(grads, s->weights, s->vocabulary->embed[0]);
-    for (size_t i = 0; i < s->n; i++)
-        deq_kern()->axpy(d_embed + s->tokens[i] * D, scale, d_e + i * D, D);
+    const struct deq_vocab *v = &s->vocab;
+    const size_t D = v->d_model;
+    float *d_embed[DEQ_CUTOFFS_MAX + 1], *d_proj[DEQ_CUTOFFS_MAX + 1];
+    for (unsigned c = 0; c < deq_clusters(v); c++) {
+        const float *proj = s->vocabulary->embed_proj[c];
+        d_embed[c] = deq_weights_at(grads, s->weights, s->vocabulary->embed[c]);
+        d_proj[c] = proj ? deq_weights_at(grads, s->weights, proj) : NULL;
+        for (size_t at = 0; proj && at < s->n; at += s->loss_rows)
+            project_vjp(s, c, at, DEQ_MIN(s->loss_rows, s->n - at), d_e, scale, d_embed[c], d_proj[c]);
+    }
+    for (size_t i = 0; i < s->n && !deq_projects(v); i++) {
+        const unsigned c = deq_cluster_of(v, s->tokens[i]);
+        deq_kern()->axpy(d_embed[c] + (s->tokens[i] - deq_cluster_begin(v, c)) * D, scale, d_e + i * D, D);
+    }
 }
 
 void deq_seq_add_bias(float *y, const float *b, size_t rows, size_t n)

@@ -71,12 +71,16 @@ struct deq_seq {
     /* of kinds with layers before their loop, from begin on: what enters it [N, D], and where iterates begin [N, S];
      * NULL: there are none; at zero */
     const float *prelude, *start;
-    float logit_softcap;       /* c: logits x become c * tanh of x / c, not in training; 0: they do not */
+    float logit_softcap;       /* c: logits x become c * tanh of x / c; 0: they do not */
     float *d_x;                /* [N, deq_vocab_out()] */
-    /* work of the head */
+    /* work of both ends, on some rows at a time */
     size_t loss_rows;
-    float *logits;                  /* [loss_rows, V] */
-    float *tails, *gather, *hidden; /* [loss_rows, n_cutoffs], [loss_rows, deq_vocab_out()], [loss_rows, E_0] */
+    float *logits;               /* [loss_rows, V] */
+    float *tails;                /* [loss_rows, n_cutoffs] */
+    float *gather, *d_gather;    /* [loss_rows, max of D and deq_vocab_out()] rows of one cluster, of several */
+    float *hidden, *d_hidden;    /* [loss_rows, E_0] of projections */
+    float *capped;               /* [V] logits of a row behind their cap */
+    uint32_t *row;               /* [loss_rows] which rows these are */
 };
 
 /* registry_seq.c */
@@ -109,17 +113,14 @@ void deq_seq_apply_mask(const struct deq_seq *s, const float *mask, size_t n, fl
 
 /* --- vocabulary_seq.c: what any vocabulary and head say of states (vocabulary.h has the equations) --- */
 
-/* The whole distribution of all N rows, log-probabilities out [N, V], summed in double (for goldens, not for speed); or
- * the negative log-probability (nats) of one target each, for which only the shortlist and the target's own cluster are
- * computed. */
+/* The whole distribution of all N rows, log-probabilities out [N, V], summed in double (for goldens, not for speed). */
 enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, struct deq_err *err);
-void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, double *ret_nll);
 
-/* For training, which knows the plain tied head alone. Mean cross entropy (nats) of targets [N] at states z;
- * UINT32_MAX targets are left out, `count` is the number of those that are in over the whole batch (all shards). d_z
- * [N, S] is written and grads are added to when not NULL; ret_nll (may be NULL) [N] receives each position's nats.
- * Returns the sum of nats / count. */
+/* Mean cross entropy (nats) of targets [N] at states z, for which of a vocabulary in clusters only the shortlist and
+ * the targets' own clusters are computed. UINT32_MAX targets are left out, `count` is the number of those that are in
+ * over the whole batch (all shards). d_z [N, S] is written and grads are added to when not NULL; ret_nll (may be NULL)
+ * [N] receives each position's nats. Returns the sum of nats / count. */
 double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
-                    struct deq_weights *grads, float *ret_nll);
+                    struct deq_weights *grads, double *ret_nll);
 
 #endif

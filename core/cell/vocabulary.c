@@ -30,7 +30,7 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
             deq_weights_put_rounded(w, &v->packed.rounded);
         if (projects)
             put_cluster(w, v, "embed", "proj.weight", c,
-                        &(struct deq_put){&v->embed_proj[c], DEQ_ROLE_EMBED, D, E, &v->packed.embed_proj[c],
+                        &(struct deq_put){&v->embed_proj[c], DEQ_ROLE_PROJECTION, D, E, &v->packed.embed_proj[c],
                                           s->proj_untied[c] ? NULL : &v->packed.head_proj[c], 1});
         if (s->head_untied)
             put_cluster(w, v, "head", "weight", c,
@@ -40,7 +40,8 @@ void deq_vocabulary_walk(struct deq_weights *w, struct deq_vocabulary *v)
             deq_weights_put_rounded(w, &v->packed.rounded);
         if (projects && s->proj_untied[c])
             put_cluster(w, v, "head", "proj.weight", c,
-                        &(struct deq_put){&v->head_proj[c], DEQ_ROLE_EMBED, D, E, NULL, &v->packed.head_proj[c], 1});
+                        &(struct deq_put){&v->head_proj[c], DEQ_ROLE_PROJECTION, D, E, NULL, &v->packed.head_proj[c],
+                                          1});
     }
     if (s->head_bias)
         deq_weights_put(w, &(struct deq_put){&v->head_bias, DEQ_ROLE_BIAS, 0, s->size, NULL, NULL, 1}, "head.bias");

@@ -1,5 +1,4 @@
-/* The vocabulary on sequences: vocabulary.h's equations over plain weights, for scoring.
- * And the loss of training. */
+/* The vocabulary on sequences: vocabulary.h's equations over plain weights, and the loss with its gradients. */
 #include <math.h>
 #include <string.h>
 
@@ -35,14 +34,6 @@ static void words(const struct deq_seq *s, unsigned c, const float *x, size_t n,
         k->tanh_of(y, y, n * V);
         k->scale(y, s->logit_softcap, n * V);
     }
-}
-
-/* log sum exp of x [n] and t [m] */
-static double log_sum(const float *x, size_t n, const float *t, size_t m)
-{
-    const struct deq_kern *k = deq_kern();
-    const float top = m ? fmaxf(k->max(x, n), k->max(t, m)) : k->max(x, n);
-    return (double)top + log((double)k->exp_sum(NULL, x, top, n) + (m ? (double)k->exp_sum(NULL, t, top, m) : 0));
 }
 
 /* sum_k x[k] y[k], rounded once */
@@ -108,75 +99,140 @@ enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, stru
     return DEQ_OK;
 }
 
-void deq_seq_nll(struct deq_seq *s, const float *z, const uint32_t *targets, double *ret_nll)
+/* Of rows x [n, D], those whose target lies in cluster c: into s->gather, their numbers into s->row. Returns how
+ * many. */
+static size_t gather(struct deq_seq *s, unsigned c, const float *x, size_t n, const uint32_t *targets)
 {
-    const struct deq_vocab *a = &s->vocab;
-    const size_t D = deq_vocab_out(a), n = s->n, V0 = deq_cluster_size(a, 0), C = a->n_cutoffs;
-    const float *x = s->ops->read(s, z);
-    for (size_t r = 0; r < n; r += s->loss_rows) {
-        const size_t rows = DEQ_MIN(s->loss_rows, n - r);
-        words(s, 0, x + r * D, rows, s->tails);
-        for (size_t i = 0; i < rows; i++) {
-            const unsigned c = deq_cluster_of(a, targets[r + i]);
-            const float *y = s->logits + i * V0, *t = s->tails + i * C;
-            ret_nll[r + i] = log_sum(y, V0, t, C) - (double)(c ? t[c - 1] : y[targets[r + i]]);
+    const size_t D = deq_vocab_out(&s->vocab);
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++)
+        if (targets[i] != UINT32_MAX && deq_cluster_of(&s->vocab, targets[i]) == c) {
+            memcpy(s->gather + m * D, x + i * D, D * sizeof(float));
+            s->row[m++] = (uint32_t)i;
         }
-        /* the words of a cluster, for the rows whose targets lie in it */
-        for (unsigned c = 1; c < deq_clusters(a); c++) {
-            const size_t V = deq_cluster_size(a, c);
-            size_t m = 0, at = 0;
-            for (size_t i = 0; i < rows; i++)
-                if (deq_cluster_of(a, targets[r + i]) == c)
-                    memcpy(s->gather + m++ * D, x + (r + i) * D, D * sizeof(float));
-            if (m)
-                words(s, c, s->gather, m, NULL);
-            for (size_t i = 0; i < rows; i++)
-                if (deq_cluster_of(a, targets[r + i]) == c) {
-                    const float *y = s->logits + at++ * V;
-                    ret_nll[r + i] += log_sum(y, V, NULL, 0) - (double)y[targets[r + i] - deq_cluster_begin(a, c)];
-                }
-        }
-    }
+    return m;
 }
 
-/* Rows of y [rows, V], logits, become the gradient of their mean cross entropy; returns the sum of nats. */
-static double cross_entropy(float *y, size_t rows, size_t V, const uint32_t *targets, size_t count, float *ret_nll)
+/* The cross entropy, in nats, of the outcome whose logit is *at, one of y [V] and t [C], which become its gradient over
+ * count. */
+static double cross_entropy(float *y, size_t V, float *t, size_t C, float *at, size_t count)
 {
     const struct deq_kern *k = deq_kern();
+    const float top = C ? fmaxf(k->max(y, V), k->max(t, C)) : k->max(y, V), logit = *at;
+    const double total = (double)k->exp_sum(y, y, top, V) + (C ? (double)k->exp_sum(t, t, top, C) : 0);
+    const float scale = 1.0f / (float)total / (float)count;
+    k->scale(y, scale, V); /* softmax / count */
+    if (C)
+        k->scale(t, scale, C);
+    *at -= 1.0f / (float)count;
+    return (double)top + log(total) - (double)logit;
+}
+
+/* The gradient of logits before their cap, from that behind it; y [V] capped. */
+static void softcap_vjp(float cap, const float *y, size_t V, float *d_y)
+{
+    for (size_t i = 0; i < V; i++)
+        d_y[i] *= 1 - y[i] / cap * (y[i] / cap);
+}
+
+/* What rows x [n, D] lose in cluster c: of the shortlist a target's word or its cluster, of another the word; row i has
+ * targets[s->row[i]]. Returns the sum of nats; ret_nll (may be NULL) is added to. s->logits and, of the shortlist,
+ * s->tails become the gradients of that over count. */
+static double cluster_loss(struct deq_seq *s, unsigned c, const float *x, size_t n, const uint32_t *targets,
+                           size_t count, double *ret_nll)
+{
+    const struct deq_vocab *a = &s->vocab;
+    const size_t V = deq_cluster_size(a, c), C = c ? 0 : a->n_cutoffs;
+    float *y = s->logits, *t = s->tails;
     double sum = 0;
-    for (size_t i = 0; i < rows; i++, y += V) {
-        if (targets[i] == UINT32_MAX) {
+    words(s, c, x, n, t);
+    for (size_t i = 0; i < n; i++, y += V, t += C) {
+        const uint32_t target = targets[s->row[i]];
+        if (target == UINT32_MAX) {
             memset(y, 0, V * sizeof(float));
-            if (ret_nll)
-                ret_nll[i] = 0;
+            if (C)
+                memset(t, 0, C * sizeof(float));
             continue;
         }
-        const float top = k->max(y, V), at = y[targets[i]], total = k->exp_sum(y, y, top, V);
-        const double nll = log((double)total) + top - at;
+        const unsigned in = deq_cluster_of(a, target);
+        if (s->logit_softcap > 0)
+            memcpy(s->capped, y, V * sizeof(float));
+        const double nll =
+            cross_entropy(y, V, t, C, in == c ? y + (target - deq_cluster_begin(a, c)) : t + in - 1, count);
+        if (s->logit_softcap > 0)
+            softcap_vjp(s->logit_softcap, s->capped, V, y);
         sum += nll;
         if (ret_nll)
-            ret_nll[i] = (float)nll;
-        k->scale(y, 1.0f / total / (float)count, V); /* softmax / count */
-        y[targets[i]] -= 1.0f / (float)count;
+            ret_nll[s->row[i]] += nll;
     }
     return sum;
 }
 
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
-                    struct deq_weights *grads, float *ret_nll)
+/* The tensor of grads that belongs to w; either may be NULL: there is none. */
+static float *grad_of(const struct deq_seq *s, const struct deq_weights *grads, const float *w)
 {
-    const size_t D = deq_vocab_out(&s->vocab), V = s->vocab.size;
-    const float *embed = s->vocabulary->embed[0], *x = s->ops->read(s, z);
-    float *d_embed = grads ? deq_weights_at(grads, s->weights, embed) : NULL;
+    return grads && w ? deq_weights_at(grads, s->weights, w) : NULL;
+}
+
+/* The VJP of words: from the gradients in s->logits and, of the shortlist, s->tails to d_x [n, D], which is written
+ * (NULL: not), and grads (NULL: none). s->hidden is as words left it. */
+static void words_vjp(struct deq_seq *s, unsigned c, const float *x, size_t n, float *d_x, struct deq_weights *grads)
+{
+    const struct deq_vocabulary *w = s->vocabulary;
+    const struct deq_vocab *a = &w->shape;
+    const size_t D = deq_vocab_out(a), E = deq_cluster_head(a, c), V = deq_cluster_size(a, c), C = c ? 0 : a->n_cutoffs;
+    const float *proj = w->head_proj[c] ? w->head_proj[c] : w->embed_proj[c],
+                *rows = w->head[c] ? w->head[c] : w->embed[c], *h = proj ? s->hidden : x;
+    float *d_rows = grad_of(s, grads, rows), *d_proj = grad_of(s, grads, proj),
+          *d_bias = grad_of(s, grads, w->head_bias), *d_tails = grad_of(s, grads, w->tails_w),
+          *d_tails_b = grad_of(s, grads, w->tails_b), *d_h = proj ? s->d_hidden : d_x;
+    if (d_h) {
+        deq_gemm_dyw(n, V, E, s->logits, V, rows, E, NULL, 0, d_h, E);
+        if (C)
+            deq_gemm_dyw(n, C, E, s->tails, C, w->tails_w, E, d_h, E, d_h, E);
+    }
+    if (d_rows)
+        deq_gemm_dytx(n, V, E, s->logits, V, h, E, d_rows, E);
+    if (d_bias)
+        deq_seq_sum_rows(s->logits, n, V, d_bias + deq_cluster_begin(a, c));
+    if (d_tails && C) {
+        deq_gemm_dytx(n, C, E, s->tails, C, h, E, d_tails, E);
+        deq_seq_sum_rows(s->tails, n, C, d_tails_b);
+    }
+    if (d_proj)
+        deq_gemm_dytx(n, D, E, x, D, d_h, E, d_proj, E);
+    if (d_x && proj)
+        deq_gemm_xwt(n, D, E, d_h, E, proj, E, NULL, 0, d_x, D);
+}
+
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
+                    struct deq_weights *grads, double *ret_nll)
+{
+    const size_t D = deq_vocab_out(&s->vocab);
+    const float *x = s->ops->read(s, z);
     double sum = 0;
     for (size_t r = 0; r < s->n; r += s->loss_rows) {
         const size_t rows = DEQ_MIN(s->loss_rows, s->n - r);
-        deq_gemm_xwt(rows, V, D, x + r * D, D, embed, D, NULL, 0, s->logits, V);
-        sum += cross_entropy(s->logits, rows, V, targets + r, count, ret_nll ? ret_nll + r : NULL);
-        if (d_z)
-            deq_gemm_dyw(rows, V, D, s->logits, V, embed, D, NULL, 0, s->d_x + r * D, D);
-        if (d_embed)
-            deq_gemm_dytx(rows, V, D, s->logits, V, x + r * D, D, d_embed, D);
+        double *nll = ret_nll ? ret_nll + r : NULL;
+        float *d_x = d_z ? s->d_x + r * D : NULL;
+        for (size_t i = 0; i < rows; i++) {
+            s->row[i] = (uint32_t)i;
+            if (nll)
+                nll[i] = 0;
+        }
+        sum += cluster_loss(s, 0, x + r * D, rows, targets + r, count, nll);
+        if (d_x || grads)
+            words_vjp(s, 0, x + r * D, rows, d_x, grads);
+        for (unsigned c = 1; c < deq_clusters(&s->vocab); c++) {
+            const size_t m = gather(s, c, x + r * D, rows, targets + r);
+            if (!m)
+                continue;
+            sum += cluster_loss(s, c, s->gather, m, targets + r, count, nll);
+            if (d_x || grads)
+                words_vjp(s, c, s->gather, m, d_x ? s->d_gather : NULL, grads);
+            for (size_t i = 0; i < m && d_x; i++)
+                deq_kern()->add(d_x + s->row[i] * D, d_x + s->row[i] * D, s->d_gather + i * D, D);
+        }
     }
     if (d_z)
         s->ops->read_vjp(s, z, s->d_x, d_z, grads);

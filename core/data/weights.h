@@ -20,6 +20,8 @@ enum { DEQ_PARAM_NAME = 48 };
 
 enum deq_role {
     DEQ_ROLE_EMBED,        /* tables of tokens and the maps at both ends: initialised by fan-in, decayed, AdamW's */
+    DEQ_ROLE_PROJECTION,   /* between a table and the model's width, [width, E]: as EMBED, but initialised by its rows,
+                            * so that words keep their size on the way in, states theirs on the way out */
     DEQ_ROLE_MATRIX,       /* a matrix inside the cell: initialised by fan-in, decayed, Muon's where it is used */
     DEQ_ROLE_RESIDUAL_OUT, /* the same, and writes into a residual stream: begins half as large */
     DEQ_ROLE_GUESS,        /* a matrix of the predictor: as EMBED; what it computes need not be exact */
@@ -93,7 +95,8 @@ static inline enum deq_format deq_format_of(enum deq_class c, enum deq_role role
 {
     if (c == DEQ_CLASS_FLOAT32)
         return bf16 ? DEQ_FORMAT_BF16 : DEQ_FORMAT_F32;
-    return c == DEQ_CLASS_INT8 && role != DEQ_ROLE_EMBED ? DEQ_FORMAT_I8 : DEQ_FORMAT_I16;
+    const bool words = role == DEQ_ROLE_EMBED || role == DEQ_ROLE_PROJECTION;
+    return c == DEQ_CLASS_INT8 && !words ? DEQ_FORMAT_I8 : DEQ_FORMAT_I16;
 }
 
 /* Makes the table, and the block with zeros, of a w whose format and walk are set. On failure nothing is held. */

@@ -30,7 +30,7 @@ static enum deq_rc check_finite(const char *path, const struct deq_weights *w, c
 }
 
 enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, const float *m, const float *v,
-                                const struct deq_progress *p, struct deq_err *err)
+                                const struct deq_progress *p, const char *recipe, struct deq_err *err)
 {
     const size_t n = w->n_params;
     struct deq_tensor_out *out = DEQ_NEW_ARRAY(struct deq_tensor_out, KINDS * n);
@@ -51,13 +51,14 @@ enum deq_rc deq_checkpoint_save(const char *path, const struct deq_weights *w, c
                                                      .shape = {q->rows ? q->rows : q->cols, q->cols},
                                                      .data = data[k] + q->offset};
         }
-    char step[32], tokens[32], seconds[40], skipped[32];
+    char step[32], tokens[32], seconds[40], cpu[40], skipped[32];
     snprintf(step, sizeof step, "%llu", (unsigned long long)p->step);
     snprintf(tokens, sizeof tokens, "%llu", (unsigned long long)p->tokens);
     snprintf(seconds, sizeof seconds, "%.3f", p->seconds);
+    snprintf(cpu, sizeof cpu, "%.3f", p->cpu_seconds);
     snprintf(skipped, sizeof skipped, "%llu", (unsigned long long)p->skipped);
-    const char *const meta[] = {"format", FORMAT, "step", step, "tokens", tokens, "seconds", seconds, "skipped",
-                                skipped, NULL};
+    const char *const meta[] = {"format", FORMAT, "step", step, "tokens", tokens, "seconds", seconds,
+                                "cpu_seconds", cpu, "skipped", skipped, recipe ? "recipe" : NULL, recipe, NULL};
     rc = deq_safetensors_write(path, out, KINDS * n, meta, err);
 out:
     deq_free(out);
@@ -108,7 +109,11 @@ static enum deq_rc read_progress(const struct deq_safetensors *f, const char *pa
         rc = meta_count(f, path, "tokens", COUNT_MAX, &p->tokens, err);
     if (!rc)
         rc = meta_count(f, path, "skipped", p->step, &p->skipped, err);
-    return rc ? rc : meta_number(f, path, "seconds", SECONDS_MAX, &p->seconds, err);
+    if (!rc)
+        rc = meta_number(f, path, "seconds", SECONDS_MAX, &p->seconds, err);
+    if (!rc && deq_safetensors_meta(f, "cpu_seconds")) /* older files lack it */
+        rc = meta_number(f, path, "cpu_seconds", SECONDS_MAX, &p->cpu_seconds, err);
+    return rc;
 }
 
 /* Second moments are means of squares. */
@@ -152,4 +157,16 @@ enum deq_rc deq_checkpoint_load(const char *path, struct deq_weights *w, float *
         *ret = p;
     deq_safetensors_close(f);
     return rc;
+}
+
+enum deq_rc deq_checkpoint_recipe(const char *path, char **ret, struct deq_err *err)
+{
+    struct deq_safetensors *f;
+    const enum deq_rc rc = deq_safetensors_open(path, &f, err);
+    if (rc)
+        return rc;
+    const char *text = deq_safetensors_meta(f, "recipe");
+    *ret = text ? deq_strdup(text) : NULL;
+    deq_safetensors_close(f);
+    return text && !*ret ? deq_fail(err, DEQ_ENOMEM, "%s: no memory for its recipe", path) : DEQ_OK;
 }

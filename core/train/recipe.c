@@ -1,9 +1,13 @@
 #include "core/train/recipe.h"
 
+#include <stdlib.h>
 #include <string.h>
 
+#include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/base/yaml.h"
+#include "core/cell/config.h"
+#include "core/cell/transformer.h"
 
 #define AT(field) offsetof(struct deq_recipe, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
@@ -13,10 +17,34 @@
 /* choices in the order of the enum */
 #define ENUM(name, field, def, choices, help) {name, DEQ_OPT_ENUM, AT(field), 0, 0, def, choices, help}
 #define BOOL(name, field, def, help) {name, DEQ_OPT_BOOL, AT(field), 0, 1, def, NULL, help}
+#define LIST(name, field, help) \
+    {name, DEQ_OPT_LIST, AT(field), 0, sizeof(((struct deq_recipe *)0)->field), "", NULL, help}
 
-static const struct deq_opt options[] = {
+/* The kind's architecture lies behind the struct: one object for the rows of both tables. */
+enum { ARCH_AT = DEQ_ROUND_UP(sizeof(struct deq_recipe), 64) };
+#define VOCAB(name, field, lo, hi, def, help) \
+    {name, DEQ_OPT_U32, ARCH_AT + offsetof(struct deq_arch, vocab.field), lo, hi, def, NULL, help}
+
+/* Keys under model of every kind, before the kind's own. */
+static const struct deq_opt model_options[] = {
     STR("model.type", type, "transformer", NULL,
         "Kind of cell; one that does not exist is answered with those that do."),
+    BOOL("model.tie_embeddings", tie_embeddings, "true", "The head's words are the embeddings."),
+    {"model.head_bias", DEQ_OPT_BOOL, ARCH_AT + offsetof(struct deq_arch, vocab.head_bias), 0, 1, "false", NULL,
+     "Logits have a bias."},
+    VOCAB("model.output_size", d_out, 0, 16384, "0",
+          "Width of what the head reads of a state, of kinds whose state has more; 0: hidden_size."),
+    LIST("model.cutoffs", cutoffs,
+         "Adaptive embedding and softmax: the first ids of the clusters behind the shortlist; []: one cluster."),
+    VOCAB("model.embedding_size", d_embed, 0, 16384, "0",
+          "Width of the shortlist's embeddings, which reach hidden_size by a projection; 0: hidden_size."),
+    VOCAB("model.div_val", div_val, 1, 1024, "1",
+          "Every cluster's embeddings are so many times narrower than the last."),
+    LIST("model.tie_projections", tie_projections,
+         "Whether the head's projection is the embedding's, one of true and false for each cluster; []: all are."),
+};
+
+static const struct deq_opt options[] = {
     {"data.train", DEQ_OPT_LIST, AT(train_files), 0, sizeof(((struct deq_recipe *)0)->train_files), NULL, NULL,
      "Training text files, relative to the data directory."},
     FLT("data.valid_share", valid_share, 0, 0.5, "0",
@@ -90,8 +118,8 @@ static const struct deq_opt options[] = {
     U32("serve.max_iter", serve_max_iter, 1, 1000, "32", "Evaluations at most that config.json recommends."),
     U32("serve.memory", serve_memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Solver memory that config.json recommends."),
     U32("serve.window", serve_window, 0, DEQ_ROW_WINDOW_MAX, "0",
-        "Rows solved behind the committed prefix that config.json recommends; 0: 8, of a model with layers before its "
-        "loop 1, and a prompt's 16."),
+        "Rows solved behind the committed prefix that config.json recommends; 0: those of the model that the run "
+        "starts from, else 8, of a model with layers before its loop 1, and a prompt's 16."),
     ENUM("serve.warm_start", serve_warm, "predictor", DEQ_WARM_CHOICES, "Warm start that config.json recommends."),
     U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512",
         "Hidden width of the warm-start predictor; 0: none."),
@@ -109,8 +137,6 @@ static const struct deq_opt options[] = {
 
 /* --- One object for the rows of both tables --- */
 
-enum { ARCH_AT = DEQ_ROUND_UP(sizeof(struct deq_recipe), 64) };
-
 /* What model.* describe, without vocabulary and serving defaults. */
 static const struct deq_arch *model_of(const struct deq_recipe *r)
 {
@@ -122,7 +148,8 @@ enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret,
     const struct deq_opt_table *k = &kind->recipe;
     struct deq_arch *arch = deq_arch_new(kind);
     struct deq_recipe *r = deq_alloc(ARCH_AT + kind->arch_size);
-    struct deq_opt *rows = DEQ_NEW_ARRAY(struct deq_opt, DEQ_COUNT(options) + k->n);
+    const size_t common = DEQ_COUNT(model_options), n = common + k->n + DEQ_COUNT(options);
+    struct deq_opt *rows = DEQ_NEW_ARRAY(struct deq_opt, n);
     if (!arch || !r || !rows) {
         deq_free(arch);
         deq_free(r);
@@ -131,14 +158,14 @@ enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret,
     }
     memcpy((char *)r + ARCH_AT, arch, kind->arch_size);
     deq_free(arch);
+    memcpy(rows, model_options, sizeof model_options);
     for (size_t i = 0; i < k->n; i++) {
-        rows[i + 1] = k->opt[i];
-        rows[i + 1].offset += ARCH_AT;
+        rows[common + i] = k->opt[i];
+        rows[common + i].offset += ARCH_AT;
     }
-    rows[0] = options[0];
-    memcpy(rows + 1 + k->n, options + 1, (DEQ_COUNT(options) - 1) * sizeof *rows);
+    memcpy(rows + common + k->n, options, sizeof options);
     r->kind = kind;
-    r->table = (struct deq_opt_table){rows, DEQ_COUNT(options) + k->n};
+    r->table = (struct deq_opt_table){rows, n};
     enum deq_rc rc = deq_opt_defaults(&r->table, r, err);
     snprintf(r->type, sizeof r->type, "%s", kind->title);
     if (rc)
@@ -154,6 +181,33 @@ void deq_recipe_free(struct deq_recipe *r)
         return;
     deq_free((void *)r->table.opt);
     deq_free(r);
+}
+
+enum deq_rc deq_recipe_of_model(struct deq_recipe *r, const struct deq_arch *a, struct deq_err *err)
+{
+    const struct deq_vocab *v = &a->vocab;
+    const struct deq_opt *cutoffs = deq_opt_find(&r->table, "model.cutoffs"),
+                         *ties = deq_opt_find(&r->table, "model.tie_projections");
+    enum deq_rc rc = DEQ_OK;
+    memcpy((char *)r + ARCH_AT, a, a->kind->arch_size);
+    r->of_model = true;
+    r->vocab_size = v->size;
+    r->tie_embeddings = !v->head_untied;
+    r->cutoffs[0] = r->tie_projections[0] = 0;
+    for (uint32_t i = 0; i < v->n_cutoffs && !rc; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "%u", v->cutoffs[i]);
+        rc = deq_opt_set(cutoffs, r, id, (int)i, err);
+    }
+    for (unsigned c = 0; c < deq_clusters(v) && deq_projects(v) && !rc; c++)
+        rc = deq_opt_set(ties, r, v->proj_untied[c] ? "false" : "true", (int)c, err);
+    r->predictor_hidden = a->predictor_hidden;
+    r->serve_solver = a->serving.solver.method;
+    r->serve_tol = a->serving.solver.tol;
+    r->serve_max_iter = a->serving.solver.max_iter;
+    r->serve_memory = a->serving.solver.memory;
+    r->serve_warm = a->serving.warm;
+    return rc;
 }
 
 static enum deq_rc check_explicit(const struct deq_recipe *r, struct deq_err *err)
@@ -225,25 +279,49 @@ static enum deq_rc on_type(void *ctx, const struct deq_yaml_item *item, struct d
     return DEQ_OK;
 }
 
-enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct deq_err *err)
+/* The file over the defaults of its kind, or over a model's architecture. */
+static enum deq_rc load(const char *path, const struct deq_arch *of, struct deq_recipe **ret, struct deq_err *err)
 {
-    char type[sizeof ((struct deq_recipe *)0)->type] = "transformer", known[160];
+    char type[sizeof ((struct deq_recipe *)0)->type] = "", known[160];
     struct deq_recipe *r;
     enum deq_rc rc = deq_yaml_walk_file(path, on_type, type, err);
     if (rc)
         return rc;
+    if (!type[0])
+        snprintf(type, sizeof type, "%s", of ? of->kind->title : deq_transformer_kind.title);
     const struct deq_kind *kind = deq_kind_by_title(type);
     deq_kind_list(known, sizeof known, true);
     if (!kind)
         return deq_fail(err, DEQ_EINVAL, "%s: model.type: %s is not one of %s", path, type, known);
+    if (of && of->kind != kind)
+        return deq_fail(err, DEQ_EINVAL, "%s: model.type: %s, but the model to start from is a %s", path, type,
+                        of->kind->title);
     rc = deq_recipe_new(kind, &r, err);
     if (rc)
         return rc;
-    rc = deq_opt_load(&r->table, r, path, err);
+    if (of)
+        rc = deq_recipe_of_model(r, of, err);
+    if (!rc)
+        rc = deq_opt_load(&r->table, r, path, err);
     if (rc)
         deq_recipe_free(r);
     else
         *ret = r;
+    return rc;
+}
+
+enum deq_rc deq_recipe_load(const char *path, const char *init, struct deq_recipe **ret, struct deq_err *err)
+{
+    char config[4096];
+    struct deq_arch *of = NULL;
+    enum deq_rc rc = DEQ_OK;
+    if (init && !deq_io_join(config, sizeof config, init, "config.json"))
+        rc = deq_fail(err, DEQ_EINVAL, "%s: path too long", init);
+    else if (init)
+        rc = deq_config_load(config, &of, err);
+    if (!rc)
+        rc = load(path, of, ret, err);
+    deq_free(of);
     return rc;
 }
 
@@ -291,21 +369,53 @@ static void serve_explicit(const struct deq_recipe *r, struct deq_arch *a)
     a->serving.solver.max_iter = r->max_iter;
 }
 
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret, struct deq_err *err)
+/* model.cutoffs, in their order: ranges are the architecture's to check. */
+static enum deq_rc take_cutoffs(const char *list, struct deq_vocab *v, struct deq_err *err)
 {
-    struct deq_arch *a = deq_arch_copy(model_of(r));
-    if (!a)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for the architecture");
-    a->vocab.size = vocab_size;
-    a->vocab.eos_id = 0;
-    a->predictor_hidden = r->predictor_hidden;
-    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW};
-    if (a->kind->serving)
-        a->kind->serving(a, &a->serving);
+    v->n_cutoffs = 0;
+    for (const char *s = list; *s; s += strcspn(s, "\n"), s += *s == '\n') {
+        char *end;
+        const unsigned long id = *s >= '0' && *s <= '9' ? strtoul(s, &end, 10) : 0;
+        if (!id || (*end && *end != '\n') || id > UINT32_MAX)
+            return deq_fail(err, DEQ_EINVAL, "model.cutoffs: \"%.*s\" is not an id above 0", (int)strcspn(s, "\n"), s);
+        if (v->n_cutoffs == DEQ_CUTOFFS_MAX)
+            return deq_fail(err, DEQ_EINVAL, "model.cutoffs: more than %d", DEQ_CUTOFFS_MAX);
+        v->cutoffs[v->n_cutoffs++] = (uint32_t)id;
+    }
+    return DEQ_OK;
+}
+
+static enum deq_rc take_ties(const char *list, struct deq_vocab *v, struct deq_err *err)
+{
+    unsigned n = 0;
+    memset(v->proj_untied, 0, sizeof v->proj_untied);
+    for (const char *s = list; *s; s += strcspn(s, "\n"), s += *s == '\n', n++) {
+        const size_t len = strcspn(s, "\n");
+        const bool is_false = len == 5 && !strncmp(s, "false", 5);
+        if (!is_false && (len != 4 || strncmp(s, "true", 4)))
+            return deq_fail(err, DEQ_EINVAL, "model.tie_projections: \"%.*s\" is not true or false", (int)len, s);
+        if (n < deq_clusters(v))
+            v->proj_untied[n] = is_false;
+    }
+    if (n && n != deq_clusters(v))
+        return deq_fail(err, DEQ_EINVAL, "model.tie_projections: %u of them, but the vocabulary has %u clusters "
+                        "(model.cutoffs)", n, deq_clusters(v));
+    return DEQ_OK;
+}
+
+/* What config.json recommends: the model's own that the run starts from, or the kind's; and the recipe's keys. */
+static void take_serving(const struct deq_recipe *r, struct deq_arch *a)
+{
+    if (!r->of_model) {
+        a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW};
+        if (a->kind->serving)
+            a->kind->serving(a, &a->serving);
+    }
     if (r->serve_window) {
         a->serving.row_window = r->serve_window;
         a->serving.prefill_window = 0;
     }
+    a->predictor_hidden = r->predictor_hidden;
     a->serving.warm = r->serve_warm;
     a->serving.solver.method = r->serve_solver;
     a->serving.solver.tol = r->serve_tol;
@@ -313,7 +423,22 @@ enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, str
     a->serving.solver.memory = r->serve_memory;
     if (r->grad == DEQ_RECIPE_EXPLICIT)
         serve_explicit(r, a);
-    const enum deq_rc rc = deq_arch_check(a, "model", err);
+}
+
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t tokens, struct deq_arch **ret, struct deq_err *err)
+{
+    struct deq_arch *a = deq_arch_copy(model_of(r));
+    if (!a)
+        return deq_fail(err, DEQ_ENOMEM, "no memory for the architecture");
+    a->vocab.size = r->of_model ? r->vocab_size : tokens;
+    a->vocab.eos_id = r->of_model ? a->vocab.eos_id : 0;
+    a->vocab.head_untied = !r->tie_embeddings;
+    take_serving(r, a);
+    enum deq_rc rc = take_cutoffs(r->cutoffs, &a->vocab, err);
+    if (!rc)
+        rc = take_ties(r->tie_projections, &a->vocab, err);
+    if (!rc)
+        rc = deq_arch_check(a, "model", err);
     if (rc)
         deq_free(a);
     else

@@ -15,8 +15,10 @@ enum deq_recipe_schedule { DEQ_RECIPE_COSINE, DEQ_RECIPE_WSD };
 struct deq_recipe {
     const struct deq_kind *kind;
     struct deq_opt_table table;
-    /* model */
-    char type[32];
+    bool of_model; /* the architecture began as a model's: what no key says is that model's too */
+    /* model: the vocabulary's keys that are not numbers of the architecture */
+    char type[32], cutoffs[128], tie_projections[64];
+    bool tie_embeddings;
     uint32_t predictor_hidden;
     /* data: paths are relative to the data directory given to deq train */
     char train_files[4096];
@@ -57,7 +59,11 @@ struct deq_recipe {
 
 /* Defaults of a kind; and the file over them. The recipe is the caller's, deq_recipe_free. */
 enum deq_rc deq_recipe_new(const struct deq_kind *kind, struct deq_recipe **ret, struct deq_err *err);
-enum deq_rc deq_recipe_load(const char *path, struct deq_recipe **ret, struct deq_err *err);
+/* init: a model's directory, whose architecture is what the file leaves open (deq_recipe_of_model), or NULL. Its kind
+ * must be the file's. */
+enum deq_rc deq_recipe_load(const char *path, const char *init, struct deq_recipe **ret, struct deq_err *err);
+/* Everything under model, data.vocab_size, predictor.hidden_size and serve becomes what the model has. */
+enum deq_rc deq_recipe_of_model(struct deq_recipe *r, const struct deq_arch *a, struct deq_err *err);
 void deq_recipe_free(struct deq_recipe *r);
 /* What is missing, and what one field's range cannot say. */
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
@@ -73,9 +79,10 @@ const char *deq_recipe_phase(const struct deq_recipe *r, uint64_t step);
 const char *deq_recipe_grad_name(const struct deq_recipe *r);
 /* Whether the run ends by tuning. */
 bool deq_recipe_tunes(const struct deq_recipe *r);
-/* The whole architecture it describes (eos_id 0: our tokenizers put the end of text first); the caller's, deq_free. */
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t vocab_size, struct deq_arch **ret,
-                            struct deq_err *err);
+/* The whole architecture it describes, for a tokenizer of so many tokens (of a model's, which may have more rows than
+ * tokens, data.vocab_size); eos_id 0, since our tokenizers put the end of text first, or the model's. The caller's,
+ * deq_free. */
+enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t tokens, struct deq_arch **ret, struct deq_err *err);
 /* Solvers while training. */
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r);
 struct deq_solver_opts deq_recipe_adjoint(const struct deq_recipe *r);

@@ -36,7 +36,7 @@ static void note(void *ctx, const char *text)
 }
 
 /* What can be seen to be wrong before anything costs time or is written. */
-static enum deq_rc look_at_files(const struct deq_train *r, struct deq_err *err)
+static enum deq_rc look_at_files(struct deq_train *r, struct deq_err *err)
 {
     char path[4096];
     enum deq_rc rc = deq_dataset_check(r->opts->data_dir, r->recipe->train_files, err);
@@ -50,7 +50,7 @@ static enum deq_rc look_at_files(const struct deq_train *r, struct deq_err *err)
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
     if (r->opts->resume && !deq_io_exists(path))
         return deq_fail(err, DEQ_ENOTFOUND, "%s: missing; there is nothing to go on from", path);
-    return DEQ_OK;
+    return r->opts->resume ? deq_train_compare_recipes(r, path, note, err) : DEQ_OK;
 }
 
 /* Once everything that a run begins with is known to be good. */
@@ -76,10 +76,14 @@ static enum deq_rc find_end(struct deq_train *r, bool new_tokenizer, struct deq_
         r->arch->vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
         return DEQ_OK;
     }
-    int64_t bos; /* nobody's: texts are trained on without */
-    const enum deq_rc rc = deq_tokenizer_config_ends(dir, r->tok, &bos, &r->arch->vocab.eos_id, err);
-    if (rc || r->arch->vocab.eos_id >= 0)
+    int64_t bos, eos; /* nobody's bos: texts are trained on without */
+    const enum deq_rc rc = deq_tokenizer_config_ends(dir, r->tok, &bos, &eos, err);
+    if (rc)
         return rc;
+    if (eos >= 0 || !r->recipe->of_model) /* else config.json may have told it */
+        r->arch->vocab.eos_id = eos;
+    if (r->arch->vocab.eos_id >= 0)
+        return DEQ_OK;
     return deq_fail(err, DEQ_EFORMAT,
                     "%s/tokenizer.json has no token that ends a document: name one as eos_token in "
                     "tokenizer_config.json beside it",
@@ -129,10 +133,8 @@ static enum deq_rc prepare_memory(struct deq_train *r, struct deq_err *err)
     r->reports = DEQ_NEW_ARRAY(struct deq_grad_report, r->n_shards);
     r->tokens = DEQ_NEW_ARRAY(uint32_t, (size_t)c->batch * c->seq_len);
     r->targets = DEQ_NEW_ARRAY(uint32_t, (size_t)c->batch * c->seq_len);
-    r->valid_nll = DEQ_NEW_ARRAY(float, (size_t)r->n_threads * c->micro_batch * c->seq_len);
     r->valid_sums = DEQ_NEW_ARRAY(double, r->n_threads);
-    if (!r->m || !r->v || !r->work || !r->grads || !r->reports || !r->tokens || !r->targets || !r->valid_nll ||
-        !r->valid_sums)
+    if (!r->m || !r->v || !r->work || !r->grads || !r->reports || !r->tokens || !r->targets || !r->valid_sums)
         return deq_fail(err, DEQ_ENOMEM, "no memory for training");
     if (!rc)
         rc = deq_train_step_prepare(r, err);
@@ -153,7 +155,7 @@ static enum deq_rc save_checkpoint(struct deq_train *r, struct deq_err *err)
     char path[4096];
     if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
         return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->out_dir);
-    enum deq_rc rc = deq_checkpoint_save(path, r->w, r->m, r->v, &r->at, err);
+    enum deq_rc rc = deq_checkpoint_save(path, r->w, r->m, r->v, &r->at, r->recipe_text, err);
     if (rc)
         return rc;
     r->saved = r->at.step;
@@ -204,15 +206,7 @@ static enum deq_rc start_state(struct deq_train *r, struct deq_err *err)
     deq_train_init(r->w, 0, r->recipe->seed);
     if (!r->opts->init)
         return DEQ_OK;
-    struct deq_weights *w;
-    if (!deq_io_join(path, sizeof path, r->opts->init, "model.safetensors"))
-        return deq_fail(err, DEQ_EINVAL, "%s: path too long", r->opts->init);
-    enum deq_rc rc = deq_weights_load(path, r->arch, false, &w, err);
-    if (!rc)
-        memcpy(r->w->data, w->data, w->n * sizeof(float));
-    if (!rc)
-        deq_weights_free(w);
-    return rc;
+    return deq_train_init_from(r->opts->init, r->w, r->recipe->predictor_steps > 0, err);
 }
 
 static void on_predictor(void *ctx, unsigned step, unsigned steps, double error)
@@ -229,7 +223,7 @@ static bool predictor_stop(void *ctx)
 static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
-    const double began = deq_now_s() - r->at.seconds;
+    const double began = deq_now_s() - r->at.seconds, cpu_began = deq_process_cpu_s() - r->at.cpu_seconds;
     double t_log = deq_now_s(), sums[4] = {0}, n = 0; /* loss, evaluations, adjoint, residual since the last line */
     unsigned bad = 0;
     enum deq_rc rc = DEQ_OK;
@@ -237,6 +231,7 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
         struct deq_train_event e;
         const bool ok = deq_train_step(r, &e);
         r->at.seconds = deq_now_s() - began;
+        r->at.cpu_seconds = deq_process_cpu_s() - cpu_began;
         bad = ok ? 0 : bad + 1;
         if (bad == BAD_STEPS_MAX)
             return diverged(r, err);
@@ -257,6 +252,7 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
             e.residual = sums[3] / n;
             e.tokens = r->at.tokens;
             e.seconds = r->at.seconds;
+            e.cpu_seconds = r->at.cpu_seconds;
             e.tokens_per_second = rate;
             e.eta_seconds = (double)(c->steps - r->at.step) * c->batch * c->seq_len / rate;
             emit(r, e);
@@ -302,12 +298,12 @@ static void run_free(struct deq_train *r)
     deq_free(r->reports);
     deq_free(r->tokens);
     deq_free(r->targets);
-    deq_free(r->valid_nll);
     deq_free(r->valid_sums);
     deq_free(r->m);
     deq_free(r->v);
     deq_weights_free(r->w);
     deq_free(r->arch);
+    deq_free(r->recipe_text);
     deq_tokens_free(&r->valid);
     deq_dataset_free(r->train);
     deq_tokenizer_free(r->tok);
@@ -324,6 +320,8 @@ static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
     enum deq_rc rc = deq_recipe_check(r->recipe, err);
     if (!rc)
         rc = look_at_files(r, err);
+    if (!rc)
+        rc = deq_train_recipe_text(r->recipe, &r->recipe_text, err);
     if (!rc)
         rc = deq_io_mkdir(r->opts->out_dir, err);
     if (!rc)

@@ -39,7 +39,7 @@ struct deq_train_event {
     double perplexity;        /* VALID */
     float lr, grad_norm;
     double evaluations, adjoint_evaluations, residual, jac;
-    double tokens_per_second, seconds, eta_seconds;
+    double tokens_per_second, seconds, cpu_seconds, eta_seconds;
     uint64_t tokens;
     const char *note;         /* NOTE, SAVED: a path or a sentence */
     const struct deq_train_size *size; /* START */
@@ -55,6 +55,7 @@ struct deq_train_opts {
     const char *data_dir, *out_dir;
     unsigned threads;
     bool resume;       /* go on from out_dir/checkpoint.safetensors */
+    bool new_recipe;   /* also where the recipe is not the one it began with */
     bool bf16;         /* write model.safetensors as BF16 */
     const char *init;  /* start from this model directory's weights (fresh optimiser), or NULL */
 };

@@ -1,4 +1,5 @@
-/* Inside of a training run: train.c sets it up and runs it, train_step.c takes its steps, validate.c measures it. */
+/* Inside of a training run: train.c sets it up and runs it, init.c has what it begins
+ * with, resume.c what may differ when it goes on, train_step.c takes its steps, validate.c measures it. */
 #ifndef DEQ_TRAIN_TRAIN_IMPL_H
 #define DEQ_TRAIN_TRAIN_IMPL_H
 
@@ -29,6 +30,7 @@ struct deq_train {
     struct deq_grad_report *reports; /* [n_shards] */
     uint32_t *tokens, *targets; /* [batch, T] */
     struct deq_progress at;
+    char *recipe_text; /* what checkpoints say of the recipe */
     uint64_t saved; /* the step of the checkpoint that is there; 0: there is none */
     /* the step under way, read by the pool */
     struct deq_grad_opts grad_opts;
@@ -37,10 +39,20 @@ struct deq_train {
     unsigned *owner;     /* [n_params] the thread that updates a tensor, dealt out by work */
     float **muon_scratch; /* [n_threads] */
     double *norm_parts; /* [n_params] */
-    float *valid_nll;   /* [micro_batch * T] a thread */
     double *valid_sums; /* [n_threads] */
     size_t valid_chunks;
 };
+
+/* init.c. The weights become those of the model in `dir`. A tensor that one of the two lacks, or of another shape, is
+ * DEQ_EINVAL, which names it; the predictor's stay as they are then, if it is fitted anew anyway. */
+enum deq_rc deq_train_init_from(const char *dir, struct deq_weights *w, bool fitted, struct deq_err *err);
+
+/* resume.c. The recipe as text that deq_opt_parse reads, every key of it; the caller's, deq_free. */
+enum deq_rc deq_train_recipe_text(const struct deq_recipe *r, char **ret, struct deq_err *err);
+/* Tells the keys that differ from those of the run whose checkpoint lies at `path`; where one of them makes the run
+ * what it is, DEQ_EINVAL unless opts->new_recipe. */
+enum deq_rc deq_train_compare_recipes(struct deq_train *r, const char *path, void (*note)(void *ctx, const char *text),
+                                      struct deq_err *err);
 
 /* Deals out the tensors, and takes the optimiser's memory; w is there. */
 enum deq_rc deq_train_step_prepare(struct deq_train *r, struct deq_err *err);

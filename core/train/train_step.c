@@ -11,26 +11,6 @@
 
 enum { STREAM_DRAWN = 203 };
 
-/* Matrices N(0, 1/fan_in), the two that write into the residual stream smaller, gains 1, everything else
- * 0. With a tied head and E ~ N(0, 1/D) embeddings have unit variance after the sqrt(D) and logits of a
- * normed state have variance 1. */
-void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed)
-{
-    for (size_t i = 0; i < w->n_params; i++) {
-        const struct deq_param *p = &w->params[i];
-        if (p->offset < from || p->role == DEQ_ROLE_FIXED)
-            continue;
-        const double fan_in = sqrt((double)p->cols);
-        const double std = p->role == DEQ_ROLE_RESIDUAL_OUT ? 0.5 / fan_in
-                           : deq_role_is_matrix(p->role)    ? 1 / fan_in
-                                                            : 0;
-        for (size_t j = 0; j < p->count; j++)
-            w->data[p->offset + j] = p->role == DEQ_ROLE_GAIN ? 1.0f
-                                     : std > 0                ? (float)(std * deq_rng_normal(seed, 1 + i, j))
-                                                              : 0.0f;
-    }
-}
-
 float deq_train_lr(const struct deq_recipe *r, uint64_t step)
 {
     const double n = r->steps, s = (double)step;

@@ -17,7 +17,6 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_grad_work *work = &r->work[thread];
     const size_t T = c->seq_len, rows = c->micro_batch * T;
     struct deq_solver_opts o = deq_recipe_solver(c);
-    float *nll = r->valid_nll + thread * rows;
     uint32_t *tokens = r->tokens + thread * rows, *targets = r->targets + thread * rows;
     struct deq_solve_report rep;
     const unsigned depth = deq_recipe_depth(c, last_step(r));
@@ -41,7 +40,7 @@ static void validate_thread(void *ctx, unsigned thread, unsigned n_threads)
         } else {
             deq_grad_solve(work, &o, &rep); /* the tolerance is part of the number: tighter than in training */
         }
-        r->valid_sums[thread] += deq_seq_loss(work->seq, work->f, targets, 1, NULL, NULL, nll);
+        r->valid_sums[thread] += deq_seq_loss(work->seq, work->f, targets, 1, NULL, NULL, NULL);
     }
 }
 
@@ -63,5 +62,6 @@ struct deq_train_event deq_train_validate(struct deq_train *r, size_t max_tokens
                                      .perplexity = exp(nats / tokens),
                                      .bits_per_byte = nats / log(2.0) / bytes,
                                      .tokens = r->at.tokens,
-                                     .seconds = r->at.seconds};
+                                     .seconds = r->at.seconds,
+                                     .cpu_seconds = r->at.cpu_seconds};
 }

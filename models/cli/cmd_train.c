@@ -34,6 +34,8 @@ struct view {
     bool json, log_begun, log_failed, told;
     double last_bits;     /* of the last validation; NAN: there was none */
     double began_s, told_s;
+    double predictor_s;   /* when the predictor's first steps had been made; 0: not yet */
+    uint64_t predictor_step;
 };
 
 /* A number of the log: JSON knows neither nan nor inf. */
@@ -47,6 +49,25 @@ static const char *bits(const struct view *v, char ret[32])
 {
     snprintf(ret, 32, "%.3f", v->last_bits);
     return isfinite(v->last_bits) ? ret : "-";
+}
+
+/* "h:mm:ss" */
+static const char *duration(double seconds, char ret[32])
+{
+    const unsigned s = (unsigned)seconds;
+    snprintf(ret, 32, "%u:%02u:%02u", s / 3600, s / 60 % 60, s % 60);
+    return isfinite(seconds) ? ret : "-";
+}
+
+/* By the pace since the first event; nan: that is this one. */
+static double predictor_left(struct view *v, const struct deq_train_event *e)
+{
+    const double now = deq_now_s();
+    if (v->predictor_s > 0)
+        return (now - v->predictor_s) * (double)(e->steps - e->step) / (double)(e->step - v->predictor_step);
+    v->predictor_s = now;
+    v->predictor_step = e->step;
+    return NAN;
 }
 
 /* at_once: also without a terminal, and when the last line was just now. */
@@ -108,8 +129,7 @@ static void log_start(struct view *v, const struct deq_train_event *e)
 static void on_event(void *ctx, const struct deq_train_event *e)
 {
     struct view *v = ctx;
-    char line[768], n[3][32];
-    const unsigned eta = (unsigned)e->eta_seconds;
+    char line[768], n[3][32], residual[32] = "";
     switch (e->kind) {
     case DEQ_TRAIN_START:
         log_start(v, e);
@@ -123,28 +143,29 @@ static void on_event(void *ctx, const struct deq_train_event *e)
             cli_progress("step %llu: saved %s", (unsigned long long)e->step, e->note);
         break;
     case DEQ_TRAIN_STEP:
+        if (e->residual > 0) /* of a network of fixed depth there is none */
+            snprintf(residual, sizeof residual, "  residual %.1e", e->residual);
         snprintf(line, sizeof line,
                  "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, "
                  "\"grad_norm\": %.4g, \"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, "
                  "\"jacobian\": %.4g, \"tokens\": %llu, \"tokens_per_second\": %.0f, \"seconds\": %.1f, "
-                 "\"peak_bytes\": %llu}",
+                 "\"cpu_seconds\": %.1f, \"peak_bytes\": %llu}",
                  (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
                  e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second,
-                 e->seconds, (unsigned long long)deq_mem_peak());
+                 e->seconds, e->cpu_seconds, (unsigned long long)deq_mem_peak());
         log_line(v, line);
         show(v, false,
-             "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations  residual %.1e  valid %s bits/byte  "
-             "ETA %u:%02u:%02u",
+             "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations%s  valid %s bits/byte  ETA %s",
              (unsigned long long)e->step, (unsigned long long)e->steps, e->phase, e->loss, e->tokens_per_second,
-             e->evaluations, e->residual, bits(v, n[0]), eta / 3600, eta / 60 % 60, eta % 60);
+             e->evaluations, residual, bits(v, n[0]), duration(e->eta_seconds, n[1]));
         break;
     case DEQ_TRAIN_VALID:
         v->last_bits = e->bits_per_byte;
         snprintf(line, sizeof line,
                  "{\"event\": \"valid\", \"step\": %llu, \"phase\": \"%s\", \"nll_per_token\": %s, \"perplexity\": %s, "
-                 "\"bits_per_byte\": %s, \"tokens\": %llu, \"seconds\": %.1f}",
+                 "\"bits_per_byte\": %s, \"tokens\": %llu, \"seconds\": %.1f, \"cpu_seconds\": %.1f}",
                  (unsigned long long)e->step, e->phase, number(n[0], 5, e->loss), number(n[1], 3, e->perplexity),
-                 number(n[2], 5, e->bits_per_byte), (unsigned long long)e->tokens, e->seconds);
+                 number(n[2], 5, e->bits_per_byte), (unsigned long long)e->tokens, e->seconds, e->cpu_seconds);
         log_line(v, line);
         show(v, true, "step %llu: valid %s bits/byte", (unsigned long long)e->step, bits(v, n[0]));
         break;
@@ -152,8 +173,8 @@ static void on_event(void *ctx, const struct deq_train_event *e)
         snprintf(line, sizeof line, "{\"event\": \"predictor\", \"step\": %llu, \"relative_error\": %.4f}",
                  (unsigned long long)e->step, e->loss);
         log_line(v, line);
-        show(v, false, "predictor %llu/%llu  relative error of the start %.3f", (unsigned long long)e->step,
-             (unsigned long long)e->steps, e->loss);
+        show(v, false, "predictor %llu/%llu  relative error of the start %.3f  ETA %s", (unsigned long long)e->step,
+             (unsigned long long)e->steps, e->loss, duration(predictor_left(v, e), n[0]));
         break;
     }
 }
@@ -246,12 +267,12 @@ static enum deq_rc tune_model(struct view *v, const struct deq_recipe *r, const 
 /* What came of it, and what can be done with it. */
 static void show_result(const struct view *v, const char *out)
 {
-    char n[32];
-    const unsigned s = (unsigned)(deq_now_s() - v->began_s);
+    char n[2][32];
     fprintf(stderr,
-            "%s: %s bits a byte of validation text, after %u:%02u:%02u. Next:\n"
+            "%s: %s bits a byte of validation text, after %s. Next:\n"
             "    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n",
-            out, bits(v, n), s / 3600, s / 60 % 60, s % 60, program_invocation_name, out, program_invocation_name, out);
+            out, bits(v, n[0]), duration(deq_now_s() - v->began_s, n[1]), program_invocation_name, out,
+            program_invocation_name, out);
 }
 
 /* Behind a run that came to its end: the tuning, unless the recipe says otherwise. */
@@ -276,7 +297,7 @@ struct flags {
     const char *data, *out, *init;
     struct deq_args sets;
     uint32_t threads; /* 0: not given */
-    bool resume, f32, print_recipe, json;
+    bool resume, new_recipe, f32, print_recipe, json;
 };
 
 #define AT(field) offsetof(struct flags, field)
@@ -285,8 +306,11 @@ static const struct deq_opt flags[] = {
      "where the recipe's text files are, or the one text file to train on"},
     {"--out", DEQ_OPT_ARG, AT(out), 0, 0, NULL, "MODEL_DIR", "the model directory to write (required)"},
     {"--resume", DEQ_OPT_BOOL, AT(resume), 0, 0, NULL, NULL, "go on from MODEL_DIR/checkpoint.safetensors, exactly"},
+    {"--new-recipe", DEQ_OPT_BOOL, AT(new_recipe), 0, 0, NULL, NULL,
+     "with --resume: also where keys that make the run what it is differ from those it began with"},
     {"--init", DEQ_OPT_ARG, AT(init), 0, 0, NULL, "MODEL_DIR",
-     "start from that model's weights, with a fresh optimiser"},
+     "start from that model's weights, with a fresh optimiser; what the recipe does not say under model, "
+     "data.vocab_size, predictor.hidden_size and serve is that model's"},
     {"--set", DEQ_OPT_ARGS, AT(sets), 0, DEQ_ARGS_MAX, NULL, "KEY=VALUE",
      "override a key of the recipe (repeatable); a list is [a, b]; null is the default of what is no list"},
     {"--threads", DEQ_OPT_U32, AT(threads), 1, 256, NULL, NULL, "worker threads; else all cores"},
@@ -305,6 +329,19 @@ static const struct deq_command command = {
     .min_args = 1,
     .max_args = 1,
 };
+
+/* The whole command, so that the recipe is the one the run began with. */
+static void show_how_to_go_on(const char *recipe_path, const struct flags *f)
+{
+    fprintf(stderr, "stopped; %s train %s --data %s --out %s", program_invocation_name, recipe_path, f->data, f->out);
+    if (f->init)
+        fprintf(stderr, " --init %s", f->init);
+    for (size_t i = 0; i < f->sets.n; i++)
+        fprintf(stderr, " --set '%s'", f->sets.item[i]);
+    if (f->threads)
+        fprintf(stderr, " --threads %u", f->threads);
+    fprintf(stderr, "%s --resume goes on\n", f->f32 ? " --f32" : "");
+}
 
 static int train(struct deq_recipe *recipe, const char *recipe_path, const struct flags *f)
 {
@@ -330,7 +367,7 @@ static int train(struct deq_recipe *recipe, const char *recipe_path, const struc
     }
     const struct deq_train_opts o = {.data_dir = one_file ? "." : f->data, .out_dir = f->out,
                                      .threads = f->threads ? f->threads : deq_cores(), .init = f->init,
-                                     .resume = f->resume, .bf16 = !f->f32};
+                                     .resume = f->resume, .new_recipe = f->new_recipe, .bf16 = !f->f32};
     v.json = f->json;
     if (!deq_io_join(v.log_path, sizeof v.log_path, f->out, "train.jsonl"))
         return cli_fail("train", "--out: path too long");
@@ -352,7 +389,7 @@ static int train(struct deq_recipe *recipe, const char *recipe_path, const struc
         return cli_fail("train", err.text);
     const bool stopped = stop_asked; /* a signal from here on stops the tuning only */
     if (stopped)
-        fprintf(stderr, "stopped; deq train %s --data %s --out %s --resume goes on\n", recipe_path, f->data, f->out);
+        show_how_to_go_on(recipe_path, f);
     const int code = stopped ? CLI_OK : finish(&v, recipe, &o);
     if (code != CLI_OK)
         return code;
@@ -371,7 +408,7 @@ int cmd_train(int argc, char **argv)
     int code = cli_parse("train", &command, argc, argv, &f, args, &n);
     if (code >= 0)
         return code;
-    if (deq_recipe_load(args[0], &recipe, &err))
+    if (deq_recipe_load(args[0], f.init, &recipe, &err))
         return cli_fail("train", err.text);
     code = train(recipe, args[0], &f);
     deq_recipe_free(recipe);

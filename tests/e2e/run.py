@@ -22,6 +22,7 @@ MODULES = LONG + (
     "endpoints",
     "errors",
     "fields",
+    "further",
     "imports_looped",
     "openapi",
     "origins",

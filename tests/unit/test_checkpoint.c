@@ -36,7 +36,7 @@ TEST(train_checkpoint_metadata)
     CHECK(!deq_recipe_arch(r, 300, &a, &err) && !deq_weights_new(a, &w, &err));
     float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
     CHECK(!deq_checkpoint_save(path, w, m, v, &(struct deq_progress){.step = 7, .tokens = 3, .seconds = 1.25,
-                                                                     .skipped = 2}, &err));
+                                                                     .skipped = 2}, NULL, &err));
     CHECK(!deq_checkpoint_load(path, w, m, v, &p, &err) && p.step == 7 && p.tokens == 3 && p.seconds == 1.25 &&
           p.skipped == 2);
     const struct deq_progress before = p;
@@ -56,10 +56,10 @@ TEST(train_checkpoint_metadata)
                           err.text);
     }
     v[w->params[2].offset + 1] = INFINITY;
-    CHECK(deq_checkpoint_save(path, w, m, v, &before, &err) == DEQ_ENUMERIC &&
+    CHECK(deq_checkpoint_save(path, w, m, v, &before, NULL, &err) == DEQ_ENUMERIC &&
           strstr(err.text, "not replaced: after step 7 tensor adam.v.") && strstr(err.text, path));
     v[w->params[2].offset + 1] = -1e-9f;
-    CHECK(!deq_checkpoint_save(path, w, m, v, &before, &err));
+    CHECK(!deq_checkpoint_save(path, w, m, v, &before, NULL, &err));
     CHECK(deq_checkpoint_load(path, w, m, v, &p, &err) == DEQ_EFORMAT && strstr(err.text, "tensor adam.v.") &&
           strstr(err.text, "element 1 is"));
     CHECK(!memcmp(&p, &before, sizeof p));

@@ -81,6 +81,14 @@ TEST(looped_seq_vjp_groups_halves_add)
     check_arch(a, 2, 12, 0);
 }
 
+TEST(looped_seq_vjp_of_a_capped_head)
+{
+    struct deq_looped_arch a = attractor();
+    a.base.vocab.head_untied = a.base.vocab.head_bias = true;
+    a.logit_softcap = 2; /* logits of size 1 are bent by it */
+    check_arch(a, 2, 12, 0);
+}
+
 TEST(looped_seq_past_its_table_of_turns_is_refused)
 {
     const struct deq_looped_arch a = attractor();

@@ -1,7 +1,9 @@
 /* core/train/recipe.c: one file by one table, and what its values say together. */
 #include "core/train/recipe.h"
 
+#include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/cell/config.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
 
@@ -13,7 +15,7 @@ static enum deq_rc load(const char *text, struct deq_recipe **ret, struct deq_er
     *ret = NULL;
     *err = (struct deq_err){0};
     scratch_put("r.yaml", text);
-    const enum deq_rc rc = deq_recipe_load(scratch_path("r.yaml"), ret, err);
+    const enum deq_rc rc = deq_recipe_load(scratch_path("r.yaml"), NULL, ret, err);
     return rc ? rc : deq_recipe_check(*ret, err);
 }
 
@@ -37,6 +39,10 @@ TEST(recipe_refuses_by_name)
          "train.drawn_evaluations: 3 does not go with train.grad explicit, whose evaluations are solver.max_iter"},
         {FILES "train: {grad: explicit, recompute: true}\nsolver: {max_iter: 1}\n",
          "train.recompute: a network of one evaluation (solver.max_iter) has none to make again"},
+        {FILES "model: {cutoffs: [10, x]}\n", "model.cutoffs: \"x\" is not an id above 0"},
+        {FILES "model: {tie_projections: [yes]}\n", "model.tie_projections: \"yes\" is not true or false"},
+        {FILES "model: {cutoffs: [10], div_val: 2, tie_projections: [true]}\n",
+         "model.tie_projections: 1 of them, but the vocabulary has 2 clusters (model.cutoffs)"},
         {FILES "predictor: {hidden_size: 0}\n", "serve.warm_start: predictor, but predictor.hidden_size is 0"},
     };
     REQUIRE(scratch_begin());
@@ -66,6 +72,74 @@ TEST(recipe_refuses_by_name)
     CHECK_MSG(strstr(err.text, "r.yaml: line 2, column 20") && strstr(err.text, "train.optimizer"), "%s", err.text);
     CHECK(!r);
     scratch_end("r.yaml", NULL);
+}
+
+/* Whatever config.json can say of a kind, its recipes can: every model that is served is trained. */
+TEST(recipe_has_every_key_of_an_architecture)
+{
+    static const char *const titles[] = {"transformer", "trellis", "looped"};
+    for (size_t k = 0; k < DEQ_COUNT(titles); k++) {
+        const struct deq_kind *kind = deq_kind_by_title(titles[k]);
+        REQUIRE(kind && kind->config.n);
+        for (size_t i = 0; i < kind->config.n; i++) {
+            const struct deq_opt *o = &kind->config.opt[i];
+            bool known = false;
+            for (size_t j = 0; j < kind->recipe.n && !known; j++)
+                known = kind->recipe.opt[j].offset == o->offset;
+            CHECK_MSG(known, "%s: %s", kind->title, o->name);
+        }
+    }
+}
+
+/* A recipe that starts from a model has its architecture, vocabulary, chat and settings, but for what it says. */
+TEST(recipe_of_a_model)
+{
+    static const char *const models[] = {
+        "'model_type': 'deq_transformer', 'num_attention_heads': 2, 'head_dim': 6, 'intermediate_size': 16, "
+        "'attention_window': 24, 'norm': 'post', 'vocab_size': 300, 'hidden_size': 12, 'cutoffs': [100, 200], "
+        "'embedding_size': 8, 'div_val': 2, 'head_bias': true, 'tie_projections': [false, true, true], "
+        "'eos_token_id': 7, 'bos_token_id': 3, 'deq': {'solver': 'broyden', 'stop_mode': 'abs', 'tol': 0.5, "
+        "'window': 3}",
+        "'model_type': 'deq_trellis', 'state_size': 20, 'dilation': 2, 'vocab_size': 290, 'hidden_size': 12, "
+        "'output_size': 16, 'tie_word_embeddings': false, 'deq': {'max_iter': 70}",
+        "'model_type': 'deq_looped', 'num_attention_heads': 2, 'head_dim': 6, 'intermediate_size': 16, "
+        "'num_prelude_layers': 1, 'num_core_layers': 2, 'num_coda_layers': 1, 'max_position_embeddings': 64, "
+        "'injection': 'linear', 'norm': 'sandwich', 'ffn': 'swiglu', 'core_norm': true, 'vocab_size': 310, "
+        "'hidden_size': 12, 'logit_softcap': 15, 'chat': {'message': '{role}: {content}'}, "
+        "'deq': {'window': 2, 'prefill_window': 5}",
+    };
+    REQUIRE(scratch_begin());
+    for (size_t i = 0; i < DEQ_COUNT(models); i++) {
+        char text[800], *config[2];
+        struct deq_arch *a, *b;
+        struct deq_recipe *r;
+        struct deq_err err = {0};
+        size_t len[2];
+        snprintf(text, sizeof text, "{%s}", models[i]);
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        scratch_put("config.json", text);
+        REQUIRE(!deq_config_load(scratch_path("config.json"), &a, &err));
+        scratch_put("r.yaml", FILES "serve: {memory: 2}\ntrain: {seq_len: 16}\n");
+        const enum deq_rc rc = deq_recipe_load(scratch_path("r.yaml"), scratch_dir(), &r, &err);
+        CHECK_MSG(!rc && !deq_recipe_check(r, &err) && !deq_recipe_arch(r, 280, &b, &err), "%s", err.text);
+        CHECK_EQ(b->serving.solver.memory, 2u);
+        b->serving.solver.memory = a->serving.solver.memory;
+        for (int k = 0; k < 2; k++) {
+            CHECK(!deq_config_save(scratch_path("c.json"), k ? b : a, NULL, &err));
+            REQUIRE(!deq_io_read(scratch_path("c.json"), 1 << 16, &config[k], &len[k], &err));
+        }
+        CHECK_MSG(len[0] == len[1] && !memcmp(config[0], config[1], len[0]), "%s\n%s", config[0], config[1]);
+        scratch_put("r.yaml", i ? "model: {type: transformer}\n" : "model: {type: trellis}\n");
+        deq_recipe_free(r);
+        CHECK_EQ(deq_recipe_load(scratch_path("r.yaml"), scratch_dir(), &r, &err), DEQ_EINVAL);
+        CHECK_MSG(strstr(err.text, "but the model to start from is a "), "%s", err.text);
+        deq_free(config[0]);
+        deq_free(config[1]);
+        deq_free(a);
+        deq_free(b);
+    }
+    scratch_end("r.yaml", "c.json", "config.json", NULL);
 }
 
 TEST(recipe_values)

@@ -60,7 +60,9 @@ TEST(train_resume_is_exact)
     deq_free(mb);
     /* a checkpoint of another shape is refused by name, and what is there stays */
     assign_recipe(r, "model.inner_size=64");
+    ob.new_recipe = true;
     CHECK(deq_train_run(r, &ob, &none, &err) != DEQ_OK && strstr(err.text, "ffn"));
+    ob.new_recipe = false;
     assign_recipe(r, "model.inner_size=48");
     assign_recipe(r, "train.steps=11"); /* and one that is further than the recipe goes */
     CHECK(deq_train_run(r, &ob, &none, &err) == DEQ_EINVAL && strstr(err.text, "step: 12") &&
@@ -224,7 +226,7 @@ static double nats_of_sample(const char *dir, const char *model, size_t T)
         struct deq_solve_report r;
         s->seq->ops->forget(s->seq);
         CHECK(!deq_segment_solve(s, t.ids + at, T, NULL, &r, &err));
-        deq_seq_nll(s->seq, s->z, t.ids + at + 1, nll);
+        deq_seq_loss(s->seq, s->z, t.ids + at + 1, T, NULL, NULL, nll);
         for (size_t i = 0; i < T; i++, n++)
             nats += nll[i];
     }
@@ -303,7 +305,7 @@ static void spoil(const struct deq_recipe *r, const char *dir)
     CHECK_MSG(!deq_checkpoint_load(path, w, m, v, &p, &err), "%s", err.text);
     for (size_t i = 0; i < w->n; i++)
         w->data[i] *= 1e37f;
-    CHECK(!deq_checkpoint_save(path, w, m, v, &p, &err));
+    CHECK(!deq_checkpoint_save(path, w, m, v, &p, NULL, &err));
     deq_io_join(path, sizeof path, dir, "model.safetensors");
     CHECK(!deq_weights_save(path, w, false, &err));
     deq_weights_free(w);

@@ -32,6 +32,17 @@ TEST(trellis_seq_vjp_dropout)
     check_tiny(tiny(2, 1, false), 2, 12, &d);
 }
 
+TEST(trellis_seq_vjp_of_a_narrow_adaptive_head)
+{
+    struct deq_trellis_arch a = tiny(2, 1, false);
+    a.base.vocab.d_out = 8;
+    a.base.vocab.head_untied = a.base.vocab.head_bias = true;
+    a.base.vocab.n_cutoffs = 1;
+    a.base.vocab.cutoffs[0] = 20;
+    const struct deq_dropout d = {.units = 0.2f, .seed = 5, .stream = 9};
+    check_tiny(a, 2, 12, &d);
+}
+
 /* One segment of 12 and three of 4, each with what came before, have the same states. Embeddings before a segment are
  * zeros, by the authors' rule, so the taps on tokens are taken away here; by their rule too the last state stands at
  * every tap before a segment, so that there are but two taps, side by side. */

@@ -28,7 +28,6 @@ static void check(unsigned threads, size_t pieces, size_t max_tokens, size_t pie
         CHECK(deq_tokens_push(&r.valid, (uint32_t)(i * 7 % WORDS)));
     r.tokens = DEQ_NEW_ARRAY(uint32_t, threads * MICRO * T);
     r.targets = DEQ_NEW_ARRAY(uint32_t, threads * MICRO * T);
-    r.valid_nll = DEQ_NEW_ARRAY(float, threads * MICRO * T);
     r.valid_sums = DEQ_NEW_ARRAY(double, threads);
     const struct deq_train_event e = deq_train_validate(&r, max_tokens);
     CHECK(e.kind == DEQ_TRAIN_VALID && e.step == step && e.steps == 100);
@@ -45,7 +44,6 @@ static void check(unsigned threads, size_t pieces, size_t max_tokens, size_t pie
     deq_tokens_free(&r.valid);
     deq_free(r.tokens);
     deq_free(r.targets);
-    deq_free(r.valid_nll);
     deq_free(r.valid_sums);
     deq_weights_free(w);
     deq_pool_free(r.pool);

@@ -118,25 +118,32 @@ static void check(const struct deq_vocabulary *plain, const struct deq_vocabular
     deq_free(memory);
 }
 
+/* Every form of both ends, with an id in every cluster. */
+static const struct deq_vocab shapes[] = {
+    {.size = V, .d_model = D, .eos_id = -1},
+    {.size = V, .d_model = D, .eos_id = -1, .head_untied = true, .head_bias = true},
+    {.size = V, .d_model = D, .eos_id = -1, .d_embed = 20},
+    {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 2, .cutoffs = {10, 30}},
+    {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 2, .cutoffs = {10, 30}, .d_embed = 16, .div_val = 2,
+     .head_bias = true},
+    {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 1, .cutoffs = {20}, .div_val = 3, .head_untied = true,
+     .proj_untied = {true, false}},
+};
+
+static struct deq_transformer_arch arch_of(struct deq_vocab v)
+{
+    return (struct deq_transformer_arch){
+        .base = {.kind = &deq_transformer_kind, .vocab = v,
+                 .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
+        .n_head = 2, .d_head = 6, .d_inner = 16, .n_block = 1, .attn_window = 8, .norm_eps = 1e-5f};
+}
+
 TEST(vocabulary_of_every_shape)
 {
-    static const struct deq_vocab shapes[] = {
-        {.size = V, .d_model = D, .eos_id = -1},
-        {.size = V, .d_model = D, .eos_id = -1, .head_untied = true, .head_bias = true},
-        {.size = V, .d_model = D, .eos_id = -1, .d_embed = 20},
-        {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 2, .cutoffs = {10, 30}},
-        {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 2, .cutoffs = {10, 30}, .d_embed = 16, .div_val = 2,
-         .head_bias = true},
-        {.size = V, .d_model = D, .eos_id = -1, .n_cutoffs = 1, .cutoffs = {20}, .div_val = 3, .head_untied = true,
-         .proj_untied = {true, false}},
-    };
     struct deq_pool *pool = NULL;
     REQUIRE(!deq_pool_new(2, &pool, NULL));
     for (size_t i = 0; i < DEQ_COUNT(shapes); i++) {
-        const struct deq_transformer_arch a = {
-            .base = {.kind = &deq_transformer_kind, .vocab = shapes[i],
-                     .serving = {.solver = deq_solver_defaults(), .row_window = 4}},
-            .n_head = 2, .d_head = 6, .d_inner = 16, .n_block = 1, .attn_window = 8, .norm_eps = 1e-5f};
+        const struct deq_transformer_arch a = arch_of(shapes[i]);
         struct deq_weights *w = random_weights(&a.base, i), *packed = NULL;
         struct deq_err err = {0};
         CHECK_MSG(w && !deq_weights_packed(&a.base, w, false, &packed, &err), "shape %zu: %s", i, err.text);
@@ -146,4 +153,13 @@ TEST(vocabulary_of_every_shape)
         deq_weights_free(packed);
     }
     deq_pool_free(pool);
+}
+
+/* All that is served is trained: gradients through embeddings, projections, clusters and biases. */
+TEST(vocabulary_vjp_of_every_shape)
+{
+    for (size_t i = 0; i < DEQ_COUNT(shapes); i++) {
+        const struct deq_transformer_arch a = arch_of(shapes[i]);
+        check_seq(&a.base, 4, 8, NULL);
+    }
 }

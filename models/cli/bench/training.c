@@ -14,26 +14,6 @@ enum { JAC_EVERY = 3, STEPS = 2 * JAC_EVERY, UNROLL = 2, DEPTH = 4 };
 
 /* --- What is run --- */
 
-/* The model's own architecture: a recipe's rows of a kind lie in it as in any architecture. */
-static enum deq_rc take_architecture(struct deq_recipe *r, const struct deq_arch *a, struct deq_err *err)
-{
-    const struct deq_opt_table *t = &a->kind->recipe;
-    enum deq_rc rc = DEQ_OK;
-    for (size_t i = 0; i < t->n && !rc; i++) {
-        char value[64], text[160];
-        deq_opt_text(&t->opt[i], a, value, sizeof value);
-        size_t n = strlen(value), quoted = n > 1 && *value == '"';
-        snprintf(text, sizeof text, "%s=%.*s", t->opt[i].name, (int)(n - 2 * quoted), value + quoted);
-        rc = deq_opt_assign(&r->table, r, text, err);
-    }
-    r->predictor_hidden = a->predictor_hidden;
-    /* what a model of a fixed depth is checked by */
-    r->serve_solver = a->serving.solver.method;
-    r->serve_tol = a->serving.solver.tol;
-    r->serve_window = a->serving.row_window;
-    return rc;
-}
-
 static enum deq_rc make_recipe(const struct deq_arch *a, bool shallow, bool quick, struct deq_recipe **ret,
                                struct deq_err *err)
 {
@@ -46,10 +26,9 @@ static enum deq_rc make_recipe(const struct deq_arch *a, bool shallow, bool quic
     enum deq_rc rc = deq_recipe_new(a->kind, &r, err);
     if (rc)
         return rc;
-    rc = take_architecture(r, a, err);
+    rc = deq_recipe_of_model(r, a, err);
     for (size_t i = 0; i < DEQ_COUNT(options) && !rc; i++)
         rc = deq_opt_assign(&r->table, r, options[i], err);
-    r->vocab_size = a->vocab.size;
     r->batch = quick ? 4 : 8;
     r->seq_len = DEQ_MIN(quick ? 32u : 256u, a->kind->seq_max ? a->kind->seq_max(a) : UINT32_MAX);
     r->unroll = UNROLL;
@@ -111,7 +90,8 @@ static double ends(const struct deq_weights *w)
 {
     double sum = 0;
     for (size_t i = 0; i < w->n_params; i++)
-        if (w->params[i].packed && w->params[i].role == DEQ_ROLE_EMBED &&
+        if (w->params[i].packed &&
+            (w->params[i].role == DEQ_ROLE_EMBED || w->params[i].role == DEQ_ROLE_PROJECTION) &&
             strncmp(w->params[i].name, "predictor.", 10))
             sum += (double)w->params[i].count;
     return sum;

@@ -31,12 +31,12 @@ static void add(struct tuning *t, const char *stage, const struct deq_serving *s
 static enum deq_rc go_on(const struct tuning *t, const char *what, size_t i, struct deq_err *err)
 {
     const struct tune_opts *o = &t->opts;
-    const unsigned s = (unsigned)(deq_now_s() - t->began_s);
+    const unsigned s = (unsigned)(deq_now_s() - t->began_s), most = (unsigned)o->seconds;
     char line[160];
     if (o->stop && o->stop(o->ctx))
         return deq_fail(err, DEQ_ECANCELED, "tuning was stopped; the model's settings are as they were");
-    snprintf(line, sizeof line, "tuning: %s, %s, setting %zu of %zu, %u:%02u so far", t->point[i].stage, what, i + 1,
-             t->n, s / 60, s % 60);
+    snprintf(line, sizeof line, "tuning: %s, %s, setting %zu of %zu, %u:%02u of at most %u:%02u", t->point[i].stage,
+             what, i + 1, t->n, s / 60, s % 60, most / 60, most % 60);
     if (o->progress)
         o->progress(o->ctx, line);
     return DEQ_OK;
