@@ -175,9 +175,10 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
 	sh tests/scaleout/run.sh throughput
 
-# DATA: WikiText-2 as published; PLAN=1: the list and its hours; WORK, THREADS
-claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; QUICK=1, ten minutes
-	@DEQ_BUILD=$(OUT) python3 models/claims/claims.py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
+# DATA: WikiText-2 as published; PLAN=1: the list and its hours; MEMORY=1: memory over depth alone; WORK, THREADS
+# DEPTH=1: what makes a model good after one evaluation, on DATA with TinyStories
+claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; QUICK=1, ten minutes; DEPTH=1, depth that costs one evaluation
+	@DEQ_BUILD=$(OUT) python3 models/claims/$(if $(DEPTH),depth,claims).py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(MEMORY),--memory) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
 
 ##@ Install and deploy
 k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values

@@ -3,6 +3,7 @@
 
     make claims DATA=DIR             the whole list (hours); stopped, the same command goes on
     make claims DATA=DIR PLAN=1      the list, and how long it takes here
+    make claims DATA=DIR MEMORY=1    memory over depth alone (minutes)
     make claims QUICK=1              a small version in ten minutes, on a text of this repository
 
 Exit code: 0 when every claim holds; 1 when one does not, by name, or a run fails; 2 usage; 3 stopped."""
@@ -48,17 +49,33 @@ class Session:
         plan.refuse_unequal({(m.kind, m.form): self.results["models"][plan.model_name(m)]["non_embedding_parameters"]
                              for m in self.plan.models})
 
-    def tokens(self, model):
-        """Of one run."""
-        r = self.recipe[plan.model_name(model)]
-        return int(r["train.steps"]) * int(r["train.batch"]) * int(r["train.seq_len"])
+    def recipe_of(self, run, key):
+        return int(run.over.get(key, self.recipe[plan.model_name(run.model)][key]))
+
+    def tokens(self, run):
+        """That it trains on."""
+        steps, batch, length = (self.recipe_of(run, "train." + key) for key in ("steps", "batch", "seq_len"))
+        return steps * batch * length
+
+    def seconds(self, run):
+        """Training, and what is read in between and in the end at three times that speed, for nothing goes back."""
+        every, texts_ = self.recipe_of(run, "train.eval_every"), self.results["texts"]
+        steps, part = self.recipe_of(run, "train.steps"), self.recipe_of(run, "train.eval_tokens")
+        valid = texts_["valid"]["tokens"]
+        read = valid + (part or valid) * ((steps - 1) // every if every else 0)
+        read += 0 if run.search else texts_["test"]["tokens"]
+        return (self.tokens(run) + read / 3) / self.speed[plan.model_name(run.model)]
+
+    def rate(self, model, search):
+        """The best one, of the results of the search; None: none leads anywhere."""
+        return report.best_rate(search) if search else self.plan.rates[model.kind][0]
 
     def runs_of(self, model):
-        """Those of a model that are known to be wanted: the search, then its best rate with other seeds."""
+        """All runs of a model; those behind the search stand for others while the rate is not known."""
         search = self.plan.search(model)
         done = [self.work.finished(r) for r in search]
-        rate = None if None in done else report.best_rate(done)
-        return search + (self.plan.repeats(model, rate) if rate is not None else [])
+        rate = None if None in done else self.rate(model, done)
+        return search + self.plan.finals(model, self.plan.rates[model.kind][0] if rate is None else rate)
 
     def measure_speeds(self):
         for m in self.plan.models:
@@ -66,39 +83,31 @@ class Session:
             self.work.show.progress("measuring the speed of %s" % name)
             self.speed[name] = self.work.speed(self.plan, m)
 
-    def seconds(self, model, runs):
-        """So many runs of a model: their training, and a test text at three times that speed."""
-        test = self.results["texts"]["test"]["tokens"] * len(self.plan.seeds) / 3
-        return (self.tokens(model) * runs + test) / self.speed[plan.model_name(model)]
-
     def print_plan(self):
         self.measure_speeds()
-        every = len(self.plan.seeds) - 1
-        print("%-24s %5s %12s %9s %7s" % ("model", "runs", "tokens each", "tokens/s", "hours"))
+        print("%-20s %20s %20s %9s %7s" % ("model", "search, tokens", "runs, tokens", "tokens/s", "hours"))
         total = 0.0
         for m in self.plan.models:
-            runs = len(self.plan.search(m)) + every
-            hours = self.seconds(m, runs) / 3600
+            runs = self.runs_of(m)
+            hours = sum(map(self.seconds, runs)) / 3600
             total += hours
-            print("%-24s %5d %12s %9.0f %7.2f" % (plan.model_name(m), runs, format(self.tokens(m), ","),
-                                                  self.speed[plan.model_name(m)], hours))
-        print("%-24s %5s %12s %9s %7.2f\nMemory over depth comes before them, some minutes. Finished runs in %s are "
-              "not repeated." % ("all", "", "", "", total, self.work.dir))
+            counts = ["%d of %s" % (len(some), format(self.tokens(some[0]), ",")) if some else "none"
+                      for some in ([r for r in runs if r.search == search] for search in (True, False))]
+            print("%-20s %20s %20s %9.0f %7.2f" % (plan.model_name(m), *counts, self.speed[plan.model_name(m)], hours))
+        print("%-20s %20s %20s %9s %7.2f\nMemory over depth comes before them, some minutes. Finished runs in %s are "
+              "not repeated.%s" % ("all", "", "", "", total, self.work.dir,
+                                   " Of one thread, hours are CPU time." if self.work.threads == 1 else ""))
 
     # --- The work ---
 
-    def left(self, model, done_here):
-        """Seconds that the list still takes, as far as it is known; done_here: tokens of the run under way."""
-        total = -done_here / self.speed[plan.model_name(model)]
-        for m in self.plan.models:
-            wanted = len(self.plan.search(m)) + len(self.plan.seeds) - 1
-            finished = sum(self.work.finished(r) is not None for r in self.runs_of(m))
-            total += max(wanted - finished, 0) * self.tokens(m) / self.speed[plan.model_name(m)]
-        return total
+    def left(self, run, share):
+        """Seconds that the list still takes; share: of the run under way that is done."""
+        runs = [r for m in self.plan.models for r in self.runs_of(m) if self.work.finished(r) is None]
+        return sum(map(self.seconds, runs)) - share * self.seconds(run)
 
     def look(self, run, at):
         """What shows a run's progress."""
-        steps = int(self.recipe[plan.model_name(run.model)]["train.steps"])
+        steps = self.recipe_of(run, "train.steps")
 
         def told(events, seconds):
             here = [e for e in events if e["event"] == "step"]
@@ -106,27 +115,31 @@ class Session:
                 return
             e = here[-1]
             share = e["step"] / steps
-            left = e["seconds"] * (1 - share) / share
+            left = self.work.seconds_of(e) * (1 - share) / share
             valid = [v["nll_per_token"] for v in events if v["event"] == "valid"]
             if seconds > 60:  # better known now than by some steps
-                self.speed[plan.model_name(run.model)] = e["tokens"] / e["seconds"]
+                self.speed[plan.model_name(run.model)] = e["tokens"] / self.work.seconds_of(e)
             self.work.show.progress(
                 "%s %s  step %d/%d  loss %.3f%s  %.0f tok/s  %.1f evaluations  left: %s, all runs %s"
                 % (at, plan.run_name(run), e["step"], steps, e["loss"],
                    "  valid %.3f" % valid[-1] if valid and valid[-1] else "", e["tokens_per_second"],
-                   e["evaluations"], work.clock(left), work.clock(self.left(run.model, e["tokens"]))))
+                   e["evaluations"], work.clock(left), work.clock(self.left(run, share))))
         return told
 
     def run(self, run, at):
         begun = time.monotonic()
         known = self.work.finished(run)
         result = self.work.train(run, self.look(run, at))
+        if not run.search and not result["diverged"]:
+            self.work.show.progress("%s test text: %s" % (at, plan.run_name(run)))
+            result = self.work.test(run, result)
         self.results["runs"].append(result)
         if not known:
             nats = report.perplexity(self.results, result, "valid")
             self.work.show.line("%s %s: %s, %s" % (at, plan.run_name(run),
                                                    result["diverged"] or "validation %.1f a word" % nats,
                                                    work.clock(time.monotonic() - begun)))
+        return result
         return result
 
     def memory(self):
@@ -141,27 +154,26 @@ class Session:
                 work.replace(path, json.dumps(done, indent=1) + "\n")
         self.results["memory"] = done
 
+    def memory_alone(self, publish):
+        self.memory()
+        known = [self.work.finished(r) for m in self.plan.models for r in self.runs_of(m)]
+        self.results["runs"] = [r for r in known if r]
+        publish()
+
     def everything(self, publish):
         self.memory()
         publish()
         self.measure_speeds()
         for i, m in enumerate(self.plan.models):
             at = "[%d/%d]" % (i + 1, len(self.plan.models))
-            for r in self.plan.search(m):
-                self.run(r, at)
-            rate = report.best_rate(report.of_model(self.results, m.kind, m.form))
+            rate = self.rate(m, [self.run(r, at) for r in self.plan.search(m)])
             if rate is None:
                 self.work.show.line("%s: no rate of %s leads anywhere" % (plan.model_name(m),
                                                                           list(self.plan.rates[m.kind])))
                 continue
-            for r in self.plan.repeats(m, rate):
+            for r in self.plan.finals(m, rate):
                 self.run(r, at)
-            for r in [self.plan.run(m, rate, seed) for seed in self.plan.seeds]:
-                self.work.show.progress("%s test text: %s" % (at, plan.run_name(r)))
-                tested = self.work.test(r, self.work.finished(r))
-                self.results["runs"] = [tested if (x["kind"], x["form"], x["rate"], x["seed"]) ==
-                                        (m.kind, m.form, r.rate, r.seed) else x for x in self.results["runs"]]
-            publish()
+                publish()
 
     # --- What is shown ---
 
@@ -209,6 +221,7 @@ def arguments(argv):
     p.add_argument("--data", help="where train, valid and test .txt (or .txt.xz) of WikiText-2 are")
     p.add_argument("--quick", action="store_true", help="the small version")
     p.add_argument("--plan", action="store_true", help="print the list and its hours, and stop")
+    p.add_argument("--memory", action="store_true", help="measure memory over depth alone")
     p.add_argument("--tables", action="store_true", help="make tables and plots anew from results.json, and stop")
     p.add_argument("--work", help="where runs are kept (build/claims, build/claims-quick)")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of deq (all cores)")
@@ -235,7 +248,10 @@ def main(argv):
         if a.plan:
             session.print_plan()
             return 0
-        session.everything(session.publish)
+        if a.memory:
+            session.memory_alone(session.publish)
+        else:
+            session.everything(session.publish)
         session.work.show.line("tables, plots and results.json are in %s" % (w.dir if a.quick else work.HERE))
         return session.verdict()
     except work.Stopped:

@@ -13,7 +13,8 @@ FORMS = {
 
 # over: what is set over recipes/KIND.yaml
 Model = collections.namedtuple("Model", "kind form over")
-Run = collections.namedtuple("Run", "model rate seed over")
+# search: one of those that only find the rate
+Run = collections.namedtuple("Run", "model rate seed search over")
 
 
 class Unequal(Exception):
@@ -33,40 +34,47 @@ def untied(layers, heads, head_dim, inner_size):
 class Plan:
     """A list of models, and what all of them have in common."""
 
-    def __init__(self, models, rates, seeds, over):
-        """rates: {kind: of the search}; over: {kind: what is set over all of its recipes}"""
+    def __init__(self, models, rates, seeds, over, short, wide):
+        """rates: {kind: of the search}, which one rate alone needs not; over: {kind: what is set over all of its
+        recipes}; short: over that in the search; wide: {kind: over that where memory is measured}"""
         self.models, self.rates, self.seeds, self.over = models, rates, seeds, over
+        self.short, self.wide = short, wide
 
-    def run(self, model, rate, seed):
+    def run(self, model, rate, seed, search=False):
         # Muon's rate is on another scale; the two go together
         own = {"train.lr": rate, "train.muon_lr": 2 * rate, "train.seed": seed}
-        return Run(model, rate, seed, {**self.over[model.kind], **model.over, **own})
+        return Run(model, rate, seed, search,
+                   {**self.over[model.kind], **(self.short if search else {}), **model.over, **own})
 
     def search(self, model):
         """The runs that find the rate."""
-        return [self.run(model, rate, self.seeds[0]) for rate in self.rates[model.kind]]
+        rates = self.rates[model.kind]
+        return [self.run(model, rate, self.seeds[0], True) for rate in rates] if len(rates) > 1 else []
 
-    def repeats(self, model, rate):
-        """Those that repeat it with the other seeds."""
-        return [self.run(model, rate, seed) for seed in self.seeds[1:]]
+    def finals(self, model, rate):
+        """Those that the tables are made of."""
+        return [self.run(model, rate, seed) for seed in self.seeds]
 
     def first(self, model):
         return self.run(model, self.rates[model.kind][0], self.seeds[0])
 
 
-# A trellis network's layers are tied by its definition. Untied layers of a transformer are narrower inside, so that
-# embeddings too are equal.
+# README.md, "What it costs", says why these sizes. A trellis network's layers are tied by its definition. Untied layers
+# of a transformer are narrower inside, so that embeddings too are equal.
 FULL = Plan(
     models=(
         Model("transformer", "deq", {}),
         Model("transformer", "tied", explicit(16)),
-        Model("transformer", "untied", untied(2, 3, 32, 336)),
+        Model("transformer", "untied", untied(2, 2, 32, 224)),
         Model("trellis", "deq", {}),
         Model("trellis", "tied", explicit(16)),
     ),
     rates={"transformer": (1e-3, 2e-3, 4e-3), "trellis": (1.5e-3, 3e-3, 6e-3)},
     seeds=(1, 2),
     over={"transformer": {}, "trellis": {}},
+    short={"train.steps": 300, "train.shallow_steps": 60, "train.warmup": 60, "train.eval_every": 0},
+    wide={"transformer": {"model.hidden_size": 192, "model.heads": 6, "model.inner_size": 768},
+          "trellis": {"model.hidden_size": 192, "model.state_size": 192}},
 )
 
 # The same in ten minutes, at one rate each that a few trials with this text found good.
@@ -84,11 +92,13 @@ QUICK = Plan(
     seeds=(1,),
     over={"transformer": {**_SMALL, "model.heads": 3, "model.inner_size": 384},
           "trellis": {**_SMALL, "model.state_size": 96}},
+    short={},
+    wide={"transformer": {}, "trellis": {}},
 )
 
 
 def run_name(run):
-    return "%s-%s-lr%g-seed%d" % (run.model.kind, run.model.form, run.rate, run.seed)
+    return "%s-%s-%slr%g-seed%d" % (run.model.kind, run.model.form, "search-" if run.search else "", run.rate, run.seed)
 
 
 def model_name(model):
@@ -129,7 +139,7 @@ _PROTOCOL = {"train.seq_len": 150, "train.batch": 15, "train.micro_batch": 15, "
 
 def memory_over(plan, kind, form, depth):
     """One step of a network of that depth: of a DEQ, that many evaluations of either solve."""
-    protocol = {**plan.over[kind], **_PROTOCOL}
+    protocol = {**plan.over[kind], **plan.wide[kind], **_PROTOCOL}
     if kind == "transformer":
         protocol["model.attention_window"] = protocol["train.seq_len"]
     return {**protocol, **{

@@ -36,10 +36,9 @@ def best_rate(runs):
 
 
 def chosen(results, kind, form):
-    """The runs with the best rate, by seed."""
-    runs = of_model(results, kind, form)
-    rate = best_rate(runs)
-    return sorted((r for r in runs if r["rate"] == rate and final(r) is not None), key=lambda r: r["seed"])
+    """The runs behind the search that came to their end, by seed."""
+    return sorted((r for r in of_model(results, kind, form) if not r["search"] and final(r) is not None),
+                  key=lambda r: r["seed"])
 
 
 def perplexity(results, run, split):
@@ -217,7 +216,7 @@ def rates_table(results, rates):
     rows = []
     for name in results["wanted"]:
         kind, form = name.split("-")
-        runs = of_model(results, kind, form)
+        runs = [r for r in of_model(results, kind, form) if r["search"]]
         best = best_rate(runs)
         cells = []
         for rate in rates[kind]:

@@ -80,3 +80,13 @@ def chart(title, x_label, y_label, series, log_x=False, log_y=False):
         out.append(_text(WIDTH - RIGHT + 42, at, label))
     out.append("</svg>")
     return "\n".join(out) + "\n"
+
+
+def stack(charts):
+    """One picture of several, two side by side."""
+    columns = min(len(charts), 2)
+    rows = -(-len(charts) // columns)
+    placed = [c.replace("<svg ", "<svg x='%d' y='%d' " % (i % columns * WIDTH, i // columns * HEIGHT), 1)
+              for i, c in enumerate(charts)]
+    return ("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d'>\n%s</svg>\n"
+            % ((columns * WIDTH, rows * HEIGHT) * 2 + ("".join(placed),)))

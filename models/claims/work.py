@@ -137,12 +137,12 @@ class Work:
         return used
 
     def ask(self, args, log):
-        """deq's standard output."""
+        """Its resources, and its standard output."""
         answer = log + ".out"
         with open(answer, "w+b") as f:
-            self.run(args, log, stdout=f)
+            used = self.run(args, log, stdout=f)
             f.seek(0)
-            return f.read().decode()
+            return used, f.read().decode()
 
     # --- What all runs share ---
 
@@ -155,15 +155,16 @@ class Work:
                       self.path("data", "train.txt")], self.path("deq.log"))
         sizes = {}
         for split, text in found.items():
-            ids = json.loads(self.ask(["tokenizer", "encode", tokenizer, "--file", self.path("data", split + ".txt"),
-                                       "--json"], self.path("deq.log")))["ids"]
-            sizes[split] = {"bytes": len(text.encode()), "words": texts.official_tokens(text), "tokens": len(ids)}
+            _, said = self.ask(["tokenizer", "encode", tokenizer, "--file", self.path("data", split + ".txt"),
+                                "--json"], self.path("deq.log"))
+            sizes[split] = {"bytes": len(text.encode()), "words": texts.official_tokens(text),
+                            "tokens": len(json.loads(said)["ids"])}
         return sizes
 
     def whole_recipe(self, kind, over, log):
         """The recipe with every default, as text."""
         sets = [word for key, value in over.items() for word in ("--set", "%s=%s" % (key, value))]
-        return self.ask(["train", os.path.join(HERE, "recipes", kind + ".yaml"), *sets, "--print-recipe"], log)
+        return self.ask(["train", os.path.join(HERE, "recipes", kind + ".yaml"), *sets, "--print-recipe"], log)[1]
 
     def recipe_values(self, kind, over):
         """{"section.key": value as text}"""
@@ -224,13 +225,18 @@ class Work:
         events, _ = self.probe("size-" + plan.model_name(model), model.kind, over)
         return {key: events[0][key] for key in ("parameters", "non_embedding_parameters")}
 
+    def seconds_of(self, event):
+        """When something of a log was: of one thread in CPU time, which others on the machine do not change."""
+        return event["cpu_seconds" if self.threads == 1 else "seconds"]
+
     def speed(self, the_plan, model):
         """Tokens a second of training, of some steps."""
-        over = {**the_plan.first(model).over, "train.steps": 6, "train.shallow_steps": 0, "train.warmup": 0,
+        over = {**the_plan.first(model).over, "train.steps": 8, "train.shallow_steps": 0, "train.warmup": 0,
                 "train.eval_every": 0, "train.eval_tokens": 1, "train.log_every": 2}
         events, _ = self.probe("speed-" + plan.model_name(model), model.kind, over, threads=self.threads)
         steps = [e for e in events if e["event"] == "step"]
-        return sorted(e["tokens_per_second"] for e in steps)[len(steps) // 2]
+        return ((steps[-1]["tokens"] - steps[0]["tokens"])
+                / (self.seconds_of(steps[-1]) - self.seconds_of(steps[0])))
 
     def memory(self, the_plan, kind, form, depth):
         """A step at that depth."""
@@ -271,7 +277,7 @@ class Work:
             if "not finite" not in str(e):
                 raise
             diverged = str(e)  # a rate that is too high is an outcome, not an accident
-        result = summary(run, read_json_lines(log), diverged)
+        result = summary(run, read_json_lines(log), diverged, self.seconds_of)
         replace(os.path.join(directory, "result.json"), json.dumps(result, indent=1) + "\n")
         return result
 
@@ -281,10 +287,12 @@ class Work:
             return result
         directory = self.path("runs", plan.run_name(run))
         length = self.recipe_values(run.model.kind, run.over)["train.seq_len"]
-        said = self.ask(["eval", os.path.join(directory, "out"), self.path("data", "test.txt"), "--tgt-len", length,
-                         "--mem-len", "0", "--streams", str(STREAMS), "--threads", str(self.threads), "--json"],
-                        os.path.join(directory, "deq.log"))
+        used, said = self.ask(["eval", os.path.join(directory, "out"), self.path("data", "test.txt"), "--tgt-len",
+                               length, "--mem-len", "0", "--streams", str(STREAMS), "--threads", str(self.threads),
+                               "--json"], os.path.join(directory, "deq.log"))
         result["test"] = json.loads(said)
+        if self.threads == 1:
+            result["test"]["tokens_per_second"] = result["test"]["tokens"] / (used.ru_utime + used.ru_stime)
         replace(os.path.join(directory, "result.json"), json.dumps(result, indent=1) + "\n")
         return result
 
@@ -294,20 +302,21 @@ def mean(values):
     return sum(values) / len(values) if values else 0.0
 
 
-def summary(run, events, diverged):
+def summary(run, events, diverged, seconds_of):
     """Of a log what the tables and plots need."""
     start = next(e for e in events if e["event"] == "start")
     steps = [e for e in events if e["event"] == "step"]
     # of a run that was stopped the lines behind its last checkpoint are there twice
-    curve = {e["step"]: [e["step"], e["tokens"], e["seconds"], e["nll_per_token"]]
+    curve = {e["step"]: [e["step"], e["tokens"], seconds_of(e), e["nll_per_token"]]
              for e in events if e["event"] == "valid" and e["nll_per_token"] is not None}
     late = steps[len(steps) // 2:]
     return {
-        "kind": run.model.kind, "form": run.model.form, "rate": run.rate, "seed": run.seed, "diverged": diverged,
+        "kind": run.model.kind, "form": run.model.form, "rate": run.rate, "seed": run.seed, "search": run.search,
+        "diverged": diverged,
         "parameters": start["parameters"], "non_embedding_parameters": start["non_embedding_parameters"],
         "activation_bytes": start["activation_bytes"], "peak_bytes": max((e["peak_bytes"] for e in steps), default=0),
         "threads": start["threads"], "tokens": steps[-1]["tokens"] if steps else 0,
-        "seconds": steps[-1]["seconds"] if steps else 0.0,
+        "seconds": seconds_of(steps[-1]) if steps else 0.0,
         "evaluations": mean(e["evaluations"] for e in late),
         "adjoint_evaluations": mean(e["adjoint_evaluations"] for e in late),
         "curve": [curve[step] for step in sorted(curve)],

@@ -13,6 +13,7 @@ CLAIMS = os.path.join(ROOT, "models", "claims")
 sys.path.insert(0, CLAIMS)
 
 import claims
+import depth
 import plan
 import report
 import svg
@@ -24,10 +25,10 @@ PARAGRAPHS = ["The %s %d of the city was built in the year %d , and stood beside
               % (what, n, 1800 + n) for n, what in enumerate(("church", "bridge", "tower", "mill", "market", "gate"))]
 
 
-def result(kind, form, seed=1, rate=1e-3, nats=4.0, seconds=100.0, speed=1000.0, diverged=None):
+def result(kind, form, seed=1, rate=1e-3, nats=4.0, seconds=100.0, speed=1000.0, diverged=None, search=False):
     curve = [[50, 500, seconds / 2, nats + 1], [100, 1000, seconds, nats]]
-    return {"kind": kind, "form": form, "seed": seed, "rate": rate, "diverged": diverged, "evaluations": 8.0,
-            "adjoint_evaluations": 7.0 if form == "deq" else 0.0,
+    return {"kind": kind, "form": form, "seed": seed, "rate": rate, "search": search, "diverged": diverged,
+            "evaluations": 8.0, "adjoint_evaluations": 7.0 if form == "deq" else 0.0,
             "peak_bytes": 10 ** 8, "curve": curve, "test": {"nll_per_token": nats, "tokens_per_second": speed}}
 
 
@@ -81,10 +82,11 @@ def test_times_and_rates():
     equal([report.seconds_to(curve, x) for x in (6, 4.0, 3.5, 2.9)], [10.0, 20.0, 30.0, None], "between validations")
     runs = [result("transformer", "deq", seed, seconds=60, nats=4.0, speed=3000.0) for seed in (1, 2)]
     runs += [result("transformer", "tied", seed, seconds=200, nats=3.5, speed=1500.0) for seed in (1, 2)]
-    runs += [result("transformer", "tied", rate=9.0, nats=3.6), result("transformer", "tied", rate=8.0, diverged="x")]
-    r = results(runs)
-    equal(report.best_rate(report.of_model(r, "transformer", "tied")), 1e-3, "the best rate")
-    equal(len(report.chosen(r, "transformer", "tied")), 2, "its runs")
+    search = [result("transformer", "tied", rate=rate, nats=nats, diverged=diverged, search=True)
+              for rate, nats, diverged in ((1e-3, 4.5, None), (9.0, 4.6, None), (8.0, 1.0, "x"))]
+    r = results(runs + search)
+    equal(report.best_rate(search), 1e-3, "the best rate")
+    equal([x["seed"] for x in report.chosen(r, "transformer", "tied")], [1, 2], "runs behind the search")
     # the DEQ's 4.0 nats: the twin is there half way from 4.5 after 100 s to 3.5 after 200 s
     close(report.training_time(r, "transformer", "tied"), 60 / 150, 1e-12, "to the loss of the worse of the two")
     close(report.inference_time(r, "transformer", "tied"), 0.5, 1e-12, "time a token")
@@ -112,6 +114,8 @@ def test_tables_and_plots():
     with open(path, encoding="utf-8") as f:
         published = json.load(f)
     equal(report.fill(readme, report.tables(published, plan.FULL)), readme, "the README's tables are results.json's")
+    with open(os.path.join(CLAIMS, "depth.json"), encoding="utf-8") as f:
+        equal(report.fill(readme, {"depth": depth.table(json.load(f))}), readme, "and depth.json's")
     memory = [("transformer", "deq", d, 4e7, 1, 9e7) for d in (4, 16)]
     r = results([result("transformer", "deq", nats=2.0, seconds=120.0)], memory)
     found = report.tables(r, plan.FULL)
@@ -124,6 +128,54 @@ def test_tables_and_plots():
         xml.etree.ElementTree.fromstring(text)
     equal(svg._ticks(3.9, 130, True), [5, 10, 20, 50, 100], "ticks of a log axis")
     equal([round(t, 9) for t in svg._ticks(-0.1, 1.04, False)], [0, 0.5, 1], "of another")
+
+
+def test_a_search_is_short():
+    model = plan.FULL.models[1]
+    search, finals = plan.FULL.search(model), plan.FULL.finals(model, 2e-3)
+    equal([r.rate for r in search], list(plan.FULL.rates["transformer"]), "its rates")
+    equal([(r.rate, r.seed) for r in finals], [(2e-3, 1), (2e-3, 2)], "runs of the best one")
+    check("train.steps" in search[0].over and "train.steps" not in finals[0].over, "fewer steps to find a rate")
+    equal(len({plan.run_name(r) for r in search + finals}), 5, "names of their own")
+    equal(plan.QUICK.search(plan.QUICK.models[1]), [], "one rate is not looked for")
+    wide = plan.memory_over(plan.FULL, "transformer", "tied", 16)
+    equal((wide["model.hidden_size"], wide["train.seq_len"]), (192, 150), "memory is measured at its own width")
+
+
+def read(name, seed, seconds=60.0, **after):
+    return {"form": name, "seed": seed, "seconds": seconds,
+            "read": {"after": {k[1:]: v for k, v in after.items()}, "converged": 2.0, "bits_per_byte": 1.0,
+                     "evaluations": 7.5, "tokens": 1000, "not_soon": 5, "never": 0}}
+
+
+def test_depth_that_costs_one_evaluation():
+    every = list(depth.runs())
+    equal(len({plan.run_name(r) for r in every}), len(depth.ROWS) + len(depth.AGAIN), "rows, some with a second seed")
+    long = "a\n<|endoftext|>\nbb\n<|endoftext|>\nccc\n"
+    equal((depth.cut(long, 25), depth.cut(long, 100), depth.cut("aa\nbb\ncc\n", 7)),
+          ("a\n<|endoftext|>\n", long, "aa\nbb\n"), "whole documents, or lines")
+    found = depth.table({"runs": [read("bare", 1, _0=9.0, _1=3.0, _2=2.5, _4=2.1),
+                                  read("bare", 2, _0=9.0, _1=3.2, _2=2.5, _4=2.1),
+                                  read("bare-predictor", 1, _1=2.2, _2=2.0, _4=2.0)]})
+    check("| 9.000 | 3.100 | 2.500 | 2.100 | 2.000 | +55.0 % | 7.5 | 0.50 % | 2.000, 2.000 | 1.0 min |" in found, found)
+    check("|  | 2.200 | 2.000 | 2.000 | 2.000 | +10.0 % |" in found, "without a start: %s" % found)
+    check("| not run | not run |" in found, "the others")
+
+
+def test_curves_are_drawn():
+    tiny = [os.path.join(ROOT, "tests", "golden", d) for d in ("tiny", "tiny-looped", "tiny-trellis")]
+    plot = os.path.join(ROOT, "models", "recipes", "plot.py")
+    with tempfile.TemporaryDirectory() as tmp:
+        out = os.path.join(tmp, "c.svg")
+        for some in (tiny[:1], tiny):
+            code, _, err = run([sys.executable, plot, *some, "-o", out])
+            equal((code, err), (0, ""), "%d runs" % len(some))
+            text = "".join(xml.etree.ElementTree.parse(out).getroot().itertext())
+            check(("tiny-looped, validation" in text) == (len(some) > 1) and "Bits a byte" in text, text)
+        code, _, err = run([sys.executable, plot, *tiny])
+        check(code == 2 and "-o FILE.svg" in err, "several need a name: %d %s" % (code, err))
+        code, _, err = run([sys.executable, plot, tmp])
+        check(code == 2 and "train.jsonl" in err, "no run: %d %s" % (code, err))
 
 
 def test_what_is_asked_for():
@@ -144,7 +196,7 @@ def small(steps):
     return plan.Plan((plan.Model("transformer", "deq", {}), plan.Model("transformer", "tied", plan.explicit(3))),
                      {"transformer": (1e-3,)}, (1, 2),
                      {"transformer": {**SMALL, "train.steps": steps, "train.shallow_steps": steps // 5,
-                                      "train.eval_every": steps}})
+                                      "train.eval_every": steps}}, {}, {"transformer": {}})
 
 
 def session(directory, steps):
