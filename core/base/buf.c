@@ -121,6 +121,15 @@ bool deq_buf_str(struct deq_buf *b, const char *s)
     return deq_buf_add(b, s, strlen(s));
 }
 
+bool deq_buf_uint(struct deq_buf *b, uint64_t n)
+{
+    char digits[20], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + n % 10);
+    while (n /= 10);
+    return deq_buf_add(b, at, (size_t)(digits + sizeof digits - at));
+}
+
 /* Once where it fits into the room there is, a second time where it did not. */
 bool deq_buf_fmt(struct deq_buf *b, const char *fmt, ...)
 {

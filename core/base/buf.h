@@ -31,6 +31,7 @@ bool deq_buf_append(struct deq_buf *b, const struct deq_buf *other);
 /* What is built from another buffer shares its fate: false when that failed. */
 bool deq_buf_carry(struct deq_buf *b, const struct deq_buf *other);
 bool deq_buf_str(struct deq_buf *b, const char *s);
+bool deq_buf_uint(struct deq_buf *b, uint64_t n); /* decimal, in a fraction of deq_buf_fmt's time */
 bool deq_buf_fmt(struct deq_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void deq_buf_fail(struct deq_buf *b); /* what was to be appended could not be made */
 void deq_buf_drop_front(struct deq_buf *b, size_t n);

@@ -270,7 +270,8 @@ void prompt_render(struct prompt *p)
 
 static void render_telemetry(struct choice *ch, const struct token_news *t)
 {
-    deq_buf_fmt(&ch->iters, "%u,", t->evaluations);
+    deq_buf_uint(&ch->iters, t->evaluations);
+    deq_buf_str(&ch->iters, ",");
     reply_residual(&ch->residuals, t->residual);
     deq_buf_str(&ch->residuals, ",");
     deq_buf_fmt(&ch->starts, "\"%s\",", t->start_cached ? "prefix" : deq_warm_name((enum deq_warm)t->start));
@@ -290,8 +291,10 @@ void choice_render(struct choice *ch)
     if (c->req.telemetry)
         (void)deq_buf_carry(&ch->iters, &ch->taken.tokens);
     for (size_t i = 0; i < ch->taken.tokens.len / sizeof *t; i++) {
-        if (c->req.token_ids)
-            deq_buf_fmt(&ch->ids, "%u,", t[i].token);
+        if (c->req.token_ids) {
+            deq_buf_uint(&ch->ids, t[i].token);
+            deq_buf_str(&ch->ids, ",");
+        }
         if (c->req.telemetry)
             render_telemetry(ch, &t[i]);
     }

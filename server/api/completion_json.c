@@ -126,7 +126,9 @@ static void add_extras(struct choice *ch, const char *finish, bool first, struct
 static void add_choice(struct choice *ch, size_t index, const char *finish, bool delta, bool first, struct deq_buf *out)
 {
     const bool chat = ch->c->req.chat;
-    deq_buf_fmt(out, "{\"index\":%zu,", index);
+    deq_buf_str(out, "{\"index\":");
+    deq_buf_uint(out, index);
+    deq_buf_str(out, ",");
     if (chat)
         deq_buf_fmt(out, "\"%s\":{%s", delta ? "delta" : "message", first ? "\"role\":\"assistant\"" : "");
     if (!chat) {
@@ -140,7 +142,10 @@ static void add_choice(struct choice *ch, size_t index, const char *finish, bool
         deq_buf_str(out, delta ? "}" : ",\"refusal\":null}");
     spend(ch, &ch->shown);
     add_logprobs(ch, out);
-    deq_buf_fmt(out, finish ? ",\"finish_reason\":\"%s\"" : ",\"finish_reason\":null", finish);
+    if (finish)
+        deq_buf_fmt(out, ",\"finish_reason\":\"%s\"", finish);
+    else
+        deq_buf_str(out, ",\"finish_reason\":null");
     add_extras(ch, finish, first, out);
     deq_buf_str(out, "}");
 }

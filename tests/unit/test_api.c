@@ -77,3 +77,19 @@ TEST(api_model)
     deq_engine_free(e);
     deq_model_free(m);
 }
+
+/* A state that was computed in one class is none of another's: whatever is kept by a model's fingerprint. */
+TEST(api_classes_are_different_models)
+{
+    char fingerprint[DEQ_CLASS_COUNT][17];
+    for (enum deq_class c = 0; c < DEQ_CLASS_COUNT; c++) {
+        struct deq_model *m = NULL;
+        REQUIRE(!deq_model_load(TINY, &c, &m, NULL));
+        const struct deq_model_info i = deq_model_info(m);
+        CHECK(i.numeric == c);
+        memcpy(fingerprint[c], i.fingerprint, sizeof fingerprint[c]);
+        for (enum deq_class other = 0; other < c; other++)
+            CHECK(strcmp(fingerprint[other], fingerprint[c]));
+        deq_model_free(m);
+    }
+}

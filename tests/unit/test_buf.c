@@ -70,6 +70,17 @@ TEST(buf_formats_at_the_edge_of_its_room)
     }
 }
 
+TEST(buf_numbers)
+{
+    static const uint64_t numbers[] = {0, 9, 10, 1234567890, UINT64_MAX};
+    struct deq_buf b;
+    deq_buf_init(&b, 64);
+    for (size_t i = 0; i < DEQ_COUNT(numbers); i++)
+        CHECK(deq_buf_uint(&b, numbers[i]) && deq_buf_str(&b, " "));
+    CHECK_EQ(b.data, "0 9 10 1234567890 18446744073709551615 ");
+    deq_buf_free(&b);
+}
+
 TEST(buf_without_memory)
 {
     struct deq_buf b;

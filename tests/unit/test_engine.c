@@ -315,7 +315,7 @@ TEST_EACH_KIND(engine_wavefront_text)
     deq_model_free(m);
 }
 
-/* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1 and 2 threads; every answer
+/* 200 random batches: other prompts, lengths, solvers, arrivals, cancels, slots; 1, 2, 3 and 8 threads; every answer
  * bitwise what it is alone. */
 TEST_EACH_KIND(engine_batch_invariance)
 {
@@ -346,11 +346,12 @@ TEST_EACH_KIND(engine_batch_invariance)
         deq_engine_free(e);
         CHECK_EQ(alone[i].n, 8 + 3 * i);
     }
-    struct deq_engine *engine[2] = {tiny_engine(m, 1, SLOTS), tiny_engine(m, 2, SLOTS)};
+    struct deq_engine *engine[4] = {tiny_engine(m, 1, SLOTS), tiny_engine(m, 2, SLOTS), tiny_engine(m, 3, SLOTS),
+                                    tiny_engine(m, 8, SLOTS)};
     int different = 0, finished = 0;
     for (int batch = 0; batch < BATCHES; batch++) {
-        struct deq_engine *e = engine[batch % 8 == 7]; /* two threads more seldom: beside other load their
-                                                        * barriers are most of the time */
+        /* more threads more seldom: beside other load their barriers are most of the time */
+        struct deq_engine *e = engine[batch % 8 < 7 ? 0 : batch % 64 < 63 ? 1 : 2 + batch / 64 % 2];
         struct answer got[SLOTS];
         struct deq_admission id[SLOTS] = {{0}};
         size_t which[SLOTS], next = 0;
@@ -384,8 +385,8 @@ TEST_EACH_KIND(engine_batch_invariance)
     CHECK(finished > BATCHES * SLOTS / 2);
     for (size_t i = 0; i < PROBES; i++)
         deq_tokens_free(&p[i]);
-    deq_engine_free(engine[0]);
-    deq_engine_free(engine[1]);
+    for (size_t i = 0; i < DEQ_COUNT(engine); i++)
+        deq_engine_free(engine[i]);
     deq_model_free(m);
 }
 
