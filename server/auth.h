@@ -3,8 +3,8 @@
  * The file has one key a line: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; '#' begins a comment. The hash is made
  * by `printf %s KEY | sha256sum`. A key of weight N gets N times the share of the queue; the `priority` of a request
  * counts among the caller's own, that of a key with the word priority among everybody's; an admin key may do
- * everything, others nothing under /admin. Without a file everybody may use everything but /admin. All functions are
- * safe from any thread. */
+ * everything, others nothing that is the operator's. Without a file everybody may use everything but that. All
+ * functions are safe from any thread. */
 #ifndef DEQ_SERVER_AUTH_H
 #define DEQ_SERVER_AUTH_H
 

@@ -57,8 +57,8 @@ static const struct deq_opt options[] = {
         "again on SIGHUP."),
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
     STR("auth.keys_file", keys_file, "", NULL,
-        "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for and "
-        "nothing under /admin is served. Read again on SIGHUP."),
+        "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for, and "
+        "nothing is served that asks for an admin's. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0",
         "Compute threads; 0 is one a core, and no more than the container's share of processors."),

@@ -324,6 +324,7 @@ static void tokens(const struct metrics *m, struct deq_buf *b)
     counter(b, "deqd_stream_paused_total", "Times that a sequence waited for a slow reader.", &m->paused);
     counter(b, "deqd_stream_gave_way_total",
             "Streams that ended because their readers were slow and others waited for their places.", &m->gave_way);
+    counter(b, "deqd_sequences_ended_total", "Sequences that an operator ended.", &m->ended);
 }
 
 static void times(const struct metrics *m, struct deq_buf *b)

@@ -34,7 +34,7 @@ struct metrics {
     _Atomic uint64_t finished[DEQ_FINISH_COUNT];
     _Atomic uint64_t rejected[REJECT_COUNT];
     _Atomic uint64_t cancelled[CANCEL_COUNT];
-    _Atomic uint64_t prompt_tokens, generation_tokens, paused, gave_way;
+    _Atomic uint64_t prompt_tokens, generation_tokens, paused, gave_way, ended;
     _Atomic uint64_t start_tokens[DEQ_WARM_COUNT], start_evaluations[DEQ_WARM_COUNT]; /* of generated tokens */
     _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */

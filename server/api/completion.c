@@ -219,6 +219,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
         fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly");
         break;
     case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
+    case JOB_ENDED: fail(c, 503, "ended_by_operator", "an operator ended this request"); break;
     }
     c->ended_ns = deq_now_ns();
     c->ended = --c->open_jobs == 0;
@@ -362,6 +363,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .prompt = c->req.prompts[i],
                           .caller = x->caller,
                           .priority = (int)r->priority,
+                          .request_id = c->request_id,
                           .arrived_ns = x->arrived_ns,
                           .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,
                           .on_event = on_event,

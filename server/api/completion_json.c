@@ -353,9 +353,9 @@ void completion_answer(struct completion *c)
 
 void completion_error(struct completion *c, int status, const char *code, const char *message)
 {
-    if (!strcmp(code, "solver_diverged"))
+    if (!strcmp(code, "solver_diverged") || !strcmp(code, "ended_by_operator"))
         channel_no_retry(c->channel);
-    if (status == 503)
+    else if (status == 503)
         channel_retry_after(c->channel, sched_retry_ms(c->served->sched));
     if (c->req.responses && channel_settle(c->channel))
         response_error(c, status, code, message);

@@ -28,6 +28,9 @@ void ep_live(struct service *s, struct served *m, struct exchange *x);
 void ep_ready(struct service *s, struct served *m, struct exchange *x);
 void ep_startup(struct service *s, struct served *m, struct exchange *x);
 void ep_metrics(struct service *s, struct served *m, struct exchange *x);
+/* ep_sequences.c */
+void ep_sequences(struct service *s, struct served *m, struct exchange *x);
+void ep_end_sequence(struct service *s, struct served *m, struct exchange *x);
 /* ep_admin.c */
 void ep_reload(struct service *s, struct served *m, struct exchange *x);
 

@@ -101,7 +101,8 @@ static struct outcome outcome_of(const struct logits_job *l)
         [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
         [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
         [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
-        [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"}};
+        [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"},
+        [JOB_ENDED] = {503, "ended_by_operator", "an operator ended this request"}};
     _Static_assert(DEQ_COUNT(errors) == JOB_END_COUNT, "an error for each end");
     if (l->end == JOB_FINISHED && !l->numeric)
         return l->have == l->positions ? (struct outcome){.status = 200} : late;
@@ -224,9 +225,9 @@ static void answer(struct logits_job *l)
         write_end(l);
         answer_whole(l->channel, 200, "application/json", &l->text);
     } else {
-        if (l->end == JOB_FINISHED && l->numeric)
+        if ((l->end == JOB_FINISHED && l->numeric) || l->end == JOB_ENDED)
             channel_no_retry(l->channel);
-        if (o.status == 503)
+        else if (o.status == 503)
             channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
         answer_error(l->channel, o.status, o.code, o.message);
     }
@@ -280,6 +281,7 @@ static struct logits_job *logits_job_new(struct served *m, const struct exchange
                           .on_end = on_end,
                           .sched = m->sched};
     memcpy(l->request_id, x->request_id, sizeof l->request_id);
+    l->job.request_id = l->request_id;
     l->channel = x->channel;
     l->served = m;
     l->vocab_size = m->info.vocab_size;

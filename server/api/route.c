@@ -46,6 +46,8 @@ static const struct route table[] = {
     {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN, NULL},
     {"GET", "/health/startup", ep_startup, OPEN | PROBE | ON_ADMIN, NULL},
     {"GET", "/metrics", ep_metrics, METRICS | PROBE | ON_ADMIN, NULL},
+    {"GET", "/v1/sequences", ep_sequences, ADMIN | ON_ADMIN, NULL},
+    {"DELETE", "/v1/sequences/", ep_end_sequence, ADMIN | ON_ADMIN, NULL},
     {"POST", "/admin/reload", ep_reload, ADMIN | ON_ADMIN, NULL},
 };
 

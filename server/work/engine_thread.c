@@ -61,6 +61,7 @@ static struct job *collect_expired(struct sched *s, uint64_t now)
         if (atomic_load(&j->cancel) || s->end_all || (j->deadline_ns && now > j->deadline_ns) ||
             (now > j->arrived_ns && now - j->arrived_ns > s->conf->queue_timeout_ms * 1000000ull)) {
             unlink_waiting(s, p);
+            sched_unlist(s, j);
             j->account->in_flight--;
             j->next = expired;
             expired = j;
@@ -71,6 +72,14 @@ static struct job *collect_expired(struct sched *s, uint64_t now)
     return expired;
 }
 
+/* Which end a cancelled job comes to. */
+static enum job_end count_cancel(struct sched *s, const struct job *j, enum cancel_phase phase)
+{
+    const bool ended = atomic_load(&j->ended);
+    atomic_fetch_add(ended ? &s->metrics->ended : &s->metrics->cancelled[phase], 1);
+    return ended ? JOB_ENDED : JOB_CANCELED;
+}
+
 static void finish_expired(struct sched *s, struct job *expired, bool end_all)
 {
     while (expired) {
@@ -78,8 +87,7 @@ static void finish_expired(struct sched *s, struct job *expired, bool end_all)
         expired = j->next;
         enum job_end end = JOB_DRAINED;
         if (atomic_load(&j->cancel)) {
-            end = JOB_CANCELED;
-            atomic_fetch_add(&s->metrics->cancelled[CANCEL_QUEUED], 1);
+            end = count_cancel(s, j, CANCEL_QUEUED);
         } else if (!end_all) {
             end = j->deadline_ns && deq_now_ns() > j->deadline_ns ? JOB_DEADLINE : JOB_QUEUE_TIMEOUT;
             atomic_fetch_add(&s->metrics->rejected[end == JOB_DEADLINE ? REJECT_DEADLINE : REJECT_QUEUE_TIMEOUT], 1);
@@ -118,6 +126,7 @@ static void leave_engine(struct sched *s, struct job *j, uint64_t now)
     pthread_mutex_lock(&s->lock);
     s->n_running--;
     s->held = fair_minus(&s->held, &j->room);
+    sched_unlist(s, j);
     s->service_s = s->service_s > 0 ? 0.9 * s->service_s + 0.1 * t : t;
     j->account->running--;
     j->account->in_flight--;
@@ -137,6 +146,8 @@ static void observe_token(struct metrics *m, struct job *j, const struct deq_eve
             metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
         j->last_token_ns = now;
     }
+    atomic_store_explicit(&j->shown.tokens, j->tokens, memory_order_relaxed);
+    atomic_fetch_add_explicit(&j->shown.evaluations, e->evaluations, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
     metrics_observe(&m->iterations, e->evaluations);
     if (e->evaluations)
@@ -164,12 +175,11 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         return DEQ_CONTINUE;
     const bool cancelled = e->finish == DEQ_FINISH_CANCELED;
     leave_engine(s, j, deq_now_ns());
-    if (cancelled && atomic_load(&j->cancel)) {
-        atomic_fetch_add(&s->metrics->cancelled[j->first_token_ns ? CANCEL_DECODE : CANCEL_PREFILL], 1);
-        j->on_end(j, JOB_CANCELED, NULL);
-    } else {
-        j->on_end(j, !cancelled ? JOB_FINISHED : j->gave_way ? JOB_GAVE_WAY : JOB_DRAINED, e->message);
-    }
+    const enum job_end end = !cancelled                ? JOB_FINISHED
+                             : atomic_load(&j->cancel) ? count_cancel(s, j, j->tokens ? CANCEL_DECODE : CANCEL_PREFILL)
+                             : j->gave_way             ? JOB_GAVE_WAY
+                                                       : JOB_DRAINED;
+    j->on_end(j, end, e->message);
     return DEQ_CONTINUE;
 }
 
@@ -247,6 +257,7 @@ static void leave_queue(struct sched *s, struct job *j, bool admitted)
         j->account->running++;
     } else {
         j->account->in_flight--;
+        sched_unlist(s, j);
     }
     pthread_mutex_unlock(&s->lock);
     atomic_fetch_sub(&s->metrics->waiting, 1);
@@ -255,6 +266,7 @@ static void leave_queue(struct sched *s, struct job *j, bool admitted)
 static void enter_engine(struct sched *s, struct job *j, uint64_t now)
 {
     j->admitted_ns = now;
+    atomic_store_explicit(&j->shown.admitted_ns, now, memory_order_relaxed);
     j->seat.last_turn = s->turn; /* behind those of its caller that wait already */
     j->overtook = s->first != NULL;
     if (j->overtook)
@@ -326,6 +338,7 @@ static void set_pause(struct sched *s, struct job *j)
     if (pause == j->paused)
         return;
     j->paused = pause;
+    atomic_store_explicit(&j->shown.paused, pause, memory_order_relaxed);
     (void)deq_pause(s->engine, j->admission.id, pause);
 }
 

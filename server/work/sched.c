@@ -5,6 +5,10 @@
 #include "core/base/mem.h"
 #include "server/work/sched_impl.h"
 
+#include <stdio.h>
+
+static _Atomic uint64_t last_number; /* of a job, in this process */
+
 struct deq_engine_opts sched_engine_opts(const struct conf *c)
 {
     const uint32_t max_rows = c->max_rows ? c->max_rows : DEQ_MAX(8 * c->max_sequences, 64u);
@@ -36,6 +40,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     s->conf = c;
     s->metrics = m;
     s->queue_end = &s->queue;
+    s->listed_end = &s->listed;
     begin_locks(s);
     enum deq_rc rc = deq_engine_new(model, &o, &s->engine, err);
     if (rc)
@@ -165,6 +170,11 @@ static void enqueue(struct sched *s, struct job *j, struct account *a)
     j->next = NULL;
     *s->queue_end = j;
     s->queue_end = &j->next;
+    j->number = atomic_fetch_add(&last_number, 1) + 1;
+    j->next_listed = NULL;
+    j->listed = s->listed_end;
+    *s->listed_end = j;
+    s->listed_end = &j->next_listed;
     s->queued++;
     s->queued_tokens += j->prompt.n;
     a->in_flight++;
@@ -230,6 +240,54 @@ void sched_end_all(struct sched *s)
 }
 
 /* --- What others ask --- */
+
+static struct sched_job look_at(struct job *j, uint64_t now)
+{
+    const uint64_t admitted = atomic_load(&j->shown.admitted_ns);
+    struct sched_job ret = {.number = j->number,
+                            .caller = j->caller.id,
+                            .state = !admitted                       ? SCHED_WAITING
+                                     : atomic_load(&j->shown.paused) ? SCHED_PAUSED
+                                                                     : SCHED_RUNNING,
+                            .age_ns = now - DEQ_MIN(j->arrived_ns, now),
+                            .choices = (uint32_t)j->room.sequences,
+                            .max_tokens = j->request.max_tokens,
+                            .tokens = atomic_load(&j->shown.tokens),
+                            .prompt_tokens = j->prompt.n,
+                            .evaluations = atomic_load(&j->shown.evaluations),
+                            .tol = j->request.solve.tol};
+    ret.queue_ns = admitted ? admitted - DEQ_MIN(j->arrived_ns, admitted) : ret.age_ns;
+    snprintf(ret.request_id, sizeof ret.request_id, "%s", j->request_id ? j->request_id : "");
+    return ret;
+}
+
+size_t sched_list(struct sched *s, struct sched_job *out, size_t max)
+{
+    const uint64_t now = deq_now_ns();
+    size_t n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (struct job *j = s->listed; j; j = j->next_listed, n++)
+        if (n < max)
+            out[n] = look_at(j, now);
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
+bool sched_end(struct sched *s, uint64_t number)
+{
+    pthread_mutex_lock(&s->lock);
+    struct job *j = s->listed;
+    while (j && j->number != number)
+        j = j->next_listed;
+    if (j) {
+        atomic_store(&j->ended, true);
+        atomic_store(&j->cancel, true);
+        s->attention = true;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return j != NULL;
+}
 
 uint32_t sched_max_positions(const struct sched *s)
 {

@@ -33,8 +33,9 @@ enum job_end {
     JOB_REFUSED,
     JOB_NO_MEMORY,
     JOB_GAVE_WAY,
+    JOB_ENDED,
 };
-enum { JOB_END_COUNT = JOB_GAVE_WAY + 1 };
+enum { JOB_END_COUNT = JOB_ENDED + 1 };
 
 struct job {
     /* set by the submitter */
@@ -42,6 +43,7 @@ struct job {
     struct deq_tokens prompt;   /* owned */
     struct caller caller;
     int priority;
+    const char *request_id; /* for whoever looks what runs; NULL: none */
     struct deq_allowance *answer; /* what its answer counts against; answer_bytes of it are reserved at admission */
     uint64_t answer_bytes;
     uint64_t arrived_ns, deadline_ns; /* 0: none */
@@ -51,7 +53,8 @@ struct job {
     /* engine's thread, behind a step: what its TOKENs gave goes out, its reader is woken with w's; may be NULL */
     void (*on_step)(struct job *j, struct wakeups *w);
     /* engine's thread, exactly once, last; frees the job. JOB_FINISHED: every choice had its END. JOB_REFUSED and
-     * JOB_NO_MEMORY: message says why. JOB_GAVE_WAY: other jobs waited, and its reader was slow */
+     * JOB_NO_MEMORY: message says why. JOB_GAVE_WAY: other jobs waited, and its reader was slow. JOB_ENDED:
+     * sched_end */
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     /* set by the submitter, for sched_cancel and sched_pause before sched_submit */
     struct sched *sched;
@@ -65,6 +68,14 @@ struct job {
     struct flush_stream flush; /* what on_step was not called for yet */
     uint64_t admitted_ns, first_token_ns, last_token_ns; /* the last of choice 0 */
     _Atomic bool cancel, pause;
+    _Atomic bool ended; /* the cancel is an operator's */
+    struct job *next_listed, **listed; /* among all that wait or run, in order of arrival; with the scheduler's lock */
+    uint64_t number;    /* among all jobs of the process, from 1 */
+    struct {            /* what others may read of the fields below, as of the last step */
+        _Atomic uint64_t admitted_ns, evaluations;
+        _Atomic uint32_t tokens;
+        _Atomic bool paused;
+    } shown;
     bool paused;     /* in the engine: throttled, or its reader is slow */
     bool gave_way;
     bool overtook;   /* began before one that came next and found no room */
@@ -94,6 +105,20 @@ enum submit sched_submit(struct sched *s, struct reservation *r, struct job *con
 /* These take note; the engine's thread acts before its next step. Any thread, also with a channel's lock. */
 void sched_cancel(struct job *j);
 void sched_pause(struct job *j, bool pause);
+/* A job that waits or runs, as others may see it. */
+struct sched_job {
+    uint64_t number, caller;
+    char request_id[132];
+    enum { SCHED_WAITING, SCHED_RUNNING, SCHED_PAUSED } state;
+    uint64_t age_ns, queue_ns; /* since it came; of that, until it was admitted or until now */
+    uint32_t choices, max_tokens, tokens; /* tokens, evaluations: so far, of its text */
+    uint64_t prompt_tokens, evaluations;
+    float tol;
+};
+/* Those there are, at most `max` of them into out, oldest first. Returns how many there are. */
+size_t sched_list(struct sched *s, struct sched_job *out, size_t max);
+/* The job of that number ends as JOB_ENDED, before the engine's next step. False: there is none. */
+bool sched_end(struct sched *s, uint64_t number);
 /* Limits of one request: positions of a sequence; rows of all its choices' windows, without the eighth (fair.h). */
 uint32_t sched_max_positions(const struct sched *s);
 uint32_t sched_max_rows(const struct sched *s);

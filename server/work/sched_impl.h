@@ -36,6 +36,7 @@ struct sched {
     pthread_mutex_t lock; /* guards what follows, and the accounts */
     pthread_cond_t wake;
     struct job *queue, **queue_end; /* in order of arrival */
+    struct job *listed, **listed_end; /* all that wait or run, in order of arrival */
     size_t queued, queued_tokens, reserved, reserved_tokens, n_running;
     struct fair_room held; /* by running jobs */
     bool stop, draining, end_all;
@@ -46,6 +47,16 @@ struct sched {
 
     _Atomic uint64_t heartbeat_ns; /* last sign of life */
 };
+
+/* Caller holds s->lock. j is to end: nobody finds it from now on. */
+static inline void sched_unlist(struct sched *s, struct job *j)
+{
+    *j->listed = j->next_listed;
+    if (j->next_listed)
+        j->next_listed->listed = j->listed;
+    else
+        s->listed_end = j->listed;
+}
 
 /* The thread's function; returns when s->stop is set and every job has ended. */
 void *engine_thread(void *sched);

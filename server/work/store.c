@@ -321,6 +321,43 @@ size_t store_pending(struct store *s)
     return n;
 }
 
+struct listing {
+    struct sched_job *out;
+    size_t n, max;
+};
+
+static void add_jobs(struct sched *sched, void *ctx)
+{
+    struct listing *l = ctx;
+    const size_t listed = DEQ_MIN(l->n, l->max);
+    l->n += sched_list(sched, l->out + listed, l->max - listed);
+}
+
+size_t store_list(struct store *s, struct sched_job *out, size_t max)
+{
+    struct listing l = {out, 0, max};
+    each(s, add_jobs, &l);
+    return l.n;
+}
+
+struct ending {
+    uint64_t number;
+    bool found;
+};
+
+static void end_job(struct sched *sched, void *ctx)
+{
+    struct ending *e = ctx;
+    e->found = e->found || sched_end(sched, e->number);
+}
+
+bool store_end_job(struct store *s, uint64_t number)
+{
+    struct ending e = {number, false};
+    each(s, end_job, &e);
+    return e.found;
+}
+
 static void drain(struct sched *sched, void *ctx)
 {
     (void)ctx;

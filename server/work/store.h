@@ -35,6 +35,9 @@ bool store_reload(struct store *s, store_reloaded *done, void *ctx);
 /* What follows concerns every model that still has work. */
 bool store_alive(struct store *s, uint64_t stall_ms);
 size_t store_pending(struct store *s);
+/* Jobs that wait or run, at most max of them, and how many there are; that of this number ends, if it is there. */
+size_t store_list(struct store *s, struct sched_job *out, size_t max);
+bool store_end_job(struct store *s, uint64_t number);
 void store_drain(struct store *s);   /* also: no reload from now on */
 void store_end_all(struct store *s);
 /* After the last exchange. Waits for a reload under way. */

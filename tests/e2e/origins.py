@@ -87,7 +87,8 @@ def test_allowed_pages():
                 equal((s, b, h.get("access-control-allow-origin"), h.get("access-control-allow-methods"),
                        h.get("access-control-allow-headers"), h.get("access-control-allow-private-network"),
                        h.get("access-control-max-age")),
-                      (204, b"", origin, "GET, HEAD, POST", "authorization,content-type,x-stainless-os", "true", "600"),
+                      (204, b"", origin, "GET, HEAD, POST, DELETE",
+                       "authorization,content-type,x-stainless-os", "true", "600"),
                       "preflight of %s from %s" % (path, origin))
                 check("Origin" in h.get("vary", ""), "it varies")
             for what, extra, path, body, status in (("an answer", key, "/v1/completions", BODY, 200),

@@ -27,6 +27,7 @@ MODULES = LONG + (
     "openapi",
     "origins",
     "raw",
+    "sequences",
     "streams",
     "timings",
     "traces",

@@ -65,7 +65,8 @@ def routes():
     code, out, err = run([DEQD, "--print-routes"])
     equal((code, err), (0, ""), "--print-routes")
     rows = [(line.split() + [""])[:3] for line in out.splitlines()]
-    check(len(rows) >= 16 and all(len(r) == 3 and r[0] in ("GET", "POST") and r[1].startswith("/") for r in rows),
+    methods = ("GET", "POST", "DELETE")
+    check(len(rows) >= 16 and all(len(r) == 3 and r[0] in methods and r[1].startswith("/") for r in rows),
           "the table of routes: %s" % rows)
     return [(m, p + "tiny" if p.endswith("/") else p, flag) for m, p, flag in rows]
 
@@ -174,12 +175,13 @@ def test_every_route():
         equal({p for _, p, f in rows if f == "open"}, {"/health", "/health/live", "/health/ready", "/health/startup"},
               "what asks for no key")
         equal({p for _, p, f in rows if f == "metrics"}, {"/metrics"}, "what is open by choice")
-        equal({p for _, p, f in rows if f == "admin"}, {p for _, p, _ in rows if p.startswith("/admin/")},
-              "what needs an admin key is what lies under /admin")
+        equal({p for _, p, f in rows if f == "admin"},
+              {p for _, p, _ in rows if p.startswith("/admin/") or p.startswith("/v1/sequences")},
+              "what needs an admin key")
         for method, path, flag in rows:
             body = {} if method == "POST" else None
             what = "%s %s" % (method, path)
-            for m in ("GET", "HEAD") if method == "GET" else ("POST",):
+            for m in ("GET", "HEAD") if method == "GET" else (method,):
                 for key in ("", bearer(OTHER)):
                     s, h, b = ask(d, m, path, key, body)
                     if flag == "open":
@@ -193,8 +195,8 @@ def test_every_route():
             else:
                 check(s == 200 if method == "GET" else s in (200, 400), "%s with a key: %d %s" % (what, s, short(b)))
             s, h, b = ask(d, method, path, bearer(ROOT_KEY), body)
-            check(s == 200 if method == "GET" or flag == "admin" else s in (200, 400),
-                  "%s with an admin key: %d %s" % (what, s, short(b)))
+            want = (404,) if method == "DELETE" else (200,) if method == "GET" or flag == "admin" else (200, 400)
+            check(s in want, "%s with an admin key: %d %s" % (what, s, short(b)))
             # another method: nobody without a key learns which
             other = "DELETE" if method == "POST" else "PATCH"
             s, h, b = ask(d, other, path, "")
@@ -766,7 +768,8 @@ def test_unix_socket_of_one_who_hangs():
 # --- The second address ---
 
 def test_admin_address():
-    there = {"/health", "/health/live", "/health/ready", "/health/startup", "/metrics", "/version", "/admin/reload"}
+    there = {"/health", "/health/live", "/health/ready", "/health/startup", "/metrics", "/version", "/admin/reload",
+             "/v1/sequences", "/v1/sequences/tiny"}
     with Place() as place:
         for listen in ("127.0.0.1:0", "unix:" + place.path("admin.sock") + ",mode=0600"):
             with Daemon("server.admin_listen=" + listen) as d:

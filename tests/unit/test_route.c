@@ -58,6 +58,7 @@ static const struct {
     {"GET", "/openapi.json", 'k', false},    {"GET", "/health", '-', true},
     {"GET", "/health/live", '-', true},      {"GET", "/health/ready", '-', true},
     {"GET", "/health/startup", '-', true},   {"GET", "/metrics", 'm', true},
+    {"GET", "/v1/sequences", 'a', true},     {"DELETE", "/v1/sequences/seq_1", 'a', true},
     {"POST", "/admin/reload", 'a', true},
 };
 

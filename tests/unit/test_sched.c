@@ -132,3 +132,31 @@ TEST(sched_refuses_an_engine_that_cannot_be)
     CHECK_EQ(jobs.metrics.engine.max_sequences, 1);
     jobs_end();
 }
+
+/* What waits and runs is listed, oldest first, and each ends by its number: in the queue, in the engine; once. */
+TEST(sched_lists_and_ends)
+{
+    struct sched_job seen[4];
+    sem_t hold;
+    REQUIRE(jobs_begin(1));
+    struct probe *runs = jobs_hold_engine(0, 7, NEVER, &hold), *waits = jobs_prepare(1, 7, 5);
+    waits->job.request_id = "second";
+    CHECK(jobs_submit(waits) == SUBMIT_OK);
+    CHECK_EQ(sched_list(jobs.sched, seen, 1), 2u);
+    CHECK_EQ(sched_list(jobs.sched, seen, DEQ_COUNT(seen)), 2u);
+    CHECK(seen[0].state == SCHED_RUNNING && seen[1].state == SCHED_WAITING);
+    CHECK(seen[0].number < seen[1].number && seen[0].caller == 7 && seen[0].choices == 1);
+    CHECK(seen[0].prompt_tokens == 1 && seen[0].max_tokens == NEVER && seen[0].tokens == 0);
+    CHECK(seen[0].queue_ns <= seen[0].age_ns && seen[1].queue_ns == seen[1].age_ns);
+    CHECK_EQ((const char *)seen[0].request_id, "");
+    CHECK_EQ((const char *)seen[1].request_id, "second");
+    CHECK(!sched_end(jobs.sched, 0) && !sched_end(jobs.sched, seen[1].number + 1));
+    CHECK(sched_end(jobs.sched, seen[1].number) && sched_end(jobs.sched, seen[0].number));
+    sem_post(&hold);
+    jobs_check_end(waits, JOB_ENDED);
+    jobs_check_end(runs, JOB_ENDED);
+    CHECK_EQ(sched_list(jobs.sched, seen, DEQ_COUNT(seen)), 0u);
+    CHECK(!sched_end(jobs.sched, seen[0].number));
+    CHECK(jobs.metrics.ended == 2 && jobs.metrics.cancelled[CANCEL_QUEUED] == 0);
+    jobs_end();
+}
