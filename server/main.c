@@ -29,9 +29,11 @@ enum {
     HANDOVER_MS = 2000, /* clients that connected to an inherited socket just before it was left have so long to ask */
     ACCEPT_MS = 100,    /* of which who was just being accepted needs some to be counted */
     READERS_MS = 2000,  /* then answers that are written have so long to be read */
-    END_MS = 3000,      /* then threads have so long to end, whatever step or request they are in */
-    STOP_SLACK_MS = 10000, /* all of it, beyond the drain, and some */
+    END_MS = 3000,      /* then threads have so long to end, whatever request they are in */
+    STOP_SLACK_MS = 10000, /* all of it, beyond the drain and the step at hand, and some */
 };
+
+static _Atomic bool threads_ended; /* what is left is memory to give back: seconds, of a large model */
 
 /* Connections, their spare, those that linger, and what the process itself holds open must fit, or clients would hang
  * later instead of us failing now. */
@@ -60,19 +62,21 @@ static int wait_signal(const sigset_t *set, uint64_t ms)
     return sig > 0 ? sig : 0;
 }
 
-/* A step of the engine or the reading of a request can take longer than anybody waits for an end, and then nobody is
- * owed anything any more. */
+/* The reading of a request, and a step of an engine that hangs or whose end was asked for twice, can take longer than
+ * anybody waits for an end, and then nobody is owed anything any more. */
 static void *end_anyway(void *ms)
 {
     const uint64_t wait_ms = (uintptr_t)ms;
     const struct timespec t = {.tv_sec = (time_t)(wait_ms / 1000), .tv_nsec = (long)(wait_ms % 1000) * 1000000};
     nanosleep(&t, NULL);
+    if (atomic_load(&threads_ended))
+        return NULL;
     log_line(LOG_WARN, "ended with threads still at work");
     log_stop();
     _exit(0);
 }
 
-/* Whatever happens, the process is gone after so long. */
+/* Whatever happens, no thread is at work after so long. */
 static void end_within(uint64_t ms)
 {
     pthread_t thread;
@@ -80,14 +84,15 @@ static void end_within(uint64_t ms)
         (void)pthread_detach(thread);
 }
 
-/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms. A
- * second signal ends it now. Who types ^C waits for no load balancer. */
+/* SIGTERM: not ready at once; new requests for drain_delay_ms; then running ones may finish for shutdown_timeout_ms.
+ * The step that the engine is in then is the last: of a large model it may take long, but no longer than stall_ms, or
+ * it hangs. A second signal ends it now. Who types ^C waits for no load balancer. */
 static void drain(struct service *s, struct http *http, const sigset_t *signals, int sig)
 {
     const struct conf *c = s->conf;
     const uint32_t delay_ms = sig == SIGINT ? 0 : c->drain_delay_ms;
     atomic_store(&s->state, SERVER_DRAINING);
-    const uint64_t at_most_ms = (uint64_t)delay_ms + c->shutdown_timeout_ms + STOP_SLACK_MS;
+    const uint64_t at_most_ms = (uint64_t)delay_ms + c->shutdown_timeout_ms + c->stall_ms + STOP_SLACK_MS;
     end_within(at_most_ms);
     notify_stopping(at_most_ms);
     http_close_connections(http);
@@ -109,8 +114,13 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
     const uint64_t until = deq_now_ns() + c->shutdown_timeout_ms * 1000000ull;
     while (!now && store_pending(s->store) && deq_now_ns() < until)
         now = wait_signal(signals, 20) != 0;
+    const size_t cut = store_pending(s->store);
+    if (cut)
+        log_line(LOG_INFO, "requests end behind the step at hand", log_int("pending", (int64_t)cut));
     store_end_all(s->store);
     http_stop_accepting(http);
+    while (!now && store_pending(s->store))
+        now = wait_signal(signals, 20) != 0;
     /* answers that are written but not yet read get a moment */
     for (int i = 0; i < READERS_MS / 20 && !now && http_open_exchanges(http); i++)
         now = wait_signal(signals, 20) != 0;
@@ -361,6 +371,8 @@ static int run(const struct conf *conf)
         end_within(END_MS);
     http_stop(http);
     notify_stop(); /* the watchdog asks the store */
+    store_stop(service.store);
+    atomic_store(&threads_ended, true);
     store_free(service.store);
     auth_free(service.auth);
     tls_free(service.tls);

@@ -70,17 +70,23 @@ fail:
     return rc;
 }
 
+void sched_stop(struct sched *s)
+{
+    if (!s->started)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = s->end_all = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    s->started = false;
+}
+
 void sched_free(struct sched *s)
 {
     if (!s)
         return;
-    if (s->started) {
-        pthread_mutex_lock(&s->lock);
-        s->stop = s->end_all = true;
-        pthread_cond_signal(&s->wake);
-        pthread_mutex_unlock(&s->lock);
-        pthread_join(s->thread, NULL);
-    }
+    sched_stop(s);
     metrics_engine_gone(s->metrics, &s->seen);
     deq_engine_free(s->engine);
     deq_free(s->seats);

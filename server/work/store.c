@@ -383,7 +383,7 @@ void store_end_all(struct store *s)
     each(s, end_all, NULL);
 }
 
-void store_free(struct store *s)
+void store_stop(struct store *s)
 {
     if (!s)
         return;
@@ -392,6 +392,15 @@ void store_free(struct store *s)
     while (s->threads)
         pthread_cond_wait(&s->idle, &s->lock);
     pthread_mutex_unlock(&s->lock);
+    if (s->current)
+        sched_stop(s->current->sched);
+}
+
+void store_free(struct store *s)
+{
+    if (!s)
+        return;
+    store_stop(s);
     served_free(s->current);
     pthread_cond_destroy(&s->idle);
     pthread_mutex_destroy(&s->lock);

@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, clean_env, equal, note,
-                 raw_request, run, short, skip, slow_model)
+from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, check_error, clean_env, equal,
+                 note, raw_request, read_response, run, short, skip, slow_model)
 from life import printed
 
 UNITS = os.path.join(ROOT, "etc", "systemd")
@@ -221,8 +221,8 @@ def test_notify():
             since = len(n.messages)
             d.stop()
             equal([m[1] for m in n.messages[since:]],
-                  [{"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "30000000", "STATUS": "draining"}],
-                  "SIGTERM: stopping, with delay + timeout + 10 s to do it")
+                  [{"STOPPING": "1", "EXTEND_TIMEOUT_USEC": "40000000", "STATUS": "draining"}],
+                  "SIGTERM: stopping, with delay + timeout + engine.stall_ms + 10 s to do it")
             equal(n.of("WATCHDOG"), [], "no watchdog where none was asked for")
             n.close()
 
@@ -330,6 +330,31 @@ def test_end_while_threads_hang():
             time.sleep(0.01)
         equal(d.p.poll(), 0, "exit code")
         equal(d.lines()[-1]["message"], "ended with threads still at work", "the last line of the log")
+
+
+def test_end_behind_a_slow_step():
+    """The step that the engine is in takes as long as it takes: its request ends behind it, and then the daemon, as
+    ever. How long that may be follows engine.stall_ms."""
+    with place() as tmp:
+        n = Listener(os.path.join(tmp, "notify"))
+        d = Supervised("server.shutdown_timeout_ms=0", "engine.stall_ms=600000", notify=n).ready()
+        try:
+            held = Held(thread_named(d.p.pid, "engine"))
+        except OSError as e:
+            skip("a step that takes long: threads cannot be stopped here (ptrace: %s)" % e)
+        else:
+            with d.connect() as s:
+                s.sendall(raw_request({"prompt": "A", "max_tokens": 100}))
+                d.wait_metric(lambda m: m["deqd_requests_waiting"] + m["deqd_requests_running"] == 1, 5)
+                d.p.send_signal(signal.SIGTERM)
+                check(d.wait_line(10, message="requests end behind the step at hand", pending=1),
+                      "the drain is over, and a request is still there")
+                equal((n.wait("STOPPING") or {}).get("EXTEND_TIMEOUT_USEC"), "610000000", "the end may take as long")
+                held.release()
+                status, _, body, _ = read_response(s)
+                check_error(status, body, 503, "draining", None, "who waited for the step")
+        d.stop()  # the last line is "stopped": no thread was left at work
+        n.close()
 
 
 def test_loading_takes_long():
@@ -839,9 +864,10 @@ def test_install_and_units():
         return
     u = unit_settings()
     values = printed()[1]
-    drain_s = (int(values["server.drain_delay_ms"]) + int(values["server.shutdown_timeout_ms"])) / 1000
+    parts = "server.drain_delay_ms", "server.shutdown_timeout_ms", "engine.stall_ms"
+    drain_s = sum(int(values[k]) for k in parts) / 1000
     check(int(u["TimeoutStopSec"][0]) >= drain_s + 10,
-          "TimeoutStopSec %s covers a drain of %g s and 10 s more" % (u["TimeoutStopSec"], drain_s))
+          "TimeoutStopSec %s covers a drain and its last step, %g s, and 10 s" % (u["TimeoutStopSec"], drain_s))
     check(int(u["WatchdogSec"][0]) * 1000 > 2 * int(values["engine.stall_ms"]),
           "WatchdogSec %s leaves engine.stall_ms its time" % u["WatchdogSec"])
     check(int(u["LimitNOFILE"][0]) >= int(values["server.max_connections"]) + 256,
