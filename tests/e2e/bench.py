@@ -117,6 +117,21 @@ def test_a_shape():
         equal((p.wait(timeout=60 * SLOW), os.listdir(tmp)), (-signal.SIGTERM, []), "after SIGTERM")
 
 
+def test_chosen_streams_and_windows():
+    with tempfile.TemporaryDirectory() as tmp:
+        made, model = os.path.join(tmp, "made"), os.path.join(tmp, "attractor-tiny")
+        looped.make("attractor-tiny", made)
+        equal(run([DEQ, "import", made, "--out", model])[0], 0, "import")
+        o = bench("engine", model, "--only", "generation", "--threads", "1", "--streams", "1,3", "--windows", "1,4")
+    rows = o["models"][0]["generation"]
+    sane(rows, PARTS["generation"], "generation")
+    equal([(r["temperature"] > 0, r["window"], r["streams"]) for r in rows],
+          [(drawn, w, n) for drawn in (True, False) for w in (1, 4) for n in (1, 3)], "what was asked for, in order")
+    check(all(r["explicit_rows"] >= 1 for r in rows), "a pass through the layers before the loop a token: %s" % rows)
+    check(all((r["steps"] == r["evaluations"]) == (r["window"] == r["streams"] == 1) for r in rows),
+          "one row a step, and more: %s" % rows)
+
+
 def test_a_table():
     code, out, err = run([DEQ, "bench", "engine", TINY, "--quick", "--only", "prefill"])
     lines = [line.split() for line in out.splitlines()]
@@ -133,7 +148,9 @@ def test_bad_input():
             (["kernels", nowhere], 1, nowhere + ": neither a shape (S, M, W, attractor-140m"),
             (["engine", tmp, "--quick"], 1, "config.json"), (["engine", ""], 1, '"": neither'),
             (["kernels", "--class", "int4"], 2, "--class"), (["kernels", "--threads", "0"], 2, "--threads"),
-            (["engine", "--only", "all of it"], 2, "--only"), (["engine", "--context", "0"], 2, "--context"),
+            (["engine", "--only", "all of it"], 2, "--only"), (["engine", "--streams", "1,x"], 2, "--streams"),
+            (["engine", "--windows", "1,65"], 2, "--windows: 65 is outside 1..64"),
+            (["engine", "--context", "0"], 2, "--context"),
             (["kernels", "--only", "depth"], 2, "--only"), (["engine"] + ["S"] * 17, 2, "unexpected argument"),
             (["nothing"], 2, "kernels, engine, serve"), ([], 2, "usage: deq bench"),
             (["engine", "S", "--only", "training", "--quick"], 1, "ends a document")):

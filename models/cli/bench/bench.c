@@ -40,7 +40,7 @@ static enum deq_rc one_subject(struct bench_machine *m, const char *name, const 
 }
 
 int bench_subjects(const char *name, const struct deq_command *c, int argc, char **argv, struct bench_flags *flags,
-                   bench_measure measure)
+                   bool (*check)(void *flags), bench_measure measure)
 {
     static const char *const shapes[] = {"S", "M", "W"};
     const char *args[BENCH_SUBJECTS_MAX];
@@ -51,6 +51,8 @@ int bench_subjects(const char *name, const struct deq_command *c, int argc, char
     const int code = cli_parse(name, c, argc, argv, flags, args, &n);
     if (code >= 0)
         return code;
+    if (check && !check(flags))
+        return CLI_USAGE;
     for (size_t i = 0; i < n; i++)
         if (bench_subject_find(args[i], &err))
             return cli_fail(name, err.text);

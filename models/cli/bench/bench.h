@@ -36,9 +36,10 @@ enum { BENCH_SUBJECTS_MAX = 16 };
 /* Measures one model and adds its lists of figures to the report. */
 typedef enum deq_rc (*bench_measure)(struct bench_machine *m, struct bench_subject *s, const void *flags,
                                      json_t *report, struct deq_err *err);
-/* The command: parses its flags, whose threads are set here, and measures all subjects. Returns the exit code. */
+/* The command: parses its flags, whose threads are set here, and measures all subjects. Returns the exit code. check:
+ * what the table cannot say of the flags, or NULL; false: a message was printed. */
 int bench_subjects(const char *name, const struct deq_command *c, int argc, char **argv, struct bench_flags *flags,
-                   bench_measure measure);
+                   bool (*check)(void *flags), bench_measure measure);
 /* Adds a list of figures, or takes on that there is none, and prints it where people read. */
 enum deq_rc bench_add(const struct bench_flags *flags, const struct bench_subject *s, const char *key,
                       const char *title, json_t *list, json_t *report, struct deq_err *err);

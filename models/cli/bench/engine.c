@@ -4,7 +4,9 @@
 #include "models/cli/bench/generation.h"
 #include "models/cli/bench/memory.h"
 #include "models/cli/bench/training.h"
+#include "models/cli/cli.h"
 
+enum { STREAMS_MAX = 1024 };
 enum part { EVALUATION, ENDS, MEMORY, PREFILL, GENERATION, DEPTH, TRAINING, PARTS, ALL = PARTS };
 #define PART_CHOICES "evaluation|ends|memory|prefill|generation|depth|training|all" /* in that order */
 
@@ -27,6 +29,8 @@ struct flags {
     uint32_t context;
     enum part only;
     bool brief;
+    const char *streams_text, *windows_text;
+    struct cli_counts streams, windows; /* n 0: not given */
 };
 
 static const struct deq_opt flags[] = {
@@ -36,6 +40,10 @@ static const struct deq_opt flags[] = {
      "tokens behind which generation is measured"},
     {"--brief", DEQ_OPT_BOOL, offsetof(struct flags, brief), 0, 0, NULL, NULL,
      "generation by 1 and 32 streams at window 1 and the model's only, as of a shape"},
+    {"--streams", DEQ_OPT_ARG, offsetof(struct flags, streams_text), 0, 0, NULL, "N,N,...",
+     "generation by so many streams, drawn and greedy, each at every one of --windows (else 1, 2, 4, 8, 16)"},
+    {"--windows", DEQ_OPT_ARG, offsetof(struct flags, windows_text), 0, 0, NULL, "N,N,...",
+     "generation with such windows, drawn and greedy, by every one of --streams (else 1, 2, 4, 8, 16, 32)"},
     BENCH_FLAGS};
 
 static const struct deq_command command = {
@@ -54,7 +62,8 @@ static json_t *one_part(enum part part, struct bench_machine *m, struct bench_su
     if (parts[part].weights ? bench_subject_weights(s, err) : bench_subject_model(s, err))
         return NULL;
     const struct bench_texts t = {.model = s->model, .name = s->name, .context = f->context, .quick = quick,
-                                  .brief = s->shape || f->brief || quick};
+                                  .brief = s->shape || f->brief || quick,
+                                  .streams = &f->streams, .windows = &f->windows};
     switch (part) {
     case EVALUATION: return bench_evaluations(m, s, quick, err);
     case ENDS: return bench_ends(m, s, quick, err);
@@ -78,8 +87,26 @@ static enum deq_rc measure(struct bench_machine *m, struct bench_subject *s, con
     return rc;
 }
 
+/* A list of numbers 1..most, where it is given. */
+static bool take_list(const char *flag, const char *text, uint32_t most, struct cli_counts *ret)
+{
+    if (text && !cli_counts("bench engine", flag, text, ret))
+        return false;
+    for (size_t i = 0; i < ret->n; i++)
+        if (ret->each[i] < 1 || ret->each[i] > most)
+            return cli_usage("bench engine", "%s: %u is outside 1..%u", flag, ret->each[i], most), false;
+    return true;
+}
+
+static bool check(void *values)
+{
+    struct flags *f = values;
+    return take_list("--streams", f->streams_text, STREAMS_MAX, &f->streams) &&
+           take_list("--windows", f->windows_text, DEQ_ROW_WINDOW_MAX, &f->windows);
+}
+
 int bench_engine(int argc, char **argv)
 {
     struct flags f = {0};
-    return bench_subjects("bench engine", &command, argc, argv, &f.common, measure);
+    return bench_subjects("bench engine", &command, argc, argv, &f.common, check, measure);
 }

@@ -202,12 +202,29 @@ static size_t generations(const struct bench_texts *t, struct one *one)
     return n;
 }
 
+/* All that was asked for. */
+static size_t chosen(const struct bench_texts *t, struct one *one)
+{
+    static const struct cli_counts all_streams = {{1, 2, 4, 8, 16, 32}, 6}, all_windows = {{1, 2, 4, 8, 16}, 5};
+    const struct cli_counts *streams = t->streams->n ? t->streams : &all_streams,
+                            *windows = t->windows->n ? t->windows : &all_windows;
+    size_t n = 0;
+    for (int greedy = 0; greedy < 2; greedy++)
+        for (size_t w = 0; w < windows->n; w++)
+            for (size_t s = 0; s < streams->n; s++) {
+                one[n] = make_one(t, streams->each[s], t->context, GENERATED_TOK, windows->each[w]);
+                one[n++].request.sampling.temperature = greedy ? 0 : 0.8f;
+            }
+    return n;
+}
+
 json_t *bench_generation(struct bench_machine *m, const struct bench_texts *t, struct deq_err *err)
 {
-    struct one *one = DEQ_NEW_ARRAY(struct one, GENERATIONS);
+    const bool told = t->streams->n || t->windows->n;
+    struct one *one = DEQ_NEW_ARRAY(struct one, told ? 2 * CLI_COUNTS_MAX * CLI_COUNTS_MAX : GENERATIONS);
     json_t *list = json_array();
     enum deq_rc rc = one && list ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory for figures");
-    const size_t n = rc ? 0 : generations(t, one);
+    const size_t n = rc ? 0 : told ? chosen(t, one) : generations(t, one);
     for (unsigned r = 0; r < rounds(m); r++)
         for (size_t i = 0; i < n && !rc; i++) {
             cli_progress("%s: generation, round %u of %u, %zu streams, window %u", t->name, r + 1, rounds(m),

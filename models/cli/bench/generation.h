@@ -7,12 +7,15 @@
 #include "core/deq.h"
 #include "models/cli/bench/machine.h"
 
+struct cli_counts; /* cli.h */
+
 struct bench_texts {
     const struct deq_model *model;
     const char *name;
     size_t context; /* tokens of a prompt behind which generation is measured */
     bool brief; /* fewer cases of generation */
     bool quick; /* shorter everything */
+    const struct cli_counts *streams, *windows; /* of generation, if any is not empty: these, drawn and greedy */
 };
 
 json_t *bench_generation(struct bench_machine *m, const struct bench_texts *t, struct deq_err *err);

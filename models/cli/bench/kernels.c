@@ -26,5 +26,5 @@ static enum deq_rc measure(struct bench_machine *m, struct bench_subject *s, con
 int bench_kernels(int argc, char **argv)
 {
     struct bench_flags f = {0};
-    return bench_subjects("bench kernels", &command, argc, argv, &f, measure);
+    return bench_subjects("bench kernels", &command, argc, argv, &f, NULL, measure);
 }
