@@ -194,9 +194,10 @@ struct deq_event {
     enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_DROPPED, DEQ_EVENT_END } kind;
     uint64_t id;
     uint32_t choice;       /* 0.. n-1 */
-    /* PROMPT (with want_prompt): position p of the prompt is solved, and TOKEN: the token
+    /* PROMPT (with want_prompt or states): position p of the prompt is solved, and TOKEN: the token
      * after position p was picked; DROPPED (with want_trace): p's row left the window, not final */
     size_t position;
+    const float *state;    /* [state_dim] f(z) there, of PROMPT and TOKEN */
     uint32_t token;        /* TOKEN: the pick; DROPPED: the guess that stood at p */
     const float *logits;   /* [V] at `position`; NULL unless want_prompt or want_logits */
     uint32_t evaluations;  /* of this row */
@@ -215,6 +216,9 @@ struct deq_event {
 };
 enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };
 
+/* PROMPT events without logits: of the last position, or of all, and then nothing is taken from the cache. */
+enum deq_states { DEQ_STATES_NONE, DEQ_STATES_LAST, DEQ_STATES_ALL };
+
 struct deq_request {
     const uint32_t *prompt; /* [n_prompt], at least one token */
     size_t n_prompt;
@@ -225,6 +229,7 @@ struct deq_request {
                              * nothing is taken from the cache */
     bool want_logits;       /* TOKEN events carry logits */
     bool want_trace;        /* TOKEN events carry traces, and there are DROPPED ones */
+    enum deq_states states; /* of a prompt that is not continued */
     struct deq_sampling sampling;
     struct deq_solve_params solve;
     enum deq_cache cache;

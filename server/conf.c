@@ -90,7 +90,8 @@ static const struct deq_opt options[] = {
         "Rows of a sequence that are solved at once (deq.window, deq.prefill_window): its share of a step."),
     U32("limits.max_requests_per_key", max_requests_per_key, 0, 1000000, "0",
         "Requests of one API key, waiting and running; further ones get 429; 0 is no limit."),
-    BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M", "Answer of /v1/logits, as float32."),
+    BYTES("limits.max_logits_bytes", max_logits_bytes, 1024, 17179869184.0, "64M",
+          "Answer of /v1/logits, /v1/equilibria and /v1/embeddings, as float32, with its base64 where it is that."),
     BYTES("limits.answer_bytes", answer_bytes, 4194304, 1e12, "128M",
           "Memory of all requests' bodies and answers together, until they are read. An answer has its part before it "
           "is begun; one caller has at most half of it."),

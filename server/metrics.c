@@ -345,7 +345,7 @@ static void solver(const struct metrics *m, struct deq_buf *b)
 {
     hist(b, "deqd_batch_rows", "Rows of one evaluation.", &m->rows);
     head(b, "deqd_solver_iterations", "histogram",
-         "Evaluations of a position: of prompts whose logits are asked for, and of generation.");
+         "Evaluations of a position: of prompts whose logits or states are asked for, and of generation.");
     hist_labels(b, "deqd_solver_iterations", "phase=\"decode\"", &m->iterations);
     hist_labels(b, "deqd_solver_iterations", "phase=\"prefill\"", &m->prompt_iterations);
     hist(b, "deqd_solver_residual", "Relative residual of a generated position when it was committed.", &m->residual);

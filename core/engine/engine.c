@@ -141,6 +141,11 @@ static void tell_final(struct deq_engine *e, uint32_t from, uint32_t to)
         e->cell->ops->commit(e->cell, &rows);
 }
 
+static bool shows_state(const struct sequence *s, size_t position)
+{
+    return s->req.states == DEQ_STATES_ALL || (s->req.states == DEQ_STATES_LAST && position + 1 == s->req.n_prompt);
+}
+
 /* Commits the leading rows of s. Returns false when the sequence ended. */
 static bool commit(struct deq_engine *e, struct sequence *s)
 {
@@ -154,6 +159,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
                                                                  * that was all that was asked */
         struct deq_event ev = {.id = s->id,
                                .position = p,
+                               .state = r->fz,
                                .evaluations = r->evaluations,
                                .residual = r->residual,
                                .converged = done,
@@ -170,8 +176,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         const bool picks = p + 1 == s->n_known && s->req.max_tokens;
         if (!picks) {
             ev.kind = DEQ_EVENT_PROMPT;
-            ev.logits = r->logits;
-            if (s->req.want_prompt)
+            ev.logits = s->req.want_prompt ? r->logits : NULL;
+            if (s->req.want_prompt || shows_state(s, p))
                 s->req.event(s->req.ctx, &ev);
             if (p == s->last_position) {
                 deq_seq_finish(e, s, DEQ_FINISH_LENGTH, NULL);

@@ -104,7 +104,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
 {
     const size_t B = e->opts.prefill_block, blocks = (s->req.n_prompt - 1) / B, back = e->cell->lookback;
     prefix_key_init(e, s, &s->key_exact, &s->key_approximate);
-    if (!blocks || s->req.want_prompt || s->req.cache == DEQ_CACHE_OFF)
+    if (!blocks || s->req.want_prompt || s->req.states == DEQ_STATES_ALL || s->req.cache == DEQ_CACHE_OFF)
         return DEQ_OK;
     struct deq_hash(*keys)[2] = deq_alloc_array(blocks, sizeof *keys);
     if (!keys)
@@ -187,6 +187,9 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     const struct deq_sampling *s = &q->sampling;
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
+    if (q->states != DEQ_STATES_NONE && q->max_tokens)
+        return deq_fail(err, DEQ_EINVAL, "states: of a prompt that is continued by no tokens, max_tokens is %u",
+                        q->max_tokens);
     if (q->n > 1 && (!q->max_tokens || q->n > e->opts.max_sequences))
         return deq_fail(err, DEQ_EINVAL, "n: %u choices need max_tokens and at most max_sequences %u", q->n,
                         e->opts.max_sequences);

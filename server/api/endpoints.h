@@ -13,6 +13,9 @@ void ep_chat(struct service *s, struct served *m, struct exchange *x);
 void ep_responses(struct service *s, struct served *m, struct exchange *x);
 /* ep_logits.c */
 void ep_logits(struct service *s, struct served *m, struct exchange *x);
+/* ep_equilibria.c */
+void ep_equilibria(struct service *s, struct served *m, struct exchange *x);
+void ep_embeddings(struct service *s, struct served *m, struct exchange *x);
 /* ep_tokens.c */
 void ep_tokenize(struct service *s, struct served *m, struct exchange *x);
 void ep_detokenize(struct service *s, struct served *m, struct exchange *x);

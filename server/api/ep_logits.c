@@ -4,7 +4,6 @@
  * Two threads have the job, as a completion's (completion.h). The engine's leaves the logits of a position as news,
  * which are the engine's memory until its event returns; the connection's writes the numbers, which as text cost some
  * hundred times their copy, and ends the exchange. */
-#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -40,9 +39,8 @@ struct logits_job {
     /* the engine's thread's */
     struct deq_buf news; /* f32 [have, vocab_size]; room for all positions from admission on: it never moves */
     size_t have;
-    bool numeric, converged;
-    uint32_t iters_max;
-    double iters_sum, residual_max;
+    bool numeric;
+    struct reply_reached reached;
     uint64_t prompt_evaluations, ended_ns;
     bool ended;
     enum job_end end;
@@ -86,27 +84,11 @@ static size_t text_bytes(const struct logits_job *l)
 }
 
 /* How it ended, once it has. */
-struct outcome {
-    int status;
-    const char *code, *message;
-};
-
-static struct outcome outcome_of(const struct logits_job *l)
+static struct exchange_outcome outcome_of(const struct logits_job *l)
 {
-    static const struct outcome late = {504, "deadline_exceeded", "the deadline passed"}, errors[] = {
-        [JOB_FINISHED] = {500, "solver_diverged", "the state became infinite or not a number"},
-        [JOB_CANCELED] = {500, "internal_error", "nobody is there"},
-        [JOB_QUEUE_TIMEOUT] = {503, "queue_timeout", "the request waited too long for a place"},
-        [JOB_DEADLINE] = late,
-        [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
-        [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
-        [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
-        [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"},
-        [JOB_ENDED] = {503, "ended_by_operator", "an operator ended this request"}};
-    _Static_assert(DEQ_COUNT(errors) == JOB_END_COUNT, "an error for each end");
     if (l->end == JOB_FINISHED && !l->numeric)
-        return l->have == l->positions ? (struct outcome){.status = 200} : late;
-    struct outcome o = errors[l->end];
+        return l->have == l->positions ? (struct exchange_outcome){.status = 200} : exchange_outcome(JOB_DEADLINE);
+    struct exchange_outcome o = exchange_outcome(l->end);
     o.message = l->message[0] ? l->message : o.message;
     return o;
 }
@@ -134,10 +116,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     pthread_mutex_lock(&l->lock);
     deq_buf_add(&l->news, e->logits, l->vocab_size * sizeof *e->logits);
     pthread_mutex_unlock(&l->lock);
-    l->iters_sum += e->evaluations;
-    l->iters_max = DEQ_MAX(l->iters_max, e->evaluations);
-    l->residual_max = fmax(l->residual_max, (double)e->residual);
-    l->converged = l->converged && e->converged;
+    reply_reached_add(&l->reached, e);
     if (++l->have < l->positions && !l->raw) /* written while the next ones are solved; the end tells of the last */
         (void)channel_news(l->channel, l->vocab_size * JSON_FLOAT_BYTES, NULL);
     return e->kind == DEQ_EVENT_TOKEN ? DEQ_STOP : DEQ_CONTINUE;
@@ -186,10 +165,7 @@ static void write_position(struct logits_job *l, const float *logits)
 static void write_end(struct logits_job *l)
 {
     deq_buf_str(&l->text, "],\"deq\":");
-    reply_json(&l->text, json_pack("{s:o, s:f, s:i, s:o, s:b}", "tol", reply_setting(l->tol), "iters_mean",
-                                   l->iters_sum / (double)l->positions, "iters_max", (int)l->iters_max,
-                                   "residual_max", l->iters_max ? json_real(l->residual_max) : json_null(),
-                                   "converged", (int)l->converged));
+    reply_reached(&l->text, l->tol, &l->reached);
     deq_buf_str(&l->text, "}");
 }
 
@@ -214,7 +190,7 @@ static void tell_timing(const struct logits_job *l)
 
 static void answer(struct logits_job *l)
 {
-    const struct outcome o = outcome_of(l);
+    const struct exchange_outcome o = outcome_of(l);
     l->answered = true;
     if (o.status == 200)
         tell_timing(l);
@@ -288,7 +264,6 @@ static struct logits_job *logits_job_new(struct served *m, const struct exchange
     l->positions = positions_of(r);
     l->all = r->all_positions;
     l->tol = r->solve.tol;
-    l->converged = true;
     l->raw = x->wants_octets;
     l->news = (struct deq_buf){.max = news_bytes(l), .allowance = &x->channel->allowance};
     l->text = (struct deq_buf){.max = text_bytes(l), .allowance = &x->channel->allowance};

@@ -30,6 +30,22 @@ void exchange_request_error(struct exchange *x, const struct request_error *e)
         reply_error(&x->reply, e->status, e->code, e->param[0] ? e->param : NULL, e->message);
 }
 
+struct exchange_outcome exchange_outcome(enum job_end end)
+{
+    static const struct exchange_outcome outcomes[] = {
+        [JOB_FINISHED] = {500, "solver_diverged", "the state became infinite or not a number"},
+        [JOB_CANCELED] = {500, "internal_error", "nobody is there"},
+        [JOB_QUEUE_TIMEOUT] = {503, "queue_timeout", "the request waited too long for a place"},
+        [JOB_DEADLINE] = {504, "deadline_exceeded", "the deadline passed"},
+        [JOB_DRAINED] = {503, "draining", "the server is shutting down"},
+        [JOB_REFUSED] = {500, "internal_error", "the engine refused the request"},
+        [JOB_GAVE_WAY] = {503, "slow_reader", "others waited for the place of this answer"},
+        [JOB_NO_MEMORY] = {503, "out_of_memory", "out of memory; try again later"},
+        [JOB_ENDED] = {503, "ended_by_operator", "an operator ended this request"}};
+    _Static_assert(DEQ_COUNT(outcomes) == JOB_END_COUNT, "one for each end");
+    return outcomes[end];
+}
+
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict)
 {
     x->retry_after_ms = verdict == SUBMIT_DRAINING ? 1000 : sched_retry_ms(sched);

@@ -12,6 +12,12 @@ void exchange_error(struct exchange *x, int status, const char *code, const char
 /* Nobody's fault: 503, to be tried again. */
 void exchange_no_memory(struct exchange *x);
 void exchange_request_error(struct exchange *x, const struct request_error *e);
+/* What is answered for a job that ended so and gave nothing; of JOB_FINISHED: its solver diverged. */
+struct exchange_outcome {
+    int status;
+    const char *code, *message;
+};
+struct exchange_outcome exchange_outcome(enum job_end end);
 /* An error for work that was not taken, with its Retry-After. */
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);
 /* A place in m's queue before the body is read: whoever will be refused costs no tokenising. False: x is answered. */

@@ -120,3 +120,34 @@ void reply_number(struct deq_buf *out, float x)
     else
         deq_buf_str(out, "-9999.0");
 }
+
+void reply_base64(struct deq_buf *out, const void *bytes, size_t n)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const unsigned char *b = bytes;
+    deq_buf_add(out, "\"", 1);
+    for (size_t i = 0; i < n; i += 3) {
+        const size_t have = DEQ_MIN(n - i, (size_t)3);
+        const uint32_t x = (uint32_t)b[i] << 16 | (have > 1 ? (uint32_t)b[i + 1] << 8 : 0) | (have > 2 ? b[i + 2] : 0u);
+        char four[4] = {digits[x >> 18], digits[x >> 12 & 63], digits[x >> 6 & 63], digits[x & 63]};
+        memset(four + have + 1, '=', 3 - have);
+        deq_buf_add(out, four, sizeof four);
+    }
+    deq_buf_add(out, "\"", 1);
+}
+
+void reply_reached_add(struct reply_reached *r, const struct deq_event *e)
+{
+    r->positions++;
+    r->iters_sum += e->evaluations;
+    r->iters_max = DEQ_MAX(r->iters_max, e->evaluations);
+    r->residual_max = fmax(r->residual_max, (double)e->residual);
+    r->missed = r->missed || !e->converged;
+}
+
+void reply_reached(struct deq_buf *out, float tol, const struct reply_reached *r)
+{
+    reply_json(out, json_pack("{s:o, s:f, s:i, s:o, s:b}", "tol", reply_setting(tol), "iters_mean",
+                              r->iters_sum / (double)r->positions, "iters_max", (int)r->iters_max, "residual_max",
+                              r->iters_max ? json_real(r->residual_max) : json_null(), "converged", (int)!r->missed));
+}

@@ -32,4 +32,18 @@ void reply_number(struct deq_buf *out, float x);
 /* The same of a residual, which of a state that nothing was evaluated at is NaN: null. */
 void reply_residual(struct deq_buf *out, float x);
 
+/* Bytes as a string of base64. */
+void reply_base64(struct deq_buf *out, const void *bytes, size_t n);
+
+/* What the solver reached at the positions whose numbers are an answer. Zeroed: none yet. */
+struct reply_reached {
+    size_t positions;
+    double iters_sum, residual_max;
+    uint32_t iters_max;
+    bool missed; /* some did not converge */
+};
+void reply_reached_add(struct reply_reached *r, const struct deq_event *e);
+/* {"tol", "iters_mean", "iters_max", "residual_max", "converged"}; of a tolerance as it was asked for. */
+void reply_reached(struct deq_buf *out, float tol, const struct reply_reached *r);
+
 #endif

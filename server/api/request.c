@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "core/base/mem.h"
 #include "server/api/request_impl.h"
 
 /* --- What more than one endpoint knows --- */
@@ -58,24 +59,66 @@ static bool take_text(const struct object *o, const char *name, const json_t *v,
     return !add_special || deq_begin_text(o->context->model, out) || fields_no_memory(o);
 }
 
-bool request_never_empty(const struct object *o, struct deq_tokens *t)
+bool request_never_empty(const struct object *o, const char *name, struct deq_tokens *t)
 {
     const struct deq_model_info info = deq_model_info(o->context->model);
     if (t->n)
         return true;
     if (info.start_id < 0)
-        return fields_fail(o->err, 400, "invalid_value", "prompt",
-                           "prompt: empty, and this model has no start of text");
+        return fields_bad_value(o, name, "empty, and this model has no start of text");
     return deq_tokens_push(t, (uint32_t)info.start_id) || fields_no_memory(o);
 }
 
-bool request_take_one_prompt(const struct object *o, const json_t *v, bool add_special, struct deq_tokens *out)
+bool request_take_one_prompt(const struct object *o, const char *name, const json_t *v, bool add_special,
+                             struct deq_tokens *out)
 {
     if (json_is_array(v) && !json_array_size(v))
-        return fields_bad_value(o, "prompt", "the array is empty");
+        return fields_bad_value(o, name, "the array is empty");
     if (json_is_array(v))
-        return request_take_ids(o, "prompt", v, most_ids(o), out);
-    return take_text(o, "prompt", v, false, add_special, out) && request_never_empty(o, out);
+        return request_take_ids(o, name, v, most_ids(o), out);
+    return take_text(o, name, v, false, add_special, out) && request_never_empty(o, name, out);
+}
+
+bool request_no_prompt(const struct object *o, struct deq_tokens **prompts, size_t *n)
+{
+    if (!(*prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
+        return fields_no_memory(o);
+    *n = 1;
+    return request_never_empty(o, "prompt", *prompts);
+}
+
+void request_prompts_free(struct deq_tokens *prompts, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        deq_tokens_free(&prompts[i]);
+    deq_free(prompts);
+}
+
+bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special,
+                          struct deq_tokens **prompts, size_t *n)
+{
+    static const char shapes[] = "a string, an array of strings, of token ids, or of arrays of token ids";
+    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
+    const bool many = first && !json_is_number(first);
+    const size_t count = many ? json_array_size(v) : 1;
+    if (!json_is_string(v) && !json_is_array(v))
+        return fields_bad_type(o, name, shapes);
+    if (count > o->context->conf->max_prompts)
+        return fields_fail(o->err, 400, "invalid_value", name, "%s: %zu prompts, at most %u (limits.max_prompts)", name,
+                           count, o->context->conf->max_prompts);
+    request_prompts_free(*prompts, *n);
+    *n = 0;
+    if (!(*prompts = DEQ_NEW_ARRAY(struct deq_tokens, count)))
+        return fields_no_memory(o);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *one = many ? json_array_get(v, i) : v;
+        if (many && (json_is_string(one) != json_is_string(first) || (!json_is_string(one) && !json_is_array(one))))
+            return fields_bad_type(o, name, shapes);
+        *n = i + 1;
+        if (!request_take_one_prompt(o, name, one, add_special, &(*prompts)[i]))
+            return false;
+    }
+    return true;
 }
 
 /* --- Lengths --- */
@@ -92,6 +135,17 @@ static const char *limit_of(const struct request_context *c)
     return model && model <= c->max_positions ? "the model's" : "engine.max_positions";
 }
 
+bool request_prompt_fits(const struct request_context *c, const char *name, size_t n_prompt,
+                         struct request_error *err)
+{
+    if (n_prompt <= c->max_positions)
+        return true;
+    err->n_prompt_tokens = n_prompt;
+    err->n_ctx = c->max_positions;
+    return fields_fail(err, 400, "context_length_exceeded", name, "the prompt has %zu tokens, the limit is %u (%s)",
+                       n_prompt, c->max_positions, limit_of(c));
+}
+
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
                   struct request_error *err)
 {
@@ -100,13 +154,11 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
         return true;
     if (!r->max_given && room) /* max_tokens was defaulted: it is clamped to what fits */
         return true;
+    if (!request_prompt_fits(c, r->responses ? "input" : r->chat ? "messages" : "prompt", n_prompt, err))
+        return false;
+    const char *const most = request_length_field(r);
     err->n_prompt_tokens = n_prompt;
     err->n_ctx = c->max_positions;
-    const char *const asked = r->responses ? "input" : r->chat ? "messages" : "prompt";
-    const char *const most = request_length_field(r);
-    if (n_prompt > c->max_positions || !r->max_tokens)
-        return fields_fail(err, 400, "context_length_exceeded", asked,
-                           "the prompt has %zu tokens, the limit is %u (%s)", n_prompt, c->max_positions, limit_of(c));
     return fields_fail(err, 400, "context_length_exceeded", most,
                        "the prompt has %zu tokens and %s is %lld: together more than the limit of %u (%s)", n_prompt,
                        most, (long long)r->max_tokens, c->max_positions, limit_of(c));
@@ -117,10 +169,9 @@ bool request_fits(const struct request_context *c, size_t n_prompt, struct compl
 static bool take_logits_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct logits_request *r = request;
-    (void)f;
     if (!json_is_string(v) && !json_is_array(v))
         return fields_bad_type(o, "prompt", "a string or an array of token ids");
-    return request_take_one_prompt(o, v, r->add_special, &r->prompt);
+    return request_take_one_prompt(o, f->name, v, r->add_special, &r->prompt);
 }
 
 static bool take_positions(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -159,8 +210,8 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
         return false;
     const struct object o = {.json = root, .prefix = "", .fields = &logits_fields, .context = c, .err = err};
     struct logits_request r = {.add_special = true, .solve = request_solve_defaults(c)};
-    struct completion_request none = {.max_given = true};
-    bool ok = fields_take(&o, &r) && request_never_empty(&o, &r.prompt) && request_fits(c, r.prompt.n, &none, err);
+    bool ok = fields_take(&o, &r) && request_never_empty(&o, "prompt", &r.prompt) &&
+              request_prompt_fits(c, "prompt", r.prompt.n, err);
     const uint64_t bytes =
         (uint64_t)(r.all_positions ? r.prompt.n : 1) * deq_model_info(c->model).vocab_size * sizeof(float);
     if (ok && bytes > c->conf->max_logits_bytes)

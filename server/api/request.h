@@ -60,6 +60,16 @@ struct logits_request {
     struct deq_solve_params solve;
 };
 
+/* Of /v1/equilibria, which has one prompt, and /v1/embeddings. */
+struct equilibria_request {
+    bool embeddings;
+    struct deq_tokens *prompts; /* [n_prompts], owned */
+    size_t n_prompts;
+    bool all_positions, mean; /* of each prompt: a row a position, or their mean; else the last one's */
+    bool base64, add_special;
+    struct deq_solve_params solve;
+};
+
 struct tokenize_request {
     struct deq_tokens tokens;
 };
@@ -71,6 +81,9 @@ bool request_completion(const struct request_context *c, enum endpoint at, const
                         struct completion_request *ret, struct request_error *err);
 bool request_logits(const struct request_context *c, const char *body, size_t len, struct logits_request *ret,
                     struct request_error *err);
+bool request_equilibria(const struct request_context *c, bool embeddings, const char *body, size_t len,
+                        struct equilibria_request *ret, struct request_error *err);
+void equilibria_request_free(struct equilibria_request *r);
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
                       struct request_error *err);
 bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
@@ -78,8 +91,8 @@ bool request_detokenize(const struct request_context *c, const char *body, size_
 void completion_request_free(struct completion_request *r);
 /* What those bodies may hold. */
 struct fields; /* fields.h */
-extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, tokenize_fields,
-    detokenize_fields;
+extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, equilibria_fields,
+    embeddings_fields, tokenize_fields, detokenize_fields;
 /* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
 enum { PRESETS = 3 };
 extern const char *const request_preset_names[PRESETS];

@@ -30,10 +30,7 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (!r->n_prompts) { /* absent: the start of a document */
         if (r->chat)
             return fields_missing(o, r->responses ? "input" : "messages");
-        if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
-            return fields_no_memory(o);
-        r->n_prompts = 1;
-        if (!request_never_empty(o, &r->prompts[0]))
+        if (!request_no_prompt(o, &r->prompts, &r->n_prompts))
             return false;
     }
     r->best_of = r->best_of ? r->best_of : r->n;
@@ -88,11 +85,9 @@ static bool check_together(const struct object *o, struct completion_request *r)
 
 void completion_request_free(struct completion_request *r)
 {
-    for (size_t i = 0; i < r->n_prompts; i++)
-        deq_tokens_free(&r->prompts[i]);
+    request_prompts_free(r->prompts, r->n_prompts);
     for (size_t i = 0; i < r->n_stops; i++)
         deq_free(r->stop[i]);
-    deq_free(r->prompts);
     deq_free(r->bias);
     deq_free(r->salt);
     deq_free(r->told);

@@ -12,33 +12,10 @@ static bool take_solve(const struct object *o, const struct field *f, const json
     return request_take_solve_object(o, v, &((struct completion_request *)request)->solve);
 }
 
-/* Four shapes: a string, an array of strings, of token ids, of arrays of token ids. */
 static bool take_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct completion_request *r = request;
-    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
-    const bool many = first && !json_is_number(first);
-    const size_t n = many ? json_array_size(v) : 1;
-    (void)f;
-    if (!json_is_string(v) && !json_is_array(v))
-        return fields_bad_type(o, "prompt", "a string, an array of strings, of token ids, or of arrays of token ids");
-    if (n > o->context->conf->max_prompts)
-        return fields_fail(o->err, 400, "invalid_value", "prompt",
-                           "prompt: %zu prompts, at most %u (limits.max_prompts)", n, o->context->conf->max_prompts);
-    deq_free(r->prompts);
-    r->n_prompts = 0;
-    if (!(r->prompts = DEQ_NEW_ARRAY(struct deq_tokens, n)))
-        return fields_no_memory(o);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *one = many ? json_array_get(v, i) : v;
-        if (many && (json_is_string(one) != json_is_string(first) || (!json_is_string(one) && !json_is_array(one))))
-            return fields_bad_type(o, "prompt",
-                                   "a string, an array of strings, of token ids, or of arrays of token ids");
-        r->n_prompts = i + 1;
-        if (!request_take_one_prompt(o, one, r->add_special, &r->prompts[i]))
-            return false;
-    }
-    return true;
+    return request_take_prompts(o, f->name, v, r->add_special, &r->prompts, &r->n_prompts);
 }
 
 static bool take_stops(const struct object *o, const struct field *f, const json_t *v, void *request)

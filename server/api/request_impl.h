@@ -6,15 +6,27 @@
 
 bool request_take_model(const struct object *o, const struct field *f, const json_t *v, void *request);
 bool request_take_ids(const struct object *o, const char *name, const json_t *v, size_t most, struct deq_tokens *out);
-/* A string, before which add_special puts the token that begins a text, or an array of token ids. */
-bool request_take_one_prompt(const struct object *o, const json_t *v, bool add_special, struct deq_tokens *out);
+/* Of the field of that name: a string, before which add_special puts the token that begins a text, or an array of
+ * token ids. */
+bool request_take_one_prompt(const struct object *o, const char *name, const json_t *v, bool add_special,
+                             struct deq_tokens *out);
+/* Four shapes: a string, an array of strings, of token ids, of arrays of token ids. *prompts [*n] is the caller's, on
+ * failure too; what stood there is freed. */
+bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special,
+                          struct deq_tokens **prompts, size_t *n);
+/* No field gave any: one, the start of a document. */
+bool request_no_prompt(const struct object *o, struct deq_tokens **prompts, size_t *n);
+void request_prompts_free(struct deq_tokens *prompts, size_t n);
 /* Empty text is the start of a document. */
-bool request_never_empty(const struct object *o, struct deq_tokens *t);
+bool request_never_empty(const struct object *o, const char *name, struct deq_tokens *t);
 /* The deq object. */
 extern const struct fields request_solve_fields;
 bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p);
 /* The model's own settings, where the server's bounds allow them. */
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
+/* Whether the prompt that the field of that name gave fits. */
+bool request_prompt_fits(const struct request_context *c, const char *name, size_t n_prompt,
+                         struct request_error *err);
 /* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
 bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
                   struct request_error *err);

@@ -286,7 +286,7 @@ static bool to_prompt(struct conversation *c, bool ok, struct completion_request
     /* a model's own template says how its texts begin */
     if (ok && strcmp(c->template.source, "model") && !deq_begin_text(c->o->context->model, &r->prompts[0]))
         ok = fields_no_memory(c->o);
-    return ok && request_never_empty(c->o, &r->prompts[0]);
+    return ok && request_never_empty(c->o, "prompt", &r->prompts[0]);
 }
 
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request)

@@ -34,6 +34,8 @@ static const struct route table[] = {
     {"POST", "/v1/chat/completions", ep_chat, NEEDS_MODEL, &chat_fields},
     {"POST", "/v1/responses", ep_responses, NEEDS_MODEL, &responses_fields},
     {"POST", "/v1/logits", ep_logits, NEEDS_MODEL, &logits_fields},
+    {"POST", "/v1/equilibria", ep_equilibria, NEEDS_MODEL, &equilibria_fields},
+    {"POST", "/v1/embeddings", ep_embeddings, NEEDS_MODEL, &embeddings_fields},
     {"GET", "/v1/models", ep_models, NEEDS_MODEL, NULL},
     {"GET", "/v1/models/", ep_model, NEEDS_MODEL, NULL},
     {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL, &tokenize_fields},

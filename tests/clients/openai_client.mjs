@@ -94,6 +94,11 @@ await expect("echo", make({echo: true, logprobs: 1, max_tokens: 1}), o => {
 });
 await expect("chat", client.chat.completions.create({model: "tiny", messages: [{role: "user", content: "Hello"}], max_tokens: 4}), o =>
     check(o.object === "chat.completion" && o.choices[0].message.role === "assistant" && typeof o.choices[0].message.content === "string", "chat"));
+await expect("embeddings", client.embeddings.create({model: "tiny", input: ["ROMEO:", "A"]}), async o => {
+    const one = (await client.embeddings.create({model: "tiny", input: "ROMEO:", encoding_format: "float"})).data[0].embedding;
+    check(o.data[1].index === 1 && o.data[0].embedding.length === one.length &&
+          one.every((x, i) => Math.abs(x - o.data[0].embedding[i]) < 1e-8), "embeddings");
+});
 const ask = {model: "tiny", input: "First Citizen:", temperature: 0, max_output_tokens: 12};
 await expect("responses", client.responses.create(ask), async o => {
     const said = o.output_text;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What users of the official openai client do: complete, stream, stop, seed, log-probabilities, errors, models, a retry
-after a 429."""
+"""What users of the official openai client do: complete, stream, stop, seed, log-probabilities, embeddings, errors,
+models, a retry after a 429."""
 import json
 import os
 import subprocess
@@ -81,6 +81,19 @@ def responses(client):
     check(e is not None and e.param == "previous_response_id", "previous_response_id")
 
 
+def embeddings(client):
+    """As floats, and in base64, which the client asks for where nothing is said and decodes."""
+    two = client.embeddings.create(model="tiny", input=["ROMEO:", "A"])
+    check([e.index for e in two.data] == [0, 1] and all(isinstance(x, float) for x in two.data[0].embedding) and
+          two.usage.total_tokens == two.usage.prompt_tokens > 1, "embeddings")
+    check(abs(sum(x * x for x in two.data[0].embedding) - 1) < 1e-6, "of length 1")
+    plain = client.embeddings.create(model="tiny", input="ROMEO:", encoding_format="float")
+    close = max(abs(a - b) for a, b in zip(plain.data[0].embedding, two.data[0].embedding, strict=True))
+    check(close < 1e-8, f"floats as text and in base64: {close}")  # nine digits of float32, of numbers below 1
+    e = refused(openai.BadRequestError, lambda: client.embeddings.create(model="tiny", input="A", dimensions=3))
+    check(e is not None and e.param == "dimensions", "dimensions")
+
+
 def main():
     d, client = start("server.drain_delay_ms=0")
     make = client.completions.create
@@ -134,6 +147,7 @@ def main():
                                                           max_tokens=4),
           lambda o: check(o.object == "chat.completion" and o.choices[0].message.role == "assistant", "chat"))
     responses(client)
+    embeddings(client)
     hello = {"role": "user", "content": "Hello"}
     talk = dict(model="tiny", max_tokens=4, store=False, metadata={}, parallel_tool_calls=True, service_tier="auto",
                 tools=[])

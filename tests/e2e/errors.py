@@ -121,7 +121,7 @@ def test_not_json():
             s, _, b = d.request("POST", path, body)
             check_error(s, b, 400, "invalid_json", None, "%s: %s" % (path, name))
         d.alive("a good request after " + name)
-    for path in ("/v1/logits", "/detokenize"):
+    for path in ("/v1/logits", "/v1/equilibria", "/v1/embeddings", "/detokenize"):
         for name, body in TEXTS[:5]:
             s, _, b = d.request("POST", path, body)
             check_error(s, b, 400, "invalid_json", None, "%s: %s" % (path, name))

@@ -10,6 +10,7 @@ USER = {"role": "user", "content": "Tell me"}
 C, H, R = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 BODIES = {C: {"prompt": "The", "max_tokens": 4, "seed": 5}, H: {"messages": [USER], "max_tokens": 4, "seed": 5},
           R: {"input": "Tell me", "max_output_tokens": 4, "seed": 5}, "/v1/logits": {"prompt": "The"},
+          "/v1/equilibria": {"prompt": "The"}, "/v1/embeddings": {"input": "The"},
           "/tokenize": {"prompt": "The"}, "/detokenize": {"tokens": [70]}}
 # nested objects: the path to send to, how the body holds one, and what their fields are called in errors
 NESTED = {"deq": (C, lambda x: {"deq": x}, "deq."),
@@ -56,7 +57,8 @@ def test_null_is_absent():
     everything = {name: None for path, _, prefix, name, _ in rows() if (path, prefix) == (H, "") and name not in needed}
     s, _, o = d.post(H, dict(everything, **BODIES[H]))
     equal((s, text_of(o)), (200, plain[H]), "all of them at once")
-    for path, name in ((H, "messages"), ("/detokenize", "tokens"), ("/tokenize", "prompt")):
+    for path, name in ((H, "messages"), ("/detokenize", "tokens"), ("/tokenize", "prompt"),
+                       ("/v1/embeddings", "input")):
         s, _, o = d.post(path, dict(BODIES[path], **{name: None}))
         check_error(s, o, 400, "missing_parameter", name, "%s: %s null is missing" % (path, name))
 
@@ -138,7 +140,8 @@ def test_numbers_of_any_size():
             tried += 1
     check(tried > 150, "%d were tried" % tried)
     for path, body in ((C, '{"prompt": [%s]}'), (C, '{"stop_token_ids": [%s]}'), (C, '{"prompt": [[1], [%s]]}'),
-                       ("/detokenize", '{"tokens": [1, %s]}'), ("/v1/logits", '{"prompt": [%s]}')):
+                       ("/detokenize", '{"tokens": [1, %s]}'), ("/v1/logits", '{"prompt": [%s]}'),
+                       ("/v1/equilibria", '{"prompt": [%s]}'), ("/v1/embeddings", '{"input": [[%s]]}')):
         for text in ("9223372036854775808", "1e999", "-1e30", "-" + "9" * 50):
             s, _, b = d.request("POST", path, (body % text).encode())
             check_error(s, b, 400, "invalid_token_id", body.split('"')[1], "%s: %.20s" % (body, text))

@@ -295,6 +295,7 @@ def test_starting():
                                  ("GET", "/health/live"), ("GET", "/metrics"),
                                  ("GET", "/v1/models"),
                                  ("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("POST", "/v1/logits"),
+                                 ("POST", "/v1/equilibria"), ("POST", "/v1/embeddings"),
                                  ("POST", "/tokenize"),
                                  ("POST", "/detokenize"),
                                  ("GET", "/openapi.json"), ("GET", "/nothing")):
@@ -314,8 +315,8 @@ def test_starting():
                 equal(got["/metrics"][0], 200, "/metrics while the model is loaded")
                 equal(parse_metrics(got["/metrics"][2].decode())["deqd_ready"], 0,
                       "deqd_ready while the model is loaded")
-                for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/tokenize", "/detokenize",
-                             "/v1/models"):
+                for path in ("/v1/completions", "/v1/chat/completions", "/v1/logits", "/v1/equilibria",
+                             "/v1/embeddings", "/tokenize", "/detokenize", "/v1/models"):
                     s, h, b = got[path]
                     check_error(s, b, 503, "model_loading", None, path + " while the model is loaded")
                     check(h.get("retry-after", "").isdigit() and int(h["retry-after"]) >= 1,
@@ -732,7 +733,7 @@ def test_health_probe():
 def test_log_levels():
     with Daemon("log.level=debug") as d:
         d.complete(MARK, max_tokens=2)
-        d.request("GET", "/v1/embeddings")
+        d.request("GET", "/v1/rerank")
         d.request("DELETE", "/v1/models")
         d.request("GET", "/v1/models")
         d.request("GET", "/health")
@@ -746,7 +747,7 @@ def test_log_levels():
         equal((done[0]["status"], done[0]["completion_tokens"], done[0]["finish"], done[0]["stream"]),
               (200, 2, "length", False), "its fields")
         requests = [(x["method"], x["path"], x["status"]) for x in lines if x["message"] == "request"]
-        equal(requests, [("GET", "/v1/embeddings", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/models", 200),
+        equal(requests, [("GET", "/v1/rerank", 404), ("DELETE", "/v1/models", 405), ("GET", "/v1/models", 200),
                          ("POST", "/v1/completions", 400)],
               "one line a request; probes are not shown")
         check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", x["time"]) and

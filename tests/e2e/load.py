@@ -82,15 +82,18 @@ def test_clients_that_leave():
             equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1,
                   "deqd_requests_cancelled_total{running}")
             d.alive()
-        # logits too
-        a = d.metrics()
-        s = d.connect()
-        s.sendall(raw_request({"prompt": WIDE["prompt"], "positions": "last"}, path="/v1/logits"))
-        d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
-        leave(s, True)
-        freed(d, "logits")
-        equal(cancelled(d.metrics(), "running") - cancelled(a, "running"), 1,
-              "logits: deqd_requests_cancelled_total{running}")
+        # logits too, and both of two embeddings, of which one finds a place
+        for path, body, queued in (("/v1/logits", {"prompt": WIDE["prompt"], "positions": "last"}, 0),
+                                   ("/v1/embeddings", {"input": [WIDE["prompt"]] * 2}, 1)):
+            a = d.metrics()
+            s = d.connect()
+            s.sendall(raw_request(body, path=path))
+            d.wait_metric(lambda m: (m["deqd_requests_running"], m["deqd_requests_waiting"]) == (1, queued), 5)
+            leave(s, True)
+            freed(d, path)
+            m = d.metrics()
+            equal([cancelled(m, k) - cancelled(a, k) for k in ("running", "queued")], [1, queued],
+                  path + ": deqd_requests_cancelled_total")
         # many at once, at any moment
         for i in range(60):
             s = d.connect()
@@ -179,7 +182,8 @@ def test_half_closed_beside_idle_connections():
         for path, body in (("/v1/completions", {"prompt": "A", "max_tokens": 2}),
                            ("/v1/completions", {"prompt": "A", "max_tokens": 2, "stream": True}),
                            ("/v1/responses", {"input": "A", "max_output_tokens": 2}), ("/v1/logits", {"prompt": "A"}),
-                           ("/tokenize", {"prompt": "A"}), ("/tokenize", {"prompt": "A" * 100000})):
+                           ("/v1/embeddings", {"input": "A"}), ("/tokenize", {"prompt": "A"}),
+                           ("/tokenize", {"prompt": "A" * 100000})):
             with d.connect() as s:
                 s.sendall(raw_request(body, path))
                 s.shutdown(socket.SHUT_WR)

@@ -295,7 +295,8 @@ def test_statuses():
             want |= set() if open_ else {"401"}
             want |= {"415"} if method == "post" else set()
             want |= {"404"} if "requestBody" in op or "{" in path else set()
-            want |= {"429", "504"} if path.split("/")[-1] in ("completions", "responses", "logits") else set()
+            want |= {"429", "504"} if path.split("/")[-1] in ("completions", "responses", "logits", "equilibria",
+                                                             "embeddings") else set()
             want |= set() if path == "/metrics" else {"503"}
             want |= set() if path.startswith("/health") else {"421"}
             equal(set(op["responses"]), want, "%s %s: statuses" % (method, path))
@@ -587,6 +588,7 @@ def test_replies():
     tokens = d.post("/tokenize", {"prompt": "The king"})[2]["tokens"]
     stop = d.complete("The", max_tokens=20)["choices"][0]["text"]
     c, h, r, l = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/logits"
+    q, e = "/v1/equilibria", "/v1/embeddings"
     for path, body, status, text in (
             (c, {}, 200, "nothing asked"), (c, {"prompt": "The", "max_tokens": 5, "n": 2}, 200, "n 2"),
             (c, {"prompt": ["a", "b"], "n": 2, "best_of": 3, "max_tokens": 3}, 200, "best_of"),
@@ -620,6 +622,13 @@ def test_replies():
             (r, {"input": "A", "model": "other"}, 404, "another model"),
             (l, {"prompt": "The"}, 200, "last"),
             (l, {"prompt": tokens, "positions": "all", "deq": {"tol": 0.1}}, 200, "all"),
+            (q, {"prompt": "The"}, 200, "last"), (q, {"prompt": tokens, "positions": "all"}, 200, "all"),
+            (q, {"pooling": "mean", "encoding_format": "base64", "deq": {"tol": 0.1}}, 200, "a mean"),
+            (q, {"pooling": "max"}, 400, "pooling"), (q, {"prompt": [1] * 3000}, 400, "too long"),
+            (e, {"input": ["The", "A"], "user": "me"}, 200, "embeddings"),
+            (e, {"input": [tokens], "encoding_format": "base64", "pooling": "last"}, 200, "of tokens"),
+            (e, {}, 400, "no input"), (e, {"input": []}, 400, "an empty input"),
+            (e, {"input": "A", "model": "other"}, 404, "another model"),
             ("/tokenize", {"prompt": "a b"}, 200, "text"),
             ("/tokenize", {"content": "ab", "prompt": None}, 200, "content"),
             ("/detokenize", {"tokens": tokens}, 200, "text"),
@@ -643,7 +652,7 @@ def test_replies():
         check(s in (status if isinstance(status, tuple) else (status,)), "%s, %s: %d %r" % (path, text, s, b[:200]))
         got = conforms_reply("POST", path, s, head, b, text)
         # the request's schema says the same of it, where a schema can
-        if path in (c, h, r, l, "/tokenize", "/detokenize"):
+        if path in (c, h, r, l, q, e, "/tokenize", "/detokenize"):
             request = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "input too long",
                       "no JSON")
@@ -657,6 +666,8 @@ def test_replies():
             check("stop_reason" in got["choices"][0], text + ": stop_reason was there")
     s, head, b = d.request("POST", l, {"prompt": "The"}, {"Accept": "application/octet-stream"})
     conforms_reply("POST", l, s, head, b, "raw")
+    s, head, b = d.request("POST", q, {"prompt": "The"}, {"Accept": "application/octet-stream"})
+    conforms_reply("POST", q, s, head, b, "raw")
     for path in ("/v1/models", "/v1/models/tiny", "/v1/models/other", "/tokenizer_info", "/version", "/openapi.json",
                  "/health", "/health/live",
         "/health/ready", "/health/startup", "/metrics"):
@@ -757,7 +768,7 @@ def test_keys_and_queue():
             busy.request("POST", "/v1/completions", json.dumps(LONG), {"x-api-key": "user"})
             first = busy.getresponse()
             equal(first.status, 200, "one in work")
-            for path in ("/v1/completions", "/v1/logits"):
+            for path in ("/v1/completions", "/v1/logits", "/v1/equilibria", "/v1/embeddings"):
                 s, h, b = d.request("POST", path, {}, {"x-api-key": "user"})
                 equal(s, 429, path + ": the queue is full")
                 conforms_reply("POST", path, s, h, b, "a full queue")

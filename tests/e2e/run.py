@@ -20,6 +20,7 @@ MODULES = LONG + (
     "chat",
     "contract",
     "endpoints",
+    "equilibria",
     "errors",
     "fields",
     "further",

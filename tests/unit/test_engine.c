@@ -276,6 +276,67 @@ TEST(engine_equals_sequence_form)
     deq_model_free(m);
 }
 
+/* States that PROMPT events had: [n, D], and evaluations. */
+struct states {
+    size_t D, n;
+    float *z;
+    uint32_t evaluations[MOST];
+    bool logits;
+};
+
+static enum deq_verdict record_state(void *ctx, const struct deq_event *e)
+{
+    struct states *s = ctx;
+    if (e->kind == DEQ_EVENT_END)
+        return DEQ_CONTINUE;
+    memcpy(s->z + s->n * s->D, e->state, s->D * sizeof(float));
+    s->logits = s->logits || e->logits;
+    s->evaluations[s->n++] = e->evaluations;
+    return DEQ_CONTINUE;
+}
+
+/* States of all positions of a prompt, or of the last: no product with the head is made for them, they are the same in
+ * company, and behind cached blocks the last is what it is without. */
+TEST_EACH_KIND(engine_shows_states)
+{
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    const size_t D = deq_model_info(m).state_dim;
+    struct states all = {.D = D, .z = DEQ_NEW_ARRAY(float, p.n * D)}, last = all, second = all;
+    last.z = DEQ_NEW_ARRAY(float, D);
+    second.z = DEQ_NEW_ARRAY(float, p.n * D);
+    struct answer beside;
+    struct deq_engine *e = tiny_engine(m, 2, 2);
+    REQUIRE(e && all.z && last.z && second.z);
+    struct deq_request q = tiny_request(m, &p, 0, &beside), other = tiny_request(m, &p, 30, &beside);
+    struct deq_admission a;
+    q.event = record_state;
+    q.ctx = &all;
+    q.states = DEQ_STATES_ALL;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(all.n == p.n && !all.logits);
+    CHECK_EQ(deq_engine_stats(e).head_rows, 0u);
+    q.ctx = &second;
+    CHECK(deq_submit(e, &other, NULL, NULL) == DEQ_OK && deq_submit(e, &q, &a, NULL) == DEQ_OK && !a.cached_tokens);
+    run_all(e);
+    CHECK(second.n == p.n && !memcmp(all.z, second.z, p.n * D * sizeof(float)) &&
+          !memcmp(all.evaluations, second.evaluations, p.n * sizeof *all.evaluations));
+    q.ctx = &last;
+    q.states = DEQ_STATES_LAST;
+    CHECK(deq_submit(e, &q, &a, NULL) == DEQ_OK && a.cached_tokens > 0);
+    run_all(e);
+    CHECK(last.n == 1 && !memcmp(last.z, all.z + (p.n - 1) * D, D * sizeof(float)) &&
+          last.evaluations[0] == all.evaluations[p.n - 1]);
+    q.max_tokens = 1;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_EINVAL);
+    deq_engine_free(e);
+    deq_free(all.z);
+    deq_free(second.z);
+    deq_free(last.z);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
 /* Windows and starts change the number of evaluations, not the text: at a tight tolerance the text is
  * that of window 1 from zero. The last start is the predictor's, or a proposal. */
 TEST_EACH_KIND(engine_wavefront_text)

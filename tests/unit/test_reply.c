@@ -32,3 +32,17 @@ TEST(reply_strings_are_json)
     }
     deq_buf_free(&b);
 }
+
+TEST(reply_bytes_are_base64)
+{
+    static const char *const expected[] = {"\"\"", "\"AA==\"", "\"AP8=\"", "\"AP8+\"", "\"AP8+vw==\"", "\"AP8+v/s=\""};
+    static const unsigned char bytes[] = {0x00, 0xff, 0x3e, 0xbf, 0xfb};
+    struct deq_buf b;
+    deq_buf_init(&b, 64);
+    for (size_t n = 0; n < DEQ_COUNT(expected); n++) {
+        deq_buf_reset(&b);
+        reply_base64(&b, bytes, n);
+        CHECK_EQ(b.data, expected[n]);
+    }
+    deq_buf_free(&b);
+}
