@@ -124,21 +124,22 @@ static enum deq_rc read_sandwich_layer(struct deq_import_job *j, enum deq_part p
     return deq_source_copy(j, &l->qk_bias, 0, name, DEQ_SHAPE4(2, 1, s.n_head, s.d_head));
 }
 
-/* Parcae's: the table is the model's, by the layer's place; the gate is the layer's. One without the other is idle. */
+/* Parcae's: the table is the model's, by the layer's place, and an idle one as wide as the model's heads, whatever the
+ * core's are; the gate is the layer's. One without the other is idle. */
 static enum deq_rc read_value_embeddings(struct deq_import_job *j, enum deq_part part, unsigned i, unsigned place)
 {
-    const struct deq_layer_shape s = deq_looped_layer(arch_of(j), part);
+    const struct deq_layer_shape s = deq_looped_layer(arch_of(j), part), outer = deq_looped_layer(arch_of(j), DEQ_CODA);
     struct deq_layer_weights *l = &deq_looped_weights(j->weights)->layer[part][i];
-    const struct deq_entry_shape of_table = DEQ_SHAPE2(j->arch->vocab.size, s.n_kv_head * s.d_head),
-                                 of_gate = DEQ_SHAPE2(s.n_kv_head, DEQ_VALUE_GATE_IN);
+    const size_t V = j->arch->vocab.size;
+    const struct deq_entry_shape of_gate = DEQ_SHAPE2(s.n_kv_head, DEQ_VALUE_GATE_IN);
     /* other families have more layers than the masks have bits */
     const bool table = (uint64_t)j->value_tables[part] >> i & 1, gate = (uint64_t)j->value_gates[part] >> i & 1;
     char name[DEQ_ENTRY_NAME];
     enum deq_rc rc = DEQ_OK;
     snprintf(name, sizeof name, "value_embeds.%u.weight", place);
     if (table)
-        rc = gate ? deq_source_copy(j, &l->value_embed, 0, name, of_table)
-                  : deq_entries_pass(&j->entries, name, of_table);
+        rc = gate ? deq_source_copy(j, &l->value_embed, 0, name, DEQ_SHAPE2(V, s.n_kv_head * s.d_head))
+                  : deq_entries_pass(&j->entries, name, DEQ_SHAPE2(V, outer.n_kv_head * outer.d_head));
     snprintf(name, sizeof name, "transformer.%s.%u.attn.ve_gate.weight", part_name[part], i);
     if (!rc && gate)
         rc = table ? deq_source_copy(j, &l->value_gate, 0, name, of_gate)

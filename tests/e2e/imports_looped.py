@@ -410,6 +410,20 @@ def test_idle_switches_are_noted():
             "note: newer: null is not an argument that is known here, and off"]), "noted")
 
 
+def test_idle_tables_of_a_wide_core():
+    """Tables of value embeddings are as wide as the model's heads; where no gate reads one that is so at a core of
+    another width too."""
+    made.MODELS["wide-core"] = dict(made.MODELS["parcae-tiny"], n_layers_in_coda=1, recurrent_embedding_dimension=96,
+                                    recurrent_num_attention_heads=6, recurrent_intermediation_embedding_dimension=80)
+    with place() as p:
+        made.make("wide-core", p.path("in"), "safetensors")
+        theirs = stored(p.path("in", "model.safetensors"))
+        equal(theirs["value_embeds.2.weight"][1], [96, 64], "the first core layer's table")
+        check("transformer.core_block.0.attn.ve_gate.weight" not in theirs, "which no gate reads")
+        code, _, err = imported(p)
+        equal(code, 0, "import: %s" % err)
+
+
 # --- Against what the authors' code computed ---
 
 FOLDERS = sorted(f for f in os.listdir(GOLDEN) if f.startswith(("attractor", "parcae", "huginn")))

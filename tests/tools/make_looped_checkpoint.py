@@ -79,19 +79,24 @@ def tensors(c):
     kind = c.get("model_class_name", "Huginn")
     P, R, C = ((c["n_backbone_layers"], c["n_fp_blocks"], 0) if kind == "Attractor" else
                [c["n_layers_in_" + x] for x in ("prelude", "recurrent_block", "coda")])
+    S = c.get("recurrent_embedding_dimension", D) if kind == "Parcae" else D
+    core = (S, c["recurrent_intermediation_embedding_dimension"],
+            c["recurrent_num_attention_heads"] or H) if kind == "Parcae" else (D, F, H)
     out = [("transformer.wte.weight", [V, D])]
     for part, n in (("prelude", P), ("core_block", R), ("coda", C)):
         for i in range(n):
             name = "transformer.%s.%d" % (part, i)
-            out += layer(c, name, D, F, H, D // H, kind == "Huginn", kind == "Attractor" and part == "core_block")
+            width, inner, heads = core if part == "core_block" else (D, F, H)
+            out += layer(c, name, width, inner, heads, D // H, kind == "Huginn",
+                         kind == "Attractor" and part == "core_block")
             if kind == "Parcae":
                 at = {"prelude": 0, "core_block": P, "coda": P + R * c["mean_recurrence"]}[part] + i
                 if at % 2 == (R * c["mean_backprop_depth"] - 1) % 2:
-                    out.append((name + ".attn.ve_gate.weight", [H, 32]))
+                    out.append((name + ".attn.ve_gate.weight", [heads, 32]))
     if kind == "Parcae":
         out += [("value_embeds.%d.weight" % i, [V, D]) for i in range(P + R + C) if i % 2 == (P + R + C - 1) % 2]
-        out += [("transformer.adapter." + n, s) for n, s in (("A_log", [D]), ("dt_bias", [D]), ("B", [D, D]))]
-        out += [("transformer.C.weight", [D, D]), ("transformer.ln_prelude.weight", [D])]
+        out += [("transformer.adapter." + n, s) for n, s in (("A_log", [S]), ("dt_bias", [S]), ("B", [S, D]))]
+        out += [("transformer.C.weight", [D, S]), ("transformer.ln_prelude.weight", [D])]
     if kind == "Huginn":
         out.append(("transformer.adapter.weight", [D, 2 * D]))
     return out + [("transformer.ln_f.weight", [D])]
