@@ -205,6 +205,7 @@ struct deq_event {
     bool converged;        /* residual < tol, or tol 0 */
     enum deq_warm start;   /* where its iterates began */
     bool start_cached;     /* the state that it began from came from the prefix cache */
+    float spectral_radius; /* of PROMPT, with products: the estimate */
     const struct deq_trace *trace; /* of TOKEN and DROPPED with want_trace, else NULL */
     /* END */
     enum deq_finish finish;
@@ -230,6 +231,8 @@ struct deq_request {
     bool want_logits;       /* TOKEN events carry logits */
     bool want_trace;        /* TOKEN events carry traces, and there are DROPPED ones */
     enum deq_states states; /* of a prompt that is not continued */
+    uint32_t products;      /* with states: so many more evaluations estimate the spectral radius of f's Jacobian at the
+                             * last position (core/engine/jacobian.c); 0: none */
     struct deq_sampling sampling;
     struct deq_solve_params solve;
     enum deq_cache cache;

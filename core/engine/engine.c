@@ -60,6 +60,10 @@ static void stage_residual(void *ctx, unsigned thread, unsigned n_threads)
             take_start(e, r);
             continue;
         }
+        if (deq_jacobian_begun(e->batch_seq[b], r)) {
+            deq_jacobian_advance(e, e->batch_seq[b], r);
+            continue;
+        }
         r->residual = deq_solver_residual(o, e->cell->state_dim, r->z, r->fz);
         r->finite = isfinite(r->residual);
         r->evaluations++;
@@ -107,12 +111,18 @@ static void begin_choices(struct deq_engine *e, const struct sequence *leader, c
     }
 }
 
-/* Row k of s, all before it committing, is final now. */
-static bool is_final(const struct deq_engine *e, const struct sequence *s, uint32_t k)
+/* Row k of s, all before it committing, has the state that it will have. */
+static bool has_ended(const struct deq_engine *e, const struct sequence *s, uint32_t k)
 {
     const struct row *r = &e->rows[s->row[k]];
     /* a row behind the front that hits its budget becomes `last` only once it leads */
     return r->finite && (r->converged || (k == 0 && deq_row_must_commit(s, r)));
+}
+
+/* ... and nothing else is asked of it: it is final now. */
+static bool is_final(const struct deq_engine *e, const struct sequence *s, uint32_t k)
+{
+    return has_ended(e, s, k) && !deq_jacobian_open(s, &e->rows[s->row[k]]);
 }
 
 /* Tells the cell what this step makes final, of sequences from..to-1: rows from the front on, until one whose token is
@@ -151,9 +161,12 @@ static bool commit(struct deq_engine *e, struct sequence *s)
 {
     uint32_t k = 0;
     while (k < s->n_rows) {
-        if (!is_final(e, s, k))
+        struct row *r = &e->rows[s->row[k]];
+        if (!is_final(e, s, k)) {
+            if (has_ended(e, s, k))
+                deq_jacobian_begin(e, s, r);
             break;
-        const struct row *r = &e->rows[s->row[k]];
+        }
         const size_t p = r->position;
         const bool done = r->converged || !(s->solver.tol > 0); /* a fixed number of steps was taken,
                                                                  * that was all that was asked */
@@ -177,6 +190,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         if (!picks) {
             ev.kind = DEQ_EVENT_PROMPT;
             ev.logits = s->req.want_prompt ? r->logits : NULL;
+            ev.spectral_radius = deq_jacobian_radius(s);
             if (s->req.want_prompt || shows_state(s, p))
                 s->req.event(s->req.ctx, &ev);
             if (p == s->last_position) {
@@ -253,7 +267,7 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
     for (size_t b = e->n_batch * thread / n_threads; b < e->n_batch * (thread + 1) / n_threads; b++) {
         struct row *r = e->batch[b];
         const struct sequence *s = e->batch_seq[b];
-        if (r->position < s->n_committed || !r->finite)
+        if (r->position < s->n_committed || !r->finite || deq_jacobian_begun(s, r))
             continue;
         if (r->position == s->n_committed) { /* it leads: f is fixed now, so an old iterate stays comparable */
             r->lead++;

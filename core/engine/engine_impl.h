@@ -1,5 +1,6 @@
 /* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
- * (what enters), readout.c (from states to picks), trace.c (what is told of rows). */
+ * (what enters), readout.c (from states to picks), trace.c (what is told of rows), jacobian.c (how stable a state is).
+ */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -40,6 +41,15 @@ struct row {
                            * that its pick waits for, or 0 */
 };
 
+/* The power iteration of a sequence's last position, once its state is found. */
+struct deq_power {
+    float *z, *fz;      /* [D] the state as it was last evaluated, f of it; NULL: nothing was asked for */
+    double step;        /* length of the step from z that stands for a vector of length 1 */
+    double log_growth;  /* sum over the later half of the products */
+    uint32_t done;      /* products so far */
+    bool begun, over;
+};
+
 struct sequence {
     uint64_t id;      /* of its request; 0: free */
     uint32_t choice;  /* of the request's n */
@@ -57,6 +67,7 @@ struct sequence {
     uint32_t step;    /* that it took part in last (trace.h) */
     size_t n_known, n_committed, last_position;
     size_t n_explicit; /* positions whose layers before the loop have run, for the tokens that stand there now */
+    struct deq_power power;
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations;
     struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
@@ -138,6 +149,22 @@ size_t deq_fill_round(struct deq_engine *e, uint32_t entered);
 uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from);
 /* The layers behind the loop where these rows or final ones need them; logits, and what each picks: row.guess. */
 void deq_readout_run(struct deq_engine *e);
+
+/* jacobian.c */
+
+/* Room for the products of s, where its request asks for them. */
+enum deq_rc deq_jacobian_reserve(const struct deq_engine *e, struct sequence *s, struct deq_err *err);
+/* r has its state, but products with the Jacobian there are still to be made before it is final. */
+bool deq_jacobian_open(const struct sequence *s, const struct row *r);
+/* What r is evaluated at is a step of the power iteration, and what was known of its state stays. */
+bool deq_jacobian_begun(const struct sequence *s, const struct row *r);
+/* r has its state: the first vector. Once it has begun, nothing. */
+void deq_jacobian_begin(const struct deq_engine *e, struct sequence *s, struct row *r);
+/* r was evaluated at a step: a product is known, and the next is to be evaluated; behind the last one r is evaluated at
+ * its state again, which leaves its pages as they were, and then is final. */
+void deq_jacobian_advance(const struct deq_engine *e, struct sequence *s, struct row *r);
+/* NaN where nothing was asked for, or no product was finite. */
+float deq_jacobian_radius(const struct sequence *s);
 
 /* rules.c */
 

@@ -52,13 +52,14 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             continue;
         if (e->n_head + s->n_rows > e->head_max)
             break;
-        const bool judged = deq_stop_reads(s->req.solve.stop) && s->solver.max_iter;
+        const bool judged = deq_stop_reads(s->req.solve.stop) && s->solver.max_iter && !s->power.begun;
         bool leading = true, finite = true;
         uint32_t through = 0; /* rows that the layers behind the loop are needed of */
         for (uint32_t k = 0; k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
             finite = finite && r->finite; /* rows behind one that is not are dropped */
-            leading = leading && finite && (judged || r->converged || (k == 0 && deq_row_must_commit(s, r)));
+            leading = leading && finite && (judged || (!deq_jacobian_open(s, r) && (r->converged ||
+                                                       (k == 0 && deq_row_must_commit(s, r)))));
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
             const bool picks = unknown_next && s->req.max_tokens;
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);

@@ -187,6 +187,8 @@ static enum deq_rc check_request(const struct deq_engine *e, const struct deq_re
     const struct deq_sampling *s = &q->sampling;
     if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
         return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
+    if (q->products && (q->states == DEQ_STATES_NONE || !p->max_iter))
+        return deq_fail(err, DEQ_EINVAL, "products: of a Jacobian at states, which are asked for and evaluated");
     if (q->states != DEQ_STATES_NONE && q->max_tokens)
         return deq_fail(err, DEQ_EINVAL, "states: of a prompt that is continued by no tokens, max_tokens is %u",
                         q->max_tokens);
@@ -210,6 +212,7 @@ static void give_back(struct deq_engine *e, struct sequence *s)
     deq_ring_close(&e->pages, &s->ring);
     deq_free(s->tokens);
     deq_free(s->logprob);
+    deq_free(s->power.z);
     deq_free(s->residuals);
     s->tokens = NULL;
     s->id = 0;
@@ -254,7 +257,8 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
-    return deq_trace_open(s, err); /* whoever called gives back what has begun */
+    const enum deq_rc traced = deq_trace_open(s, err);
+    return traced ? traced : deq_jacobian_reserve(e, s, err); /* whoever called gives back what has begun */
 }
 
 /* How the rows of q are solved. */

@@ -22,6 +22,7 @@
 #include "server/log.h"
 
 enum {
+    PRODUCTS = 32,             /* of jacobian, half of which are measured */
     JSON_FLOATS_MAX = 1 << 18, /* about 3 MB of text; those in base64 are not counted */
     JSON_FLOAT_BYTES = 18,     /* ", -1.23456789e-05" at most */
     BASE64_FLOAT_BYTES = 6,    /* 4/3 of 4 */
@@ -44,6 +45,7 @@ struct prompt {
     struct deq_buf sum;  /* f64 [state_dim], of a mean */
     struct deq_buf told; /* struct told [], of the positions that the rows are of */
     struct reply_reached reached;
+    float spectral_radius; /* at its last position */
     uint64_t evaluations, ended_ns; /* of all its positions that were solved for it */
     bool numeric;
 };
@@ -135,6 +137,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         return DEQ_CONTINUE;
     }
     reply_reached_add(&p->reached, e);
+    p->spectral_radius = e->spectral_radius;
     deq_buf_add(&p->told, &(struct told){e->residual, e->evaluations}, sizeof(struct told));
     if (p->of->req.mean)
         add_to_mean(p, e->state);
@@ -245,6 +248,11 @@ static void write_equilibria(struct equilibria *q)
     }
     deq_buf_str(&q->text, "]");
     write_told(q, p);
+    if (q->req.jacobian) {
+        deq_buf_str(&q->text, ",\"jacobian\":{\"spectral_radius\":");
+        reply_residual(&q->text, p->spectral_radius);
+        deq_buf_fmt(&q->text, ",\"products\":%d}", PRODUCTS);
+    }
 }
 
 static void write_embeddings(struct equilibria *q)
@@ -355,6 +363,7 @@ static void set_up_prompt(struct equilibria *q, size_t i, const struct exchange 
     struct deq_request r = deq_request_defaults(q->served->model);
     r.solve = q->req.solve;
     r.max_tokens = 0;
+    r.products = q->req.jacobian ? PRODUCTS : 0;
     r.states = q->req.all_positions || q->req.mean ? DEQ_STATES_ALL : DEQ_STATES_LAST;
     p->of = q;
     p->job = (struct job){.request = r,
@@ -416,6 +425,11 @@ static struct equilibria *read_request(struct service *s, struct served *m, stru
     struct request_error err;
     if (!request_equilibria(&c, embeddings, x->body.data, x->body.len, &r, &err)) {
         exchange_request_error(x, &err);
+        return NULL;
+    }
+    if (r.jacobian && x->wants_octets) {
+        exchange_error(x, 400, "invalid_value", "jacobian", "jacobian: is told in JSON, not in octets");
+        equilibria_request_free(&r);
         return NULL;
     }
     const uint64_t rows = r.all_positions ? r.prompts[0].n : r.n_prompts;

@@ -66,7 +66,7 @@ struct equilibria_request {
     struct deq_tokens *prompts; /* [n_prompts], owned */
     size_t n_prompts;
     bool all_positions, mean; /* of each prompt: a row a position, or their mean; else the last one's */
-    bool base64, add_special;
+    bool base64, add_special, jacobian;
     struct deq_solve_params solve;
 };
 

@@ -88,6 +88,7 @@ static bool take_user(const struct object *o, const struct field *f, const json_
 static const struct field equilibria_rows[] = {
     {"positions", OTHER, 0, 0, 0, take_positions, "string: last, all"},
     COMMON_FIELDS,
+    {"jacobian", BOOL, 0, 0, offsetof(struct equilibria_request, jacobian), NULL, NULL},
     {"prompt", OTHER, 0, 0, 0, take_prompt, "string or array of token ids"},
 };
 
@@ -117,6 +118,8 @@ static bool check_together(const struct object *o, struct equilibria_request *r)
     uint64_t rows = 0;
     if (!r->n_prompts && r->embeddings)
         return fields_missing(o, input);
+    if (r->jacobian && !r->solve.max_iter)
+        return fields_bad_value(o, "jacobian", "with deq.max_iter 0 nothing is evaluated");
     if (!r->n_prompts && !request_no_prompt(o, &r->prompts, &r->n_prompts))
         return false;
     for (size_t i = 0; i < r->n_prompts; i++) {

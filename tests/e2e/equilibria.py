@@ -102,6 +102,32 @@ def test_against_authors():
             o, rows = states(d, {"prompt": [1, 2, 3], "positions": "all", "deq": {"max_iter": 0}})
             equal((o["residuals"], o["evaluations"], o["deq"]["residual_max"]), ([None] * 3, [0] * 3, None),
                   "the proposal, at which nothing is evaluated")
+            s, _, o = d.post(Q, {"prompt": [1], "jacobian": True, "deq": {"max_iter": 0}})
+            check_error(s, o, 400, "invalid_value", "jacobian", "where nothing is evaluated")
+
+
+def test_jacobian():
+    """An estimate of the spectral radius: the same whoever else is there, and it changes nothing else."""
+    d = usual()
+    without, (row,) = states(d, {"prompt": TEXT})
+    told = []
+    for body in ({}, {"positions": "all"}, {"pooling": "mean"}, {}):
+        o, rows = states(d, dict(body, prompt=TEXT, jacobian=True))
+        told.append(o.pop("jacobian"))
+        if not body:
+            equal((o, rows == [row]), (without, True), "what is told besides")
+    equal(told, [told[0]] * 4, "at the last position, whatever is shown")
+    radius = told[0]["spectral_radius"]
+    # it was trained to contract: tests/unit/test_jacobian.c has the value
+    check(told[0]["products"] == 32 and 0 < radius < 1, "a radius: %s" % told[0])
+    threads = [threading.Thread(target=lambda: d.complete(TEXT, max_tokens=60)) for _ in range(3)]
+    for t in threads:
+        t.start()
+    equal(states(d, {"prompt": TEXT, "jacobian": True})[0]["jacobian"], told[0], "in company")
+    for t in threads:
+        t.join()
+    s, _, b = d.request("POST", Q, {"prompt": "A", "jacobian": True}, OCTETS)
+    check_error(s, b, 400, "invalid_value", "jacobian", "in octets")
 
 
 def test_in_company():

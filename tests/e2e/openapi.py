@@ -472,7 +472,8 @@ def response_of(method, path, status):
 def optional(at, key, chunk):
     """Keys that replies may lack: in a stream's chunk, in its delta, and the extras of choices."""
     return (at[-1:] == ["delta"] or key in ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded",
-                                            "n_prompt_tokens", "n_ctx", "trace", "dropped_more", "timings") or
+                                            "n_prompt_tokens", "n_ctx", "trace", "dropped_more", "timings",
+                                            "jacobian") or
             (key == "deq" and at) or (key in ("usage", "deq") and not at and chunk))
 
 
@@ -624,6 +625,7 @@ def test_replies():
             (l, {"prompt": tokens, "positions": "all", "deq": {"tol": 0.1}}, 200, "all"),
             (q, {"prompt": "The"}, 200, "last"), (q, {"prompt": tokens, "positions": "all"}, 200, "all"),
             (q, {"pooling": "mean", "encoding_format": "base64", "deq": {"tol": 0.1}}, 200, "a mean"),
+            (q, {"prompt": "The", "jacobian": True}, 200, "its stability"),
             (q, {"pooling": "max"}, 400, "pooling"), (q, {"prompt": [1] * 3000}, 400, "too long"),
             (e, {"input": ["The", "A"], "user": "me"}, 200, "embeddings"),
             (e, {"input": [tokens], "encoding_format": "base64", "pooling": "last"}, 200, "of tokens"),

@@ -45,7 +45,7 @@ TEST(answer_is_whole_or_an_error)
         {"/v1/responses", "{\"input\":\"The\",\"max_output_tokens\":3,\"cache\":\"off\",\"seed\":1}"},
         {"/v1/responses", "{\"input\":\"The\",\"max_output_tokens\":1,\"cache\":\"off\",\"seed\":1,\"stream\":true}"},
         {"/v1/logits", "{\"prompt\":\"A\",\"positions\":\"last\"}"},
-        {"/v1/equilibria", "{\"prompt\":\"The\",\"positions\":\"all\"}"},
+        {"/v1/equilibria", "{\"prompt\":\"The\",\"positions\":\"all\",\"jacobian\":true}"},
         {"/v1/embeddings", "{\"input\":[\"A\",\"The\"],\"encoding_format\":\"base64\"}"},
         {"/tokenize", "{\"prompt\":\"The king\"}"},
         {"/detokenize", "{\"tokens\":[70,71,72]}"},

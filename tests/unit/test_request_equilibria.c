@@ -70,6 +70,8 @@ TEST(request_equilibria_refusals)
         {false, "{\"encoding_format\":\"hex\"}", "invalid_value encoding_format"},
         {false, "{\"input\":\"a\"}", "unknown_parameter input"},
         {false, "{\"deq\":{\"tol\":9}}", "invalid_value deq.tol"},
+        {false, "{\"jacobian\":1}", "invalid_type jacobian"},
+        {true, "{\"input\":\"a\",\"jacobian\":true}", "unknown_parameter jacobian"},
         {true, "{}", "missing_parameter input"},
         {true, "{\"input\":[]}", "invalid_value input"},
         {true, "{\"input\":[\"a\",1]}", "invalid_type input"},
