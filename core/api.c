@@ -7,6 +7,8 @@
 #include "core/cell/config.h"
 #include "core/deq.h"
 #include "core/engine/engine.h"
+#include "core/engine/engine_impl.h"
+#include "core/engine/saved.h"
 #include "core/math/kern.h"
 #include "core/text/tokenizer.h"
 
@@ -234,4 +236,95 @@ enum deq_rc deq_engine_new(const struct deq_model *m, const struct deq_engine_op
     if (rc)
         deq_pool_free(pool);
     return rc;
+}
+
+/* --- States (core/engine/state.h) --- */
+
+/* block: of a prefix cache, positions of its blocks; else 0 */
+static struct deq_saved_of saved_of(const struct deq_model *m, const char *format, uint32_t block)
+{
+    static const struct deq_hash fixed = {{1, 2}};
+    const struct deq_solver_opts *o = &m->arch->serving.solver;
+    struct deq_saved_of of = {.format = format,
+                              .model_type = m->arch->kind->model_type,
+                              .numeric_class = deq_class_name(m->arch->serving.numeric),
+                              .fingerprint = m->fingerprint};
+    /* what is asked of the solver is a request's or in a cache's keys; the rest of it is the model's */
+    char solver[160];
+    snprintf(solver, sizeof solver, "%d %u %.9g %.9g %u", (int)o->stop, o->memory, (double)o->beta, (double)o->reg,
+             block);
+    struct deq_hash h = deq_siphash(&fixed, solver, strlen(solver));
+    for (size_t i = 0; i < m->n_facts; i++) {
+        h = deq_siphash(&h, m->facts[i].key, strlen(m->facts[i].key));
+        h = deq_siphash(&h, m->facts[i].value, strlen(m->facts[i].value));
+    }
+    snprintf(of.configuration, sizeof of.configuration, "%016llx%016llx", (unsigned long long)h.h[0],
+             (unsigned long long)h.h[1]);
+    return of;
+}
+
+static struct deq_saved_of state_of(const struct deq_model *m)
+{
+    return saved_of(m, "deq.state", 0);
+}
+
+static struct deq_cell shape_of(const struct deq_model *m)
+{
+    return m->arch->kind->shape(m->arch, 0, 0, 1);
+}
+
+enum deq_rc deq_state_new(const struct deq_model *m, size_t n_tokens, struct deq_state **ret, struct deq_err *err)
+{
+    const struct deq_cell shape = shape_of(m);
+    return deq_state_make(&shape, n_tokens, ret, err);
+}
+
+uint64_t deq_state_bytes(const struct deq_model *m, size_t n_tokens)
+{
+    const struct deq_cell shape = shape_of(m);
+    return deq_state_size(&shape, n_tokens) + DEQ_SAVED_HEAD_MAX;
+}
+
+enum deq_rc deq_state_save(const struct deq_model *m, const struct deq_state *state, const char *path,
+                           struct deq_err *err)
+{
+    const struct deq_saved_of of = state_of(m);
+    return deq_state_write(&of, state, path, err);
+}
+
+enum deq_rc deq_state_print(const struct deq_model *m, const struct deq_state *state, struct deq_buf *out,
+                            struct deq_err *err)
+{
+    const struct deq_saved_of of = state_of(m);
+    return deq_state_write_buf(&of, state, out, err);
+}
+
+enum deq_rc deq_state_load(const struct deq_model *m, const char *path, uint64_t max_bytes, struct deq_state **ret,
+                           struct deq_err *err)
+{
+    const struct deq_saved_of of = state_of(m);
+    const struct deq_cell shape = shape_of(m);
+    return deq_state_read(&of, &shape, NULL, max_bytes, path, ret, err);
+}
+
+enum deq_rc deq_state_parse(const struct deq_model *m, const void *bytes, size_t len, const char *name,
+                            struct deq_state **ret, struct deq_err *err)
+{
+    const struct deq_saved_of of = state_of(m);
+    const struct deq_cell shape = shape_of(m);
+    return deq_state_read(&of, &shape, bytes, len, name, ret, err);
+}
+
+enum deq_rc deq_prefix_save(const struct deq_model *m, const struct deq_engine *e, const char *path,
+                            struct deq_err *err)
+{
+    const struct deq_saved_of of = saved_of(m, "deq.prefix", e->opts.prefill_block);
+    return deq_prefix_write(&of, e, path, err);
+}
+
+enum deq_rc deq_prefix_restore(const struct deq_model *m, struct deq_engine *e, const char *path, size_t *ret_blocks,
+                               struct deq_err *err)
+{
+    const struct deq_saved_of of = saved_of(m, "deq.prefix", e->opts.prefill_block);
+    return deq_prefix_read(&of, e, path, ret_blocks, err);
 }

@@ -41,6 +41,7 @@
 #include "core/base/cores.h"
 #include "core/base/err.h"
 #include "core/base/tokens.h"
+#include "core/engine/state.h"
 #include "core/engine/stats.h"
 #include "core/engine/trace.h"
 #include "core/math/class.h"
@@ -221,8 +222,10 @@ enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };
 enum deq_states { DEQ_STATES_NONE, DEQ_STATES_LAST, DEQ_STATES_ALL };
 
 struct deq_request {
-    const uint32_t *prompt; /* [n_prompt], at least one token */
+    const uint32_t *prompt; /* [n_prompt], at least one token, or none behind a state */
     size_t n_prompt;
+    const struct deq_state *state; /* what stands before the prompt, or NULL; then nothing is left in the cache */
+    struct deq_state *keep; /* of all tokens before the answer: receives their state; borrowed until END; or NULL */
     uint32_t max_tokens;    /* 0: solve the prompt only */
     bool ignore_eos;
     uint32_t n; /* choices: the prompt is solved once, then continued n times; 0 means 1. n needs max_tokens */
@@ -248,7 +251,7 @@ struct deq_request deq_request_defaults(const struct deq_model *model);
 
 struct deq_admission {
     uint64_t id;
-    size_t cached_tokens; /* of the prompt, taken from the prefix cache */
+    size_t cached_tokens; /* of the prompt, taken from the prefix cache or its state */
     bool approximate;     /* some of them were produced by generation */
 };
 /* DEQ_EINVAL: the request can never run here; DEQ_EFULL: not now (sequences, rows or cache pages are

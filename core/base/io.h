@@ -41,6 +41,16 @@ struct deq_part {
  * terminal or another character device and this process's own descriptors (/dev/stdout) are written through.
  * Directories, block devices and sockets are refused. */
 enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err);
+/* The same of what is not held in one piece: part i, whose bytes hold until the next one is asked for, in order. A file
+ * that is new can be read by its owner alone. */
+struct deq_parts {
+    size_t n;
+    struct deq_part (*part)(void *ctx, size_t i);
+    void *ctx;
+};
+enum deq_rc deq_io_replace_private(const char *path, const struct deq_parts *parts, struct deq_err *err);
+/* Removes what writers that are no more have left unfinished in a directory; returns how many. */
+unsigned deq_io_sweep(const char *dir);
 
 /* One line at the end of a file that is made if need be; on failure no part of it stays. */
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err);

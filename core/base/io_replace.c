@@ -52,11 +52,23 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
-static enum deq_rc write_parts(int fd, const char *path, const struct deq_part *parts, size_t n, struct deq_err *err)
+static struct deq_part part_of_array(void *ctx, size_t i)
 {
-    for (size_t i = 0; i < n; i++)
-        if (!write_all(fd, parts[i].data, parts[i].len))
+    return ((const struct deq_part *)ctx)[i];
+}
+
+static struct deq_parts array_of(const struct deq_part *parts, size_t n)
+{
+    return (struct deq_parts){n, part_of_array, (void *)(uintptr_t)parts};
+}
+
+static enum deq_rc write_parts(int fd, const char *path, const struct deq_parts *parts, struct deq_err *err)
+{
+    for (size_t i = 0; i < parts->n; i++) {
+        const struct deq_part p = parts->part(parts->ctx, i);
+        if (!write_all(fd, p.data, p.len))
             return sys_fail(err, path, "write");
+    }
     return DEQ_OK;
 }
 
@@ -106,12 +118,14 @@ static enum deq_rc follow(const char *path, struct place *p, int *ret_fd, struct
     return sys_fail(err, path, "follow the links");
 }
 
-/* Is this a name that `create` may have made for base? */
+/* Is this a name that `create` may have made for base, or, NULL, for anything? */
 static bool is_temporary(const char *name, const char *base)
 {
-    const size_t n = strnlen(base, BASE_MAX);
-    return name[0] == '.' && !strncmp(name + 1, base, n) && name[n + 1] == '.' &&
-           strspn(name + n + 2, "0123456789abcdef") == DIGITS && !strcmp(name + n + 2 + DIGITS, ".tmp");
+    static const char end[] = ".tmp";
+    const size_t len = strlen(name), added = 2 + DIGITS + sizeof end - 1;
+    const size_t n = base ? strnlen(base, BASE_MAX) : len > added ? len - added : 0;
+    return n && name[0] == '.' && (!base || !strncmp(name + 1, base, n)) && name[n + 1] == '.' &&
+           strspn(name + n + 2, "0123456789abcdef") == DIGITS && !strcmp(name + n + 2 + DIGITS, end);
 }
 
 /* Removes a directory of files; what is no file in it stays, and it too. */
@@ -128,13 +142,14 @@ static void remove_dir(int parent, const char *name)
     (void)unlinkat(parent, name, AT_REMOVEDIR);
 }
 
-/* Removes what writers of the same name that are no more have left. */
-static void sweep(const struct place *p)
+/* Removes what writers of the same name, or, NULL, of any, that are no more have left. */
+static unsigned sweep(const char *dir, const char *base)
 {
-    DIR *d = opendir(p->dir);
+    unsigned n = 0;
+    DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
         struct stat st;
-        if (!is_temporary(e->d_name, p->base))
+        if (!is_temporary(e->d_name, base))
             continue;
         const int fd = openat(dirfd(d), e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0)
@@ -145,16 +160,23 @@ static void sweep(const struct place *p)
             remove_dir(dirfd(d), e->d_name);
         else if (ours)
             (void)unlinkat(dirfd(d), e->d_name, 0);
+        n += ours;
         close(fd);
     }
     if (d)
         closedir(d);
+    return n;
+}
+
+unsigned deq_io_sweep(const char *dir)
+{
+    return sweep(dir, NULL);
 }
 
 /* A new, locked file or directory beside p. */
 static enum deq_rc create(const struct place *p, mode_t mode, char tmp[TMP_BYTES], int *ret_fd, struct deq_err *err)
 {
-    sweep(p);
+    (void)sweep(p->dir, p->base);
     for (unsigned i = 0; i < NAMES_MAX; i++) {
         uint64_t r;
         struct stat st;
@@ -192,16 +214,16 @@ static void sync_dir(const char *dir)
     close(fd);
 }
 
-/* old: what is replaced, or NULL. */
-static enum deq_rc replace(const struct place *p, const struct stat *old, const struct deq_part *parts, size_t n,
+/* old: what is replaced, or NULL; then mode is the file's. */
+static enum deq_rc replace(const struct place *p, const struct stat *old, mode_t mode, const struct deq_parts *parts,
                            struct deq_err *err)
 {
     char tmp[TMP_BYTES];
     int fd = -1;
-    enum deq_rc rc = create(p, S_IFREG | (old ? 0600 : 0666), tmp, &fd, err);
+    enum deq_rc rc = create(p, S_IFREG | (old ? 0600 : mode), tmp, &fd, err);
     if (rc)
         return rc;
-    rc = write_parts(fd, p->path, parts, n, err);
+    rc = write_parts(fd, p->path, parts, err);
     if (!rc && old) {
         (void)!fchown(fd, old->st_uid, old->st_gid); /* only root gives files away; else it is ours from now on */
         if (fchmod(fd, old->st_mode & 0777) < 0)
@@ -237,7 +259,7 @@ static int open_through(const char *path)
     }
 }
 
-static enum deq_rc write_through(const char *path, const struct deq_part *parts, size_t n, struct deq_err *err)
+static enum deq_rc write_through(const char *path, const struct deq_parts *parts, struct deq_err *err)
 {
     struct stat st;
     const int fd = open_through(path);
@@ -246,14 +268,15 @@ static enum deq_rc write_through(const char *path, const struct deq_part *parts,
     if (fd < 0)
         return sys_fail(err, path, "open");
     enum deq_rc rc = !fstat(fd, &st) && (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))
-                         ? write_parts(fd, path, parts, n, err)
+                         ? write_parts(fd, path, parts, err)
                          : deq_fail(err, DEQ_EIO, "%s: became another file while it was opened", path);
     if (close(fd) < 0 && !rc)
         rc = sys_fail(err, path, "close");
     return rc;
 }
 
-enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err)
+/* mode: of a new file */
+static enum deq_rc replace_at(const char *path, mode_t mode, const struct deq_parts *parts, struct deq_err *err)
 {
     struct place p;
     struct stat st;
@@ -262,18 +285,29 @@ enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_
     if (rc)
         return rc;
     if (own >= 0)
-        return write_parts(own, path, parts, n_parts, err);
+        return write_parts(own, path, parts, err);
     if (!*p.base)
         return deq_fail(err, DEQ_EINVAL, "%s: the name of a directory, expected a file", path);
     const bool old = !lstat(p.path, &st);
     if (!old && errno != ENOENT)
         return sys_fail(err, path, "write");
     if (!old || S_ISREG(st.st_mode))
-        return replace(&p, old ? &st : NULL, parts, n_parts, err);
+        return replace(&p, old ? &st : NULL, mode, parts, err);
     if (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))
-        return write_through(p.path, parts, n_parts, err);
+        return write_through(p.path, parts, err);
     return deq_fail(err, DEQ_EIO, "%s: is a %s, expected a file", path,
                     S_ISDIR(st.st_mode) ? "directory" : S_ISBLK(st.st_mode) ? "block device" : "socket");
+}
+
+enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err)
+{
+    const struct deq_parts all = array_of(parts, n_parts);
+    return replace_at(path, 0666, &all, err);
+}
+
+enum deq_rc deq_io_replace_private(const char *path, const struct deq_parts *parts, struct deq_err *err)
+{
+    return replace_at(path, 0600, parts, err);
 }
 
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err)
@@ -290,7 +324,8 @@ enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_er
         return deq_fail(err, DEQ_EIO, "%s: lines can be added to a file or a pipe, and this is neither", path);
     }
     const struct deq_part parts[] = {{line, strlen(line)}, {"\n", 1}};
-    enum deq_rc rc = write_parts(fd, path, parts, DEQ_COUNT(parts), err);
+    const struct deq_parts all = array_of(parts, DEQ_COUNT(parts));
+    enum deq_rc rc = write_parts(fd, path, &all, err);
     if (rc && S_ISREG(st.st_mode) && ftruncate(fd, st.st_size) < 0)
         rc = sys_fail(err, path, "take back a part of a line");
     if (close(fd) < 0 && !rc)

@@ -238,3 +238,23 @@ void deq_attention_page_copy(const struct deq_attention *a, uint32_t to, uint32_
     const size_t bytes = deq_attention_page_bytes(a);
     memcpy(a->pages + to * bytes, a->pages + from * bytes, bytes);
 }
+
+void deq_attention_page_get(const struct deq_attention *a, uint32_t page, uint32_t n, void *out)
+{
+    const struct deq_kv_layout *kv = &a->kv;
+    const size_t bytes = deq_attention_page_bytes(a), scales = kv->format == DEQ_KV_I16 ? P : 0;
+    memcpy(out, a->pages + page * bytes, bytes);
+    for (size_t h = 0; h < kv->page_words / kv->head_words; h++) {
+        /* a position is a column of K, its scales and V's, and a row of V */
+        uint32_t *k = deq_kv_k(kv, out, h), *v = deq_kv_v(kv, out, h);
+        for (size_t column = 0; column < kv->k_words + scales; column += P)
+            memset(k + column + n, 0, (P - n) * sizeof *k);
+        memset(v + scales + n * kv->v_stride, 0, (P - n) * kv->v_stride * sizeof *v);
+    }
+}
+
+void deq_attention_page_put(const struct deq_attention *a, uint32_t page, const void *in)
+{
+    const size_t bytes = deq_attention_page_bytes(a);
+    memcpy(a->pages + page * bytes, in, bytes);
+}

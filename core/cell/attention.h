@@ -88,5 +88,8 @@ size_t deq_attention_work(const struct deq_attention *a, struct deq_heads heads,
 void deq_attention_read(const struct deq_attention *a, const struct deq_attention_rows *rows, unsigned thread,
                         unsigned n_threads);
 void deq_attention_page_copy(const struct deq_attention *a, uint32_t to, uint32_t from);
+/* A page as bytes [deq_attention_page_bytes], zeros from position n on; and the reverse. */
+void deq_attention_page_get(const struct deq_attention *a, uint32_t page, uint32_t n, void *out);
+void deq_attention_page_put(const struct deq_attention *a, uint32_t page, const void *in);
 
 #endif

@@ -90,6 +90,11 @@ struct deq_cell_ops {
     uint32_t (*best_near)(struct deq_cell *c, unsigned thread, const float *z, const struct deq_known *known);
     /* Page `to` becomes what page `from` is. */
     void (*page_copy)(struct deq_cell *c, uint32_t to, uint32_t from);
+    /* What a page holds of its first n positions, all of them final, as bytes [page_bytes] that any cell of the same
+     * model understands; of the others zeros. */
+    void (*page_get)(const struct deq_cell *c, uint32_t page, uint32_t n, void *out);
+    /* The reverse. false: no page of such a cell has these bytes, and what the page is now is not to be read. */
+    bool (*page_put)(struct deq_cell *c, uint32_t page, const void *in);
     void (*free)(struct deq_cell *c);
 };
 

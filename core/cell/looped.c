@@ -288,6 +288,27 @@ static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
     memcpy(c->injected + to * floats, c->injected + from * floats, floats * sizeof(float));
 }
 
+/* Keys and values, then what is injected. */
+static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n, void *out)
+{
+    const struct cell *c = (const struct cell *)base;
+    const size_t S = base->state_dim, P = DEQ_KV_PAGE_TOK;
+    float *injected = (float *)(void *)((char *)out + deq_attention_page_bytes(&c->layers.attention));
+    deq_attention_page_get(&c->layers.attention, page, n, out);
+    memcpy(injected, c->injected + page * P * S, n * S * sizeof(float));
+    memset(injected + n * S, 0, (P - n) * S * sizeof(float));
+}
+
+static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+{
+    const struct cell *c = (const struct cell *)base;
+    const size_t floats = DEQ_KV_PAGE_TOK * base->state_dim;
+    deq_attention_page_put(&c->layers.attention, page, in);
+    memcpy(c->injected + page * floats, (const char *)in + deq_attention_page_bytes(&c->layers.attention),
+           floats * sizeof(float));
+    return true;
+}
+
 /* --- Opening --- */
 
 static void cell_free(struct deq_cell *base)
@@ -300,7 +321,8 @@ static void cell_free(struct deq_cell *base)
 #define OPS(predict_, start_, coda_)                                                                              \
     {.name = "looped", .explicit = cell_explicit, .start = start_, .inject = cell_inject, .predict = predict_,    \
      .step = cell_step, .coda = coda_, .readout = cell_readout, .readout_tail = cell_readout_tail,                \
-     .screen = cell_screen, .best_near = cell_best_near, .page_copy = cell_page_copy, .free = cell_free}
+     .screen = cell_screen, .best_near = cell_best_near, .page_copy = cell_page_copy, .page_get = cell_page_get, \
+     .page_put = cell_page_put, .free = cell_free}
 #define OPS_OF(predict_)                                                     \
     {{OPS(predict_, NULL, NULL), OPS(predict_, NULL, cell_coda)},            \
      {OPS(predict_, cell_start, NULL), OPS(predict_, cell_start, cell_coda)}}

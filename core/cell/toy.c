@@ -107,6 +107,19 @@ static void page_copy(struct deq_cell *c, uint32_t to, uint32_t from)
     memcpy(toy_of(c)->pages + to * floats, toy_of(c)->pages + from * floats, c->page_bytes);
 }
 
+static void page_get(const struct deq_cell *c, uint32_t page, uint32_t n, void *out)
+{
+    const size_t held = n * PARTS * c->state_dim * sizeof(float);
+    memset(out, 0, c->page_bytes);
+    memcpy(out, ((const struct toy *)c)->pages + page * (c->page_bytes / sizeof(float)), held);
+}
+
+static bool page_put(struct deq_cell *c, uint32_t page, const void *in)
+{
+    memcpy(toy_of(c)->pages + page * (c->page_bytes / sizeof(float)), in, c->page_bytes);
+    return true;
+}
+
 static void toy_free(struct deq_cell *c)
 {
     deq_free(((struct toy *)c)->pages);
@@ -114,7 +127,7 @@ static void toy_free(struct deq_cell *c)
 }
 
 #define COMMON .name = "toy", .inject = inject, .step = step, .commit = commit, .readout = readout, \
-               .page_copy = page_copy, .free = toy_free
+               .page_copy = page_copy, .page_get = page_get, .page_put = page_put, .free = toy_free
 /* without and with layers before the loop; without and with layers behind it */
 static const struct deq_cell_ops ops[2][2] = {
     {{COMMON}, {COMMON, .coda = coda}},

@@ -338,6 +338,17 @@ static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
     deq_attention_page_copy(&((const struct cell *)base)->attention, to, from);
 }
 
+static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n, void *out)
+{
+    deq_attention_page_get(&((const struct cell *)base)->attention, page, n, out);
+}
+
+static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+{
+    deq_attention_page_put(&((const struct cell *)base)->attention, page, in);
+    return true;
+}
+
 /* --- Opening --- */
 
 static void cell_free(struct deq_cell *base)
@@ -356,6 +367,8 @@ static const struct deq_cell_ops ops = {.name = "transformer",
                                         .screen = cell_screen,
                                         .best_near = cell_best_near,
                                         .page_copy = cell_page_copy,
+                                        .page_get = cell_page_get,
+                                        .page_put = cell_page_put,
                                         .free = cell_free};
 static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .inject = cell_inject,
@@ -365,6 +378,8 @@ static const struct deq_cell_ops ops_without_predictor = {.name = "transformer",
                                                           .screen = cell_screen,
                                                           .best_near = cell_best_near,
                                                           .page_copy = cell_page_copy,
+                                                          .page_get = cell_page_get,
+                                                          .page_put = cell_page_put,
                                                           .free = cell_free};
 
 static void lay_out(struct cell *c, const struct deq_transformer_arch *a, unsigned threads, struct deq_layout *l)

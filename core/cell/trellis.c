@@ -322,6 +322,28 @@ static void cell_page_copy(struct deq_cell *base, uint32_t to, uint32_t from)
     c->notes[to] = c->notes[from];
 }
 
+/* h and c, then the token, and room for the rest of a note: how much is folded says nothing about what is final. */
+static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n, void *out)
+{
+    const struct cell *c = (const struct cell *)base;
+    const size_t floats = 2 * (size_t)c->w->arch.state_size;
+    (void)n; /* its one position */
+    memset(out, 0, base->page_bytes);
+    memcpy(out, c->pages + page * floats, floats * sizeof(float));
+    memcpy((float *)out + floats, &c->notes[page].token, sizeof c->notes->token);
+}
+
+static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+{
+    const struct cell *c = (const struct cell *)base;
+    const size_t floats = 2 * (size_t)c->w->arch.state_size;
+    struct note note = {.final = true};
+    memcpy(c->pages + page * floats, in, floats * sizeof(float));
+    memcpy(&note.token, (const float *)in + floats, sizeof note.token);
+    c->notes[page] = note;
+    return note.token < base->vocab_size; /* it will be looked up */
+}
+
 /* --- Opening --- */
 
 static void cell_free(struct deq_cell *base)
@@ -334,7 +356,7 @@ static void cell_free(struct deq_cell *base)
 #define OPS                                                                                                      \
     .name = "trellis", .inject = cell_inject, .step = cell_step, .commit = cell_commit, .readout = cell_readout, \
     .readout_tail = cell_readout_tail, .screen = cell_screen, .best_near = cell_best_near,                         \
-    .page_copy = cell_page_copy, .free = cell_free
+    .page_copy = cell_page_copy, .page_get = cell_page_get, .page_put = cell_page_put, .free = cell_free
 static const struct deq_cell_ops ops = {OPS, .predict = cell_predict}, ops_without_predictor = {OPS};
 
 static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned threads, struct deq_layout *l)

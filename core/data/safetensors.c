@@ -225,10 +225,10 @@ static enum deq_rc open_source(const char *bytes, uint64_t len, const char *path
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory", path);
     }
     f->bytes = bytes;
-    f->file.fd = -1;
+    f->file = (struct deq_file){.fd = -1, .bytes = len};
     enum deq_rc rc = bytes ? DEQ_OK : deq_file_open(f->path, &f->file, err);
     if (!rc)
-        rc = read_header(f, bytes ? len : f->file.bytes, err);
+        rc = read_header(f, f->file.bytes, err);
     if (rc)
         deq_safetensors_close(f);
     else
@@ -274,6 +274,16 @@ const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *f, c
 {
     const struct deq_tensor *const *t = bsearch(name, f->by_name, f->n, sizeof *f->by_name, name_of);
     return t ? *t : NULL;
+}
+
+uint64_t deq_safetensors_bytes(const struct deq_safetensors *f)
+{
+    return f->file.bytes;
+}
+
+enum deq_rc deq_safetensors_raw(const struct deq_safetensors *f, uint64_t at, size_t n, void *out, struct deq_err *err)
+{
+    return read_bytes(f, at, out, n, "", err);
 }
 
 const char *deq_safetensors_meta(const struct deq_safetensors *f, const char *key)

@@ -11,7 +11,7 @@
 #ifndef DEQ_DATA_SAFETENSORS_H
 #define DEQ_DATA_SAFETENSORS_H
 
-#include "core/base/base.h"
+#include "core/base/buf.h"
 #include "core/base/err.h"
 
 enum { DEQ_ST_DIMS_MAX = 8, DEQ_ST_TENSORS_MAX = 16384, DEQ_ST_HEADER_MAX = 16 << 20, DEQ_ST_NAME_MAX = 256 };
@@ -39,6 +39,10 @@ size_t deq_safetensors_count(const struct deq_safetensors *file);
 const struct deq_tensor *deq_safetensors_at(const struct deq_safetensors *file, size_t i);
 /* NULL when absent */
 const struct deq_tensor *deq_safetensors_find(const struct deq_safetensors *file, const char *name);
+/* Bytes of the file, and those of it that stand at [at, at + n), whatever they are. */
+uint64_t deq_safetensors_bytes(const struct deq_safetensors *file);
+enum deq_rc deq_safetensors_raw(const struct deq_safetensors *file, uint64_t at, size_t n, void *out,
+                                struct deq_err *err);
 /* NULL when absent */
 const char *deq_safetensors_meta(const struct deq_safetensors *file, const char *key);
 
@@ -59,7 +63,7 @@ enum deq_rc deq_tensor_piece_to_f32(const struct deq_safetensors *file, const st
 /* Writing (safetensors_write.c) */
 struct deq_tensor_out {
     const char *name;
-    enum deq_dtype dtype; /* F32, BF16 or I64 */
+    enum deq_dtype dtype;
     unsigned n_dims;
     uint64_t shape[DEQ_ST_DIMS_MAX];
     const void *data; /* already in that dtype; NULL where it is put later */
@@ -67,6 +71,9 @@ struct deq_tensor_out {
 /* meta: pairs key, value, ..., NULL (or NULL). Replaces path atomically. */
 enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out *tensors, size_t n,
                                   const char *const *meta, struct deq_err *err);
+/* All that stands before the data; false: no memory. */
+bool deq_safetensors_header(const struct deq_tensor_out *tensors, size_t n, const char *const *meta,
+                            struct deq_buf *out);
 /* A new file, for a new directory, whose numbers are put afterwards, in pieces and in any order, each once. */
 struct deq_safetensors_new;
 enum deq_rc deq_safetensors_create(const char *path, const struct deq_tensor_out *tensors, size_t n,

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/buf.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "core/data/safetensors.h"
@@ -27,8 +26,8 @@ static bool add_entry(json_t *root, const struct deq_tensor_out *t, uint64_t at)
     return entry && !json_object_set_new(root, t->name, entry);
 }
 
-/* All that stands before the data; false: no memory. */
-static bool make_header(const struct deq_tensor_out *tensors, size_t n, const char *const *meta, struct deq_buf *head)
+bool deq_safetensors_header(const struct deq_tensor_out *tensors, size_t n, const char *const *meta,
+                            struct deq_buf *head)
 {
     json_t *root = json_object(), *m = json_object();
     bool ok = root && m;
@@ -62,7 +61,7 @@ enum deq_rc deq_safetensors_write(const char *path, const struct deq_tensor_out 
     struct deq_buf head;
     deq_buf_init(&head, DEQ_ST_HEADER_MAX);
     struct deq_part *parts = DEQ_NEW_ARRAY(struct deq_part, n + 1);
-    enum deq_rc rc = parts && make_header(tensors, n, meta, &head)
+    enum deq_rc rc = parts && deq_safetensors_header(tensors, n, meta, &head)
                          ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
     if (!rc) {
         parts[0] = (struct deq_part){head.data, head.len};
@@ -93,7 +92,7 @@ enum deq_rc deq_safetensors_create(const char *path, const struct deq_tensor_out
     deq_buf_init(&head, DEQ_ST_HEADER_MAX);
     struct deq_safetensors_new *f = DEQ_NEW(struct deq_safetensors_new);
     struct place *place = DEQ_NEW_ARRAY(struct place, n + 1);
-    enum deq_rc rc = f && place && make_header(tensors, n, meta, &head)
+    enum deq_rc rc = f && place && deq_safetensors_header(tensors, n, meta, &head)
                          ? deq_new_file_begin(path, &f->file, err)
                          : deq_fail(err, DEQ_ENOMEM, "%s: no memory for its header", path);
     if (!rc) {

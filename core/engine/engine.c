@@ -8,15 +8,15 @@
 
 enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges */
 
-/* Rows of sequences that evaluate, or of those that answer from their starts. */
+/* Rows that are evaluated, or those that answer from their starts. */
 static void gather_of(struct deq_engine *e, bool evaluate)
 {
     for (uint32_t i = 0; i < e->opts.max_sequences; i++) {
         struct sequence *s = &e->seqs[i];
-        if (!deq_seq_in_step(s) || (s->solver.max_iter > 0) != evaluate)
-            continue;
-        for (uint32_t k = 0; k < s->n_rows; k++) {
+        for (uint32_t k = 0; deq_seq_in_step(s) && k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
+            if (deq_row_is_given(s, r) == evaluate)
+                continue;
             const size_t b = e->n_batch++;
             e->batch[b] = r;
             e->batch_seq[b] = s;
@@ -180,7 +180,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
                                .start_cached = r->start_cached};
         k++;
         deq_seq_committed(e, s, &ev, r->fz);
-        if (p < s->req.n_prompt) {
+        if (p < s->req.n_prompt && !r->given) {
             s->prompt_positions++;
             s->prompt_evaluations += r->evaluations;
         }
@@ -238,7 +238,7 @@ static bool prune(struct deq_engine *e, struct sequence *s)
                 deq_seq_drop_rows(e, s, k, DEQ_ROW_NOT_FINITE);
                 break;
             }
-            if (r->restarted || !s->solver.max_iter) {
+            if (r->restarted || deq_row_is_given(s, r)) {
                 e->stats.numeric_errors++;
                 deq_seq_finish(e, s, DEQ_FINISH_NUMERIC, "the state became infinite or not a number");
                 return false;

@@ -1,6 +1,6 @@
 /* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
- * (what enters), readout.c (from states to picks), trace.c (what is told of rows), jacobian.c (how stable a state is).
- */
+ * (what enters), readout.c (from states to picks), trace.c (what is told of rows), jacobian.c (how stable a state is),
+ * state.c and prefix_file.c (what outlives the engine). */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -29,7 +29,8 @@ struct row {
     bool finite, converged;
     bool last;            /* the next evaluation is the last: commit whatever comes */
     bool restarted;       /* went back after NaN once */
-    bool start_cached;    /* began from a state of the prefix cache */
+    bool start_cached;    /* began from a state of the prefix cache, or of the request */
+    bool given;           /* its state came with the request: it is read as it is */
     bool guess_due;       /* at this step */
     bool exact;           /* what it picks is final, and more is needed for it than the most probable word */
     bool remembers;       /* logits of `seen` stand in a place of its own */
@@ -57,6 +58,7 @@ struct sequence {
     bool paused, expired;
     bool approximate; /* began behind blocks that generation produced: what it solves is not canonical */
     bool from_cache;  /* the next row starts from a cached state */
+    bool given;       /* and that state is its own */
     struct deq_request req;
     struct deq_solver_opts solver;
     struct deq_ring ring;
@@ -128,11 +130,24 @@ static inline bool deq_seq_in_step(const struct sequence *s)
     return s->id && !s->waiting && !s->paused;
 }
 
+/* The start of r is its state, and all that was asked for. */
+static inline bool deq_row_is_given(const struct sequence *s, const struct row *r)
+{
+    return r->given || !s->solver.max_iter;
+}
+
 /* As the front of s, r commits at this evaluation whatever the residual. */
 static inline bool deq_row_must_commit(const struct sequence *s, const struct row *r)
 {
     return r->last || s->expired;
 }
+
+/* check.c */
+
+/* Tokens that are known beforehand: of the state, then the prompt. */
+size_t deq_request_length(const struct deq_request *q);
+/* DEQ_EINVAL says what is wrong. */
+enum deq_rc deq_request_check(const struct deq_engine *e, const struct deq_request *q, struct deq_err *err);
 
 /* fill.c */
 
@@ -198,6 +213,9 @@ void deq_trace_dropped(const struct sequence *s, const struct row *r, enum deq_f
 void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t position);
 /* The sequence's next position, ev->position, is final: state is f(z) there. Whole blocks go to the prefix cache. */
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state);
+/* state.c: s becomes the state of its first tokens, all of which are final; and s, just begun, goes on behind it. */
+void deq_seq_keep(const struct deq_engine *e, const struct sequence *from, struct deq_state *s);
+enum deq_rc deq_seq_resume(struct deq_engine *e, struct sequence *s, const struct deq_state *from, struct deq_err *err);
 /* Further choices of s take its prompt over: pages, state. */
 void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 /* Rows from..n_rows-1 leave, not final; why is told where it was asked for. */

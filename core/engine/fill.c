@@ -85,7 +85,8 @@ static struct row *enter(struct deq_engine *e, struct sequence *s, uint32_t toke
     r->finite = true;
     r->converged = r->restarted = r->guess_due = r->remembers = false;
     r->start_cached = s->from_cache && !deq_warm_is_fixed(warm);
-    s->from_cache = false;
+    r->given = s->given;
+    s->from_cache = s->given = false;
     deq_trace_enter(e, s, r);
     e->stats.starts[warm]++;
     e->stats.starts_cached += r->start_cached;
@@ -103,6 +104,10 @@ static void start(struct deq_engine *e, size_t n)
     size_t n_predict = 0, n_propose = 0;
     for (size_t i = 0; i < n; i++) {
         struct row *r = e->new_rows[i];
+        if (r->given) {
+            memcpy(r->z, e->prev[i], bytes);
+            continue;
+        }
         switch (e->new_seq[i]->req.solve.warm_start) {
         case DEQ_WARM_PREVIOUS: memcpy(r->z, e->prev[i], bytes); break;
         case DEQ_WARM_PREDICTOR:

@@ -128,6 +128,28 @@ void deq_prefix_invalidate(struct deq_prefix *c, uint32_t page)
     }
 }
 
+void deq_prefix_put(struct deq_prefix *c, const struct deq_prefix_entry *as)
+{
+    const uint32_t i = c->unused;
+    struct deq_prefix_entry *e = &c->entries[i];
+    uint32_t *b = bucket_of(c, &as->key);
+    c->unused = e->next;
+    e->key = as->key;
+    e->first_page = as->first_page;
+    e->n_pages = as->n_pages;
+    e->reached = as->reached;
+    for (uint32_t k = 0; k < e->n_pages; k++) {
+        e->page[k] = as->page[k];
+        deq_pages_cache(c->pool, e->page[k]);
+    }
+    memcpy(e->state, as->state, c->state_dim * sizeof(float));
+    e->chain = *b;
+    *b = i;
+    link_newest(c, i);
+    c->n++;
+    c->n_pages += e->n_pages;
+}
+
 void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page,
                        uint32_t n_pages, const float *state, struct deq_reached reached)
 {
@@ -138,24 +160,11 @@ void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const s
     }
     if (c->unused == NONE)
         drop(c, c->oldest);
-    const uint32_t i = c->unused;
-    struct deq_prefix_entry *e = &c->entries[i];
-    c->unused = e->next;
-    e->key = *key;
-    e->first_page = first_page;
-    e->n_pages = n_pages;
-    e->reached = reached;
-    for (uint32_t k = 0; k < n_pages; k++) {
-        e->page[k] = deq_page_of(s, first_page + k);
-        deq_pages_cache(c->pool, e->page[k]);
-    }
-    memcpy(e->state, state, c->state_dim * sizeof(float));
-    uint32_t *b = bucket_of(c, key);
-    e->chain = *b;
-    *b = i;
-    link_newest(c, i);
-    c->n++;
-    c->n_pages += n_pages;
+    uint32_t *page = c->entries[c->unused].page;
+    for (uint32_t k = 0; k < n_pages; k++)
+        page[k] = deq_page_of(s, first_page + k);
+    deq_prefix_put(c, &(struct deq_prefix_entry){.key = *key, .page = page, .state = (float *)(uintptr_t)state,
+                                                 .reached = reached, .first_page = first_page, .n_pages = n_pages});
 }
 
 struct deq_prefix_stats deq_prefix_stats(const struct deq_prefix *c)

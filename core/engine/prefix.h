@@ -65,6 +65,9 @@ void deq_prefix_touch(struct deq_prefix *c, const struct deq_prefix_entry *e);
  * text's beginning to there. Nothing happens when the key is there already. */
 void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const struct deq_ring *s, size_t first_page,
                        uint32_t n_pages, const float *state, struct deq_reached reached);
+/* An entry as it was in another cache, with pages of the pool that are no longer free; it is the newest now. page and
+ * state are copied. There is room, and no entry of its key. */
+void deq_prefix_put(struct deq_prefix *c, const struct deq_prefix_entry *as);
 /* Lets go of the least recently used entry that frees a page, or brings one nearer to being
  * free; false when none does. */
 bool deq_prefix_evict(struct deq_prefix *c);

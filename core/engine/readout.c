@@ -52,7 +52,8 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             continue;
         if (e->n_head + s->n_rows > e->head_max)
             break;
-        const bool judged = deq_stop_reads(s->req.solve.stop) && s->solver.max_iter && !s->power.begun;
+        const bool judged = deq_stop_reads(s->req.solve.stop) && s->n_rows && !s->power.begun &&
+                            !deq_row_is_given(s, &e->rows[s->row[0]]);
         bool leading = true, finite = true;
         uint32_t through = 0; /* rows that the layers behind the loop are needed of */
         for (uint32_t k = 0; k < s->n_rows; k++) {

@@ -5,6 +5,7 @@
 
 #include "core/base/mem.h"
 #include "core/engine/engine_impl.h"
+#include "core/engine/saved.h"
 
 /* --- Pages and the prefix cache --- */
 
@@ -75,6 +76,8 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct de
         s->prompt_reached = s->reached;
     if (end == s->req.n_prompt)
         reserve_rows(e, s, s->req.solve.window);
+    if (end == s->req.n_prompt && s->req.keep && !s->expired)
+        deq_seq_keep(e, s, s->req.keep);
     if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
         return;
     prefix_key_extend(e, &s->key_exact, s->tokens + end - B);
@@ -154,58 +157,6 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
 
 /* --- Begin --- */
 
-static enum deq_rc check_request(const struct deq_engine *e, const struct deq_request *q, struct deq_err *err)
-{
-    if (!q->n_prompt)
-        return deq_fail(err, DEQ_EINVAL, "prompt: at least one token is needed");
-    for (size_t i = 0; i < q->n_prompt; i++)
-        if (q->prompt[i] >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "prompt: token %u at %zu is outside the vocabulary of %zu", q->prompt[i],
-                            i, e->cell->vocab_size);
-    if (q->n_prompt > e->opts.max_positions || q->max_tokens > e->opts.max_positions - q->n_prompt)
-        return deq_fail(err, DEQ_EINVAL, "prompt of %zu tokens plus max_tokens %u exceeds the limit of %u positions",
-                        q->n_prompt, q->max_tokens, e->opts.max_positions);
-    const struct deq_solve_params *p = &q->solve;
-    if (p->window < 1 || p->window > DEQ_ROW_WINDOW_MAX)
-        return deq_fail(err, DEQ_EINVAL, "window: %u is outside 1..%d", p->window, DEQ_ROW_WINDOW_MAX);
-    if (p->prefill_window > DEQ_ROW_WINDOW_MAX)
-        return deq_fail(err, DEQ_EINVAL, "prefill_window: %u is outside 0..%d", p->prefill_window, DEQ_ROW_WINDOW_MAX);
-    if (p->warm_start == DEQ_WARM_PREDICTOR && !e->cell->ops->predict)
-        return deq_fail(err, DEQ_EINVAL, "warm_start: this model has no predictor");
-    if (p->warm_start == DEQ_WARM_PROPOSAL && !e->cell->ops->start)
-        return deq_fail(err, DEQ_EINVAL, "warm_start: this model makes no proposal");
-    if (deq_stop_reads(p->stop) && (p->window != 1 || p->prefill_window > 1))
-        return deq_fail(err, DEQ_EINVAL,
-                        "window, prefill_window: stop %s reads out every evaluation, of one row at a time: must be 1",
-                        deq_stop_rule_name(p->stop));
-    if (p->stop != DEQ_STOP_AT_RESIDUAL && !(p->tol > 0))
-        return deq_fail(err, DEQ_EINVAL, "stop: %s, but tol 0 asks for a fixed number of steps",
-                        deq_stop_rule_name(p->stop));
-    if (!p->max_iter && !deq_warm_is_fixed(p->warm_start))
-        return deq_fail(err, DEQ_EINVAL, "max_iter: 0 answers from where states begin, which is nowhere of their own "
-                        "with start %s", deq_warm_name(p->warm_start));
-    const struct deq_sampling *s = &q->sampling;
-    if (!(s->temperature >= 0) || !(s->top_p >= 0 && s->top_p <= 1) || !(s->min_p >= 0 && s->min_p <= 1))
-        return deq_fail(err, DEQ_EINVAL, "sampling: temperature must be >= 0, top_p and min_p in 0..1");
-    if (q->products && (q->states == DEQ_STATES_NONE || !p->max_iter))
-        return deq_fail(err, DEQ_EINVAL, "products: of a Jacobian at states, which are asked for and evaluated");
-    if (q->states != DEQ_STATES_NONE && q->max_tokens)
-        return deq_fail(err, DEQ_EINVAL, "states: of a prompt that is continued by no tokens, max_tokens is %u",
-                        q->max_tokens);
-    if (q->n > 1 && (!q->max_tokens || q->n > e->opts.max_sequences))
-        return deq_fail(err, DEQ_EINVAL, "n: %u choices need max_tokens and at most max_sequences %u", q->n,
-                        e->opts.max_sequences);
-    for (size_t i = 0; i < s->n_bias; i++)
-        if (s->bias[i].token >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "bias: token %u is outside the vocabulary of %zu", s->bias[i].token,
-                            e->cell->vocab_size);
-    for (size_t i = 0; i < s->n_stop_ids; i++)
-        if (s->stop_ids[i] >= e->cell->vocab_size)
-            return deq_fail(err, DEQ_EINVAL, "stop_ids: token %u is outside the vocabulary of %zu", s->stop_ids[i],
-                            e->cell->vocab_size);
-    return DEQ_OK;
-}
-
 /* Gives back what a sequence has taken. */
 static void give_back(struct deq_engine *e, struct sequence *s)
 {
@@ -222,7 +173,7 @@ static void give_back(struct deq_engine *e, struct sequence *s)
 static uint32_t pages_of_choice(const struct deq_engine *e, const struct deq_request *q, uint32_t choice)
 {
     const uint32_t w = q->solve.window;
-    const size_t positions = q->n_prompt + q->max_tokens;
+    const size_t positions = deq_request_length(q) + q->max_tokens;
     return choice ? deq_pages_needed(e->cell, positions, w)
                   : deq_engine_pages_of(e->cell, &e->opts, positions, DEQ_MAX(w, q->solve.prefill_window));
 }
@@ -230,7 +181,8 @@ static uint32_t pages_of_choice(const struct deq_engine *e, const struct deq_req
 static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct deq_request *q,
                          const struct deq_solver_opts *o, uint32_t choice, struct deq_err *err)
 {
-    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, q->n_prompt + q->max_tokens);
+    const size_t n = deq_request_length(q), n_state = n - q->n_prompt;
+    uint32_t *tokens = DEQ_NEW_ARRAY(uint32_t, n + q->max_tokens);
     const bool keeps = q->solve.stop == DEQ_STOP_AT_KL;
     float *logprob = keeps ? DEQ_NEW_ARRAY(float, e->cell->vocab_size) : NULL;
     struct deq_ring ring;
@@ -242,7 +194,10 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
         deq_free(logprob);
         return rc;
     }
-    memcpy(tokens, q->prompt, q->n_prompt * sizeof *tokens);
+    if (n_state)
+        memcpy(tokens, q->state->tokens, n_state * sizeof *tokens);
+    if (q->n_prompt)
+        memcpy(tokens + n_state, q->prompt, q->n_prompt * sizeof *tokens);
     *s = (struct sequence){.id = e->next_id,
                            .choice = choice,
                            .waiting = choice > 0,
@@ -252,10 +207,13 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .tokens = tokens,
                            .logprob = logprob,
                            .state = s->state,
-                           .n_known = q->n_prompt,
+                           .n_known = n,
                            /* the last token generated needs no state of its own */
-                           .last_position = q->n_prompt - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
+                           .last_position = n - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
+    s->req.n_prompt = n;
+    if (n_state) /* its positions are not those of a text that was read in one piece */
+        s->req.cache = DEQ_CACHE_OFF;
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
     const enum deq_rc traced = deq_trace_open(s, err);
     return traced ? traced : deq_jacobian_reserve(e, s, err); /* whoever called gives back what has begun */
@@ -285,6 +243,18 @@ static enum deq_rc solver_of(const struct deq_engine *e, const struct deq_reques
     return DEQ_OK;
 }
 
+/* What of its text has been solved before. */
+static enum deq_rc begin_behind(struct deq_engine *e, struct sequence *s, struct deq_admission *ret,
+                                struct deq_err *err)
+{
+    if (s->req.state) {
+        ret->cached_tokens = s->req.state->n_tokens;
+        return deq_seq_resume(e, s, s->req.state, err);
+    }
+    const enum deq_rc rc = take_prefix(e, s, ret);
+    return rc ? deq_fail(err, rc, "no memory for a sequence") : DEQ_OK;
+}
+
 enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct deq_admission *ret,
                        struct deq_err *err)
 {
@@ -292,7 +262,7 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
     struct deq_admission a = {.id = e->next_id};
     const uint32_t n = DEQ_MAX(q->n, 1u);
     uint32_t begun = 0;
-    enum deq_rc rc = check_request(e, q, err);
+    enum deq_rc rc = deq_request_check(e, q, err);
     if (!rc)
         rc = solver_of(e, q, &o, err);
     const uint64_t rows = deq_window_rows(n, q->solve.window, q->solve.prefill_window);
@@ -319,8 +289,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         if (s->id)
             continue;
         rc = begin(e, s, q, &o, begun, err);
-        if (!rc && !begun++ && (rc = take_prefix(e, s, &a)))
-            (void)deq_fail(err, rc, "no memory for a sequence");
+        if (!rc && !begun++)
+            rc = begin_behind(e, s, &a, err);
     }
     if (rc) {
         for (uint32_t i = 0; i < e->opts.max_sequences; i++)
@@ -332,7 +302,8 @@ enum deq_rc deq_submit(struct deq_engine *e, const struct deq_request *q, struct
         struct sequence *s = &e->seqs[i];
         if (s->id != e->next_id)
             continue;
-        s->req.cache_salt = NULL; /* borrowed until now; the keys hold it */
+        s->req.cache_salt = NULL; /* borrowed until now; the keys hold it, */
+        s->req.state = NULL;      /* and the pages that */
         /* the choices that wait lend choice 0 their rows */
         reserve_rows(e, s, s->choice ? q->solve.window : (uint32_t)rows - (n - 1) * q->solve.window);
     }

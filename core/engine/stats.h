@@ -27,6 +27,7 @@ enum deq_stat_kind { DEQ_COUNTER, DEQ_GAUGE };
     X(prefix_hits_tok, , DEQ_COUNTER, "Prompt tokens found.")                                               \
     X(prefix_approximate_tok, , DEQ_COUNTER, "Of them, produced by generation.")                            \
     X(prefix_evictions, , DEQ_COUNTER, "Blocks that made room.")                                            \
+    X(state_tok, , DEQ_COUNTER, "Prompt tokens that came with a state.")                                    \
     X(sequences, , DEQ_GAUGE, "Choices in the engine.")                                                     \
     X(max_sequences, , DEQ_GAUGE, "Their limit.")                                                           \
     X(rows_open, , DEQ_GAUGE, "Rows being solved.")                                                         \

@@ -230,3 +230,48 @@ TEST(io_replace_is_all_or_nothing)
     CHECK(!deq_io_join(out, sizeof out, "abc", "defg"));
     scratch_end("f", "log", "d", NULL);
 }
+
+static struct deq_part piece(void *ctx, size_t i)
+{
+    static char held[8];
+    snprintf(held, sizeof held, "%zu;", i + *(size_t *)ctx);
+    return (struct deq_part){held, strlen(held)};
+}
+
+/* What is made piece by piece, and for its owner alone. */
+TEST(io_replace_private_in_pieces)
+{
+    size_t from = 40;
+    const struct deq_parts parts = {3, piece, &from};
+    struct deq_err e;
+    struct stat st;
+    REQUIRE(scratch_begin());
+    const mode_t mask = umask(0);
+    CHECK(!deq_io_replace_private(scratch_path("f"), &parts, &e) && scratch_is("f", "40;41;42;"));
+    CHECK(!stat(scratch_path("f"), &st) && (st.st_mode & 07777) == 0600);
+    umask(mask);
+    scratch_end("f", NULL);
+}
+
+/* Of any name, unless its writer is still at work; nothing else. */
+TEST(io_sweep_removes_what_was_left)
+{
+    static const char *const others[] = {"f", "f.tmp", ".f.0123456789abcdeg.tmp", ".0123456789abcdef.tmp",
+                                         "..0123456789abcdef.tm"};
+    REQUIRE(scratch_begin());
+    for (size_t i = 0; i < DEQ_COUNT(others); i++)
+        scratch_put(others[i], "mine");
+    scratch_put(".f.safetensors.0123456789abcdef.tmp", "left");
+    scratch_put(".g.0123456789abcdef.tmp", "left");
+    scratch_put(".h.fedcba9876543210.tmp", "held");
+    const int held = open(scratch_path(".h.fedcba9876543210.tmp"), O_RDONLY);
+    CHECK(held >= 0 && !flock(held, LOCK_EX));
+    CHECK_EQ(deq_io_sweep(scratch_dir()), 2);
+    CHECK_EQ(entries(), DEQ_COUNT(others) + 1);
+    for (size_t i = 0; i < DEQ_COUNT(others); i++)
+        CHECK_MSG(scratch_is(others[i], "mine"), "%s", others[i]);
+    close(held);
+    CHECK_EQ(deq_io_sweep(scratch_path("none")), 0);
+    scratch_end("f", "f.tmp", ".f.0123456789abcdeg.tmp", ".0123456789abcdef.tmp", "..0123456789abcdef.tm",
+                ".h.fedcba9876543210.tmp", NULL);
+}
