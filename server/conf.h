@@ -27,6 +27,11 @@ struct conf {
     uint32_t threads, max_sequences, max_rows, max_positions;
     int pin; /* enum deq_pin */
     uint64_t cache_bytes;
+    char cache_dir[1024];
+    /* state */
+    char state_dir[1024];
+    uint32_t state_max;
+    uint64_t state_max_bytes;
     /* queue */
     uint32_t queue_requests, queue_tokens, queue_timeout_ms;
     /* limits of a request */

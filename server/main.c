@@ -279,6 +279,8 @@ static enum deq_rc open_door(struct service *s, struct http **ret_http, struct d
     if (!rc)
         rc = model_named(c, err);
     if (!rc)
+        rc = states_new(c, s->metrics, &s->states, err);
+    if (!rc)
         rc = store_new(c, s->metrics, &s->store, err);
     if (!rc)
         rc = http_start(c, &given, s->metrics, s->tls, &handler, ret_http, address, admin_address, err);
@@ -373,6 +375,9 @@ static int run(const struct conf *conf)
     notify_stop(); /* the watchdog asks the store */
     store_stop(service.store);
     atomic_store(&threads_ended, true);
+    if (!code)
+        store_save_cache(service.store);
+    states_free(service.states); /* what it still writes belongs to a model */
     store_free(service.store);
     auth_free(service.auth);
     tls_free(service.tls);

@@ -369,11 +369,19 @@ static void solver(const struct metrics *m, struct deq_buf *b)
 
 static void prefix_cache(const struct metrics *m, struct deq_buf *b)
 {
+    static const char *const results[] = {"failed", "done"};
     ENGINE("deqd_state_cache_entries", prefix_entries);
     ENGINE("deqd_state_cache_bytes", prefix_bytes);
     ENGINE("deqd_state_cache_queries_tokens_total", prefix_queries_tok);
     ENGINE("deqd_state_cache_hits_total", prefix_hits_tok);
     ENGINE("deqd_state_cache_evictions_total", prefix_evictions);
+    gauge(b, "deqd_state_cache_restored_entries", "Blocks in the prefix cache that an earlier run had left.",
+          (double)atomic_load(&m->restored_blocks));
+    ENGINE("deqd_prompt_tokens_state_total", state_tok);
+    labelled(b, "deqd_state_reads_total", "Files of saved states and of the prefix cache that were read or refused.",
+             "result", results, m->state_reads, DEQ_COUNT(results));
+    labelled(b, "deqd_state_writes_total", "Files of saved states and of the prefix cache that were written, or not.",
+             "result", results, m->state_writes, DEQ_COUNT(results));
 }
 
 static void room(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)

@@ -38,6 +38,8 @@ struct metrics {
     _Atomic uint64_t start_tokens[DEQ_WARM_COUNT], start_evaluations[DEQ_WARM_COUNT]; /* of generated tokens */
     _Atomic uint64_t outside_ns; /* CPU time of engine threads outside steps: scheduling, hand-over */
     _Atomic uint64_t reloads[2]; /* failed, done */
+    _Atomic uint64_t state_reads[2], state_writes[2]; /* files of states and of the prefix cache: failed, done */
+    _Atomic uint64_t restored_blocks; /* of the prefix cache, when its engine began */
     _Atomic int64_t connections, waiting, running;
     struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations,
         prompt_iterations, residual, prompt_length, generation_length, max_tokens, choices;

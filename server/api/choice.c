@@ -181,12 +181,14 @@ void choice_dropped(struct choice *ch, const struct deq_event *e)
 
 void choice_begin(struct choice *ch)
 {
-    const struct prompt *p = &ch->c->prompts[ch->prompt];
+    const struct completion *c = ch->c;
+    const struct prompt *p = &c->prompts[ch->prompt];
     if (ch->begun)
         return;
     ch->begun = true;
-    ch->prev = p->job.prompt.ids[p->job.prompt.n - 1];
-    if (!ch->c->req.echo)
+    ch->prev = p->job.prompt.n ? p->job.prompt.ids[p->job.prompt.n - 1]
+                               : deq_state_info(c->state.state).tokens[c->state.tokens - 1];
+    if (!c->req.echo)
         return;
     (void)deq_buf_append(&ch->news.text, &p->echo);
     deq_text_begin(ch->text, p->cut, p->n_cut);

@@ -35,6 +35,7 @@ static void completion_free(struct completion *c)
     deq_buf_free(&c->head);
     deq_buf_free(&c->chunk);
     completion_request_free(&c->req);
+    exchange_free_state(&c->state);
     channel_unref(c->channel);
     store_release(c->served);
     pthread_mutex_destroy(&c->lock);
@@ -162,7 +163,7 @@ static void log_completion(const struct completion *c)
     const char *finish = c->failed ? c->code : c->cancelled ? "cancelled" : finish_word(c->choices[0].finish);
     for (size_t i = 0; i < c->req.n_prompts; i++) {
         const struct job *j = &c->prompts[i].job;
-        prompt_tokens += j->prompt.n;
+        prompt_tokens += c->state.tokens + j->prompt.n;
         cached += j->admission.cached_tokens;
         admitted = DEQ_MAX(admitted, j->admitted_ns);
     }
@@ -329,9 +330,10 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     const struct completion_request *r = &c->req;
     struct prompt *p = &c->prompts[i];
     struct deq_request q = deq_request_defaults(c->served->model);
-    const size_t room = sched_max_positions(c->served->sched) - r->prompts[i].n;
+    const size_t room = sched_max_positions(c->served->sched) - c->state.tokens - r->prompts[i].n;
     /* a default is clamped to what fits */
     q.max_tokens = (uint32_t)(r->max_given ? (size_t)r->max_tokens : DEQ_MIN((size_t)r->max_tokens, room));
+    q.state = c->state.state;
     q.n = (uint32_t)r->best_of;
     q.ignore_eos = r->ignore_eos;
     q.want_prompt = r->echo && r->logprobs >= 0;
@@ -384,19 +386,21 @@ static uint64_t answer_bytes(const struct completion *c, size_t i)
     const bool kept = !r->stream || r->responses;
     const uint64_t echo = r->echo ? j->prompt.n : 0, tokens = kept ? echo + j->request.max_tokens : echo;
     const uint64_t buffer = r->stream && !i ? c->service->conf->stream_buffer_bytes + r->echo_bytes : 0;
-    return buffer + (uint64_t)r->best_of * (CHOICE_BYTES + 2 * tokens * r->token_bytes);
+    return buffer + (i ? 0 : c->state.bytes) + (uint64_t)r->best_of * (CHOICE_BYTES + 2 * tokens * r->token_bytes);
 }
 
-/* Everything the request needs, or NULL: no memory. Takes r, and m when it succeeds. */
+/* Everything the request needs, or NULL: no memory. Takes r and state, and m when it succeeds. */
 static struct completion *completion_new(struct service *s, struct served *m, const struct exchange *x,
-                                         struct completion_request *r)
+                                         struct completion_request *r, struct exchange_state *state)
 {
     struct completion *c = DEQ_NEW(struct completion);
     if (!c) {
         completion_request_free(r);
+        exchange_free_state(state);
         return NULL;
     }
     c->req = *r;
+    c->state = *state;
     c->service = s;
     c->served = m;
     c->channel = x->channel;
@@ -428,24 +432,47 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     return c;
 }
 
-static void complete(struct service *s, struct served *m, struct exchange *x, enum endpoint at)
+/* What the body asks for, with the state that its prompts follow. False: x is answered. */
+static bool read_request(struct service *s, const struct served *m, struct exchange *x, enum endpoint at,
+                         struct completion_request *ret, struct exchange_state *ret_state)
 {
     const struct request_context rc = service_context(s, m);
-    struct completion_request r;
     struct request_error err;
+    if (!request_completion(&rc, at, x->body.data, x->body.len, ret, &err)) {
+        exchange_request_error(x, &err);
+        return false;
+    }
+    if (!exchange_load_state(x, s->states, m, ret->state, ret_state)) {
+        completion_request_free(ret);
+        return false;
+    }
+    bool fits = true;
+    for (size_t i = 0; fits && ret_state->state && i < ret->n_prompts; i++)
+        fits = request_fits(&rc, ret_state->tokens + ret->prompts[i].n, ret, &err);
+    if (fits)
+        return true;
+    exchange_request_error(x, &err);
+    exchange_free_state(ret_state);
+    completion_request_free(ret);
+    return false;
+}
+
+static void complete(struct service *s, struct served *m, struct exchange *x, enum endpoint at)
+{
+    struct completion_request r;
+    struct exchange_state state;
     struct reservation reservation;
     if (!exchange_reserve(x, m, &reservation)) {
         store_release(m);
         return;
     }
-    if (!request_completion(&rc, at, x->body.data, x->body.len, &r, &err)) {
+    if (!read_request(s, m, x, at, &r, &state)) {
         sched_release(&reservation);
         store_release(m);
-        exchange_request_error(x, &err);
         return;
     }
     struct sched *sched = m->sched;
-    struct completion *c = completion_new(s, m, x, &r);
+    struct completion *c = completion_new(s, m, x, &r, &state);
     struct job **jobs = c ? DEQ_NEW_ARRAY(struct job *, c->req.n_prompts) : NULL;
     if (!jobs) {
         sched_release(&reservation); /* while the model that it belongs to is still held */

@@ -10,6 +10,7 @@
 #define DEQ_SERVER_COMPLETION_H
 
 #include "core/base/utf8.h"
+#include "server/api/exchange.h"
 #include "server/api/logprobs.h"
 #include "server/api/service.h"
 #include "server/api/timings.h"
@@ -97,6 +98,7 @@ struct completion {
     struct service *service;
     struct served *served;   /* held */
     struct channel *channel; /* held */
+    struct exchange_state state; /* that all prompts follow, or none */
     _Atomic unsigned refs;   /* the jobs, together, and the channel's source */
     pthread_mutex_t lock;
     char request_id[132], trace_id[33], parent_id[17];

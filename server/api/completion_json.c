@@ -167,7 +167,7 @@ static void add_usage(const struct completion *c, struct deq_buf *out)
 {
     uint64_t prompt = 0, text = 0, cached = 0;
     for (size_t i = 0; i < c->req.n_prompts; i++) {
-        prompt += c->prompts[i].job.prompt.n;
+        prompt += c->state.tokens + c->prompts[i].job.prompt.n;
         cached += c->prompts[i].taken_cached;
     }
     for (size_t i = 0; i < c->req.n_prompts * best_of(c); i++)
@@ -210,7 +210,8 @@ void completion_report(const struct completion *c, const struct choice *ch, size
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_residual(out, p->max_iter ? residual_max : NAN);
     deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s}", converged && !deadline ? "true" : "false",
-                approximate ? "approximate" : cached ? "exact" : "none", (long long)c->req.seed,
+                c->state.state ? "state" : approximate ? "approximate" : cached ? "exact" : "none",
+                (long long)c->req.seed,
                 deadline ? ",\"deadline_exceeded\":true" : "");
 }
 

@@ -16,6 +16,11 @@ void ep_logits(struct service *s, struct served *m, struct exchange *x);
 /* ep_equilibria.c */
 void ep_equilibria(struct service *s, struct served *m, struct exchange *x);
 void ep_embeddings(struct service *s, struct served *m, struct exchange *x);
+/* ep_states.c */
+void ep_state_save(struct service *s, struct served *m, struct exchange *x);
+void ep_states(struct service *s, struct served *m, struct exchange *x);
+void ep_state(struct service *s, struct served *m, struct exchange *x);
+void ep_state_delete(struct service *s, struct served *m, struct exchange *x);
 /* ep_tokens.c */
 void ep_tokenize(struct service *s, struct served *m, struct exchange *x);
 void ep_detokenize(struct service *s, struct served *m, struct exchange *x);

@@ -1,5 +1,7 @@
 #include "server/api/exchange.h"
 
+#include <stdio.h>
+
 #include "server/api/answer.h"
 #include "server/api/reply.h"
 
@@ -70,4 +72,47 @@ bool exchange_reserve(struct exchange *x, const struct served *m, struct reserva
     if (verdict != SUBMIT_OK)
         exchange_not_submitted(x, m->sched, verdict);
     return verdict == SUBMIT_OK;
+}
+
+static void state_error(struct exchange *x, const struct deq_err *err)
+{
+    char text[sizeof err->text + 16];
+    snprintf(text, sizeof text, "state: %s", err->text);
+    switch (err->code) {
+    case DEQ_ENOTFOUND: exchange_error(x, 404, "state_not_found", "state", text); break;
+    case DEQ_EFORMAT: exchange_error(x, 400, "state_refused", "state", text); break;
+    case DEQ_ENOMEM: exchange_no_memory(x); break;
+    default: exchange_error(x, 500, "state_unreadable", "state", text);
+    }
+}
+
+bool exchange_load_state(struct exchange *x, struct states *states, const struct served *m, const char *name,
+                         struct exchange_state *ret)
+{
+    struct exchange_state s = {.channel = x->channel};
+    struct deq_err err;
+    if (*name) {
+        if (states_load(states, m->model, name, deq_state_bytes(m->model, sched_max_positions(m->sched)), &s.state,
+                        &err)) {
+            state_error(x, &err);
+            return false;
+        }
+        s.tokens = deq_state_info(s.state).n_tokens;
+        s.bytes = deq_state_bytes(m->model, s.tokens);
+        if (!deq_allowance_take(&x->channel->allowance, s.bytes)) {
+            deq_state_free(s.state);
+            exchange_no_memory(x);
+            return false;
+        }
+    }
+    *ret = s;
+    return true;
+}
+
+void exchange_free_state(struct exchange_state *s)
+{
+    if (s->state)
+        deq_allowance_give(&s->channel->allowance, s->bytes);
+    deq_state_free(s->state);
+    s->state = NULL;
 }

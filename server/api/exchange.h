@@ -5,6 +5,7 @@
 
 #include "server/api/request.h"
 #include "server/net/http.h"
+#include "server/work/states.h"
 #include "server/work/store.h"
 
 /* Fills x's answer with an error. param NULL: none. */
@@ -22,5 +23,17 @@ struct exchange_outcome exchange_outcome(enum job_end end);
 void exchange_not_submitted(struct exchange *x, struct sched *sched, enum submit verdict);
 /* A place in m's queue before the body is read: whoever will be refused costs no tokenising. False: x is answered. */
 bool exchange_reserve(struct exchange *x, const struct served *m, struct reservation *ret);
+
+/* A saved state that a request names, in memory that counts against the exchange's. */
+struct exchange_state {
+    struct deq_state *state; /* NULL: none */
+    size_t tokens;
+    uint64_t bytes;
+    struct channel *channel; /* borrowed */
+};
+/* name "": none. False: x is answered. */
+bool exchange_load_state(struct exchange *x, struct states *states, const struct served *m, const char *name,
+                         struct exchange_state *ret);
+void exchange_free_state(struct exchange_state *s);
 
 #endif

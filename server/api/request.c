@@ -79,12 +79,12 @@ bool request_take_one_prompt(const struct object *o, const char *name, const jso
     return take_text(o, name, v, false, add_special, out) && request_never_empty(o, name, out);
 }
 
-bool request_no_prompt(const struct object *o, struct deq_tokens **prompts, size_t *n)
+bool request_no_prompt(const struct object *o, bool follow, struct deq_tokens **prompts, size_t *n)
 {
     if (!(*prompts = DEQ_NEW_ARRAY(struct deq_tokens, 1)))
         return fields_no_memory(o);
     *n = 1;
-    return request_never_empty(o, "prompt", *prompts);
+    return follow || request_never_empty(o, "prompt", *prompts);
 }
 
 void request_prompts_free(struct deq_tokens *prompts, size_t n)
@@ -94,7 +94,13 @@ void request_prompts_free(struct deq_tokens *prompts, size_t n)
     deq_free(prompts);
 }
 
-bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special,
+/* "" or [] */
+static bool is_empty(const json_t *prompt)
+{
+    return json_is_string(prompt) ? !json_string_length(prompt) : json_is_array(prompt) && !json_array_size(prompt);
+}
+
+bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special, bool follow,
                           struct deq_tokens **prompts, size_t *n)
 {
     static const char shapes[] = "a string, an array of strings, of token ids, or of arrays of token ids";
@@ -115,7 +121,8 @@ bool request_take_prompts(const struct object *o, const char *name, const json_t
         if (many && (json_is_string(one) != json_is_string(first) || (!json_is_string(one) && !json_is_array(one))))
             return fields_bad_type(o, name, shapes);
         *n = i + 1;
-        if (!request_take_one_prompt(o, name, one, add_special, &(*prompts)[i]))
+        if (!(follow && is_empty(one)) &&
+            !request_take_one_prompt(o, name, one, add_special && !follow, &(*prompts)[i]))
             return false;
     }
     return true;

@@ -5,6 +5,7 @@
 
 #include "core/deq.h"
 #include "server/conf.h"
+#include "server/work/states.h"
 
 enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 128, JSON_ARRAY_MAX = 4096 };
 enum { BIAS_MAX = 1024, SALT_MAX_BYTES = 1024 };
@@ -48,6 +49,7 @@ struct completion_request {
     size_t n_bias;
     char *salt;
     size_t salt_len;
+    char state[STATE_NAME_MAX + 1]; /* name of the saved state that the prompts follow; "": none */
     char *told; /* what an object of /v1/responses repeats of its request: JSON members, a comma behind each; owned */
     size_t told_len;
     uint64_t token_bytes, echo_bytes; /* estimates: of a token in an answer, of the prompts' part of it */
@@ -70,6 +72,14 @@ struct equilibria_request {
     struct deq_solve_params solve;
 };
 
+struct state_request {
+    struct deq_tokens prompt;
+    bool add_special;
+    char name[STATE_NAME_MAX + 1];  /* to save it under; "": its bytes are the answer */
+    char state[STATE_NAME_MAX + 1]; /* of what stands before the prompt, or "" */
+    struct deq_solve_params solve;
+};
+
 struct tokenize_request {
     struct deq_tokens tokens;
 };
@@ -84,15 +94,20 @@ bool request_logits(const struct request_context *c, const char *body, size_t le
 bool request_equilibria(const struct request_context *c, bool embeddings, const char *body, size_t len,
                         struct equilibria_request *ret, struct request_error *err);
 void equilibria_request_free(struct equilibria_request *r);
+bool request_state(const struct request_context *c, const char *body, size_t len, struct state_request *ret,
+                   struct request_error *err);
 bool request_tokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
                       struct request_error *err);
 bool request_detokenize(const struct request_context *c, const char *body, size_t len, struct tokenize_request *ret,
                         struct request_error *err);
+/* Whether a prompt and max_tokens fit, of whatever the prompt is made; a max_tokens that was not asked for need not. */
+bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
+                  struct request_error *err);
 void completion_request_free(struct completion_request *r);
 /* What those bodies may hold. */
 struct fields; /* fields.h */
 extern const struct fields completion_fields, chat_fields, responses_fields, logits_fields, equilibria_fields,
-    embeddings_fields, tokenize_fields, detokenize_fields;
+    embeddings_fields, state_fields, tokenize_fields, detokenize_fields;
 /* Tolerances of deq.preset for a model, within the server's bounds: fast, balanced, exact. */
 enum { PRESETS = 3 };
 extern const char *const request_preset_names[PRESETS];

@@ -30,7 +30,7 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (!r->n_prompts) { /* absent: the start of a document */
         if (r->chat)
             return fields_missing(o, r->responses ? "input" : "messages");
-        if (!request_no_prompt(o, &r->prompts, &r->n_prompts))
+        if (!request_no_prompt(o, r->state[0], &r->prompts, &r->n_prompts))
             return false;
     }
     r->best_of = r->best_of ? r->best_of : r->n;
@@ -41,6 +41,8 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (deq_window_rows((uint32_t)r->best_of, r->solve.window, r->solve.prefill_window) > o->context->max_rows)
         return fields_bad_value(o, r->best_of > r->n ? "best_of" : r->responses ? "deq.window" : "n",
                                 "so many choices with windows of deq.window rows exceed engine.max_rows");
+    if (r->state[0] && r->echo)
+        return fields_bad_value(o, "echo", "must be false with state, whose text is not shown");
     if (!r->max_tokens && !r->echo)
         return fields_bad_value(o, "max_tokens", "0 is for scoring a prompt, with echo true");
     if (!r->max_tokens && r->best_of > 1)

@@ -15,7 +15,7 @@ static bool take_solve(const struct object *o, const struct field *f, const json
 static bool take_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct completion_request *r = request;
-    return request_take_prompts(o, f->name, v, r->add_special, &r->prompts, &r->n_prompts);
+    return request_take_prompts(o, f->name, v, r->add_special, r->state[0], &r->prompts, &r->n_prompts);
 }
 
 static bool take_stops(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -181,6 +181,11 @@ static bool take_salt(const struct object *o, const struct field *f, const json_
     return true;
 }
 
+static bool take_state(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return request_take_state_name(o, f->name, v, ((struct completion_request *)request)->state);
+}
+
 static bool take_cache(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     static const char *const names[] = {[DEQ_CACHE_EXACT] = "exact",
@@ -320,6 +325,7 @@ static const struct field completion_rows[] = {
     {"best_of", OTHER, 0, -1, AT(best_of), take_best_of, "integer"},
     {"echo", BOOL, 0, 0, AT(echo), NULL, NULL},
     {"add_special_tokens", BOOL, 0, 0, AT(add_special), NULL, NULL},
+    {"state", OTHER, 0, 0, 0, take_state, "string"},
     {"prompt", OTHER, 0, 0, 0, take_prompt, "string, array of strings, of token ids, or of arrays of token ids"},
 };
 

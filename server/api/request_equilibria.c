@@ -15,13 +15,13 @@ static bool take_prompt(const struct object *o, const struct field *f, const jso
     const json_t *first = json_array_get(v, 0);
     if ((!json_is_string(v) && !json_is_array(v)) || (first && !json_is_number(first)))
         return fields_bad_type(o, f->name, "a string or an array of token ids");
-    return request_take_prompts(o, f->name, v, r->add_special, &r->prompts, &r->n_prompts);
+    return request_take_prompts(o, f->name, v, r->add_special, false, &r->prompts, &r->n_prompts);
 }
 
 static bool take_input(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     struct equilibria_request *r = request;
-    return request_take_prompts(o, f->name, v, r->add_special, &r->prompts, &r->n_prompts);
+    return request_take_prompts(o, f->name, v, r->add_special, false, &r->prompts, &r->n_prompts);
 }
 
 /* One of two words, the second of which is true. */
@@ -120,7 +120,7 @@ static bool check_together(const struct object *o, struct equilibria_request *r)
         return fields_missing(o, input);
     if (r->jacobian && !r->solve.max_iter)
         return fields_bad_value(o, "jacobian", "with deq.max_iter 0 nothing is evaluated");
-    if (!r->n_prompts && !request_no_prompt(o, &r->prompts, &r->n_prompts))
+    if (!r->n_prompts && !request_no_prompt(o, false, &r->prompts, &r->n_prompts))
         return false;
     for (size_t i = 0; i < r->n_prompts; i++) {
         if (!request_prompt_fits(o->context, input, r->prompts[i].n, o->err))

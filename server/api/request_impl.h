@@ -10,13 +10,15 @@ bool request_take_ids(const struct object *o, const char *name, const json_t *v,
  * token ids. */
 bool request_take_one_prompt(const struct object *o, const char *name, const json_t *v, bool add_special,
                              struct deq_tokens *out);
-/* Four shapes: a string, an array of strings, of token ids, of arrays of token ids. *prompts [*n] is the caller's, on
- * failure too; what stood there is freed. */
-bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special,
+/* Four shapes: a string, an array of strings, of token ids, of arrays of token ids. They follow a state: begin nothing,
+ * and may be empty. *prompts [*n] is the caller's, on failure too; what stood there is freed. */
+bool request_take_prompts(const struct object *o, const char *name, const json_t *v, bool add_special, bool follow,
                           struct deq_tokens **prompts, size_t *n);
-/* No field gave any: one, the start of a document. */
-bool request_no_prompt(const struct object *o, struct deq_tokens **prompts, size_t *n);
+/* No field gave any: one, the start of a document, or nothing behind a state. */
+bool request_no_prompt(const struct object *o, bool follow, struct deq_tokens **prompts, size_t *n);
 void request_prompts_free(struct deq_tokens *prompts, size_t n);
+/* The name of a saved state, or of one to be, into [STATE_NAME_MAX + 1]. */
+bool request_take_state_name(const struct object *o, const char *field, const json_t *v, char *ret);
 /* Empty text is the start of a document. */
 bool request_never_empty(const struct object *o, const char *name, struct deq_tokens *t);
 /* The deq object. */
@@ -27,9 +29,6 @@ struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether the prompt that the field of that name gave fits. */
 bool request_prompt_fits(const struct request_context *c, const char *name, size_t n_prompt,
                          struct request_error *err);
-/* Whether a prompt and max_tokens fit; a max_tokens that was not asked for need not. */
-bool request_fits(const struct request_context *c, size_t n_prompt, struct completion_request *r,
-                  struct request_error *err);
 /* A chat's messages, or the input of /v1/responses, become the prompt of a completion_request. */
 extern const struct fields request_message_fields, request_item_fields;
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);

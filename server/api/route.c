@@ -36,6 +36,10 @@ static const struct route table[] = {
     {"POST", "/v1/logits", ep_logits, NEEDS_MODEL, &logits_fields},
     {"POST", "/v1/equilibria", ep_equilibria, NEEDS_MODEL, &equilibria_fields},
     {"POST", "/v1/embeddings", ep_embeddings, NEEDS_MODEL, &embeddings_fields},
+    {"GET", "/v1/states", ep_states, 0, NULL},
+    {"POST", "/v1/states", ep_state_save, NEEDS_MODEL, &state_fields},
+    {"GET", "/v1/states/", ep_state, NEEDS_MODEL, NULL},
+    {"DELETE", "/v1/states/", ep_state_delete, 0, NULL},
     {"GET", "/v1/models", ep_models, NEEDS_MODEL, NULL},
     {"GET", "/v1/models/", ep_model, NEEDS_MODEL, NULL},
     {"POST", "/tokenize", ep_tokenize, NEEDS_MODEL, &tokenize_fields},
@@ -96,6 +100,20 @@ void route_print_fields(void)
 
 /* --- Headers: who may, and what for --- */
 
+/* What a path takes: of two rows with the same one, GET and another. */
+static const char *methods_of(const char *path)
+{
+    const char *found = NULL;
+    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
+        const char *method = table[i].method;
+        if (strcmp(table[i].path, path))
+            continue;
+        const char *other = found && !strcmp(method, "GET") ? found : method;
+        found = !found ? method : !strcmp(other, "POST") ? "GET, POST" : "GET, DELETE";
+    }
+    return found;
+}
+
 static const struct route *find(struct exchange *x)
 {
     for (size_t i = 0; i < DEQ_COUNT(table); i++) {
@@ -111,7 +129,7 @@ static const struct route *find(struct exchange *x)
             x->allow = NULL;
             return r;
         }
-        x->allow = r->method;
+        x->allow = methods_of(r->path);
     }
     return NULL;
 }
@@ -227,6 +245,8 @@ static void unknown_path(struct exchange *x)
     for (size_t i = 0; i < DEQ_COUNT(table); i++) {
         const char *path = table[i].path;
         if (x->admin_listener && !(table[i].flags & ON_ADMIN))
+            continue;
+        if (i && !strcmp(path, table[i - 1].path))
             continue;
         deq_buf_fmt(&text, "%s %s%s", before, path, path[strlen(path) - 1] == '/' ? "{id}" : "");
         before = ",";

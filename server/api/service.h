@@ -13,6 +13,7 @@ enum server_state { SERVER_STARTING, SERVER_READY, SERVER_DRAINING, SERVER_STATE
 struct service {
     const struct conf *conf;
     struct store *store;
+    struct states *states;
     struct auth *auth;
     struct tls *tls; /* or NULL */
     struct metrics *metrics;

@@ -4,6 +4,7 @@
 #include "core/base/cores.h"
 #include "core/base/mem.h"
 #include "server/work/sched_impl.h"
+#include "server/work/states.h"
 
 #include <stdio.h>
 
@@ -39,12 +40,14 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     const struct deq_engine_opts o = sched_engine_opts(c);
     s->conf = c;
     s->metrics = m;
+    s->model = model;
     s->queue_end = &s->queue;
     s->listed_end = &s->listed;
     begin_locks(s);
     enum deq_rc rc = deq_engine_new(model, &o, &s->engine, err);
     if (rc)
         goto fail;
+    states_restore_cache(c, m, model, s->engine);
     const struct deq_engine_stats st = deq_engine_stats(s->engine);
     s->room = (struct fair_room){st.max_sequences, st.max_rows, st.pages};
     s->configured = fair_configured(&s->room);
@@ -80,6 +83,11 @@ void sched_stop(struct sched *s)
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
     s->started = false;
+}
+
+void sched_save_cache(const struct sched *s)
+{
+    states_save_cache(s->conf, s->metrics, s->model, s->engine);
 }
 
 void sched_free(struct sched *s)

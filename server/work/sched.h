@@ -131,6 +131,7 @@ unsigned sched_retry_ms(struct sched *s);
 void sched_drain(struct sched *s);   /* new jobs are refused from now on */
 void sched_end_all(struct sched *s); /* every job ends now, as JOB_DRAINED */
 void sched_stop(struct sched *s);    /* ends all, then the thread, behind its step; not from that thread */
+void sched_save_cache(const struct sched *s); /* the prefix cache, for the next run; behind sched_stop */
 void sched_free(struct sched *s);    /* the same where that was not done, and gives its memory back */
 
 #endif

@@ -11,6 +11,7 @@ struct sched {
     /* constant while the thread runs */
     const struct conf *conf;
     struct metrics *metrics;
+    const struct deq_model *model;
     struct fair_room room;       /* all that the engine has */
     struct fair_room configured; /* of that, without the eighth for callers that run nothing */
     uint32_t max_positions;

@@ -396,6 +396,12 @@ void store_stop(struct store *s)
         sched_stop(s->current->sched);
 }
 
+void store_save_cache(struct store *s)
+{
+    if (s && s->current)
+        sched_save_cache(s->current->sched);
+}
+
 void store_free(struct store *s)
 {
     if (!s)

@@ -42,6 +42,7 @@ void store_drain(struct store *s);   /* also: no reload from now on */
 void store_end_all(struct store *s);
 /* After the last exchange: ends the threads, of a reload under way once it has loaded, of engines behind their step. */
 void store_stop(struct store *s);
+void store_save_cache(struct store *s); /* that of the model that served; behind store_stop */
 void store_free(struct store *s); /* the same where that was not done; and what the models hold */
 
 #endif

@@ -535,7 +535,7 @@ def parse_metrics(text):
 ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
                404: "not_found_error", 405: "invalid_request_error", 408: "timeout_error", 413: "invalid_request_error",
                415: "invalid_request_error", 429: "rate_limit_error", 431: "invalid_request_error",
-               500: "server_error", 503: "unavailable_error", 504: "timeout_error"}
+               500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
 
 
 def check_error(status, body, want_status, code, param, text):

@@ -16,6 +16,7 @@ from lib import (DEQD, ROOT, SLOW, Daemon, check, equal, parse_sse, parse_named_
 FILE = os.path.join(ROOT, "server", "api", "openapi.json")
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 CHAT = "chat.message={role}: {content}\\n"
+STATES = tempfile.TemporaryDirectory()
 
 
 def document():
@@ -295,8 +296,9 @@ def test_statuses():
             want |= set() if open_ else {"401"}
             want |= {"415"} if method == "post" else set()
             want |= {"404"} if "requestBody" in op or "{" in path else set()
-            want |= {"429", "504"} if path.split("/")[-1] in ("completions", "responses", "logits", "equilibria",
-                                                             "embeddings") else set()
+            solves = "requestBody" in op and "tokenize" not in path
+            want |= {"429", "504"} if solves else set()
+            want |= {"507"} if (method, path) == ("post", "/v1/states") else set()
             want |= set() if path == "/metrics" else {"503"}
             want |= set() if path.startswith("/health") else {"421"}
             equal(set(op["responses"]), want, "%s %s: statuses" % (method, path))
@@ -312,11 +314,12 @@ def printed(flag):
 
 
 # routes that are the beginning of many paths
-TEMPLATES = {"/v1/models/": "/v1/models/{model_id}", "/v1/sequences/": "/v1/sequences/{sequence_id}"}
+TEMPLATES = {"/v1/models/": "/v1/models/{model_id}", "/v1/sequences/": "/v1/sequences/{sequence_id}",
+             "/v1/states/": "/v1/states/{name}"}
 
 
 def concrete(template):
-    return template.replace("{model_id}", "tiny").replace("{sequence_id}", "seq_0")
+    return template.replace("{model_id}", "tiny").replace("{sequence_id}", "seq_0").replace("{name}", "none")
 
 
 def test_paths_are_the_routes():
@@ -583,13 +586,14 @@ def conforms_reply(method, path, status, headers, body, text, events=False):
 
 
 def test_replies():
-    d = shared(CHAT)
+    d = shared(CHAT, "state.dir=" + STATES.name, "state.max_states=1")
     messages = [{"role": "system", "content": "Be kind."},
                 {"role": "user", "content": [{"type": "text", "text": "Tell "}, {"type": "text", "text": "me"}]}]
     tokens = d.post("/tokenize", {"prompt": "The king"})[2]["tokens"]
     stop = d.complete("The", max_tokens=20)["choices"][0]["text"]
     c, h, r, l = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/logits"
     q, e = "/v1/equilibria", "/v1/embeddings"
+    t = "/v1/states"
     for path, body, status, text in (
             (c, {}, 200, "nothing asked"), (c, {"prompt": "The", "max_tokens": 5, "n": 2}, 200, "n 2"),
             (c, {"prompt": ["a", "b"], "n": 2, "best_of": 3, "max_tokens": 3}, 200, "best_of"),
@@ -645,6 +649,10 @@ def test_replies():
             (l, {"prompt": [1] * 3000}, 400, "too long"),
             ("/tokenize", {}, 400, "no prompt"), ("/detokenize", {"tokens": [1.0]}, 200, "1.0"),
             ("/detokenize", {"tokens": [1.5]}, 400, "1.5"),
+            (t, {"name": "a", "prompt": "The"}, 200, "saved"), (t, {"prompt": tokens, "state": "a"}, 200, "bytes"),
+            (c, {"state": "a", "max_tokens": 3}, 200, "behind a state"), (c, {"state": "b"}, 404, "no such state"),
+            (t, {"name": "b/", "prompt": "The"}, 400, "a wrong name"), (t, {"name": "a"}, 400, "no text"),
+            (t, {"name": "b", "prompt": "The"}, 507, "one too many"),
             (c, {"model": "other"}, 404, "another model"),
             (h, {"messages": messages, "model": "other"}, 404, "another model"),
             (l, {"model": "other"}, 404, "another model"),
@@ -654,7 +662,7 @@ def test_replies():
         check(s in (status if isinstance(status, tuple) else (status,)), "%s, %s: %d %r" % (path, text, s, b[:200]))
         got = conforms_reply("POST", path, s, head, b, text)
         # the request's schema says the same of it, where a schema can
-        if path in (c, h, r, l, q, e, "/tokenize", "/detokenize"):
+        if path in (c, h, r, l, q, e, t, "/tokenize", "/detokenize"):
             request = DOC["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             beyond = ("no prompt", "token", "too long", "together too long", "chat too long", "input too long",
                       "no JSON")
@@ -670,6 +678,10 @@ def test_replies():
     conforms_reply("POST", l, s, head, b, "raw")
     s, head, b = d.request("POST", q, {"prompt": "The"}, {"Accept": "application/octet-stream"})
     conforms_reply("POST", q, s, head, b, "raw")
+    for method, path in (("GET", t), ("GET", t + "/a"), ("GET", t + "/other"), ("DELETE", t + "/a")):
+        s, head, b = d.request(method, path)
+        equal(s, 404 if path.endswith("other") else 200, "%s %s" % (method, path))
+        conforms_reply(method, path, s, head, b, "as it is")
     for path in ("/v1/models", "/v1/models/tiny", "/v1/models/other", "/tokenizer_info", "/version", "/openapi.json",
                  "/health", "/health/live",
         "/health/ready", "/health/startup", "/metrics"):
@@ -712,8 +724,8 @@ def test_refusals():
     d = usual()
     for template, item in DOC["paths"].items():
         path = concrete(template)
-        for method in set(item) - {"parameters"}:
-            m = method.upper()
+        takes = [m for m in ("GET", "POST", "DELETE") if m.lower() in item]
+        for m in takes:
             for status, head, text in ((400, {"X-Request-Timeout-Ms": "0"}, "a timeout of 0"),
                                        (431, {"X-%d" % i: "1" for i in range(101)}, "101 headers"),
                                        (413, {"Content-Length": str(2 << 20)}, "2 MiB")):
@@ -728,9 +740,9 @@ def test_refusals():
             got, h, b = d.request(m, path + "?" + "a" * 9000)
             equal(got, 414, "%s %s: a long target" % (m, path))
             conforms_reply(m, path, got, h, b, "a long target")
-            other = "GET" if m == "POST" else "POST"
+            other = next(x for x in ("GET", "POST", "DELETE") if x not in takes)
             got, h, b = d.request(other, path, b"{}" if other == "POST" else None)
-            equal((got, h["allow"]), (405, m), "%s %s" % (other, path))
+            equal((got, h["allow"]), (405, ", ".join(takes)), "%s %s" % (other, path))
             conforms_reply(m, path, got, h, b, "405")
             if m == "POST" and template != "/admin/reload":
                 for kind, taken in (("text/plain", False), ("application/jsonl", False),

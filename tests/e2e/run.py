@@ -29,6 +29,7 @@ MODULES = LONG + (
     "origins",
     "raw",
     "sequences",
+    "states",
     "streams",
     "timings",
     "traces",

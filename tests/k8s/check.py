@@ -241,7 +241,9 @@ def promises(r, where):
     mounts = {m["mountPath"]: m for m in c["volumeMounts"]}
     volumes = {v["name"]: v for v in spec["volumes"]}
     equal({m["name"] for m in mounts.values()}, set(volumes), f"{where}: volumes are the ones mounted")
-    check(all(m.get("readOnly") for m in mounts.values()), f"{where}: mounts are read-only")
+    states = r.config["state"]["dir"]
+    check(all(m.get("readOnly") for at, m in mounts.items() if at != states), f"{where}: mounts are read-only")
+    check(not states or states in mounts and not mounts[states].get("readOnly"), f"{where}: but for saved states'")
     for key, path in (("keys_file", r.config["auth"]["keys_file"]), ("cert", r.config["tls"]["cert"]),
                       ("key", r.config["tls"]["key"])):
         check(not path or os.path.dirname(path) in mounts, f"{where}: {key} {path} is mounted")

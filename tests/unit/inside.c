@@ -29,7 +29,8 @@ bool inside_begin(const char *const *set)
     s->conf = c;
     s->metrics = &inside.metrics;
     s->budget = &inside.budget;
-    ok = ok && !auth_new(c->keys_file, &s->auth, &err) && !store_new(c, &inside.metrics, &s->store, &err) &&
+    ok = ok && !auth_new(c->keys_file, &s->auth, &err) && !states_new(c, &inside.metrics, &s->states, &err) &&
+         !store_new(c, &inside.metrics, &s->store, &err) &&
          !store_load(s->store, &err);
     CHECK_MSG(ok, "%s", err.text);
     atomic_store(&s->state, SERVER_READY);
@@ -39,6 +40,7 @@ bool inside_begin(const char *const *set)
 void inside_end(void)
 {
     CHECK(deq_budget_used(&inside.budget) == 0);
+    states_free(inside.service.states);
     store_free(inside.service.store);
     auth_free(inside.service.auth);
     pthread_mutex_destroy(&inside.budget.lock);

@@ -24,6 +24,9 @@
 {{- $_ := set $set "tls.cert" (toJson "/run/secrets/deqd/tls/tls.crt") }}
 {{- $_ := set $set "tls.key" (toJson "/run/secrets/deqd/tls/tls.key") }}
 {{- end }}
+{{- if .Values.state.existingClaim }}
+{{- $_ := set $set "state.dir" (toJson "/var/lib/deqd/states") }}
+{{- end }}
 {{- range $section, $keys := .Values.config }}
 {{- range $key, $value := $keys }}
 {{- $_ := set $set (printf "%s.%s" $section $key) (include "deqd.scalar" $value) }}
