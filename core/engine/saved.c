@@ -107,7 +107,8 @@ enum deq_rc deq_saved_write(const struct deq_saved_content *c, const char *path,
         rc = deq_io_replace_private(path, &parts, err);
     for (size_t i = 0; !rc && !path && i < parts.n; i++) {
         const struct deq_part p = part_of(&w, i);
-        if (!deq_buf_add(out, p.data, p.len))
+        const void *bytes = p.data;
+        if (!deq_buf_add(out, bytes, p.len))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory for the bytes of a state");
     }
     deq_buf_free(&w.head);
