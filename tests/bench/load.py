@@ -580,29 +580,42 @@ def idle():
             "ignore_eos": True, "stream": True, "cache": "off"}
     with Daemon() as d:
         client = d.client()
-        first, whole = {True: [], False: []}, {True: [], False: []}
+        first, whole, inside, own = ({True: [], False: []} for _ in range(4))
 
-        def ask():
+        def daemons_clock():
+            return d.metrics()["deqd_time_to_first_token_seconds_sum"]
+
+        def ask(paused=None):
+            before = time.process_time()
             c = client.post(body, times=True)
             client.run()
+            used = time.process_time() - before
             promise(c.state == "done" and c.status() == 200, part, "a request was not answered")
-            return 1e3 * (c.times[0] - c.start), 1e3 * (c.end - c.start)
+            if paused is not None:
+                first[paused].append(1e3 * (c.times[0] - c.start))
+                whole[paused].append(1e3 * (c.end - c.start))
+                own[paused].append(1e3 * used)
 
         for _ in range(scaled(25, 5)):
+            at = [daemons_clock()]
             time.sleep(pause_s)
-            for paused in (True, None, False):  # in turn, so that both see the same machine; the one between is neither
-                took = ask()
-                if paused is not None:
-                    first[paused].append(took[0])
-                    whole[paused].append(took[1])
+            ask(True)
+            at.append(daemons_clock())
+            ask()  # in turn, so that both see the same machine; this one is of neither, but for the daemon's clock
+            ask(False)
+            at.append(daemons_clock())
+            inside[True].append(1e3 * (at[1] - at[0]))
+            inside[False].append(1e3 * (at[2] - at[1]) / 2)
         client.close()
-        for what, ms in (("first token", first), ("%d tokens" % tokens, whole)):
+        for what, ms in (("first token", first), ("%d tokens" % tokens, whole),
+                         ("first token by the daemon's clock", inside), ("the client's own processor time", own)):
             ratio = percentile(ms[True], 50) / percentile(ms[False], 50)
             say(part, "%s, p50 / p90: %.1f / %.1f ms after a pause of %.1f s, %.1f / %.1f without; p50 ratio %.2f" % (
                 what, percentile(ms[True], 50), percentile(ms[True], 90), pause_s, percentile(ms[False], 50),
                 percentile(ms[False], 90), ratio))
-            target(ratio <= 1.3, part, "%s after a pause took %.2f times as long as without, target 1.3" % (what,
-                                                                                                           ratio))
+            if ms in (first, whole):
+                target(ratio <= 1.3, part, "%s after a pause took %.2f times as long as without, target 1.3" % (what,
+                                                                                                               ratio))
 
 
 # --- Two callers ---
