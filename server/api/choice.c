@@ -13,6 +13,19 @@ static struct deq_buf new_buffer(const struct completion *c)
     return (struct deq_buf){.max = TEXT_MAX_BYTES, .allowance = &c->channel->allowance};
 }
 
+static struct solve_lists new_solves(const struct completion *c)
+{
+    const struct deq_buf b = new_buffer(c);
+    return (struct solve_lists){b, b, b};
+}
+
+static void solves_free(struct solve_lists *l)
+{
+    deq_buf_free(&l->iters);
+    deq_buf_free(&l->residuals);
+    deq_buf_free(&l->starts);
+}
+
 static struct news new_news(const struct completion *c)
 {
     struct news n = {.text = new_buffer(c)};
@@ -53,6 +66,7 @@ void prompt_free(struct prompt *p)
     news_free(&p->news);
     news_free(&p->taken);
     logprobs_free(&p->logprobs);
+    solves_free(&p->solves);
     deq_buf_free(&p->echo);
     deq_tokens_free(&p->job.prompt);
 }
@@ -85,6 +99,7 @@ void prompt_init(struct prompt *p)
     p->echo = new_buffer(p->c);
     p->news = p->taken = new_news(p->c);
     logprobs_init(&p->logprobs, TEXT_MAX_BYTES, &p->c->channel->allowance);
+    p->solves = new_solves(p->c);
     p->prev = -1;
     if (!p->c->req.echo)
         return;
@@ -92,7 +107,7 @@ void prompt_init(struct prompt *p)
     prompt_add(p, p->job.prompt.ids[0], NULL);
 }
 
-void prompt_add(struct prompt *p, uint32_t token, const float *logits)
+void prompt_add(struct prompt *p, uint32_t token, const struct deq_event *e)
 {
     struct completion *c = p->c;
     size_t n = 0;
@@ -100,8 +115,13 @@ void prompt_add(struct prompt *p, uint32_t token, const float *logits)
     const size_t offset = deq_utf8_pass(&p->place, bytes, n);
     if (c->req.logprobs >= 0) {
         struct token_news t = {.token = token, .offset = (uint32_t)offset};
-        if (logits)
-            (void)add_logprob(c, &p->news, &t, logits);
+        if (e) {
+            t.evaluations = e->evaluations;
+            t.residual = e->residual;
+            t.start = (uint8_t)e->start;
+            t.start_cached = e->start_cached;
+            (void)add_logprob(c, &p->news, &t, e->logits);
+        }
         deq_buf_add(&p->news.tokens, &t, sizeof t);
     }
     if (bytes)
@@ -114,7 +134,8 @@ bool choice_init(struct completion *c, size_t i)
     ch->c = c;
     ch->prompt = i / (size_t)c->req.best_of;
     ch->news = ch->taken = new_news(c);
-    ch->shown = ch->ids = ch->iters = ch->residuals = ch->starts = new_buffer(c);
+    ch->shown = ch->ids = new_buffer(c);
+    ch->solves = ch->prompt_solves = new_solves(c);
     trace_lists_init(&ch->trace, &ch->shown);
     logprobs_init(&ch->logprobs, TEXT_MAX_BYTES, &c->channel->allowance);
     ch->stopped = -1;
@@ -133,9 +154,8 @@ void choice_free(struct choice *ch)
     news_free(&ch->taken);
     deq_buf_free(&ch->shown);
     deq_buf_free(&ch->ids);
-    deq_buf_free(&ch->iters);
-    deq_buf_free(&ch->residuals);
-    deq_buf_free(&ch->starts);
+    solves_free(&ch->solves);
+    solves_free(&ch->prompt_solves);
     trace_lists_free(&ch->trace);
     logprobs_free(&ch->logprobs);
     deq_text_free(ch->text);
@@ -264,41 +284,67 @@ static void render_logprobs(const struct completion *c, const struct news *n, st
     }
 }
 
+static void render_solve(struct solve_lists *l, const struct token_news *t)
+{
+    deq_buf_uint(&l->iters, t->evaluations);
+    deq_buf_str(&l->iters, ",");
+    reply_residual(&l->residuals, t->residual);
+    deq_buf_str(&l->residuals, ",");
+    deq_buf_fmt(&l->starts, "\"%s\",", t->start_cached ? "prefix" : deq_warm_name((enum deq_warm)t->start));
+}
+
+/* Of the position that foresaw each token; nothing foresaw the first. */
+static void render_prompt_solves(struct prompt *p)
+{
+    const struct token_news *t = (const struct token_news *)p->taken.tokens.data;
+    if (!p->c->req.telemetry || !deq_buf_carry(&p->solves.iters, &p->taken.tokens))
+        return;
+    for (size_t i = 0; i < p->taken.tokens.len / sizeof *t; i++) {
+        if (t[i].predicted) {
+            render_solve(&p->solves, &t[i]);
+            continue;
+        }
+        deq_buf_str(&p->solves.iters, "null,");
+        deq_buf_str(&p->solves.residuals, "null,");
+        deq_buf_str(&p->solves.starts, "null,");
+    }
+}
+
 void prompt_render(struct prompt *p)
 {
     render_logprobs(p->c, &p->taken, &p->logprobs);
+    render_prompt_solves(p);
     spend(p->c, &p->taken);
 }
 
-static void render_telemetry(struct choice *ch, const struct token_news *t)
+/* What its prompt has, which other choices of it show too. */
+static void take_echo(struct choice *ch, const struct prompt *p)
 {
-    deq_buf_uint(&ch->iters, t->evaluations);
-    deq_buf_str(&ch->iters, ",");
-    reply_residual(&ch->residuals, t->residual);
-    deq_buf_str(&ch->residuals, ",");
-    deq_buf_fmt(&ch->starts, "\"%s\",", t->start_cached ? "prefix" : deq_warm_name((enum deq_warm)t->start));
+    ch->echoed = true;
+    logprobs_append(&ch->logprobs, &p->logprobs);
+    (void)deq_buf_append(&ch->prompt_solves.iters, &p->solves.iters);
+    (void)deq_buf_append(&ch->prompt_solves.residuals, &p->solves.residuals);
+    (void)deq_buf_append(&ch->prompt_solves.starts, &p->solves.starts);
 }
 
 void choice_render(struct choice *ch)
 {
     const struct completion *c = ch->c;
     const struct token_news *t = (const struct token_news *)ch->taken.tokens.data;
-    if (ch->taken_begun && !ch->echoed) {
-        ch->echoed = true;
-        logprobs_append(&ch->logprobs, &c->prompts[ch->prompt].logprobs);
-    }
+    if (ch->taken_begun && !ch->echoed)
+        take_echo(ch, &c->prompts[ch->prompt]);
     (void)deq_buf_append(&ch->shown, &ch->taken.text);
     if (c->req.token_ids)
         (void)deq_buf_carry(&ch->ids, &ch->taken.tokens);
     if (c->req.telemetry)
-        (void)deq_buf_carry(&ch->iters, &ch->taken.tokens);
+        (void)deq_buf_carry(&ch->solves.iters, &ch->taken.tokens);
     for (size_t i = 0; i < ch->taken.tokens.len / sizeof *t; i++) {
         if (c->req.token_ids) {
             deq_buf_uint(&ch->ids, t[i].token);
             deq_buf_str(&ch->ids, ",");
         }
         if (c->req.telemetry)
-            render_telemetry(ch, &t[i]);
+            render_solve(&ch->solves, &t[i]);
     }
     if (c->req.trace)
         trace_render(&ch->trace, &ch->taken.trace);

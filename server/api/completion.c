@@ -76,7 +76,7 @@ static void echo_event(struct prompt *p, const struct deq_event *e)
 {
     const size_t next = e->position + 1;
     if (next < p->job.prompt.n)
-        prompt_add(p, p->job.prompt.ids[next], e->logits);
+        prompt_add(p, p->job.prompt.ids[next], e);
 }
 
 static void on_choice_end(struct choice *ch, const struct deq_event *e)

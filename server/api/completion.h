@@ -37,6 +37,11 @@ struct news {
     struct trace_news trace; /* of the rows behind them */
 };
 
+/* How positions were solved: JSON lists with a comma behind each entry. */
+struct solve_lists {
+    struct deq_buf iters, residuals, starts;
+};
+
 /* One continuation of one prompt. */
 struct choice {
     struct completion *c;
@@ -64,7 +69,7 @@ struct choice {
     struct deq_buf shown;    /* not yet sent (stream), or all of it */
     struct logprob_lists logprobs; /* since the last chunk, or all */
     struct deq_buf ids;      /* token ids, comma after each; since the last chunk, or all */
-    struct deq_buf iters, residuals, starts; /* telemetry, the same */
+    struct solve_lists solves, prompt_solves; /* telemetry, the same; of its prompt's tokens, with echo and logprobs */
     struct trace_lists trace; /* the same */
     /* of a stream of /v1/responses, whose end repeats all: what is sent of `shown` and of the tokens of `logprobs` */
     size_t told, told_logprobs;
@@ -91,6 +96,7 @@ struct prompt {
     struct news taken;
     size_t taken_cached;
     struct logprob_lists logprobs;
+    struct solve_lists solves;
 };
 
 struct completion {
@@ -134,8 +140,8 @@ void choice_free(struct choice *ch);
 void choice_add(struct choice *ch, const struct deq_event *e);
 /* A row that was not final has left: a DROPPED event. */
 void choice_dropped(struct choice *ch, const struct deq_event *e);
-/* A prompt's token, and its logprob from logits [V] at the position before (NULL: the first). */
-void prompt_add(struct prompt *p, uint32_t token, const float *logits);
+/* A prompt's token; e: the PROMPT event of the position before, which foresaw it (NULL: the first). */
+void prompt_add(struct prompt *p, uint32_t token, const struct deq_event *e);
 /* Gives the choice its prompt's text, with echo; once. */
 void choice_begin(struct choice *ch);
 /* Its text ends: what was held back is shown, but for what begins with a stop string. */

@@ -85,6 +85,13 @@ static void add_trace(struct choice *ch, const char *finish, struct deq_buf *out
     deq_buf_str(out, "}");
 }
 
+static void add_solves(struct choice *ch, struct solve_lists *l, struct deq_buf *out)
+{
+    take_list(ch, out, "\"iters\":", &l->iters);
+    take_list(ch, out, ",\"residual\":", &l->residuals);
+    take_list(ch, out, ",\"warm\":", &l->starts);
+}
+
 static void add_telemetry(struct choice *ch, const char *finish, struct deq_buf *out)
 {
     const struct completion_request *r = &ch->c->req;
@@ -92,9 +99,12 @@ static void add_telemetry(struct choice *ch, const char *finish, struct deq_buf 
         return;
     deq_buf_str(out, ",\"deq\":{");
     if (r->telemetry) {
-        take_list(ch, out, "\"iters\":", &ch->iters);
-        take_list(ch, out, ",\"residual\":", &ch->residuals);
-        take_list(ch, out, ",\"warm\":", &ch->starts);
+        add_solves(ch, &ch->solves, out);
+        if (ch->prompt_solves.iters.len) {
+            deq_buf_str(out, ",\"prompt\":{");
+            add_solves(ch, &ch->prompt_solves, out);
+            deq_buf_str(out, "}");
+        }
     }
     if (r->trace) {
         deq_buf_str(out, r->telemetry ? "," : "");
@@ -241,8 +251,8 @@ static void add_timings(const struct completion *c, struct deq_buf *out)
 
 bool choice_has_news(const struct choice *ch)
 {
-    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len || ch->iters.len ||
-           ch->trace.tokens.len;
+    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len ||
+           ch->solves.iters.len || ch->trace.tokens.len;
 }
 
 bool choice_send(struct choice *ch, const char *finish)

@@ -235,6 +235,29 @@ def test_telemetry():
           "tol is the last word")
 
 
+def test_telemetry_of_a_prompt():
+    """With echo and logprobs: of the position that foresaw each of its tokens; the last one foresaw the answer."""
+    d = usual()
+    ask = {"echo": True, "logprobs": 0, "max_tokens": 3, "include": ["deq.tokens"], "return_token_ids": True}
+    o = d.complete("The king and the queen", **ask)
+    c = o["choices"][0]
+    t, n = c["deq"]["prompt"], len(c["prompt_token_ids"])
+    equal({k: len(v) for k, v in t.items()}, {"iters": n, "residual": n, "warm": n}, "one entry a token of the prompt")
+    equal(len(c["deq"]["iters"]), 3, "apart from the answer's")
+    equal([v[0] for v in t.values()], [None] * 3, "nothing foresaw the first")
+    equal(round((sum(t["iters"][1:]) + c["deq"]["iters"][0]) / n, 4), round(o["deq"]["prompt_iters_mean"], 4),
+          "they sum up to the deq object")
+    check(all(0 < r < o["deq"]["tol"] for r in t["residual"][1:]), "residuals below tol: %s" % t["residual"])
+    score = d.complete("The king and the queen", **dict(ask, max_tokens=0))["choices"][0]["deq"]
+    equal(score, {"iters": [], "residual": [], "warm": [], "prompt": t}, "a prompt that is only scored")
+    _, _, events, _ = d.stream("The king and the queen", **ask)
+    got = [e["choices"][0]["deq"].get("prompt") for e in events]
+    equal(got, [t] + [None] * (len(events) - 1), "in the first chunk")
+    for more in ({"echo": False}, {"logprobs": None}, {"include": []}):
+        got = d.complete("The king and the queen", **dict(ask, **more))["choices"][0].get("deq", {})
+        check("prompt" not in got, "not with %s" % more)
+
+
 def test_prefix_cache():
     with Daemon("engine.max_positions=4096") as d:
         prompt = LONG * 6

@@ -129,9 +129,9 @@ TEST(choice_telemetry)
     add_text(&t, "q!<|endoftext|>");
     CHECK_EQ(shown(&t), "q!"); /* the end of the text is not part of it */
     CHECK_EQ(t.choice.tokens, 2);
-    CHECK_EQ(t.choice.iters.data, "3,4,");
-    CHECK_EQ(t.choice.residuals.data, "0.25,0.25,");
-    CHECK_EQ(t.choice.starts.data, "\"prefix\",\"previous\",");
+    CHECK_EQ(t.choice.solves.iters.data, "3,4,");
+    CHECK_EQ(t.choice.solves.residuals.data, "0.25,0.25,");
+    CHECK_EQ(t.choice.solves.starts.data, "\"prefix\",\"previous\",");
     /* it was solved too */
     CHECK(t.choice.iters_sum == 3 + 4 + 5 && t.choice.iters_max == 5 && t.choice.residual_max == 0.25f);
     CHECK(!t.choice.converged);
