@@ -76,6 +76,7 @@ needed needed-unit:
 	echo "    apt-get update && apt-get install -y --no-install-recommends$$packages" >&2; exit 1
 
 $(OBJ)/server/api/ep_about.o: server/api/openapi.json
+$(OBJ)/server/api/ep_page.o: $(wildcard server/page/*)
 
 $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@
@@ -100,7 +101,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
 clean: ## what was built
@@ -145,6 +146,8 @@ test-tokenizer: all ## every code point and 10,000 random strings against the to
 	sh tests/golden/tokenizer/run.sh
 test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
 	sh tests/observe/run.sh
+test-page: all ## the page at / in a real browser: what a person does with it, axe, both looks, a phone's width; screenshots in build/page
+	sh tests/page/run.sh
 test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, one killed, all rolled, under load
 	sh tests/scaleout/run.sh scaleout
 test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)

@@ -46,6 +46,8 @@ static const struct deq_opt options[] = {
     U32("server.shutdown_timeout_ms", shutdown_timeout_ms, 0, 3600000, "30000",
         "Then: running requests may finish for so long before they are ended."),
     BYTES("server.max_body_bytes", max_body_bytes, 1024, 1073741824.0, "1M", "Largest request body."),
+    BOOL("server.page", page, "true",
+         "The page at / for people, which asks this server's own API; false: nothing is there (404)."),
     STR("model.path", model_path, "models/stories", NULL, "Model directory."),
     STR("model.name", model_name, "", NULL,
         "Name it is served under, as in stories or org/model; empty: the directory's."),

@@ -31,6 +31,8 @@ void ep_model(struct service *s, struct served *m, struct exchange *x);
 /* ep_about.c */
 void ep_version(struct service *s, struct served *m, struct exchange *x);
 void ep_openapi(struct service *s, struct served *m, struct exchange *x);
+/* ep_page.c */
+void ep_page(struct service *s, struct served *m, struct exchange *x);
 /* ep_health.c */
 void ep_live(struct service *s, struct served *m, struct exchange *x);
 void ep_ready(struct service *s, struct served *m, struct exchange *x);

@@ -20,10 +20,11 @@ enum route_flags {
     ADMIN = 8,       /* an admin key */
     ON_ADMIN = 16,   /* also served on server.admin_listen */
     METRICS = 32,    /* open when auth.open_metrics says so */
+    PAGE = 64,       /* a file of the page: asks for no key, is there when server.page says so, no part of the API */
 };
 
 struct route {
-    const char *method, *path; /* a path that ends in '/' is the beginning of many */
+    const char *method, *path; /* a path that ends in '/', but for that alone, is the beginning of many */
     void (*endpoint)(struct service *s, struct served *m, struct exchange *x);
     unsigned flags;
     const struct fields *body; /* or NULL: none is read */
@@ -47,6 +48,8 @@ static const struct route table[] = {
     {"GET", "/tokenizer_info", ep_tokenizer_info, NEEDS_MODEL, NULL},
     {"GET", "/version", ep_version, NEEDS_MODEL | ON_ADMIN, NULL},
     {"GET", "/openapi.json", ep_openapi, 0, NULL},
+    {"GET", "/", ep_page, PAGE, NULL},
+    {"GET", "/page/", ep_page, PAGE, NULL},
     {"GET", "/health", ep_ready, OPEN | PROBE | ON_ADMIN, NULL},
     {"GET", "/health/live", ep_live, OPEN | PROBE | ON_ADMIN, NULL},
     {"GET", "/health/ready", ep_ready, OPEN | PROBE | ON_ADMIN, NULL},
@@ -63,6 +66,7 @@ void route_print(void)
         printf("%s %s%s\n", table[i].method, table[i].path,
                table[i].flags & ADMIN     ? " admin"
                : table[i].flags & OPEN    ? " open"
+               : table[i].flags & PAGE    ? " page"
                : table[i].flags & METRICS ? " metrics"
                                           : "");
 }
@@ -114,15 +118,25 @@ static const char *methods_of(const char *path)
     return found;
 }
 
-static const struct route *find(struct exchange *x)
+static bool ends_in_more(const char *path)
+{
+    return path[1] && path[strlen(path) - 1] == '/';
+}
+
+/* What this daemon serves at the address that was asked. */
+static bool is_there(const struct service *s, const struct exchange *x, const struct route *r)
+{
+    return x->admin_listener ? (r->flags & ON_ADMIN) != 0 : !(r->flags & PAGE) || s->conf->page;
+}
+
+static const struct route *find(const struct service *s, struct exchange *x)
 {
     for (size_t i = 0; i < DEQ_COUNT(table); i++) {
         const struct route *r = &table[i];
         const size_t n = strlen(r->path);
-        const bool prefix = r->path[n - 1] == '/';
-        if (prefix ? strncmp(r->path, x->path, n) || !x->path[n] : strcmp(r->path, x->path) != 0)
+        if (ends_in_more(r->path) ? strncmp(r->path, x->path, n) || !x->path[n] : strcmp(r->path, x->path) != 0)
             continue;
-        if (x->admin_listener && !(r->flags & ON_ADMIN))
+        if (!is_there(s, x, r))
             continue;
         /* HEAD is GET without a body; libmicrohttpd leaves the body out */
         if (!strcmp(r->method, x->method) || (!strcmp(x->method, "HEAD") && !strcmp(r->method, "GET"))) {
@@ -139,7 +153,7 @@ static bool allowed(const struct service *s, struct exchange *x, const struct ro
                     size_t n)
 {
     const bool open =
-        r && ((r->flags & OPEN) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
+        r && ((r->flags & (OPEN | PAGE)) || ((r->flags & METRICS) && (s->conf->open_metrics || x->admin_listener)));
     struct caller caller;
     for (size_t i = 0; i < n && !x->caller.known; i++)
         if (auth_check(s->auth, keys[i].key, keys[i].n, &caller))
@@ -237,18 +251,18 @@ static void log_exchange(const struct exchange *x)
 }
 
 /* 404 that says what there is, at this address. */
-static void unknown_path(struct exchange *x)
+static void unknown_path(const struct service *s, struct exchange *x)
 {
     struct deq_buf text;
     const char *before = "there is nothing at this path; there is";
     deq_buf_init(&text, 4096);
     for (size_t i = 0; i < DEQ_COUNT(table); i++) {
         const char *path = table[i].path;
-        if (x->admin_listener && !(table[i].flags & ON_ADMIN))
+        if (!is_there(s, x, &table[i]) || (table[i].flags & PAGE))
             continue;
         if (i && !strcmp(path, table[i - 1].path))
             continue;
-        deq_buf_fmt(&text, "%s %s%s", before, path, path[strlen(path) - 1] == '/' ? "{id}" : "");
+        deq_buf_fmt(&text, "%s %s%s", before, path, ends_in_more(path) ? "{id}" : "");
         before = ",";
     }
     if (!x->admin_listener)
@@ -267,7 +281,7 @@ static void wrong_method(struct exchange *x)
 void route_check(void *ctx, struct exchange *x, const struct credential *keys, size_t n)
 {
     struct service *s = ctx;
-    const struct route *r = x->status ? NULL : find(x);
+    const struct route *r = x->status ? NULL : find(s, x);
     x->route = r;
     x->probe = r && (r->flags & PROBE);
     if (x->status) /* what the headers are refused for */
@@ -283,7 +297,7 @@ void route_check(void *ctx, struct exchange *x, const struct credential *keys, s
     else if (!r && x->allow)
         wrong_method(x);
     else if (!r)
-        unknown_path(x);
+        unknown_path(s, x);
     else if (!strcmp(r->method, "POST"))
         (void)takes_body(x);
     if (x->status) {

@@ -15,6 +15,7 @@ static const struct {
     {"Sec-Fetch-Site", offsetof(struct head, site)},
     {"Sec-Fetch-Mode", offsetof(struct head, mode)},
     {"Content-Type", offsetof(struct head, content_type)},
+    {"If-None-Match", offsetof(struct head, none_match)},
     {"Expect", offsetof(struct head, expect)},
     {"X-Request-Id", offsetof(struct head, id)},
     {"traceparent", offsetof(struct head, traceparent)},

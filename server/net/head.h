@@ -20,8 +20,8 @@ struct head {
     struct header_weight octets, json;
     bool is_encoded, browser;
     /* the first value of each, without the blanks round it; or NULL */
-    const char *host_value, *origin, *site, *mode, *content_type, *expect, *id, *traceparent, *timeout, *ask_method,
-        *ask_headers, *ask_private;
+    const char *host_value, *origin, *site, *mode, *content_type, *none_match, *expect, *id, *traceparent, *timeout,
+        *ask_method, *ask_headers, *ask_private;
 };
 
 /* A line as libmicrohttpd cuts it: value lies behind key in the buffer, two zeros behind it stand for CRLF. What is

@@ -52,6 +52,20 @@ bool header_is_identity(const char *value)
     }
 }
 
+bool header_has_tag(const char *value, const char *tag)
+{
+    for (;;) {
+        value += blanks(value);
+        const size_t n = before(value, ','), len = trimmed(value, n);
+        const size_t weak = len > 2 && !strncmp(value, "W/", 2) ? 2 : 0;
+        if (is(value, len, "*") || (len - weak == strlen(tag) && !memcmp(value + weak, tag, len - weak)))
+            return true;
+        if (!value[n])
+            return false;
+        value += n + 1;
+    }
+}
+
 /* "0", "0.5", "1.000": at most three digits behind the point, at most one in all. False for anything else. */
 static bool parse_q(const char *s, size_t n, unsigned *ret)
 {

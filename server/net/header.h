@@ -10,6 +10,9 @@ bool header_type_is(const char *value, const char *type);
 /* Content-Encoding: nothing but identity. */
 bool header_is_identity(const char *value);
 
+/* If-None-Match: "*", or a list in which this tag is ("x", quotes included), weak or strong. */
+bool header_has_tag(const char *value, const char *tag);
+
 /* What Accept says of a type: the most specific range that covers it decides. */
 struct header_weight {
     unsigned specific; /* 3: it is named, 2: its "type/" and an asterisk, 1: anything, 0: not covered */

@@ -15,11 +15,19 @@
 #include "server/net/origin.h"
 #include "server/net/tls.h"
 
+/* One that an answer has beside those of all answers. */
+struct reply_header {
+    const char *name, *value; /* literals */
+};
+
+enum { ETAG_MAX_BYTES = 32 };
+
 struct exchange {
     /* from the headers */
     const char *method, *path;
     const char *content_type;       /* or NULL */
     bool is_encoded;                /* Content-Encoding is another than identity */
+    const char *if_none_match;      /* or NULL */
     bool wants_octets;              /* Accept: application/octet-stream rather than JSON */
     char request_id[132];
     char trace_id[33], parent_id[17]; /* of a valid W3C traceparent, or "" */
@@ -44,6 +52,8 @@ struct exchange {
     int status;
     const char *reply_type;         /* literal; NULL: application/json */
     struct deq_buf reply;
+    const struct reply_header *headers; /* up to one without a name; or NULL */
+    char etag[ETAG_MAX_BYTES];      /* quoted; "": none */
     const char *allow;              /* of 405 */
     const char *accept_encoding;    /* of 415 */
     bool authenticate;              /* of 401 */

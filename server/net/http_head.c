@@ -128,6 +128,7 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
                  (unsigned long long)deq_rng_u64(h->run_id, 0, atomic_fetch_add(&h->next_request, 1)));
     x->content_type = c.content_type && *c.content_type ? c.content_type : NULL; /* an empty one names no type */
     x->is_encoded = c.is_encoded;
+    x->if_none_match = c.none_match;
     /* what is named goes before what is covered by an asterisk */
     x->wants_octets = c.octets.q && (c.octets.q > c.json.q || (c.octets.q == c.json.q && c.octets.specific == 3));
     (void)head_trace(c.traceparent, x->trace_id, x->parent_id);

@@ -34,7 +34,8 @@ static enum MHD_Result send_response(struct request_state *s, int status, struct
 }
 
 struct reply_headers {
-    const char *content_type, *allow;
+    const char *content_type, *allow, *etag;
+    const struct reply_header *more;
     bool authenticate, no_retry, close;
     unsigned retry_after_ms;
     char timing[CHANNEL_TIMING_BYTES]; /* or "" */
@@ -79,6 +80,10 @@ static void add_headers(const struct request_state *s, struct MHD_Response *r, c
         MHD_add_response_header(r, "Server-Timing", f->timing);
     if (f->allow)
         MHD_add_response_header(r, "Allow", f->allow);
+    if (f->etag && f->etag[0])
+        MHD_add_response_header(r, "ETag", f->etag);
+    for (const struct reply_header *h = f->more; h && h->name; h++)
+        MHD_add_response_header(r, h->name, h->value);
     if (s->x.accept_encoding)
         MHD_add_response_header(r, "Accept-Encoding", s->x.accept_encoding);
     if (f->authenticate)
@@ -142,6 +147,8 @@ enum MHD_Result http_send_reply(struct request_state *s, bool close_after)
     }
     const struct reply_headers f = {.content_type = x->reply_type,
                                     .allow = x->allow,
+                                    .etag = x->etag,
+                                    .more = x->headers,
                                     .authenticate = x->authenticate,
                                     .retry_after_ms = x->retry_after_ms,
                                     .close = close_after};

@@ -326,6 +326,8 @@ def test_paths_are_the_routes():
     want, security = set(), {}
     for line in printed("--print-routes"):
         method, path, *flags = line.split(" ")
+        if "page" in flags:  # for people; what it does are operations of this document
+            continue
         path = TEMPLATES.get(path, path)
         want.add((method.lower(), path))
         security[path] = flags

@@ -27,6 +27,7 @@ MODULES = LONG + (
     "imports_looped",
     "openapi",
     "origins",
+    "page",
     "raw",
     "sequences",
     "states",

@@ -68,7 +68,8 @@ def routes():
     methods = ("GET", "POST", "DELETE")
     check(len(rows) >= 16 and all(len(r) == 3 and r[0] in methods and r[1].startswith("/") for r in rows),
           "the table of routes: %s" % rows)
-    return [(m, p + "tiny" if p.endswith("/") else p, flag) for m, p, flag in rows]
+    more = {"/": "", "/page/": "style.css"}
+    return [(m, p + more.get(p, "tiny") if p.endswith("/") else p, flag) for m, p, flag in rows]
 
 
 def ask(d, method, path, extra="", body=None, sock=None):
@@ -174,6 +175,7 @@ def test_every_route():
         rows = routes()
         equal({p for _, p, f in rows if f == "open"}, {"/health", "/health/live", "/health/ready", "/health/startup"},
               "what asks for no key")
+        equal({p for _, p, f in rows if f == "page"}, {"/", "/page/style.css"}, "nor do the page's files")
         equal({p for _, p, f in rows if f == "metrics"}, {"/metrics"}, "what is open by choice")
         equal({p for _, p, f in rows if f == "admin"},
               {p for _, p, _ in rows if p.startswith("/admin/") or p.startswith("/v1/sequences")},
@@ -184,7 +186,7 @@ def test_every_route():
             for m in ("GET", "HEAD") if method == "GET" else (method,):
                 for key in ("", bearer(OTHER)):
                     s, h, b = ask(d, m, path, key, body)
-                    if flag == "open":
+                    if flag in ("open", "page"):
                         equal(s, 200, "%s %s, no key" % (m, path))
                     else:
                         equal((s, h.get("www-authenticate")), (401, "Bearer"), "%s %s, no key" % (m, path))
@@ -205,8 +207,8 @@ def test_every_route():
             equal((s, h.get("allow")), (405, method), "%s %s with a key" % (other, path))
             check_error(s, b, 405, "method_not_allowed", None, "%s %s with a key" % (other, path))
             check("this path takes " + method in str(b), "%s %s says which: %s" % (other, path, short(b)))
-        for path in ("/", "/admin", "/admin/", "/admin/x", "/admin/reload/", "/v1", "/v1/nothing", "/v1/completions/",
-                     "/v1/modelsx/a", "//health", "/health/", "/health/live/x",
+        for path in ("/page", "/page/", "/admin", "/admin/", "/admin/x", "/admin/reload/", "/v1", "/v1/nothing",
+                     "/v1/completions/", "/v1/modelsx/a", "//health", "/health/", "/health/live/x",
                      "/HEALTH", "/healthz", "/metrics/", "/health/../v1/models", "/%68ealth", "/health%2f", "/health;x",
                      "/favicon.ico"):
             for method in ("GET", "POST"):

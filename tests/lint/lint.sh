@@ -47,7 +47,7 @@ only jansson.h \
 
 # How it is read: 120 characters a line, and at the top what it is.
 complain "lines of more than 120 characters" \
-    "$(grep -nE '^.{121}' -r core server models tests docker --include='*.[ch]' --include='*.py' | cut -c1-160)"
+    "$(grep -nE '^.{121}' -r core server models tests docker --include='*.[ch]' --include='*.py' --include='*.js' | cut -c1-160)"
 complain "no comment at the top that says what it is (headers, and .c files without a header of their name)" \
     "$(find core server models tests -name '*.[ch]' -exec awk 'FNR == 1 && !/^\/\*/ { print FILENAME }' {} + |
         while read -r f; do [ "${f%.c}" != "$f" ] && [ -e "${f%.c}.h" ] || echo "$f"; done)"

@@ -28,6 +28,18 @@ TEST(header_codings)
         CHECK_MSG(!header_is_identity(bad[i]), "%s", bad[i]);
 }
 
+TEST(header_tags)
+{
+    static const char *const good[] = {"\"a\"", " \"a\"\t", "W/\"a\"", "*", " * ", "\"b\", \"a\"", "\"b\" , W/\"a\"",
+                                       ",\"a\",", "\"x,\\\"y\",\"a\""};
+    static const char *const bad[] = {"", "a", "\"b\"", "\"a", "w/\"a\"", "W/ \"a\"", "\"aa\"", "\"b,\"a\"\"", "W/",
+                                      "**", "\"A\""};
+    for (size_t i = 0; i < DEQ_COUNT(good); i++)
+        CHECK_MSG(header_has_tag(good[i], "\"a\""), "%s", good[i]);
+    for (size_t i = 0; i < DEQ_COUNT(bad); i++)
+        CHECK_MSG(!header_has_tag(bad[i], "\"a\""), "%s", bad[i]);
+}
+
 TEST(header_accept_weights)
 {
     static const struct {

@@ -60,12 +60,13 @@ static const struct {
     {"GET", "/health/startup", '-', true},   {"GET", "/metrics", 'm', true},
     {"GET", "/v1/sequences", 'a', true},     {"DELETE", "/v1/sequences/seq_1", 'a', true},
     {"POST", "/admin/reload", 'a', true},
+    {"GET", "/", '-', false},                {"GET", "/page/main.js", '-', false},
 };
 
 TEST(route_denies_by_default)
 {
     REQUIRE(scratch_begin());
-    struct conf conf = {0};
+    struct conf conf = {.page = true};
     struct service s = begin(&conf, "ann " USER_HASH "\nadm " ROOT_HASH " admin\n");
     REQUIRE(s.auth);
     struct exchange x;
@@ -99,7 +100,7 @@ TEST(route_denies_by_default)
 
 TEST(route_without_keys_serves_all_but_admin)
 {
-    struct conf conf = {0};
+    struct conf conf = {.page = true};
     struct service s = begin(&conf, NULL);
     struct exchange x;
     REQUIRE(s.auth);
@@ -125,6 +126,30 @@ TEST(route_methods)
     CHECK_EQ(check(&s, (struct head){"HEAD", "/v1/completions", NULL, false}, &x), 405);
     CHECK_EQ(check(&s, (struct head){"GET", "/nothing", NULL, false}, &x), 404);
     CHECK(!x.allow);
+    end(&s);
+}
+
+/* server.page false: as if it had never been there; with it, no page for names that somebody else may own. */
+TEST(route_page_can_be_left_out)
+{
+    static const char *const paths[] = {"/", "/page/main.js"};
+    struct conf conf = {0};
+    struct service s = begin(&conf, NULL);
+    REQUIRE(s.auth);
+    for (size_t i = 0; i < DEQ_COUNT(paths); i++) {
+        struct exchange x;
+        conf.page = false;
+        CHECK_EQ(check(&s, (struct head){"GET", paths[i], NULL, false}, &x), 404);
+        CHECK_EQ(check(&s, (struct head){"POST", paths[i], NULL, false}, &x), 404);
+        conf.page = true;
+        CHECK_EQ(check(&s, (struct head){"HEAD", paths[i], NULL, false}, &x), 0);
+        CHECK_EQ(check(&s, (struct head){"POST", paths[i], NULL, false}, &x), 405);
+        CHECK_EQ(check(&s, (struct head){"GET", paths[i], NULL, true}, &x), 404);
+        x = (struct exchange){.method = "GET", .path = paths[i], .wrong_host = true, .reply.max = 1 << 16};
+        route_check(&s, &x, NULL, 0);
+        CHECK_EQ(x.status, 421);
+        deq_buf_free(&x.reply);
+    }
     end(&s);
 }
 
