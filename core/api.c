@@ -9,6 +9,7 @@
 #include "core/engine/engine.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/saved.h"
+#include "core/form/form.h"
 #include "core/math/kern.h"
 #include "core/text/tokenizer.h"
 
@@ -16,6 +17,8 @@ struct deq_model {
     struct deq_arch *arch;
     struct deq_weights *weights; /* packed */
     struct deq_tokenizer *tok;
+    struct deq_spelling *spelling; /* NULL, like forms: no text is spelled by its tokens alone */
+    struct deq_forms *forms;
     char fingerprint[17];
     struct deq_fact facts[DEQ_FACTS_MAX];
     size_t n_facts;
@@ -63,6 +66,21 @@ static enum deq_rc open_dir(const char *dir, const enum deq_class *numeric, stru
     return rc;
 }
 
+/* What a token adds to a text that fits a form. */
+static const char *spell(const void *ctx, uint32_t id, size_t *ret_len)
+{
+    const struct deq_model *m = ctx;
+    return (int64_t)id == m->arch->vocab.eos_id ? NULL : deq_tokenizer_text(m->tok, -1, id, ret_len);
+}
+
+static enum deq_rc open_forms(struct deq_model *m, struct deq_err *err)
+{
+    if (deq_tokenizer_has_words(m->tok))
+        return DEQ_OK;
+    const enum deq_rc rc = deq_spelling_new(m->arch->vocab.size, spell, m, &m->spelling, err);
+    return rc ? rc : deq_forms_new(m->spelling, m->arch->vocab.eos_id, &m->forms, err);
+}
+
 enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret, struct deq_err *err)
 {
     char weights_path[4096];
@@ -72,6 +90,8 @@ enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struc
     enum deq_rc rc = open_dir(dir, numeric, &m->arch, &m->tok, weights_path, err);
     if (!rc)
         rc = deq_weights_load(weights_path, m->arch, true, &m->weights, err);
+    if (!rc)
+        rc = open_forms(m, err);
     if (!rc)
         snprintf(m->fingerprint, sizeof m->fingerprint, "%016llx", (unsigned long long)m->weights->fingerprint);
     if (rc) {
@@ -87,6 +107,8 @@ void deq_model_free(struct deq_model *m)
 {
     if (!m)
         return;
+    deq_forms_free(m->forms);
+    deq_spelling_free(m->spelling);
     deq_weights_free(m->weights);
     deq_free(m->arch);
     deq_tokenizer_free(m->tok);
@@ -174,6 +196,13 @@ const char *deq_token_text(const struct deq_model *m, int64_t prev, uint32_t id,
 bool deq_token_is_special(const struct deq_model *m, uint32_t id)
 {
     return deq_tokenizer_is_special(m->tok, id);
+}
+
+enum deq_rc deq_form_new(const struct deq_model *m, enum deq_form_kind kind, const char *text, size_t len,
+                         struct deq_form **ret, struct deq_err *err)
+{
+    return m->forms ? deq_forms_get(m->forms, kind, text, len, ret, err)
+                    : deq_fail(err, DEQ_EINVAL, "this model's tokens are whole words, which spell no form");
 }
 
 struct deq_request deq_request_defaults(const struct deq_model *m)

@@ -44,6 +44,7 @@
 #include "core/engine/state.h"
 #include "core/engine/stats.h"
 #include "core/engine/trace.h"
+#include "core/form/kinds.h"
 #include "core/math/class.h"
 #include "core/solve/terms.h"
 #include "core/text/stream.h"
@@ -228,6 +229,7 @@ struct deq_request {
     struct deq_state *keep; /* of all tokens before the answer: receives their state; borrowed until END; or NULL */
     uint32_t max_tokens;    /* 0: solve the prompt only */
     bool ignore_eos;
+    struct deq_form *form;  /* that each choice fits (core/form/kinds.h); NULL: any text. The engine shares it */
     uint32_t n; /* choices: the prompt is solved once, then continued n times; 0 means 1. n needs max_tokens */
     bool want_prompt;       /* PROMPT events with logits for every position but the last of a prompt that is continued;
                              * nothing is taken from the cache */

@@ -44,6 +44,7 @@ struct deq_known {
     const float *logits; /* [V] at that state */
     bool rounded;        /* they are screen's, not readout's */
     uint32_t likely;     /* a word that may well be the best, or UINT32_MAX */
+    const uint32_t *allowed; /* bits [V, up to whole words]: those that the best is one of; NULL: all */
 };
 
 struct deq_cell;
@@ -84,9 +85,9 @@ struct deq_cell_ops {
     /* logits[i] [V] of states z by a head rounded to bytes: about those of readout, at less cost, equal bits in any
      * company too. false: this model has none, nothing is written. NULL: never */
     bool (*screen)(struct deq_cell *c, const struct deq_rows *rows, float *const *logits);
-    /* The most probable word at state z, exactly that of readout's logits, where it can be told from what is known
-     * without reading the whole vocabulary; else UINT32_MAX. Any thread of the pool, each with its own number. NULL:
-     * never */
+    /* The most probable allowed word at state z, exactly that of readout's logits, where it can be told from what is
+     * known without reading the whole vocabulary; else UINT32_MAX. Any thread of the pool, each with its own number.
+     * NULL: never */
     uint32_t (*best_near)(struct deq_cell *c, unsigned thread, const float *z, const struct deq_known *known);
     /* Page `to` becomes what page `from` is. */
     void (*page_copy)(struct deq_cell *c, uint32_t to, uint32_t from);

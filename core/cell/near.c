@@ -140,8 +140,17 @@ static struct reach reach(const struct deq_near *n, const struct deq_near_scratc
     return (struct reach){SLACK * (moved + sizes * relative), rounded ? SLACK * before : 0};
 }
 
-/* The logits of a unit of words, as deq_vocabulary_head has them, and what is best of them and of (top, best). */
-static void read_unit(const struct deq_near *n, const struct deq_near_scratch *s, size_t u, float *top,
+_Static_assert(DEQ_PANEL_UNIT == 32, "a word of a mask is a unit's");
+
+/* Of a unit's words, those that the best one may be. */
+static uint32_t allowed(const struct deq_known *known, size_t u)
+{
+    return known->allowed ? known->allowed[u] : UINT32_MAX;
+}
+
+/* The logits of a unit of words, as deq_vocabulary_head has them, and what is best of those in `words` and of (top,
+ * best). */
+static void read_unit(const struct deq_near *n, const struct deq_near_scratch *s, size_t u, uint32_t words, float *top,
                       uint32_t *best)
 {
     const struct deq_packed *w = &n->v->packed.head[0];
@@ -151,13 +160,24 @@ static void read_unit(const struct deq_near *n, const struct deq_near_scratch *s
     if (n->v->head_bias)
         deq_kern()->add(s->unit, s->unit, n->v->head_bias + at, count);
     for (size_t i = 0; i < count; i++)
-        if (s->unit[i] > *top || (s->unit[i] >= *top && at + i < *best)) {
+        if (words >> i & 1 && (s->unit[i] > *top || (s->unit[i] >= *top && at + i < *best))) {
             *top = s->unit[i];
             *best = (uint32_t)(at + i);
         }
 }
 
-/* The highest that a word of a unit may be. */
+/* The highest that a word of a unit may be, of some of them. */
+static float most_of(const struct deq_near *n, const float *logits, size_t u, struct reach by, uint32_t words)
+{
+    const size_t at = u * DEQ_PANEL_UNIT;
+    float m = -INFINITY;
+    for (size_t i = 0; i < DEQ_PANEL_UNIT && at + i < n->v->shape.size; i++)
+        if (words >> i & 1)
+            m = fmaxf(m, logits[at + i] + (by.by_length * n->length[at + i] + by.by_error * n->error[at + i]));
+    return m;
+}
+
+/* ... and of all. */
 static float most(const struct deq_near *n, const float *logits, size_t u, struct reach by)
 {
     size_t at = u * DEQ_PANEL_UNIT;
@@ -193,16 +213,17 @@ uint32_t deq_near_best(const struct deq_near *n, unsigned thread, const struct d
     if (!isfinite(by.by_length))
         return UINT32_MAX;
     for (size_t u = 0; u < U; u++)
-        s->most[u] = most(n, known->logits, u, by);
+        s->most[u] = allowed(known, u) == UINT32_MAX ? most(n, known->logits, u, by)
+                                                     : most_of(n, known->logits, u, by, allowed(known, u));
     const size_t first = known->likely == UINT32_MAX ? highest(s->most, U) : known->likely / DEQ_PANEL_UNIT;
     deq_prepare(w->format, s->x, w->k, s->operand, 0);
-    read_unit(n, s, first, &top, &best);
+    read_unit(n, s, first, allowed(known, first), &top, &best);
     for (size_t u = 0; u < U; u++)
         may += s->most[u] >= top;
     if (may > DEQ_MAX(U / DEQ_NEAR_PART, (size_t)1))
         return UINT32_MAX;
     for (size_t u = 0; u < U; u++)
         if (u != first && s->most[u] >= top)
-            read_unit(n, s, u, &top, &best);
+            read_unit(n, s, u, allowed(known, u), &top, &best);
     return best;
 }

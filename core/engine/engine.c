@@ -86,7 +86,8 @@ static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token,
     ev.choice = s->choice;
     ev.token = token;
     const enum deq_verdict verdict = s->req.event(s->req.ctx, &ev);
-    const bool eos = !s->req.ignore_eos && (int64_t)token == e->vocab.eos_id, full = ev.position == s->last_position;
+    const bool open = deq_allowed_take(s, ev.position + 1, token), full = ev.position == s->last_position;
+    const bool eos = !open || (!s->req.ignore_eos && (int64_t)token == e->vocab.eos_id);
     if (!eos && verdict != DEQ_STOP && !full && !s->expired)
         return true;
     const enum deq_finish why = eos                   ? DEQ_FINISH_EOS

@@ -1,6 +1,6 @@
 /* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
- * (what enters), readout.c (from states to picks), trace.c (what is told of rows), jacobian.c (how stable a state is),
- * state.c and prefix_file.c (what outlives the engine). */
+ * (what enters), readout.c (from states to picks), allowed.c (the form that picks must fit), trace.c (what is told of
+ * rows), jacobian.c (how stable a state is), state.c and prefix_file.c (what outlives the engine). */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -8,6 +8,7 @@
 #include "core/engine/pages.h"
 #include "core/engine/prefix.h"
 #include "core/engine/sampler.h"
+#include "core/form/form.h"
 #include "core/solve/solver.h"
 
 enum { NO_TOKEN = UINT32_MAX, BROYDEN_MEMORY = 8 };
@@ -36,6 +37,7 @@ struct row {
     bool remembers;       /* logits of `seen` stand in a place of its own */
     bool rounded;         /* they are from a head in bytes */
     float *logits;        /* [V] of this step, or NULL */
+    uint32_t *allowed;    /* bits [V] of this readout: the tokens that its pick is from; NULL: all */
     float *tails;         /* [n_tails] of this step */
     uint32_t best_word, stable; /* of rule argmax: at the last evaluation; how often it stayed, in a row */
     uint32_t known, need; /* clusters of the vocabulary whose words stand in logits (bits); the one
@@ -64,6 +66,8 @@ struct sequence {
     struct deq_ring ring;
     uint32_t *tokens; /* [n_prompt + max_tokens] */
     float *logprob;   /* [V] of the evaluation before, of rule kl; else NULL */
+    struct deq_form *form;         /* that the text fits; NULL: any */
+    struct deq_readings *readings; /* [window + 1] where in it positions are; NULL without one */
     float *state;     /* [D] f(z) of the last committed position, for the warm start */
     float *residuals; /* [window, DEQ_TRACE_RESIDUALS] of its rows, where they are told; else NULL */
     uint32_t step;    /* that it took part in last (trace.h) */
@@ -118,6 +122,7 @@ struct deq_engine {
     size_t n_judged;
     uint32_t head_max;
     float *logits, *tails;    /* [head_max, V], [max_rows, n_tails] */
+    uint32_t *allowed;        /* [head_max, deq_form_words(V)] */
     bool remember;            /* every row has logits of its own: a later pick may be told from them */
     float **logits_of, **tails_of;
     struct deq_sample_scratch *scratch; /* [threads] */
@@ -180,6 +185,22 @@ void deq_jacobian_begin(const struct deq_engine *e, struct sequence *s, struct r
 void deq_jacobian_advance(const struct deq_engine *e, struct sequence *s, struct row *r);
 /* NaN where nothing was asked for, or no product was finite. */
 float deq_jacobian_radius(const struct sequence *s);
+
+/* allowed.c */
+
+/* Takes the request's form, at its beginning. */
+enum deq_rc deq_allowed_open(struct sequence *s, const struct deq_request *q, struct deq_err *err);
+void deq_allowed_close(struct sequence *s);
+/* `token` stands at a position behind the prompt, the one before it being known or in the window. False: nothing but
+ * the end of the text may follow. Without a form: true. */
+bool deq_allowed_take(struct sequence *s, size_t position, uint32_t token);
+/* Whether anything may follow the token at that position. */
+bool deq_allowed_any(const struct sequence *s, size_t position);
+/* The masks of the head rows. */
+void deq_allowed_mask(struct deq_engine *e);
+/* The pick of a row that has one: from `adjusted` (which may be scratch->adjusted), made of logits. */
+uint32_t deq_allowed_pick(const struct sequence *s, const struct row *r, const float *logits, const float *adjusted,
+                          uint32_t vocab_size, struct deq_sample_scratch *scratch);
 
 /* rules.c */
 

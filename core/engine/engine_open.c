@@ -105,6 +105,7 @@ static void lay_out(struct deq_engine *e, const struct deq_cell *c, struct deq_l
     DEQ_PART(l, e->judged_seq, S);
     DEQ_PART(l, e->logits, e->head_max * V);
     DEQ_PART(l, e->tails, R * c->n_tails);
+    DEQ_PART(l, e->allowed, e->head_max * deq_form_words(V));
     DEQ_PART(l, e->logits_of, R);
     DEQ_PART(l, e->tails_of, R);
     DEQ_PART(l, e->scratch, e->opts.threads);
@@ -198,6 +199,7 @@ void deq_engine_free(struct deq_engine *e)
     for (uint32_t i = 0; e->cell && i < e->opts.max_sequences; i++)
         if (e->seqs[i].id) {
             deq_ring_close(&e->pages, &e->seqs[i].ring);
+            deq_allowed_close(&e->seqs[i]);
             deq_free(e->seqs[i].tokens);
             deq_free(e->seqs[i].logprob);
             deq_free(e->seqs[i].residuals);

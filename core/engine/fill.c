@@ -88,6 +88,8 @@ static struct row *enter(struct deq_engine *e, struct sequence *s, uint32_t toke
     r->given = s->given;
     s->from_cache = s->given = false;
     deq_trace_enter(e, s, r);
+    if (r->position >= s->req.n_prompt)
+        (void)deq_allowed_take(s, r->position, token);
     e->stats.starts[warm]++;
     e->stats.starts_cached += r->start_cached;
     r->last = s->solver.max_iter <= 1;

@@ -19,7 +19,7 @@ static bool rule_reads_all(const struct sequence *s)
 
 static bool needs_full_distribution(const struct sequence *s, const struct row *r)
 {
-    return shows_distribution(s, r) || rule_reads_all(s) || deq_sample_needs_full(&s->req.sampling);
+    return shows_distribution(s, r) || rule_reads_all(s) || s->form || deq_sample_needs_full(&s->req.sampling);
 }
 
 static void put_coda(struct deq_engine *e, const struct sequence *s, const struct row *r)
@@ -62,7 +62,7 @@ uint32_t deq_readout_choose(struct deq_engine *e, uint32_t from)
             leading = leading && finite && (judged || (!deq_jacobian_open(s, r) && (r->converged ||
                                                        (k == 0 && deq_row_must_commit(s, r)))));
             const bool unknown_next = r->position + 1 >= s->req.n_prompt; /* its logits pick a token */
-            const bool picks = unknown_next && s->req.max_tokens;
+            const bool picks = unknown_next && s->req.max_tokens && deq_allowed_any(s, r->position);
             const bool wanted = s->req.want_prompt && (!unknown_next || !s->req.max_tokens);
             /* nobody enters behind the only row of a window */
             const bool guess_due = r->guess_due && picks && s->req.solve.window > 1 &&
@@ -104,7 +104,7 @@ static void stage_near(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_engine *e = ctx;
     for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
         struct row *row = e->head[r];
-        const struct deq_known known = {row->seen, logits_at(e, r), row->rounded, row->guess};
+        const struct deq_known known = {row->seen, logits_at(e, r), row->rounded, row->guess, row->allowed};
         row->guess = e->cell->ops->best_near(e->cell, thread, row->y, &known);
     }
 }
@@ -115,7 +115,7 @@ static void stage_screened(void *ctx, unsigned thread, unsigned n_threads)
     struct deq_engine *e = ctx;
     for DEQ_ROWS_OF (thread, n_threads, e->n_quick) {
         struct row *row = e->head[r];
-        const struct deq_known known = {row->y, logits_at(e, r), true, NO_TOKEN};
+        const struct deq_known known = {row->y, logits_at(e, r), true, NO_TOKEN, row->allowed};
         if (deq_sample_is_argmax(&e->head_seq[r]->req.sampling))
             row->guess = e->cell->ops->best_near(e->cell, thread, row->y, &known);
         else
@@ -246,6 +246,7 @@ static bool read_tail(struct deq_engine *e, unsigned cluster, bool wholes)
 void deq_readout_run(struct deq_engine *e)
 {
     run_coda(e);
+    deq_allowed_mask(e);
     if (e->n_head)
         pick_quickly(e);
     if (!e->n_head)

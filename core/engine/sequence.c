@@ -161,6 +161,7 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
 static void give_back(struct deq_engine *e, struct sequence *s)
 {
     deq_ring_close(&e->pages, &s->ring);
+    deq_allowed_close(s);
     deq_free(s->tokens);
     deq_free(s->logprob);
     deq_free(s->power.z);
@@ -215,8 +216,9 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
     if (n_state) /* its positions are not those of a text that was read in one piece */
         s->req.cache = DEQ_CACHE_OFF;
     memset(s->state, 0, e->cell->state_dim * sizeof(float));
-    const enum deq_rc traced = deq_trace_open(s, err);
-    return traced ? traced : deq_jacobian_reserve(e, s, err); /* whoever called gives back what has begun */
+    enum deq_rc opened = deq_allowed_open(s, q, err);
+    opened = opened ? opened : deq_trace_open(s, err);
+    return opened ? opened : deq_jacobian_reserve(e, s, err); /* whoever called gives back what has begun */
 }
 
 /* How the rows of q are solved. */
@@ -342,7 +344,8 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
     struct deq_sample_scratch *scratch = &e->scratch[thread];
     const uint32_t V = (uint32_t)e->cell->vocab_size;
     const size_t position = r->position;
-    if (e->cell->n_tails && !deq_sample_needs_full(&s->req.sampling)) {
+    const float *const as_read = logits;
+    if (e->cell->n_tails && !r->allowed && !deq_sample_needs_full(&s->req.sampling)) {
         const struct deq_tails t = {.vocab = &e->vocab, .logprob = r->tails, .known = r->known};
         return deq_sample_clusters(&s->req.sampling, &t, logits, s->choice, position, scratch, ret_need);
     }
@@ -363,7 +366,8 @@ uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const st
         deq_sample_adjust(&s->req.sampling, &h, logits, V, scratch);
         logits = scratch->adjusted;
     }
-    return deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch);
+    return r->allowed ? deq_allowed_pick(s, r, as_read, logits, V, scratch)
+                      : deq_sample(&s->req.sampling, logits, V, s->choice, position, scratch);
 }
 
 void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from, enum deq_fate why)

@@ -91,6 +91,11 @@ const char *deq_tokenizer_text(const struct deq_tokenizer *tok, int64_t prev, ui
     return text_of(tok, prev, id, false, ret_len);
 }
 
+bool deq_tokenizer_has_words(const struct deq_tokenizer *tok)
+{
+    return tok->model == MODEL_WORDLEVEL;
+}
+
 int64_t deq_tokenizer_begin(const struct deq_tokenizer *tok)
 {
     return tok->begins ? (int64_t)tok->begin : -1;

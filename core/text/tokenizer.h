@@ -41,6 +41,9 @@ const char *deq_tokenizer_bytes(const struct deq_tokenizer *tok, uint32_t id, si
  * deq_tokenizer_decode makes of that list. */
 const char *deq_tokenizer_text(const struct deq_tokenizer *tok, int64_t prev, uint32_t id, size_t *ret_len);
 
+/* Whether the text of a token depends on the one before it. */
+bool deq_tokenizer_has_words(const struct deq_tokenizer *tok);
+
 /* The token that the file's post-processor puts before a text; -1: none. encode() does not: the caller knows whether
  * the text begins a sequence. (What it puts behind one, an end, is none of a prompt.) */
 int64_t deq_tokenizer_begin(const struct deq_tokenizer *tok);

@@ -143,7 +143,7 @@ bool choice_init(struct completion *c, size_t i)
     ch->converged = true;
     if (deq_text_new((const char *const *)c->req.stop, c->req.stop_len, c->req.n_stops, &ch->text, NULL))
         return false;
-    if (c->req.chat) /* the template's last word stands before them */
+    if (c->req.chat && !c->req.form) /* the template's last word stands before them */
         deq_text_skip_blanks(ch->text);
     return true;
 }

@@ -336,6 +336,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     q.state = c->state.state;
     q.n = (uint32_t)r->best_of;
     q.ignore_eos = r->ignore_eos;
+    q.form = r->form;
     q.want_prompt = r->echo && r->logprobs >= 0;
     q.want_logits = r->logprobs >= 0 || r->best_of > r->n;
     q.want_trace = r->trace;

@@ -54,7 +54,7 @@ static bool shallow(const char *s, size_t n)
     return true;
 }
 
-/* A key that is null is absent. */
+/* A key that is null is absent, but for what stands in a JSON Schema, where const may be null. */
 static void drop_nulls(json_t *v)
 {
     const char *key;
@@ -65,7 +65,7 @@ static void drop_nulls(json_t *v)
         json_object_foreach_safe(v, next, key, x) {
             if (json_is_null(x))
                 json_object_del(v, key);
-            else
+            else if (strcmp(key, "schema") && strcmp(key, "json"))
                 drop_nulls(x);
         }
     } else if (json_is_array(v)) {

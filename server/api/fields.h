@@ -8,7 +8,7 @@
 
 #include "server/api/request.h"
 
-enum { FIELDS_INNER_MAX = 3 };
+enum { FIELDS_INNER_MAX = 6 };
 
 enum body { /* objects that have fields of the table of neutral values (neutral.c) */
     BODY_COMPLETION = 1,
@@ -18,6 +18,7 @@ enum body { /* objects that have fields of the table of neutral values (neutral.
     BODY_TOKENIZE = 16,
     BODY_RESPONSES = 32,
     BODY_ITEM = 64,
+    BODY_STRUCTURED = 128,
 };
 
 struct object { /* a JSON object that is being read */

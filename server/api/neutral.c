@@ -22,7 +22,8 @@ enum {
 };
 
 static const char NO_TOOLS[] = "no tools are called";
-static const char NO_FORMAT[] = "answers are not constrained to a format";
+static const char NO_FORMAT[] = "/v1/chat/completions and /v1/completions have answers that fit a form";
+static const char OLD_FORMAT[] = "structured_outputs has it";
 static const char TEXT_ONLY[] = "text is all there is";
 static const char NO_BEAMS[] = "there is no beam search";
 static const char PLAIN_TEMPLATE[] = "messages become text by chat.message and chat.reply alone";
@@ -42,7 +43,7 @@ static const struct neutral table[] = {
     {"functions", BODY_CHAT, "[[]]", NO_TOOLS},
     {"function_call", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
     {"web_search_options", BODY_CHAT, "[]", NO_TOOLS},
-    {"response_format", ALL, "[{}, {'type': 'text'}]", NO_FORMAT},
+    {"response_format", BODY_RESPONSES, "[{}, {'type': 'text'}]", NO_FORMAT},
     {"modalities", BODY_CHAT, "[['text']]", TEXT_ONLY},
     {"audio", BODY_CHAT, "[]", TEXT_ONLY},
     {"prediction", BODY_CHAT, "[]", "the engine makes its own guesses"},
@@ -87,12 +88,16 @@ static const struct neutral table[] = {
     {"logits_processors", ALL, "[[]]", NO_BANS},
     {"prompt_logprobs", ALL, "[]", "echo with logprobs scores a prompt (/v1/completions)"},
     {"flat_logprobs", ALL, "[false]", "log probabilities have one shape"},
-    {"structured_outputs", ALL, "[{}]", NO_FORMAT},
-    {"structural_tag", ALL, "['']", NO_FORMAT},
-    {"guided_json", ALL, "[]", NO_FORMAT},
-    {"guided_regex", ALL, "['']", NO_FORMAT},
-    {"guided_choice", ALL, "[[]]", NO_FORMAT},
-    {"guided_grammar", ALL, "['']", NO_FORMAT},
+    {"structured_outputs", BODY_RESPONSES, "[{}]", NO_FORMAT},
+    {"structural_tag", ALL | BODY_STRUCTURED, "['']", NO_TOOLS},
+    {"guided_json", ALL, "[]", OLD_FORMAT},
+    {"guided_regex", ALL, "['']", OLD_FORMAT},
+    {"guided_choice", ALL, "[[]]", OLD_FORMAT},
+    {"guided_grammar", ALL, "['']", OLD_FORMAT},
+    {"disable_fallback", BODY_STRUCTURED, "[true, false]", "there is nothing to fall back to"},
+    {"disable_any_whitespace", BODY_STRUCTURED, "[false]", "JSON has one blank at most, behind a comma or colon"},
+    {"disable_additional_properties", BODY_STRUCTURED, "[false]", "additionalProperties of the schema says it"},
+    {"whitespace_pattern", BODY_STRUCTURED, "['']", "JSON has one blank at most, behind a comma or colon"},
     {"guided_decoding_backend", ALL, "string", NULL},
     {"guided_whitespace_pattern", ALL, "string", NULL},
     {"prompt_embeds", BODY_COMPLETION, "[]", "prompts are text or token ids"},

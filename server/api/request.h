@@ -7,7 +7,7 @@
 #include "server/conf.h"
 #include "server/work/states.h"
 
-enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 16, JSON_KEYS_MAX = 128, JSON_ARRAY_MAX = 4096 };
+enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 32, JSON_KEYS_MAX = 128, JSON_ARRAY_MAX = 4096 };
 enum { BIAS_MAX = 1024, SALT_MAX_BYTES = 1024 };
 
 struct request_error {
@@ -45,6 +45,7 @@ struct completion_request {
     char *stop[REQUEST_STOPS_MAX]; /* owned, like the arrays that follow */
     size_t stop_len[REQUEST_STOPS_MAX];
     struct deq_tokens stop_ids, logprob_ids;
+    struct deq_form *form; /* that answers fit, owned; NULL: any */
     struct deq_logit_bias *bias;
     size_t n_bias;
     char *salt;

@@ -50,6 +50,8 @@ static bool check_together(const struct object *o, struct completion_request *r)
     if (r->min_tokens > r->max_tokens)
         return fields_fail(o->err, 400, "invalid_value", "min_tokens", "min_tokens: must be at most %s",
                            request_length_field(r));
+    if (r->form && r->ignore_eos)
+        return fields_bad_value(o, "ignore_eos", "an answer that fits a form ends where it is whole");
     if (r->logprob_ids.n && r->logprobs < 0)
         return fields_bad_value(o, "logprob_token_ids", "only with logprobs");
     /* a token's text, and with logprobs as many names and numbers */
@@ -92,6 +94,7 @@ void completion_request_free(struct completion_request *r)
         deq_free(r->stop[i]);
     deq_free(r->bias);
     deq_free(r->salt);
+    deq_form_free(r->form);
     deq_free(r->told);
     deq_tokens_free(&r->stop_ids);
     deq_tokens_free(&r->logprob_ids);
@@ -113,7 +116,7 @@ static bool add_stop(const struct object *o, struct completion_request *r)
     deq_tokens_free(&t);
     if (!ok)
         return fields_no_memory(o);
-    if (special || !n)
+    if (special || !n || r->form) /* what fits a form ends by itself, and may hold that text */
         return true;
     if (!(r->stop[r->n_stops] = deq_alloc(n)))
         return fields_no_memory(o);

@@ -316,6 +316,8 @@ static bool take_metadata(const struct object *o, const struct field *f, const j
     {"n", OTHER, 1, -1, AT(n), take_n, "integer"},                                                              \
     {"stream_options", OTHER, 0, 0, 0, take_stream_options, "object"},                                          \
     {"return_token_ids", BOOL, 0, 0, AT(token_ids), NULL, NULL},                                                \
+    {"response_format", OTHER, 0, 0, 0, request_take_format, "object"},                                         \
+    {"structured_outputs", OTHER, 0, 0, 0, request_take_structured, "object"},                                  \
     {"include", OTHER, 0, 0, 0, take_include, "array of strings"}
 
 static const struct field completion_rows[] = {
@@ -352,11 +354,14 @@ static const struct field responses_rows[] = {
 const struct fields completion_fields = {.rows = completion_rows,
                                          .n = DEQ_COUNT(completion_rows),
                                          .body = BODY_COMPLETION,
-                                         .inner = {&stream_fields, &request_solve_fields}};
+                                         .inner = {&stream_fields, &request_solve_fields, &request_format_fields,
+                                                   &request_schema_fields, &request_structured_fields}};
 const struct fields chat_fields = {.rows = chat_rows,
                                    .n = DEQ_COUNT(chat_rows),
                                    .body = BODY_CHAT,
-                                   .inner = {&stream_fields, &request_message_fields, &request_solve_fields}};
+                                   .inner = {&stream_fields, &request_message_fields, &request_solve_fields,
+                                             &request_format_fields, &request_schema_fields,
+                                             &request_structured_fields}};
 const struct fields responses_fields = {.rows = responses_rows,
                                         .n = DEQ_COUNT(responses_rows),
                                         .body = BODY_RESPONSES,

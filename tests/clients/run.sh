@@ -1,7 +1,7 @@
 #!/bin/sh
 # Real clients against the daemon. What they need is put under build/ (Python environments, node modules, unpacked Debian packages) and
 # used again by the next run; nothing is installed into the system and no root is needed.
-#   tests/clients/run.sh [openai|node|prometheus|proxy|schemathesis|generators|lm-eval ...]      default: all, in this order
+#   tests/clients/run.sh [openai|node|prometheus|proxy|schemathesis|generators|forms|lm-eval ...]      default: all, in this order
 set -u
 cd "$(dirname "$0")/../.."
 export DEQ_BUILD="${DEQ_BUILD:-build}" CLIENTS_VENV=build/clients-venv CLIENTS_NODE="$PWD/build/clients-node" GENERATORS_NODE="$PWD/build/generators-node"
@@ -53,17 +53,18 @@ generators() {
         typescript@5.9.3 @types/node@26.6.7 >/dev/null || GENERATORS_NODE=
     build/generators-venv/bin/python tests/clients/generators.py
 }
+forms() { pip_install build/forms-venv 'jsonschema[format-nongpl]==4.26.0' && build/forms-venv/bin/python tests/clients/forms.py; }
 lm_eval() {
     pip_install build/lm-eval-venv 'lm-eval[api]==0.4.13' transformers==5.24.0 || return
     build/lm-eval-venv/bin/python tests/clients/lm_eval_client.py 2>build/clients/lm-eval.log || { tail -n 20 build/clients/lm-eval.log; return 1; }
 }
 
 PATH="$PATH:/usr/sbin"
-for part in ${*:-openai node prometheus proxy schemathesis generators lm-eval}; do
+for part in ${*:-openai node prometheus proxy schemathesis generators forms lm-eval}; do
     case $part in
     node) node_ ;;
     lm-eval) lm_eval ;;
-    openai | prometheus | proxy | schemathesis | generators) "$part" ;;
+    openai | prometheus | proxy | schemathesis | generators | forms) "$part" ;;
     *) echo "no part $part"; false ;;
     esac || { bad=1; echo "$part: failed"; }
     [ -z "${DEQ_TIMES:-}" ] || echo "$(date +%T) $part done"

@@ -61,7 +61,7 @@ TEXTS = [
     ("duplicate key", b'{"prompt":"a","prompt":"b"}'),
     ("duplicate key inside", b'{"prompt":"a","deq":{"tol":0.1,"tol":0.2}}'),
     ("duplicate key by escape", b'{"prompt":"a","pr\\u006fmpt":"b"}'),
-    ("17 deep", b'{"prompt":' + b"[" * 16 + b"]" * 16 + b"}"), ("100,000 deep", b"[" * 100000),
+    ("33 deep", b'{"prompt":' + b"[" * 32 + b"]" * 32 + b"}"), ("100,000 deep", b"[" * 100000),
     ("deep objects", b'{"a":' * 5000),
     ("NaN", b'{"prompt":"a","top_p":NaN}'),
     ("Infinity", b'{"prompt":"a","top_p":Infinity}'), ("leading zero", b'{"prompt":"a","max_tokens":01}'),
@@ -136,8 +136,8 @@ def test_not_json():
     for body in ok:
         s, _, b = d.request("POST", "/v1/completions", body)
         equal(s, 200, "good: %r %r" % (body, b[:200]))
-    s, _, b = d.request("POST", "/v1/completions", b'{"prompt":' + b"[" * 15 + b"]" * 15 + b"}")
-    check_error(s, b, 400, T, "prompt", "16 deep is read, and then of the wrong type")
+    s, _, b = d.request("POST", "/v1/completions", b'{"prompt":' + b"[" * 31 + b"]" * 31 + b"}")
+    check_error(s, b, 400, T, "prompt", "32 deep is read, and then of the wrong type")
 
 
 def test_large_bodies():

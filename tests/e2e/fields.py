@@ -17,6 +17,11 @@ BODIES = {C: {"prompt": "The", "max_tokens": 4, "seed": 5}, H: {"messages": [USE
 NESTED = {"deq": (C, lambda x: {"deq": x}, "deq."),
           "stream_options": (C, lambda x: {"stream": True, "stream_options": x}, "stream_options."),
           "messages": (H, lambda x: {"messages": [dict(USER, **x)]}, "messages[0]."),
+          # an answer that fits a form is another one: streamed, so that it is not compared
+          "response_format": (C, lambda x: {"response_format": x, "stream": True}, "response_format."),
+          "json_schema": (C, lambda x: {"stream": True, "response_format": {
+              "type": "json_schema", "json_schema": dict({"schema": {}}, **x)}}, "response_format.json_schema."),
+          "structured_outputs": (C, lambda x: {"structured_outputs": x}, "structured_outputs."),
           "input": (R, lambda x: {"input": [dict(USER, **x)]}, "input[0].")}
 PLACES = [(p, lambda x: x, "") for p in BODIES] + list(NESTED.values())
 
@@ -48,7 +53,8 @@ def test_null_is_absent():
     d = shared(CHAT)
     plain = {path: text_of(read(d.request("POST", path, body)[2])) for path, body in BODIES.items()}
     # what the bodies here hold
-    needed = {"messages", "input", "max_output_tokens", "tokens", "role", "prompt", "content", "max_tokens", "seed"}
+    needed = {"schema", "messages", "input", "max_output_tokens", "tokens", "role", "prompt", "content", "max_tokens",
+              "seed"}
     tried = 0
     strangers = [(*where, "never_heard_of", "") for where in PLACES]
     for path, wrap, prefix, name, _ in list(rows()) + strangers:

@@ -365,6 +365,9 @@ SHAPES = {
         "cache_control": {}}]], [1, {}, ["x"], [{"type": "image_url"}]]),
     "string or array of strings": (["x", ["x"], []], [1, {}, [1], [None]]),
     "array of strings": ([[], ["deq.tokens", "deq.trace", "timings"]], ["x", [1], {}]),
+    "array of texts": ([["a"], ["a", "b"]], [[], [1], [""], "a", {}]),
+    "JSON Schema": ([{}, True, {"type": "string"}], [1, "x", []]),
+    "JSON Schema or its text": ([{}, False, "{}"], [1, []]),
     "array of token ids": ([[], [0, 383]], [1, "x", [-1], ["1"], [1.5], {}]), "object of token ids and numbers": ([{},
         {"1": -1.5}], [[], 1, {"x": 1}, {"1": "1"}, {"-1": 1}]),
     ("/v1/responses", "include"): ([[], ["message.output_text.logprobs"]], ["x", [1], {}]),
@@ -384,7 +387,9 @@ SHAPES = {
 
 
 def test_fields_are_the_tables():
-    where = {"deq": "DeqOptions", "stream_options": "StreamOptions", "messages": "Message", "input": "InputItem"}
+    where = {"response_format": "ResponseFormat", "json_schema": "JsonSchemaFormat",
+             "structured_outputs": "StructuredOutputs", "deq": "DeqOptions", "stream_options": "StreamOptions",
+             "messages": "Message", "input": "InputItem"}
     for path, item in DOC["paths"].items():
         if "requestBody" in item.get("post", {}):
             where[path] = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]

@@ -23,6 +23,7 @@ MODULES = LONG + (
     "equilibria",
     "errors",
     "fields",
+    "forms",
     "further",
     "imports_looped",
     "openapi",

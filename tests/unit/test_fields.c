@@ -110,8 +110,8 @@ TEST(fields_of_what_is_no_object)
         {"{\"on\":true,\"on\":true}", "the body is not JSON: line 1, column 15: duplicate"},
         {"{\n\"on\":", "the body is not JSON: line 2, column 5: "},
         {"{\"on\":true} x", "the body is not JSON: line 1, column 13: "},
-        {"[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]", "the JSON is nested more than 16 deep"},
-        {"{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[\"}", "a: unknown field"}, /* in a text nothing is nested */
+        {"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]", "the JSON is nested more than 32 deep"},
+        {"{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"}", "a: unknown field"}, /* in a text nothing is nested */
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         struct shelf s = {0};
