@@ -3,8 +3,8 @@
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict] [--flood N] [--priority P]
 
-Parts: streams overload churn overhead clients prefill idle fairness (all, when none is named). Each starts a daemon of
-its own.
+Parts: streams overload churn overhead clients prefill idle restart fairness (all, when none is named). Each starts a
+daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 --flood, --priority: of fairness, how many requests the one caller keeps open (64), and how they are to be ranked (0).
 
@@ -618,6 +618,44 @@ def idle():
                                                                                                                ratio))
 
 
+# --- A prompt that was solved before the daemon began ---
+
+def restart():
+    part, rounds, tokens = "restart", scaled(5, 1), 2000
+    first = {"solved": [], "restored": [], "state": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as dir:
+            settings = ("engine.max_positions=8192", "engine.cache_dir=" + os.path.join(dir, "cache"),
+                        "state.dir=" + os.path.join(dir, "states"))
+
+            def ask(d, what, **fields):
+                client = d.client()
+                body = dict({"max_tokens": 4, "temperature": 0, "ignore_eos": True, "stream": True}, **fields)
+                client.post(dict(body, prompt="A", state=None))  # what only a first request takes
+                client.run()
+                c = client.post(body, times=True)
+                client.run()
+                promise(c.state == "done" and c.status() == 200, part, what + ": the request was not answered")
+                first[what].append(1e3 * (c.times[0] - c.start))
+                client.close()
+
+            with Daemon(*settings) as d:
+                prompt = long_prompt(d)[:tokens]
+                ask(d, "solved", prompt=prompt)
+                told = d.post("/v1/states", {"name": "long", "prompt": prompt})[2]
+                short = d.post("/v1/states", {"name": "short", "prompt": prompt[:256]})[2]
+            with Daemon(*settings) as d:
+                ask(d, "restored", prompt=prompt)
+                promise(d.metrics()["deqd_state_cache_restored_entries"] > 0, part, "nothing was restored")
+                ask(d, "state", state="long", prompt=[])
+    a, b, c = (percentile(first[what], 50) for what in ("solved", "restored", "state"))
+    say(part, "first token behind %d tokens, p50 of %d: %.1f ms solved, %.1f ms from the restored prefix cache (%.0f "
+              "times as fast), %.1f ms behind a saved state (%.0f times)" % (tokens, rounds, a, b, a / b, c, a / c))
+    say(part, "the state of 256 tokens takes %d bytes, %.0f a token; that of %d tokens %d" % (
+        short["bytes"], short["bytes"] / 256, tokens, told["bytes"]))
+    target(b < a / 2 and c < a / 2, part, "a prompt that was solved before is not twice as fast")
+
+
 # --- Two callers ---
 
 def fairness():
@@ -675,7 +713,7 @@ def fairness():
             target(p[1] <= 2 * p[0], part, "B's p95 is %.1f times its value alone, target 2" % (p[1] / p[0]))
 
 
-PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, clients, prefill, idle, fairness)}
+PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, clients, prefill, idle, restart, fairness)}
 
 
 def main():
