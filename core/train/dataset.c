@@ -65,9 +65,9 @@ enum deq_rc deq_dataset_read(const char *path, float share, bool tail, char **re
     return DEQ_OK;
 }
 
-enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files,
-                             float held_back, size_t seq_len, uint64_t seed, struct deq_dataset **ret,
-                             struct deq_err *err)
+enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t bos, int64_t eos, const char *dir,
+                             const char *files, float held_back, size_t seq_len, uint64_t seed,
+                             struct deq_dataset **ret, struct deq_err *err)
 {
     struct deq_dataset *d = DEQ_NEW(struct deq_dataset);
     if (!d)
@@ -83,7 +83,7 @@ enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const
         if ((rc = deq_dataset_path(dir, &f, path, err)) ||
             (rc = deq_dataset_read(path, held_back, false, &text, &len, err)))
             break;
-        rc = deq_corpus_encode(tok, -1, eos, text, len, &d->tokens, &bytes, err);
+        rc = deq_corpus_encode(tok, bos, eos, text, len, &d->tokens, &bytes, err);
         deq_free(text);
         if (!rc && d->tokens.n == before)
             rc = deq_fail(err, DEQ_EINVAL, "%s: no text in it", path);

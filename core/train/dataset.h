@@ -25,11 +25,11 @@ enum deq_rc deq_dataset_read(const char *path, float share, bool tail, char **re
                              struct deq_err *err);
 /* The files are there, regular, not empty, and may be read. */
 enum deq_rc deq_dataset_check(const char *dir, const char *files, struct deq_err *err);
-/* Reads and encodes the files ('\n'-separated names below dir), each without its last `held_back`. Empty text is an
- * error that names the file. */
-enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t eos, const char *dir, const char *files,
-                             float held_back, size_t seq_len, uint64_t seed, struct deq_dataset **ret,
-                             struct deq_err *err);
+/* Reads and encodes the files ('\n'-separated names below dir), each without its last `held_back`: bos and eos stand at
+ * the ends of every document, -1: none does. Empty text is an error that names the file. */
+enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t bos, int64_t eos, const char *dir,
+                             const char *files, float held_back, size_t seq_len, uint64_t seed,
+                             struct deq_dataset **ret, struct deq_err *err);
 void deq_dataset_free(struct deq_dataset *d);
 /* Inputs and targets of `batch` sequences of step `step`: both [batch, T]. */
 void deq_dataset_batch(struct deq_dataset *d, uint64_t step, size_t batch, uint32_t *tokens, uint32_t *targets);

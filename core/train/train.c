@@ -76,7 +76,7 @@ static enum deq_rc find_end(struct deq_train *r, bool new_tokenizer, struct deq_
         r->arch->vocab.eos_id = deq_tokenizer_id(r->tok, DEQ_DOCUMENT_END);
         return DEQ_OK;
     }
-    int64_t bos, eos; /* nobody's bos: texts are trained on without */
+    int64_t bos, eos; /* a bos is the model's that the run starts from; models made here have none */
     const enum deq_rc rc = deq_tokenizer_config_ends(dir, r->tok, &bos, &eos, err);
     if (rc)
         return rc;
@@ -105,7 +105,8 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
         if ((rc = deq_dataset_path(r->opts->data_dir, &files, path, err)) ||
             (rc = deq_dataset_read(path, held_back, held_back > 0, &text, &len, err)))
             return rc;
-        rc = deq_corpus_encode(r->tok, -1, r->arch->vocab.eos_id, text, len, &r->valid, &bytes, err);
+        rc = deq_corpus_encode(r->tok, deq_vocab_bos(&r->arch->vocab), r->arch->vocab.eos_id, text, len, &r->valid,
+                               &bytes, err);
         r->valid_bytes += bytes;
         deq_free(text);
     }
@@ -332,8 +333,9 @@ static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
         rc = find_end(r, new_tokenizer.len > 0, err);
     if (!rc) {
         note(r, "reading and encoding the text");
-        rc = deq_dataset_load(r->tok, r->arch->vocab.eos_id, r->opts->data_dir, r->recipe->train_files,
-                              deq_recipe_held_back(r->recipe), r->recipe->seq_len, r->recipe->seed, &r->train, err);
+        rc = deq_dataset_load(r->tok, deq_vocab_bos(&r->arch->vocab), r->arch->vocab.eos_id, r->opts->data_dir,
+                              r->recipe->train_files, deq_recipe_held_back(r->recipe), r->recipe->seq_len,
+                              r->recipe->seed, &r->train, err);
     }
     if (!rc)
         rc = load_valid(r, err);

@@ -11,8 +11,8 @@ TEST(train_dataset_order)
     struct deq_dataset *a, *b;
     struct deq_err err;
     REQUIRE(deq_tokenizer_load("tests/golden/tiny", &tok, NULL) == DEQ_OK);
-    REQUIRE(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
-    REQUIRE(deq_dataset_load(tok, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &b, NULL) == DEQ_OK);
+    REQUIRE(deq_dataset_load(tok, -1, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
+    REQUIRE(deq_dataset_load(tok, -1, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &b, NULL) == DEQ_OK);
     uint32_t x[8 * 32], y[8 * 32], x2[8 * 32], y2[8 * 32];
     const uint64_t epoch = a->n_seq / 8 + 1;
     deq_dataset_batch(a, epoch + 3, 8, x, y);
@@ -21,8 +21,12 @@ TEST(train_dataset_order)
     deq_dataset_batch(b, epoch + 3, 8, x2, y2); /* another history, the same step */
     CHECK(!memcmp(x, x2, sizeof x) && !memcmp(y, y2, sizeof y));
     CHECK(!memcmp(x + 1, y, 31 * sizeof *x)); /* targets are the next tokens */
-    CHECK(deq_dataset_load(tok, 0, "tests/golden", "nothing.txt", 0, 32, 7, &b, &err) == DEQ_ENOTFOUND &&
+    CHECK(deq_dataset_load(tok, -1, 0, "tests/golden", "nothing.txt", 0, 32, 7, &b, &err) == DEQ_ENOTFOUND &&
           strstr(err.text, "nothing.txt"));
+    deq_dataset_free(a);
+    REQUIRE(deq_dataset_load(tok, 5, 0, "tests/golden/tokenizer", "sample.txt", 0, 32, 7, &a, NULL) == DEQ_OK);
+    CHECK(a->tokens.n == b->tokens.n + 1 && a->tokens.ids[0] == 0 && a->tokens.ids[1] == 5); /* it is one document */
+    CHECK(!memcmp(a->tokens.ids + 2, b->tokens.ids + 1, (b->tokens.n - 1) * sizeof *b->tokens.ids));
     deq_dataset_free(a);
     deq_dataset_free(b);
     deq_tokenizer_free(tok);
