@@ -116,9 +116,9 @@ Claim = collections.namedtuple("Claim", "name text paper bound quick value")
 
 
 def _quality(kind, form, words, paper):
-    # Some thousand words of test text and one seed leave differences of several percent, so that the quick form only
-    # sees when a DEQ has become clearly worse.
-    return Claim("quality-%s-%s" % (kind, form), "test perplexity against %s" % words, paper, 1.0, 1.10,
+    # Of the quick form two seeds of one model lie 1 to 15 % apart (README.md), so that the ratio of one run each is off
+    # by some 9 %, and as much where another machine rounds otherwise: twice that is clearly worse.
+    return Claim("quality-%s-%s" % (kind, form), "test perplexity against %s" % words, paper, 1.0, 1.20,
                  lambda r: ratio(test_perplexity(r, kind, "deq"), test_perplexity(r, kind, form)))
 
 

@@ -4,6 +4,7 @@ measured. Everything is kept below one directory:
     data/*.txt  tokenizer.json  lock
     runs/NAME/recipe.yaml, deq.log, result.json (once it is finished), out/ (the model directory)
     probes/NAME/..."""
+import collections
 import contextlib
 import fcntl
 import json
@@ -23,6 +24,18 @@ STREAMS = 8
 LOOK_S = 2
 # How often a line is told where there is no terminal to overwrite one in.
 PLAIN_LINE_S = 60
+
+
+# What a command took: of all its threads; the most that was resident.
+Used = collections.namedtuple("Used", "cpu_seconds resident_bytes")
+
+
+def resident_bytes(pid):
+    """The most that was resident so far; 0 once it has ended. (getrusage of a child begins with what this program had
+    when it started it.)"""
+    with contextlib.suppress(OSError), open("/proc/%d/status" % pid, encoding="utf-8") as f:
+        return max((1024 * int(line.split()[1]) for line in f if line.startswith("VmHWM:")), default=0)
+    return 0
 
 
 class Stopped(Exception):
@@ -109,7 +122,7 @@ class Work:
     # --- deq ---
 
     def run(self, args, log, look=None, stdout=subprocess.DEVNULL):
-        """deq to its end: its resources. look() is called every LOOK_S seconds."""
+        """deq to its end: what it took. look() is called every LOOK_S seconds."""
         if self.stop:
             raise Stopped
         with open(log, "a", encoding="utf-8") as err:
@@ -118,9 +131,10 @@ class Work:
             p = subprocess.Popen([self.deq, *args], stdin=subprocess.DEVNULL, stdout=stdout, stderr=err,
                                  start_new_session=True, pass_fds=(self.lock,))
             self.child = p.pid
-            pid, looked = 0, time.monotonic()
+            pid, looked, resident = 0, time.monotonic(), 0
             while not pid:
                 time.sleep(0.02)
+                resident = max(resident, resident_bytes(p.pid))
                 pid, status, used = os.wait4(p.pid, os.WNOHANG)
                 if look and not pid and time.monotonic() - looked >= LOOK_S:
                     look()
@@ -134,10 +148,10 @@ class Work:
                 f.seek(begin)
                 said = f.read().strip().split("\n")[-1]
             raise Failed("%s (exit code %d, %s)" % (said or "deq %s failed" % args[0], p.returncode, log))
-        return used
+        return Used(used.ru_utime + used.ru_stime, resident)
 
     def ask(self, args, log):
-        """Its resources, and its standard output."""
+        """What it took, and its standard output."""
         answer = log + ".out"
         with open(answer, "w+b") as f:
             used = self.run(args, log, stdout=f)
@@ -216,7 +230,7 @@ class Work:
                         os.path.join(directory, "deq.log"))
         events = read_json_lines(os.path.join(out, "train.jsonl"))
         shutil.rmtree(out)
-        return events, used.ru_maxrss * 1024
+        return events, used.resident_bytes
 
     def size(self, the_plan, model):
         """The parameters of a model, without training it."""
@@ -292,7 +306,7 @@ class Work:
                                "--json"], os.path.join(directory, "deq.log"))
         result["test"] = json.loads(said)
         if self.threads == 1:
-            result["test"]["tokens_per_second"] = result["test"]["tokens"] / (used.ru_utime + used.ru_stime)
+            result["test"]["tokens_per_second"] = result["test"]["tokens"] / used.cpu_seconds
         replace(os.path.join(directory, "result.json"), json.dumps(result, indent=1) + "\n")
         return result
 

@@ -100,10 +100,10 @@ def test_claims_are_judged():
     found = {c.name: (value, holds) for c, value, _, holds in report.verdicts(results(runs, memory), False)}
     equal((found["memory-transformer"], found["memory-transformer-flat"]), ((0.1, True), (1.0, True)), "memory")
     equal((found["quality-transformer-tied"][1], found["quality-trellis-tied"]), (True, (None, None)), "quality")
-    runs[0] = result("transformer", "deq", nats=4.1)
+    runs[0] = result("transformer", "deq", nats=4.2)
     for quick, held in ((False, False), (True, False)):
         found = {c.name: holds for c, _, _, holds in report.verdicts(results(runs, memory), quick)}
-        equal(found["quality-transformer-tied"], held, "14 % worse")
+        equal(found["quality-transformer-tied"], held, "a third worse")
     check(all(c.quick >= c.bound for c in report.CLAIMS), "the quick form asks for no more")
 
 
