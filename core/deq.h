@@ -236,7 +236,7 @@ struct deq_request {
     bool want_logits;       /* TOKEN events carry logits */
     bool want_trace;        /* TOKEN events carry traces, and there are DROPPED ones */
     enum deq_states states; /* of a prompt that is not continued */
-    uint32_t products;      /* with states: so many more evaluations estimate the spectral radius of f's Jacobian at the
+    uint32_t products;      /* with states: by so many products the spectral radius of f's Jacobian is estimated at the
                              * last position (core/engine/jacobian.c); 0: none */
     struct deq_sampling sampling;
     struct deq_solve_params solve;

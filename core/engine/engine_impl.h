@@ -46,11 +46,12 @@ struct row {
 
 /* The power iteration of a sequence's last position, once its state is found. */
 struct deq_power {
-    float *z, *fz;      /* [D] the state as it was last evaluated, f of it; NULL: nothing was asked for */
+    float *z, *found;   /* [D] the state as it was last evaluated, what that gave; NULL: nothing was asked for */
+    float *fz;          /* [D] f(z), now that all before it is final */
     double step;        /* length of the step from z that stands for a vector of length 1 */
     double log_growth;  /* sum over the later half of the products */
     uint32_t done;      /* products so far */
-    bool begun, over;
+    bool begun, based, over; /* based: fz is there */
 };
 
 struct sequence {
@@ -178,10 +179,10 @@ enum deq_rc deq_jacobian_reserve(const struct deq_engine *e, struct sequence *s,
 bool deq_jacobian_open(const struct sequence *s, const struct row *r);
 /* What r is evaluated at is a step of the power iteration, and what was known of its state stays. */
 bool deq_jacobian_begun(const struct sequence *s, const struct row *r);
-/* r has its state: the first vector. Once it has begun, nothing. */
+/* r has its state, and will be evaluated there once more. Once it has begun, nothing. */
 void deq_jacobian_begin(const struct deq_engine *e, struct sequence *s, struct row *r);
-/* r was evaluated at a step: a product is known, and the next is to be evaluated; behind the last one r is evaluated at
- * its state again, which leaves its pages as they were, and then is final. */
+/* r was evaluated at its state, or at a step: the next one. Behind the last product it is evaluated at its state again,
+ * which leaves its pages as they were, and then is final with what was found. */
 void deq_jacobian_advance(const struct deq_engine *e, struct sequence *s, struct row *r);
 /* NaN where nothing was asked for, or no product was finite. */
 float deq_jacobian_radius(const struct sequence *s);

@@ -24,9 +24,10 @@ enum deq_rc deq_jacobian_reserve(const struct deq_engine *e, struct sequence *s,
     const size_t D = e->cell->state_dim;
     if (!s->req.products)
         return DEQ_OK;
-    if (!(s->power.z = DEQ_NEW_ARRAY(float, 2 * D)))
+    if (!(s->power.z = DEQ_NEW_ARRAY(float, 3 * D)))
         return deq_fail(err, DEQ_ENOMEM, "no memory for a sequence");
-    s->power.fz = s->power.z + D;
+    s->power.found = s->power.z + D;
+    s->power.fz = s->power.z + 2 * D;
     return DEQ_OK;
 }
 
@@ -53,16 +54,24 @@ static double length_of(const float *v, size_t D)
     return sqrt((double)deq_kern()->dot(v, v, D));
 }
 
+/* What is before it may have become final in the step that found the state, and then f is another by a little. */
 void deq_jacobian_begin(const struct deq_engine *e, struct sequence *s, struct row *r)
 {
     const size_t D = e->cell->state_dim;
-    struct deq_power *p = &s->power;
-    if (p->begun)
+    if (s->power.begun)
         return;
-    p->begun = true;
-    memcpy(p->z, r->z, D * sizeof(float));
-    memcpy(p->fz, r->fz, D * sizeof(float));
+    s->power.begun = true;
+    memcpy(s->power.z, r->z, D * sizeof(float));
+    memcpy(s->power.found, r->fz, D * sizeof(float));
+}
+
+/* r->fz = f at the state: the first step, along a vector of random numbers. */
+static void take_base(const struct deq_engine *e, struct deq_power *p, struct row *r)
+{
+    const size_t D = e->cell->state_dim;
     const double length = length_of(p->z, D);
+    p->based = true;
+    memcpy(p->fz, r->fz, D * sizeof(float));
     p->step = (double)(e->serving.numeric == DEQ_CLASS_FLOAT32 ? STEP : STEP_OF_INTEGERS) * (length > 0 ? length : 1);
     for (size_t i = 0; i < D; i++)
         r->fz[i] = (float)(deq_rng_uniform(5, 0, i) - 0.5);
@@ -73,7 +82,12 @@ void deq_jacobian_advance(const struct deq_engine *e, struct sequence *s, struct
 {
     const size_t D = e->cell->state_dim;
     struct deq_power *p = &s->power;
-    if (p->done == s->req.products) { /* it was evaluated at its state again */
+    if (!p->based) {
+        take_base(e, p, r);
+        return;
+    }
+    if (p->done == s->req.products) {
+        memcpy(r->fz, p->found, D * sizeof(float));
         p->over = true;
         return;
     }
