@@ -95,6 +95,7 @@ export class Answer {
     finish = null;
     report = null;
     usage = null;
+    timings = null;
     sentMs = performance.now();
     firstMs = null;
     lastMs = null;
@@ -120,6 +121,7 @@ export class Answer {
         const choice = event.choices[0];
         this.usage = event.usage ?? this.usage;
         this.report = event.deq ?? this.report;
+        this.timings = event.timings ?? this.timings;
         if (!choice) return;
         this.chars.push(...choice.text);
         this.finish = choice.finish_reason ?? this.finish;
@@ -154,13 +156,18 @@ export class Answer {
         return traced.at(-1).trace.committed - traced[0].trace.entered + 1;
     }
 
+    // Prompt and text, as the server measured; until it has told, as this page sees it.
+    get ms() {
+        return this.timings ? this.timings.prompt_ms + this.timings.predicted_ms : this.lastMs - this.sentMs;
+    }
+
     get evaluations() {
         return this.tokens.reduce((sum, t) => sum + (t.iters ?? 0), 0);
     }
 }
 
 export const EVERYTHING = {
-    logprobs: 5, return_token_ids: true, include: ["deq.tokens", "deq.trace"], stream: true,
+    logprobs: 5, return_token_ids: true, include: ["deq.tokens", "deq.trace", "timings"], stream: true,
     stream_options: {include_usage: true},
 };
 

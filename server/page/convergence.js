@@ -108,8 +108,8 @@ const MEASURES = [
     ["Steps a token", a => num(a.steps === null ? null : a.steps / a.tokens.length)],
     ["Wrong guesses", a => num(a.dropped.filter(d => d.why === "guess").length + a.droppedMore)],
     ["Largest residual", a => num(a.report?.residual_max)],
-    ["Time", a => ms(a.lastMs - a.sentMs)],
-    ["Tokens/s", a => num(a.tokens.length / (a.lastMs - a.sentMs) * 1000)],
+    ["Time", a => ms(a.ms)],
+    ["Tokens/s", a => num(a.tokens.length / a.ms * 1000)],
 ];
 
 function sideBySide(answers) {

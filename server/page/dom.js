@@ -8,7 +8,7 @@ function fill(node, attributes, children) {
         if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
         else node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat(2).filter(c => c !== null && c !== undefined && c !== false));
+    node.append(...children.flat(Infinity).filter(c => c !== null && c !== undefined && c !== false));
     return node;
 }
 

@@ -18,7 +18,7 @@ export function tokenTable(answer) {
 }
 
 export function answerFacts(answer) {
-    const {report, usage, tokens, steps} = answer, span = answer.lastMs - answer.sentMs;
+    const {report, usage, tokens, steps} = answer;
     const cached = usage?.prompt_tokens_details.cached_tokens;
     return facts([
         ["Tokens", `${num(tokens.length)}${answer.finish === "stop" ? ", ended" : ""}`,
@@ -26,10 +26,10 @@ export function answerFacts(answer) {
         ["Evaluations a token", num(answer.evaluations / tokens.length), "Of the cell, on average"],
         steps === null ? null : ["Steps a token", num(steps / tokens.length), "Passes through the weights, on average"],
         ["First token", ms(answer.firstMs - answer.sentMs), "As seen by this page"],
-        ["Tokens/s", num(tokens.length / span * 1000), "From sending to the last token, as seen by this page"],
+        ["Tokens/s", num(tokens.length / answer.ms * 1000), "Prompt and text, as the server measured"],
         report && ["Seed", String(report.seed), "With it the same request gives the same text again"],
         report && ["Converged", report.converged ? "all" : "not all", `Largest residual ${num(report.residual_max)}`],
-        usage && ["Prompt", `${num(usage.prompt_tokens)}${cached ? `, ${num(cached)} cached` : ""}`,
+        usage && ["Prompt tokens", `${num(usage.prompt_tokens)}${cached ? `, ${num(cached)} cached` : ""}`,
                   report && `${num(report.prompt_iters_mean)} evaluations a token`],
     ]);
 }

@@ -105,11 +105,14 @@ export class Settings {
         const texts = {"deq.tol": own.tol || "none", "deq.window": own.window, "deq.max_iter": own.max_iter};
         for (const [name, value] of Object.entries(texts)) {
             const f = this.get(name);
-            if (f) f.input.placeholder = `${value} (model’s)`;
+            if (f) f.input.placeholder = value;
         }
         for (const name of ["solver", "warm_start"]) {
             const f = this.get(`deq.${name}`);
-            if (f) f.input.options[0].textContent = `${own[name]} (model’s)`;
+            if (!f) continue;
+            // once in the list, as what is left out of the request
+            for (const option of f.input.options) option.hidden = option.value === own[name];
+            f.input.options[0].textContent = own[name];
         }
     }
 

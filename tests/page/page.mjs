@@ -228,12 +228,13 @@ const TESTS = {
         equal(await v.$(".tile").count(), 8, "plots");
         await until("values", async () => /[1-9]/.test(await v.text(".tile:has-text('Memory') .now-values")));
         const load = Promise.all([1, 2].map(seed => daemon.complete({
-            prompt: "Once", max_tokens: 2000, seed, ignore_eos: true, deq: {tol: 1e-3},
+            prompt: "Once", max_tokens: 800, seed, ignore_eos: true, deq: {tol: 1e-3},
         })));
         const value = async tile => /[1-9]/.test(await v.text(`.tile:has-text('${tile}') .now-values`));
         await until("rates", () => value("Evaluations a token"));
         check(await value("Rows a step"), "rows a step");
         await load;
+        await until("lines", async () => await v.$(".tile polyline").count() >= 8);
         await v.picture("live-light", {fullPage: true});
         await v.accessible("live");
         await v.end();
