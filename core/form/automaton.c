@@ -25,8 +25,9 @@ struct subsets {
         uint32_t at, n, rule;
     } *set;                   /* [made->n] */
     uint16_t *slot;           /* [HASH_SLOTS] of sets, 0: free */
-    uint32_t *mark, stamp;    /* [DEQ_NFA_MAX] */
-    uint32_t *todo, *closed;  /* [DEQ_NFA_MAX] */
+    uint32_t *starts, *ends;  /* [rules] of the nondeterministic ones */
+    uint32_t *mark, stamp;    /* [nfa states] */
+    uint32_t *todo, *closed;  /* [nfa states] */
     struct move { uint32_t to, next; } *move; /* lists of targets, a class each */
     uint32_t n_moves, moves_cap;
     uint32_t *list, *called;  /* [rules] */
@@ -254,15 +255,34 @@ static enum deq_rc move_by_calls(struct subsets *s, uint16_t id)
     return rc;
 }
 
-static enum deq_rc make_rule(struct subsets *s, struct deq_automaton *a, uint32_t rule)
+/* The nondeterministic automata of all rules that are called, and scratch for as many states as they have. */
+static enum deq_rc read_rules(struct subsets *s, uint32_t root)
 {
-    uint32_t start;
-    uint16_t id = (uint16_t)s->made->n;
-    enum deq_rc rc = deq_nfa_rule(&s->nfa, rule, &start, &s->end, s->err);
+    enum deq_rc rc = DEQ_OK;
+    s->nfa.called[root] = true;
+    for (bool more = true; !rc && more;) { /* a rule may call one before it */
+        more = false;
+        for (uint32_t r = 0; !rc && r < s->nfa.x->n_rules; r++) {
+            if (!s->nfa.called[r] || s->made->done[r])
+                continue;
+            s->made->done[r] = more = true;
+            rc = deq_nfa_rule(&s->nfa, r, &s->starts[r], &s->ends[r], s->err);
+        }
+    }
     if (rc)
         return rc;
-    s->todo[0] = start;
-    rc = intern(s, rule, 1, &s->made->start[rule]);
+    s->mark = DEQ_NEW_ARRAY(uint32_t, s->nfa.n_states);
+    s->todo = DEQ_NEW_ARRAY(uint32_t, s->nfa.n_states);
+    s->closed = DEQ_NEW_ARRAY(uint32_t, s->nfa.n_states);
+    return s->mark && s->todo && s->closed ? DEQ_OK : no_memory(s->err);
+}
+
+static enum deq_rc make_rule(struct subsets *s, struct deq_automaton *a, uint32_t rule)
+{
+    uint16_t id = (uint16_t)s->made->n;
+    s->end = s->ends[rule];
+    s->todo[0] = s->starts[rule];
+    enum deq_rc rc = intern(s, rule, 1, &s->made->start[rule]);
     for (; !rc && id < s->made->n; id++) {
         if (s->work > WORK_MAX || (size_t)s->made->n * a->n_classes > DEQ_FORM_CELLS_MAX)
             return too_large(s->err);
@@ -275,18 +295,9 @@ static enum deq_rc make_rule(struct subsets *s, struct deq_automaton *a, uint32_
 
 static enum deq_rc make_rules(struct subsets *s, struct deq_automaton *a, uint32_t root)
 {
-    const uint32_t n = s->nfa.x->n_rules;
-    enum deq_rc rc = DEQ_OK;
-    s->nfa.called[root] = true;
-    for (bool more = true; !rc && more;) { /* a rule may call one before it */
-        more = false;
-        for (uint32_t r = 0; !rc && r < n; r++) {
-            if (!s->nfa.called[r] || s->made->done[r])
-                continue;
-            s->made->done[r] = more = true;
-            rc = make_rule(s, a, r);
-        }
-    }
+    enum deq_rc rc = read_rules(s, root);
+    for (uint32_t r = 0; !rc && r < s->nfa.x->n_rules; r++)
+        rc = s->made->done[r] ? make_rule(s, a, r) : DEQ_OK;
     return rc;
 }
 
@@ -303,11 +314,10 @@ enum deq_rc deq_automaton_make(const struct deq_exprs *x, uint32_t root, const b
     s.move = DEQ_NEW_ARRAY(struct move, s.moves_cap);
     s.list = DEQ_NEW_ARRAY(uint32_t, x->n_rules);
     s.called = DEQ_NEW_ARRAY(uint32_t, x->n_rules);
-    s.mark = DEQ_NEW_ARRAY(uint32_t, DEQ_NFA_MAX + 1);
-    s.todo = DEQ_NEW_ARRAY(uint32_t, DEQ_NFA_MAX + 1);
-    s.closed = DEQ_NEW_ARRAY(uint32_t, DEQ_NFA_MAX + 1);
-    const bool ok = nullable && s.member && s.set && s.slot && s.move && s.list && s.called && s.mark && s.todo &&
-                    s.closed;
+    s.starts = DEQ_NEW_ARRAY(uint32_t, x->n_rules);
+    s.ends = DEQ_NEW_ARRAY(uint32_t, x->n_rules);
+    const bool ok = nullable && s.member && s.set && s.slot && s.move && s.list && s.called && s.starts &&
+                    s.ends;
     enum deq_rc rc = ok ? deq_made_init(&made, x->n_rules, err) : no_memory(err);
     rc = rc ? rc : deq_nfa_nullable(x, nullable, err);
     rc = rc ? rc : deq_nfa_init(&s.nfa, x, nullable, err);
@@ -318,7 +328,7 @@ enum deq_rc deq_automaton_make(const struct deq_exprs *x, uint32_t root, const b
     rc = rc ? rc : deq_made_finish(&made, root, &a, err);
     deq_nfa_free(&s.nfa);
     void *const all[] = {nullable, s.member, s.set,  s.slot, s.move,
-                         s.list,   s.called, s.mark, s.todo, s.closed};
+                         s.list,   s.called, s.starts, s.ends, s.mark, s.todo, s.closed};
     for (size_t i = 0; i < DEQ_COUNT(all); i++)
         deq_free(all[i]);
     deq_made_free(&made);
