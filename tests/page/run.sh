@@ -1,11 +1,14 @@
 #!/bin/sh
 # The page in a real browser: Debian's chromium, driven by playwright-core, looked over by axe-core; under two minutes. npm's packages go to
 # build/page-node; chromium is installed where it is missing and this is root. Screenshots of what was seen are left in build/page.
-#   tests/page/run.sh [part of a test's name ...]
+#   tests/page/run.sh [--pictures] [part of a test's name ...]
+# --pictures: the README's are made of them (pillow, in a Python environment under build/); on a quiet machine, since they show times.
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 export DEQ_BUILD="${DEQ_BUILD:-build}" PAGE_NODE="$PWD/build/page-node" PAGE_PICTURES="$PWD/build/page"
 mkdir -p "$PAGE_PICTURES"
+pictures=
+[ "${1:-}" != --pictures ] || { pictures=1; shift; }
 skip() { echo "page: skipped: $1"; exit 0; }
 
 install() { apt-get install -y -qq --no-install-recommends "$@" </dev/null; }
@@ -23,4 +26,8 @@ fi
 [ -d "$PAGE_NODE/node_modules/playwright-core" ] && [ -d "$PAGE_NODE/node_modules/axe-core" ] ||
     npm install --silent --prefix "$PAGE_NODE" --cache "$PAGE_NODE/cache" playwright-core@1.65.1 axe-core@4.14.1 >/dev/null ||
     skip "npm's playwright-core and axe-core could not be had"
-exec node tests/page/page.mjs "$@"
+node tests/page/page.mjs "$@" || exit
+[ -n "$pictures" ] || exit 0
+env=build/page-venv
+[ -x "$env/bin/python" ] || python3 -m venv "$env" || exit
+"$env/bin/pip" install --quiet --disable-pip-version-check 'pillow>=11,<13' && "$env/bin/python" tests/page/pictures.py "$PAGE_PICTURES" server/page
