@@ -173,6 +173,7 @@ struct deq_solve_params {
     uint32_t min_iter;
     uint32_t window;         /* rows solved behind the committed prefix, 1..64 */
     uint32_t prefill_window; /* the same while the prompt is read, 1..64; 0: window */
+    uint64_t max_evaluations; /* of a text, at its positions behind the prompt; only with window 1. 0: any number */
 };
 
 enum deq_finish {
@@ -182,9 +183,10 @@ enum deq_finish {
     DEQ_FINISH_CANCELED,
     DEQ_FINISH_NUMERIC,
     DEQ_FINISH_DEADLINE,
+    DEQ_FINISH_BUDGET, /* max_evaluations */
     DEQ_FINISH_COUNT
 };
-/* "length", "stop" (both kinds), "cancelled", "numeric_error", "deadline" */
+/* "length", "stop" (both kinds), "cancelled", "numeric_error", "deadline", "budget" */
 const char *deq_finish_name(enum deq_finish f);
 
 /* Equilibria of whole blocks of a prompt are kept and found again, with the same bits as a fresh solve.
@@ -213,6 +215,7 @@ struct deq_event {
     enum deq_finish finish;
     const char *message;   /* of NUMERIC */
     uint64_t prompt_evaluations; /* over the positions of the prompt that were solved for this request */
+    uint64_t text_evaluations;   /* over those behind it */
     size_t prompt_positions;
     float prompt_residual_max; /* over all its positions, those that came from the prefix cache too; or NaN */
     bool prompt_converged;     /* all of them */

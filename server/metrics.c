@@ -239,7 +239,8 @@ static void vllm(const struct metrics *m, const struct metrics_now *now, struct 
     static const char *const reasons[] = {"stop", "length", "abort"};
     const _Atomic uint64_t *const n = m->finished;
     const uint64_t success[] = {atomic_load(&n[DEQ_FINISH_EOS]) + atomic_load(&n[DEQ_FINISH_STOP]),
-                                atomic_load(&n[DEQ_FINISH_LENGTH]) + atomic_load(&n[DEQ_FINISH_DEADLINE]),
+                                atomic_load(&n[DEQ_FINISH_LENGTH]) + atomic_load(&n[DEQ_FINISH_DEADLINE]) +
+                                    atomic_load(&n[DEQ_FINISH_BUDGET]),
                                 atomic_load(&n[DEQ_FINISH_CANCELED])};
     for (size_t i = 0; i < DEQ_COUNT(reasons); i++)
         deq_buf_fmt(b, "vllm:request_success_total{%s,finished_reason=\"%s\"} %llu\n", labels, reasons[i],

@@ -55,6 +55,8 @@ enum deq_rc deq_request_check(const struct deq_engine *e, const struct deq_reque
         return deq_fail(err, DEQ_EINVAL,
                         "window, prefill_window: stop %s reads out every evaluation, of one row at a time: must be 1",
                         deq_stop_rule_name(p->stop));
+    if (p->max_evaluations && p->window != 1)
+        return deq_fail(err, DEQ_EINVAL, "max_evaluations: a budget pays for no guesses: window must be 1");
     if (p->stop != DEQ_STOP_AT_RESIDUAL && !(p->tol > 0))
         return deq_fail(err, DEQ_EINVAL, "stop: %s, but tol 0 asks for a fixed number of steps",
                         deq_stop_rule_name(p->stop));

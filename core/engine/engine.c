@@ -88,11 +88,13 @@ static bool take_token(struct deq_engine *e, struct sequence *s, uint32_t token,
     const enum deq_verdict verdict = s->req.event(s->req.ctx, &ev);
     const bool open = deq_allowed_take(s, ev.position + 1, token), full = ev.position == s->last_position;
     const bool eos = !open || (!s->req.ignore_eos && (int64_t)token == e->vocab.eos_id);
-    if (!eos && verdict != DEQ_STOP && !full && !s->expired)
+    const bool spent = s->req.solve.max_evaluations && s->text_evaluations >= s->req.solve.max_evaluations;
+    if (!eos && verdict != DEQ_STOP && !full && !spent && !s->expired)
         return true;
     const enum deq_finish why = eos                   ? DEQ_FINISH_EOS
                                 : verdict == DEQ_STOP ? DEQ_FINISH_STOP
                                 : full                ? DEQ_FINISH_LENGTH
+                                : spent               ? DEQ_FINISH_BUDGET
                                                       : DEQ_FINISH_DEADLINE;
     deq_seq_finish(e, s, why, NULL);
     return false;
@@ -169,8 +171,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
             break;
         }
         const size_t p = r->position;
-        const bool done = r->converged || !(s->solver.tol > 0); /* a fixed number of steps was taken,
-                                                                 * that was all that was asked */
+        /* a fixed number of steps was taken, that was all that was asked */
+        const bool done = r->converged || (!(s->solver.tol > 0) && r->evaluations >= s->solver.max_iter);
         struct deq_event ev = {.id = s->id,
                                .position = p,
                                .state = r->fz,
@@ -184,6 +186,8 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         if (p < s->req.n_prompt && !r->given) {
             s->prompt_positions++;
             s->prompt_evaluations += r->evaluations;
+        } else {
+            s->text_evaluations += r->evaluations;
         }
         e->stats.positions++;
         e->stats.nonconverged += !done;
@@ -223,7 +227,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         struct row *r = &e->rows[s->row[0]];
         r->lead = 0;
         r->best_residual = INFINITY;
-        r->last = s->solver.max_iter <= 1;
+        r->last = deq_row_next_is_last(s, r);
     }
     return true;
 }
@@ -277,7 +281,7 @@ static void stage_solve(void *ctx, unsigned thread, unsigned n_threads)
                 r->best_residual = r->residual;
                 memcpy(r->best, r->z, D * sizeof(float));
             }
-            r->last = r->lead + 1 >= s->solver.max_iter;
+            r->last = deq_row_next_is_last(s, r);
             if (r->last && !best && s->solver.tol > 0) { /* a fixed number of steps takes them as they come */
                 memcpy(r->z, r->best, D * sizeof(float));
                 continue;

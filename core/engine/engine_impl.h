@@ -76,7 +76,7 @@ struct sequence {
     size_t n_explicit; /* positions whose layers before the loop have run, for the tokens that stand there now */
     struct deq_power power;
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
-    uint64_t prompt_evaluations;
+    uint64_t prompt_evaluations, text_evaluations; /* text: at positions behind the prompt */
     struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
     struct deq_hash key_exact, key_approximate; /* prefix keys of the text up to the last whole block */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
@@ -140,6 +140,14 @@ static inline bool deq_seq_in_step(const struct sequence *s)
 static inline bool deq_row_is_given(const struct sequence *s, const struct row *r)
 {
     return r->given || !s->solver.max_iter;
+}
+
+/* The next evaluation of r, the front of s, is its last: its position's budget ends there, or that of the text. */
+static inline bool deq_row_next_is_last(const struct sequence *s, const struct row *r)
+{
+    const uint64_t most = s->req.solve.max_evaluations;
+    const bool spent = most && r->position >= s->req.n_prompt && s->text_evaluations + r->evaluations + 1 >= most;
+    return spent || r->lead + 1 >= s->solver.max_iter;
 }
 
 /* As the front of s, r commits at this evaluation whatever the residual. */

@@ -92,7 +92,7 @@ static struct row *enter(struct deq_engine *e, struct sequence *s, uint32_t toke
         (void)deq_allowed_take(s, r->position, token);
     e->stats.starts[warm]++;
     e->stats.starts_cached += r->start_cached;
-    r->last = s->solver.max_iter <= 1;
+    r->last = deq_row_next_is_last(s, r);
     deq_solver_restart(&r->solver);
     deq_seq_make_writable(e, s, r->position);
     s->row[s->n_rows++] = slot;

@@ -407,7 +407,8 @@ const char *deq_finish_name(enum deq_finish f)
                                         [DEQ_FINISH_STOP] = "stop",
                                         [DEQ_FINISH_CANCELED] = "cancelled",
                                         [DEQ_FINISH_NUMERIC] = "numeric_error",
-                                        [DEQ_FINISH_DEADLINE] = "deadline"};
+                                        [DEQ_FINISH_DEADLINE] = "deadline",
+                                        [DEQ_FINISH_BUDGET] = "budget"};
     _Static_assert(DEQ_COUNT(names) == DEQ_FINISH_COUNT, "a name for each end");
     return names[f];
 }
@@ -422,6 +423,7 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .message = message,
                             .prompt_evaluations = s->prompt_evaluations,
                             .prompt_positions = s->prompt_positions,
+                            .text_evaluations = s->text_evaluations,
                             .prompt_residual_max = s->solver.max_iter ? s->prompt_reached.residual_max : NAN,
                             .prompt_converged = !s->prompt_reached.missed};
     const bool leads = s->choice == 0;

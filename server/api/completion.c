@@ -85,6 +85,7 @@ static void on_choice_end(struct choice *ch, const struct deq_event *e)
     ch->finish = e->finish;
     ch->prompt_positions = e->prompt_positions;
     ch->prompt_evaluations = e->prompt_evaluations;
+    ch->text_evaluations = e->text_evaluations;
     ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
     ch->converged = ch->converged && e->prompt_converged;
     if (e->finish == DEQ_FINISH_CANCELED)

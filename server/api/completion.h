@@ -63,7 +63,7 @@ struct choice {
     float residual_max;      /* of its tokens, and of the prompt before them */
     bool converged;
     size_t prompt_positions; /* of the prompt, solved for this choice */
-    uint64_t prompt_evaluations;
+    uint64_t prompt_evaluations, text_evaluations; /* text: behind the prompt */
     /* the connection's */
     struct news taken;       /* being rendered */
     struct deq_buf shown;    /* not yet sent (stream), or all of it */

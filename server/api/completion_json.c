@@ -22,7 +22,8 @@ const char *finish_word(enum deq_finish f)
                                         [DEQ_FINISH_STOP] = "stop",
                                         [DEQ_FINISH_CANCELED] = "stop",
                                         [DEQ_FINISH_NUMERIC] = "stop",
-                                        [DEQ_FINISH_DEADLINE] = "length"};
+                                        [DEQ_FINISH_DEADLINE] = "length",
+                                        [DEQ_FINISH_BUDGET] = "length"};
     _Static_assert(DEQ_COUNT(words) == DEQ_FINISH_COUNT, "a word for each end");
     return words[f];
 }
@@ -193,19 +194,21 @@ void completion_report(const struct completion *c, const struct choice *ch, size
 {
     const struct deq_solve_params *p = &c->req.solve;
     double sum = 0;
-    uint64_t tokens = 0, cached = 0, prompt_positions = 0, prompt_evaluations = 0;
+    uint64_t tokens = 0, cached = 0, prompt_positions = 0, prompt_evaluations = 0, text_evaluations = 0;
     uint32_t iters_max = 0;
     float residual_max = 0;
-    bool converged = true, approximate = false, deadline = false;
+    bool converged = true, approximate = false, deadline = false, spent = false;
     for (size_t i = 0; i < n; i++) {
         sum += ch[i].iters_sum;
         tokens += ch[i].tokens;
         prompt_positions += ch[i].prompt_positions;
         prompt_evaluations += ch[i].prompt_evaluations;
+        text_evaluations = DEQ_MAX(text_evaluations, ch[i].text_evaluations);
         iters_max = DEQ_MAX(iters_max, ch[i].iters_max);
         residual_max = fmaxf(residual_max, ch[i].residual_max);
         converged = converged && ch[i].converged;
         deadline = deadline || ch[i].finish == DEQ_FINISH_DEADLINE;
+        spent = spent || ch[i].finish == DEQ_FINISH_BUDGET;
         const struct deq_admission *a = &c->prompts[ch[i].prompt].job.admission;
         approximate = approximate || a->approximate;
         cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
@@ -219,10 +222,15 @@ void completion_report(const struct completion *c, const struct choice *ch, size
                 tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
     reply_residual(out, p->max_iter ? residual_max : NAN);
-    deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s}", converged && !deadline ? "true" : "false",
+    deq_buf_fmt(out, ",\"converged\":%s,\"cache\":\"%s\",\"seed\":%lld%s", converged && !deadline ? "true" : "false",
                 c->state.state ? "state" : approximate ? "approximate" : cached ? "exact" : "none",
                 (long long)c->req.seed,
                 deadline ? ",\"deadline_exceeded\":true" : "");
+    if (p->max_evaluations)
+        deq_buf_fmt(out, ",\"max_evaluations\":%llu,\"evaluations\":%llu,\"budget_exhausted\":%s",
+                    (unsigned long long)p->max_evaluations, (unsigned long long)text_evaluations,
+                    spent ? "true" : "false");
+    deq_buf_str(out, "}");
 }
 
 /* Of a request that has ended. */

@@ -4,6 +4,8 @@
 
 #include "server/api/request_impl.h"
 
+enum { MAX_EVALUATIONS = 1000000000 };
+
 const char *const request_preset_names[PRESETS] = {"fast", "balanced", "exact"};
 
 float request_preset_tol(const struct conf *c, const struct deq_model_info *i, int preset)
@@ -16,7 +18,7 @@ float request_preset_tol(const struct conf *c, const struct deq_model_info *i, i
 
 struct solve_fields {
     struct deq_solve_params *p;
-    int64_t max_iter, min_iter, window, prefill_window;
+    int64_t max_iter, min_iter, window, prefill_window, max_evaluations;
 };
 
 /* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not
@@ -75,6 +77,11 @@ static bool take_prefill_window(const struct object *o, const struct field *f, c
 {
     struct solve_fields *s = request;
     return fields_take_int(o, f->name, v, 1, window_max(o, s), &s->prefill_window);
+}
+
+static bool take_max_evaluations(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return fields_take_int(o, f->name, v, 1, MAX_EVALUATIONS, &((struct solve_fields *)request)->max_evaluations);
 }
 
 static bool take_solver(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -150,9 +157,20 @@ static const struct field rows[] = {
     {"warm_start", OTHER, 0, 0, 0, take_warm, "string: zero, previous, predictor, proposal"},
     {"window", OTHER, 1, -1, 0, take_window, "integer"},
     {"prefill_window", OTHER, 1, -1, 0, take_prefill_window, "integer"},
+    {"max_evaluations", OTHER, 1, MAX_EVALUATIONS, 0, take_max_evaluations, "integer"},
 };
 
 const struct fields request_solve_fields = {.rows = rows, .n = DEQ_COUNT(rows), .name = "deq"};
+
+/* A text with a budget is solved with window 1, whatever window was asked for: guesses are evaluations that a budget
+ * would pay for without a token. Its prompt has a window of its own. So the text is the same whatever the window. */
+static void settle_windows(const struct object *o, const struct solve_fields *s, struct deq_solve_params *p)
+{
+    const int64_t usual = DEQ_MIN((int64_t)deq_prefill_window(p->window, p->prefill_window), window_max(o, s));
+    p->max_evaluations = (uint64_t)s->max_evaluations;
+    p->window = s->max_evaluations ? 1 : (uint32_t)s->window;
+    p->prefill_window = (uint32_t)(s->max_evaluations && !s->prefill_window ? usual : s->prefill_window);
+}
 
 bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p)
 {
@@ -163,15 +181,18 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
                              .fields = &request_solve_fields,
                              .context = outer->context,
                              .err = outer->err};
-    struct solve_fields s = {p, p->max_iter, DEQ_MIN(p->min_iter, p->max_iter), p->window, p->prefill_window};
+    struct solve_fields s = {.p = p,
+                             .max_iter = p->max_iter,
+                             .min_iter = DEQ_MIN(p->min_iter, p->max_iter),
+                             .window = p->window,
+                             .prefill_window = p->prefill_window};
     if (!fields_take(&o, &s))
         return false;
     if (!s.max_iter && p->warm_start != DEQ_WARM_PROPOSAL)
         return fields_bad_value(&o, "max_iter", "0 answers from the model's proposal, and warm_start is another");
     p->max_iter = (uint32_t)s.max_iter;
     p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
-    p->window = (uint32_t)s.window;
-    p->prefill_window = (uint32_t)s.prefill_window;
+    settle_windows(&o, &s, p);
     return true;
 }
 

@@ -481,9 +481,9 @@ def response_of(method, path, status):
 
 def optional(at, key, chunk):
     """Keys that replies may lack: in a stream's chunk, in its delta, and the extras of choices."""
-    return (at[-1:] == ["delta"] or key in ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded",
-                                            "n_prompt_tokens", "n_ctx", "trace", "dropped_more", "timings",
-                                            "jacobian") or
+    extras = ("stop_reason", "token_ids", "prompt_token_ids", "deadline_exceeded", "n_prompt_tokens", "n_ctx", "trace",
+              "dropped_more", "timings", "max_evaluations", "budget_exhausted", "jacobian")
+    return (at[-1:] == ["delta"] or key in extras or (key == "evaluations" and at[-1:] == ["deq"]) or
             (key == "deq" and at) or (key in ("usage", "deq") and not at and chunk))
 
 
@@ -617,7 +617,7 @@ def test_replies():
                  "deq": {"tol": 1e-5, "window": 1}}, (200, 504), "a deadline"),
             (c, {"prompt": "The", "max_tokens": 4,
                  "deq": {"preset": "fast", "solver": "broyden", "warm_start": "zero", "window": 1, "max_iter": 3,
-                "min_iter": 1}}, 200, "deq"),
+                "min_iter": 1, "max_evaluations": 5}}, 200, "deq"),
             (h, {"messages": messages, "max_tokens": 4}, 200, "chat"),
             (h, {"messages": messages, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2,
                  "return_token_ids": True,

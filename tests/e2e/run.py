@@ -19,6 +19,7 @@ MODULES = LONG + (
     "completions",
     "chat",
     "contract",
+    "depth",
     "endpoints",
     "equilibria",
     "errors",

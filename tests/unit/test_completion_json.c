@@ -32,6 +32,7 @@ TEST(completion_words_of_ends)
     CHECK_EQ(finish_word(DEQ_FINISH_EOS), "stop");
     CHECK_EQ(finish_word(DEQ_FINISH_STOP), "stop");
     CHECK_EQ(finish_word(DEQ_FINISH_DEADLINE), "length");
+    CHECK_EQ(finish_word(DEQ_FINISH_BUDGET), "length");
 }
 
 TEST(completion_stream_adds_up)

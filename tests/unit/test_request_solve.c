@@ -27,6 +27,9 @@ static const struct refused wrong[] = {
      "deq.preset: presets are tolerances of the model's own rule, and stop is another"},
     {ON_COMPLETIONS, "{\"deq\":{\"window\":2,\"stop\":\"kl\"}}", NULL, "deq.window: must be between 1 and 1"},
     {ON_COMPLETIONS, "{\"deq\":{\"preset\":\"slow\"}}", NULL, "deq.preset: must be fast, balanced or exact"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_evaluations\":0}}", NULL,
+     "deq.max_evaluations: must be between 1 and 1000000000"},
+    {ON_COMPLETIONS, "{\"deq\":{\"max_evaluations\":1.5}}", NULL, "deq.max_evaluations: expected an integer"},
     {ON_COMPLETIONS, "{\"deq\":{\"memory\":3}}", NULL, "deq.memory: unknown field"},
 };
 
@@ -64,6 +67,27 @@ TEST(request_solve_object)
     CHECK(p.window == 8 && p.prefill_window == 3);
     r.conf.max_window = 4;
     CHECK_EQ(solve_of(&r, "{}").window, 4);
+    requests_end(&r);
+}
+
+/* With a budget the window is 1, whatever is asked for; a prompt has its own or the model's. */
+TEST(request_budget_settles_windows)
+{
+    static const struct {
+        const char *more;
+        uint32_t prefill;
+    } t[] = {{"", 8}, {",\"window\":1", 8}, {",\"window\":16", 8}, {",\"window\":2,\"prefill_window\":4", 4},
+             {",\"stop\":\"kl\"", 1}};
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        char body[100];
+        snprintf(body, sizeof body, "{\"deq\":{\"max_evaluations\":50%s}}", t[i].more);
+        const struct deq_solve_params p = solve_of(&r, body);
+        CHECK_MSG(p.max_evaluations == 50 && p.window == 1 && p.prefill_window == t[i].prefill, "%s: %u", t[i].more,
+                  p.prefill_window);
+    }
+    CHECK(solve_of(&r, "{\"deq\":{\"window\":2}}").max_evaluations == 0);
     requests_end(&r);
 }
 

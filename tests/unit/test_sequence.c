@@ -253,3 +253,38 @@ TEST(engine_prefill_window_gives_rows_back)
     deq_tokens_free(&p);
     deq_model_free(m);
 }
+
+/* A text's budget is spent to the last evaluation: what it paid for whole is the text without one, then comes one token
+ * of what the last position had by then. The prompt costs nothing. */
+TEST_EACH_KIND(engine_text_has_a_budget)
+{
+    struct deq_tokens p = encode_text(m, "GLOUCESTER: Now");
+    struct answer x = {0};
+    struct deq_engine *e = tiny_engine(m, 1, 2);
+    struct deq_request q = tiny_request(m, &p, 20, &x);
+    q.solve.tol = 1e-3f;
+    q.solve.window = 1;
+    q.solve.prefill_window = 4;
+    const struct answer whole = ask(e, &q, NULL);
+    uint64_t all = 0;
+    for (size_t i = 1; i < whole.n; i++)
+        all += whole.evaluations[i];
+    for (uint64_t budget = 1; budget < all; budget += all / 9 + 1) {
+        q.solve.max_evaluations = budget;
+        const struct answer a = ask(e, &q, NULL);
+        uint64_t spent = 0;
+        for (size_t i = 1; i < a.n; i++)
+            spent += a.evaluations[i];
+        CHECK(a.finish == DEQ_FINISH_BUDGET && spent == budget && a.n >= 2);
+        CHECK(!memcmp(a.token, whole.token, (a.n - 1) * sizeof *a.token));
+        CHECK(a.not_converged <= 1 && (a.not_converged || a.token[a.n - 1] == whole.token[a.n - 1]));
+    }
+    q.solve.max_evaluations = all;
+    const struct answer enough = ask(e, &q, NULL);
+    CHECK(same_answer(&enough, &whole) && enough.finish == DEQ_FINISH_LENGTH);
+    q.solve.window = 2;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_EINVAL);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
