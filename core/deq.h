@@ -42,6 +42,7 @@
 #include "core/base/err.h"
 #include "core/base/tokens.h"
 #include "core/engine/state.h"
+#include "core/engine/logprob.h"
 #include "core/engine/stats.h"
 #include "core/engine/trace.h"
 #include "core/form/kinds.h"
@@ -219,6 +220,7 @@ struct deq_event {
     size_t prompt_positions;
     float prompt_residual_max; /* over all its positions, those that came from the prefix cache too; or NaN */
     bool prompt_converged;     /* all of them */
+    float tol_max;             /* the largest tolerance of a position: the request's, or deq_set_tol's */
 };
 enum deq_verdict { DEQ_CONTINUE, DEQ_STOP };
 
@@ -263,13 +265,16 @@ struct deq_admission {
  * taken). Not from inside deq_step, except in an END event. ret may be NULL. */
 enum deq_rc deq_submit(struct deq_engine *engine, const struct deq_request *request, struct deq_admission *ret,
                        struct deq_err *err);
-/* These three: not from inside deq_step (an event returns DEQ_STOP instead); all choices of the request; DEQ_ENOTFOUND
+/* These four: not from inside deq_step (an event returns DEQ_STOP instead); all choices of the request; DEQ_ENOTFOUND
  * when it has ended already. */
 /* Ends it; END events (CANCELED) come before this returns. */
 enum deq_rc deq_cancel(struct deq_engine *engine, uint64_t id);
 /* Its time is up: the position in front commits its iterate at the next step, whatever the residual, and gives a last
  * token; in the midst of the prompt there is nothing to give. It ends with DEADLINE. */
 enum deq_rc deq_expire(struct deq_engine *engine, uint64_t id);
+/* Positions behind its prompt count as solved at this tol > 0 from now on, whatever the request said (whose own must be
+ * above 0 too, and its rule look at one). They leave nothing in the prefix cache. */
+enum deq_rc deq_set_tol(struct deq_engine *engine, uint64_t id, float tol);
 /* Takes no part in steps until it is resumed; keeps rows, pages and bits. */
 enum deq_rc deq_pause(struct deq_engine *engine, uint64_t id, bool paused);
 size_t deq_active(const struct deq_engine *engine); /* sequences */
@@ -285,19 +290,5 @@ struct deq_engine_stats {
 };
 #undef DEQ_ENGINE_STAT
 struct deq_engine_stats deq_engine_stats(const struct deq_engine *engine);
-
-/* --- Numbers from logits (any thread) --- */
-
-/* What all of a position's log-probabilities have in common, log sum exp(logits) in two parts: found once, it costs
- * every token a subtraction. */
-struct deq_log_normaliser {
-    float max;
-    double log_sum; /* of exp(logits - max) */
-};
-struct deq_log_normaliser deq_log_normaliser(const float *logits, uint32_t vocab_size);
-/* log softmax(logits)[token]; logit: that token's. */
-float deq_logprob(const struct deq_log_normaliser *n, float logit);
-/* The n most probable tokens in order (ties: lower id first). ids: [n]. */
-void deq_top_tokens(const float *logits, uint32_t vocab_size, uint32_t n, uint32_t *ids);
 
 #endif

@@ -42,7 +42,7 @@ static int hex_digit(char c)
 static enum deq_rc parse_line(const char *path, unsigned line, char *text, struct key *ret, bool *ret_any,
                               struct deq_err *err)
 {
-    char *words[6], *save = NULL; /* one more than a line may have */
+    char *words[7], *save = NULL; /* one more than a line may have */
     size_t n = 0;
     text[strcspn(text, "#")] = 0;
     for (char *w = strtok_r(text, " \t", &save); w && n < DEQ_COUNT(words); w = strtok_r(NULL, " \t", &save))
@@ -53,8 +53,8 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
     if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES ||
         strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
         return deq_fail(err, DEQ_EFORMAT,
-                        "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N]", path,
-                        line);
+                        "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N] "
+                        "[depth=fixed|elastic]", path, line);
     *ret = (struct key){.caller = {.id = id_of(words[0], strlen(words[0])), .weight = 1, .known = true}};
     for (size_t i = 0; i < HASH_BYTES; i++)
         ret->hash[i] = (unsigned char)(hex_digit(words[1][2 * i]) * 16 + hex_digit(words[1][2 * i + 1]));
@@ -68,10 +68,12 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
             ret->caller.priority = true;
         else if (end && !*end && weight >= 1 && weight <= AUTH_WEIGHT_MAX)
             ret->caller.weight = (uint32_t)weight;
+        else if (!strcmp(words[i], "depth=fixed") || !strcmp(words[i], "depth=elastic"))
+            ret->caller.depth = words[i][6] == 'f' ? DEPTH_FIXED : DEPTH_ELASTIC;
         else
             return deq_fail(err, DEQ_EFORMAT,
-                            "auth.keys_file: %s: line %u: word %zu: expected admin, priority or weight=1..%d", path,
-                            line, i + 1, AUTH_WEIGHT_MAX);
+                            "auth.keys_file: %s: line %u: word %zu: expected admin, priority, weight=1..%d, "
+                            "depth=fixed or depth=elastic", path, line, i + 1, AUTH_WEIGHT_MAX);
     }
     return DEQ_OK;
 }

@@ -1,15 +1,17 @@
 /* Who calls: API keys from a file, held as SHA-256 and compared in constant time.
  *
- * The file has one key a line: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; '#' begins a comment. The hash is made
+ * The file has one key a line: NAME SHA256-IN-HEX [admin] [priority] [weight=N] [depth=fixed|elastic]; '#' begins a
+ * comment. The hash is made
  * by `printf %s KEY | sha256sum`. A key of weight N gets N times the share of the queue; the `priority` of a request
- * counts among the caller's own, that of a key with the word priority among everybody's; an admin key may do
- * everything, others nothing that is the operator's. Without a file everybody may use everything but that. All
- * functions are safe from any thread. */
+ * counts among the caller's own, that of a key with the word priority among everybody's; depth is that of its requests
+ * that do not say themselves; an admin key may do everything, others nothing that is the operator's. Without a file
+ * everybody may use everything but that. All functions are safe from any thread. */
 #ifndef DEQ_SERVER_AUTH_H
 #define DEQ_SERVER_AUTH_H
 
 #include "core/base/base.h"
 #include "core/base/err.h"
+#include "server/depth.h"
 
 enum { AUTH_KEYS_MAX = 1024, AUTH_WEIGHT_MAX = 1000 };
 
@@ -18,6 +20,7 @@ struct caller {
     uint32_t weight;
     bool known, admin;
     bool priority;   /* that of its requests counts against other callers too */
+    enum depth_mode depth;
 };
 
 /* What a client shows. */

@@ -59,8 +59,8 @@ static const struct deq_opt options[] = {
         "again on SIGHUP."),
     STR("tls.key", tls_key, "", NULL, "PEM file with the private key."),
     STR("auth.keys_file", keys_file, "", NULL,
-        "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N]; empty: no key is asked for, and "
-        "nothing is served that asks for an admin's. Read again on SIGHUP."),
+        "API keys, a line each: NAME SHA256-IN-HEX [admin] [priority] [weight=N] [depth=fixed|elastic]; empty: no key "
+        "is asked for, and nothing is served that asks for an admin's. Read again on SIGHUP."),
     BOOL("auth.open_metrics", open_metrics, "false", "/metrics asks for no key."),
     U32("engine.threads", threads, 0, 256, "0",
         "Compute threads; 0 is one a core, and no more than the container's share of processors."),
@@ -82,6 +82,12 @@ static const struct deq_opt options[] = {
         "read when it starts. What is in it can be read as texts can. Empty: none."),
     U32("engine.stall_ms", stall_ms, 100, 3600000, "10000",
         "Liveness fails when the engine, busy or idle, gave no sign of life for so long."),
+    ENUM("depth.mode", depth_mode, "fixed", "fixed|elastic",
+         "elastic: while tokens come later than depth.objective_ms, the tolerance of requests that name none opens by "
+         "steps of 1.5, to limits.tol_max, and closes again; answers tell it. A key's depth=... and a request's own "
+         "deq.depth go before this."),
+    U32("depth.objective_ms", depth_objective_ms, 1, 3600000, "100",
+        "99 of 100 tokens are to come within so many milliseconds of the one before."),
     U32("queue.max_requests", queue_requests, 0, 1000000, "256", "Requests that wait; further ones get 429."),
     U32("queue.max_tokens", queue_tokens, 1, 1e9, "1000000",
         "Prompt tokens of waiting requests; further requests get 429."),

@@ -43,6 +43,9 @@ struct conf {
     char unknown_fields[8], sampling_seed[24];
     uint32_t stream_buffer_bytes, stream_ping_ms, stream_stall_ms, stream_min_rate, stream_flush_ms;
     uint32_t stall_ms;
+    /* depth */
+    int depth_mode; /* enum depth_mode - 1 */
+    uint32_t depth_objective_ms;
     /* chat */
     char chat_begin[512], chat_message[512], chat_reply[256], chat_stop[64];
     char log_level[8];

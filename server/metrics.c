@@ -385,6 +385,19 @@ static void prefix_cache(const struct metrics *m, struct deq_buf *b)
              "result", results, m->state_writes, DEQ_COUNT(results));
 }
 
+static void depth(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
+{
+    static const char *const ways[] = {"close", "open"};
+    gauge(b, "deqd_depth_objective_seconds", "Within which 99 of 100 tokens are to come (depth.objective_ms).",
+          now->depth_objective_s);
+    gauge(b, "deqd_depth_tolerance_factor",
+          "By how much the tolerance of requests with elastic depth is opened, at most limits.tol_max; 1: not.",
+          now->depth_factor);
+    labelled(b, "deqd_depth_changes_total", "Steps of that factor.", "direction", ways, m->depth_changes,
+             DEQ_COUNT(ways));
+    counter(b, "deqd_depth_opened_tokens_total", "Tokens generated at an opened tolerance.", &m->depth_tokens);
+}
+
 static void room(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
 {
     ENGINE("deqd_sequences", sequences);
@@ -420,6 +433,7 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     tokens(m, b);
     times(m, b);
     solver(m, b);
+    depth(m, now, b);
     prefix_cache(m, b);
     labelled(b, "deqd_reloads_total", "Reloads of the model.", "result", results, m->reloads, DEQ_COUNT(results));
     one(b, "deqd_log_lines_dropped_total", "counter",

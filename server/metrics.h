@@ -40,6 +40,7 @@ struct metrics {
     _Atomic uint64_t reloads[2]; /* failed, done */
     _Atomic uint64_t state_reads[2], state_writes[2]; /* files of states and of the prefix cache: failed, done */
     _Atomic uint64_t restored_blocks; /* of the prefix cache, when its engine began */
+    _Atomic uint64_t depth_level, depth_changes[2], depth_tokens; /* changes: closed, opened */
     _Atomic int64_t connections, waiting, running;
     struct histogram queue_s, ttft_s, itl_s, e2e_s, prefill_s, decode_s, tpot_s, step_s, rows, step_tokens, iterations,
         prompt_iterations, residual, prompt_length, generation_length, max_tokens, choices;
@@ -55,6 +56,7 @@ struct metrics_now {
     bool ready; /* as /health/ready answers */
     uint32_t max_waiting, max_connections;
     uint64_t answer_bytes, max_answer_bytes;
+    double depth_objective_s, depth_factor; /* of the level */
     uint64_t started_ms; /* wall time */
     const char *model_name; /* NULL while nothing is loaded: the rest is of the model */
     const char *fingerprint;

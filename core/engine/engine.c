@@ -186,7 +186,7 @@ static bool commit(struct deq_engine *e, struct sequence *s)
         if (p < s->req.n_prompt && !r->given) {
             s->prompt_positions++;
             s->prompt_evaluations += r->evaluations;
-        } else {
+        } else if (p >= s->req.n_prompt) {
             s->text_evaluations += r->evaluations;
         }
         e->stats.positions++;

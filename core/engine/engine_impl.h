@@ -62,6 +62,7 @@ struct sequence {
     bool approximate; /* began behind blocks that generation produced: what it solves is not canonical */
     bool from_cache;  /* the next row starts from a cached state */
     bool given;       /* and that state is its own */
+    bool other_tol;   /* its text has another tolerance than its request said: nobody else may take what that solves */
     struct deq_request req;
     struct deq_solver_opts solver;
     struct deq_ring ring;
@@ -77,6 +78,7 @@ struct sequence {
     struct deq_power power;
     size_t prompt_positions;      /* of the prompt, solved here; and what they took */
     uint64_t prompt_evaluations, text_evaluations; /* text: at positions behind the prompt */
+    float tol_max;    /* largest tolerance of a position so far, at first the request's */
     struct deq_reached reached, prompt_reached; /* up to the last committed position; of these, the prompt's */
     struct deq_hash key_exact, key_approximate; /* prefix keys of the text up to the last whole block */
     uint32_t row[DEQ_ROW_WINDOW_MAX]; /* slots, front first */
@@ -148,6 +150,12 @@ static inline bool deq_row_next_is_last(const struct sequence *s, const struct r
     const uint64_t most = s->req.solve.max_evaluations;
     const bool spent = most && r->position >= s->req.n_prompt && s->text_evaluations + r->evaluations + 1 >= most;
     return spent || r->lead + 1 >= s->solver.max_iter;
+}
+
+/* What r is solved to. */
+static inline float deq_row_tol(const struct sequence *s, const struct row *r)
+{
+    return r->position < s->req.n_prompt ? s->req.solve.tol : s->solver.tol;
 }
 
 /* As the front of s, r commits at this evaluation whatever the residual. */

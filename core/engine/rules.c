@@ -17,13 +17,13 @@ static bool latent_rests(const struct deq_engine *e, const struct sequence *s, s
     const float change = sqrtf(deq_kern()->diff_sumsq(r->fz, before, D)),
                 norm = sqrtf(deq_kern()->dot(r->fz, r->fz, D)) + 1e-9f;
     memcpy(r->before, r->fz, D * sizeof(float));
-    return change / norm < s->solver.tol;
+    return change / norm < deq_row_tol(s, r);
 }
 
 bool deq_rule_rests(const struct deq_engine *e, const struct sequence *s, struct row *r)
 {
     switch (s->req.solve.stop) {
-    case DEQ_STOP_AT_RESIDUAL: return r->residual < s->solver.tol;
+    case DEQ_STOP_AT_RESIDUAL: return r->residual < deq_row_tol(s, r);
     case DEQ_STOP_AT_LATENT: return latent_rests(e, s, r);
     default: return false; /* once its logits are there */
     }
@@ -42,7 +42,7 @@ static bool distribution_rests(const struct deq_engine *e, const struct sequence
         kl += p > 0 ? p * ((double)before - (double)now) : 0;
         s->logprob[i] = now;
     }
-    return kl < (double)s->solver.tol;
+    return kl < (double)deq_row_tol(s, r);
 }
 
 static bool best_word_rests(const struct deq_engine *e, const struct sequence *s, struct row *r)

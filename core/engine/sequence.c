@@ -72,13 +72,16 @@ void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct de
     s->n_committed = end;
     s->reached.residual_max = fmaxf(s->reached.residual_max, ev->residual);
     s->reached.missed = s->reached.missed || !ev->converged;
+    const bool of_text = end > s->req.n_prompt;
+    s->tol_max = fmaxf(s->tol_max, of_text ? s->solver.tol : 0);
     if (end <= s->req.n_prompt)
         s->prompt_reached = s->reached;
     if (end == s->req.n_prompt)
         reserve_rows(e, s, s->req.solve.window);
     if (end == s->req.n_prompt && s->req.keep && !s->expired)
         deq_seq_keep(e, s, s->req.keep);
-    if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired) /* a deadline commits what no other request would */
+    /* a deadline, or another tolerance, commits what no other request would */
+    if (end % B || s->req.cache == DEQ_CACHE_OFF || s->expired || (of_text && s->other_tol))
         return;
     prefix_key_extend(e, &s->key_exact, s->tokens + end - B);
     prefix_key_extend(e, &s->key_approximate, s->tokens + end - B);
@@ -209,6 +212,7 @@ static enum deq_rc begin(struct deq_engine *e, struct sequence *s, const struct 
                            .logprob = logprob,
                            .state = s->state,
                            .n_known = n,
+                           .tol_max = o->tol,
                            /* the last token generated needs no state of its own */
                            .last_position = n - 1 + (q->max_tokens ? q->max_tokens - 1 : 0)};
     s->req.prompt = tokens;
@@ -333,6 +337,7 @@ void deq_seq_fork(struct deq_engine *e, const struct sequence *from)
         s->key_exact = from->key_exact;
         s->key_approximate = from->key_approximate;
         s->step = from->step;
+        s->tol_max = from->tol_max;
     }
 }
 
@@ -398,6 +403,22 @@ enum deq_rc deq_pause(struct deq_engine *e, uint64_t id, bool paused)
     return rc;
 }
 
+enum deq_rc deq_set_tol(struct deq_engine *e, uint64_t id, float tol)
+{
+    enum deq_rc rc = DEQ_ENOTFOUND;
+    for (uint32_t i = 0; id && i < e->opts.max_sequences; i++) {
+        struct sequence *s = &e->seqs[i];
+        if (s->id != id)
+            continue;
+        if (!(tol > 0) || !isfinite(tol) || !(s->req.solve.tol > 0) || s->req.solve.stop == DEQ_STOP_AT_ARGMAX)
+            return DEQ_EINVAL;
+        s->solver.tol = tol;
+        s->other_tol = s->other_tol || tol != s->req.solve.tol;
+        rc = DEQ_OK;
+    }
+    return rc;
+}
+
 /* --- End --- */
 
 const char *deq_finish_name(enum deq_finish f)
@@ -425,7 +446,8 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_positions = s->prompt_positions,
                             .text_evaluations = s->text_evaluations,
                             .prompt_residual_max = s->solver.max_iter ? s->prompt_reached.residual_max : NAN,
-                            .prompt_converged = !s->prompt_reached.missed};
+                            .prompt_converged = !s->prompt_reached.missed,
+                            .tol_max = s->tol_max};
     const bool leads = s->choice == 0;
     deq_seq_drop_rows(e, s, 0, DEQ_ROW_LEFT_OPEN);
     give_back(e, s);

@@ -86,6 +86,7 @@ static void on_choice_end(struct choice *ch, const struct deq_event *e)
     ch->prompt_positions = e->prompt_positions;
     ch->prompt_evaluations = e->prompt_evaluations;
     ch->text_evaluations = e->text_evaluations;
+    ch->tol_max = e->tol_max;
     ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
     ch->converged = ch->converged && e->prompt_converged;
     if (e->finish == DEQ_FINISH_CANCELED)
@@ -326,6 +327,18 @@ static void on_pace(void *ctx, bool pause)
 
 /* --- The request, on a thread of the HTTP server --- */
 
+/* A request that names its tolerance gets that one, unless it says otherwise itself. */
+static bool is_elastic(const struct completion *c, const struct caller *caller)
+{
+    const struct depth_request *d = &c->req.depth;
+    if (!(c->req.solve.tol > 0) || c->req.solve.stop == DEQ_STOP_AT_ARGMAX)
+        return false; /* there is nothing to open */
+    if (d->mode != DEPTH_UNSAID || d->names_tol)
+        return d->mode == DEPTH_ELASTIC;
+    const enum depth_mode usual = (enum depth_mode)(c->service->conf->depth_mode + 1);
+    return (caller->depth == DEPTH_UNSAID ? usual : caller->depth) == DEPTH_ELASTIC;
+}
+
 static void set_up_prompt(struct completion *c, size_t i, const struct exchange *x)
 {
     const struct completion_request *r = &c->req;
@@ -367,6 +380,7 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .prompt = c->req.prompts[i],
                           .caller = x->caller,
                           .priority = (int)r->priority,
+                          .elastic = is_elastic(c, &x->caller),
                           .request_id = c->request_id,
                           .arrived_ns = x->arrived_ns,
                           .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,

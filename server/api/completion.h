@@ -61,6 +61,7 @@ struct choice {
     double logprob_sum, iters_sum;
     uint32_t iters_max;
     float residual_max;      /* of its tokens, and of the prompt before them */
+    float tol_max;           /* the largest tolerance of these */
     bool converged;
     size_t prompt_positions; /* of the prompt, solved for this choice */
     uint64_t prompt_evaluations, text_evaluations; /* text: behind the prompt */

@@ -196,8 +196,8 @@ void completion_report(const struct completion *c, const struct choice *ch, size
     double sum = 0;
     uint64_t tokens = 0, cached = 0, prompt_positions = 0, prompt_evaluations = 0, text_evaluations = 0;
     uint32_t iters_max = 0;
-    float residual_max = 0;
-    bool converged = true, approximate = false, deadline = false, spent = false;
+    float residual_max = 0, tol_max = p->tol;
+    bool converged = true, approximate = false, deadline = false;
     for (size_t i = 0; i < n; i++) {
         sum += ch[i].iters_sum;
         tokens += ch[i].tokens;
@@ -206,18 +206,19 @@ void completion_report(const struct completion *c, const struct choice *ch, size
         text_evaluations = DEQ_MAX(text_evaluations, ch[i].text_evaluations);
         iters_max = DEQ_MAX(iters_max, ch[i].iters_max);
         residual_max = fmaxf(residual_max, ch[i].residual_max);
+        tol_max = fmaxf(tol_max, ch[i].tol_max);
         converged = converged && ch[i].converged;
         deadline = deadline || ch[i].finish == DEQ_FINISH_DEADLINE;
-        spent = spent || ch[i].finish == DEQ_FINISH_BUDGET;
         const struct deq_admission *a = &c->prompts[ch[i].prompt].job.admission;
         approximate = approximate || a->approximate;
         cached = DEQ_MAX(cached, (uint64_t)a->cached_tokens);
     }
     deq_buf_fmt(out,
-                "\"deq\":{\"tol\":%.6g,\"stop\":\"%s\",\"solver\":\"%s\",\"warm_start\":\"%s\","
-                "\"window\":%u,\"prefill_window\":%u,\"iters_mean\":%.6g,"
+                "\"deq\":{\"tol\":%.6g,\"tol_effective\":%.6g,\"depth\":\"%s\",\"stop\":\"%s\","
+                "\"solver\":\"%s\",\"warm_start\":\"%s\",\"window\":%u,\"prefill_window\":%u,\"iters_mean\":%.6g,"
                 "\"iters_max\":%u,\"prompt_iters_mean\":%.6g,\"residual_max\":",
-                (double)p->tol, deq_stop_rule_name(p->stop), deq_solver_name(p->solver),
+                (double)p->tol, (double)tol_max, c->prompts[0].job.elastic ? "elastic" : "fixed",
+                deq_stop_rule_name(p->stop), deq_solver_name(p->solver),
                 deq_warm_name(p->warm_start), p->window, deq_prefill_window(p->window, p->prefill_window),
                 tokens ? sum / (double)tokens : 0.0, iters_max,
                 prompt_positions ? (double)prompt_evaluations / (double)prompt_positions : 0.0);
@@ -229,7 +230,7 @@ void completion_report(const struct completion *c, const struct choice *ch, size
     if (p->max_evaluations)
         deq_buf_fmt(out, ",\"max_evaluations\":%llu,\"evaluations\":%llu,\"budget_exhausted\":%s",
                     (unsigned long long)p->max_evaluations, (unsigned long long)text_evaluations,
-                    spent ? "true" : "false");
+                    text_evaluations >= p->max_evaluations ? "true" : "false");
     deq_buf_str(out, "}");
 }
 

@@ -3,6 +3,7 @@
 #include "core/base/clock.h"
 #include "server/api/endpoints.h"
 #include "server/api/reply.h"
+#include "server/work/elastic.h"
 
 static void health(struct service *s, struct exchange *x, bool ok)
 {
@@ -54,6 +55,8 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
                               .max_connections = s->conf->max_connections,
                               .answer_bytes = deq_budget_used(s->budget),
                               .max_answer_bytes = s->conf->answer_bytes,
+                              .depth_objective_s = s->conf->depth_objective_ms * 1e-3,
+                              .depth_factor = elastic_factor((unsigned)atomic_load(&s->metrics->depth_level)),
                               .started_ms = s->started_ms};
     (void)m;
     if (served) {

@@ -193,7 +193,7 @@ static bool take_positions(const struct object *o, const struct field *f, const 
 static bool take_logits_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     (void)f;
-    return request_take_solve_object(o, v, &((struct logits_request *)request)->solve);
+    return request_take_solve_object(o, v, &((struct logits_request *)request)->solve, NULL);
 }
 
 /* The order is the order of reading. */

@@ -5,6 +5,7 @@
 
 #include "core/deq.h"
 #include "server/conf.h"
+#include "server/depth.h"
 #include "server/work/states.h"
 
 enum { REQUEST_STOPS_MAX = 65, JSON_DEPTH_MAX = 32, JSON_KEYS_MAX = 128, JSON_ARRAY_MAX = 4096 };
@@ -27,6 +28,12 @@ struct request_context {
     uint32_t max_rows;      /* of all choices' windows together */
 };
 
+/* What a deq object says of depth under load. */
+struct depth_request {
+    enum depth_mode mode;
+    bool names_tol; /* tol or preset */
+};
+
 /* Fields are int64_t, float or bool, as the table in request.c fills them. */
 struct completion_request {
     bool chat;      /* of messages */
@@ -40,6 +47,7 @@ struct completion_request {
         add_special; /* a prompt's text begins with the token for that */
     float temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
     struct deq_solve_params solve;
+    struct depth_request depth;
     enum deq_cache cache;
     size_t n_stops;
     char *stop[REQUEST_STOPS_MAX]; /* owned, like the arrays that follow */

@@ -8,8 +8,9 @@
 
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
+    struct completion_request *r = request;
     (void)f;
-    return request_take_solve_object(o, v, &((struct completion_request *)request)->solve);
+    return request_take_solve_object(o, v, &r->solve, &r->depth);
 }
 
 static bool take_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)

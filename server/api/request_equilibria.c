@@ -6,7 +6,7 @@
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     (void)f;
-    return request_take_solve_object(o, v, &((struct equilibria_request *)request)->solve);
+    return request_take_solve_object(o, v, &((struct equilibria_request *)request)->solve, NULL);
 }
 
 static bool take_prompt(const struct object *o, const struct field *f, const json_t *v, void *request)

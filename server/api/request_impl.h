@@ -21,9 +21,10 @@ void request_prompts_free(struct deq_tokens *prompts, size_t n);
 bool request_take_state_name(const struct object *o, const char *field, const json_t *v, char *ret);
 /* Empty text is the start of a document. */
 bool request_never_empty(const struct object *o, const char *name, struct deq_tokens *t);
-/* The deq object. */
+/* The deq object; depth may be NULL: there is no text whose depth could change. */
 extern const struct fields request_solve_fields;
-bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p);
+bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p,
+                               struct depth_request *depth);
 /* The model's own settings, where the server's bounds allow them. */
 struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether the prompt that the field of that name gave fits. */

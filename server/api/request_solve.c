@@ -19,6 +19,7 @@ float request_preset_tol(const struct conf *c, const struct deq_model_info *i, i
 struct solve_fields {
     struct deq_solve_params *p;
     int64_t max_iter, min_iter, window, prefill_window, max_evaluations;
+    struct depth_request depth;
 };
 
 /* A model without an equilibrium to reach is run for a number of steps, from zero and one row at a time; what does not
@@ -44,6 +45,7 @@ static bool take_tol(const struct object *o, const struct field *f, const json_t
         return fields_fail(o->err, 400, "invalid_value", "deq.tol", "deq.tol: must be between %g and %g",
                            (double)c->tol_min, (double)c->tol_max);
     ((struct solve_fields *)request)->p->tol = tol;
+    ((struct solve_fields *)request)->depth.names_tol = true;
     return true;
 }
 
@@ -77,6 +79,17 @@ static bool take_prefill_window(const struct object *o, const struct field *f, c
 {
     struct solve_fields *s = request;
     return fields_take_int(o, f->name, v, 1, window_max(o, s), &s->prefill_window);
+}
+
+static bool take_depth(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    const bool fixed = !strcmp(fields_word(v), "fixed");
+    if (!fixed && strcmp(fields_word(v), "elastic"))
+        return fields_bad_value(o, f->name, "must be fixed or elastic");
+    ((struct solve_fields *)request)->depth.mode = fixed ? DEPTH_FIXED : DEPTH_ELASTIC;
+    return true;
 }
 
 static bool take_max_evaluations(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -140,6 +153,7 @@ static bool take_preset(const struct object *o, const struct field *f, const jso
     for (int i = 0; i < PRESETS; i++)
         if (!strcmp(fields_word(v), request_preset_names[i])) {
             s->p->tol = request_preset_tol(o->context->conf, &info, i);
+            s->depth.names_tol = true;
             return true;
         }
     return fields_bad_value(o, f->name, "must be fast, balanced or exact");
@@ -158,6 +172,7 @@ static const struct field rows[] = {
     {"window", OTHER, 1, -1, 0, take_window, "integer"},
     {"prefill_window", OTHER, 1, -1, 0, take_prefill_window, "integer"},
     {"max_evaluations", OTHER, 1, MAX_EVALUATIONS, 0, take_max_evaluations, "integer"},
+    {"depth", OTHER, 0, 0, 0, take_depth, "string: fixed, elastic"},
 };
 
 const struct fields request_solve_fields = {.rows = rows, .n = DEQ_COUNT(rows), .name = "deq"};
@@ -172,7 +187,8 @@ static void settle_windows(const struct object *o, const struct solve_fields *s,
     p->prefill_window = (uint32_t)(s->max_evaluations && !s->prefill_window ? usual : s->prefill_window);
 }
 
-bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p)
+bool request_take_solve_object(const struct object *outer, const json_t *v, struct deq_solve_params *p,
+                               struct depth_request *depth)
 {
     if (!json_is_object(v))
         return fields_bad_type(outer, "deq", "an object");
@@ -193,6 +209,8 @@ bool request_take_solve_object(const struct object *outer, const json_t *v, stru
     p->max_iter = (uint32_t)s.max_iter;
     p->min_iter = (uint32_t)DEQ_MIN(s.min_iter, s.max_iter);
     settle_windows(&o, &s, p);
+    if (depth)
+        *depth = s.depth;
     return true;
 }
 

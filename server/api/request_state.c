@@ -32,7 +32,7 @@ static bool take_name(const struct object *o, const struct field *f, const json_
 static bool take_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     (void)f;
-    return request_take_solve_object(o, v, &((struct state_request *)request)->solve);
+    return request_take_solve_object(o, v, &((struct state_request *)request)->solve, NULL);
 }
 
 #define AT(field) offsetof(struct state_request, field)

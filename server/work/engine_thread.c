@@ -133,8 +133,9 @@ static void leave_engine(struct sched *s, struct job *j, uint64_t now)
     pthread_mutex_unlock(&s->lock);
 }
 
-static void observe_token(struct metrics *m, struct job *j, const struct deq_event *e)
+static void observe_token(struct sched *s, struct job *j, const struct deq_event *e)
 {
+    struct metrics *m = s->metrics;
     const uint64_t now = deq_now_ns();
     if (!j->tokens++) {
         j->first_token_ns = now;
@@ -142,13 +143,17 @@ static void observe_token(struct metrics *m, struct job *j, const struct deq_eve
         metrics_observe(&m->prefill_s, (double)(now - j->admitted_ns) * 1e-9);
     }
     if (e->choice == 0) { /* of several choices one is timed: they come together */
-        if (j->first_choice_tokens++)
+        if (j->first_choice_tokens++) {
             metrics_observe(&m->itl_s, (double)(now - j->last_token_ns) * 1e-9);
+            depth_gap(s, j, now - j->last_token_ns);
+        }
         j->last_token_ns = now;
     }
     atomic_store_explicit(&j->shown.tokens, j->tokens, memory_order_relaxed);
     atomic_fetch_add_explicit(&j->shown.evaluations, e->evaluations, memory_order_relaxed);
     atomic_fetch_add_explicit(&m->generation_tokens, 1, memory_order_relaxed);
+    if (j->levels && s->elastic.level)
+        atomic_fetch_add_explicit(&m->depth_tokens, 1, memory_order_relaxed);
     metrics_observe(&m->iterations, e->evaluations);
     if (e->evaluations)
         metrics_observe(&m->residual, (double)e->residual);
@@ -163,7 +168,7 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
     struct job *j = ctx;
     struct sched *s = j->sched;
     if (e->kind == DEQ_EVENT_TOKEN)
-        observe_token(s->metrics, j, e);
+        observe_token(s, j, e);
     else if (e->kind == DEQ_EVENT_PROMPT)
         metrics_observe(&s->metrics->prompt_iterations, e->evaluations);
     if (e->kind != DEQ_EVENT_END)
@@ -277,6 +282,7 @@ static void enter_engine(struct sched *s, struct job *j, uint64_t now)
         s->next_deadline_ns = j->deadline_ns;
     atomic_fetch_add(&s->metrics->running, 1);
     atomic_fetch_add(&s->metrics->prompt_tokens, j->prompt.n);
+    depth_enter(s, j);
     metrics_observe(&s->metrics->prompt_length, (double)j->prompt.n);
     metrics_observe(&s->metrics->max_tokens, j->request.max_tokens);
     metrics_observe(&s->metrics->choices, (double)j->room.sequences);
@@ -338,6 +344,7 @@ static void set_pause(struct sched *s, struct job *j)
     if (pause == j->paused)
         return;
     j->paused = pause;
+    j->waited = j->waited || pause;
     atomic_store_explicit(&j->shown.paused, pause, memory_order_relaxed);
     (void)deq_pause(s->engine, j->admission.id, pause);
 }
@@ -492,6 +499,7 @@ void *engine_thread(void *sched)
             step(s);
         else if (deq_active(s->engine))
             wait_for_readers(s);
+        depth_follow(s);
         const struct deq_engine_stats now = deq_engine_stats(s->engine); /* also after cancellations without a step */
         metrics_engine(s->metrics, &s->seen, &now);
         s->seen = now;

@@ -41,6 +41,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     s->conf = c;
     s->metrics = m;
     s->model = model;
+    s->elastic.objective_ns = c->depth_objective_ms * 1000000ull;
     s->queue_end = &s->queue;
     s->listed_end = &s->listed;
     begin_locks(s);

@@ -43,6 +43,7 @@ struct job {
     struct deq_tokens prompt;   /* owned */
     struct caller caller;
     int priority;
+    bool elastic;               /* its tolerance, which it has, may open */
     const char *request_id; /* for whoever looks what runs; NULL: none */
     struct deq_allowance *answer; /* what its answer counts against; answer_bytes of it are reserved at admission */
     uint64_t answer_bytes;
@@ -77,7 +78,9 @@ struct job {
         _Atomic bool paused;
     } shown;
     bool paused;     /* in the engine: throttled, or its reader is slow */
+    bool waited;     /* it was paused since its last token */
     bool gave_way;
+    unsigned levels; /* at so many its tolerance is as open as it may be */
     bool overtook;   /* began before one that came next and found no room */
     uint32_t open_choices, tokens, first_choice_tokens;
 };

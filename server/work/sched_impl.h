@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "server/work/elastic.h"
 #include "server/work/sched.h"
 
 struct sched {
@@ -26,6 +27,7 @@ struct sched {
     uint64_t next_deadline_ns; /* of running jobs; 0: none */
     uint64_t next_scan_ns;     /* of the queue */
     struct step_cost cost;
+    struct elastic elastic;
     uint64_t turn;             /* number of the step */
     bool sharing;              /* some job is throttled */
     struct fair_seat **seats;  /* [room.sequences] of the running jobs, for one step's sharing */
@@ -58,6 +60,15 @@ static inline void sched_unlist(struct sched *s, struct job *j)
     else
         s->listed_end = j->listed;
 }
+
+/* depth.c: elastic depth of the jobs that run, on the engine's thread. */
+
+/* j was admitted: its tolerance is that of the level. */
+void depth_enter(struct sched *s, struct job *j);
+/* A token of j came so long after its last. */
+void depth_gap(struct sched *s, struct job *j, uint64_t gap_ns);
+/* Behind a step, or where none is to be made. */
+void depth_follow(struct sched *s);
 
 /* The thread's function; returns when s->stop is set and every job has ended. */
 void *engine_thread(void *sched);

@@ -48,9 +48,8 @@ def test_shape():
     equal((o["choices"][0]["index"], o["choices"][0]["logprobs"], o["choices"][0]["finish_reason"]),
           (0, None, "length"), "choice")
     equal(set(o["deq"]),
-          {"tol", "stop", "solver", "warm_start", "window", "prefill_window", "iters_mean", "iters_max",
-           "prompt_iters_mean",
-           "residual_max", "converged", "cache", "seed"}, "keys of deq")
+          {"tol", "tol_effective", "depth", "stop", "solver", "warm_start", "window", "prefill_window", "iters_mean",
+           "iters_max", "prompt_iters_mean", "residual_max", "converged", "cache", "seed"}, "keys of deq")
     a, b = usual().complete("The", max_tokens=1), usual().complete("The", max_tokens=1)
     check(a["id"] != b["id"], "two answers have two ids")
     equal(a["system_fingerprint"], b["system_fingerprint"], "system_fingerprint of two answers")

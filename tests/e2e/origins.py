@@ -3,7 +3,7 @@ import json
 import re
 
 from lib import Daemon, check, check_error, equal, run, shared, DEQD
-from security import ALICE, Place, ask
+from security import ALICE, ROOT_KEY, Place, ask
 
 APP, LOCAL = "https://app.example.com", "http://localhost:3000"
 BODY = {"prompt": "A", "max_tokens": 1}
@@ -106,6 +106,11 @@ def test_allowed_pages():
         s, h, b = ask(d, "GET", "/v1/models", key)
         equal((s, h.get("access-control-allow-origin"), h.get("vary")), (200, None, "Origin"),
               "without Origin: a cache must know that it varies")
+        for own in (head(Origin="http://test"), head(Origin="https://test", Sec_Fetch_Site="same-origin")):
+            s, h, b = ask(d, "POST", "/v1/completions", key + own, BODY)
+            equal((s, h.get("access-control-allow-origin")), (200, None), "the daemon's own page needs no list")
+            equal(ask(d, "DELETE", "/v1/sequences/seq_0", head(Authorization="Bearer " + ROOT_KEY) + own)[0], 404,
+                  "whatever the method")
         for origin in ("http://app.example.com", APP + ":8443", APP + ".evil.example", "null"):
             equal(ask(d, "POST", "/v1/completions", key + head(Origin=origin), BODY)[0], 403, origin)
             equal(preflight(d, "/v1/completions", origin)[0], 403, "preflight of " + origin)

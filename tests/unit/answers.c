@@ -8,6 +8,7 @@ enum deq_verdict record_answer(void *ctx, const struct deq_event *e)
         a->finish = e->finish;
         a->prompt_residual_max = e->prompt_residual_max;
         a->prompt_converged = e->prompt_converged;
+        a->tol_max = e->tol_max;
         return DEQ_CONTINUE;
     }
     a->not_converged += !e->converged;

@@ -22,7 +22,7 @@ struct answer {
     float logprob[MOST], residual[MOST];
     size_t n, prompt_positions, not_converged;
     enum deq_finish finish;
-    float prompt_residual_max;
+    float prompt_residual_max, tol_max;
     bool prompt_converged;
     bool ended;
     size_t stop_after; /* 0: never */

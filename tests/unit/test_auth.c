@@ -67,6 +67,7 @@ TEST(auth_refuses_bad_files)
                {"alice " SECRET " weight=0\n", "weight=1..1000"},
                {"alice " SECRET " weight=1001\n", "weight=1..1000"},
                {"alice " SECRET " weight=2x\n", "word 3"},
+               {"alice " SECRET " admin depth=deep\n", "depth=fixed or depth=elastic"},
                {"alice " SECRET "\nbob " SECRET "\n", "twice"},
                {"alice " SECRET "\nalice " OTHER "\n", "twice"},
                {"alice " SECRET "\rbob " OTHER "\r", "line 1"}, /* no line end: nobody is left out in silence */

@@ -136,8 +136,9 @@ TEST(metrics_of_ends_with_one_name_are_one_series)
     CHECK(has_line(&text, "deqd_requests_total{finish_reason=\"cancelled\"} 8"));
     CHECK(has_line(&text, "deqd_requests_total{finish_reason=\"numeric_error\"} 16"));
     CHECK(has_line(&text, "deqd_requests_total{finish_reason=\"deadline\"} 32"));
+    CHECK(has_line(&text, "deqd_requests_total{finish_reason=\"budget\"} 64"));
     CHECK(has_line(&text, "vllm:request_success_total{" LABELS ",finished_reason=\"stop\"} 6"));
-    CHECK(has_line(&text, "vllm:request_success_total{" LABELS ",finished_reason=\"length\"} 33"));
+    CHECK(has_line(&text, "vllm:request_success_total{" LABELS ",finished_reason=\"length\"} 97"));
     CHECK(has_line(&text, "vllm:request_success_total{" LABELS ",finished_reason=\"abort\"} 8"));
     deq_buf_free(&text);
 }

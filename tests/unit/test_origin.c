@@ -18,6 +18,9 @@ TEST(origin_of_pages)
         {ORIGIN_NONE, "", "POST", "localhost:8080", "http://localhost:8080", NULL, NULL},
         {ORIGIN_NONE, "", "POST", "LOCALHOST:8080", "http://localhost:8080", NULL, NULL},
         {ORIGIN_NONE, "", "POST", "deqd", "http://deqd", NULL, NULL},
+        {ORIGIN_NONE, LIST, "POST", "deqd:8080", "http://deqd:8080", NULL, NULL}, /* whatever is on the list */
+        {ORIGIN_NONE, LIST, "DELETE", "localhost:8080", "http://localhost:8080", "same-origin", "cors"},
+        {ORIGIN_FOREIGN, LIST, "DELETE", "localhost:8080", "http://localhost:3001", "same-site", "cors"},
         {ORIGIN_NONE, "", "POST", "deqd:80", "http://deqd", NULL, NULL},
         {ORIGIN_NONE, "", "POST", "deqd", "https://deqd", NULL, NULL}, /* a proxy took TLS off */
         {ORIGIN_NONE, "", "POST", "deqd:443", "https://deqd", NULL, NULL},

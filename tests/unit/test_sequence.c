@@ -275,7 +275,7 @@ TEST_EACH_KIND(engine_text_has_a_budget)
         uint64_t spent = 0;
         for (size_t i = 1; i < a.n; i++)
             spent += a.evaluations[i];
-        CHECK(a.finish == DEQ_FINISH_BUDGET && spent == budget && a.n >= 2);
+        CHECK(a.finish == (a.n == whole.n ? DEQ_FINISH_LENGTH : DEQ_FINISH_BUDGET) && spent == budget && a.n >= 2);
         CHECK(!memcmp(a.token, whole.token, (a.n - 1) * sizeof *a.token));
         CHECK(a.not_converged <= 1 && (a.not_converged || a.token[a.n - 1] == whole.token[a.n - 1]));
     }
@@ -284,6 +284,58 @@ TEST_EACH_KIND(engine_text_has_a_budget)
     CHECK(same_answer(&enough, &whole) && enough.finish == DEQ_FINISH_LENGTH);
     q.solve.window = 2;
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_EINVAL);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* A text's tolerance may change under way: fewer evaluations, and it is told. Its prompt is solved as asked, and nobody
+ * else finds anything of it in the prefix cache. */
+TEST_EACH_KIND(engine_tolerance_changes)
+{
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer x = {0};
+    struct deq_admission id;
+    struct deq_engine *e = tiny_engine(m, 1, 2);
+    struct deq_request q = tiny_request(m, &p, 60, &x);
+    q.solve.tol = 1e-4f;
+    q.solve.window = 1;
+    q.solve.prefill_window = 8;
+    q.cache = DEQ_CACHE_OFF;
+    const struct answer asked = ask(e, &q, NULL);
+    q.cache = DEQ_CACHE_EXACT;
+    struct answer a = {.vocab = x.vocab};
+    q.ctx = &a;
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+    CHECK(deq_set_tol(e, id.id, 0) == DEQ_EINVAL && deq_set_tol(e, id.id + 1, 0.1f) == DEQ_ENOTFOUND);
+    CHECK(deq_set_tol(e, id.id, 0.2f) == DEQ_OK);
+    while (a.n < 30)
+        deq_step(e);
+    CHECK(deq_set_tol(e, id.id, q.solve.tol) == DEQ_OK);
+    run_all(e);
+    uint32_t before = 0, opened = 0;
+    for (size_t i = 1; i < 30; i++) {
+        before += asked.evaluations[i];
+        opened += a.evaluations[i];
+        CHECK(a.residual[i] < 0.2f);
+    }
+    for (size_t i = 31; i < 60; i++)
+        CHECK(a.residual[i] < 1e-4f);
+    CHECK_MSG(opened < before, "%u evaluations at 0.2, %u at 1e-4", opened, before);
+    CHECK(a.tol_max == 0.2f && asked.tol_max == 1e-4f && a.not_converged == 0);
+    CHECK(a.prompt_residual_max == asked.prompt_residual_max && a.evaluations[0] == asked.evaluations[0]);
+    /* a prompt that goes on with that text finds no block of it, though it would take any */
+    uint32_t longer[512];
+    struct deq_request further = q;
+    memcpy(longer, p.ids, p.n * sizeof *longer);
+    memcpy(longer + p.n, a.token, 60 * sizeof *longer);
+    further.prompt = longer;
+    further.n_prompt = p.n + 60;
+    further.cache = DEQ_CACHE_APPROXIMATE;
+    (void)ask(e, &further, &id);
+    CHECK(id.cached_tokens > 0 && id.cached_tokens <= p.n && !id.approximate);
+    const struct answer again = ask(e, &q, &id);
+    CHECK(id.cached_tokens > 0 && same_answer(&again, &asked));
     deq_engine_free(e);
     deq_tokens_free(&p);
     deq_model_free(m);

@@ -38,14 +38,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.auth.keys }}{{ include "deqd.fullname" . }}-keys{{ else }}{{ .Values.auth.existingSecret }}{{ end }}
 {{- end }}
 
-{{- /* A line a key, as server/auth.c reads it: NAME SHA256-IN-HEX [admin] [priority] [weight=N] */}}
+{{- /* A line a key, as server/auth.c reads it: NAME SHA256-IN-HEX [admin] [priority] [weight=N] [depth=fixed|elastic] */}}
 {{- define "deqd.keysFile" -}}
 {{- $names := list }}{{ $hashes := list }}
 {{- range .Values.auth.keys }}
 {{- if has .name $names }}{{ include "deqd.refuse" (printf "auth.keys: the name %s stands there twice" .name) }}{{ end }}
 {{- if has (lower .sha256) $hashes }}{{ include "deqd.refuse" (printf "auth.keys: the key of %s stands there twice" .name) }}{{ end }}
 {{- $names = append $names .name }}{{ $hashes = append $hashes (lower .sha256) }}
-{{- .name }} {{ lower .sha256 }}{{ if .admin }} admin{{ end }}{{ if .priority }} priority{{ end }}{{ with .weight }} weight={{ int . }}{{ end }}
+{{- .name }} {{ lower .sha256 }}{{ if .admin }} admin{{ end }}{{ if .priority }} priority{{ end }}{{ with .weight }} weight={{ int . }}{{ end }}{{ with .depth }} depth={{ . }}{{ end }}
 {{ end }}
 {{- end }}
 
