@@ -96,11 +96,19 @@ struct found {
     bool approximate;
 };
 
-static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash keys[2])
+/* The entry with the key of block b. One out of a file may say that it stands elsewhere; then there is none. */
+static const struct deq_prefix_entry *find_block(const struct deq_engine *e, const struct deq_hash *key, size_t b)
 {
-    struct found f = {deq_prefix_find(&e->prefix, &keys[0]), false};
+    const size_t B = e->opts.prefill_block, end = (b + 1) * B, first = first_page_seen(e, end - B, end);
+    const struct deq_prefix_entry *entry = deq_prefix_find(&e->prefix, key);
+    return entry && entry->first_page == first && first + entry->n_pages == end / e->cell->page_tok ? entry : NULL;
+}
+
+static struct found find(const struct deq_engine *e, const struct sequence *s, const struct deq_hash keys[2], size_t b)
+{
+    struct found f = {find_block(e, &keys[0], b), false};
     if (!f.entry && s->req.cache == DEQ_CACHE_APPROXIMATE)
-        f = (struct found){deq_prefix_find(&e->prefix, &keys[1]), true};
+        f = (struct found){find_block(e, &keys[1], b), true};
     return f;
 }
 
@@ -127,13 +135,13 @@ static enum deq_rc take_prefix(struct deq_engine *e, struct sequence *s, struct 
         from = hit * B > back ? (hit * B - back) / B : 0;
         from = DEQ_MIN(from, hit - 1); /* the state behind the last block is needed even where its pages are not */
         size_t b = hit;
-        while (b > from && find(e, s, keys[b - 1]).entry)
+        while (b > from && find(e, s, keys[b - 1], b - 1).entry)
             b--;
         if (b == from)
             break;
     }
     for (size_t b = from; hit && b < hit; b++) {
-        const struct found f = find(e, s, keys[b]);
+        const struct found f = find(e, s, keys[b], b);
         const size_t lo = DEQ_MAX(f.entry->first_page, first_page_seen(e, b * B, hit * B));
         for (size_t page = lo; page < f.entry->first_page + f.entry->n_pages; page++)
             deq_ring_share(&e->pages, &s->ring, page, f.entry->page[page - f.entry->first_page]);

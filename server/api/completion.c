@@ -356,8 +356,8 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
     q.want_trace = r->trace;
     q.solve = r->solve;
     q.cache = r->cache;
-    q.cache_salt = r->salt;
-    q.cache_salt_len = r->salt_len;
+    q.cache_salt = r->salt.bytes;
+    q.cache_salt_len = r->salt.len;
     q.sampling = (struct deq_sampling){.temperature = r->temperature,
                                        .top_p = r->top_p,
                                        .min_p = r->min_p,

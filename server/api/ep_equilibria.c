@@ -362,6 +362,8 @@ static void set_up_prompt(struct equilibria *q, size_t i, const struct exchange 
     struct deq_allowance *const allowance = &q->channel->allowance;
     struct deq_request r = deq_request_defaults(q->served->model);
     r.solve = q->req.solve;
+    r.cache_salt = q->req.salt.bytes;
+    r.cache_salt_len = q->req.salt.len;
     r.max_tokens = 0;
     r.products = q->req.jacobian ? PRODUCTS : 0;
     r.states = q->req.all_positions || q->req.mean ? DEQ_STATES_ALL : DEQ_STATES_LAST;

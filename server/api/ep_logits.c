@@ -31,6 +31,7 @@ struct logits_job {
     struct served *served;   /* held */
     _Atomic unsigned refs;   /* the job, and the channel's source */
     char request_id[132];
+    struct cache_salt salt;
     uint32_t vocab_size;
     size_t positions;
     float tol;
@@ -241,7 +242,10 @@ static struct logits_job *logits_job_new(struct served *m, const struct exchange
     struct deq_request q = deq_request_defaults(m->model);
     if (!l)
         return NULL;
+    l->salt = r->salt;
     q.solve = r->solve;
+    q.cache_salt = l->salt.bytes;
+    q.cache_salt_len = l->salt.len;
     /* one token: the head runs at the last position only */
     q.max_tokens = r->all_positions || r->prompt.n >= sched_max_positions(m->sched) ? 0 : 1;
     q.want_prompt = q.max_tokens == 0;

@@ -27,6 +27,7 @@ struct state_job {
     struct states *states;
     _Atomic unsigned refs;   /* the job, the channel's source, the writer's task */
     char request_id[132];
+    struct cache_salt salt;
     struct exchange_state before; /* what the prompt follows */
     struct exchange_state kept;   /* what is made here */
     float tol;
@@ -237,7 +238,10 @@ static struct state_job *state_job_new(struct service *s, struct served *m, stru
         deq_free(j);
         return NULL;
     }
+    j->salt = r->salt;
     q.solve = r->solve;
+    q.cache_salt = j->salt.bytes;
+    q.cache_salt_len = j->salt.len;
     q.max_tokens = 0;
     q.state = before->state;
     q.keep = j->kept.state;

@@ -190,6 +190,20 @@ static bool take_positions(const struct object *o, const struct field *f, const 
     return !strcmp(s, "all") || !strcmp(s, "last") || fields_bad_value(o, f->name, "must be \"last\" or \"all\"");
 }
 
+bool request_take_salt(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    struct cache_salt *salt = (struct cache_salt *)(void *)((char *)request + f->at);
+    if (!json_is_string(v))
+        return fields_bad_type(o, f->name, "a string");
+    const size_t n = json_string_length(v);
+    if (!n || n > SALT_MAX_BYTES)
+        return fields_fail(o->err, 400, "invalid_value", f->name, "%s: must have 1 to %d bytes", f->name,
+                           SALT_MAX_BYTES);
+    salt->len = n;
+    memcpy(salt->bytes, json_string_value(v), n);
+    return true;
+}
+
 static bool take_logits_solve(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     (void)f;
@@ -202,6 +216,7 @@ static const struct field logits_rows[] = {
     {"deq", OTHER, 0, 0, 0, take_logits_solve, "object"},
     {"positions", OTHER, 0, 0, 0, take_positions, "string: last, all"},
     {"add_special_tokens", BOOL, 0, 0, offsetof(struct logits_request, add_special), NULL, NULL},
+    {"cache_salt", OTHER, 0, 0, offsetof(struct logits_request, salt), request_take_salt, "string"},
     {"prompt", OTHER, 0, 0, 0, take_logits_prompt, "string or array of token ids"},
 };
 

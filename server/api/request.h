@@ -19,6 +19,12 @@ struct request_error {
     size_t n_prompt_tokens, n_ctx; /* of context_length_exceeded */
 };
 
+/* Prompts share cached blocks only with the same one; len 0: none. */
+struct cache_salt {
+    size_t len;
+    char bytes[SALT_MAX_BYTES];
+};
+
 /* The model to answer with and what it allows. */
 struct request_context {
     const struct deq_model *model;
@@ -56,8 +62,7 @@ struct completion_request {
     struct deq_form *form; /* that answers fit, owned; NULL: any */
     struct deq_logit_bias *bias;
     size_t n_bias;
-    char *salt;
-    size_t salt_len;
+    struct cache_salt salt;
     char state[STATE_NAME_MAX + 1]; /* name of the saved state that the prompts follow; "": none */
     char *told; /* what an object of /v1/responses repeats of its request: JSON members, a comma behind each; owned */
     size_t told_len;
@@ -68,6 +73,7 @@ struct completion_request {
 struct logits_request {
     struct deq_tokens prompt;
     bool all_positions, add_special;
+    struct cache_salt salt;
     struct deq_solve_params solve;
 };
 
@@ -78,6 +84,7 @@ struct equilibria_request {
     size_t n_prompts;
     bool all_positions, mean; /* of each prompt: a row a position, or their mean; else the last one's */
     bool base64, add_special, jacobian;
+    struct cache_salt salt;
     struct deq_solve_params solve;
 };
 
@@ -86,6 +93,7 @@ struct state_request {
     bool add_special;
     char name[STATE_NAME_MAX + 1];  /* to save it under; "": its bytes are the answer */
     char state[STATE_NAME_MAX + 1]; /* of what stands before the prompt, or "" */
+    struct cache_salt salt;
     struct deq_solve_params solve;
 };
 

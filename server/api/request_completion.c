@@ -93,7 +93,6 @@ void completion_request_free(struct completion_request *r)
     for (size_t i = 0; i < r->n_stops; i++)
         deq_free(r->stop[i]);
     deq_free(r->bias);
-    deq_free(r->salt);
     deq_form_free(r->form);
     deq_free(r->told);
     deq_tokens_free(&r->stop_ids);

@@ -167,21 +167,6 @@ static bool take_max_tokens(const struct object *o, const struct field *f, const
     return fields_take_int(o, f->name, v, r->chat ? 1 : 0, INT32_MAX, &r->max_tokens);
 }
 
-static bool take_salt(const struct object *o, const struct field *f, const json_t *v, void *request)
-{
-    struct completion_request *r = request;
-    if (!json_is_string(v))
-        return fields_bad_type(o, f->name, "a string");
-    r->salt_len = json_string_length(v);
-    if (!r->salt_len || r->salt_len > SALT_MAX_BYTES)
-        return fields_fail(o->err, 400, "invalid_value", f->name, "cache_salt: must have 1 to %d bytes",
-                           SALT_MAX_BYTES);
-    if (!(r->salt = deq_alloc(r->salt_len)))
-        return fields_no_memory(o);
-    memcpy(r->salt, json_string_value(v), r->salt_len);
-    return true;
-}
-
 static bool take_state(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
     return request_take_state_name(o, f->name, v, ((struct completion_request *)request)->state);
@@ -306,7 +291,7 @@ static bool take_metadata(const struct object *o, const struct field *f, const j
     {"return_tokens_as_token_ids", BOOL, 0, 0, AT(tokens_as_ids), NULL, NULL},                                  \
     {"truncate_prompt_tokens", INT, -1, INT32_MAX, AT(truncate), NULL, NULL},                                   \
     {"priority", INT, -20, 20, AT(priority), NULL, NULL},                                                       \
-    {"cache_salt", OTHER, 0, 0, 0, take_salt, "string"},                                                        \
+    {"cache_salt", OTHER, 0, 0, AT(salt), request_take_salt, "string"},                                         \
     {"cache", OTHER, 0, 0, 0, take_cache, "string: exact, approximate, off"},                                   \
     {"logprob_token_ids", OTHER, 0, 0, 0, take_logprob_ids, "array of token ids"},                              \
     {"deadline_ms", INT, 1, 86400000, AT(deadline_ms), NULL, NULL},                                             \

@@ -78,12 +78,13 @@ static bool take_user(const struct object *o, const struct field *f, const json_
 }
 
 /* The order is the order of reading. */
-#define COMMON_FIELDS                                                                     \
-    {"model", OTHER, 0, 0, 0, request_take_model, "string"},                              \
-    {"deq", OTHER, 0, 0, 0, take_solve, "object"},                                        \
-    {"pooling", OTHER, 0, 0, 0, take_pooling, "string: last, mean"},                      \
-    {"encoding_format", OTHER, 0, 0, 0, take_encoding, "string: float, base64"},          \
-    {"add_special_tokens", BOOL, 0, 0, offsetof(struct equilibria_request, add_special), NULL, NULL}
+#define COMMON_FIELDS                                                                                   \
+    {"model", OTHER, 0, 0, 0, request_take_model, "string"},                                            \
+    {"deq", OTHER, 0, 0, 0, take_solve, "object"},                                                      \
+    {"pooling", OTHER, 0, 0, 0, take_pooling, "string: last, mean"},                                    \
+    {"encoding_format", OTHER, 0, 0, 0, take_encoding, "string: float, base64"},                        \
+    {"add_special_tokens", BOOL, 0, 0, offsetof(struct equilibria_request, add_special), NULL, NULL},   \
+    {"cache_salt", OTHER, 0, 0, offsetof(struct equilibria_request, salt), request_take_salt, "string"}
 
 static const struct field equilibria_rows[] = {
     {"positions", OTHER, 0, 0, 0, take_positions, "string: last, all"},

@@ -17,6 +17,8 @@ bool request_take_prompts(const struct object *o, const char *name, const json_t
 /* No field gave any: one, the start of a document, or nothing behind a state. */
 bool request_no_prompt(const struct object *o, bool follow, struct deq_tokens **prompts, size_t *n);
 void request_prompts_free(struct deq_tokens *prompts, size_t n);
+/* Into the struct cache_salt at f->at of the request. */
+bool request_take_salt(const struct object *o, const struct field *f, const json_t *v, void *request);
 /* The name of a saved state, or of one to be, into [STATE_NAME_MAX + 1]. */
 bool request_take_state_name(const struct object *o, const char *field, const json_t *v, char *ret);
 /* Empty text is the start of a document. */

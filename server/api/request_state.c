@@ -43,6 +43,7 @@ static const struct field rows[] = {
     {"name", OTHER, 0, 0, AT(name), take_name, "string"},
     {"state", OTHER, 0, 0, AT(state), take_name, "string"},
     {"add_special_tokens", BOOL, 0, 0, AT(add_special), NULL, NULL},
+    {"cache_salt", OTHER, 0, 0, AT(salt), request_take_salt, "string"},
     {"prompt", OTHER, 0, 0, 0, take_prompt, "string or array of token ids"},
 };
 

@@ -303,6 +303,19 @@ def test_prefix_cache():
         equal((m["deqd_cache_pages_used"], m["deqd_cache_pages_reserved"]), (0, 0), "nobody holds a page")
 
 
+def test_only_the_same_salt_meets_a_prompt():
+    """Whatever solved it: what a prompt leaves in the prefix cache is told by time to those who share it alone."""
+    with Daemon("engine.max_positions=4096") as d:
+        for i, (path, field, more) in enumerate((("/v1/completions", "prompt", {"max_tokens": 1}),
+                                                 ("/v1/logits", "prompt", {}), ("/v1/equilibria", "prompt", {}),
+                                                 ("/v1/embeddings", "input", {}), ("/v1/states", "prompt", {}))):
+            prompt = "%d " % i + LONG * 6
+            equal(d.request("POST", path, {field: prompt, "cache_salt": "mine", **more})[0], 200, path)
+            cached = [d.complete(prompt, max_tokens=1, **salt)["usage"]["prompt_tokens_details"]["cached_tokens"]
+                      for salt in ({"cache_salt": "yours"}, {}, {"cache_salt": "mine"})]
+            check(cached[:2] == [0, 0] and cached[2] >= 128, "%s: hits %s" % (path, cached))
+
+
 def test_deadlines():
     with Daemon("engine.max_sequences=1", "engine.max_positions=200000") as d:
         slow = {"prompt": "A", "max_tokens": 190000, "temperature": 0, "ignore_eos": True}

@@ -6,6 +6,7 @@
 
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/engine/engine_impl.h"
 #include "tests/unit/answers.h"
 #include "tests/unit/scratch.h"
 
@@ -187,6 +188,40 @@ TEST_EACH_KIND(prefix_damage_is_found)
     deq_free(bytes);
     deq_engine_free(e);
     deq_engine_free(after);
+    scratch_end("prefix", NULL);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* A file whose checksum is right and whose blocks are not: each says that it stands where another does, or has other
+ * pages than it has. Nobody begins behind them, and what they hold can be let go of. */
+TEST_EACH_KIND(prefix_blocks_elsewhere_are_none)
+{
+    struct deq_tokens p = encode_text(m, LONG_TEXT);
+    struct answer x = {0};
+    size_t blocks = 0;
+    struct deq_engine *from = tiny_engine(m, 1, 1), *fresh = tiny_engine(m, 1, 1);
+    struct deq_request q = tiny_request(m, &p, 20, &x);
+    REQUIRE(from && fresh && scratch_begin());
+    q.n_prompt = 100;
+    (void)ask(from, &q, NULL);
+    const struct answer alone = ask(fresh, &q, NULL);
+    struct deq_prefix *c = &from->prefix;
+    for (int fewer = 0; fewer < 2; fewer++) {
+        for (uint32_t i = c->newest; i != UINT32_MAX; i = c->entries[i].next) {
+            c->entries[i].first_page += 3;
+            c->entries[i].n_pages -= fewer && c->entries[i].n_pages > 1;
+        }
+        struct deq_engine *after = tiny_engine(m, 1, 1);
+        struct deq_admission hit = {0};
+        REQUIRE(after && !deq_prefix_save(m, from, scratch_path("prefix"), NULL) &&
+                !deq_prefix_restore(m, after, scratch_path("prefix"), &blocks, NULL));
+        const struct answer here = ask(after, &q, &hit);
+        CHECK_MSG(same_answer(&alone, &here) && hit.cached_tokens == 0, "%zu cached", hit.cached_tokens);
+        deq_engine_free(after);
+    }
+    deq_engine_free(from);
+    deq_engine_free(fresh);
     scratch_end("prefix", NULL);
     deq_tokens_free(&p);
     deq_model_free(m);

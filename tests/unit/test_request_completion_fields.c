@@ -124,7 +124,7 @@ TEST(request_fields_at_their_ends)
     CHECK(q.stream && q.ignore_eos && q.tokens_as_ids && q.token_ids && q.telemetry && q.include_usage &&
           !q.continuous_usage);
     CHECK(q.min_tokens == 3 && q.max_tokens == 3 && q.max_given && q.n == 2 && q.best_of == 2 && q.logprobs == 0);
-    CHECK(q.priority == -20 && q.deadline_ms == 86400000 && q.cache == DEQ_CACHE_OFF && q.salt_len == 1);
+    CHECK(q.priority == -20 && q.deadline_ms == 86400000 && q.cache == DEQ_CACHE_OFF && q.salt.len == 1);
     /* of a prompt that is cut the end stays */
     CHECK(q.n_prompts == 1 && q.prompts[0].n == 2 && q.prompts[0].ids[0] == 2);
     completion_request_free(&q);
