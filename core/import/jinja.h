@@ -9,7 +9,10 @@
  *     {% for message in messages %}, once; loop.first, loop.last, loop.index0 == 0, loop.index == 1
  *     {% if x %}, elif, else: of these, == and != of texts, and, or, not; add_generation_prompt, which is true
  *
- * Whatever else is reached is refused, by its name and line; branches that are never taken are not looked at. */
+ * Whatever else is reached is refused, by its name and line; branches that are never taken are not looked at.
+ *
+ * Our own, for Debian 12 has no Jinja for C, and those for C++ (minja, inja) render a conversation that is known; here
+ * the contents are left open, so that a template is read once and becomes tables. */
 #ifndef DEQ_IMPORT_JINJA_H
 #define DEQ_IMPORT_JINJA_H
 
