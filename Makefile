@@ -103,7 +103,7 @@ MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
 .PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
-	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN)
+	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## what was built
 	rm -rf $(OUT)
 help: ## this list

@@ -191,8 +191,8 @@ def test_large_bodies():
 def test_paths_and_methods():
     d = usual()
     routes = [(r.split()[0], r.split()[1] + "{id}" * r.split()[1].endswith("/"))
-              for r in run([DEQD, "--print-routes"])[1].splitlines()]
-    for path in ("/", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "//v1/models", "/V1/models", "/metrics/x",
+              for r in run([DEQD, "--print-routes"])[1].splitlines() if not r.endswith(" page")]
+    for path in ("/page", "/v1", "/v1/", "/v1/completions/", "/v1/models/", "//v1/models", "/V1/models", "/metrics/x",
                  "/v1/completions/../models"):
         for method in ("GET", "POST"):
             s, h, b = d.request(method, path, b"{}" if method == "POST" else None)

@@ -51,7 +51,8 @@ def main():
         for c in commands:
             if c.startswith("build/deqd --config"):
                 check(HERE in c, f"{c}: {HERE}")
-                daemon = subprocess.Popen(c.replace(HERE, "127.0.0.1:0").split(), stderr=subprocess.PIPE, text=True)
+                run = c.replace(HERE, "127.0.0.1:0").replace("=build/states", f"={work}/states")
+                daemon = subprocess.Popen(run.split(), stderr=subprocess.PIPE, text=True)
                 line = daemon.stderr.readline()
                 check('"listening"' in line, f"{c}: {line}")
                 there = json.loads(line)["address"]  # what the README calls HERE may be taken on this machine
@@ -71,7 +72,8 @@ def main():
             run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
             run = run.replace("--out build/trellis", f"--out {work}/trellis")
             run = run.replace("--out build/attractor", f"--out {work}/attractor")
-            run = run.replace("-o logits.f32", f"-o {work}/logits.f32").replace("--data DIR", f"--data {work}")
+            run = run.replace("--data DIR", f"--data {work}")
+            run = re.sub(r" -o (logits.f32|ball.safetensors)", rf" -o {work}/\1", run)
             for name, path in theirs.items():
                 run = run.replace(name, path)
             if c in ("build/deqd --model models/mine", "build/deqd --model models/tiny"):
