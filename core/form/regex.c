@@ -276,9 +276,39 @@ static deq_expr take_group(struct reader *r)
     return take(r, ")") ? inner : fail(r, "( without )");
 }
 
+static bool take_number(struct reader *r, uint32_t *ret)
+{
+    const size_t begin = r->at;
+    *ret = 0;
+    for (; r->at < r->len && r->text[r->at] >= '0' && r->text[r->at] <= '9'; r->at++)
+        *ret = DEQ_MIN(*ret * 10 + (uint32_t)(r->text[r->at] - '0'), (uint32_t)COUNT_MAX + 1);
+    return r->at > begin;
+}
+
+/* {m}, {m,}, {m,n}; {,n} is one in Python's dialect only, anything else is a brace. */
+static bool take_counts(struct reader *r, uint32_t *ret_min, uint32_t *ret_max)
+{
+    const size_t begin = r->at;
+    bool ok = take(r, "{");
+    const bool least = ok && take_number(r, ret_min), most = ok && take(r, ",");
+    *ret_max = *ret_min;
+    if (most && !take_number(r, ret_max))
+        *ret_max = DEQ_EXPR_ENDLESS;
+    ok = (least || most) && take(r, "}");
+    r->at = ok ? r->at : begin;
+    if (ok && !least)
+        fail(r, "dialects disagree on what {,n} is");
+    if (ok && (*ret_min > COUNT_MAX || (*ret_max > COUNT_MAX && *ret_max != DEQ_EXPR_ENDLESS)))
+        fail(r, "too many repetitions");
+    if (ok && *ret_max < *ret_min)
+        fail(r, "a repetition's most is below its least");
+    return ok;
+}
+
 static deq_expr take_atom(struct reader *r)
 {
     struct deq_ranges set = {0};
+    uint32_t min = 0, max = 0;
     if (take(r, "("))
         return take_group(r);
     if (take(r, "["))
@@ -297,35 +327,9 @@ static deq_expr take_atom(struct reader *r)
     }
     if (ahead(r, "^") || ahead(r, "$"))
         return fail(r, "^ and $ are supported at the ends of the expression or of its alternatives only");
-    if (ahead(r, "*") || ahead(r, "+") || ahead(r, "?"))
+    if (ahead(r, "*") || ahead(r, "+") || ahead(r, "?") || take_counts(r, &min, &max))
         return fail(r, "nothing to repeat");
     return one_char(r, take_char(r));
-}
-
-static bool take_number(struct reader *r, uint32_t *ret)
-{
-    const size_t begin = r->at;
-    *ret = 0;
-    for (; r->at < r->len && r->text[r->at] >= '0' && r->text[r->at] <= '9'; r->at++)
-        *ret = DEQ_MIN(*ret * 10 + (uint32_t)(r->text[r->at] - '0'), (uint32_t)COUNT_MAX + 1);
-    return r->at > begin;
-}
-
-/* {m}, {m,}, {m,n}; anything else is a brace. */
-static bool take_counts(struct reader *r, uint32_t *ret_min, uint32_t *ret_max)
-{
-    const size_t begin = r->at;
-    bool ok = take(r, "{") && take_number(r, ret_min);
-    *ret_max = *ret_min;
-    if (ok && take(r, ",") && !take_number(r, ret_max))
-        *ret_max = DEQ_EXPR_ENDLESS;
-    ok = ok && take(r, "}");
-    r->at = ok ? r->at : begin;
-    if (ok && (*ret_min > COUNT_MAX || (*ret_max > COUNT_MAX && *ret_max != DEQ_EXPR_ENDLESS)))
-        fail(r, "too many repetitions");
-    if (ok && *ret_max < *ret_min)
-        fail(r, "a repetition's most is below its least");
-    return ok;
 }
 
 static deq_expr take_repeated(struct reader *r)

@@ -16,7 +16,7 @@ TEST(regex_takes_what_it_matches_and_nothing_else)
         {"(yes|no)( please)?", LIST("yes", "no", "no please"), LIST("yes ", "yesno")},
         {"a*b+c?", LIST("b", "aabbc", "bb"), LIST("", "ac", "abcc")},
         {"a{2}b{1,2}c{0,}", LIST("aab", "aabbccc"), LIST("ab", "aaab", "aabbb")},
-        {"a{,2}", LIST("a{,2}"), LIST("a", "aa")}, /* a brace that is no count */
+        {"a{x}b{,y{}", LIST("a{x}b{,y{}"), LIST("a", "aa")}, /* braces that are no counts */
         {"[a-c-]x", LIST("ax", "-x"), LIST("dx", "x")},
         {"[^a-z]", LIST("A", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80"), LIST("b", "\xc3", "\xff", "")},
         {"\\d+\\.\\d\\w\\s", LIST("12.5a ", "0.0_\t"), LIST("1.a b", "1x5a ")},
@@ -43,6 +43,8 @@ TEST(regex_refuses_by_name)
         {"a^b", "^ and $"},           {"(^a)", "^ and $"},          {"[]", "dialects"},
         {"(?i)a", "kind of group"},   {"\\u{110000}", "escape"},    {"a{200000}", "repetitions"},
         {"\\", "ends too early"},     {"\xff", "UTF-8"},            {"a{99999}", "too large"},
+        {"a{,2}", "dialects"},        {"a{,}", "dialects"},         {"{2}", "nothing to repeat"},
+        {"a{2}{3}", "nothing to repeat"}, {"a*{3}", "nothing to repeat"}, {"a|{1,2}", "nothing to repeat"},
         {"((a{1000}){1000}){1000}", "too large"}, {"(a|b)*a(a|b){20}", "too large"},
     };
     for (size_t i = 0; i < DEQ_COUNT(t); i++)
