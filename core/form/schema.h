@@ -10,7 +10,8 @@
  *   - one blank at most behind a comma or colon, none elsewhere; names and values of enum and const as one text each
  *   - properties in the order in which they are declared; others behind them, where additionalProperties says so
  *     (absent beside `properties`, it is as if false; names of others have no escapes, so that they are other ones)
- *   - numbers of at most 16 digits before the point, as many behind it and an exponent of two; integers of at most 18
+ *   - numbers of at most 15 digits before the point, 16 behind it and an exponent of two; integers of at most 18; next
+ *     to a bound that is left out no more digits than doubles tell apart
  *   - without `type` the words that are there say of which types a value may be
  *   - a date is of the years 1000 to 2999, and not the 29th of February
  *   - values lie at most DEQ_FORM_DEPTH deep in each other where a schema recurs, or says nothing

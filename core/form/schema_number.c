@@ -5,8 +5,11 @@
 
 #include "core/form/schema_impl.h"
 
-enum { FRACTION_DIGITS = 16 };
-static const int64_t INTEGER_MOST = 999999999999999999, WHOLE_MOST = 9999999999999999;
+enum {
+    FRACTION_DIGITS = 16,
+    EXACT_DIGITS = 15, /* numbers of so many are as far apart when they have become doubles */
+};
+static const int64_t INTEGER_MOST = 999999999999999999, WHOLE_MOST = 999999999999999;
 
 static deq_expr digits(struct schema_reader *r, char lo, char hi, uint32_t min, uint32_t max)
 {
@@ -100,18 +103,42 @@ static deq_expr integers(struct schema_reader *r, const struct bounds *b)
     return all;
 }
 
+/* As many digits behind the point of `whole` as no reader rounds to the next whole number. */
+static uint32_t exact_fraction(int64_t whole)
+{
+    return (uint32_t)(EXACT_DIGITS - snprintf(NULL, 0, "%lld", (long long)whole));
+}
+
+/* whole and less than one more */
+static deq_expr below_next(struct schema_reader *r, int64_t whole)
+{
+    const uint32_t n = exact_fraction(whole);
+    const deq_expr fraction = deq_expr_seq(r->x, deq_expr_str(r->x, "."), digits(r, '0', '9', 1, n));
+    return deq_expr_seq(r->x, range(r, whole, whole), n ? deq_expr_maybe(r->x, fraction) : (deq_expr)DEQ_EMPTY);
+}
+
+/* More than whole and less than one more */
+static deq_expr above_whole(struct schema_reader *r, int64_t whole)
+{
+    const uint32_t n = exact_fraction(whole), zeros = n / 2;
+    if (!n)
+        return DEQ_NEVER;
+    const deq_expr some = deq_expr_seq3(r->x, digits(r, '0', '0', 0, zeros), digits(r, '1', '9', 1, 1),
+                                        digits(r, '0', '9', 0, n - zeros - 1));
+    return deq_expr_seq3(r->x, range(r, whole, whole), deq_expr_str(r->x, "."), some);
+}
+
 /* Decimals lo <= x <= hi, 0 <= lo, or without one of the two. */
 static deq_expr decimals(struct schema_reader *r, const struct bounds *b)
 {
     const deq_expr point = deq_expr_str(r->x, "."), zero = deq_expr_str(r->x, "0");
     const deq_expr any = deq_expr_maybe(r->x, deq_expr_seq(r->x, point, digits(r, '0', '9', 1, FRACTION_DIGITS)));
     const deq_expr zeros = deq_expr_maybe(r->x, deq_expr_seq(r->x, point, deq_expr_repeat(r->x, zero, 1, 2)));
-    const deq_expr some = deq_expr_seq3(r->x, point, deq_expr_repeat(r->x, zero, 0, FRACTION_DIGITS / 2),
-                                        deq_expr_seq(r->x, digits(r, '1', '9', 1, 1),
-                                                     digits(r, '0', '9', 0, FRACTION_DIGITS / 2)));
-    deq_expr all = deq_expr_seq(r->x, range(r, b->lo + b->above, b->hi - 1), any);
+    deq_expr all = deq_expr_seq(r->x, range(r, b->lo + b->above, b->hi - 1 - b->below), any);
+    if (b->below && b->lo + b->above < b->hi)
+        all = deq_expr_alt(r->x, all, below_next(r, b->hi - 1));
     if (b->above && b->lo < b->hi)
-        all = deq_expr_alt(r->x, all, deq_expr_seq(r->x, range(r, b->lo, b->lo), some));
+        all = deq_expr_alt(r->x, all, above_whole(r, b->lo));
     if (!b->below && b->hi >= b->lo + b->above)
         all = deq_expr_alt(r->x, all, deq_expr_seq(r->x, range(r, b->hi, b->hi), zeros));
     return all;
