@@ -134,6 +134,8 @@ static enum deq_rc intern(struct subsets *s, uint32_t rule, uint32_t n, uint16_t
 {
     const uint32_t count = close_set(s, n);
     *ret = 0;
+    if (s->work > WORK_MAX)
+        return too_large(s->err);
     if (!count)
         return DEQ_OK;
     uint32_t at = hash(s->closed, count, rule);
@@ -284,7 +286,7 @@ static enum deq_rc make_rule(struct subsets *s, struct deq_automaton *a, uint32_
     s->todo[0] = s->starts[rule];
     enum deq_rc rc = intern(s, rule, 1, &s->made->start[rule]);
     for (; !rc && id < s->made->n; id++) {
-        if (s->work > WORK_MAX || (size_t)s->made->n * a->n_classes > DEQ_FORM_CELLS_MAX)
+        if ((size_t)s->made->n * a->n_classes > DEQ_FORM_CELLS_MAX)
             return too_large(s->err);
         rc = deq_made_room(s->made, a->n_classes, s->err);
         rc = rc ? rc : move_by_bytes(s, a, id);

@@ -180,7 +180,7 @@ static deq_expr literals(struct schema_reader *r, const json_t *s, const json_t 
         if (strcmp(key, keyword) && strcmp(key, "type") && !schema_is_annotation(key))
             return schema_fail(r, key, "not supported beside enum or const");
     }
-    for (size_t i = 0; i < json_array_size(values); i++)
+    for (size_t i = 0; schema_work(r, keyword, 1) && !r->x->failed && i < json_array_size(values); i++)
         if (types & type_of_value(json_array_get(values, i)))
             all = deq_expr_alt(r->x, all, schema_literal(r, json_array_get(values, i)));
     return all;
@@ -246,14 +246,37 @@ const json_t *schema_target(struct schema_reader *r, const json_t *v)
 {
     for (unsigned hops = 0; !r->rc && json_object_get(v, "$ref"); hops++) {
         const json_t *to = referred(r, json_string_value(json_object_get(v, "$ref")));
-        json_t *rest = schema_without(r, v, "$ref");
-        if (!to || !rest)
-            return NULL;
+        const json_t *rest = json_object_size(v) > 1 ? schema_without(r, v, "$ref") : NULL;
         if (hops > SCHEMA_NEST_MAX)
             schema_fail(r, "$ref", "it refers to itself, or through too many others");
-        v = json_object_size(rest) ? schema_join(r, to, rest, "$ref") : to;
+        v = to && json_object_size(rest) ? schema_join(r, to, rest, "$ref") : to;
     }
     return r->rc ? NULL : v;
+}
+
+/* As schemas compare: 1 is 1.0, wherever in a value it stands. */
+static bool same_value(struct schema_reader *r, const json_t *x, const json_t *y)
+{
+    const char *key;
+    json_t *v;
+    size_t i;
+    if (!schema_work(r, "oneOf", 1))
+        return true;
+    if (json_is_number(x) && json_is_number(y))
+        return json_number_value(x) == json_number_value(y);
+    if (json_typeof(x) != json_typeof(y) || json_array_size(x) != json_array_size(y) ||
+        json_object_size(x) != json_object_size(y))
+        return false;
+    json_array_foreach(x, i, v) {
+        if (!same_value(r, v, json_array_get(y, i)))
+            return false;
+    }
+    json_object_foreach((json_t *)x, key, v) {
+        const json_t *other = json_object_get(y, key);
+        if (!other || !same_value(r, v, other))
+            return false;
+    }
+    return json_is_array(x) || json_is_object(x) || json_equal(x, y);
 }
 
 /* Values that can be of no two branches: of other types, or with a property that both need and whose values differ. */
@@ -264,14 +287,10 @@ static bool values_apart(struct schema_reader *r, const json_t *a, const json_t 
     json_t *va = json_object_get(a, "enum"), *vb = json_object_get(b, "enum");
     json_t *la = va ? json_incref(va) : json_pack("[O*]", json_object_get(a, "const"));
     json_t *lb = vb ? json_incref(vb) : json_pack("[O*]", json_object_get(b, "const"));
-    bool apart_ = json_array_size(la) && json_array_size(lb) &&
-                  schema_work(r, "oneOf", json_array_size(la) * json_array_size(lb));
+    bool apart_ = json_array_size(la) && json_array_size(lb);
     for (size_t i = 0; apart_ && i < json_array_size(la); i++)
-        for (size_t k = 0; apart_ && k < json_array_size(lb); k++) {
-            const json_t *x = json_array_get(la, i), *y = json_array_get(lb, k);
-            apart_ = json_is_number(x) && json_is_number(y) ? json_number_value(x) != json_number_value(y)
-                                                            : !json_equal(x, y);
-        }
+        for (size_t k = 0; apart_ && k < json_array_size(lb); k++)
+            apart_ = !same_value(r, json_array_get(la, i), json_array_get(lb, k));
     json_decref(la);
     json_decref(lb);
     return apart_;
@@ -385,6 +404,10 @@ deq_expr schema_value(struct schema_reader *r, const json_t *s)
     uint32_t i = 0;
     while (i < r->n_nodes && r->node[i].json != s)
         i++;
+    if (!r->rc)
+        r->rc = deq_exprs_check(r->x, r->err); /* nothing that is read from here on would be of use */
+    if (r->rc)
+        return DEQ_NEVER;
     if (i < r->n_nodes)
         return deq_expr_rule(r->x, r->node[i].rule);
     if (r->n_nodes == DEQ_SCHEMA_NODES_MAX || r->depth > SCHEMA_NEST_MAX)

@@ -18,6 +18,23 @@ bool schema_is_annotation(const char *keyword)
     return false;
 }
 
+enum { MADE_WORK = 16 }; /* a schema that is made takes the memory of so many values */
+
+/* Values within each other: what comparing them takes. */
+static size_t count_values(const json_t *v)
+{
+    size_t n = 1, i;
+    const char *key;
+    json_t *in;
+    json_array_foreach(v, i, in) {
+        n += count_values(in);
+    }
+    json_object_foreach((json_t *)v, key, in) {
+        n += count_values(in);
+    }
+    return n;
+}
+
 static json_t *keep(struct schema_reader *r, json_t *made)
 {
     if (made && !json_array_append_new(r->made, made))
@@ -28,7 +45,7 @@ static json_t *keep(struct schema_reader *r, json_t *made)
 
 json_t *schema_without(struct schema_reader *r, const json_t *a, const char *keyword)
 {
-    json_t *rest = keep(r, json_object());
+    json_t *rest = schema_work(r, keyword, MADE_WORK + json_object_size(a)) ? keep(r, json_object()) : NULL;
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)a, key, v) {
@@ -145,7 +162,7 @@ const json_t *schema_join(struct schema_reader *r, const json_t *a, const json_t
     const size_t words = json_object_size(a) + json_object_size(b) + json_object_size(pa) + json_object_size(pb),
                  required = json_array_size(json_object_get(a, "required")),
                  types = json_array_size(json_object_get(a, "type"));
-    if (!schema_work(r, what, words + required * json_array_size(json_object_get(b, "required")) +
+    if (!schema_work(r, what, MADE_WORK + words + required * json_array_size(json_object_get(b, "required")) +
                                   types * json_array_size(json_object_get(b, "type"))))
         return NULL;
     json_t *all = json_is_object(a) && json_is_object(b) ? keep(r, json_copy((json_t *)a)) : NULL;
@@ -157,7 +174,11 @@ const json_t *schema_join(struct schema_reader *r, const json_t *a, const json_t
         schema_fail(r, what, "additionalProperties there does not know all properties beside it: not supported");
     json_object_foreach((json_t *)b, key, v) {
         json_t *mine = json_object_get(all, key);
-        if (schema_is_annotation(key) || (mine && json_equal(mine, v)))
+        if (schema_is_annotation(key) || mine == v)
+            continue;
+        if (mine && !schema_work(r, what, count_values(v)))
+            return NULL;
+        if (mine && json_equal(mine, v))
             continue;
         json_t *word = mine ? joined_word(key, mine, v) : json_incref(v);
         if (!word) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/base/json.h"
+#include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "tests/unit/forms.h"
 
@@ -55,8 +56,8 @@ TEST(schema_of_scalars)
 TEST(schema_of_numbers)
 {
     static const struct schema_case t[] = {
-        {T("number"), LIST("0", "-0.5", "12.25e-3", "1E+5", "9999999999999999"),
-         LIST("01", ".5", "1.", "+1", "1e", "99999999999999999", "1e999")},
+        {T("number"), LIST("0", "-0.5", "12.25e-3", "1E+5", "999999999999999"),
+         LIST("01", ".5", "1.", "+1", "1e", "9999999999999999", "1e999")},
         {T("integer"), LIST("0", "-12", "999999999999999999"), LIST("1.0", "-0", "00", "-", "1e3")},
         {T("integer", ",\"minimum\":5,\"maximum\":123"), LIST("5", "9", "10", "99", "100", "123"),
          LIST("4", "124", "0", "1000", "-5", "05")},
@@ -71,6 +72,16 @@ TEST(schema_of_numbers)
          LIST("0", "0.0", "1", "1.0", "-0.5")},
         {T("number", ",\"minimum\":-2,\"maximum\":3"), LIST("-2", "-2.0", "-1.9", "-0.5", "0", "2.99", "3", "3.0"),
          LIST("-2.1", "3.01", "4", "-3")},
+        /* a double of 99.9999999999999999 is 100, one of 100000.0000000000001 is 100000 */
+        {T("number", ",\"minimum\":9,\"exclusiveMaximum\":100"), LIST("9", "99", "99.9", "98.9999999999999999",
+         "99.9999999999999"), LIST("8", "99.9999999999999999", "100", "100.0")},
+        {T("number", ",\"exclusiveMinimum\":99,\"exclusiveMaximum\":100"), LIST("99.5", "99.0000001"),
+         LIST("99", "99.0", "99.00000000000001", "99.99999999999999", "100")},
+        {T("number", ",\"exclusiveMinimum\":100000,\"maximum\":100001"), LIST("100000.1", "100000.00001", "100001"),
+         LIST("100000", "100000.0", "100000.0000000000001")},
+        {T("number", ",\"exclusiveMinimum\":-100"), LIST("-99.5", "-1", "7"), LIST("-99.9999999999999999", "-100")},
+        {T("number", ",\"minimum\":999999999999998,\"exclusiveMaximum\":999999999999999"), LIST("999999999999998"),
+         LIST("999999999999998.5", "999999999999999")},
         {T("number", ",\"maximum\":-5"), LIST("-5", "-5.5", "-100"), LIST("-4.9", "0", "5")},
     };
     check_all(t, DEQ_COUNT(t));
@@ -93,6 +104,42 @@ TEST(schema_bounds_of_integers_are_exact)
             CHECK_MSG(!wrong, "%s: %d are wrong", schema, wrong);
             deq_form_free(f);
         }
+}
+
+/* {"type": type, "anyOf": [n references to one list], "enum": the list, or not, "$defs": the list}: of m texts. */
+static char *many_references(const char *type, unsigned n, unsigned m, bool twice)
+{
+    const size_t cap = 128 + 24 * (size_t)n + 8 * (size_t)m;
+    char *s = malloc(cap), *list = malloc(4 * (size_t)m + 1), *at = s;
+    for (unsigned i = 0; i < m; i++)
+        memcpy(list + 4 * i, ",\"x\"", 5);
+    at += sprintf(at, "{\"type\":\"%s\",\"anyOf\":[", type);
+    for (unsigned i = 0; i < n; i++)
+        at += sprintf(at, "%s{\"$ref\":\"#/$defs/b\"}", i ? "," : "");
+    at += sprintf(at, "]%s%s%s", twice ? ",\"enum\":[" : "", twice ? list + 1 : "", twice ? "]" : "");
+    sprintf(at, ",\"$defs\":{\"b\":{\"enum\":[%s]}}}", list + 1);
+    free(list);
+    return s;
+}
+
+/* A schema of some thousand references to a list of some thousand values is given up early: read to its end it would
+ * take millions of allocations, one of which fails here, and seconds. */
+TEST(schema_is_given_up_as_soon_as_it_is_too_large)
+{
+    static const struct {
+        const char *type, *words;
+        bool twice;
+    } t[] = {{"string", "too large: more than", false}, {"integer", "too much to compare", false},
+             {"integer", "too much to compare", true}};
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        char *schema = many_references(t[i].type, 2000, 8000, t[i].twice);
+        deq_mem_count_plain(true);
+        deq_mem_fault(1 << 20, false);
+        check_form_refused(DEQ_FORM_SCHEMA, schema, t[i].words);
+        deq_mem_fault(0, false);
+        deq_mem_count_plain(false);
+        free(schema);
+    }
 }
 
 TEST(schema_of_objects)
@@ -187,6 +234,7 @@ TEST(schema_refuses_by_name)
         {"{\"type\":\"number\",\"minimum\":0.5}", "minimum"},
         {"{\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"number\"}]}", "oneOf"},
         {"{\"oneOf\":[{\"const\":1},{\"const\":1.0}]}", "oneOf"},
+        {"{\"oneOf\":[{\"const\":{\"a\":[1]}},{\"const\":{\"a\":[1.0]}}]}", "oneOf"},
         {"{\"allOf\":[{\"pattern\":\"a\"},{\"pattern\":\"b\"}]}", "pattern"},
         {"{\"allOf\":[{\"properties\":{\"a\":{}},\"additionalProperties\":false},{\"properties\":{\"b\":{}}}]}",
          "additionalProperties"},
