@@ -23,7 +23,7 @@ void timings_add(struct timings *t, const struct job *j, uint64_t now_ns)
     t->prompt_ns = DEQ_MAX(t->prompt_ns, between(j->admitted_ns, j->first_token_ns ? j->first_token_ns : now_ns));
     t->predicted_ns = DEQ_MAX(t->predicted_ns, between(j->first_token_ns, j->last_token_ns));
     t->cache_n += j->admission.cached_tokens;
-    t->prompt_n += j->prompt.n - j->admission.cached_tokens;
+    t->prompt_n += job_prompt_tokens(j) - j->admission.cached_tokens;
 }
 
 void timings_json(const struct timings *t, struct deq_buf *out)

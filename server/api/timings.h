@@ -12,7 +12,7 @@ struct timings {
     uint64_t queue_ns;     /* from arrival to admission */
     uint64_t prompt_ns;    /* from there to the first token, or to the end where there is none */
     uint64_t predicted_ns; /* from the first token to the last */
-    uint64_t cache_n, prompt_n, predicted_n; /* tokens: of prompts from the prefix cache, and solved; generated */
+    uint64_t cache_n, prompt_n, predicted_n; /* tokens: of prompts from the cache or a state, and solved; generated */
     uint64_t prompt_evaluations, predicted_evaluations;
 };
 

@@ -256,6 +256,11 @@ void sched_end_all(struct sched *s)
 
 /* --- What others ask --- */
 
+size_t job_prompt_tokens(const struct job *j)
+{
+    return (j->request.state ? deq_state_info(j->request.state).n_tokens : 0) + j->prompt.n;
+}
+
 static struct sched_job look_at(struct job *j, uint64_t now)
 {
     const uint64_t admitted = atomic_load(&j->shown.admitted_ns);
@@ -268,7 +273,7 @@ static struct sched_job look_at(struct job *j, uint64_t now)
                             .choices = (uint32_t)j->room.sequences,
                             .max_tokens = j->request.max_tokens,
                             .tokens = atomic_load(&j->shown.tokens),
-                            .prompt_tokens = j->prompt.n,
+                            .prompt_tokens = job_prompt_tokens(j),
                             .evaluations = atomic_load(&j->shown.evaluations),
                             .tol = j->request.solve.tol};
     ret.queue_ns = admitted ? admitted - DEQ_MIN(j->arrived_ns, admitted) : ret.age_ns;

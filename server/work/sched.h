@@ -118,6 +118,8 @@ struct sched_job {
     uint64_t prompt_tokens, evaluations;
     float tol;
 };
+/* Of the text that a job begins with: its saved state's and its prompt's. */
+size_t job_prompt_tokens(const struct job *j);
 /* Those there are, at most `max` of them into out, oldest first. Returns how many there are. */
 size_t sched_list(struct sched *s, struct sched_job *out, size_t max);
 /* The job of that number ends as JOB_ENDED, before the engine's next step. False: there is none. */

@@ -1,7 +1,8 @@
 """include timings and Server-Timing: where the time of a request went."""
 import re
+import tempfile
 
-from lib import check, check_error, equal, parse_sse, shared
+from lib import Daemon, check, check_error, equal, parse_sse, shared
 
 CHAT = "chat.message={role}: {content}\\n"
 HEADER = re.compile(r'queue;dur=([0-9.]+), prompt;dur=([0-9.]+), decode;dur=([0-9.]+), '
@@ -45,6 +46,18 @@ def test_answers():
         check(s == 200 and got and int(got[4]) >= int(got[5]) > 0, "%s: %s" % (path, h.get("server-timing")))
     s, h, o = d.post("/v1/completions", {"prompt": 1})
     check(s == 400 and "server-timing" not in h, "an error has none")
+
+
+def test_behind_a_state():
+    """What came with a state was not solved here: none of an empty prompt, all of one that goes on."""
+    with tempfile.TemporaryDirectory() as dir, Daemon("state.dir=" + dir) as d:
+        n = d.post("/v1/states", {"name": "x", "prompt": "The king said"})[2]["tokens"]
+        for prompt in ("", "And now"):
+            more = len(d.post("/tokenize", {"prompt": prompt, "add_special_tokens": False})[2]["tokens"])
+            s, h, o = d.post("/v1/completions",
+                             {"state": "x", "prompt": prompt, "max_tokens": 3, "include": ["timings"]})
+            equal((s, o["timings"]["cache_n"], o["timings"]["prompt_n"], HEADER.fullmatch(h["server-timing"])[5]),
+                  (200, n, more, str(more)), "behind a state: %r" % prompt)
 
 
 def test_streams():
