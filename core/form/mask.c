@@ -9,8 +9,10 @@ enum {
     KEPT_BYTES = 512 << 10,
     SLOTS_MIN = 16,
     SLOTS_MAX = 1024,
-    /* What a walk may take, in readings that are settled: four a node and this. Only an ambiguous grammar comes so far,
-     * and then tokens of several bytes are left out, the same ones at every time. */
+    /* What a walk may take, in readings that are settled and, of several, what is stacked in them: so many a node and
+     * this. Only an ambiguous grammar comes so far, and then tokens of several bytes are left out, the same ones at
+     * every time. */
+    WORK_NODE = 8,
     WORK_MIN = 1 << 16,
 };
 
@@ -64,7 +66,9 @@ static inline bool descend(const struct deq_automaton *a, const struct level *fr
         *work += room->n;
     } else {
         const bool any = deq_readings_step(a, from->readings, byte, room);
-        *work += from->readings->n + room->n;
+        *work += room->n;
+        for (uint32_t i = 0; i < from->readings->n; i++)
+            *work += 1 + from->readings->at[i].depth;
         if (!any)
             return false;
     }
@@ -98,7 +102,7 @@ static void walk(const struct deq_form *f, const struct deq_readings *r, uint32_
     struct deq_readings room[DEQ_SPELLING_LONGEST + 1];
     struct level level[DEQ_SPELLING_LONGEST + 1];
     const struct deq_spelling *s = f->spelling;
-    const uint64_t most = 4 * (uint64_t)s->n + WORK_MIN;
+    const uint64_t most = WORK_NODE * (uint64_t)s->n + WORK_MIN;
     uint64_t work = 0;
     level[0] = (struct level){r, r->n ? r->at[0].place : 0};
     allow_bytes(f, r, allowed);

@@ -69,3 +69,30 @@ TEST(mask_allocates_nothing)
     CHECK_EQ(deq_mem_calls(), before);
     deq_form_free(f);
 }
+
+/* Of sixteen readings, thirty calls deep each, not all tokens of several bytes are tried: steps of others would wait.
+ * Those of one byte are all there, and what is allowed fits. */
+TEST(mask_of_an_ambiguous_grammar_is_bounded)
+{
+    struct deq_form *f = form_of(DEQ_FORM_GRAMMAR, "root ::= [^~] (root [^~]?)?", NULL);
+    uint32_t allowed[(FORMS_VOCAB + 31) / 32], short_ones = 0, long_ones = 0, left_out = 0;
+    struct deq_readings r[2], tried;
+    REQUIRE(f);
+    deq_form_begin(f, &r[0]);
+    for (int i = 0; i < 40; i++)
+        deq_form_advance(f, &r[i % 2], 1 + 'a', &r[(i + 1) % 2]);
+    CHECK_EQ(r[0].n, DEQ_FORM_READINGS);
+    deq_form_mask(f, &r[0], allowed);
+    for (uint32_t id = 1; id < FORMS_VOCAB; id++) {
+        const uint32_t len = deq_form_spells(f, id) ? some_spelling()->text[id].len : 0;
+        deq_form_advance(f, &r[0], id, &tried);
+        const bool may = deq_form_allows(allowed, id);
+        CHECK_MSG(tried.n || !may, "%u is allowed and fits", id);
+        CHECK_MSG(may || len != 1 || !tried.n, "%u is a byte", id);
+        short_ones += may && len == 1;
+        long_ones += may && len > 1;
+        left_out += !may && tried.n;
+    }
+    CHECK(short_ones > 150 && long_ones && left_out);
+    deq_form_free(f);
+}
