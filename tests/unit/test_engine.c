@@ -304,7 +304,7 @@ TEST_EACH_KIND(engine_shows_states)
     struct states all = {.D = D, .z = DEQ_NEW_ARRAY(float, p.n * D)}, last = all, second = all;
     last.z = DEQ_NEW_ARRAY(float, D);
     second.z = DEQ_NEW_ARRAY(float, p.n * D);
-    struct answer beside;
+    struct answer beside = {0};
     struct deq_engine *e = tiny_engine(m, 2, 2);
     REQUIRE(e && all.z && last.z && second.z);
     struct deq_request q = tiny_request(m, &p, 0, &beside), other = tiny_request(m, &p, 30, &beside);
