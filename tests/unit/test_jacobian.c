@@ -117,7 +117,7 @@ static void against_vjps(const char *dir, enum deq_class numeric)
     REQUIRE(m);
     struct deq_tokens p = encode_text(m, "First Citizen: We are accounted poor citizens");
     struct told told = {.D = deq_model_info(m).state_dim}, again = told;
-    struct answer a, beside;
+    struct answer a, beside = {0};
     struct deq_engine *e = tiny_engine(m, 2, 3);
     REQUIRE(e && told.D <= DEQ_COUNT(told.z));
     p.n = DEQ_MIN(p.n, (size_t)20);
