@@ -101,7 +101,7 @@ static void add_telemetry(struct choice *ch, const char *finish, struct deq_buf 
     deq_buf_str(out, ",\"deq\":{");
     if (r->telemetry) {
         add_solves(ch, &ch->solves, out);
-        if (ch->prompt_solves.iters.len) {
+        if (ch->prompt_solves.iters.len || ch->prompt_solves.iters.failed) { /* then the answer fails */
             deq_buf_str(out, ",\"prompt\":{");
             add_solves(ch, &ch->prompt_solves, out);
             deq_buf_str(out, "}");

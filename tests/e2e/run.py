@@ -19,7 +19,7 @@ MODULES = LONG + (
     "completions",
     "chat",
     "contract",
-    "depth",
+    "depth_control",
     "endpoints",
     "equilibria",
     "errors",

@@ -126,4 +126,5 @@ TEST(states_are_kept_within_limits)
     scratch_end("d/b.safetensors", "d", NULL);
     deq_state_free(state);
     deq_model_free(m);
+    log_init("info");
 }
