@@ -39,7 +39,12 @@ bool states_kept(const struct states *s)
 bool states_good_name(const char *name, size_t n)
 {
     static const char may[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    return n && n <= STATE_NAME_MAX && name[0] != '.' && strspn(name, may) >= n;
+    if (!n || n > STATE_NAME_MAX || name[0] == '.')
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if (!memchr(may, name[i], sizeof may - 1))
+            return false;
+    return true;
 }
 
 static void path_of(const struct states *s, const char *name, char path[PATH_BYTES])
