@@ -251,7 +251,7 @@ static enum deq_rc run_budgets(const struct deq_model *model, const struct flags
     for (size_t i = 0; i < b->n; i++)
         if (!b->each[i] && !deq_warm_is_fixed(p.warm_start))
             return deq_fail(err, DEQ_EINVAL, "--evaluations: 0 reads out where states begin, which is a proposal's or "
-                            "zero, not %s's", deq_warm_name(p.warm_start));
+                            "zero, not %s's: leave it out, or add --warm-start zero", deq_warm_name(p.warm_start));
     if (!f->json)
         printf("%zu tokens (%llu bytes), %s, %s from %s\nevaluations  nats a token  bits a byte   perplexity  "
                "tokens/s\n", tokens->n - 1, (unsigned long long)bytes, deq_class_name(info.numeric),
