@@ -1,6 +1,7 @@
-/* The one file that calls malloc. Blocks are zeroed and aligned to 64 bytes (a cache line, an AVX-512 register). Any
- * thread. A counter tells tests how many calls were made (a solver step must make none), and the Nth call can be made
- * to fail, once or for ever, so that every error path can be walked. */
+/* The one file that calls malloc. Blocks are zeroed and aligned to 64 bytes (a cache line, an AVX-512 register); those
+ * of megabytes lie in huge pages where the system gives any to who asks. Any thread. A counter tells tests how many
+ * calls were made (a solver step must make none), and the Nth call can be made to fail, once or for ever, so that every
+ * error path can be walked. */
 #ifndef DEQ_BASE_MEM_H
 #define DEQ_BASE_MEM_H
 

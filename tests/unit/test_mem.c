@@ -1,6 +1,9 @@
 /* core/base/mem.c: blocks, what is held, and the points at which memory runs out for tests. */
 #include "core/base/mem.h"
 
+#include <stdio.h>
+#include <unistd.h>
+
 #include "tests/unit/test.h"
 
 TEST(mem_blocks)
@@ -48,6 +51,35 @@ TEST(mem_counts_what_is_held)
     CHECK(deq_mem_live() == before);
     deq_mem_peak_restart();
     CHECK(deq_mem_peak() == before);
+}
+
+/* Of the mapping that p lies in: whether huge pages were asked for. */
+static bool asked_for_huge_pages(const void *p)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool here = false, asked = false;
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long begin, end;
+        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+            here = begin <= (uintptr_t)p && (uintptr_t)p < end;
+        else if (here && !strncmp(line, "VmFlags:", 8))
+            asked = strstr(line, " hg") != NULL;
+    }
+    if (f)
+        fclose(f);
+    return asked;
+}
+
+TEST(mem_large_blocks_ask_for_huge_pages)
+{
+    if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK)) {
+        SKIP("a system without huge pages");
+        return;
+    }
+    char *large = deq_alloc(4 << 20);
+    CHECK(large && asked_for_huge_pages(large) && asked_for_huge_pages(large + (4 << 20) - 1));
+    deq_free(large);
 }
 
 TEST(mem_fault_points)
