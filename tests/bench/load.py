@@ -2,12 +2,13 @@
 """The daemon under load: what it promises, and what it costs. Standard library only.
 
     tests/bench/load.py [MODEL] [PART...] [--scale X] [--strict] [--flood N] [--priority P] [--text FILE]
+                        [--svg FILE]
 
 Parts: streams overload churn overhead clients prefill idle restart fairness elastic (all, when none is named). Each
 starts a daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 --flood, --priority: of fairness, how many requests the one caller keeps open (64), and how they are to be ranked (0).
---text: of elastic, what is scored (README.md; its first 4,000 characters).
+--text: of elastic, what is scored (README.md; its first 4,000 characters). --svg: of elastic, where its plot goes.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
 its target, which a busy machine can do too (exit code 1 only with --strict).
@@ -718,7 +719,8 @@ def fairness():
 
 def offered_load(d, calls_per_s, seconds, body):
     """Streams that begin at random times, whatever comes back: (gaps between tokens in ms, of the last two thirds;
-    answers' deq objects; how many were refused)."""
+    answers' deq objects; how many were refused, of how many; what a plot shows: [(s, gap in ms)] and
+    [(s, tol_effective)] of the whole)."""
     client, rng, calls = d.client(), random.Random(5), []
     t = begin = time.monotonic()
     while (t := t + rng.expovariate(calls_per_s)) < begin + seconds:
@@ -729,8 +731,33 @@ def offered_load(d, calls_per_s, seconds, body):
     settled = begin + seconds / 3
     done = [c for c in calls if c.state == "done" and not c.error()]
     gaps = [1e3 * (y - x) for c in done for x, y in zip(c.times, c.times[1:]) if x >= settled and y <= begin + seconds]
-    reports = [e["deq"] for c in done if c.start >= settled for e in c.events()[0] if "deq" in e]
-    return gaps, reports, sum(c.status() == 429 for c in calls), len(calls)
+    told = [(c, e["deq"]) for c in done for e in c.events()[0] if "deq" in e]
+    reports = [r for c, r in told if c.start >= settled]
+    drawn = ([(y - begin, 1e3 * (y - x)) for c in done for x, y in zip(c.times, c.times[1:]) if y <= begin + seconds],
+             [(c.times[-1] - begin, r["tol_effective"]) for c, r in told if c.times[-1] <= begin + seconds])
+    return gaps, reports, sum(c.status() == 429 for c in calls), len(calls), drawn
+
+
+def by_second(points, p):
+    """[(s, percentile)] of what lay in each second."""
+    whole = {}
+    for t, x in points:
+        whole.setdefault(int(t), []).append(x)
+    return [(t + 0.5, percentile(whole[t], p)) for t in sorted(whole)]
+
+
+def draw_elastic(path, objective, fixed, opened):
+    sys.path.insert(0, os.path.join(lib.ROOT, "models", "claims"))
+    import svg
+    gaps = [("fixed", by_second(fixed[0], 99), 1, False), ("elastic", by_second(opened[0], 99), 0, False)]
+    ends = [line[i][0] for _, line, _, _ in gaps for i in (0, -1)]
+    gaps.append(("objective, %d ms" % objective, [(min(ends), objective), (max(ends), objective)], 2, True))
+    tolerances = [("fixed", by_second(fixed[1], 50), 1, False), ("elastic", by_second(opened[1], 50), 0, False)]
+    with open(path, "w") as f:
+        f.write(svg.stack([
+            svg.chart("Gap between tokens, p99 of each second, at 150 % of capacity", "s", "ms", gaps, log_y=True),
+            svg.chart("Loosest tolerance of the answers that ended then, median", "s", "tol_effective", tolerances,
+                      log_y=True)]))
 
 
 def loss(d, text, tol):
@@ -761,7 +788,7 @@ def elastic():
         took = time.monotonic() - (until - seconds / 3)
         capacity = len(calls) / took
         client.close()
-        gaps, reports, refused, n = offered_load(d, 1.5 * capacity, seconds, body)
+        gaps, reports, refused, n, tight = offered_load(d, 1.5 * capacity, seconds, body)
         fixed = percentile(gaps, 99)
         say(part, "fixed at %g: capacity %.1f streams of %d tokens a second; offered 150 %%: gaps p50 / p99 %.1f / "
                   "%.1f ms, %d of %d refused, %.2f evaluations a token" % (
@@ -771,7 +798,7 @@ def elastic():
     objective = max(1, round(fixed / 2))
     with Daemon("depth.objective_ms=%d" % objective, *settings) as d:
         body["deq"]["depth"] = "elastic"
-        gaps, reports, refused, n = offered_load(d, 1.5 * capacity, seconds, body)
+        gaps, reports, refused, n, opened_up = offered_load(d, 1.5 * capacity, seconds, body)
         held = percentile(gaps, 99)
         ended = percentile([r["tol_effective"] for r in reports], 50)
         say(part, "elastic, objective %d ms: gaps p50 / p99 %.1f / %.1f ms, %d of %d refused, %.2f evaluations a "
@@ -786,6 +813,8 @@ def elastic():
             count, asked, tol, opened, ended, 100 * (opened / asked - 1)))
         promise(ended > tol, part, "the tolerance did not open")
         target(held <= objective, part, "p99 between tokens %.1f ms, objective %d ms" % (held, objective))
+    if options.svg:
+        draw_elastic(options.svg, objective, tight, opened_up)
 
 
 PARTS = {f.__name__: f for f in (streams, overload, churn, overhead, clients, prefill, idle, restart, fairness,
@@ -801,6 +830,7 @@ def main():
     p.add_argument("--strict", action="store_true")
     p.add_argument("--flood", type=int, default=64)
     p.add_argument("--priority", type=int, default=0)
+    p.add_argument("--svg")
     p.add_argument("--text", default=os.path.join(lib.ROOT, "README.md"))
     options = p.parse_args()
     begin = time.monotonic()
