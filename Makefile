@@ -125,7 +125,7 @@ replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds
 	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
 e2e: python all ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-readme: python all ## the README's commands as they stand there
+readme: python all $(OBJ)/unit ## the commands of README.md and tests/README.md as they stand there
 	@python3 tests/e2e/readme.py
 lint: ## floors, places of libraries, width, banned calls, configuration table = etc/deqd.yaml
 	@sh tests/lint/lint.sh

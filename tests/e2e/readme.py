@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the README's commands as they stand there: the set-up lines are CI's business, `make` targets are this suite's
-callers, everything else runs here. Training runs with small text and few steps. Closes with one line of totals."""
+"""Runs the commands of README.md and tests/README.md as they stand there: the set-up lines are CI's business, `make`
+targets are this suite's callers and must exist, everything else runs here. Training runs with small text and few steps.
+Closes with one line of totals."""
 import json
 import os
 import re
@@ -23,9 +24,30 @@ def check(ok, what):
         print("failed:", what)
 
 
+def commands_of(path):
+    """The indented lines; what they and the text in backticks say to make stands in the Makefile, with its help."""
+    text = open(path).read()
+    lines = re.findall(r"^    (\S.*)$", text, re.M)
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", open("Makefile").read(), re.M))
+    said = [t for l in lines if l.startswith("make ") for t in re.findall(r"^make ([a-z0-9-]+)", l)]
+    said += re.findall(r"`make ([a-z0-9-]+)[^`]*`", text)
+    check(said and not set(said) - targets, f"{path}: make {sorted(set(said) - targets)}: not in make help")
+    return lines
+
+
+def tests_readme():
+    """Its commands are quick parts of the suite."""
+    for c in commands_of("tests/README.md"):
+        if c.startswith("make"):
+            continue
+        print("readme:", c, flush=True)
+        r = subprocess.run(c, shell=True, capture_output=True, text=True, timeout=600)
+        check(r.returncode == 0, f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
+
+
 def main():
     global skipped
-    lines = re.findall(r"^    (\S.*)$", open("README.md").read(), re.M)
+    lines = commands_of("README.md")
     commands = [l for l in lines if not l.startswith(("apt-get", "make"))]
     check(len(commands) >= 15, f"{len(commands)} commands found")
     work = tempfile.mkdtemp()
@@ -47,6 +69,7 @@ def main():
              " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
     daemon = None
+    tests_readme()
     try:
         for c in commands:
             if c.startswith("build/deqd --config"):
@@ -105,7 +128,7 @@ def main():
             daemon.send_signal(signal.SIGINT)  # SIGTERM would wait for a load balancer first
             check(daemon.wait(timeout=60) == 0, "the daemon's exit code")
         shutil.rmtree(work)
-    print(f"{passed} passed, {failed} failed, {skipped} skipped (README)")
+    print(f"{passed} passed, {failed} failed, {skipped} skipped (READMEs)")
     sys.exit(failed != 0)
 
 
