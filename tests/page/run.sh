@@ -2,7 +2,8 @@
 # The page in a real browser: Debian's chromium, driven by playwright-core, looked over by axe-core; under two minutes. npm's packages go to
 # build/page-node; chromium is installed where it is missing and this is root. Screenshots of what was seen are left in build/page.
 #   tests/page/run.sh [--pictures] [part of a test's name ...]
-# --pictures: the README's are made of them, and the moving one of a trace (pillow, in a Python environment under build/); on a quiet machine, since they show times.
+# --pictures: the README's are made of them, and the moving one of a trace (pillow, in a Python environment under build/);
+# on a quiet machine, since they show times.
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 export DEQ_BUILD="${DEQ_BUILD:-build}" PAGE_NODE="$PWD/build/page-node" PAGE_PICTURES="$PWD/build/page"
