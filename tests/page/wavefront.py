@@ -4,8 +4,8 @@
     python3 tests/page/wavefront.py [FILE]        server/page/wavefront.svg, when nothing is named
 
 It starts a daemon on the shipped model, asks for an answer with its trace, and draws what the trace says: a line a
-position of the text, a column a step of the engine; a cell is one evaluation of f, coloured by the residual that it left.
-Who prefers reduced motion sees the last picture alone. Standard library only.
+position of the text, a column a step of the engine; a cell is one evaluation of f, coloured by the residual that it
+left. Who prefers reduced motion sees the last picture alone. Standard library only.
 """
 import html
 import math
@@ -103,12 +103,12 @@ def draw(o):
     for i, (row, word) in enumerate(zip(rows, tokens)):
         out.append(text(LEFT - 10, TOP + LINE * i + 11, word.replace(" ", "\u2423"),
                         "font-size='12' text-anchor='end' fill='%s' %s" % (INK, since(row["committed"], last))))
-    evaluations = [(r["position"], r["entered"] + k, shade(x, tol)) for r in rows for k, x in enumerate(r["residual"])]
-    evaluations += [(r["position"], step, None) for r in trace["dropped"] for step in range(r["entered"], r["left"] + 1)]
-    for position, step, paint in evaluations:
+    cells = [(r["position"], r["entered"] + k, shade(x, tol)) for r in rows for k, x in enumerate(r["residual"])]
+    cells += [(r["position"], step, None) for r in trace["dropped"] for step in range(r["entered"], r["left"] + 1)]
+    for position, step, paint in cells:
         if position < begin + len(rows):  # else behind the last token of the answer
-            out.append(cell(LEFT + (step - first) * step_width, TOP + LINE * (position - begin), step_width, LINE, paint,
-                            since(step, last)))
+            x, y = LEFT + (step - first) * step_width, TOP + LINE * (position - begin)
+            out.append(cell(x, y, step_width, LINE, paint, since(step, last)))
     foot = TOP + LINE * len(rows) + 24
     out.append(text(LEFT, foot, "step of the engine: all cells of a column are evaluated together \u2192",
                     "font-size='12' fill='%s'" % FAINT))
