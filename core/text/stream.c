@@ -16,7 +16,6 @@
  * which is what (b) asks for. */
 struct deq_text {
     struct deq_buf pending;
-    size_t given; /* of the pending bytes, those of deq_text_begin: not the text's own */
     bool skip;    /* nothing but blanks so far, which are not shown */
     size_t n_stops;
     struct stop {
@@ -138,7 +137,6 @@ void deq_text_skip_blanks(struct deq_text *t)
 void deq_text_begin(struct deq_text *t, const char *bytes, size_t n)
 {
     deq_buf_add(&t->pending, bytes, n);
-    t->given = t->pending.len;
 }
 
 int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_buf *out)
@@ -158,7 +156,6 @@ int deq_text_push(struct deq_text *t, const char *bytes, size_t n, struct deq_bu
     at = deq_utf8_complete(t->pending.data, t->pending.len - held);
     show(t, at, out);
     deq_buf_drop_front(&t->pending, at);
-    t->given -= DEQ_MIN(t->given, at);
     return -1;
 }
 
