@@ -1,5 +1,6 @@
-/* Runs every registered test, or those whose name contains argv[1]; a line a file, and one more at least every few
- * seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU time, and how much it checked. */
+/* Runs every registered test, or those that an argument names: a part of a test's name, or a file (test_sched.c). A line
+ * a file, and one more at least every few seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU time, and
+ * how much it checked. */
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
@@ -88,11 +89,20 @@ static void close_part(const char *next_file)
     part.since = now;
 }
 
+static bool named(const struct test_case *t, char *const *names)
+{
+    const char *file = strrchr(t->file, '/');
+    bool found = !*names;
+    for (; *names && !found; names++)
+        found = strstr(t->name, *names) || (file && !strcmp(file + 1, *names));
+    return found;
+}
+
 int main(int argc, char **argv)
 {
     const bool times = getenv("DEQ_TIMES") != NULL;
     for (struct test_case *t = first; t; t = t->next) {
-        if (argc > 1 && !strstr(t->name, argv[1]))
+        if (!named(t, argv + 1))
             continue;
         const double begin = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
         if (!part.file || strcmp(part.file, t->file) || begin - part.since > TICK_S)
