@@ -56,9 +56,11 @@ $(EMULATED): ARCH := $(if $(SAN),-O0,-O1) -Wno-psabi
 $(EMULATED): | needed-unit
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
+# where numbers come from strangers and files, none changes its value unseen
+$(OBJ)/core/data/%.o $(OBJ)/core/text/%.o $(OBJ)/server/%.o: ROOM := -Wconversion
 $(OBJ)/%.o: %.c | needed
 	@mkdir -p $(@D)
-	$(call quietly,CC,$<,$(CC) $(CFLAGS_) $(CFLAGS) $(ARCH) -c $< -o $@)
+	$(call quietly,CC,$<,$(CC) $(CFLAGS_) $(ROOM) $(CFLAGS) $(ARCH) -c $< -o $@)
 
 # One try with all headers; only when it fails, one after the other.
 .PHONY: needed needed-unit
@@ -168,6 +170,13 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 	ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 $(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
 	    $(addprefix -dict=,$(wildcard tests/fuzz/$(T).dict)) -artifact_prefix=$(OUT)/fuzz/ $(FUZZ_ARGS) \
 	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
+
+##@ Reviewers
+.PHONY: clang objects
+objects: $(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(wildcard tests/fuzz/*.c))
+clang: ## every source as clang reads it, whose warnings are errors too; builds nothing
+	@command -v clang > /dev/null || { echo "clang: skipped: there is none (apt-get install clang)"; exit 0; }; \
+	$(MAKE) CC=clang CONFIG=clang CFLAGS="-Werror -fsyntax-only" objects && echo "clang: ok"
 
 ##@ Figures
 bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's limits

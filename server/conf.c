@@ -197,8 +197,11 @@ void conf_help(void)
 static void unescape(char *s)
 {
     char *to = s;
-    for (; *s; s++)
-        *to++ = *s == '\\' && s[1] == 'n' ? (s++, '\n') : *s;
+    for (; *s; s++) {
+        const bool line_end = *s == '\\' && s[1] == 'n';
+        s += line_end;
+        *to++ = line_end ? '\n' : *s;
+    }
     *to = 0;
 }
 

@@ -68,8 +68,9 @@ static void limits(const struct deq_opt *o, char ret[96])
     char range[48] = "";
     if (number)
         snprintf(range, sizeof range, "%.16g..%.16g", o->min, o->max);
-    snprintf(ret, 96, number || def ? " (%s%s%s%s)" : "", range, number && def ? "; " : "", def ? "default: " : "",
-             def ? o->def : "");
+    ret[0] = 0;
+    if (number || def)
+        snprintf(ret, 96, " (%s%s%s%s)", range, number && def ? "; " : "", def ? "default: " : "", def ? o->def : "");
 }
 
 void deq_flags_help(const struct deq_command *c, FILE *out)

@@ -9,7 +9,7 @@
 
 /* What an object of either kind holds, as it is read. */
 struct form_fields {
-    enum { AS_TEXT, AS_JSON, AS_SCHEMA } type;
+    enum form_type { AS_TEXT, AS_JSON, AS_SCHEMA } type;
     const json_t *json_schema, *schema;
     const char *name;              /* of the field that has a form */
     enum deq_form_kind kind;
@@ -72,7 +72,7 @@ static bool take_type(const struct object *o, const struct field *f, const json_
         return fields_bad_type(o, f->name, "a string");
     for (size_t i = 0; i < DEQ_COUNT(words); i++)
         if (!strcmp(s, words[i])) {
-            ((struct form_fields *)request)->type = i;
+            ((struct form_fields *)request)->type = (enum form_type)i;
             return true;
         }
     return fields_bad_value(o, f->name, "must be text, json_object or json_schema");

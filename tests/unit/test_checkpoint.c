@@ -33,7 +33,7 @@ TEST(train_checkpoint_metadata)
     struct deq_weights *w;
     struct deq_progress p = {0};
     struct deq_err err;
-    CHECK(!deq_recipe_arch(r, 300, &a, &err) && !deq_weights_new(a, &w, &err));
+    REQUIRE(!deq_recipe_arch(r, 300, &a, &err) && !deq_weights_new(a, &w, &err));
     float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
     CHECK(!deq_checkpoint_save(path, w, m, v, &(struct deq_progress){.step = 7, .tokens = 3, .seconds = 1.25,
                                                                      .skipped = 2}, NULL, &err));

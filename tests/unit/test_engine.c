@@ -230,9 +230,9 @@ TEST(engine_equals_sequence_form)
     struct deq_arch *arch;
     struct deq_weights *w;
     struct deq_seq *s;
-    CHECK(!deq_config_load(TINY "/config.json", &arch, NULL) &&
-          !deq_weights_load(TINY "/model.safetensors", arch, false, &w, NULL) &&
-          !deq_seq_new(arch, &(struct deq_seq_shape){.b = 1, .t = T, .n_tapes = 1}, &s, NULL));
+    REQUIRE(!deq_config_load(TINY "/config.json", &arch, NULL) &&
+            !deq_weights_load(TINY "/model.safetensors", arch, false, &w, NULL) &&
+            !deq_seq_new(arch, &(struct deq_seq_shape){.b = 1, .t = T, .n_tapes = 1}, &s, NULL));
     float *z = DEQ_NEW_ARRAY(float, T * s->state_dim);
     double *nll = DEQ_NEW_ARRAY(double, T);
     s->ops->begin(s, w, p.ids, NULL);

@@ -122,7 +122,7 @@ TEST(recipe_of_a_model)
         REQUIRE(!deq_config_load(scratch_path("config.json"), &a, &err));
         scratch_put("r.yaml", FILES "serve: {memory: 2}\ntrain: {seq_len: 16}\n");
         const enum deq_rc rc = deq_recipe_load(scratch_path("r.yaml"), scratch_dir(), &r, &err);
-        CHECK_MSG(!rc && !deq_recipe_check(r, &err) && !deq_recipe_arch(r, 280, &b, &err), "%s", err.text);
+        REQUIRE(!rc && !deq_recipe_check(r, &err) && !deq_recipe_arch(r, 280, &b, &err));
         CHECK_EQ(b->serving.solver.memory, 2u);
         b->serving.solver.memory = a->serving.solver.memory;
         for (int k = 0; k < 2; k++) {
