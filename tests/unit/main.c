@@ -1,6 +1,6 @@
-/* Runs every registered test, or those that an argument names: a part of a test's name, or a file (test_sched.c). A line
- * a file, and one more at least every few seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU time, and
- * how much it checked. */
+/* Runs every registered test, or those that an argument names: a part of a test's name, or a file (test_sched.c). A
+ * line a file, and one more at least every few seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU
+ * time, and how much it checked. */
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
