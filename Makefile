@@ -189,7 +189,7 @@ bench-scaleout: all ## what three replicas bring on this machine's cores against
 
 # DATA: WikiText-2 as published; PLAN=1: the list and its hours; MEMORY=1: memory over depth alone; WORK, THREADS
 # DEPTH=1: what makes a model good after one evaluation, on DATA with TinyStories
-claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; QUICK=1, ten minutes; DEPTH=1, depth that costs one evaluation
+claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; PLAN=1, their list; MEMORY=1, memory alone; QUICK=1, ten minutes; DEPTH=1, depth that costs one evaluation; WORK=DIR, THREADS=N
 	@DEQ_BUILD=$(OUT) python3 models/claims/$(if $(DEPTH),depth,claims).py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(MEMORY),--memory) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
 
 ##@ Install and deploy

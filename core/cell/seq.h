@@ -116,11 +116,11 @@ void deq_seq_apply_mask(const struct deq_seq *s, const float *mask, size_t n, fl
 /* The whole distribution of all N rows, log-probabilities out [N, V], summed in double (for goldens, not for speed). */
 enum deq_rc deq_seq_logprobs(struct deq_seq *s, const float *z, float *out, struct deq_err *err);
 
-/* Mean cross entropy (nats) of targets [N] at states z, for which of a vocabulary in clusters only the shortlist and
- * the targets' own clusters are computed. UINT32_MAX targets are left out, `count` is the number of those that are in
- * over the whole batch (all shards). d_z [N, S] is written and grads are added to when not NULL; ret_nll (may be NULL)
- * [N] receives each position's nats. Returns the sum of nats / count. */
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
+/* Cross entropy (nats) of targets [N] at states z, for which of a vocabulary in clusters only the shortlist and the
+ * targets' own clusters are computed. UINT32_MAX targets are left out; weight: of each of the others in the loss (one
+ * over their number in the whole batch makes that the mean). d_z [N, S] is written and grads are added to when not
+ * NULL; ret_nll (may be NULL) [N] receives each position's nats. Returns the sum of nats times weight. */
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, float weight, float *d_z,
                     struct deq_weights *grads, double *ret_nll);
 
 #endif

@@ -113,18 +113,18 @@ static size_t gather(struct deq_seq *s, unsigned c, const float *x, size_t n, co
     return m;
 }
 
-/* The cross entropy, in nats, of the outcome whose logit is *at, one of y [V] and t [C], which become its gradient over
- * count. */
-static double cross_entropy(float *y, size_t V, float *t, size_t C, float *at, size_t count)
+/* The cross entropy, in nats, of the outcome whose logit is *at, one of y [V] and t [C], which become its gradient
+ * times weight. */
+static double cross_entropy(float *y, size_t V, float *t, size_t C, float *at, float weight)
 {
     const struct deq_kern *k = deq_kern();
     const float top = C ? fmaxf(k->max(y, V), k->max(t, C)) : k->max(y, V), logit = *at;
     const double total = (double)k->exp_sum(y, y, top, V) + (C ? (double)k->exp_sum(t, t, top, C) : 0);
-    const float scale = 1.0f / (float)total / (float)count;
-    k->scale(y, scale, V); /* softmax / count */
+    const float scale = weight / (float)total;
+    k->scale(y, scale, V); /* softmax * weight */
     if (C)
         k->scale(t, scale, C);
-    *at -= 1.0f / (float)count;
+    *at -= weight;
     return (double)top + log(total) - (double)logit;
 }
 
@@ -137,9 +137,9 @@ static void softcap_vjp(float cap, const float *y, size_t V, float *d_y)
 
 /* What rows x [n, D] lose in cluster c: of the shortlist a target's word or its cluster, of another the word; row i has
  * targets[s->row[i]]. Returns the sum of nats; ret_nll (may be NULL) is added to. s->logits and, of the shortlist,
- * s->tails become the gradients of that over count. */
+ * s->tails become the gradients of that times weight. */
 static double cluster_loss(struct deq_seq *s, unsigned c, const float *x, size_t n, const uint32_t *targets,
-                           size_t count, double *ret_nll)
+                           float weight, double *ret_nll)
 {
     const struct deq_vocab *a = &s->vocab;
     const size_t V = deq_cluster_size(a, c), C = c ? 0 : a->n_cutoffs;
@@ -158,7 +158,7 @@ static double cluster_loss(struct deq_seq *s, unsigned c, const float *x, size_t
         if (s->logit_softcap > 0)
             memcpy(s->capped, y, V * sizeof(float));
         const double nll =
-            cross_entropy(y, V, t, C, in == c ? y + (target - deq_cluster_begin(a, c)) : t + in - 1, count);
+            cross_entropy(y, V, t, C, in == c ? y + (target - deq_cluster_begin(a, c)) : t + in - 1, weight);
         if (s->logit_softcap > 0)
             softcap_vjp(s->logit_softcap, s->capped, V, y);
         sum += nll;
@@ -205,7 +205,7 @@ static void words_vjp(struct deq_seq *s, unsigned c, const float *x, size_t n, f
         deq_gemm_xwt(n, D, E, d_h, E, proj, E, NULL, 0, d_x, D);
 }
 
-double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, size_t count, float *d_z,
+double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, float weight, float *d_z,
                     struct deq_weights *grads, double *ret_nll)
 {
     const size_t D = deq_vocab_out(&s->vocab);
@@ -220,14 +220,14 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
             if (nll)
                 nll[i] = 0;
         }
-        sum += cluster_loss(s, 0, x + r * D, rows, targets + r, count, nll);
+        sum += cluster_loss(s, 0, x + r * D, rows, targets + r, weight, nll);
         if (d_x || grads)
             words_vjp(s, 0, x + r * D, rows, d_x, grads);
         for (unsigned c = 1; c < deq_clusters(&s->vocab); c++) {
             const size_t m = gather(s, c, x + r * D, rows, targets + r);
             if (!m)
                 continue;
-            sum += cluster_loss(s, c, s->gather, m, targets + r, count, nll);
+            sum += cluster_loss(s, c, s->gather, m, targets + r, weight, nll);
             if (d_x || grads)
                 words_vjp(s, c, s->gather, m, d_x ? s->d_gather : NULL, grads);
             for (size_t i = 0; i < m && d_x; i++)
@@ -236,5 +236,5 @@ double deq_seq_loss(struct deq_seq *s, const float *z, const uint32_t *targets, 
     }
     if (d_z)
         s->ops->read_vjp(s, z, s->d_x, d_z, grads);
-    return sum / (double)count;
+    return sum * (double)weight;
 }

@@ -7,6 +7,7 @@
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "core/math/kern.h"
+#include "core/train/predictor.h"
 
 enum { STREAM_DROPOUT = 201, STREAM_PROBE = 202 };
 
@@ -32,7 +33,7 @@ static unsigned segments(const struct deq_grad_opts *o)
 struct room {
     unsigned n_tapes, kept;
     bool dropout, adjoint;
-    size_t scratch; /* floats */
+    size_t scratch, fit; /* floats */
 };
 
 static struct room room_for(const struct deq_grad_opts *opts, size_t n)
@@ -70,6 +71,7 @@ static void lay_out(struct deq_grad_work *w, const struct room *r, size_t nd, st
     DEQ_PART(l, w->g, r->adjoint ? nd : 0);
     DEQ_PART(l, w->kept, r->kept * nd);
     DEQ_PART(l, w->scratch, r->scratch);
+    DEQ_PART(l, w->fit, r->fit);
 }
 
 enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, const struct deq_grad_opts *opts,
@@ -84,6 +86,9 @@ enum deq_rc deq_grad_work_new(const struct deq_arch *arch, size_t b, size_t t, c
     const size_t dim = t * w.seq->state_dim;
     struct deq_layout l = {0};
     room.scratch = scratch_for(opts, n, b, dim);
+    for (size_t i = 0; i < n; i++)
+        if (opts[i].predictor)
+            room.fit = deq_predictor_floats(opts[i].predictor, b * t);
     lay_out(&w, &room, b * dim, &l);
     l = (struct deq_layout){.base = w.mem = deq_alloc(l.bytes)};
     if (!w.mem) {
@@ -176,6 +181,69 @@ static double jacobian_penalty(struct deq_grad_work *w, const struct deq_grad_op
     return penalty;
 }
 
+/* --- Losses at early iterates --- */
+
+/* A solve that is passed by. */
+struct passing {
+    struct deq_grad_work *work;
+    const struct deq_grad_opts *o;
+    const uint32_t *targets;
+    size_t count;
+    struct deq_weights *grads;
+    unsigned evaluations; /* so far */
+};
+
+/* Of the state y, the gradient to work->d. */
+static void early_loss(const struct passing *p, const float *y)
+{
+    const unsigned behind = 1 + (unsigned)__builtin_popcount(p->o->indexing >> p->evaluations >> 1);
+    deq_seq_loss(p->work->seq, y, p->targets, powf(p->o->gamma, (float)behind) / (float)p->count, p->work->d, p->grads,
+                 NULL);
+}
+
+static bool is_taken(const struct passing *p)
+{
+    return p->evaluations < DEQ_INDEXING_MAX && p->o->indexing >> p->evaluations & 1;
+}
+
+/* The gradient of where iterates begin, where that is known. */
+static void start_vjp(struct deq_seq *s, const float *d)
+{
+    if (s->ops->start_vjp)
+        s->ops->start_vjp(s, d);
+}
+
+static void eval_passing(void *ctx, const float *z, float *fz)
+{
+    struct passing *p = ctx;
+    struct deq_grad_work *w = p->work;
+    eval_f(w->seq, z, fz);
+    p->evaluations++;
+    if (!is_taken(p))
+        return;
+    early_loss(p, fz);
+    w->seq->ops->vjp(w->seq, 0, w->d, w->d, p->grads);
+    if (p->evaluations == 1)
+        start_vjp(w->seq, w->d);
+}
+
+/* deq_grad_solve with the losses on its way, all of which it passes. */
+static void solve_with_losses(struct passing *p, struct deq_solve_report *ret)
+{
+    struct deq_grad_work *w = p->work;
+    struct deq_solver_opts forward = p->o->forward;
+    const unsigned last = DEQ_INDEXING_MAX - 1 - (unsigned)__builtin_clz(p->o->indexing);
+    forward.min_iter = DEQ_MAX(forward.min_iter, last + 1);
+    deq_seq_start(w->seq, w->z);
+    if (is_taken(p)) {
+        early_loss(p, w->z);
+        start_vjp(w->seq, w->d);
+    }
+    deq_solve(&forward, w->seq->b, w->seq->t * w->seq->state_dim, eval_passing, p, w->z, w->f, w->scratch, NULL, ret);
+}
+
+/* --- What is recorded --- */
+
 /* The state that a segment begins at. */
 static float *segment_start(struct deq_grad_work *w, unsigned segment)
 {
@@ -184,12 +252,16 @@ static float *segment_start(struct deq_grad_work *w, unsigned segment)
 
 /* z* and what is recorded behind it: the first evaluation is f at w->z, with its value in w->f; evaluation i is on tape
  * i mod k until the next segment's takes its place. Returns the last state. */
-static const float *record(struct deq_grad_work *w, const struct deq_grad_opts *o, struct deq_grad_report *r)
+static const float *record(struct passing *p, struct deq_grad_report *r)
 {
+    struct deq_grad_work *w = p->work;
+    const struct deq_grad_opts *o = p->o;
     struct deq_seq *s = w->seq;
     struct deq_solve_report solve = {.finite = true};
     if (o->mode == DEQ_GRAD_EXPLICIT)
         deq_seq_start(s, w->z);
+    else if (o->indexing)
+        solve_with_losses(p, &solve);
     else
         deq_grad_solve(w, &o->forward, &solve);
     r->evaluations = solve.evaluations;
@@ -242,9 +314,11 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
 
     const struct deq_dropout drop = {o->dropout, o->weight_dropout, seed, STREAM_DROPOUT + (key << 8)};
     s->ops->begin(s, weights, tokens, &drop);
-    const float *y = record(w, o, &r);
-    r.loss = deq_seq_loss(s, y, targets, count, w->d, grads, NULL);
-    r.finite = r.finite && isfinite(r.loss);
+    const float *y = record(&(struct passing){w, o, targets, count, grads, 0}, &r);
+    r.loss = deq_seq_loss(s, y, targets, 1.0f / (float)count, w->d, grads, NULL);
+    if (o->predictor)
+        r.predictor = deq_predictor_shard(o->predictor, weights, s, w->z, count, w->fit, grads);
+    r.finite = r.finite && isfinite(r.loss) && isfinite(r.predictor);
     float *d = w->d; /* the gradient of what tape 0 gave */
     if (r.finite && o->mode == DEQ_GRAD_IMPLICIT) {
         struct deq_solve_report solve;
@@ -261,8 +335,8 @@ void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, cons
         r.jac = jacobian_penalty(w, o, count, seed, key, d, grads);
     if (r.finite) {
         s->ops->vjp(s, 0, d, d, grads);
-        if (o->mode == DEQ_GRAD_EXPLICIT && s->ops->start_vjp) /* behind a solve it is constant */
-            s->ops->start_vjp(s, d);
+        if (o->mode == DEQ_GRAD_EXPLICIT) /* behind a solve it is constant */
+            start_vjp(s, d);
         s->ops->end(s, grads);
     }
     *ret = r;

@@ -45,6 +45,26 @@ double deq_predictor_loss(const struct deq_predictor *p, const struct deq_weight
     return loss;
 }
 
+size_t deq_predictor_floats(const struct deq_predictor *p, size_t rows)
+{
+    return rows * 2 * (p->hidden + p->state_dim);
+}
+
+double deq_predictor_shard(const struct deq_predictor *p, const struct deq_weights *w, const struct deq_seq *s,
+                           const float *z, size_t count, float *scratch, struct deq_weights *grads)
+{
+    const size_t S = p->state_dim, Hp = p->hidden, N = s->n;
+    const float share = 1.0f / (float)count;
+    float *hidden = scratch, *d_hidden = hidden + N * Hp, *out = d_hidden + N * Hp, *prev = out + N * S;
+    for (size_t i = 0; i < N; i++) /* a sequence's first position has no predecessor: zeros, as in the engine */
+        if (i % s->t)
+            memcpy(prev + i * S, z + (i - 1) * S, S * sizeof(float));
+        else
+            memset(prev + i * S, 0, S * sizeof(float));
+    return (double)share * deq_predictor_loss(p, w, s->vocab.d_model, N, s->e, prev, z, share, hidden, d_hidden, out,
+                                              grads);
+}
+
 struct fit {
     struct deq_weights *w;
     const struct deq_predictor *p;
@@ -53,27 +73,18 @@ struct fit {
     const uint32_t *tokens; /* [shards * rows] */
     size_t rows, shards;
     struct deq_weights **grads; /* [shards], so that sums do not depend on the number of threads */
-    float **scratch;            /* [threads] hidden, d_hidden, out, prev */
+    float **scratch;            /* [threads] of deq_predictor_shard */
     double *loss;               /* [shards] */
 };
 
 static void fit_shard(struct fit *f, size_t shard, struct deq_grad_work *work, float *scratch)
 {
-    const size_t D = work->seq->vocab.d_model, S = f->p->state_dim, Hp = f->p->hidden, T = work->seq->t;
-    const float share = 1.0f / (float)(f->rows * f->shards);
-    float *hidden = scratch, *d_hidden = hidden + f->rows * Hp, *out = d_hidden + f->rows * Hp,
-          *prev = out + f->rows * S;
     struct deq_solve_report rep;
     work->seq->ops->begin(work->seq, f->w, f->tokens + shard * f->rows, NULL);
     deq_grad_solve(work, &f->solver, &rep);
-    for (size_t i = 0; i < f->rows; i++) /* a sequence's first position has no predecessor: zeros, as in the engine */
-        if (i % T)
-            memcpy(prev + i * S, work->z + (i - 1) * S, S * sizeof(float));
-        else
-            memset(prev + i * S, 0, S * sizeof(float));
     memset(f->grads[shard]->data + f->w->n_main, 0, (f->w->n - f->w->n_main) * sizeof(float));
-    f->loss[shard] = share * deq_predictor_loss(f->p, f->w, D, f->rows, work->seq->e, prev, work->z, share, hidden,
-                                                d_hidden, out, f->grads[shard]);
+    f->loss[shard] = deq_predictor_shard(f->p, f->w, work->seq, work->z, f->rows * f->shards, scratch,
+                                         f->grads[shard]);
 }
 
 static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
@@ -86,11 +97,11 @@ static void fit_thread(void *ctx, unsigned thread, unsigned n_threads)
 enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct deq_arch *arch, struct deq_weights *w,
                               struct deq_dataset *data, struct deq_pool *pool, struct deq_grad_work *work,
                               size_t micro_batch, size_t shards, const struct deq_solver_opts *solver,
-                              struct deq_err *err)
+                              bool *ret_stopped, struct deq_err *err)
 {
     const unsigned threads = deq_pool_threads(pool);
     const struct deq_predictor *p = arch->kind->predictor(w);
-    const size_t Hp = p->hidden, S = p->state_dim, rows = micro_batch * data->seq_len, n = w->n - w->n_main;
+    const size_t rows = micro_batch * data->seq_len, n = w->n - w->n_main;
     struct fit f = {.w = w, .p = p, .work = work, .rows = rows, .shards = shards, .solver = *solver};
     enum deq_rc rc = DEQ_OK;
     f.solver.tol = fit->tol;
@@ -108,15 +119,12 @@ enum deq_rc deq_predictor_fit(const struct deq_predictor_fit *fit, const struct 
     for (size_t i = 0; i < shards && !rc; i++)
         rc = deq_weights_new(arch, &f.grads[i], err);
     for (unsigned i = 0; i < threads && !rc; i++) {
-        if (!(f.scratch[i] = DEQ_NEW_ARRAY(float, rows * (2 * Hp + 2 * S))))
+        if (!(f.scratch[i] = DEQ_NEW_ARRAY(float, deq_predictor_floats(p, rows))))
             rc = deq_fail(err, DEQ_ENOMEM, "no memory to fit the predictor");
     }
     double mean = 0;
-    for (unsigned step = 0; step < fit->steps && !rc; step++) {
-        if (fit->stop && fit->stop(fit->ctx)) {
-            rc = deq_fail(err, DEQ_ECANCELED, "stopped while the predictor was fitted; resume fits it again");
-            break;
-        }
+    *ret_stopped = false;
+    for (unsigned step = 0; step < fit->steps && !rc && !(*ret_stopped = fit->stop && fit->stop(fit->ctx)); step++) {
         deq_dataset_batch(data, fit->first_step + step, micro_batch * shards, tokens, targets);
         deq_pool_run(pool, fit_thread, &f);
         double loss = 0;

@@ -8,6 +8,7 @@
 #include "core/base/yaml.h"
 #include "core/cell/config.h"
 #include "core/cell/transformer.h"
+#include "core/train/implicit.h"
 
 #define AT(field) offsetof(struct deq_recipe, field)
 #define U32(name, field, lo, hi, def, help) {name, DEQ_OPT_U32, AT(field), lo, hi, def, NULL, help}
@@ -72,6 +73,10 @@ static const struct deq_opt options[] = {
     U32("train.drawn_evaluations", drawn, 0, 32, "0",
         "For grad unroll: instead of a solve to solver.tol a number of evaluations drawn of 0..N in every step; 0: a "
         "solve."),
+    LIST("train.indexing", indexing,
+         "Fixed point correction: numbers of evaluations (0: where iterates begin, if layers propose that) after which "
+         "the loss is taken too, as the solve passes by; []: of the last state alone."),
+    FLT("train.gamma", gamma, 0, 1, "0.8", "Weight of the last of these losses, to that of the last state; and so on."),
     FLT("train.lr", lr, 0, 10, "1e-3", "Peak learning rate."),
     FLT("train.lr_min", lr_min, 0, 10, "0", "Learning rate at the end."),
     U32("train.warmup", warmup, 0, 100000000, "100", "Steps of linear warm-up."),
@@ -106,6 +111,9 @@ static const struct deq_opt options[] = {
     ENUM("solver.method", solver, "anderson", DEQ_SOLVER_CHOICES,
          "Root finder of the forward and the adjoint equation."),
     FLT("solver.tol", tol, 0, 10, "1e-2", "Relative residual at which the forward solve stops."),
+    FLT("solver.tol_start", tol_start, 0, 10, "0",
+        "Tolerance schedule: tol of the first step through the equilibrium, from where it goes to tol at the last one "
+        "(geometrically; adjoint_tol by the same factor); 0: tol in all steps."),
     U32("solver.max_iter", max_iter, 1, 1000, "10",
         "Evaluations of the forward solve at most; depth of a network of grad explicit."),
     U32("solver.memory", memory, 1, DEQ_SOLVER_MEMORY_MAX, "3", "Pairs kept by Anderson, updates kept by Broyden."),
@@ -123,6 +131,9 @@ static const struct deq_opt options[] = {
     ENUM("serve.warm_start", serve_warm, "predictor", DEQ_WARM_CHOICES, "Warm start that config.json recommends."),
     U32("predictor.hidden_size", predictor_hidden, 0, 65536, "512",
         "Hidden width of the warm-start predictor; 0: none."),
+    BOOL("predictor.joint", predictor_joint, "false",
+         "It is trained together with the model, on the equilibria of its steps, and not fitted behind it: of steps, "
+         "lr and tol only lr concerns it then, the peak on the model's schedule."),
     U32("predictor.steps", predictor_steps, 0, 1000000, "400", "Steps of fitting it, after the model is trained."),
     FLT("predictor.lr", predictor_lr, 0, 1, "2e-3", "Learning rate of fitting it (cosine to 0)."),
     FLT("predictor.tol", predictor_tol, 0, 1, "1e-3", "Tolerance of the equilibria that it is fitted on."),
@@ -137,8 +148,7 @@ static const struct deq_opt options[] = {
 
 /* --- One object for the rows of both tables --- */
 
-/* What model.* describe, without vocabulary and serving defaults. */
-static const struct deq_arch *model_of(const struct deq_recipe *r)
+const struct deq_arch *deq_recipe_model(const struct deq_recipe *r)
 {
     return (const struct deq_arch *)(const void *)((const char *)r + ARCH_AT);
 }
@@ -215,22 +225,63 @@ static enum deq_rc check_explicit(const struct deq_recipe *r, struct deq_err *er
     if (r->drawn)
         return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad explicit, whose "
                         "evaluations are solver.max_iter", r->drawn);
+    if (r->indexing[0])
+        return deq_fail(err, DEQ_EINVAL, "train.indexing: does not go with train.grad explicit, whose loss is the last "
+                        "state's");
     if (r->recompute && r->max_iter == 1)
         return deq_fail(err, DEQ_EINVAL, "train.recompute: a network of one evaluation (solver.max_iter) has none to "
                         "make again");
     return DEQ_OK;
 }
 
+/* Where the loss is taken on the way to an equilibrium. */
+static enum deq_rc check_indexing(const struct deq_recipe *r, struct deq_err *err)
+{
+    const uint32_t below = DEQ_MIN(r->max_iter, (uint32_t)DEQ_INDEXING_MAX);
+    for (const char *s = r->indexing; *s; s += strcspn(s, "\n"), s += *s == '\n') {
+        char *end = NULL;
+        const unsigned long k = *s >= '0' && *s <= '9' ? strtoul(s, &end, 10) : 0;
+        if (!end || (*end && *end != '\n') || k >= below)
+            return deq_fail(err, DEQ_EINVAL,
+                            "train.indexing: \"%.*s\" is not a number in 0..%u (below solver.max_iter)",
+                            (int)strcspn(s, "\n"), s, below - 1);
+    }
+    if (deq_recipe_indexing(r) & 1 && !deq_arch_proposes(deq_recipe_model(r)))
+        return deq_fail(err, DEQ_EINVAL,
+                        "train.indexing: 0, but no layers before the loop propose where iterates begin");
+    return DEQ_OK;
+}
+
+/* A number of evaluations that is drawn takes the place of a solve. */
+static enum deq_rc check_drawn(const struct deq_recipe *r, struct deq_err *err)
+{
+    if (r->grad == DEQ_RECIPE_IMPLICIT)
+        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which "
+                        "needs the equilibrium", r->drawn);
+    const char *const other = r->indexing[0]                              ? "train.indexing"
+                              : r->predictor_joint && r->predictor_hidden ? "predictor.joint"
+                              : r->tol_start > 0                          ? "solver.tol_start"
+                                                                          : NULL;
+    if (!other)
+        return DEQ_OK;
+    return deq_fail(err, DEQ_EINVAL, "%s: does not go with train.drawn_evaluations %u, which takes the place of a "
+                    "solve", other, r->drawn);
+}
+
 static enum deq_rc check_equilibrium(const struct deq_recipe *r, struct deq_err *err)
 {
+    const enum deq_rc rc = r->drawn ? check_drawn(r, err) : check_indexing(r, err);
+    if (rc)
+        return rc;
     if (r->recompute)
         return deq_fail(err, DEQ_EINVAL, "train.recompute: is for train.grad explicit, an equilibrium's memory does "
                         "not grow with its evaluations");
-    if (r->drawn && r->grad == DEQ_RECIPE_IMPLICIT)
-        return deq_fail(err, DEQ_EINVAL, "train.drawn_evaluations: %u does not go with train.grad implicit, which "
-                        "needs the equilibrium", r->drawn);
+    if (r->tol_start > 0 && !(r->tol > 0))
+        return deq_fail(err, DEQ_EINVAL, "solver.tol_start: %g has no way to solver.tol 0", (double)r->tol_start);
     if (r->shallow_steps > r->steps)
-        return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u", r->shallow_steps, r->steps);
+        return deq_fail(err, DEQ_EINVAL, "train.shallow_steps: %u exceeds train.steps %u; for so few write "
+                        "train.shallow_steps: %u, or 0 for none", r->shallow_steps, r->steps,
+                        DEQ_MAX(r->steps / 4, UINT32_C(1)));
     if (r->serve_warm == DEQ_WARM_PREDICTOR && !r->predictor_hidden)
         return deq_fail(err, DEQ_EINVAL, "serve.warm_start: predictor, but predictor.hidden_size is 0");
     return DEQ_OK;
@@ -245,7 +296,7 @@ enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err)
     if (r->batch % r->micro_batch)
         return deq_fail(err, DEQ_EINVAL, "train.batch: %u is not a multiple of train.micro_batch %u", r->batch,
                         r->micro_batch);
-    const struct deq_arch *model = model_of(r);
+    const struct deq_arch *model = deq_recipe_model(r);
     if (strcmp(r->type, r->kind->title)) {
         char known[160];
         deq_kind_list(known, sizeof known, true);
@@ -325,6 +376,14 @@ enum deq_rc deq_recipe_load(const char *path, const char *init, struct deq_recip
     return rc;
 }
 
+uint32_t deq_recipe_indexing(const struct deq_recipe *r)
+{
+    uint32_t mask = 0;
+    for (const char *s = r->indexing; *s; s += strcspn(s, "\n"), s += *s == '\n')
+        mask |= UINT32_C(1) << strtoul(s, NULL, 10);
+    return mask;
+}
+
 float deq_recipe_held_back(const struct deq_recipe *r)
 {
     return r->valid_file[0] ? 0 : r->valid_share;
@@ -356,94 +415,6 @@ const char *deq_recipe_grad_name(const struct deq_recipe *r)
 bool deq_recipe_tunes(const struct deq_recipe *r)
 {
     return r->grad != DEQ_RECIPE_EXPLICIT && r->tune_budget > 0 && r->serve_tol > 0;
-}
-
-/* How a network of a fixed depth is served: every level an evaluation of the one below. */
-static void serve_explicit(const struct deq_recipe *r, struct deq_arch *a)
-{
-    a->predictor_hidden = 0;
-    a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = 1,
-                                      .warm = deq_arch_proposes(a) ? DEQ_WARM_PROPOSAL : DEQ_WARM_ZERO};
-    a->serving.solver.method = DEQ_PICARD;
-    a->serving.solver.tol = 0;
-    a->serving.solver.max_iter = r->max_iter;
-}
-
-/* model.cutoffs, in their order: ranges are the architecture's to check. */
-static enum deq_rc take_cutoffs(const char *list, struct deq_vocab *v, struct deq_err *err)
-{
-    v->n_cutoffs = 0;
-    for (const char *s = list; *s; s += strcspn(s, "\n"), s += *s == '\n') {
-        char *end;
-        const unsigned long id = *s >= '0' && *s <= '9' ? strtoul(s, &end, 10) : 0;
-        if (!id || (*end && *end != '\n') || id > UINT32_MAX)
-            return deq_fail(err, DEQ_EINVAL, "model.cutoffs: \"%.*s\" is not an id above 0", (int)strcspn(s, "\n"), s);
-        if (v->n_cutoffs == DEQ_CUTOFFS_MAX)
-            return deq_fail(err, DEQ_EINVAL, "model.cutoffs: more than %d", DEQ_CUTOFFS_MAX);
-        v->cutoffs[v->n_cutoffs++] = (uint32_t)id;
-    }
-    return DEQ_OK;
-}
-
-static enum deq_rc take_ties(const char *list, struct deq_vocab *v, struct deq_err *err)
-{
-    unsigned n = 0;
-    memset(v->proj_untied, 0, sizeof v->proj_untied);
-    for (const char *s = list; *s; s += strcspn(s, "\n"), s += *s == '\n', n++) {
-        const size_t len = strcspn(s, "\n");
-        const bool is_false = len == 5 && !strncmp(s, "false", 5);
-        if (!is_false && (len != 4 || strncmp(s, "true", 4)))
-            return deq_fail(err, DEQ_EINVAL, "model.tie_projections: \"%.*s\" is not true or false", (int)len, s);
-        if (n < deq_clusters(v))
-            v->proj_untied[n] = is_false;
-    }
-    if (n && n != deq_clusters(v))
-        return deq_fail(err, DEQ_EINVAL, "model.tie_projections: %u of them, but the vocabulary has %u clusters "
-                        "(model.cutoffs)", n, deq_clusters(v));
-    return DEQ_OK;
-}
-
-/* What config.json recommends: the model's own that the run starts from, or the kind's; and the recipe's keys. */
-static void take_serving(const struct deq_recipe *r, struct deq_arch *a)
-{
-    if (!r->of_model) {
-        a->serving = (struct deq_serving){.solver = deq_solver_defaults(), .row_window = DEQ_ROW_WINDOW};
-        if (a->kind->serving)
-            a->kind->serving(a, &a->serving);
-    }
-    if (r->serve_window) {
-        a->serving.row_window = r->serve_window;
-        a->serving.prefill_window = 0;
-    }
-    a->predictor_hidden = r->predictor_hidden;
-    a->serving.warm = r->serve_warm;
-    a->serving.solver.method = r->serve_solver;
-    a->serving.solver.tol = r->serve_tol;
-    a->serving.solver.max_iter = r->serve_max_iter;
-    a->serving.solver.memory = r->serve_memory;
-    if (r->grad == DEQ_RECIPE_EXPLICIT)
-        serve_explicit(r, a);
-}
-
-enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t tokens, struct deq_arch **ret, struct deq_err *err)
-{
-    struct deq_arch *a = deq_arch_copy(model_of(r));
-    if (!a)
-        return deq_fail(err, DEQ_ENOMEM, "no memory for the architecture");
-    a->vocab.size = r->of_model ? r->vocab_size : tokens;
-    a->vocab.eos_id = r->of_model ? a->vocab.eos_id : 0;
-    a->vocab.head_untied = !r->tie_embeddings;
-    take_serving(r, a);
-    enum deq_rc rc = take_cutoffs(r->cutoffs, &a->vocab, err);
-    if (!rc)
-        rc = take_ties(r->tie_projections, &a->vocab, err);
-    if (!rc)
-        rc = deq_arch_check(a, "model", err);
-    if (rc)
-        deq_free(a);
-    else
-        *ret = a;
-    return rc;
 }
 
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r)

@@ -27,9 +27,10 @@ struct deq_recipe {
     uint32_t vocab_size;
     /* train */
     uint32_t steps, shallow_steps, shallow_depth, batch, micro_batch, seq_len, unroll, drawn;
+    char indexing[128];
     enum deq_recipe_grad grad;
     bool recompute;
-    float lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout, weight_dropout;
+    float gamma, lr, lr_min, beta1, beta2, eps, weight_decay, clip, dropout, weight_dropout;
     uint32_t warmup;
     enum deq_recipe_optimizer optimizer;
     float muon_lr, muon_momentum;
@@ -41,7 +42,7 @@ struct deq_recipe {
     uint32_t eval_every, eval_tokens, checkpoint_every, log_every;
     /* solver while training, and for the adjoint */
     enum deq_solver_method solver;
-    float tol, beta, reg, adjoint_tol;
+    float tol, tol_start, beta, reg, adjoint_tol;
     uint32_t max_iter, memory, adjoint_max_iter;
     /* what config.json recommends for serving */
     enum deq_solver_method serve_solver;
@@ -49,6 +50,7 @@ struct deq_recipe {
     float serve_tol;
     uint32_t serve_max_iter, serve_memory, serve_window;
     /* predictor */
+    bool predictor_joint;
     uint32_t predictor_steps;
     float predictor_lr, predictor_tol;
     /* how deq train ends: deq tune's search for better settings than those */
@@ -67,6 +69,10 @@ enum deq_rc deq_recipe_of_model(struct deq_recipe *r, const struct deq_arch *a, 
 void deq_recipe_free(struct deq_recipe *r);
 /* What is missing, and what one field's range cannot say. */
 enum deq_rc deq_recipe_check(const struct deq_recipe *r, struct deq_err *err);
+/* What model.* describe, without vocabulary and serving defaults. */
+const struct deq_arch *deq_recipe_model(const struct deq_recipe *r);
+/* Bit k: the loss is also taken after k evaluations (train.indexing, which deq_recipe_check has seen). */
+uint32_t deq_recipe_indexing(const struct deq_recipe *r);
 /* The share of every training file that is not trained on, because there is no validation file. */
 float deq_recipe_held_back(const struct deq_recipe *r);
 /* The texts that the model is tuned by: '\n'-separated names, of each all (0) or the last share. */
@@ -79,9 +85,9 @@ const char *deq_recipe_phase(const struct deq_recipe *r, uint64_t step);
 const char *deq_recipe_grad_name(const struct deq_recipe *r);
 /* Whether the run ends by tuning. */
 bool deq_recipe_tunes(const struct deq_recipe *r);
-/* The whole architecture it describes, for a tokenizer of so many tokens (of a model's, which may have more rows than
- * tokens, data.vocab_size); eos_id 0, since our tokenizers put the end of text first, or the model's. The caller's,
- * deq_free. */
+/* recipe_arch.c. The whole architecture it describes, for a tokenizer of so many tokens (of a model's, which may have
+ * more rows than tokens, data.vocab_size); eos_id 0, since our tokenizers put the end of text first, or the model's.
+ * The caller's, deq_free. */
 enum deq_rc deq_recipe_arch(const struct deq_recipe *r, uint32_t tokens, struct deq_arch **ret, struct deq_err *err);
 /* Solvers while training. */
 struct deq_solver_opts deq_recipe_solver(const struct deq_recipe *r);

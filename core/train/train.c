@@ -11,6 +11,7 @@
 #include "core/cell/config.h"
 #include "core/text/corpus.h"
 #include "core/text/tokenizer_config.h"
+#include "core/train/overlap.h"
 #include "core/train/predictor.h"
 #include "core/train/tokenizer.h"
 #include "core/train/train_impl.h"
@@ -116,6 +117,23 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
     return rc;
 }
 
+/* A validation file that has seen the training text says too much good of the model; the run goes on. */
+static enum deq_rc tell_overlap(struct deq_train *r, struct deq_err *err)
+{
+    const char *valid = r->recipe->valid_file;
+    char line[1400];
+    struct deq_overlap o = {0};
+    const enum deq_rc rc =
+        valid[0] ? deq_overlap_find(r->opts->data_dir, valid, r->recipe->train_files, &o, err) : DEQ_OK;
+    if (rc || !o.shared)
+        return rc;
+    snprintf(line, sizeof line,
+             "data.valid: %s shares %zu of its %zu documents with the training text, the first at line %zu: of those "
+             "its loss is one of training", valid, o.shared, o.documents, o.line);
+    note(r, line);
+    return DEQ_OK;
+}
+
 static enum deq_rc prepare_memory(struct deq_train *r, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
@@ -207,7 +225,7 @@ static enum deq_rc start_state(struct deq_train *r, struct deq_err *err)
     deq_train_init(r->w, 0, r->recipe->seed);
     if (!r->opts->init)
         return DEQ_OK;
-    return deq_train_init_from(r->opts->init, r->w, r->recipe->predictor_steps > 0, err);
+    return deq_train_init_from(r->opts->init, r->w, r->recipe->predictor_joint || r->recipe->predictor_steps > 0, err);
 }
 
 static void on_predictor(void *ctx, unsigned step, unsigned steps, double error)
@@ -221,11 +239,31 @@ static bool predictor_stop(void *ctx)
     return asked_to_stop(ctx);
 }
 
+/* Behind the last step, and afresh, so that a run that was stopped here or had come to its end gives the same model. */
+static enum deq_rc fit_predictor(struct deq_train *r, bool *ret_stopped, struct deq_err *err)
+{
+    const struct deq_recipe *c = r->recipe;
+    const struct deq_predictor_fit fit = {.steps = c->predictor_steps,
+                                          .lr = c->predictor_lr,
+                                          .tol = c->predictor_tol,
+                                          .seed = c->seed,
+                                          .first_step = r->at.step,
+                                          .progress = on_predictor,
+                                          .stop = predictor_stop,
+                                          .ctx = r};
+    const struct deq_solver_opts solver = deq_recipe_solver(c);
+    deq_train_init(r->w, r->w->n_main, c->seed);
+    const enum deq_rc rc = deq_predictor_fit(&fit, r->arch, r->w, r->train, r->pool, r->work, c->micro_batch,
+                                             r->n_shards, &solver, ret_stopped, err);
+    return rc || *ret_stopped ? rc : save_checkpoint(r, err); /* with the predictor in it */
+}
+
 static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq_err *err)
 {
     const struct deq_recipe *c = r->recipe;
     const double began = deq_now_s() - r->at.seconds, cpu_began = deq_process_cpu_s() - r->at.cpu_seconds;
-    double t_log = deq_now_s(), sums[4] = {0}, n = 0; /* loss, evaluations, adjoint, residual since the last line */
+    double t_log = deq_now_s(), sums[5] = {0}, n = 0; /* loss, evaluations, adjoint, residual, the predictor's error,
+                                                       * since the last line */
     unsigned bad = 0;
     enum deq_rc rc = DEQ_OK;
     while (r->at.step < c->steps && !(*ret_stopped = asked_to_stop(r))) {
@@ -242,6 +280,7 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
         sums[1] += e.evaluations;
         sums[2] += e.adjoint_evaluations;
         sums[3] += e.residual;
+        sums[4] += e.predictor;
         n++;
         if (r->at.step % c->log_every == 0 || r->at.step == c->steps) {
             const double now = deq_now_s(), rate = n * c->batch * c->seq_len / (now - t_log);
@@ -251,6 +290,7 @@ static enum deq_rc train_loop(struct deq_train *r, bool *ret_stopped, struct deq
             e.evaluations = sums[1] / n;
             e.adjoint_evaluations = sums[2] / n;
             e.residual = sums[3] / n;
+            e.predictor = sums[4] / n;
             e.tokens = r->at.tokens;
             e.seconds = r->at.seconds;
             e.cpu_seconds = r->at.cpu_seconds;
@@ -340,6 +380,8 @@ static enum deq_rc prepare(struct deq_train *r, struct deq_err *err)
     if (!rc)
         rc = load_valid(r, err);
     if (!rc)
+        rc = tell_overlap(r, err);
+    if (!rc)
         rc = prepare_memory(r, err);
     if (!rc)
         rc = start_state(r, err);
@@ -369,24 +411,9 @@ enum deq_rc deq_train_run(const struct deq_recipe *recipe, const struct deq_trai
     if (rc || stopped)
         goto out;
     emit(&r, deq_train_validate(&r, 0));
-    if (r.arch->predictor_hidden && recipe->predictor_steps) {
-        struct deq_predictor_fit fit = {.steps = recipe->predictor_steps,
-                                        .lr = recipe->predictor_lr,
-                                        .tol = recipe->predictor_tol,
-                                        .seed = recipe->seed,
-                                        .first_step = r.at.step,
-                                        .progress = on_predictor,
-                                        .stop = predictor_stop,
-                                        .ctx = &r};
-        struct deq_solver_opts solver = deq_recipe_solver(recipe);
-        /* afresh, so that resuming a finished run gives the same model */
-        deq_train_init(r.w, r.w->n_main, recipe->seed);
-        rc = deq_predictor_fit(&fit, r.arch, r.w, r.train, r.pool, r.work, recipe->micro_batch, r.n_shards, &solver,
-                               err);
-        if (!rc)
-            rc = save_checkpoint(&r, err); /* with the predictor in it */
-    }
-    if (!rc)
+    if (r.arch->predictor_hidden && recipe->predictor_steps && !recipe->predictor_joint)
+        rc = fit_predictor(&r, &stopped, err);
+    if (!rc && !stopped)
         rc = save_model(&r, err);
 out:
     run_free(&r);

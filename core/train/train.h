@@ -34,11 +34,12 @@ struct deq_train_event {
     } kind;
     uint64_t step, steps;
     const char *phase;        /* "shallow", "deq", "explicit", "predictor" */
-    double loss;              /* nats a token; for PREDICTOR the relative error of the start */
+    double loss;              /* nats a token, of the last state; for PREDICTOR the relative error of the start */
     double bits_per_byte;     /* VALID */
     double perplexity;        /* VALID */
     float lr, grad_norm;
     double evaluations, adjoint_evaluations, residual, jac;
+    double predictor; /* relative error of the start, with predictor.joint; else 0 */
     double tokens_per_second, seconds, cpu_seconds, eta_seconds;
     uint64_t tokens;
     const char *note;         /* NOTE, SAVED: a path or a sentence */
@@ -67,6 +68,9 @@ enum deq_rc deq_train_run(const struct deq_recipe *r, const struct deq_train_opt
 void deq_train_init(struct deq_weights *w, size_t from, uint64_t seed);
 /* Learning rate of step `step` (from 0). */
 float deq_train_lr(const struct deq_recipe *r, uint64_t step);
+/* How much wider than solver.tol and solver.adjoint_tol the tolerances of step `step` are: at the first one through the
+ * equilibrium as solver.tol_start says, at the last one 1, between them geometrically. */
+float deq_train_widening(const struct deq_recipe *r, uint64_t step);
 /* Evaluations that go before the recorded ones in a step, by train.drawn_evaluations N: 0..N, of seed and step only. */
 unsigned deq_train_drawn(const struct deq_recipe *r, uint64_t step);
 

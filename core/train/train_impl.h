@@ -34,7 +34,7 @@ struct deq_train {
     uint64_t saved; /* the step of the checkpoint that is there; 0: there is none */
     /* the step under way, read by the pool */
     struct deq_grad_opts grad_opts;
-    struct deq_adamw adamw;
+    struct deq_adamw adamw, adamw_predictor;
     float grad_scale, muon_lr;
     unsigned *owner;     /* [n_params] the thread that updates a tensor, dealt out by work */
     float **muon_scratch; /* [n_threads] */

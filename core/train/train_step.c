@@ -29,6 +29,21 @@ unsigned deq_train_drawn(const struct deq_recipe *r, uint64_t step)
     return (unsigned)deq_rng_below(r->seed, STREAM_DRAWN, step, (uint64_t)r->drawn + 1);
 }
 
+float deq_train_widening(const struct deq_recipe *r, uint64_t step)
+{
+    if (!(r->tol_start > 0))
+        return 1;
+    const double first = r->shallow_steps, all = fmax(1, (double)r->steps - 1 - first),
+                 left = fmin(1, fmax(0, ((double)r->steps - 1 - (double)step) / all));
+    return (float)pow((double)r->tol_start / (double)r->tol, left);
+}
+
+/* NULL: it is not trained with the model. */
+static const struct deq_predictor *joint_predictor(const struct deq_train *r)
+{
+    return r->recipe->predictor_joint && r->arch->predictor_hidden ? r->arch->kind->predictor(r->w) : NULL;
+}
+
 /* depth: of an explicit network; 0: an equilibrium. */
 static struct deq_grad_opts grad_opts_at(const struct deq_train *r, unsigned depth, bool penalty)
 {
@@ -43,6 +58,9 @@ static struct deq_grad_opts grad_opts_at(const struct deq_train *r, unsigned dep
         .adjoint = deq_recipe_adjoint(c),
         .jac_weight = penalty ? c->jac_weight : 0,
         .jac_step = c->jac_step,
+        .indexing = depth ? 0 : deq_recipe_indexing(c),
+        .gamma = c->gamma,
+        .predictor = depth ? NULL : joint_predictor(r),
         .dropout = c->dropout,
         .weight_dropout = c->weight_dropout,
     };
@@ -61,6 +79,8 @@ static struct deq_grad_opts grad_opts(const struct deq_train *r, uint64_t step)
     const struct deq_recipe *c = r->recipe;
     const unsigned depth = deq_recipe_depth(c, step);
     struct deq_grad_opts o = grad_opts_at(r, depth, !depth && c->jac_every && step % c->jac_every == 0);
+    o.forward.tol *= deq_train_widening(c, step);
+    o.adjoint.tol *= deq_train_widening(c, step);
     if (!depth && c->drawn) {
         const unsigned n = deq_train_drawn(c, step);
         o.mode = n ? DEQ_GRAD_UNROLL : DEQ_GRAD_EXPLICIT;
@@ -143,8 +163,14 @@ static void update(void *ctx, unsigned thread, unsigned n_threads)
     (void)n_threads;
     for (size_t i = 0; i < r->w->n_params; i++) {
         const struct deq_param *p = &r->w->params[i];
-        if (r->owner[i] != thread || p->offset >= r->w->n_main)
-            continue; /* the predictor is fitted apart */
+        if (r->owner[i] != thread)
+            continue;
+        if (p->offset >= r->w->n_main) {
+            if (joint_predictor(r)) /* else it is fitted behind */
+                deq_adamw_update(&r->adamw_predictor, r->w->data + p->offset, r->m + p->offset, r->v + p->offset,
+                                 r->grads[0]->data + p->offset, 1.0f, false, p->count);
+            continue;
+        }
         const size_t parts = muon_parts(r, p);
         for (size_t k = 0; k < parts; k++) {
             const size_t rows = p->rows / parts, at = p->offset + k * rows * p->cols;
@@ -170,8 +196,8 @@ bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
     double norm = 0;
     bool finite = true;
     *e = (struct deq_train_event){.kind = DEQ_TRAIN_STEP, .phase = deq_recipe_phase(c, r->at.step)};
-    for (size_t i = 0; i < r->w->n_params; i++)
-        norm += r->norm_parts[i];
+    for (size_t i = 0; i < r->w->n_params && r->w->params[i].offset < r->w->n_main; i++)
+        norm += r->norm_parts[i]; /* what clips the model's gradient is the model's */
     norm = sqrt(norm);
     for (size_t i = 0; i < r->n_shards; i++) {
         const struct deq_grad_report *p = &r->reports[i];
@@ -182,7 +208,9 @@ bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
         e->adjoint_evaluations += p->adjoint_evaluations * share;
         e->residual += p->residual * share;
         e->jac += p->jac * share;
+        e->predictor += p->predictor;
     }
+    e->predictor = sqrt(e->predictor);
     e->grad_norm = (float)norm;
     e->lr = deq_train_lr(c, r->at.step);
     finite = finite && isfinite(norm);
@@ -191,6 +219,8 @@ bool deq_train_step(struct deq_train *r, struct deq_train_event *e)
         r->muon_lr = c->muon_lr * e->lr / c->lr; /* the same schedule */
         r->adamw = (struct deq_adamw){e->lr, c->beta1, c->beta2, c->eps, c->weight_decay,
                                       r->at.step + 1 - r->at.skipped};
+        r->adamw_predictor = r->adamw;
+        r->adamw_predictor.lr = c->predictor_lr * e->lr / c->lr;
         deq_pool_run(r->pool, update, r);
     } else {
         r->at.skipped++;

@@ -45,7 +45,7 @@ class Session:
             raise plan.Unequal("recipes with different data.vocab_size: %s" % sorted(vocabulary))
         self.results["texts"] = w.prepare(found, vocabulary.pop())
         for m in self.plan.models:
-            self.results["models"][plan.model_name(m)] = w.size(self.plan, m)
+            self.results["models"][plan.model_name(m)] = w.size(self.plan.first(m))
         plan.refuse_unequal({(m.kind, m.form): self.results["models"][plan.model_name(m)]["non_embedding_parameters"]
                              for m in self.plan.models})
 

@@ -45,6 +45,11 @@ def solved_to(tol, most):
     return {"solver.tol": tol, "solver.max_iter": most, "solver.adjoint_tol": tol, "solver.adjoint_max_iter": most}
 
 
+def losses_after(*evaluations):
+    return {"train.indexing": "[%s]" % ", ".join(map(str, evaluations))}
+
+
+PREDICTOR = {"predictor.hidden_size": 64, "serve.warm_start": "predictor"}
 # what a vector of the decay and a matrix of the injection add is taken from the feed-forward network
 DECAY = {"model.injection": "diagonal", "model.inner_size": 368, "serve.warm_start": "zero"}
 UNTIED = {"model.tie_embeddings": "false"}
@@ -54,15 +59,18 @@ ROWS = (
     ("bare-drawn", "bare, 0 to 3 evaluations drawn, one recorded", {**BARE, **drawn(3)}),
     ("bare-jac", "bare, Jacobian penalty 0.5", {**BARE, **penalty(0.5)}),
     ("bare-jac2", "bare, Jacobian penalty 2", {**BARE, **penalty(2)}),
-    ("bare-predictor", "bare, a predictor fitted behind", {**BARE, "predictor.hidden_size": 64,
-                                                           "predictor.steps": 200,
-                                                           "serve.warm_start": "predictor"}),
+    ("bare-correction", "bare, losses after 1 and 2 evaluations too", {**BARE, **losses_after(1, 2)}),
+    ("bare-predictor", "bare, a predictor fitted behind", {**BARE, **PREDICTOR, "predictor.steps": 200}),
+    ("bare-joint", "bare, a predictor trained with it", {**BARE, **PREDICTOR, "predictor.joint": "true"}),
     ("bare-untied", "bare, a head of its own", {**BARE, **UNTIED}),
     ("proposal", "two layers propose, one is tied: solved, implicit gradient", {}),
     ("proposal-onestep", "proposal, one-step gradient", ONE_STEP),
     ("proposal-jac", "proposal, Jacobian penalty 0.5", penalty(0.5)),
+    ("proposal-correction", "proposal, losses after 0 and 1 evaluations too", losses_after(0, 1)),
     ("proposal-tight", "proposal, solved to 1e-3 in at most 24", solved_to(1e-3, 24)),
     ("proposal-loose", "proposal, solved to 0.2", solved_to(0.2, 8)),
+    ("proposal-schedule", "proposal, a tolerance that goes from 0.2 to 1e-3", {**solved_to(1e-3, 24),
+                                                                              "solver.tol_start": 0.2}),
     ("proposal-drawn1", "proposal, 0 or 1 evaluations drawn, one recorded", drawn(1)),
     ("proposal-drawn", "proposal, 0 to 3 evaluations drawn, one recorded", drawn(3)),
     ("proposal-drawn7", "proposal, 0 to 7 evaluations drawn, one recorded", drawn(7)),
@@ -147,6 +155,7 @@ def everything(w, data, publish):
     w.prepare(found, recipe["data.vocab_size"])
     results = {"machine": report.machine(), "text": data and os.path.basename(os.path.abspath(data)), "runs": []}
     every = list(runs())
+    refuse_unequal(w, every)
     for i, run in enumerate(every):
         at = "[%d/%d]" % (i + 1, len(every))
         result = w.train(run, look(w, at, run, int(recipe["train.steps"])))
@@ -154,15 +163,16 @@ def everything(w, data, publish):
             w.show.progress("%s %s: reading the validation text" % (at, plan.run_name(run)))
             result = read_out(w, run, result)
         results["runs"].append(result)
-        refuse_unequal(results["runs"])
         publish(results)
     return results
 
 
-def refuse_unequal(found):
-    """Rows are of one size, outside embeddings and heads."""
-    plan.refuse_unequal({("depth", "deq" if i == 0 else r["form"]): r["non_embedding_parameters"]
-                         for i, r in enumerate(found)})
+def refuse_unequal(w, every):
+    """Rows are of one size, outside embeddings, heads and predictors: before any of them takes long."""
+    w.show.progress("measuring the sizes of %d models" % len(every))
+    plan.refuse_unequal({("depth", "deq" if i == 0 else run.model.form):
+                         (w.finished(run) or w.size(run))["non_embedding_parameters"]
+                         for i, run in enumerate(every)})
 
 
 # --- What is shown ---

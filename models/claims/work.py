@@ -232,11 +232,11 @@ class Work:
         shutil.rmtree(out)
         return events, used.resident_bytes
 
-    def size(self, the_plan, model):
-        """The parameters of a model, without training it."""
-        over = {**the_plan.first(model).over, "train.steps": 1, "train.shallow_steps": 0, "train.batch": 1,
-                "train.micro_batch": 1, "train.jac_every": 0, "train.eval_every": 0}
-        events, _ = self.probe("size-" + plan.model_name(model), model.kind, over)
+    def size(self, run):
+        """The parameters of a run's model, without training it."""
+        over = {**run.over, "train.steps": 1, "train.shallow_steps": 0, "train.batch": 1, "train.micro_batch": 1,
+                "train.jac_every": 0, "train.eval_every": 0, "predictor.steps": 0}
+        events, _ = self.probe("size-" + plan.model_name(run.model), run.model.kind, over)
         return {key: events[0][key] for key in ("parameters", "non_embedding_parameters")}
 
     def seconds_of(self, event):

@@ -129,7 +129,7 @@ static void log_start(struct view *v, const struct deq_train_event *e)
 static void on_event(void *ctx, const struct deq_train_event *e)
 {
     struct view *v = ctx;
-    char line[768], n[3][32], residual[32] = "";
+    char line[768], n[3][32], residual[32] = "", predictor[48] = "";
     switch (e->kind) {
     case DEQ_TRAIN_START:
         log_start(v, e);
@@ -145,14 +145,16 @@ static void on_event(void *ctx, const struct deq_train_event *e)
     case DEQ_TRAIN_STEP:
         if (e->residual > 0) /* of a network of fixed depth there is none */
             snprintf(residual, sizeof residual, "  residual %.1e", e->residual);
+        if (e->predictor > 0) /* else it is not trained with the model */
+            snprintf(predictor, sizeof predictor, ", \"predictor_error\": %.4f", e->predictor);
         snprintf(line, sizeof line,
                  "{\"event\": \"step\", \"step\": %llu, \"phase\": \"%s\", \"loss\": %.5f, \"lr\": %.3g, "
                  "\"grad_norm\": %.4g, \"evaluations\": %.2f, \"adjoint_evaluations\": %.2f, \"residual\": %.3g, "
                  "\"jacobian\": %.4g, \"tokens\": %llu, \"tokens_per_second\": %.0f, \"seconds\": %.1f, "
-                 "\"cpu_seconds\": %.1f, \"peak_bytes\": %llu}",
+                 "\"cpu_seconds\": %.1f, \"peak_bytes\": %llu%s}",
                  (unsigned long long)e->step, e->phase, e->loss, (double)e->lr, (double)e->grad_norm, e->evaluations,
                  e->adjoint_evaluations, e->residual, e->jac, (unsigned long long)e->tokens, e->tokens_per_second,
-                 e->seconds, e->cpu_seconds, (unsigned long long)deq_mem_peak());
+                 e->seconds, e->cpu_seconds, (unsigned long long)deq_mem_peak(), predictor);
         log_line(v, line);
         show(v, false,
              "step %llu/%llu %s  loss %.3f  %.0f tok/s  %.1f evaluations%s  valid %s bits/byte  ETA %s",

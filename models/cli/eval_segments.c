@@ -90,7 +90,7 @@ static void read_streams(void *ctx, unsigned thread, unsigned n_threads)
                 snprintf(where, sizeof where, "stream %zu, position %zu", b, at);
                 deq_fail_prefix(&err, rc, where);
             } else
-                deq_seq_loss(s->seq, s->z, x + at + 1, t, NULL, NULL, w->nll[thread]);
+                deq_seq_loss(s->seq, s->z, x + at + 1, 1, NULL, NULL, w->nll[thread]);
             if (!add(w, b, rc, &err, &r, w->nll[thread], t))
                 return;
         }

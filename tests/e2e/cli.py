@@ -343,7 +343,8 @@ def test_train_refusals():
                                   (["--set", "train.steps=x"], ["train.steps", "x"], 2),
                                   (["--set", "train.steps=1.9"], ["train.steps", "1.9"], 2),
                                   (["--set", "data.train=[nowhere.txt, other.txt]"], ["nowhere.txt:"], 1),
-                                  (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps"], 1)):
+                                  (["--set", "train.steps=5"], ["train.shallow_steps", "train.steps 5",
+                                                                "write train.shallow_steps: 1, or 0"], 1)):
             c, o, err = train(out, *sets)
             check(c == code and all(w in err for w in words), "train %s: %d %r" % (sets, c, err))
         empty = os.path.join(tmp, "data")
@@ -576,6 +577,8 @@ def test_train_resume_is_exact():
             lines = [json.loads(x) for x in f]
         steps_of = [x for x in lines if x["event"] == "step"]
         equal([x["step"] for x in steps_of], list(range(1, steps + 1)), "the log has every step")
+        check("data.valid: sample.txt shares 1 of its 1 documents with the training text, the first at line 1: " in err,
+              "validation by a text that was trained on is named: %s" % err[:600])
         check(any(x["event"] == "valid" for x in lines) and steps_of[0]["loss"] > steps_of[-1]["loss"],
               "it learns: %r to %r" % (steps_of[0]["loss"], steps_of[-1]["loss"]))
         code, out, err = run([DEQ, "inspect", straight, "--json"])
@@ -609,6 +612,13 @@ def test_train_resume_is_exact():
                 equal(code, 0, "resume: " + err[-300:])
                 equal(weights(out) == want, True,
                       "%s at step %d, then --resume: identical model.safetensors" % (name, step))
+        # while the predictor is fitted: as everywhere else
+        out, few = os.path.join(tmp, "predictor"), ["--set", "train.steps=10", "--set", "train.shallow_steps=2"]
+        code, err = stopped(out, args + few + ["--set", "predictor.steps=100000"], 20, signal.SIGINT, data)
+        check(code == 0 and "--resume goes on" in err and not os.path.exists(os.path.join(out, "model.safetensors")),
+              "stopped while the predictor is fitted: %d %r" % (code, err[-300:]))
+        code, _, err = train(out, *args, *few, "--resume", data=data)
+        check(code == 0 and os.path.exists(os.path.join(out, "model.safetensors")), "and resumed: %s" % err[-300:])
         # resuming a finished run changes nothing
         equal(train(straight, *args, "--resume", data=data)[0], 0, "resume of a finished run")
         equal(weights(straight) == want, True, "resume of a finished run: identical model.safetensors")

@@ -1,4 +1,5 @@
 """models/claims: its arithmetic on small examples, what it refuses, and a run of it in miniature."""
+import contextlib
 import json
 import math
 import os
@@ -192,26 +193,57 @@ SMALL = {"model.hidden_size": 16, "model.heads": 2, "model.head_dim": 8, "model.
          "train.warmup": 2, "data.vocab_size": 300, "train.checkpoint_every": 5, "train.log_every": 1}
 
 
-def small(steps):
-    return plan.Plan((plan.Model("transformer", "deq", {}), plan.Model("transformer", "tied", plan.explicit(3))),
+def small(steps, **of_twin):
+    return plan.Plan((plan.Model("transformer", "deq", {}),
+                      plan.Model("transformer", "tied", plan.explicit(3, **of_twin))),
                      {"transformer": (1e-3,)}, (1, 2),
                      {"transformer": {**SMALL, "train.steps": steps, "train.shallow_steps": steps // 5,
                                       "train.eval_every": steps}}, {}, {"transformer": {}})
 
 
-def session(directory, steps):
-    w = work.Work(directory, DEQ, 1)
-    s = claims.Session(small(steps), True, w)
+def small_texts():
     text = "".join(PARAGRAPHS[i % 3].replace("city", "city of %d" % i) + "\n" for i in range(60))
-    s.prepare({"train": text, "valid": PARAGRAPHS[3] * 4, "test": PARAGRAPHS[4] * 4})
-    return s
+    return {"train": text, "valid": PARAGRAPHS[3] * 4, "test": PARAGRAPHS[4] * 4}
+
+
+@contextlib.contextmanager
+def handlers():
+    """Those of signals are what they were behind it."""
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_unequal_twins_are_refused_before_any_run():
+    with handlers(), tempfile.TemporaryDirectory() as tmp:
+        w = work.Work(tmp, DEQ, 1)
+        try:
+            claims.Session(small(5, **{"model.inner_size": 80}), True, w).prepare(small_texts())
+            check(False, "a twin of another size is refused")
+        except plan.Unequal as e:
+            check("transformer-tied has " in str(e) and "at most 2 %" in str(e), str(e))
+        vocabulary = {"data.vocab_size": SMALL["data.vocab_size"]}
+        rows = [plan.Run(plan.Model("depth", name, over), 1e-3, 1, False, {**over, **vocabulary})
+                for name, over in (("bare", depth.BARE), ("joint", {**depth.BARE, **depth.PREDICTOR}),
+                                   ("wider", {**depth.BARE, "model.inner_size": 400}))]
+        try:
+            depth.refuse_unequal(w, rows)
+            check(False, "a row of another size is refused")
+        except plan.Unequal as e:
+            check("depth-wider has " in str(e) and "depth-joint has " not in str(e), str(e))
+        check(not os.path.exists(os.path.join(tmp, "runs")), "nothing was trained")
+        os.close(w.lock)
 
 
 def test_runs_stop_and_go_on():
-    before, look_s = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], work.LOOK_S
+    look_s = work.LOOK_S
     work.LOOK_S = 0.02
-    with tempfile.TemporaryDirectory() as tmp:
-        s = session(tmp, 120)
+    with handlers(), tempfile.TemporaryDirectory() as tmp:
+        s = claims.Session(small(120), True, work.Work(tmp, DEQ, 1))
+        s.prepare(small_texts())
         equal(s.results["models"]["transformer-deq"], s.results["models"]["transformer-tied"], "of equal size")
         first = s.plan.first(s.plan.models[1])
         out = os.path.join(tmp, "runs", plan.run_name(first), "out")
@@ -250,5 +282,3 @@ def test_runs_stop_and_go_on():
             check("another recipe" in str(e), str(e))
         os.close(s.work.lock)
     work.LOOK_S = look_s
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
-        signal.signal(number, handler)

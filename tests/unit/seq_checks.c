@@ -72,7 +72,7 @@ static double loss_of(struct fixture *f)
     memcpy(f->z, f->s->start ? f->s->start : f->z0, f->n * sizeof(float));
     for (unsigned i = 0; i < STEPS; i++)
         f->s->ops->forward(f->s, i, f->z, f->z);
-    return deq_seq_loss(f->s, f->z, f->tgt, f->s->n, NULL, NULL, NULL);
+    return deq_seq_loss(f->s, f->z, f->tgt, 1.0f / (float)f->s->n, NULL, NULL, NULL);
 }
 
 /* Per tensor, along its own gradient direction mixed with noise: (L(+h) - L(-h)) / 2h against <grad, dir>. f32 losses
@@ -107,7 +107,7 @@ static void check_tensor(struct fixture *f, size_t i)
 static void check_gradients(struct fixture *f)
 {
     loss_of(f);
-    deq_seq_loss(f->s, f->z, f->tgt, f->s->n, f->d, f->g, NULL);
+    deq_seq_loss(f->s, f->z, f->tgt, 1.0f / (float)f->s->n, f->d, f->g, NULL);
     for (unsigned i = STEPS; i-- > 0;)
         f->s->ops->vjp(f->s, i, f->d, f->d, f->g);
     if (f->s->ops->start_vjp)

@@ -123,7 +123,7 @@ static void check_segments(const struct golden *g, const struct deq_solver_opts 
         CHECK(deq_segment_solve(s, x, T, shown, &r, NULL) == DEQ_OK);
         CHECK(o->tol > 0 || r.evaluations == o->max_iter);
         CHECK(deq_seq_logprobs(s->seq, s->z, logprobs, NULL) == DEQ_OK);
-        deq_seq_loss(s->seq, s->z, targets, N, NULL, NULL, nll);
+        deq_seq_loss(s->seq, s->z, targets, 1, NULL, NULL, nll);
         float *z = expected(g, segment_name[k], "equilibrium", S), *p = expected(g, segment_name[k], "logprobs", V);
         z_error = worse(z_error, worst(z, shown, N * S));
         p_error = worse(p_error, worst(p, logprobs, N * V));

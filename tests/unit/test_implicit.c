@@ -1,4 +1,5 @@
-/* core/train/implicit.c: implicit gradients against full unrolling; memory does not grow with the number of
+/* core/train/implicit.c: implicit gradients against full unrolling, those of losses at early iterates against finite
+ * differences; memory does not grow with the number of
  * iterations. */
 #include "core/train/implicit.h"
 
@@ -80,7 +81,7 @@ TEST(train_records_the_last_evaluation_once)
         s->ops->forward(s, 0, work.z, work.y);
         CHECK(!memcmp(work.y, work.f, N * s->state_dim * sizeof(float)));
         s->ops->forward(s, 1, work.y, work.y);
-        CHECK((float)deq_seq_loss(s, work.y, targets, N, work.d, by_hand, NULL) == (float)r.loss);
+        CHECK((float)deq_seq_loss(s, work.y, targets, 1.0f / N, work.d, by_hand, NULL) == (float)r.loss);
         s->ops->vjp(s, 1, work.d, work.d, by_hand);
         s->ops->vjp(s, 0, work.d, work.d, by_hand);
         s->ops->end(s, by_hand);
@@ -153,6 +154,146 @@ TEST(train_jacobian_penalty)
     deq_weights_free(g0);
 }
 
+/* --- Losses at early iterates --- */
+
+static void small_batch(const struct deq_arch *a, uint32_t *tokens, uint32_t *targets, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, a->vocab.size);
+        targets[i] = (uint32_t)deq_rng_below(8, 1, i, a->vocab.size);
+    }
+}
+
+enum { EARLY_B = 2, EARLY_T = 6, EARLY_N = EARLY_B * EARLY_T, EARLY_MOST = 4 };
+
+/* A solve of EARLY_MOST plain evaluations with losses on its way, all as deq_grad_shard makes them. */
+struct early {
+    struct deq_grad_opts o;
+    struct deq_grad_work work;
+    struct deq_weights *w;
+    uint32_t tokens[EARLY_N], targets[EARLY_N];
+    float *z[EARLY_MOST]; /* [N, S] what evaluation k + 1 began from, with the weights as they were */
+};
+
+/* The sum that is differentiated: what evaluations began from is held, but for where iterates begin. */
+static double early_loss(struct early *e)
+{
+    struct deq_seq *s = e->work.seq;
+    double sum = 0;
+    unsigned behind = 0;
+    s->ops->begin(s, e->w, e->tokens, NULL);
+    for (unsigned k = EARLY_MOST + 1; k-- > 0;) {
+        if (k != EARLY_MOST && !(e->o.indexing >> k & 1))
+            continue;
+        if (k < 2)
+            deq_seq_start(s, e->work.f);
+        else
+            memcpy(e->work.f, e->z[k - 1], EARLY_N * s->state_dim * sizeof(float));
+        if (k)
+            s->ops->forward(s, 0, e->work.f, e->work.f);
+        sum += pow((double)e->o.gamma, behind++) *
+               deq_seq_loss(s, e->work.f, e->targets, 1.0f / EARLY_N, NULL, NULL, NULL);
+    }
+    return sum;
+}
+
+/* (L(+h) - L(-h)) / 2h along the gradient's own direction; h and tolerance as in seq_checks.c, where a loss of 3.6 has
+ * an error of 1e-6: here three such are added. */
+static void check_early_tensor(struct early *e, const struct deq_param *p, const float *grad)
+{
+    float *x = e->w->data + p->offset, *keep = DEQ_NEW_ARRAY(float, p->count);
+    const double norm = sqrt((double)deq_kern()->dot(grad, grad, p->count)), h = DEQ_MIN(2e-3 / (norm + 1e-9), 0.05);
+    double loss[2];
+    memcpy(keep, x, p->count * sizeof(float));
+    for (int k = 0; k < 2 && norm > 0; k++) {
+        for (size_t j = 0; j < p->count; j++)
+            x[j] = keep[j] + (float)((k ? -h : h) * (double)grad[j] / norm);
+        loss[k] = early_loss(e);
+    }
+    memcpy(x, keep, p->count * sizeof(float));
+    deq_free(keep);
+    if (norm > 0) {
+        const double difference = (loss[0] - loss[1]) / (2 * h);
+        CHECK_MSG(fabs(difference - norm) < 0.03 * norm + 6e-5, "%s: finite difference %g, gradient %g", p->name,
+                  difference, norm);
+    }
+}
+
+static void check_early(const struct deq_arch *a, uint32_t indexing)
+{
+    struct early e = {.o = {.mode = DEQ_GRAD_UNROLL, .depth = 1, .forward = deq_solver_defaults(), .gamma = 0.7f},
+                      .w = random_weights(a, 1)};
+    struct deq_weights *g, *without;
+    struct deq_grad_report r[2];
+    e.o.forward.method = DEQ_PICARD;
+    e.o.forward.tol = 0;
+    e.o.forward.max_iter = EARLY_MOST;
+    REQUIRE(e.w && !deq_weights_new(a, &g, NULL) && !deq_weights_new(a, &without, NULL) &&
+            !deq_grad_work_new(a, EARLY_B, EARLY_T, &e.o, 1, &e.work, NULL));
+    const uint64_t bytes = e.work.activation_bytes;
+    small_batch(a, e.tokens, e.targets, EARLY_N);
+    deq_grad_shard(&e.work, &e.o, e.w, e.tokens, e.targets, EARLY_N, 1, 0, 0, without, &r[0]);
+    deq_grad_work_free(&e.work);
+    e.o.indexing = indexing;
+    REQUIRE(!deq_grad_work_new(a, EARLY_B, EARLY_T, &e.o, 1, &e.work, NULL));
+    CHECK_EQ(e.work.activation_bytes, bytes); /* no more memory for it */
+    deq_grad_shard(&e.work, &e.o, e.w, e.tokens, e.targets, EARLY_N, 1, 0, 0, g, &r[1]);
+    CHECK(r[1].finite && r[1].loss == r[0].loss && r[1].evaluations == r[0].evaluations);
+    CHECK(memcmp(g->data, without->data, g->n * sizeof(float)));
+    struct deq_seq *s = e.work.seq;
+    const size_t nd = EARLY_N * s->state_dim;
+    s->ops->begin(s, e.w, e.tokens, NULL);
+    for (unsigned k = 0; k < EARLY_MOST; k++) {
+        REQUIRE((e.z[k] = DEQ_NEW_ARRAY(float, nd)) != NULL);
+        if (k)
+            s->ops->forward(s, 0, e.z[k - 1], e.z[k]);
+        else
+            deq_seq_start(s, e.z[k]);
+    }
+    for (size_t i = 0; i < e.w->n_params; i++)
+        if (e.w->params[i].offset < e.w->n_main && e.w->params[i].role != DEQ_ROLE_FIXED)
+            check_early_tensor(&e, &e.w->params[i], g->data + e.w->params[i].offset);
+    for (unsigned k = 0; k < EARLY_MOST; k++)
+        deq_free(e.z[k]);
+    deq_grad_work_free(&e.work);
+    deq_weights_free(e.w);
+    deq_weights_free(g);
+    deq_weights_free(without);
+}
+
+TEST(train_losses_at_early_iterates)
+{
+    check_early(&training_arch.base, 1u << 1 | 1u << 3);
+    for (int i = 0; i < LOOPED_VARIANTS; i++) { /* from a proposal their gradient goes on */
+        struct deq_looped_arch *looped = looped_variant(i);
+        check_early(&looped->base, 1u << 1 | 1u << 2 | (deq_arch_proposes(&looped->base) ? 1u : 0));
+        deq_free(looped);
+    }
+}
+
+/* A solve that would have converged before it is not done before the last of them. */
+TEST(train_early_losses_are_all_taken)
+{
+    enum { B = 1, T = 6, N = B * T };
+    struct deq_weights *w = contractive_weights(), *g = zero_weights();
+    uint32_t tokens[N], targets[N];
+    random_batch(tokens, targets, N);
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults(),
+                              .adjoint = deq_solver_defaults(), .gamma = 1};
+    o.forward.tol = 2; /* there after one: no residual from zero exceeds 1 */
+    struct deq_grad_report r;
+    for (unsigned k = 0; k < 8; k += 7) {
+        struct deq_grad_work work;
+        o.indexing = k ? 1u << k : 0;
+        REQUIRE(!deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL));
+        deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, g, &r);
+        CHECK_EQ(r.evaluations, k + 1);
+        deq_grad_work_free(&work);
+    }
+    deq_weights_free(w);
+    deq_weights_free(g);
+}
+
 /* Bytes that implicit steps with `iterations` forward and adjoint evaluations hold at their peak, beyond weights and
  * gradient. */
 static uint64_t peak_bytes(unsigned iterations)
@@ -184,14 +325,6 @@ static uint64_t peak_bytes(unsigned iterations)
 /* --- Explicit networks --- */
 
 enum { DEEP = 7 };
-
-static void small_batch(const struct deq_arch *a, uint32_t *tokens, uint32_t *targets, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        tokens[i] = (uint32_t)deq_rng_below(8, 0, i, a->vocab.size);
-        targets[i] = (uint32_t)deq_rng_below(8, 1, i, a->vocab.size);
-    }
-}
 
 /* Gradients of DEEP layers with every k-th evaluation's input kept, for every k, are those with all on tapes. */
 static void check_segments(const struct deq_arch *a, bool drops_weights)

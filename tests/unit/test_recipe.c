@@ -31,7 +31,23 @@ TEST(recipe_refuses_by_name)
          "train.seq_len: 33 exceeds 32, all that a position of this model sees"},
         {FILES "train: {drawn_evaluations: 3}\n",
          "train.drawn_evaluations: 3 does not go with train.grad implicit, which needs the equilibrium"},
-        {FILES "train: {steps: 5, shallow_steps: 6}\n", "train.shallow_steps: 6 exceeds train.steps 5"},
+        {FILES "train: {steps: 5, shallow_steps: 6}\n",
+         "train.shallow_steps: 6 exceeds train.steps 5; for so few write train.shallow_steps: 1, or 0 for none"},
+        {FILES "train: {indexing: [1, x]}\n", "train.indexing: \"x\" is not a number in 0..9 (below solver.max_iter)"},
+        {FILES "train: {indexing: [10]}\n", "train.indexing: \"10\" is not a number in 0..9 (below solver.max_iter)"},
+        {FILES "train: {indexing: [32]}\nsolver: {max_iter: 99}\n",
+         "train.indexing: \"32\" is not a number in 0..31 (below solver.max_iter)"},
+        {FILES "train: {indexing: [0, 2]}\n",
+         "train.indexing: 0, but no layers before the loop propose where iterates begin"},
+        {FILES "train: {indexing: [1], grad: explicit}\n",
+         "train.indexing: does not go with train.grad explicit, whose loss is the last state's"},
+        {FILES "train: {indexing: [1], grad: unroll, drawn_evaluations: 3}\n",
+         "train.indexing: does not go with train.drawn_evaluations 3, which takes the place of a solve"},
+        {FILES "train: {grad: unroll, drawn_evaluations: 3}\npredictor: {joint: true}\n",
+         "predictor.joint: does not go with train.drawn_evaluations 3, which takes the place of a solve"},
+        {FILES "train: {grad: unroll, drawn_evaluations: 3}\nsolver: {tol_start: 0.1}\n",
+         "solver.tol_start: does not go with train.drawn_evaluations 3, which takes the place of a solve"},
+        {FILES "solver: {tol_start: 0.5, tol: 0}\n", "solver.tol_start: 0.5 has no way to solver.tol 0"},
         {FILES "train: {weight_dropout: 0.1}\n", "train.weight_dropout: a transformer knows none"},
         {FILES "train: {recompute: true}\n",
          "train.recompute: is for train.grad explicit, an equilibrium's memory does not grow with its evaluations"},
@@ -161,6 +177,9 @@ TEST(recipe_values)
     struct deq_solver_opts o = deq_recipe_solver(r);
     CHECK(o.method == DEQ_BROYDEN && o.tol == 0.5f && o.max_iter == 7 && o.memory == 2 && o.beta == 0.25f &&
           o.reg == 0.125f);
+    CHECK_EQ(deq_recipe_indexing(r), 0u);
+    REQUIRE(!deq_opt_assign(&r->table, r, "train.indexing=[1, 2, 4]", &err) && !deq_recipe_check(r, &err));
+    CHECK_EQ(deq_recipe_indexing(r), 2u | 4u | 16u);
     o = deq_recipe_adjoint(r);
     CHECK(o.method == DEQ_BROYDEN && o.tol == 0.75f && o.max_iter == 9 && o.memory == 2);
     deq_recipe_free(r);

@@ -36,6 +36,45 @@ static void small_data(char dir[32])
     deq_free(text);
 }
 
+/* What a directory's checkpoint holds. */
+struct saved {
+    struct deq_weights *w;
+    float *m, *v; /* [w->n] */
+    struct deq_progress at;
+};
+
+static struct saved saved_in(const struct deq_recipe *r, const char *dir)
+{
+    char path[512];
+    struct deq_arch *a;
+    struct deq_err err;
+    struct saved s = {0};
+    deq_io_join(path, sizeof path, dir, "checkpoint.safetensors");
+    CHECK_MSG(!deq_recipe_arch(r, r->vocab_size, &a, &err) && !deq_weights_new(a, &s.w, &err), "%s", err.text);
+    s.m = DEQ_NEW_ARRAY(float, s.w->n);
+    s.v = DEQ_NEW_ARRAY(float, s.w->n);
+    CHECK_MSG(!deq_checkpoint_load(path, s.w, s.m, s.v, &s.at, &err), "%s", err.text);
+    deq_free(a);
+    return s;
+}
+
+static void saved_free(struct saved *s)
+{
+    deq_weights_free(s->w);
+    deq_free(s->m);
+    deq_free(s->v);
+}
+
+static bool same_model(const char *a, const char *b)
+{
+    size_t n[2];
+    char *m[2] = {read_in(a, "model.safetensors", &n[0]), read_in(b, "model.safetensors", &n[1])};
+    const bool same = n[0] == n[1] && !memcmp(m[0], m[1], n[0]);
+    deq_free(m[0]);
+    deq_free(m[1]);
+    return same;
+}
+
 /* 12 steps in one go with two threads; 5 steps, stop, resume with one thread: the same bytes. */
 TEST(train_resume_is_exact)
 {
@@ -53,11 +92,7 @@ TEST(train_resume_is_exact)
     CHECK_MSG(deq_train_run(r, &ob, &stopping, &err) == DEQ_OK, "%s", err.text);
     ob.resume = true;
     CHECK_MSG(deq_train_run(r, &ob, &none, &err) == DEQ_OK, "%s", err.text);
-    size_t na, nb;
-    char *ma = read_in(a, "model.safetensors", &na), *mb = read_in(b, "model.safetensors", &nb);
-    CHECK(na == nb && !memcmp(ma, mb, na));
-    deq_free(ma);
-    deq_free(mb);
+    CHECK(same_model(a, b));
     /* a checkpoint of another shape is refused by name, and what is there stays */
     assign_recipe(r, "model.inner_size=64");
     ob.new_recipe = true;
@@ -71,6 +106,122 @@ TEST(train_resume_is_exact)
     char cmd[128];
     snprintf(cmd, sizeof cmd, "rm -rf %s %s %s", a, b, data);
     CHECK(system(cmd) == 0);
+}
+
+/* --- The predictor --- */
+
+/* A stop while it is fitted is a stop as any other: no model yet, and resumed the run ends as it would have. */
+TEST(train_stops_while_the_predictor_is_fitted)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", out[2][64], path[128];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    struct deq_recipe *r = small_recipe(4);
+    struct deq_err err;
+    struct stopper s = {.at = 5}; /* asked once a step: after the first of the predictor's */
+    const struct deq_train_hooks none = {0}, stopping = {NULL, stop_at, &s};
+    for (int i = 0; i < 2; i++)
+        snprintf(out[i], sizeof out[i], "%s/out%d", base, i);
+    struct deq_train_opts o = {.data_dir = base, .out_dir = out[0], .threads = 1};
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    o.out_dir = out[1];
+    CHECK_MSG(!deq_train_run(r, &o, &stopping, &err), "%s", err.text);
+    CHECK_EQ(s.seen, 6u);
+    CHECK(deq_io_join(path, sizeof path, out[1], "model.safetensors") && !deq_io_exists(path));
+    o.resume = true;
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    CHECK(same_model(out[0], out[1]));
+    deq_recipe_free(r);
+    remove_tree(base);
+}
+
+struct errors {
+    double first, last;
+    unsigned fitted;
+};
+
+static void on_joint(void *ctx, const struct deq_train_event *e)
+{
+    struct errors *t = ctx;
+    t->fitted += e->kind == DEQ_TRAIN_PREDICTOR;
+    if (e->kind != DEQ_TRAIN_STEP)
+        return;
+    CHECK_MSG(!strcmp(e->phase, "deq") == (e->predictor > 0), "step %llu", (unsigned long long)e->step);
+    t->first = t->first > 0 ? t->first : e->predictor;
+    t->last = e->predictor;
+}
+
+/* Trained with the model it learns from the first step through the equilibrium on, is not fitted behind, is where it
+ * was when a stopped run goes on, and leaves the model what it is without it. */
+TEST(train_joint_predictor)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", out[3][64];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    struct deq_recipe *r = small_recipe(16);
+    struct deq_err err;
+    struct errors errors = {0};
+    struct stopper s = {.at = 9};
+    const struct deq_train_hooks whole = {on_joint, NULL, &errors}, stopping = {NULL, stop_at, &s}, none = {0};
+    assign_recipe(r, "predictor.joint=true");
+    assign_recipe(r, "predictor.lr=2e-2");
+    assign_recipe(r, "train.log_every=1");
+    for (int i = 0; i < 3; i++)
+        snprintf(out[i], sizeof out[i], "%s/out%d", base, i);
+    struct deq_train_opts o = {.data_dir = base, .out_dir = out[0], .threads = 2};
+    CHECK_MSG(!deq_train_run(r, &o, &whole, &err), "%s", err.text);
+    CHECK_MSG(!errors.fitted && errors.last < 0.9 * errors.first, "relative error %g, then %g", errors.first,
+              errors.last);
+    o.out_dir = out[1];
+    o.threads = 1;
+    CHECK_MSG(!deq_train_run(r, &o, &stopping, &err), "%s", err.text);
+    o.resume = true;
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    CHECK(same_model(out[0], out[1]));
+    o = (struct deq_train_opts){.data_dir = base, .out_dir = out[2], .threads = 1};
+    assign_recipe(r, "predictor.joint=false");
+    assign_recipe(r, "predictor.steps=0");
+    CHECK_MSG(!deq_train_run(r, &o, &none, &err), "%s", err.text);
+    struct saved with = saved_in(r, out[0]), without = saved_in(r, out[2]);
+    const size_t n_main = with.w->n_main, rest = with.w->n - n_main;
+    CHECK(!memcmp(with.w->data, without.w->data, n_main * sizeof(float)));
+    CHECK(rest && memcmp(with.w->data + n_main, without.w->data + n_main, rest * sizeof(float)));
+    saved_free(&with);
+    saved_free(&without);
+    deq_recipe_free(r);
+    remove_tree(base);
+}
+
+/* --- What steps do --- */
+
+static void on_tolerance(void *ctx, const struct deq_train_event *e)
+{
+    double *evaluations = ctx; /* [2] of the first step and of the last */
+    if (e->kind == DEQ_TRAIN_STEP)
+        evaluations[e->step > 1] = e->evaluations;
+}
+
+/* Steps are solved to the tolerance that the schedule has for them: at first to one that a single evaluation reaches,
+ * in the end to one that none does. */
+TEST(train_steps_follow_the_tolerance_schedule)
+{
+    char base[] = "/tmp/deq-test-XXXXXX", out[64];
+    REQUIRE(mkdtemp(base) != NULL);
+    write_sample(base, 2000);
+    snprintf(out, sizeof out, "%s/out", base);
+    struct deq_recipe *r = plain_recipe(3);
+    struct deq_err err;
+    double evaluations[2] = {0};
+    const struct deq_train_hooks hooks = {on_tolerance, NULL, evaluations};
+    const struct deq_train_opts o = {.data_dir = base, .out_dir = out, .threads = 1};
+    static const char *const options[] = {"train.shallow_steps=0", "train.log_every=1", "solver.tol_start=10",
+                                          "solver.tol=1e-8", "solver.max_iter=6"};
+    for (size_t i = 0; i < DEQ_COUNT(options); i++)
+        assign_recipe(r, options[i]);
+    CHECK_MSG(!deq_train_run(r, &o, &hooks, &err), "%s", err.text);
+    CHECK_MSG(evaluations[0] == 1 && evaluations[1] >= 6, "%g, then %g", evaluations[0], evaluations[1]);
+    deq_recipe_free(r);
+    remove_tree(base);
 }
 
 struct tally {
@@ -118,11 +269,7 @@ TEST(train_draws_evaluations)
     CHECK_MSG(!deq_train_run(r, &o, &stopping, &err), "%s", err.text);
     o.resume = true;
     CHECK_MSG(!deq_train_run(r, &o, &rest, &err), "%s", err.text);
-    size_t n[2];
-    char *m[2];
-    for (int i = 0; i < 2; i++)
-        m[i] = read_in(out[i], "model.safetensors", &n[i]);
-    CHECK(n[0] == n[1] && !memcmp(m[0], m[1], n[0]));
+    CHECK(same_model(out[0], out[1]));
     unsigned same = 0;
     for (uint64_t step = 0; step < 64; step++) {
         const unsigned drawn = deq_train_drawn(r, step);
@@ -131,8 +278,6 @@ TEST(train_draws_evaluations)
         r->seed--;
     }
     CHECK(same < 64);
-    deq_free(m[0]);
-    deq_free(m[1]);
     deq_recipe_free(r);
     remove_tree(base);
 }
@@ -226,7 +371,7 @@ static double nats_of_sample(const char *dir, const char *model, size_t T)
         struct deq_solve_report r;
         s->seq->ops->forget(s->seq);
         CHECK(!deq_segment_solve(s, t.ids + at, T, NULL, &r, &err));
-        deq_seq_loss(s->seq, s->z, t.ids + at + 1, T, NULL, NULL, nll);
+        deq_seq_loss(s->seq, s->z, t.ids + at + 1, 1, NULL, NULL, nll);
         for (size_t i = 0; i < T; i++, n++)
             nats += nll[i];
     }
@@ -295,23 +440,15 @@ TEST(train_explicit_networks)
 static void spoil(const struct deq_recipe *r, const char *dir)
 {
     char path[512];
-    struct deq_arch *a;
-    struct deq_weights *w;
-    struct deq_progress p;
     struct deq_err err;
+    struct saved s = saved_in(r, dir);
+    for (size_t i = 0; i < s.w->n; i++)
+        s.w->data[i] *= 1e37f;
     deq_io_join(path, sizeof path, dir, "checkpoint.safetensors");
-    REQUIRE(!deq_recipe_arch(r, r->vocab_size, &a, &err) && !deq_weights_new(a, &w, &err));
-    float *m = DEQ_NEW_ARRAY(float, w->n), *v = DEQ_NEW_ARRAY(float, w->n);
-    CHECK_MSG(!deq_checkpoint_load(path, w, m, v, &p, &err), "%s", err.text);
-    for (size_t i = 0; i < w->n; i++)
-        w->data[i] *= 1e37f;
-    CHECK(!deq_checkpoint_save(path, w, m, v, &p, NULL, &err));
+    CHECK(!deq_checkpoint_save(path, s.w, s.m, s.v, &s.at, NULL, &err));
     deq_io_join(path, sizeof path, dir, "model.safetensors");
-    CHECK(!deq_weights_save(path, w, false, &err));
-    deq_weights_free(w);
-    deq_free(a);
-    deq_free(m);
-    deq_free(v);
+    CHECK(!deq_weights_save(path, s.w, false, &err));
+    saved_free(&s);
 }
 
 /* A run whose steps are not finite ends by itself, says where it was and what is left, and leaves that as it was. */

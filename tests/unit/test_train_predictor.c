@@ -1,4 +1,4 @@
-/* core/train/predictor.c: the gradient of the predictor's loss. */
+/* core/train/predictor.c: the gradient of the predictor's loss, alone and in a step of the model's. */
 #include "core/train/predictor.h"
 
 #include "core/base/rng.h"
@@ -38,4 +38,40 @@ TEST(train_predictor_vjp)
     }
     deq_weights_free(w);
     deq_weights_free(g);
+}
+
+/* Trained with the model it gets the gradient of its loss on the step's equilibrium, each position's state from the one
+ * before in its own sequence; the model's gradient stays what it was, bit for bit. */
+TEST(train_predictor_in_a_step)
+{
+    enum { B = 2, T = 5, N = B * T, S = 24, HP = 20 };
+    struct deq_weights *w = contractive_weights(), *alone = zero_weights(), *joint = zero_weights(),
+                       *by_hand = zero_weights();
+    uint32_t tokens[N], targets[N];
+    random_batch(tokens, targets, N);
+    struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults(),
+                              .adjoint = deq_solver_defaults()};
+    struct deq_grad_work work;
+    struct deq_grad_report r[2];
+    REQUIRE(!deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL));
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, alone, &r[0]);
+    deq_grad_work_free(&work);
+    const struct deq_predictor *pr = o.predictor = &deq_transformer_weights(w)->predictor;
+    REQUIRE(!deq_grad_work_new(&training_arch.base, B, T, &o, 1, &work, NULL));
+    deq_grad_shard(&work, &o, w, tokens, targets, N, 1, 0, 0, joint, &r[1]);
+    CHECK(!memcmp(joint->data, alone->data, w->n_main * sizeof(float)) && r[1].loss == r[0].loss);
+    float prev[N * S] = {0}, hidden[N * HP], d_hidden[N * HP], out[N * S];
+    for (size_t i = 0; i < N; i++)
+        if (i != 0 && i != T)
+            memcpy(prev + i * S, work.z + (i - 1) * S, S * sizeof(float));
+    const double loss = deq_predictor_loss(pr, w, S, N, work.seq->e, prev, work.z, 1.0f / N, hidden, d_hidden, out,
+                                           by_hand) / N;
+    /* a share of 1/10 as a float and as a double */
+    CHECK_MSG(fabs(r[1].predictor - loss) < 1e-6 * loss && !r[0].predictor, "%g and %g", r[1].predictor, loss);
+    CHECK(!memcmp(joint->data + w->n_main, by_hand->data + w->n_main, (w->n - w->n_main) * sizeof(float)));
+    deq_grad_work_free(&work);
+    deq_weights_free(w);
+    deq_weights_free(alone);
+    deq_weights_free(joint);
+    deq_weights_free(by_hand);
 }
