@@ -35,6 +35,12 @@ static size_t best_of(const struct completion *c)
 
 /* --- Choices --- */
 
+/* Beyond what is told. A buffer that failed is empty, and has what makes the answer fail. */
+static bool is_more(const struct deq_buf *b, size_t told)
+{
+    return b->failed || b->len > told;
+}
+
 /* What was appended to an answer is needed no more; a stream needs its memory again soon. */
 static void spend(const struct choice *ch, struct deq_buf *b)
 {
@@ -101,7 +107,7 @@ static void add_telemetry(struct choice *ch, const char *finish, struct deq_buf 
     deq_buf_str(out, ",\"deq\":{");
     if (r->telemetry) {
         add_solves(ch, &ch->solves, out);
-        if (ch->prompt_solves.iters.len || ch->prompt_solves.iters.failed) { /* then the answer fails */
+        if (is_more(&ch->prompt_solves.iters, 0)) {
             deq_buf_str(out, ",\"prompt\":{");
             add_solves(ch, &ch->prompt_solves, out);
             deq_buf_str(out, "}");
@@ -145,7 +151,7 @@ static void add_choice(struct choice *ch, size_t index, const char *finish, bool
     if (!chat) {
         deq_buf_str(out, "\"text\":");
         reply_buf(out, &ch->shown);
-    } else if (ch->shown.len || !delta || first) {
+    } else if (is_more(&ch->shown, 0) || !delta || first) {
         deq_buf_str(out, first ? ",\"content\":" : "\"content\":");
         reply_buf(out, &ch->shown);
     }
@@ -260,8 +266,8 @@ static void add_timings(const struct completion *c, struct deq_buf *out)
 
 bool choice_has_news(const struct choice *ch)
 {
-    return ch->shown.len > ch->told || ch->logprobs.tokens.len > ch->told_logprobs || ch->ids.len ||
-           ch->solves.iters.len || ch->trace.tokens.len;
+    return is_more(&ch->shown, ch->told) || is_more(&ch->logprobs.tokens, ch->told_logprobs) || is_more(&ch->ids, 0) ||
+           is_more(&ch->solves.iters, 0) || is_more(&ch->trace.tokens, 0);
 }
 
 bool choice_send(struct choice *ch, const char *finish)

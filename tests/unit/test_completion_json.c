@@ -35,6 +35,30 @@ TEST(completion_words_of_ends)
     CHECK_EQ(finish_word(DEQ_FINISH_BUDGET), "length");
 }
 
+static void nobody(void *conn, struct wakeups *w)
+{
+    (void)conn;
+    (void)w;
+}
+
+/* For want of memory a text was lost in a stream: a chunk that had none told nobody. */
+TEST(completion_chunk_tells_lost_text)
+{
+    for (int chat = 0; chat < 2; chat++) {
+        struct completion c = {.req = {.chat = chat, .stream = true, .n_prompts = 1, .best_of = 1, .logprobs = -1}};
+        struct choice ch = {.c = &c, .sent = true};
+        c.choices = &ch;
+        c.channel = channel_new(&c, nobody, 4096, NULL, 1);
+        REQUIRE(c.channel);
+        deq_buf_init(&c.chunk, 4096);
+        CHECK(!choice_has_news(&ch));
+        deq_buf_fail(&ch.shown);
+        CHECK(choice_has_news(&ch) && !choice_send(&ch, NULL) && channel_starved(c.channel));
+        deq_buf_free(&c.chunk);
+        channel_unref(c.channel);
+    }
+}
+
 TEST(completion_stream_adds_up)
 {
     static const char fields[] = "\"prompt\":[\"ROMEO\",\"To\"],\"max_tokens\":12,\"n\":2,\"seed\":5,\"cache\":\"off\"";
