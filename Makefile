@@ -28,6 +28,7 @@ CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
 UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
+SIM     := $(wildcard tests/sim/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 # $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time
@@ -90,6 +91,17 @@ $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@)
+# The simulation: what the daemon's own objects ask of the system, of libmicrohttpd and of a few doors of its own is answered in tests/sim.
+SIMULATED := pthread_create pthread_join pthread_detach pthread_self pthread_setname_np pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_rwlock_rdlock \
+             pthread_rwlock_wrlock pthread_rwlock_unlock pthread_cond_wait pthread_cond_timedwait pthread_cond_signal pthread_cond_broadcast pthread_sigmask sigaction \
+             sigtimedwait sigwaitinfo nanosleep clock_gettime getrandom fsync _exit epoll_create1 epoll_ctl epoll_wait poll ioctl getsockopt setsockopt send recv shutdown \
+             close fcntl write listen_open deq_step deq_vocabulary_embed deq_allowance_reserve deq_budget_init sched_new sched_free sched_submit fair_charge fair_share \
+             metrics_init notify_ready getrusage fopen opendir
+$(OBJ)/tests/sim/daemon.o: server/main.c | needed
+	@mkdir -p $(@D)
+	$(call quietly,CC,$< as deqd_main,$(CC) $(CFLAGS_) $(CFLAGS) -Dmain=deqd_main -c $< -o $@)
+$(OBJ)/sim: $(call obj,$(SIM)) $(OBJ)/tests/sim/daemon.o $(call obj,$(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%) $^ -lgnutls $(LIBS) -o $@)
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
@@ -103,7 +115,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit simulated sim e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## what was built
@@ -112,7 +124,7 @@ help: ## this list
 	@awk '/^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { name = $$1; sub(":", "", name); sub(/.*## /, ""); printf "  %-16s %s\n", name, $$0 }' Makefile
 
 ##@ Tests that need nothing but Python
-test: python lint unit replay e2e readme ## everything that is quick
+test: python lint unit simulated replay e2e readme ## everything that is quick
 # told before the building, not behind it
 .PHONY: python
 python:
@@ -120,6 +132,8 @@ python:
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
 unit: $(OBJ)/unit unfused ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
+simulated: $(OBJ)/sim ## the whole daemon in a simulated world: 200,000 events, and the seeds that found a fault
+	@sh tests/sim/run.sh $(OBJ)/sim
 .PHONY: unfused
 unfused: $(FUSING) ## no multiply-add that the compiler fused by itself in the kernels' objects
 	@sh tests/lint/unfused.sh $(FUSING)
@@ -162,6 +176,10 @@ test-paper: all ## the paper's shape with random weights: imported, loaded, serv
 SHAPES  ?= attractor-140m attractor-770m huginn-3.5b
 test-looped-sizes: all ## looped models of published shapes with random weights: imported, loaded, served within limits of memory; minutes, 16 GB of disk, 9 of memory (SHAPES=attractor-140m: 2 and 1)
 	DEQ_BUILD=$(OUT) python3 tests/sizes/run.py $(SHAPES)
+SEED    ?= 1
+EVENTS  ?= 10000000
+sim: $(OBJ)/sim ## the simulated daemon from one seed, invariants after every event: SEED=1 EVENTS=10000000; minutes
+	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
 RUNS    ?= 1000000
 fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=torchfile [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
@@ -173,7 +191,7 @@ fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=
 
 ##@ Reviewers
 .PHONY: clang objects
-objects: $(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(wildcard tests/fuzz/*.c))
+objects: $(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) $(wildcard tests/fuzz/*.c))
 clang: ## every source as clang reads it, whose warnings are errors too; builds nothing
 	@command -v clang > /dev/null || { echo "clang: skipped: there is none (apt-get install clang)"; exit 0; }; \
 	$(MAKE) CC=clang CONFIG=clang CFLAGS="-Werror -fsyntax-only" objects && echo "clang: ok"
@@ -219,4 +237,4 @@ uninstall: ## what install put there, but for the configuration and models of on
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 
--include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(wildcard tests/fuzz/*.c)))
+-include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) tests/sim/daemon.c $(wildcard tests/fuzz/*.c)))

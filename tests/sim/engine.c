@@ -1,0 +1,101 @@
+/* Doors of the daemon that are watched, or that answer otherwise than they would: libdeq's and the scheduler's. A step
+ * takes simulated time, mostly little; the token POISON has an embedding that is not a number, so that the solver of
+ * whoever reads it diverges, alone and beside others. */
+#include <math.h>
+
+#include "core/deq.h"
+#include "server/notify.h"
+#include "server/work/sched.h"
+#include "tests/sim/sim.h"
+
+void __real_deq_step(struct deq_engine *e);
+void __wrap_deq_step(struct deq_engine *e)
+{
+    const uint64_t ns = sim.chaos && sim_one_in(4000) ? sim_between(100000000, 700000000) : sim_between(20000, 900000);
+    sim.longest_step_ns = DEQ_MAX(sim.longest_step_ns, ns);
+    __real_deq_step(e);
+    thread_wait(NULL, NULL, sim.now_ns + ns);
+}
+
+struct deq_vocabulary;
+void __real_deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e);
+void __wrap_deq_vocabulary_embed(const struct deq_vocabulary *v, uint32_t token, float *work, float *e)
+{
+    __real_deq_vocabulary_embed(v, token, work, e);
+    if (token == POISON)
+        e[0] = NAN;
+}
+
+enum deq_rc __real_sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m,
+                             struct sched **ret, struct deq_err *err);
+enum deq_rc __wrap_sched_new(const struct conf *c, const struct deq_model *model, struct metrics *m,
+                             struct sched **ret, struct deq_err *err)
+{
+    const enum deq_rc rc = __real_sched_new(c, model, m, ret, err);
+    if (!rc)
+        check_sched(*ret, true);
+    return rc;
+}
+
+void __real_sched_free(struct sched *s);
+void __wrap_sched_free(struct sched *s)
+{
+    if (s)
+        check_sched(s, false);
+    __real_sched_free(s);
+}
+
+enum submit __real_sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n);
+enum submit __wrap_sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n)
+{
+    check_submitted(jobs, n); /* before: they may have ended when it returns */
+    const enum submit verdict = __real_sched_submit(s, r, jobs, n);
+    if (verdict != SUBMIT_OK)
+        check_refused(jobs, n);
+    return verdict;
+}
+
+bool __real_deq_allowance_reserve(struct deq_allowance *a, uint64_t bytes);
+bool __wrap_deq_allowance_reserve(struct deq_allowance *a, uint64_t bytes)
+{
+    const bool ok = __real_deq_allowance_reserve(a, bytes);
+    if (ok)
+        check_chosen(a);
+    return ok;
+}
+
+void __real_fair_charge(struct fair *f, struct account *a, double tokens);
+void __wrap_fair_charge(struct fair *f, struct account *a, double tokens)
+{
+    __real_fair_charge(f, a, tokens);
+    check_charged(f, a, tokens);
+}
+
+bool __real_fair_share(struct fair_seat *const *seat, size_t n, double free_rows, uint64_t turn);
+bool __wrap_fair_share(struct fair_seat *const *seat, size_t n, double free_rows, uint64_t turn)
+{
+    const bool throttled = __real_fair_share(seat, n, free_rows, turn);
+    check_shared(seat, n);
+    return throttled;
+}
+
+void __real_metrics_init(struct metrics *m);
+void __wrap_metrics_init(struct metrics *m)
+{
+    __real_metrics_init(m);
+    check_metrics(m);
+}
+
+void __real_deq_budget_init(struct deq_budget *b, uint64_t max_bytes);
+void __wrap_deq_budget_init(struct deq_budget *b, uint64_t max_bytes)
+{
+    __real_deq_budget_init(b, max_bytes);
+    check_budget(b);
+}
+
+void __real_notify_ready(const char *status, bool (*alive)(void *ctx), void *ctx);
+void __wrap_notify_ready(const char *status, bool (*alive)(void *ctx), void *ctx)
+{
+    __real_notify_ready(status, alive, ctx);
+    sim.serving = true;
+}
