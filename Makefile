@@ -202,6 +202,12 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
+MINUTES ?= 10
+RATE    ?= 10
+soak: all ## mixed clients for MINUTES=10, RATE=10 a second on average: memory, descriptors and threads flat, answers the same; build/soak/soak.svg
+	DEQ_BUILD=$(OUT) python3 tests/soak/soak.py --minutes $(MINUTES) --rate $(RATE)
+overload: all ## 300 % of capacity offered in five runs, the daemon on one core and the generator on another: goodput at least 95 %
+	DEQ_BUILD=$(OUT) python3 tests/bench/load.py $(MODEL) overload --split --runs 5 --strict
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
 	sh tests/scaleout/run.sh throughput
 

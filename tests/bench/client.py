@@ -87,15 +87,18 @@ class Client:
         self.n += 1
         heapq.heappush(self.timers, (when, self.n, fn))
 
-    def post(self, body, path="/v1/completions", headers="", tag=None, times=False, on_token=None, on_end=None,
-             send=None):
-        """send: so many bytes of the request only (a client that leaves while it speaks)."""
+    def post(self, body, path="/v1/completions", headers="", send=None, **more):
+        """send: so many bytes of the request only (a client that leaves while it speaks). more: of raw."""
         raw = json.dumps(body).encode() if isinstance(body, dict) else body
         out = ("POST %s HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n%sContent-Type: "
                "application/json\r\nContent-Length: %d\r\n\r\n" % (
             path, headers, len(raw))).encode() + raw
+        return self.raw(out if send is None else out[:send], **more)
+
+    def raw(self, out, tag=None, times=False, on_token=None, on_end=None):
+        """These bytes on a connection of their own; one answer is read."""
         c = Call()
-        c.sock, c.out, c.data = socket.socket(), out if send is None else out[:send], bytearray()
+        c.sock, c.out, c.data = socket.socket(), out, bytearray()
         c.head, c.whole = 0, None
         c.start, c.first, c.end, c.state, c.tag, c.tokens = time.monotonic(), None, None, "open", tag, 0
         c.times, c.on_token, c.on_end = [] if times else None, on_token, on_end
@@ -105,10 +108,21 @@ class Client:
         e = c.sock.connect_ex(self.address)
         self.calls[c.sock.fileno()] = c
         self.most = max(self.most, len(self.calls))
-        self.epoll.register(c.sock.fileno(), select.EPOLLOUT)
+        self.epoll.register(c.sock.fileno(), select.EPOLLOUT if out else select.EPOLLIN)
         if e not in (0, errno.EINPROGRESS):
             self.over(c, "broken")
         return c
+
+    def say(self, c, more):
+        """Further bytes of a request whose first ones are sent; then its answer is read, also after hush."""
+        if c.state == "open":
+            c.out += more
+            self.epoll.modify(c.sock.fileno(), select.EPOLLOUT if c.out else select.EPOLLIN)
+
+    def hush(self, c):
+        """Nothing of its answer is read from now on, but by read."""
+        if c.state == "open":
+            self.epoll.modify(c.sock.fileno(), 0)
 
     def over(self, c, state):
         if c.state != "open":
@@ -136,9 +150,9 @@ class Client:
         if not c.out:
             self.epoll.modify(c.sock.fileno(), select.EPOLLIN)
 
-    def read(self, c, now):
+    def read(self, c, now, most=1 << 18):
         try:
-            got = c.sock.recv(1 << 18)
+            got = c.sock.recv(most)
         except BlockingIOError:
             return
         except OSError:

@@ -262,7 +262,7 @@ def rate(samples, full):
 
 def overload():
     part, tokens, sequences, base = "overload", 64, 32, base_bytes()
-    for window in ("default", "1"):
+    for window in ("default", "1") * options.runs:
         more = [] if window == "default" else ["--window", window]
         with Daemon("engine.max_sequences=%d" % sequences, "queue.max_requests=64") as d:
             r, _ = bench_serve(d, "--num-prompts", 96, "--max-concurrency", sequences, "--output-len", tokens, *more)
@@ -352,7 +352,7 @@ def churn():
             y = rng.random()
             leaves, reset = y < 0.5, rng.random() < 0.5
             at_token = rng.randrange(1, n + 1) if leaves and body.get("stream") and y < 0.2 else 0
-            c = client.post(body, path, headers, (kind, p, n), on_end=on_end,
+            c = client.post(body, path, headers, tag=(kind, p, n), on_end=on_end,
                             send=rng.randrange(1, 300) if y > 0.97 else None,
                             on_token=(lambda c: c.tokens >= at_token and client.cut(c, reset)) if at_token else None)
             if (leaves and not at_token) or y > 0.97:
@@ -828,11 +828,17 @@ def main():
     p.add_argument("parts", nargs="*", metavar="part", choices=[[], *PARTS])
     p.add_argument("--scale", type=float, default=1)
     p.add_argument("--strict", action="store_true")
+    p.add_argument("--split", action="store_true")
+    p.add_argument("--runs", type=int, default=1)
     p.add_argument("--flood", type=int, default=64)
     p.add_argument("--priority", type=int, default=0)
     p.add_argument("--svg")
     p.add_argument("--text", default=os.path.join(lib.ROOT, "README.md"))
     options = p.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if options.split and len(cores) < 2:
+        p.error("--split: there is one core")
+    options.daemons_cores, options.clients_cores = (cores[:1], cores[1:]) if options.split else (cores, cores)
     begin = time.monotonic()
     for name in options.parts or PARTS:
         lib._now[0] = name
