@@ -19,7 +19,7 @@ LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
 LIBS    := -ljansson -lyaml -lzip -lunistring -lm -lpthread
 # What must be there to build: a header and the Debian package that has it (libmicrohttpd's brings GnuTLS's). README and docker/Dockerfile install the same (lint).
 NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev uninorm.h:libunistring-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
-           cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
+           seccomp.h:libseccomp-dev cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 # the same for the unit tests alone
 NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
@@ -88,9 +88,9 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lopenblas $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
 # The simulation: what the daemon's own objects ask of the system, of libmicrohttpd and of a few doors of its own is answered in tests/sim.
 SIMULATED := pthread_create pthread_join pthread_detach pthread_self pthread_setname_np pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_rwlock_rdlock \
              pthread_rwlock_wrlock pthread_rwlock_unlock pthread_cond_wait pthread_cond_timedwait pthread_cond_signal pthread_cond_broadcast pthread_sigmask sigaction \
@@ -101,7 +101,9 @@ $(OBJ)/tests/sim/daemon.o: server/main.c | needed
 	@mkdir -p $(@D)
 	$(call quietly,CC,$< as deqd_main,$(CC) $(CFLAGS_) $(CFLAGS) -Dmain=deqd_main -c $< -o $@)
 $(OBJ)/sim: $(call obj,$(SIM)) $(OBJ)/tests/sim/daemon.o $(call obj,$(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%) $^ -lgnutls $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%) $^ -lgnutls -lseccomp $(LIBS) -o $@)
+$(OBJ)/timing: $(call obj,tests/timing/timing.c $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
 $(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
 $(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
@@ -202,6 +204,10 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
+.PHONY: soak overload timing
+TRIALS  ?= 1000000
+timing: $(OBJ)/timing ## the comparison of API keys tells nothing by its time: Welch's t below 4.5 over TRIALS=1000000
+	$(OBJ)/timing $(TRIALS)
 MINUTES ?= 10
 RATE    ?= 10
 soak: all ## mixed clients for MINUTES=10, RATE=10 a second on average: memory, descriptors and threads flat, answers the same; build/soak/soak.svg
@@ -243,4 +249,4 @@ uninstall: ## what install put there, but for the configuration and models of on
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 
--include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) tests/sim/daemon.c $(wildcard tests/fuzz/*.c)))
+-include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) tests/sim/daemon.c $(wildcard tests/fuzz/*.c tests/timing/*.c)))

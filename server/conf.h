@@ -18,6 +18,7 @@ struct conf {
     uint32_t drain_delay_ms, shutdown_timeout_ms;
     uint64_t max_body_bytes;
     bool page;
+    int sandbox; /* enum sandbox_mode */
     /* model */
     char model_path[1024], model_name[CONF_NAME_MAX + 1];
     int numeric; /* enum deq_class + 1; 0: the model's own */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@
 #include "server/net/http.h"
 #include "server/net/probe.h"
 #include "server/notify.h"
+#include "server/sandbox.h"
 #include "server/work/memory.h"
 
 enum {
@@ -129,6 +131,7 @@ static void drain(struct service *s, struct http *http, const sigset_t *signals,
 /* --- What people and the supervisor are told --- */
 
 static char address[160], admin_address[160]; /* in use */
+static bool sandboxed;
 static _Atomic bool secrets_stale;            /* keys or certificate could not be read again */
 
 /* For a terminal: where it is and what to type. */
@@ -302,6 +305,9 @@ static enum deq_rc start(struct service *s, struct http **ret_http, struct deq_e
         rc = open_door(s, ret_http, err);
     if (rc)
         return rc;
+    rc = sandbox_enter(c, &sandboxed, err);
+    if (rc)
+        return rc;
     log_line(LOG_DEBUG, "loading", log_text("address", address),
              log_text("admin_address", admin_address[0] ? admin_address : NULL), log_text("model", c->model_path));
     rc = store_load(s->store, err);
@@ -317,7 +323,8 @@ static void announce(const struct service *s, uint64_t begin_ns)
              log_text("admin_address", admin_address[0] ? admin_address : NULL), log_text("model", m->name),
              log_text("fingerprint", m->info.fingerprint), log_text("kernels", m->info.kernels),
              log_int("load_ms", (int64_t)((deq_now_ns() - begin_ns) / 1000000)),
-             log_int("parameters", (int64_t)m->info.parameters), log_text("version", DEQ_VERSION));
+             log_int("parameters", (int64_t)m->info.parameters), log_text("version", DEQ_VERSION),
+             log_text("sandbox", sandboxed ? "on" : "off"));
     greet(s->conf, m);
     store_release(m);
 }
@@ -359,6 +366,7 @@ static int run(const struct conf *conf)
     /* large blocks go back to the system when they are freed: else a reload would leave the size of two models */
     (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
     (void)setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* a core would hold prompts */
+    (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);         /* no program is started, and none with more rights */
     metrics_init(&metrics);
     deq_budget_init(&budget, conf->answer_bytes);
     memory_begin();
@@ -402,6 +410,8 @@ static enum deq_rc check_config(const struct conf *c, struct deq_err *err)
         rc = tls_new(c->tls_cert, c->tls_key, &tls, err);
     if (!rc)
         rc = descriptors_fit(c, err);
+    if (!rc)
+        rc = sandbox_check(c, err);
     if (!rc)
         rc = store_check(c, err);
     auth_free(auth);

@@ -113,6 +113,7 @@ static uint64_t await(struct member *other, uint32_t point)
 static void *worker_main(void *arg)
 {
     struct member *self = arg, *owner = self->pool->members;
+    (void)pthread_setname_np(pthread_self(), "pool"); /* another thread's name is a file to write */
     for (;;) {
         await(owner, count(self) + 1);
         if (!owner->fn)
@@ -142,10 +143,7 @@ enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct 
         m->pool = p;
         m->index = i;
         rc = pthread_create(&m->thread, NULL, worker_main, m);
-        if (!rc) {
-            (void)pthread_setname_np(m->thread, "pool");
-            p->n_started++;
-        }
+        p->n_started += !rc;
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc) {

@@ -490,6 +490,7 @@ static void wait_for_readers(struct sched *s)
 void *engine_thread(void *sched)
 {
     struct sched *s = sched;
+    (void)pthread_setname_np(pthread_self(), "engine");
     while (take_signals(s)) {
         if (!s->blocked || deq_now_ns() >= s->next_try_ns)
             admit(s);

@@ -65,7 +65,6 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
         rc = deq_fail(err, DEQ_EIO, "cannot start the engine's thread");
         goto fail;
     }
-    (void)pthread_setname_np(s->thread, "engine");
     s->started = true;
     *ret = s;
     return DEQ_OK;

@@ -394,6 +394,31 @@ def test_secrets_stay():
                   "no core is written: it would hold keys and prompts")
 
 
+def filters(pid):
+    """[(Seccomp, NoNewPrivs)] of every thread: 2 is a filter."""
+    found = set()
+    for t in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/status" % (pid, t)) as f:
+            text = f.read()
+        found.add(tuple(int(re.search(r"(?m)^%s:\s+(\d+)" % k, text).group(1)) for k in ("Seccomp", "NoNewPrivs")))
+    return sorted(found)
+
+
+def test_sandbox():
+    """All threads are inside, those of a reload too; every other test runs inside as well, since it is the default."""
+    with tempfile.TemporaryDirectory() as tmp, Daemon("server.sandbox=always", "state.dir=" + tmp) as d:
+        equal((d.first["sandbox"], filters(d.p.pid)), ("on", [(2, 1)]), "filtered, and without new privileges")
+        d.p.send_signal(signal.SIGHUP)
+        check(d.wait_line(10, message="reloaded"), "a reload works inside")
+        equal(filters(d.p.pid), [(2, 1)], "the threads that came with it")
+        equal(d.post("/v1/states", {"name": "x", "prompt": "A"})[0], 200, "states are written from inside")
+        d.alive()
+    with Daemon("server.sandbox=never") as d:
+        equal((d.first["sandbox"], filters(d.p.pid)), ("off", [(0, 1)]), "never is none")
+    code, _, err = run([DEQD, "--model", TINY, "--set", "server.sandbox=maybe", "--check-config"])
+    check(code == 2 and "server.sandbox" in err and "auto|always|never" in err, "what it may be: %s" % err)
+
+
 def test_requests_of_one_key():
     """limits.max_requests_per_key: running and waiting ones count."""
     with Place() as place, place.daemon("limits.max_requests_per_key=2", "engine.max_sequences=1",

@@ -619,6 +619,7 @@ def test_sandbox():
             equal((status["Uid"].split()[0], status["CapEff"], status["CapBnd"], status["NoNewPrivs"],
                    status["Seccomp"]), (str(NOBODY), "0" * 16, "0" * 16, "1", "2"),
                   "who it is and what it may")
+            equal(d.first["sandbox"], "on", "its own filter, inside the unit's")
             check(n.wait("READY"), "READY=1 from inside")
             s, _, events, done = d.stream(MARK, max_tokens=20, ignore_eos=True)
             check(s == 200 and done, "a stream from inside")

@@ -38,6 +38,7 @@ only() { # header, files
 only cblas.h 'core/math/gemm_fast\.c'
 only microhttpd.h 'server/net/http_impl\.h'
 only 'gnutls/.*' 'server/(net/tls|auth)\.c'
+only seccomp.h 'server/sandbox\.c'
 only yaml.h 'core/base/yaml\.c'
 only 'curl/.*' 'models/cli/bench/load\.c'
 only zip.h 'core/data/torchfile\.c'

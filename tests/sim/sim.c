@@ -200,6 +200,7 @@ static void configure(void)
         set("engine.cache_bytes=%uK", (unsigned)sim_between(400, 900));
     set("queue.max_requests=%u", (unsigned)sim_between(1, 24));
     set("queue.timeout_ms=%u", (unsigned)sim_between(50, 4000));
+    set("server.sandbox=never"); /* the harness is in here too */
     set("server.header_timeout_ms=%u", (unsigned)sim_between(300, 2000));
     set("server.body_timeout_ms=%u", (unsigned)sim_between(300, 2000));
     set("server.idle_timeout_ms=%u", (unsigned)sim_between(1000, 3000));
