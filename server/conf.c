@@ -49,9 +49,9 @@ static const struct deq_opt options[] = {
     BOOL("server.page", page, "true",
          "The page at / for people, which asks this server's own API; false: nothing is there (404)."),
     ENUM("server.sandbox", sandbox, "auto", "auto|always|never",
-         "Whether the kernel refuses this process what serving does not take (other programs, new connections, files to "
-         "write but for state.dir and engine.cache_dir). auto: where the system can, else with a warning; always: or "
-         "it does not start."),
+         "Whether the kernel refuses this process what serving does not take (other programs, new connections, files "
+         "to write but for state.dir and engine.cache_dir). auto: where the system can, else with a warning; always: "
+         "or it does not start."),
     STR("model.path", model_path, "models/stories", NULL, "Model directory."),
     STR("model.name", model_name, "", NULL,
         "Name it is served under, as in stories or org/model; empty: the directory's."),

@@ -114,10 +114,10 @@ class Client:
         return c
 
     def say(self, c, more):
-        """Further bytes of a request whose first ones are sent; then its answer is read, also after hush."""
+        """Further bytes of a request whose first ones are sent."""
         if c.state == "open":
             c.out += more
-            self.epoll.modify(c.sock.fileno(), select.EPOLLOUT if c.out else select.EPOLLIN)
+            self.epoll.modify(c.sock.fileno(), select.EPOLLOUT)
 
     def hush(self, c):
         """Nothing of its answer is read from now on, but by read."""

@@ -250,12 +250,12 @@ class Clients:
             self.client.at(c.start + 0.5 * (i - at + 1), lambda i=i: self.client.say(c, raw[i:i + 1]))
 
     def slow_reader(self):
-        """500 bytes a second of a long answer: the stream pauses, and is dropped when that goes on for too long. What
-        lies in this side's own buffer by then is read in one go, and the end behind it."""
+        """500 bytes a second of a long answer: the stream pauses, and is dropped when that goes on for too long. Nothing
+        tells this side, whose system takes no more either: by then it leaves."""
         def on_end(c):
             if c.state == "done" and c.status() not in (200, 429, 503):
                 return self.fail("slow reader", bytes(c.data[:300]))
-            return self.count("slow reader", "answered" if c.state == "done" else "closed")
+            return self.count("slow reader", "answered" if c.state == "done" else "dropped")
         c = self.ask("slow reader", {"prompt": self.rng.choice(PROMPTS), "max_tokens": 1900, "ignore_eos": True,
                                      "stream": True, "logprobs": 5}, on_end=on_end)
         c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -266,7 +266,7 @@ class Clients:
                 self.client.read(c, time.monotonic(), 500)
                 self.client.at(time.monotonic() + 1, sip)
             else:
-                self.client.say(c, b"")
+                self.client.cut(c, False)
         self.client.at(c.start + 1, sip)
 
     def victim(self):
