@@ -250,8 +250,8 @@ class Clients:
             self.client.at(c.start + 0.5 * (i - at + 1), lambda i=i: self.client.say(c, raw[i:i + 1]))
 
     def slow_reader(self):
-        """500 bytes a second of a long answer: the stream pauses, and is dropped when that goes on for too long. Nothing
-        tells this side, whose system takes no more either: by then it leaves."""
+        """500 bytes a second of a long answer: the stream pauses, and is dropped when that goes on for too long.
+        Nothing tells this side, whose system takes no more either: by then it leaves."""
         def on_end(c):
             if c.state == "done" and c.status() not in (200, 429, 503):
                 return self.fail("slow reader", bytes(c.data[:300]))
