@@ -15,14 +15,15 @@ static size_t trimmed(const char *s, size_t n)
     return n;
 }
 
-/* Bytes before the next `stop` that stands in no quoted string. */
-static size_t before(const char *s, char stop)
+/* Bytes before the next `stop` that stands in no quoted string, at most `most`: no byte behind them is looked at, so
+ * that a list's items together cost what it is long. */
+static size_t before(const char *s, size_t most, char stop)
 {
     size_t n = 0;
-    for (bool quoted = false; s[n] && (quoted || s[n] != stop); n++) {
+    for (bool quoted = false; n < most && s[n] && (quoted || s[n] != stop); n++) {
         if (s[n] == '"')
             quoted = !quoted;
-        else if (quoted && s[n] == '\\' && s[n + 1])
+        else if (quoted && s[n] == '\\' && n + 1 < most && s[n + 1])
             n++;
     }
     return n;
@@ -36,14 +37,14 @@ static bool is(const char *s, size_t n, const char *word)
 bool header_type_is(const char *value, const char *type)
 {
     value += blanks(value);
-    return is(value, trimmed(value, before(value, ';')), type);
+    return is(value, trimmed(value, before(value, SIZE_MAX, ';')), type);
 }
 
 bool header_is_identity(const char *value)
 {
     for (;;) {
         value += blanks(value);
-        const size_t n = before(value, ',');
+        const size_t n = before(value, SIZE_MAX, ',');
         if (trimmed(value, n) && !is(value, trimmed(value, n), "identity"))
             return false;
         if (!value[n])
@@ -56,7 +57,7 @@ bool header_has_tag(const char *value, const char *tag)
 {
     for (;;) {
         value += blanks(value);
-        const size_t n = before(value, ','), len = trimmed(value, n);
+        const size_t n = before(value, SIZE_MAX, ','), len = trimmed(value, n);
         const size_t weak = len > 2 && !strncmp(value, "W/", 2) ? 2 : 0;
         if (is(value, len, "*") || (len - weak == strlen(tag) && !memcmp(value + weak, tag, len - weak)))
             return true;
@@ -94,13 +95,13 @@ static unsigned covers(const char *range, size_t n, const char *type)
 /* One range with its parameters. */
 static void take_range(const char *s, size_t n, const char *type, struct header_weight *w)
 {
-    size_t part = DEQ_MIN(before(s, ';'), n);
+    size_t part = before(s, n, ';');
     const unsigned specific = covers(s, trimmed(s, part), type);
     unsigned q = 1000;
     for (size_t at = part; at < n; at += part) {
         at++;
         at += DEQ_MIN(blanks(s + at), n - at);
-        part = DEQ_MIN(before(s + at, ';'), n - at);
+        part = before(s + at, n - at, ';');
         if (part >= 2 && (s[at] == 'q' || s[at] == 'Q') && s[at + 1] == '=' &&
             !parse_q(s + at + 2, trimmed(s + at + 2, part - 2), &q))
             return;
@@ -113,7 +114,7 @@ void header_accept(const char *value, const char *type, struct header_weight *w)
 {
     for (;;) {
         value += blanks(value);
-        const size_t n = before(value, ',');
+        const size_t n = before(value, SIZE_MAX, ',');
         take_range(value, n, type, w);
         if (!value[n])
             return;

@@ -1,6 +1,7 @@
 /* The grammar of header values. */
 #include "server/net/header.h"
 
+#include "core/base/mem.h"
 #include "tests/unit/test.h"
 
 TEST(header_types)
@@ -86,4 +87,28 @@ TEST(header_accept_weights)
     header_accept("*/*;q=0.9", "a/b", &w);
     header_accept("a/b;q=0.2", "a/b", &w);
     CHECK(w.specific == 3 && w.q == 200);
+}
+
+/* A value that is unit again and again, through everything that reads values. */
+static void read_value(void *unit, size_t n)
+{
+    const size_t k = strlen(unit);
+    struct header_weight w = {0};
+    char *s = deq_alloc(n + 1);
+    for (size_t i = 0; s && i < n; i++)
+        s[i] = ((const char *)unit)[i % k];
+    if (s) {
+        s[n] = 0;
+        header_accept(s, "a/b", &w);
+        CHECK(!header_type_is(s, "a/b") && !header_has_tag(s, "\"tag\""));
+        (void)header_is_identity(s);
+    }
+    deq_free(s);
+}
+
+TEST(header_values_are_linear)
+{
+    static char units[][12] = {"x/y,", "x/y;q=0.5,", ";", ",", " ", "\"", "\\\"", "x/y;\t", "identity, "};
+    for (size_t i = 0; i < DEQ_COUNT(units); i++)
+        CHECK_LINEAR(read_value, units[i], 8000, "%s", units[i]);
 }
