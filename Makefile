@@ -204,7 +204,7 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
-.PHONY: soak overload timing
+.PHONY: soak slow overload timing
 TRIALS  ?= 1000000
 timing: $(OBJ)/timing ## the comparison of API keys tells nothing by its time: Welch's t below 4.5 over TRIALS=1000000
 	$(OBJ)/timing $(TRIALS)
@@ -212,6 +212,9 @@ MINUTES ?= 10
 RATE    ?= 10
 soak: all ## mixed clients for MINUTES=10, RATE=10 a second on average: memory, descriptors and threads flat, answers the same; build/soak/soak.svg
 	DEQ_BUILD=$(OUT) python3 tests/soak/soak.py --minutes $(MINUTES) --rate $(RATE)
+SECONDS ?= 60
+slow: all ## a good client beside 1,000 slow ones (slowhttptest), SECONDS=60 an attack: its p99 within twice the calm one
+	DEQ_BUILD=$(OUT) python3 tests/soak/slow.py --seconds $(SECONDS) --model $(MODEL)
 overload: all ## 300 % of capacity offered in five runs, the daemon on one core and the generator on another: goodput at least 95 %
 	DEQ_BUILD=$(OUT) python3 tests/bench/load.py $(MODEL) overload --split --runs 5 --strict
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
