@@ -30,6 +30,7 @@ SERVER  := $(wildcard server/*.c server/*/*.c)
 UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
 SIM     := $(wildcard tests/sim/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SHARED := $(filter-out tests/fuzz/fuzz_%.c tests/fuzz/replay.c,$(wildcard tests/fuzz/*.c)) models/cli/bench/sse.c
 obj      = $(patsubst %.c,$(OBJ)/%.o,$(1))
 # $(call quietly,CC,what,command): one line, and what the command has to say in one piece with it, since several run at a time
 quietly  = $(if $(filter-out 0,$(V)),$(3),@said=$$($(3) 2>&1); code=$$?; [ -z "$$said" ] || exec >&2; \
@@ -104,11 +105,15 @@ $(OBJ)/sim: $(call obj,$(SIM)) $(OBJ)/tests/sim/daemon.o $(call obj,$(filter-out
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%) $^ -lgnutls -lseccomp $(LIBS) -o $@)
 $(OBJ)/timing: $(call obj,tests/timing/timing.c $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
-$(OBJ)/replay_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/tests/fuzz/replay.o $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ $(LIBS) -o $@)
-$(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ $(LIBS) -o $@)
-.SECONDARY: $(FUZZ:%=$(OBJ)/tests/fuzz/fuzz_%.o) $(OBJ)/tests/fuzz/replay.o
+# fuzz targets take of the server what each of them calls
+$(OBJ)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER)))
+	@rm -f $@
+	$(call quietly,AR,$@,ar rcs $@ $^)
+$(OBJ)/replay: $(call obj,$(FUZZ:%=tests/fuzz/fuzz_%.c) $(FUZZ_SHARED) tests/fuzz/replay.c) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
+$(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(call obj,$(FUZZ_SHARED)) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
+.SECONDARY: $(FUZZ:%=$(OBJ)/tests/fuzz/fuzz_%.o)
 # the links follow the configuration that was built last
 .PHONY: link
 link: $(OBJ)/deq $(OBJ)/deqd
@@ -117,7 +122,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit simulated sim e2e readme check lint test-clients test-tokenizer bench claims fuzz replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit simulated sim e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## what was built
@@ -139,8 +144,8 @@ simulated: $(OBJ)/sim ## the whole daemon in a simulated world: 200,000 events, 
 .PHONY: unfused
 unfused: $(FUSING) ## no multiply-add that the compiler fused by itself in the kernels' objects
 	@sh tests/lint/unfused.sh $(FUSING)
-replay: $(FUZZ:%=$(OBJ)/replay_%) ## the fuzz targets over their committed seeds and found cases
-	@for t in $(FUZZ); do UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/replay_$$t tests/fuzz/corpus/$$t/* || exit 1; done
+replay: $(OBJ)/replay ## the fuzz targets over their committed seeds and found cases
+	@OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 $(OBJ)/replay $(FUZZ:%=tests/fuzz/corpus/%)
 e2e: python all ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
 readme: python all $(OBJ)/unit ## the commands of README.md and tests/README.md as they stand there
@@ -182,14 +187,16 @@ SEED    ?= 1
 EVENTS  ?= 10000000
 sim: $(OBJ)/sim ## the simulated daemon from one seed, invariants after every event: SEED=1 EVENTS=10000000; minutes
 	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
-RUNS    ?= 1000000
-fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=torchfile [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
+RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
+SECS    ?= 0
+fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=body [SECS=60] [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
-	$(MAKE) CC=clang CONFIG=fuzz SAN=fuzzer-no-link,address,undefined CFLAGS="-fno-sanitize-recover=undefined -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION" $(OUT)/fuzz/fuzz_$(T)
-	@mkdir -p $(OUT)/fuzz/corpus/$(T)
-	ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 $(OUT)/fuzz/fuzz_$(T) -runs=$(RUNS) -max_len=4096 -rss_limit_mb=1024 -timeout=10 -print_final_stats=1 \
-	    $(addprefix -dict=,$(wildcard tests/fuzz/$(T).dict)) -artifact_prefix=$(OUT)/fuzz/ $(FUZZ_ARGS) \
-	    $(OUT)/fuzz/corpus/$(T) tests/fuzz/corpus/$(T)
+	$(MAKE) $(FUZZ_BUILD) $(OUT)/fuzz/fuzz_$(T)
+	@FUZZ_ARGS='$(FUZZ_ARGS)' sh tests/fuzz/run.sh $(SECS) $(RUNS) $(T)
+fuzz-all: python ## every fuzz target for SECS=60 seconds, and what was executed so far since something was found; needs clang
+	@command -v clang > /dev/null || { echo 'skipped: make fuzz-all needs clang (apt-get install clang libclang-rt-dev)'; exit 0; }; \
+	$(MAKE) $(FUZZ_BUILD) $(FUZZ:%=$(OUT)/fuzz/fuzz_%) && sh tests/fuzz/run.sh $(if $(filter-out 0,$(SECS)),$(SECS),60) 0 $(FUZZ)
+FUZZ_BUILD := CC=clang CONFIG=fuzz SAN=fuzzer-no-link,address,undefined CFLAGS="-gline-tables-only -fno-sanitize-recover=undefined -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION"
 
 ##@ Reviewers
 .PHONY: clang objects

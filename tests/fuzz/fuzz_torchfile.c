@@ -3,40 +3,34 @@
  * Under libFuzzer most mutated inputs get the checksums of their stored entries corrected, or
  * nearly all would end there. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/data/torchfile.h"
+#include "tests/fuzz/mutate.h"
 
 enum { ELEMENTS_MAX = 4096 }; /* read of one tensor */
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+FUZZ(torchfile)
 {
     static float out[ELEMENTS_MAX];
     struct deq_torchfile *f;
     struct deq_err err;
-    if (deq_torchfile_open_memory(data, n, "fuzz", &f, &err))
-        return 0;
+    const enum deq_rc rc = deq_torchfile_open_memory(data, n, "fuzz", &f, &err);
+    if (rc) {
+        fuzz_check_err(rc, &err);
+        return;
+    }
     for (size_t i = 0; i < deq_torchfile_count(f); i++) {
         const struct deq_torchfile_tensor *t = deq_torchfile_at(f, i);
-        if (deq_torchfile_find(f, t->name) != t)
-            abort();
+        FUZZ_HOLDS(deq_torchfile_find(f, t->name) == t);
         if (t->count > ELEMENTS_MAX || deq_torchfile_read(f, t, 0, t->count, out, &err))
             continue;
         for (uint64_t j = 0; j < t->count; j++)
-            if (!isfinite(out[j]))
-                abort();
+            FUZZ_HOLDS(isfinite(out[j]));
     }
     deq_torchfile_close(f);
-    return 0;
 }
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-size_t LLVMFuzzerMutate(uint8_t *data, size_t n, size_t max);
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t n, size_t max, unsigned seed);
-
 static uint32_t get(const uint8_t *p, unsigned bytes)
 {
     uint32_t v = 0;
@@ -77,7 +71,7 @@ static void correct(uint8_t *p, size_t n)
     }
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t n, size_t max, unsigned seed)
+FUZZ_MUTATOR
 {
     /* a change of length moves every offset after it: mostly keep it */
     const size_t after = LLVMFuzzerMutate(data, n, seed % 4 ? n : max);
