@@ -10,7 +10,7 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 
-enum { HASH_BYTES = 32, FILE_MAX_BYTES = 1 << 20, KEY_MAX_BYTES = 4096 };
+enum { HASH_BYTES = 32, HASH_DIGITS = 2 * HASH_BYTES, FILE_MAX_BYTES = 1 << 20, KEY_MAX_BYTES = 4096 };
 
 struct key {
     unsigned char hash[HASH_BYTES];
@@ -50,8 +50,8 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
     *ret_any = n > 0;
     if (!n)
         return DEQ_OK;
-    if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != 2 * HASH_BYTES ||
-        strspn(words[1], "0123456789abcdefABCDEF") != 2 * HASH_BYTES)
+    if (n < 2 || n == DEQ_COUNT(words) || strlen(words[1]) != HASH_DIGITS ||
+        strspn(words[1], "0123456789abcdefABCDEF") != HASH_DIGITS)
         return deq_fail(err, DEQ_EFORMAT,
                         "auth.keys_file: %s: line %u: expected NAME SHA256-IN-HEX [admin] [priority] [weight=N] "
                         "[depth=fixed|elastic]", path, line);
@@ -81,13 +81,13 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
 static enum deq_rc load(const char *path, struct key **ret, size_t *ret_n, struct deq_err *err)
 {
     char *text = NULL;
-    size_t len, n = 0;
+    size_t len = 0, n = 0;
     struct key *keys = DEQ_NEW_ARRAY(struct key, AUTH_KEYS_MAX);
     enum deq_rc rc = keys ? deq_text_read(path, FILE_MAX_BYTES, &text, &len, err)
                           : deq_fail(err, DEQ_ENOMEM, "no memory for API keys");
     if (rc && keys)
         deq_fail_prefix(err, rc, "auth.keys_file");
-    if (!rc && strlen(text) != len)
+    if (text && strlen(text) != len)
         rc = deq_fail(err, DEQ_EFORMAT, "auth.keys_file: %s: holds a zero byte", path);
     unsigned line = 0;
     for (char *at = text, *next; !rc && at; at = next) {

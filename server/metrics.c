@@ -20,7 +20,7 @@ static const double residuals[] = {1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-
 static const double lengths[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000};
 static const double choice_counts[] = {1, 2, 5, 10, 20};
 
-#define HIST(b) ((struct histogram){.bounds = b, .n = sizeof(b) / sizeof *(b)})
+#define HIST(b) ((struct histogram){.bounds = (b), .n = sizeof(b) / sizeof *(b)})
 
 void metrics_init(struct metrics *m)
 {
@@ -163,7 +163,7 @@ static void process(const struct metrics_now *now, struct deq_buf *b)
     long pages = 0, unused = 0;
     FILE *f = fopen("/proc/self/statm", "re");
     if (f) {
-        if (fscanf(f, "%ld %ld", &unused, &pages) != 2)
+        if (fscanf(f, "%ld %ld", &unused, &pages) != 2) /* NOLINT(cert-err34-c): the kernel's numbers */
             pages = 0;
         fclose(f);
     }

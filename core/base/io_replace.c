@@ -246,7 +246,7 @@ static enum deq_rc replace(const struct place *p, const struct stat *old, mode_t
  * comes nobody waits for ever. */
 static int open_through(const char *path)
 {
-    const struct timespec pause = {.tv_nsec = READER_POLL_MS * 1000000};
+    const struct timespec pause = {.tv_nsec = READER_POLL_MS * 1000000l};
     for (unsigned ms = 0;; ms += READER_POLL_MS) {
         const int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
         if (fd >= 0 && fcntl(fd, F_SETFL, 0) < 0) { /* from here on it may wait */

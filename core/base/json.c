@@ -162,7 +162,7 @@ static void plain_strings(char *text, size_t len)
         if (high) {
             const long next = escaped(text + i + ESCAPE);
             if (next >= 0xdc00 && next < 0xe000) {
-                n = 2 * ESCAPE;
+                n = 2 * (size_t)ESCAPE;
                 continue;
             }
         }

@@ -358,8 +358,11 @@ enum deq_rc deq_opt_env(const struct deq_opt_table *t, void *values, const char 
             continue;
         snprintf(name, sizeof name, "%.*s", (int)DEQ_MIN(value - 1 - *e, (ptrdiff_t)sizeof name - 1), *e);
         size_t i = 0;
-        while (i < t->n && (env_name(prefix, t->opt[i].name, of), strcmp(of, name)))
-            i++;
+        for (; i < t->n; i++) {
+            env_name(prefix, t->opt[i].name, of);
+            if (!strcmp(of, name))
+                break;
+        }
         enum deq_rc rc = DEQ_OK;
         if (i < t->n && (rc = set_text(t, &t->opt[i], values, value, err)))
             deq_fail_prefix(err, rc, name);

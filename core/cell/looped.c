@@ -340,7 +340,7 @@ static void lay_out(struct cell *c, const struct deq_looped_arch *a, unsigned th
     const enum deq_class numeric = a->base.serving.numeric;
     const size_t R = c->base.max_rows, S = c->base.state_dim;
     deq_layers_lay_out(&c->layers, a, R, threads, l);
-    DEQ_PART(l, c->injected, c->base.n_pages * DEQ_KV_PAGE_TOK * S);
+    DEQ_PART(l, c->injected, (size_t)c->base.n_pages * DEQ_KV_PAGE_TOK * S);
     DEQ_PART(l, c->decay, S);
     DEQ_PART(l, c->dt, S);
     DEQ_PART(l, c->read_gain, v->d_model);

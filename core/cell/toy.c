@@ -109,7 +109,7 @@ static void page_copy(struct deq_cell *c, uint32_t to, uint32_t from)
 
 static void page_get(const struct deq_cell *c, uint32_t page, uint32_t n, void *out)
 {
-    const size_t held = n * PARTS * c->state_dim * sizeof(float);
+    const size_t held = (size_t)n * PARTS * c->state_dim * sizeof(float);
     memset(out, 0, c->page_bytes);
     memcpy(out, ((const struct toy *)c)->pages + page * (c->page_bytes / sizeof(float)), held);
 }
@@ -135,7 +135,7 @@ static const struct deq_cell_ops ops[2][2] = {
 
 struct deq_cell deq_toy_shape(const struct deq_toy *of, size_t max_rows, uint32_t n_pages)
 {
-    const size_t page_bytes = DEQ_TOY_PAGE_TOK * PARTS * of->dim * sizeof(float);
+    const size_t page_bytes = (size_t)DEQ_TOY_PAGE_TOK * PARTS * of->dim * sizeof(float);
     return (struct deq_cell){.ops = &ops[of->before > 0][of->behind > 0], .state_dim = of->dim,
                              .inject_dim = 2 * of->dim, .vocab_size = of->dim,
                              .read_dim = of->behind > 0 ? 2 * of->dim : of->dim, .max_positions = of->max_positions,

@@ -15,7 +15,7 @@ static void lay_out(struct deq_transformer_seq *s, struct deq_layout *l, bool dr
     const size_t N = s->base.n, T = s->base.t, R = s->base.t + s->m_max, D = a->base.vocab.d_model, F = a->d_inner,
                  HD = (size_t)a->n_head * a->d_head;
     deq_seq_lay_out(&s->base, l);
-    DEQ_PART(l, s->tape, s->base.n_tapes * a->n_block);
+    DEQ_PART(l, s->tape, (size_t)s->base.n_tapes * a->n_block);
     DEQ_PART(l, s->sin, R * D);
     for (unsigned k = 0; k < a->n_block; k++) {
         DEQ_PART(l, s->u[k], N * 3 * HD);

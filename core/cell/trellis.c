@@ -363,7 +363,7 @@ static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned t
 {
     const struct deq_vocab *v = &a->base.vocab;
     const size_t R = c->base.max_rows, H = a->state_size, U = c->base.inject_dim;
-    DEQ_PART(l, c->pages, c->base.n_pages * 2 * H);
+    DEQ_PART(l, c->pages, (size_t)c->base.n_pages * 2 * H);
     DEQ_PART(l, c->notes, c->base.n_pages);
     DEQ_PART(l, c->bias, U);
     DEQ_PART(l, c->nothing, H);

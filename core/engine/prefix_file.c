@@ -218,7 +218,8 @@ static void fill(const struct table *t, struct deq_engine *e)
 static uint64_t most_bytes(const struct deq_engine *e)
 {
     const struct deq_prefix *c = &e->prefix;
-    const uint64_t entry = sizeof(struct deq_hash) + (c->state_dim + 2) * sizeof(float) + (2 + c->pages_max) * 4;
+    const uint64_t entry = sizeof(struct deq_hash) + (c->state_dim + 2) * sizeof(float) +
+                           (2 + (uint64_t)c->pages_max) * sizeof(uint32_t);
     return DEQ_SAVED_HEAD_MAX + (uint64_t)e->pages.n_pages * e->cell->page_bytes + c->cap * entry;
 }
 

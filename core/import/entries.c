@@ -89,7 +89,7 @@ enum deq_rc deq_entries_open(struct deq_entries *e, const char *anchor)
     for (size_t i = 0; i < deq_checkpoint_count(e->file); i++)
         e->half = DEQ_MAX(e->half, (size_t)deq_checkpoint_at(e->file, i)->count);
     e->used = DEQ_NEW_ARRAY(bool, deq_checkpoint_count(e->file) + 1);
-    e->piece = DEQ_NEW_ARRAY(float, 2 * DEQ_ENTRY_PIECE);
+    e->piece = DEQ_NEW_ARRAY(float, 2 * (size_t)DEQ_ENTRY_PIECE);
     return e->used && e->piece ? DEQ_OK : deq_fail(e->err, DEQ_ENOMEM, "%s: no memory to read it", e->checkpoint);
 }
 

@@ -119,7 +119,7 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
     pthread_mutex_unlock(&l->lock);
     reply_reached_add(&l->reached, e);
     if (++l->have < l->positions && !l->raw) /* written while the next ones are solved; the end tells of the last */
-        (void)channel_news(l->channel, l->vocab_size * JSON_FLOAT_BYTES, NULL);
+        (void)channel_news(l->channel, (size_t)l->vocab_size * JSON_FLOAT_BYTES, NULL);
     return e->kind == DEQ_EVENT_TOKEN ? DEQ_STOP : DEQ_CONTINUE;
 }
 

@@ -68,6 +68,7 @@ static uint64_t stacks_to_come(const struct conf *c, const struct deq_engine_opt
         pthread_attr_destroy(&attr);
     }
     FILE *f = fopen("/proc/self/status", "re");
+    /* NOLINTNEXTLINE(cert-err34-c): the kernel's numbers */
     while (f && fgets(line, sizeof line, f) && sscanf(line, "Threads: %u", &running) != 1)
         ;
     if (f)
@@ -80,6 +81,7 @@ static void used_now(uint64_t *ret_space, uint64_t *ret_resident)
 {
     unsigned long long size = 0, resident = 0, shared = 0;
     FILE *f = fopen("/proc/self/statm", "re");
+    /* NOLINTNEXTLINE(cert-err34-c): the same */
     if (f && fscanf(f, "%llu %llu %llu", &size, &resident, &shared) != 3)
         size = resident = shared = 0;
     if (f)

@@ -202,7 +202,7 @@ void store_release(struct served *m)
 
 static void wait_for_last(const struct served *m)
 {
-    const struct timespec nap = {.tv_nsec = POLL_MS * 1000000};
+    const struct timespec nap = {.tv_nsec = POLL_MS * 1000000l};
     while (atomic_load(&m->refs) > 1)
         nanosleep(&nap, NULL);
 }

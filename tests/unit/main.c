@@ -1,10 +1,12 @@
 /* Runs every registered test, or those that an argument names: a part of a test's name, or a file (test_sched.c). A
  * line a file, and one more at least every few seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU
- * time, and how much it checked. */
+ * time, how much it checked, and at the end what is left of memory. */
 #include "tests/unit/test.h"
 
 #include <stdlib.h>
 #include <time.h>
+
+#include "core/base/mem.h"
 
 enum { TICK_S = 5 };
 
@@ -118,6 +120,8 @@ int main(int argc, char **argv)
         fflush(stdout);
     }
     close_part(NULL);
+    if (times)
+        printf("%llu bytes of memory left\n", (unsigned long long)deq_mem_live());
     printf("%d passed, %d failed, %d skipped\n", test_passed, test_failed, test_skipped);
     return test_failed != 0;
 }

@@ -89,6 +89,21 @@ TEST(fair_accounts_are_bounded)
     CHECK(fair_account(&fair, 5) == busy && busy->virtual_time == 9);
 }
 
+/* Where all that a caller may have are busy, it shares the last of them with its owner, and takes nobody's. */
+TEST(fair_account_where_all_are_busy)
+{
+    fair = (struct fair){0};
+    struct account *busy[16];
+    for (uint64_t i = 0; i < DEQ_COUNT(busy); i++) {
+        busy[i] = fair_account(&fair, 7 + i * FAIR_ACCOUNTS);
+        busy[i]->in_flight = 1;
+    }
+    CHECK(fair_account(&fair, 7 + 16 * FAIR_ACCOUNTS) == busy[15]);
+    CHECK_EQ(busy[15]->id, (uint64_t)7 + 15 * FAIR_ACCOUNTS);
+    busy[3]->in_flight = 0;
+    CHECK(fair_account(&fair, 7 + 16 * FAIR_ACCOUNTS) == busy[3] && busy[3]->id == 7 + 16 * FAIR_ACCOUNTS);
+}
+
 TEST(fair_places_of_a_queue)
 {
     struct account a = {0};

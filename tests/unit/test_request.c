@@ -215,6 +215,10 @@ TEST(request_other_bodies)
         {'d', "{\"tokens\":[1,2]}", ""},
         {'d', "{}", "tokens: missing"},
         {'d', "{\"tokens\":[384]}", "tokens: token 384 at 0 is not in the vocabulary of 384"},
+        /* they are ids of 64 bits, not what is left of them */
+        {'d', "{\"tokens\":[1,4294967297]}", "tokens: token 4294967297 at 1 is not in the vocabulary of 384"},
+        {'d', "{\"tokens\":[-4294967295]}", "tokens: token -4294967295 at 0 is not in the vocabulary of 384"},
+        {'d', "{\"model\":\"a\\u001f\\u007f\xc2\x80~\"}", "model: \"a????~\" is not served here; \"tiny\" is"},
         {'d', "{\"tokens\":[1e300]}", "tokens: token above 9223372036854775807 at 0 is not in the vocabulary of 384"},
         {'d', "{\"tokens\":\"a\"}", "tokens: expected an array of token ids"},
     };

@@ -16,6 +16,11 @@ static const struct refused wrong[] = {
     {ON_COMPLETIONS, SCHEMA("[]"), NULL, "response_format.json_schema.schema: expected a JSON Schema"},
     {ON_COMPLETIONS, SCHEMA("{\"not\":{}}"), NULL,
      "response_format.json_schema.schema: not: this keyword is not supported"},
+    /* a null in a schema is a value: this keyword is there */
+    {ON_COMPLETIONS, SCHEMA("{\"not\":null}"), NULL,
+     "response_format.json_schema.schema: not: this keyword is not supported"},
+    {ON_COMPLETIONS, STRUCTURED("{\"json\":{\"not\":null}}"), NULL,
+     "structured_outputs.json: not: this keyword is not supported"},
     {ON_COMPLETIONS, STRUCTURED("{\"regex\":\"a(\"}"), NULL, "structured_outputs.regex: ( without ), at byte 2"},
     {ON_COMPLETIONS, STRUCTURED("{\"choice\":[\"a\",null]}"), NULL,
      "structured_outputs.choice: expected an array of strings"},

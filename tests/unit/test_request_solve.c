@@ -1,6 +1,12 @@
 /* server/api/request_solve.c: the deq object, within the server's bounds and the model's ways. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "core/base/io.h"
+#include "core/base/mem.h"
 #include "server/api/request_impl.h"
 #include "tests/unit/requests.h"
+#include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
 
 static const struct refused wrong[] = {
@@ -88,6 +94,54 @@ TEST(request_budget_settles_windows)
                   p.prefill_window);
     }
     CHECK(solve_of(&r, "{\"deq\":{\"window\":2}}").max_evaluations == 0);
+    requests_end(&r);
+}
+
+/* The tiny model once more, as one that takes a fixed number of steps. */
+static bool fixed_model(struct deq_model **ret)
+{
+    static const char *const files[] = {"model.safetensors", "tokenizer.json"}, was[] = "0.01", now[] = "   0";
+    char *config = NULL, *at, from[4096];
+    size_t n;
+    struct deq_err err;
+    bool ok = scratch_begin() && !deq_io_read("tests/golden/tiny/config.json", 1 << 16, &config, &n, &err);
+    ok = ok && (at = strstr(config, was)) && memcpy(at, now, sizeof now - 1) && (at = strstr(config, "window\": 8")) &&
+         memcpy(at, "window\": 1", 10) && (at = strstr(config, "\"predictor\"")) && memcpy(at, "\"zero\"     ", 11);
+    if (ok)
+        scratch_put("config.json", config);
+    for (size_t i = 0; ok && i < DEQ_COUNT(files); i++) {
+        char path[64];
+        snprintf(path, sizeof path, "tests/golden/tiny/%s", files[i]);
+        ok = realpath(path, from) && !symlink(from, scratch_path(files[i]));
+    }
+    ok = ok && !deq_model_load(scratch_dir(), NULL, ret, &err);
+    CHECK_MSG(ok, "%s", err.text);
+    deq_free(config);
+    scratch_end("config.json", "model.safetensors", "tokenizer.json", NULL);
+    return ok;
+}
+
+TEST(request_solve_of_fixed_steps)
+{
+    static const struct refused unfit[] = {
+        {ON_COMPLETIONS, "{\"deq\":{\"tol\":0.1}}", NULL,
+         "deq.tol: this model takes a fixed number of steps (max_iter)"},
+        {ON_COMPLETIONS, "{\"deq\":{\"window\":2}}", NULL, "deq.window: must be between 1 and 1"},
+        {ON_COMPLETIONS, "{\"deq\":{\"prefill_window\":2}}", NULL, "deq.prefill_window: must be between 1 and 1"},
+        {ON_COMPLETIONS, "{\"deq\":{\"warm_start\":\"previous\"}}", NULL,
+         "deq.warm_start: this model takes a fixed number of steps, from zero or its proposal"},
+    };
+    struct requests r;
+    REQUIRE(requests_begin(&r));
+    deq_model_free(r.model);
+    r.model = NULL;
+    if (fixed_model(&r.model)) {
+        r.context.model = r.model;
+        check_refused(&r, unfit, DEQ_COUNT(unfit));
+        CHECK_EQ(solve_of(&r, "{\"deq\":{\"warm_start\":\"zero\",\"max_iter\":5}}").tol, 0.0f);
+        CHECK_EQ(solve_of(&r, "{\"deq\":{\"stop\":\"residual\",\"preset\":\"fast\"}}").tol, 0.0f);
+        CHECK(solve_of(&r, "{\"deq\":{\"stop\":\"latent\"}}").tol > 0); /* another rule has its own tolerance */
+    }
     requests_end(&r);
 }
 

@@ -190,6 +190,33 @@ TEST(safetensors_values)
     }
 }
 
+/* Longer than the piece that is widened at once: each number comes to its place, from any first one on. */
+TEST(safetensors_values_in_pieces)
+{
+    enum { N = 2 * 4096 + 5 };
+    static const char header[] = "{" T("h", "BF16", "[8197]", "[0,16394]") "}";
+    static uint16_t data[N];
+    static float out[N];
+    size_t len, wrong = 0;
+    struct deq_safetensors *f = NULL;
+    struct deq_err e;
+    for (size_t i = 0; i < N; i++)
+        data[i] = (uint16_t)(i % 0x7f80); /* all of them finite */
+    unsigned char *p = container(header, sizeof data, data, &len);
+    REQUIRE(!deq_safetensors_parse(p, len, "pieces.st", &f, &e));
+    const struct deq_tensor *t = deq_safetensors_find(f, "h");
+    for (uint64_t first = 0; first < 3; first++) {
+        CHECK(!deq_tensor_piece_to_f32(f, t, first, N - first, out, &e));
+        for (size_t i = 0; i < N - first; i++) {
+            const uint32_t bits = (uint32_t)data[first + i] << 16;
+            wrong += memcmp(&out[i], &bits, 4) != 0;
+        }
+    }
+    CHECK_EQ(wrong, (size_t)0);
+    deq_safetensors_close(f);
+    free(p);
+}
+
 TEST(safetensors_round_trip)
 {
     REQUIRE(scratch_begin());
