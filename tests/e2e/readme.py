@@ -52,7 +52,7 @@ def main():
     check(len(commands) >= 15, f"{len(commands)} commands found")
     work = tempfile.mkdtemp()
     text = open("tests/golden/tokenizer/sample.txt").read()
-    for name in ("train.txt", "train-recased.txt", "valid.txt"):
+    for name in ("train.txt", "train-recased.txt", "valid.txt", "fairytales.txt", "children-fiction.txt"):
         open(f"{work}/{name}", "w").write(text[:60000])
     case = "tests/golden/authors/locuslab-postln-adaptive"
     open(f"{work}/vocab.txt", "w").write("".join(f"{w}\n" for w in ["<eos>", "<unk>"] + [f"w{i}" for i in range(158)]))
@@ -95,6 +95,7 @@ def main():
             run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
             run = run.replace("--out build/trellis", f"--out {work}/trellis")
             run = run.replace("--out build/attractor", f"--out {work}/attractor")
+            run = run.replace("--out build/tales", f"--out {work}/tales")
             run = run.replace("--data DIR", f"--data {work}")
             run = re.sub(r" -o (logits.f32|ball.safetensors)", rf" -o {work}/\1", run)
             for name, path in theirs.items():

@@ -78,6 +78,16 @@ def test_twins_of_another_size_are_named():
     plan.refuse_unequal(sizes)
 
 
+def test_recipes_that_are_twins():
+    """tales.yaml and its explicit twin: the same parameters, text and tokenizer."""
+    texts_of = []
+    for name in ("tales", "tales-explicit"):
+        code, out, err = run([DEQ, "train", os.path.join(ROOT, "models", "recipes", name + ".yaml"), "--print-recipe"])
+        equal(code, 0, "%s: %s" % (name, err))
+        texts_of.append(out[:out.index("\ntrain:")])
+    equal(texts_of[1], texts_of[0], "sections model and data")
+
+
 def test_times_and_rates():
     curve = [[1, 10, 10.0, 5.0], [2, 20, 20.0, 4.0], [3, 30, 40.0, 3.0]]
     equal([report.seconds_to(curve, x) for x in (6, 4.0, 3.5, 2.9)], [10.0, 20.0, 30.0, None], "between validations")
