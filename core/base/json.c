@@ -3,7 +3,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +50,8 @@ static void give(void *b)
     deq_free_plain(b);
 }
 
-static void take_allocator(void)
+/* From the start: trees may be built before the first parse. */
+__attribute__((constructor)) static void take_allocator(void)
 {
     json_set_alloc_funcs(take, give);
 }
@@ -75,11 +75,18 @@ bool deq_json_failed(void)
     return was;
 }
 
+char *deq_json_text(const json_t *tree, size_t flags)
+{
+    char *text = tree ? json_dumps(tree, flags) : NULL;
+    if (!deq_json_failed())
+        return text;
+    free(text); /* jansson's */
+    return NULL;
+}
+
 enum deq_rc deq_json_parse(const char *text, size_t len, size_t flags, json_t **ret, json_error_t *ret_where)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     bool no_memory = false;
-    (void)pthread_once(&once, take_allocator);
     json_t *root = guarded(text, len, flags, ret_where, &no_memory);
     deq_free(parse.block);
     parse.on = false;

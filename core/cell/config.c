@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/json_fields.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
@@ -220,9 +221,12 @@ static char *to_text(const struct deq_arch *a, const char *training_json)
         ok = deq_fields_write(&preset_table, a, named) && !json_object_set_new(deq, "presets", named) && ok;
     }
     ok = !json_object_set_new(root, "deq", deq) && ok;
-    ok = !json_object_set_new(root, "training", training_json ? json_loads(training_json, 0, NULL) : json_object()) &&
-         ok;
-    char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(7)) : NULL;
+    json_t *training = training_json ? NULL : json_object();
+    json_error_t where;
+    if (training_json)
+        ok = !deq_json_parse(training_json, strlen(training_json), 0, &training, &where) && ok;
+    ok = !json_object_set_new(root, "training", training) && ok;
+    char *text = deq_json_text(ok ? root : NULL, JSON_INDENT(2) | JSON_REAL_PRECISION(7));
     json_decref(root);
     return text;
 }

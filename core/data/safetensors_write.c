@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/data/safetensors.h"
 
@@ -38,7 +39,7 @@ bool deq_safetensors_header(const struct deq_tensor_out *tensors, size_t n, cons
         json_object_set(root, "__metadata__", m);
     for (size_t i = 0; i < n && ok; at += bytes_of(&tensors[i]), i++)
         ok = add_entry(root, &tensors[i], at);
-    char *text = ok ? json_dumps(root, JSON_COMPACT) : NULL;
+    char *text = deq_json_text(ok ? root : NULL, JSON_COMPACT);
     json_decref(root);
     json_decref(m);
     if (!text)

@@ -155,14 +155,14 @@ deq_expr schema_literal(struct schema_reader *r, const json_t *value)
     if (json_is_real(value)) { /* the shortest that reads back the same */
         for (int digits = 1; digits <= 17 && !r->rc; digits++) {
             deq_free_plain(text);
-            text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
+            text = deq_json_text(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
             if (!text || strtod(text, NULL) == json_real_value(value))
                 break;
         }
         if (fabs(json_real_value(value)) >= 1e308)
             schema_fail(r, "enum, const", "a number is too large");
     } else {
-        text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+        text = deq_json_text(value, JSON_ENCODE_ANY | JSON_COMPACT);
     }
     const deq_expr all = text ? deq_expr_str(r->x, text) : schema_no_memory(r);
     deq_free_plain(text);

@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
+#include "core/base/utf8.h"
 #include "core/cell/config.h"
 #include "core/import/chat_template.h"
 #include "core/import/source.h"
@@ -272,8 +274,10 @@ static enum deq_rc write_files(struct deq_import_job *j, const struct deq_import
     enum deq_rc rc = write_tokenizer(j, o, path, err);
     json_t *from = json_pack("{s:s, s:s}", "imported_from", base_name(o->checkpoint), "model_type",
                              j->source->model_type);
-    char *provenance = from ? json_dumps(from, 0) : NULL; /* NULL also where a name is not UTF-8 */
+    char *provenance = deq_json_text(from, 0);
     json_decref(from);
+    if (!rc && !provenance && deq_utf8_valid(base_name(o->checkpoint), strlen(base_name(o->checkpoint))))
+        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to say where it is from", dir);
     deq_io_join(path, sizeof path, dir, "config.json");
     if (!rc)
         rc = deq_config_save(path, j->arch, provenance, err);

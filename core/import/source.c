@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
+
 void deq_source_serve_equilibrium(struct deq_arch *a)
 {
     a->serving.solver = (struct deq_solver_opts){.method = DEQ_ANDERSON, .memory = 5, .max_iter = 64, .min_iter = 1,
@@ -30,7 +32,7 @@ void deq_source_serve_loops(struct deq_arch *a, uint32_t loops)
 
 const char *deq_source_value(const json_t *v, char *out, size_t cap)
 {
-    char *text = json_is_string(v) ? NULL : json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));
+    char *text = json_is_string(v) ? NULL : deq_json_text(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(7));
     snprintf(out, cap, "%s", json_is_string(v) ? json_string_value(v) : text ? text : "?");
     free(text); /* jansson's */
     return out;

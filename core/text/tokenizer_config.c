@@ -47,7 +47,7 @@ enum deq_rc deq_tokenizer_config_save(const char *path, int64_t bos_id, int64_t 
     const bool ok = root && set_token(root, "bos_token", tok, bos_id) &&
                     (bos_id < 0 || !json_object_set_new(root, "add_bos_token", json_true())) &&
                     set_token(root, "eos_token", tok, eos_id) && set_token(root, "unk_token", tok, unk_id);
-    char *text = ok ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
+    char *text = deq_json_text(ok ? root : NULL, JSON_INDENT(2) | JSON_SORT_KEYS);
     if (!text)
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", to);
     else

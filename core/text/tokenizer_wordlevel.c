@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/text/tokenizer_impl.h"
@@ -98,12 +99,16 @@ static enum deq_rc read_normalizer(struct loader *l, const json_t *o)
 
 /* --- the decoder --- */
 
-static bool equals(const json_t *v, const char *text)
+/* *ret: whether it still is, and v is what text says. */
+static enum deq_rc compare(struct loader *l, const json_t *v, const char *text, bool *ret)
 {
-    json_t *want = json_loads(text, 0, NULL);
-    const bool same = want && json_equal(v, want);
+    json_t *want;
+    json_error_t where;
+    if (deq_json_parse(text, strlen(text), 0, &want, &where))
+        return deq_load_no_memory(l);
+    *ret = *ret && json_equal(v, want);
     json_decref(want);
-    return same;
+    return DEQ_OK;
 }
 
 /* "^ WORD$": writes WORD without its backslashes to out (as long as regex) and returns its length; 0
@@ -190,13 +195,21 @@ static enum deq_rc read_decoder(struct loader *l, const json_t *o)
                    deq_load_shown(type, strlen(type)), type);
     const json_t *list = json_object_get(o, "decoders");
     const size_t n = json_array_size(list);
-    if (n < 4 ||
-        !equals(json_array_get(list, 0),
-                "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}") ||
-        !equals(json_array_get(list, n - 3), "{\"type\": \"Fuse\"}") ||
-        !equals(json_array_get(list, n - 2),
-                "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}") ||
-        !equals(json_array_get(list, n - 1), "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"))
+    static const struct {
+        size_t before_end; /* 0: the first */
+        const char *text;
+    } around[] = {{0, "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"^\"}, \"content\": \" \"}"},
+                  {3, "{\"type\": \"Fuse\"}"},
+                  {2, "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\t+ ?\"}, \"content\": \"\"}"},
+                  {1, "{\"type\": \"Strip\", \"content\": \" \", \"start\": 1, \"stop\": 0}"}};
+    bool same = n >= 4;
+    for (size_t i = 0; i < DEQ_COUNT(around) && same; i++) {
+        const size_t at = around[i].before_end ? n - around[i].before_end : 0;
+        const enum deq_rc rc = compare(l, json_array_get(list, at), around[i].text, &same);
+        if (rc)
+            return rc;
+    }
+    if (!same)
         return BAD(l, "decoder.decoders: expected Replace \"^\" by \" \", words, Fuse, Replace \"\\t+ ?\" by \"\", "
                       "Strip \" \" 1 0");
     size_t bytes = 1, longest = 0, used = 0;

@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/json.h"
+
 int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args,
               size_t *ret_n)
 {
@@ -64,7 +66,7 @@ int cli_fail(const char *command, const char *message)
 
 int cli_print_json(const char *command, json_t *r, size_t flags)
 {
-    char *text = r ? json_dumps(r, flags) : NULL;
+    char *text = deq_json_text(r, flags);
     json_decref(r);
     if (!text)
         return cli_fail(command, "--json: out of memory, or a text that is not UTF-8");

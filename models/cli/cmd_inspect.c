@@ -2,7 +2,9 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "core/base/json.h"
 #include "core/data/safetensors.h"
 #include "core/base/io.h"
 #include "core/deq.h"
@@ -23,7 +25,11 @@ static const struct deq_command command = {.usage = "deq inspect MODEL_DIR [flag
 
 static json_t *fact(const struct deq_fact *f)
 {
-    return f->type == DEQ_FACT_TEXT ? json_string(f->value) : json_loads(f->value, JSON_DECODE_ANY, NULL);
+    json_t *v;
+    json_error_t where;
+    if (f->type == DEQ_FACT_TEXT)
+        return json_string(f->value);
+    return deq_json_parse(f->value, strlen(f->value), JSON_DECODE_ANY, &v, &where) ? NULL : v;
 }
 
 int cmd_inspect(int argc, char **argv)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "server/api/fields.h"
 
 struct neutral {
@@ -182,10 +183,11 @@ static bool take_neutral(const struct object *o, const struct neutral *n, const 
 {
     char text[VALUES_MAX_BYTES];
     as_json(n->values, text);
-    json_t *values = json_loads(text, 0, NULL), *one;
+    json_t *values, *one;
+    json_error_t where;
     size_t i;
     bool is_neutral = false;
-    if (!values)
+    if (deq_json_parse(text, strlen(text), 0, &values, &where))
         return fields_no_memory(o);
     json_array_foreach(values, i, one)
         is_neutral = is_neutral || same(v, one);

@@ -26,8 +26,8 @@ static const char *error_type(int status)
 
 void reply_json(struct deq_buf *out, json_t *object)
 {
-    char *text = object ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS)) : NULL;
-    if (text && !deq_json_failed())
+    char *text = deq_json_text(object, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS));
+    if (text)
         deq_buf_str(out, text);
     else
         deq_buf_fail(out);

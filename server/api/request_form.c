@@ -33,12 +33,10 @@ static bool compile(const struct object *o, const char *param, enum deq_form_kin
                     struct completion_request *r)
 {
     struct deq_err err;
-    char *made = json_is_string(v) ? NULL : json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *made = json_is_string(v) ? NULL : deq_json_text(v, JSON_COMPACT | JSON_ENCODE_ANY);
     const char *text = made ? made : json_string_value(v);
-    if (!text || deq_json_failed()) {
-        free(made); /* jansson's */
+    if (!text)
         return fields_no_memory(o);
-    }
     if (r->form) {
         free(made);
         return fields_bad_value(o, param, "an answer fits one form: response_format or structured_outputs, not both");

@@ -68,8 +68,8 @@ ban "libm in the path of bits (core/math/elementary.h, kern.h)" \
 ban "malloc outside core/base/mem.c" '\b(malloc|calloc|realloc|aligned_alloc)\(' 'core server models' \
     '^core/base/mem\.c:'
 ban "the library prints or exits" '\b(printf|puts|exit|abort)\(' core '^core/base/options\.c:|_exit|\*'
-ban "json_loadb outside core/base/json.c, which knows want of memory from a wrong text" '\bjson_loadb\(' \
-    'core server' '^core/base/json\.c:'
+ban "json_load... and json_dump... outside core/base/json.c, which knows want of memory" '\bjson_(load|dump)[a-z]*\(' \
+    'core server models' '^core/base/json\.c:'
 ban "bytes of a buffer that may have failed: deq_buf_append, deq_buf_carry or reply_buf take them on" \
     '(deq_buf_add|deq_buf_try|reply_string|reply_text|channel_write)\(.*(\.|->)data, .*(\.|->)len' \
     'core server' '^core/base/buf\.c:'

@@ -2,7 +2,9 @@
 #include <string.h>
 
 #include "core/base/base.h"
+#include "core/base/fault.h"
 #include "core/base/json.h"
+#include "core/base/mem.h"
 #include "tests/unit/test.h"
 
 /* As jansson writes it back, "" for NULL. Takes o. */
@@ -66,4 +68,26 @@ TEST(json_loose_takes_every_json_text)
         CHECK_MSG(rc == (t[i].want ? DEQ_OK : DEQ_EFORMAT) && !strcmp(got, t[i].want ? t[i].want : ""), "%s: %s",
                   t[i].text, got);
     }
+}
+
+TEST(json_text_is_whole_or_none)
+{
+    uint64_t nth = 1;
+    (void)deq_json_failed();
+    for (bool whole = false; !whole; nth++) {
+        deq_mem_count_plain(true);
+        deq_mem_fault(nth, false);
+        json_t *o = json_object();
+        json_object_set_new(o, "a", json_string("one"));
+        json_object_set_new(o, "b", json_integer(2));
+        char *text = deq_json_text(o, JSON_COMPACT | JSON_SORT_KEYS);
+        whole = !deq_fault_hits(DEQ_FAULT_ALLOC);
+        deq_mem_fault(0, false);
+        deq_mem_count_plain(false);
+        CHECK_MSG(text ? whole && !strcmp(text, "{\"a\":\"one\",\"b\":2}") : !whole, "allocation %llu: %s",
+                  (unsigned long long)nth, text ? text : "(none)");
+        deq_free_plain(text);
+        json_decref(o);
+    }
+    CHECK(nth > 6 && !deq_json_text(NULL, 0));
 }

@@ -1,6 +1,7 @@
 /* core/data/safetensors_write.c, in pieces: any order, each element once. (Whole files: test_safetensors.c.) */
 #include <string.h>
 
+#include "core/base/mem.h"
 #include "core/data/safetensors.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
@@ -47,5 +48,35 @@ TEST(safetensors_in_pieces_that_are_not_all)
     CHECK(strstr(err.text, "tensor number 1: 8 of 10 bytes were given"));
     f = NULL;
     CHECK(deq_safetensors_create(scratch_path("t"), tensors, 2, NULL, &f, &err) && !f); /* it is there already */
+    scratch_end("t", NULL);
+}
+
+/* A header that lacks what found no memory would take a good checkpoint's place. */
+TEST(safetensors_without_memory_keep_what_is_there)
+{
+    static const float a[6] = {1, 2, 3, 4, 5, 6};
+    static const char *const meta[] = {"format", "x", "step", "7", NULL};
+    const struct deq_tensor_out of[] = {{.name = "a", .dtype = DEQ_F32, .n_dims = 2, .shape = {2, 3}, .data = a}};
+    REQUIRE(scratch_begin());
+    uint64_t nth = 1;
+    for (enum deq_rc rc = DEQ_ENOMEM; rc; nth++) {
+        struct deq_safetensors *back;
+        struct deq_err err = {0};
+        scratch_put("t", "old");
+        deq_mem_count_plain(true);
+        deq_mem_fault(nth, false);
+        rc = deq_safetensors_write(scratch_path("t"), of, 1, meta, &err);
+        deq_mem_fault(0, false);
+        deq_mem_count_plain(false);
+        CHECK_MSG(rc ? rc == DEQ_ENOMEM && scratch_is("t", "old") : true, "allocation %llu", (unsigned long long)nth);
+        if (rc)
+            continue;
+        REQUIRE(!deq_safetensors_open(scratch_path("t"), &back, &err));
+        const struct deq_tensor *t = deq_safetensors_find(back, "a");
+        CHECK_MSG(t && t->n_dims == 2 && deq_safetensors_meta(back, "format") && deq_safetensors_meta(back, "step"),
+                  "allocation %llu: it lacks something", (unsigned long long)nth);
+        deq_safetensors_close(back);
+    }
+    CHECK(nth > 20);
     scratch_end("t", NULL);
 }

@@ -68,6 +68,7 @@ TEST(failing_allocations)
     for (uint64_t nth = 1;; nth++) {
         struct deq_tokenizer *tok = NULL;
         struct deq_err err = {0};
+        deq_mem_count_plain(true);
         deq_mem_fault(nth, false);
         enum deq_rc rc = deq_tokenizer_parse(SMALL, strlen(SMALL), "x", &tok, &err);
         struct deq_tokens t = {0};
@@ -82,6 +83,7 @@ TEST(failing_allocations)
         if (!rc)
             rc = deq_bpe_train("the cat and the hat and that", 28, &opts, &json, &err);
         deq_mem_fault(0, false);
+        deq_mem_count_plain(false);
         CHECK(rc == DEQ_OK || (rc == DEQ_ENOMEM && err.code == DEQ_ENOMEM));
         deq_tokens_free(&t);
         deq_buf_free(&out);

@@ -150,3 +150,21 @@ TEST(wordlevel_cut_and_changed_files_never_crash)
     CHECK(loaded > 1000);
     deq_free(copy);
 }
+
+/* Want of memory is told as such wherever it comes, also of jansson's: the file is right. */
+TEST(wordlevel_without_memory_is_no_bad_file)
+{
+    uint64_t nth = 0;
+    for (enum deq_rc rc = DEQ_ENOMEM; rc;) {
+        struct deq_tokenizer *tok = NULL;
+        struct deq_err err = {0};
+        deq_mem_count_plain(true);
+        deq_mem_fault(++nth, false);
+        rc = deq_tokenizer_parse(SMALL, strlen(SMALL), "x", &tok, &err);
+        deq_mem_fault(0, false);
+        deq_mem_count_plain(false);
+        CHECK_MSG(!rc || rc == DEQ_ENOMEM, "allocation %llu: %s", (unsigned long long)nth, err.text);
+        deq_tokenizer_free(tok);
+    }
+    CHECK(nth > 100);
+}

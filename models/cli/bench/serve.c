@@ -15,6 +15,7 @@
 
 #include <jansson.h>
 
+#include "core/base/json.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 #include "core/deq.h"
@@ -158,7 +159,9 @@ static bool print_json(const struct bench *b, const struct wanted *w, const stru
             ok = !json_object_set_new(r, key, json_real(bench_percentile(f->x[m], f->n[m], w->percentiles[k])));
         }
     }
-    ok = ok && !json_dumpf(r, stdout, JSON_REAL_PRECISION(9)) && putchar('\n') != EOF;
+    char *text = deq_json_text(ok ? r : NULL, JSON_REAL_PRECISION(9));
+    ok = text && puts(text) != EOF;
+    free(text); /* jansson's */
     json_decref(kinds);
     json_decref(more);
     json_decref(r);

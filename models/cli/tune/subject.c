@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/base/io.h"
+#include "core/base/json.h"
 #include "core/base/json_fields.h"
 #include "core/base/mem.h"
 #include "core/base/text.h"
@@ -97,7 +98,7 @@ static enum deq_rc read_training(const char *path, char **ret, struct deq_err *e
     if (rc)
         return rc;
     const json_t *training = json_object_get(root, "training");
-    *ret = training ? json_dumps(training, 0) : NULL;
+    *ret = deq_json_text(training, 0);
     if (training && !*ret)
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
     json_decref(root);
