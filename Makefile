@@ -12,7 +12,7 @@ OBJ     := $(OUT)/$(CONFIG)
 VERSION := 0.1.0
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Wformat=2
-OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN),-O3 -g1)
+OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -DDEQ_BUG_ENDS,-O3 -g1)
 HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
@@ -27,7 +27,7 @@ NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
 CORE    := $(wildcard core/*.c core/*/*.c)
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
-UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
+UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c tests/fault/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
 SIM     := $(wildcard tests/sim/*.c)
 FUZZ    := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SHARED := $(filter-out tests/fuzz/fuzz_%.c tests/fuzz/replay.c,$(wildcard tests/fuzz/*.c)) models/cli/bench/sse.c

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/utf8.h"
 #include "server/log.h"
 
@@ -162,12 +163,13 @@ enum deq_rc notify_start(const char *status, struct deq_err *err)
     pthread_cond_init(&wake, &attr);
     pthread_condattr_destroy(&attr);
     pthread_mutex_lock(&lock);
-    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    fd = DEQ_SYS(EMFILE, socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     if (fd >= 0)
         (void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     if (fd < 0 || !say("STATUS=%s", one_line(status, text)))
         rc = deq_fail(err, DEQ_EIO, "NOTIFY_SOCKET: cannot send to \"%s\": %s", socket_text, strerror(errno));
-    if (!rc && (pthread_getcpuclockid(pthread_self(), &loader) || pthread_create(&thread, NULL, notify_main, NULL)))
+    if (!rc && (pthread_getcpuclockid(pthread_self(), &loader) ||
+                DEQ_THREAD(pthread_create(&thread, NULL, notify_main, NULL))))
         rc = deq_fail(err, DEQ_EIO, "cannot start a thread");
     if (rc && fd >= 0) {
         close(fd);

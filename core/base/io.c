@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 
 static enum deq_rc sys_fail(struct deq_err *err, const char *path, const char *what)
@@ -22,7 +23,7 @@ enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **re
     size_t cap = 1 << 16, len = 0;
     char *data = deq_alloc(cap + 1);
     while (data) {
-        ssize_t n = read(fd, data + len, cap - len);
+        ssize_t n = deq_sys_read(fd, data + len, cap - len);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0) {
@@ -56,12 +57,12 @@ enum deq_rc deq_io_read_fd(int fd, const char *name, size_t max_bytes, char **re
 enum deq_rc deq_file_open(const char *path, struct deq_file *ret, struct deq_err *err)
 {
     /* O_NONBLOCK: opening a FIFO without a writer must not hang; it is refused below */
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const int fd = DEQ_SYS(EMFILE, open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (fd < 0)
         return sys_fail(err, path, "open");
     struct stat st;
     enum deq_rc rc = DEQ_OK;
-    if (fstat(fd, &st) < 0)
+    if (DEQ_SYS(EIO, fstat(fd, &st)) < 0)
         rc = sys_fail(err, path, "stat");
     else if (!S_ISREG(st.st_mode))
         rc = deq_fail(err, DEQ_EIO, "%s: not a regular file", path);
@@ -81,7 +82,7 @@ void deq_file_close(struct deq_file *f)
 enum deq_rc deq_file_unchanged(const struct deq_file *f, const char *what, struct deq_err *err)
 {
     struct stat st;
-    if (fstat(f->fd, &st) < 0)
+    if (DEQ_SYS(EIO, fstat(f->fd, &st)) < 0)
         return sys_fail(err, f->path, "stat");
     if ((uint64_t)st.st_size == f->bytes && st.st_mtim.tv_sec == f->changed.tv_sec &&
         st.st_mtim.tv_nsec == f->changed.tv_nsec)
@@ -95,7 +96,7 @@ enum deq_rc deq_file_read(const struct deq_file *f, uint64_t at, void *out, size
 {
     char *p = out;
     while (n) {
-        const ssize_t k = pread(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
+        const ssize_t k = deq_sys_pread(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
@@ -152,7 +153,7 @@ bool deq_io_is_dir(const char *path)
 
 enum deq_rc deq_io_mkdir(const char *path, struct deq_err *err)
 {
-    if (mkdir(path, 0755) < 0 && !(errno == EEXIST && deq_io_is_dir(path)))
+    if (DEQ_SYS(ENOSPC, mkdir(path, 0755)) < 0 && !(errno == EEXIST && deq_io_is_dir(path)))
         return sys_fail(err, path, "make the directory");
     return DEQ_OK;
 }

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
 #include "core/base/io.h"
 
 enum {
@@ -41,7 +42,7 @@ static enum deq_rc sys_fail(struct deq_err *err, const char *path, const char *w
 static bool write_all(int fd, const char *p, size_t n)
 {
     while (n) {
-        const ssize_t k = write(fd, p, DEQ_MIN(n, (size_t)1 << 30));
+        const ssize_t k = deq_sys_write(fd, p, DEQ_MIN(n, (size_t)1 << 30));
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
@@ -185,15 +186,18 @@ static enum deq_rc create(const struct place *p, mode_t mode, char tmp[TMP_BYTES
             return sys_fail(err, p->path, "find an unused name beside it");
         snprintf(tmp, TMP_BYTES, "%s/.%.*s.%0*llx.tmp", p->dir, BASE_MAX, p->base, DIGITS, (unsigned long long)r);
         if (S_ISDIR(mode))
-            fd = mkdir(tmp, mode & 0777) < 0 ? -1 : open(tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            fd = DEQ_SYS(ENOSPC, mkdir(tmp, mode & 0777)) < 0
+                     ? -1
+                     : DEQ_SYS(EMFILE, open(tmp, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
         else
-            fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0777);
+            fd = DEQ_SYS(ENOSPC, open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode & 0777));
         if (fd < 0 && errno == EEXIST)
             continue;
         if (fd < 0)
             return sys_fail(err, p->path, "create a new one beside it");
         /* where there are no locks, nobody sweeps either */
-        if ((flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) || fstat(fd, &st) < 0 || !st.st_nlink) {
+        if ((flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) || DEQ_SYS(EIO, fstat(fd, &st)) < 0 ||
+            !st.st_nlink) {
             close(fd); /* it was swept before it was locked */
             continue;
         }
@@ -207,10 +211,10 @@ static enum deq_rc create(const struct place *p, mode_t mode, char tmp[TMP_BYTES
 /* A rename is done; without this sync a crash may bring back what was there, which is whole too. */
 static void sync_dir(const char *dir)
 {
-    const int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int fd = DEQ_SYS(EMFILE, open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (fd < 0)
         return;
-    (void)fsync(fd);
+    (void)DEQ_SYS(EIO, fsync(fd));
     close(fd);
 }
 
@@ -226,16 +230,16 @@ static enum deq_rc replace(const struct place *p, const struct stat *old, mode_t
     rc = write_parts(fd, p->path, parts, err);
     if (!rc && old) {
         (void)!fchown(fd, old->st_uid, old->st_gid); /* only root gives files away; else it is ours from now on */
-        if (fchmod(fd, old->st_mode & 0777) < 0)
+        if (DEQ_SYS(EPERM, fchmod(fd, old->st_mode & 0777)) < 0)
             rc = sys_fail(err, p->path, "set the mode of a file beside it");
     }
-    if (!rc && fsync(fd) < 0)
+    if (!rc && DEQ_SYS(EIO, fsync(fd)) < 0)
         rc = sys_fail(err, p->path, "sync");
-    if (!rc && rename(tmp, p->path) < 0)
+    if (!rc && DEQ_SYS(EIO, rename(tmp, p->path)) < 0)
         rc = sys_fail(err, p->path, "replace");
     if (rc)
         unlink(tmp);
-    if (close(fd) < 0 && !rc)
+    if (deq_sys_close(fd) < 0 && !rc)
         rc = sys_fail(err, p->path, "close");
     if (!rc)
         sync_dir(p->dir);
@@ -248,7 +252,7 @@ static int open_through(const char *path)
 {
     const struct timespec pause = {.tv_nsec = READER_POLL_MS * 1000000l};
     for (unsigned ms = 0;; ms += READER_POLL_MS) {
-        const int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        const int fd = DEQ_SYS(EMFILE, open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
         if (fd >= 0 && fcntl(fd, F_SETFL, 0) < 0) { /* from here on it may wait */
             close(fd);
             return -1;
@@ -270,7 +274,7 @@ static enum deq_rc write_through(const char *path, const struct deq_parts *parts
     enum deq_rc rc = !fstat(fd, &st) && (S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))
                          ? write_parts(fd, path, parts, err)
                          : deq_fail(err, DEQ_EIO, "%s: became another file while it was opened", path);
-    if (close(fd) < 0 && !rc)
+    if (deq_sys_close(fd) < 0 && !rc)
         rc = sys_fail(err, path, "close");
     return rc;
 }
@@ -288,7 +292,7 @@ static enum deq_rc replace_at(const char *path, mode_t mode, const struct deq_pa
         return write_parts(own, path, parts, err);
     if (!*p.base)
         return deq_fail(err, DEQ_EINVAL, "%s: the name of a directory, expected a file", path);
-    const bool old = !lstat(p.path, &st);
+    const bool old = !DEQ_SYS(EIO, lstat(p.path, &st));
     if (!old && errno != ENOENT)
         return sys_fail(err, path, "write");
     if (!old || S_ISREG(st.st_mode))
@@ -313,12 +317,12 @@ enum deq_rc deq_io_replace_private(const char *path, const struct deq_parts *par
 enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_err *err)
 {
     /* O_NONBLOCK: a pipe that nobody reads must not hang */
-    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666);
+    const int fd = DEQ_SYS(ENOSPC, open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
     struct stat st = {0};
     if (fd < 0)
         return errno == ENXIO ? deq_fail(err, DEQ_EIO, "%s: nobody reads from this pipe", path)
                               : sys_fail(err, path, "open");
-    if (fcntl(fd, F_SETFL, O_APPEND) < 0 || fstat(fd, &st) < 0 ||
+    if (fcntl(fd, F_SETFL, O_APPEND) < 0 || DEQ_SYS(EIO, fstat(fd, &st)) < 0 ||
         !(S_ISREG(st.st_mode) || S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode))) {
         close(fd);
         return deq_fail(err, DEQ_EIO, "%s: lines can be added to a file or a pipe, and this is neither", path);
@@ -328,14 +332,14 @@ enum deq_rc deq_io_append_line(const char *path, const char *line, struct deq_er
     enum deq_rc rc = write_parts(fd, path, &all, err);
     if (rc && S_ISREG(st.st_mode) && ftruncate(fd, st.st_size) < 0)
         rc = sys_fail(err, path, "take back a part of a line");
-    if (close(fd) < 0 && !rc)
+    if (deq_sys_close(fd) < 0 && !rc)
         rc = sys_fail(err, path, "close");
     return rc;
 }
 
 enum deq_rc deq_new_file_begin(const char *path, struct deq_new_file *ret, struct deq_err *err)
 {
-    const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    const int fd = DEQ_SYS(ENOSPC, open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666));
     if (fd < 0)
         return sys_fail(err, path, "create");
     *ret = (struct deq_new_file){fd, path};
@@ -347,7 +351,7 @@ enum deq_rc deq_new_file_write(const struct deq_new_file *f, uint64_t at, const 
 {
     const char *p = data;
     while (n) {
-        const ssize_t k = pwrite(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
+        const ssize_t k = deq_sys_pwrite(f->fd, p, DEQ_MIN(n, (size_t)1 << 30), (off_t)at);
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
@@ -361,9 +365,9 @@ enum deq_rc deq_new_file_write(const struct deq_new_file *f, uint64_t at, const 
 
 enum deq_rc deq_new_file_end(struct deq_new_file *f, enum deq_rc rc, struct deq_err *err)
 {
-    if (!rc && fsync(f->fd) < 0)
+    if (!rc && DEQ_SYS(EIO, fsync(f->fd)) < 0)
         rc = sys_fail(err, f->path, "sync");
-    if (close(f->fd) < 0 && !rc)
+    if (deq_sys_close(f->fd) < 0 && !rc)
         rc = sys_fail(err, f->path, "close");
     return rc;
 }
@@ -393,7 +397,7 @@ enum deq_rc deq_io_dir_begin(const char *path, struct deq_new_dir *ret, struct d
 enum deq_rc deq_io_dir_end(struct deq_new_dir *d, enum deq_rc rc, struct deq_err *err)
 {
     struct place p;
-    if (!rc && rename(d->part, d->path) < 0)
+    if (!rc && DEQ_SYS(EIO, rename(d->part, d->path)) < 0)
         rc = sys_fail(err, d->path, "move the new directory there");
     if (rc)
         remove_dir(AT_FDCWD, d->part);

@@ -9,21 +9,23 @@
 
 enum { PAGE_BYTES = 4 << 10, HUGE_PAGE_BYTES = 2 << 20 };
 
+#include "core/base/fault.h"
+
 static _Atomic uint64_t calls, bytes_asked;
-static _Atomic uint64_t live_bytes, peak_bytes; /* by malloc_usable_size: what free() can still ask for */
-static _Atomic uint64_t fault_at; /* call number that fails; 0 = none */
-static _Atomic bool fault_for_ever, count_plain;
+static _Atomic uint64_t live_blocks, live_bytes, peak_bytes; /* by malloc_usable_size: what free() can still ask for */
+static _Atomic bool count_plain;
 
 static bool fault_now(void)
 {
-    uint64_t n = atomic_fetch_add(&calls, 1) + 1, at = atomic_load(&fault_at);
-    return at && (n == at || (n > at && atomic_load(&fault_for_ever)));
+    atomic_fetch_add(&calls, 1);
+    return deq_fault(DEQ_FAULT_ALLOC);
 }
 
 static void count(const void *p)
 {
     const uint64_t n = malloc_usable_size((void *)p), live = atomic_fetch_add(&live_bytes, n) + n;
     uint64_t peak = atomic_load(&peak_bytes);
+    atomic_fetch_add(&live_blocks, 1);
     while (live > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, live)) {
         ;
     }
@@ -80,6 +82,7 @@ void *deq_realloc(void *p, size_t old_bytes, size_t new_bytes)
 
 void deq_free(void *p)
 {
+    atomic_fetch_sub(&live_blocks, p != NULL);
     atomic_fetch_sub(&live_bytes, malloc_usable_size(p)); /* 0 of NULL */
     free(p);
 }
@@ -108,6 +111,11 @@ uint64_t deq_mem_live(void)
     return atomic_load(&live_bytes);
 }
 
+uint64_t deq_mem_blocks(void)
+{
+    return atomic_load(&live_blocks);
+}
+
 uint64_t deq_mem_peak(void)
 {
     return atomic_load(&peak_bytes);
@@ -125,6 +133,5 @@ void deq_mem_count_plain(bool on)
 
 void deq_mem_fault(uint64_t nth, bool for_ever)
 {
-    atomic_store(&fault_for_ever, for_ever);
-    atomic_store(&fault_at, nth ? atomic_load(&calls) + nth : 0);
+    deq_fault_set(DEQ_FAULT_ALLOC, nth, for_ever);
 }

@@ -12,6 +12,7 @@
 
 #include "core/base/base.h"
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 
 enum { THREADS_MAX = 256 };
@@ -142,7 +143,7 @@ enum deq_rc deq_pool_new(unsigned n_threads, struct deq_pool **ret_pool, struct 
         struct member *m = &p->members[i];
         m->pool = p;
         m->index = i;
-        rc = pthread_create(&m->thread, NULL, worker_main, m);
+        rc = DEQ_THREAD(pthread_create(&m->thread, NULL, worker_main, m));
         p->n_started += !rc;
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);

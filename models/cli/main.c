@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/fault.h"
 #include "core/base/installed.h"
 #include "core/base/stdio.h"
 #include "core/deq.h"
@@ -79,6 +80,8 @@ int main(int argc, char **argv)
 {
     struct deq_err err;
     deq_stdio_init();
+    if (deq_fault_environment(&err))
+        return fprintf(stderr, "deq: %s\n", err.text), CLI_USAGE;
     const int code = run(argc, argv);
     if (!deq_stdio_close(&err))
         return code;

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <string.h>
 
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/net/http_impl.h"
 
@@ -132,7 +133,7 @@ bool http_body_start(struct http *h)
     pthread_mutex_init(&h->work_lock, NULL);
     pthread_cond_init(&h->work_there, NULL);
     h->work_end = &h->work;
-    h->worker_started = pthread_create(&h->worker, NULL, worker_main, h) == 0;
+    h->worker_started = DEQ_THREAD(pthread_create(&h->worker, NULL, worker_main, h)) == 0;
     if (h->worker_started)
         (void)pthread_setname_np(h->worker, "bodies");
     return h->worker_started;

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 
 enum { BLOCK_BYTES = 64 << 10, BLOCKS = 4 /* of a socket, then it is the next one's turn */ };
@@ -33,7 +34,7 @@ enum deq_rc linger_new(struct lingering **ret, struct deq_err *err)
     for (size_t i = 0; i < LINGER_SOCKETS; i++)
         l->sockets[i].fd = -1;
     pthread_mutex_init(&l->lock, NULL);
-    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    l->epoll = DEQ_SYS(EMFILE, epoll_create1(EPOLL_CLOEXEC));
     if (l->epoll < 0) {
         const int e = errno;
         linger_free(l);
@@ -73,12 +74,12 @@ void linger_add(struct lingering *l, int fd, uint64_t now_ns)
     pthread_mutex_lock(&l->lock);
     while (i < LINGER_SOCKETS && l->sockets[i].fd >= 0)
         i++;
-    const int own = i < LINGER_SOCKETS ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
+    const int own = i < LINGER_SOCKETS ? DEQ_SYS(EMFILE, fcntl(fd, F_DUPFD_CLOEXEC, 0)) : -1;
     if (own >= 0) {
         struct parting *p = &l->sockets[i];
         struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.u32 = i};
         *p = (struct parting){.fd = own, .until_ns = now_ns + LINGER_MS * 1000000ull};
-        if (shutdown(own, SHUT_WR) || epoll_ctl(l->epoll, EPOLL_CTL_ADD, own, &ev))
+        if (shutdown(own, SHUT_WR) || DEQ_SYS(ENOSPC, epoll_ctl(l->epoll, EPOLL_CTL_ADD, own, &ev)))
             end(p);
     }
     pthread_mutex_unlock(&l->lock);

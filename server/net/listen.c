@@ -13,6 +13,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
+
 enum { BACKLOG = 1024, UNIX_MODE = 0660 };
 
 static enum deq_rc parse_unix(const char *option, const char *text, struct listen_address *ret, struct deq_err *err)
@@ -109,15 +111,15 @@ enum deq_rc listen_open(const char *option, const char *text, int *ret_fd, char 
     if (rc)
         return rc;
     const bool is_unix = a.addr.ss_family == AF_UNIX;
-    const int fd = socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
+    const int fd = DEQ_SYS(EMFILE, socket(a.addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), one = 1;
     if (is_unix)
         remove_stale(&a);
     else if (fd >= 0)
         (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     socklen_t len = sizeof a.addr;
-    if (fd < 0 || bind(fd, (struct sockaddr *)&a.addr, a.len) < 0 ||
-        (is_unix && chmod(((struct sockaddr_un *)&a.addr)->sun_path, a.mode) < 0) || listen(fd, BACKLOG) < 0 ||
-        getsockname(fd, (struct sockaddr *)&a.addr, &len) < 0) {
+    if (fd < 0 || DEQ_SYS(EADDRINUSE, bind(fd, (struct sockaddr *)&a.addr, a.len)) < 0 ||
+        (is_unix && chmod(((struct sockaddr_un *)&a.addr)->sun_path, a.mode) < 0) ||
+        DEQ_SYS(EADDRINUSE, listen(fd, BACKLOG)) < 0 || getsockname(fd, (struct sockaddr *)&a.addr, &len) < 0) {
         rc = deq_fail(err, DEQ_EIO, "%s: cannot listen on %s: %s%s", option, text, strerror(errno),
                       errno == EADDRINUSE ? "; choose another with --listen ADDRESS:PORT (make run LISTEN=ADDRESS:PORT)"
                                           : "");

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/net/linger.h"
 
@@ -103,7 +104,7 @@ struct client *watch_add(struct watch *w, int fd, bool refused, bool tls)
     cl->generation = ++w->generation;
     set_deadline(cl, WATCH_HEADERS, refused ? REFUSED_MS : w->conf->header_timeout_ms);
     struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = (uint64_t)cl->generation << 32 | (uint32_t)fd};
-    const bool ok = set_descriptor(w, fd, cl) && epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &ev) == 0;
+    const bool ok = set_descriptor(w, fd, cl) && DEQ_SYS(ENOSPC, epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &ev)) == 0;
     if (ok) {
         cl->next = w->clients;
         if (w->clients)
@@ -347,15 +348,15 @@ enum deq_rc watch_start(const struct conf *conf, struct watch **ret, struct deq_
         return deq_fail(err, DEQ_ENOMEM, "no memory for the watcher");
     w->conf = conf;
     pthread_mutex_init(&w->lock, NULL);
-    w->epoll = epoll_create1(EPOLL_CLOEXEC);
+    w->epoll = DEQ_SYS(EMFILE, epoll_create1(EPOLL_CLOEXEC));
     const enum deq_rc rc = linger_new(&w->linger, err);
     if (rc) {
         watch_stop(w);
         return rc;
     }
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = UINT64_MAX /* no client */};
-    w->started = w->epoll >= 0 && epoll_ctl(w->epoll, EPOLL_CTL_ADD, linger_fd(w->linger), &ev) == 0 &&
-                 pthread_create(&w->thread, NULL, watch_main, w) == 0;
+    w->started = w->epoll >= 0 && DEQ_SYS(ENOSPC, epoll_ctl(w->epoll, EPOLL_CTL_ADD, linger_fd(w->linger), &ev)) == 0 &&
+                 DEQ_THREAD(pthread_create(&w->thread, NULL, watch_main, w)) == 0;
     if (!w->started) {
         const int e = errno;
         watch_stop(w);

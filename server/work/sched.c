@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "core/base/clock.h"
 #include "core/base/cores.h"
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/work/sched_impl.h"
 #include "server/work/states.h"
@@ -61,7 +62,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
         goto fail;
     }
     atomic_store(&s->heartbeat_ns, deq_now_ns());
-    if (pthread_create(&s->thread, NULL, engine_thread, s)) {
+    if (DEQ_THREAD(pthread_create(&s->thread, NULL, engine_thread, s))) {
         rc = deq_fail(err, DEQ_EIO, "cannot start the engine's thread");
         goto fail;
     }

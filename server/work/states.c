@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "server/log.h"
@@ -96,9 +97,14 @@ static bool name_of(const char *file, char name[STATE_NAME_MAX + 1])
 static enum deq_rc each(const struct states *s, void (*fn)(void *ctx, const struct state_entry *e), void *ctx,
                         struct deq_err *err)
 {
-    DIR *d = opendir(s->conf->state_dir);
-    if (!d)
-        return deq_fail(err, DEQ_EIO, "the directory of states cannot be read: %s", strerror(errno));
+    const int fd = DEQ_SYS(EMFILE, open(s->conf->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        const int e = errno;
+        if (fd >= 0)
+            close(fd);
+        return deq_fail(err, DEQ_EIO, "the directory of states cannot be read: %s", strerror(e));
+    }
     for (struct dirent *f; (f = readdir(d));) {
         struct state_entry e;
         struct stat st;
@@ -230,7 +236,7 @@ enum deq_rc states_remove(const struct states *s, const char *name, struct deq_e
     if (!states_kept(s) || !states_good_name(name, strlen(name)))
         return not_kept(err, name);
     path_of(s, name, path);
-    if (!unlink(path))
+    if (!DEQ_SYS(EACCES, unlink(path)))
         return DEQ_OK;
     return errno == ENOENT ? not_kept(err, name)
                            : deq_fail(err, DEQ_EIO, "%s: cannot be removed: %s", name, strerror(errno));
@@ -311,7 +317,7 @@ enum deq_rc states_new(const struct conf *c, struct metrics *m, struct states **
     pthread_cond_init(&s->wake, NULL);
     look_after(c->cache_dir, "engine.cache_dir");
     look_after(c->state_dir, "state.dir");
-    if (states_kept(s) && pthread_create(&s->thread, NULL, writer, s)) {
+    if (states_kept(s) && DEQ_THREAD(pthread_create(&s->thread, NULL, writer, s))) {
         states_free(s);
         return deq_fail(err, DEQ_EIO, "cannot start the thread that writes states");
     }

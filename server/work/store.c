@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/log.h"
 #include "server/work/memory.h"
@@ -270,7 +271,7 @@ bool store_reload(struct store *s, store_reloaded *done, void *ctx)
     if (s->current && room && !s->reloading && !s->closing) {
         s->done = done;
         s->ctx = ctx;
-        begun = pthread_create(&thread, &detached, reload_main, s) == 0;
+        begun = DEQ_THREAD(pthread_create(&thread, &detached, reload_main, s)) == 0;
         s->reloading = begun;
         s->threads += begun;
     }

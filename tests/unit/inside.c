@@ -69,43 +69,78 @@ static void wait_until_done(struct channel *c)
     }
 }
 
-bool inside_ask_as(const struct exchange *head, const char *body, uint64_t nth, struct outcome *ret)
+bool inside_open(struct asked *r, const struct exchange *head, const char *body)
 {
-    struct exchange x = *head;
-    x.channel = channel_new(&x, on_resume, 1 << 20, &inside.budget, 1);
-    x.body = (struct deq_buf){.max = 1 << 20, .allowance = &x.channel->allowance};
-    x.reply = x.body;
-    deq_buf_str(&x.body, body);
-    route_check(&inside.service, &x, NULL, 0);
-    const uint64_t before = deq_mem_calls();
-    deq_mem_fault(nth, false);
-    if (!x.status)
-        route_handle(&inside.service, &x);
-    struct channel *c = x.channel;
-    if (x.status && x.reply.failed) { /* as http.c does */
-        x.status = 503;
-        channel_last_words(c, answer_no_memory);
-    } else if (x.status) {
-        channel_give(c, &x.reply);
-    } else {
-        wait_until_done(c);
+    struct exchange *x = &r->x;
+    *x = *head;
+    x->channel = channel_new(x, on_resume, 1 << 20, &inside.budget, 1);
+    if (!x->channel)
+        return false;
+    x->body = (struct deq_buf){.max = 1 << 20, .allowance = &x->channel->allowance};
+    x->reply = x->body;
+    deq_buf_str(&x->body, body);
+    route_check(&inside.service, x, NULL, 0);
+    return true;
+}
+
+void inside_handle(struct asked *r)
+{
+    struct exchange *x = &r->x;
+    if (!x->status && x->body.failed) /* as http.c does, like what follows */
+        x->status = 503;
+    else if (!x->status)
+        route_handle(&inside.service, x);
+    if (x->status && (x->reply.failed || x->body.failed)) {
+        x->status = 503;
+        channel_last_words(x->channel, answer_no_memory);
+    } else if (x->status) {
+        channel_give(x->channel, &x->reply);
     }
-    deq_mem_fault(0, false);
-    const bool reached = deq_mem_calls() - before >= nth;
-    ret->status = c->failed ? 0 : x.status ? x.status : c->status;
+}
+
+void inside_wait(struct asked *r)
+{
+    if (!r->x.status)
+        wait_until_done(r->x.channel);
+}
+
+void inside_close(struct asked *r, struct outcome *ret)
+{
+    struct exchange *x = &r->x;
+    struct channel *c = x->channel;
+    ret->status = c->failed ? 0 : x->status ? x->status : c->status;
     ret->streamed = c->streaming;
-    ret->retry_after_ms = x.status ? x.retry_after_ms : c->retry_after_ms;
-    ret->type = x.status ? x.reply_type : c->content_type;
+    ret->retry_after_ms = x->status ? x->retry_after_ms : c->retry_after_ms;
+    ret->type = x->status ? x->reply_type : c->content_type;
     ret->n = DEQ_MIN(c->bytes.len, sizeof ret->text - 1);
     CHECK(c->bytes.len == ret->n);
     memcpy(ret->text, c->bytes.len ? c->bytes.data : "", ret->n);
     snprintf(ret->text + ret->n, sizeof ret->text - ret->n, "%s", c->last_words ? c->last_words : "");
-    deq_buf_free(&x.body);
-    deq_buf_free(&x.reply);
+    deq_buf_free(&x->body);
+    deq_buf_free(&x->reply);
     channel_disconnect(c);
     channel_unref(c);
+}
+
+void inside_rest(void)
+{
     for (int tries = 0; tries < 500000 && deq_budget_used(&inside.budget); tries++)
         nanosleep(&nap, NULL); /* the engine's thread lets go after its last word */
+}
+
+bool inside_ask_as(const struct exchange *head, const char *body, uint64_t nth, struct outcome *ret)
+{
+    struct asked r;
+    if (!inside_open(&r, head, body))
+        return false;
+    const uint64_t before = deq_mem_calls();
+    deq_mem_fault(nth, false);
+    inside_handle(&r);
+    inside_wait(&r);
+    deq_mem_fault(0, false);
+    const bool reached = deq_mem_calls() - before >= nth;
+    inside_close(&r, ret);
+    inside_rest();
     return reached;
 }
 

@@ -1,5 +1,5 @@
 /* The daemon from inside, without its sockets and on the tiny model: requests go through router, parser, scheduler and
- * engine as they do behind HTTP. One at a time. */
+ * engine as they do behind HTTP. */
 #ifndef DEQ_TEST_INSIDE_H
 #define DEQ_TEST_INSIDE_H
 
@@ -27,6 +27,18 @@ struct outcome {
     size_t n;
     char text[1 << 18];
 };
+
+/* One request among others, step by step: its head is looked at, it is handed to its endpoint, its last byte is waited
+ * for, taken. False: there is no memory for its exchange. */
+struct asked {
+    struct exchange x;
+};
+bool inside_open(struct asked *r, const struct exchange *head, const char *body);
+void inside_handle(struct asked *r);
+void inside_wait(struct asked *r);
+void inside_close(struct asked *r, struct outcome *ret);
+/* Waits until all that requests took is given back. */
+void inside_rest(void);
 
 /* Asks, and waits for the last byte; *ret is the test's, and large. */
 void inside_ask(const char *method, const char *path, const char *body, struct outcome *ret);
