@@ -15,6 +15,8 @@
 
 #include "core/base/base.h"
 #include "core/base/clock.h"
+#include "core/base/fault.h"
+#include "core/base/json.h"
 
 enum {
     LINES_PER_SECOND = 100,
@@ -89,7 +91,7 @@ static json_t *line_begin(enum log_level level, const char *message)
 /* Takes line. Its length with the line's end, or 0 when there is no memory for it or it is too long. */
 static size_t line_end(json_t *line, char ret[LINE_MAX_BYTES + 1])
 {
-    char *text = json_dumps(line, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
+    char *text = deq_json_text(line, JSON_COMPACT | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(9));
     const bool fits = text && strlen(text) < LINE_MAX_BYTES;
     const int n = fits ? snprintf(ret, LINE_MAX_BYTES + 1, "%s\n", text) : 0;
     free(text); /* jansson's */
@@ -113,10 +115,10 @@ static bool write_line(const char *s, size_t n)
 {
     static bool cut; /* the last line has no end; one thread at a time is here */
     const char *const begin = s;
-    bool ok = !cut || write(STDERR_FILENO, "\n", 1) == 1;
+    bool ok = !cut || deq_sys_write(STDERR_FILENO, "\n", 1) == 1;
     cut = cut && !ok;
     while (ok && n) {
-        const ssize_t k = write(STDERR_FILENO, s, n);
+        const ssize_t k = deq_sys_write(STDERR_FILENO, s, n);
         if (k > 0) {
             s += k;
             n -= (size_t)k;
@@ -204,7 +206,7 @@ enum deq_rc log_start(struct deq_err *err)
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
     pthread_mutex_lock(&lock);
-    const bool ok = pthread_create(&out.thread, NULL, log_main, NULL) == 0;
+    const bool ok = DEQ_THREAD(pthread_create(&out.thread, NULL, log_main, NULL)) == 0;
     if (ok) {
         out.state = RUNNING;
         (void)pthread_setname_np(out.thread, "log");

@@ -12,7 +12,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/base/bug.h"
 #include "core/base/clock.h"
+#include "core/base/fault.h"
 #include "core/base/stdio.h"
 #include "server/api/answer.h"
 #include "server/api/exchange.h"
@@ -82,7 +84,7 @@ static void *end_anyway(void *ms)
 static void end_within(uint64_t ms)
 {
     pthread_t thread;
-    if (!pthread_create(&thread, NULL, end_anyway, (void *)(uintptr_t)ms))
+    if (!DEQ_THREAD(pthread_create(&thread, NULL, end_anyway, (void *)(uintptr_t)ms)))
         (void)pthread_detach(thread);
 }
 
@@ -351,6 +353,13 @@ static enum deq_rc serve(struct service *s, struct http *http, const sigset_t *s
     return DEQ_OK;
 }
 
+/* An invariant did not hold. */
+static void tell_bug(const struct deq_bug *bug)
+{
+    log_line(LOG_ERROR, "bug", log_text("file", bug->file), log_int("line", bug->line),
+             log_text("condition", bug->condition));
+}
+
 /* Returns the exit code. */
 static int run(const struct conf *conf)
 {
@@ -362,6 +371,9 @@ static int run(const struct conf *conf)
     struct deq_err err;
     sigset_t signals, ending;
     log_init(conf->log_level);
+    deq_bug_tell(tell_bug);
+    if (getenv("DEQ_FAULT"))
+        log_line(LOG_WARN, "faults are asked for", log_text("DEQ_FAULT", getenv("DEQ_FAULT")));
     take_signals(&signals, &ending);
     /* large blocks go back to the system when they are freed: else a reload would leave the size of two models */
     (void)mallopt(M_MMAP_THRESHOLD, 128 << 10);
@@ -389,6 +401,8 @@ static int run(const struct conf *conf)
     store_free(service.store);
     auth_free(service.auth);
     tls_free(service.tls);
+    if (getenv("DEQ_FAULT"))
+        log_line(LOG_WARN, "faults met", log_int("n", (int64_t)deq_fault_all_hits()));
     if (!code)
         log_line(LOG_INFO, "stopped");
     log_stop();
@@ -450,7 +464,9 @@ int main(int argc, char **argv)
     enum conf_action action = CONF_RUN;
     struct deq_err err;
     deq_stdio_init();
-    enum deq_rc rc = conf_read(argc, argv, &conf, &action, &err);
+    enum deq_rc rc = deq_fault_environment(&err);
+    if (!rc)
+        rc = conf_read(argc, argv, &conf, &action, &err);
     if (!rc && action < CONF_HELP)
         rc = http_check_conf(&conf, &err);
     if (!rc && action == CONF_RUN)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <stdio.h>
 
+#include "core/base/bug.h"
 #include "core/base/clock.h"
 #include "server/log.h"
 
@@ -438,6 +439,8 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     labelled(b, "deqd_reloads_total", "Reloads of the model.", "result", results, m->reloads, DEQ_COUNT(results));
     one(b, "deqd_log_lines_dropped_total", "counter",
         "Lines of the log that could not be written, or found no room to wait.", (double)log_dropped());
+    one(b, "deqd_bugs_total", "counter", "Conditions that must always hold and did not: a mistake in deqd, to report.",
+        (double)deq_bugs());
     room(m, now, b);
     if (now->model_name) {
         liveness(now, b);

@@ -1,5 +1,7 @@
 #include "core/base/budget.h"
 
+#include "core/base/bug.h"
+
 void deq_budget_init(struct deq_budget *b, uint64_t max_bytes)
 {
     *b = (struct deq_budget){.max_bytes = max_bytes};
@@ -59,6 +61,7 @@ void deq_allowance_close(struct deq_allowance *a)
     if (!b)
         return;
     pthread_mutex_lock(&b->lock);
+    DEQ_BUG_ON(a->taken_bytes);
     (void)change(a, 0, 0);
     if (a->prev)
         a->prev->next = a->next;

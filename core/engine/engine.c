@@ -1,4 +1,5 @@
 /* The step: what enters, what is evaluated, what is final, what goes on (engine.h has the idea). */
+#include "core/base/bug.h"
 #include "core/engine/engine_impl.h"
 
 #include <math.h>
@@ -306,6 +307,7 @@ void deq_step(struct deq_engine *e)
         {.n = e->n_evaluated, .z = e->z, .fz = e->fz, .u = e->u_in, .position = e->position, .ring = e->ring};
     if (rows.n)
         e->cell->ops->step(e->cell, &rows);
+    DEQ_BUG_ON(e->n_batch > e->opts.max_rows || e->n_evaluated > e->n_batch);
     e->stats.steps += rows.n > 0;
     e->stats.rows += rows.n;
     deq_pool_stage(e->pool, stage_residual, e, 2 * e->n_batch * e->cell->state_dim);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "core/base/bug.h"
 #include "core/base/mem.h"
 
 void deq_pages_lay_out(struct deq_pages *p, uint32_t n_pages, struct deq_layout *l)
@@ -30,7 +31,7 @@ uint32_t deq_pages_needed(const struct deq_cell *c, size_t positions, uint32_t r
 
 enum deq_rc deq_ring_open(struct deq_pages *p, uint32_t n, struct deq_ring *ret, struct deq_err *err)
 {
-    if (n > p->n_pages - p->n_reserved)
+    if (DEQ_BUG_ON(p->n_reserved > p->n_pages) || n > p->n_pages - p->n_reserved)
         return deq_fail(err, DEQ_EFULL, "%u cache pages are needed, %u of %u are not reserved", n,
                         p->n_pages - p->n_reserved, p->n_pages);
     uint32_t *page = DEQ_NEW_ARRAY(uint32_t, n);
@@ -44,7 +45,7 @@ enum deq_rc deq_ring_open(struct deq_pages *p, uint32_t n, struct deq_ring *ret,
 
 static void free_if_unused(struct deq_pages *p, uint32_t number)
 {
-    if (!p->holders[number] && !p->cached[number])
+    if (!p->holders[number] && !p->cached[number] && !DEQ_BUG_ON(p->n_free >= p->n_pages))
         p->free[p->n_free++] = number;
 }
 
@@ -55,6 +56,8 @@ static void hold(struct deq_pages *p, uint32_t number)
 
 static void release(struct deq_pages *p, uint32_t number)
 {
+    if (DEQ_BUG_ON(number >= p->n_pages || !p->holders[number]))
+        return;
     p->n_held -= !--p->holders[number];
     free_if_unused(p, number);
 }
@@ -64,7 +67,7 @@ void deq_ring_close(struct deq_pages *p, struct deq_ring *s)
     for (uint32_t i = 0; i < s->n; i++)
         if (s->page[i] != DEQ_PAGE_NONE)
             release(p, s->page[i]);
-    p->n_reserved -= s->n;
+    p->n_reserved -= DEQ_BUG_ON(s->n > p->n_reserved) ? p->n_reserved : s->n;
     deq_free(s->page);
     *s = (struct deq_ring){0};
 }
@@ -104,6 +107,8 @@ void deq_pages_cache(struct deq_pages *p, uint32_t number)
 
 void deq_pages_uncache(struct deq_pages *p, uint32_t number)
 {
+    if (DEQ_BUG_ON(number >= p->n_pages || !p->cached[number]))
+        return;
     p->cached[number]--;
     free_if_unused(p, number);
 }

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "core/base/bug.h"
+
 enum { NONE = UINT32_MAX };
 
 void deq_prefix_lay_out(struct deq_prefix *c, uint32_t n_pages, uint32_t block, const struct deq_cell *cell,
@@ -83,8 +85,11 @@ static void drop(struct deq_prefix *c, uint32_t i)
 {
     struct deq_prefix_entry *e = &c->entries[i];
     uint32_t *p = bucket_of(c, &e->key);
-    while (*p != i)
+    while (*p != i) {
+        if (DEQ_BUG_ON(*p == NONE))
+            return;
         p = &c->entries[*p].chain;
+    }
     *p = e->chain;
     unlink_use(c, e);
     for (uint32_t k = 0; k < e->n_pages; k++)
@@ -131,6 +136,8 @@ void deq_prefix_invalidate(struct deq_prefix *c, uint32_t page)
 void deq_prefix_put(struct deq_prefix *c, const struct deq_prefix_entry *as)
 {
     const uint32_t i = c->unused;
+    if (DEQ_BUG_ON(i == NONE || as->n_pages > c->pages_max))
+        return;
     struct deq_prefix_entry *e = &c->entries[i];
     uint32_t *b = bucket_of(c, &as->key);
     c->unused = e->next;
@@ -161,8 +168,11 @@ void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const s
     if (c->unused == NONE)
         drop(c, c->oldest);
     uint32_t *page = c->entries[c->unused].page;
-    for (uint32_t k = 0; k < n_pages; k++)
+    for (uint32_t k = 0; k < n_pages; k++) {
         page[k] = deq_page_of(s, first_page + k);
+        if (DEQ_BUG_ON(page[k] == DEQ_PAGE_NONE)) /* a final position stands in a page */
+            return;
+    }
     deq_prefix_put(c, &(struct deq_prefix_entry){.key = *key, .page = page, .state = (float *)(uintptr_t)state,
                                                  .reached = reached, .first_page = first_page, .n_pages = n_pages});
 }

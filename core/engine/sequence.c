@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/bug.h"
 #include "core/base/mem.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/saved.h"
@@ -63,11 +64,13 @@ static void reserve_rows(struct deq_engine *e, struct sequence *s, uint32_t n)
 {
     e->rows_reserved += n - s->rows_reserved;
     s->rows_reserved = n;
+    DEQ_BUG_ON(e->rows_reserved > e->opts.max_rows);
 }
 
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state)
 {
     const size_t B = e->opts.prefill_block, end = ev->position + 1;
+    DEQ_BUG_ON(ev->position != s->n_committed || end > s->n_known);
     memcpy(s->state, state, e->cell->state_dim * sizeof(float));
     s->n_committed = end;
     s->reached.residual_max = fmaxf(s->reached.residual_max, ev->residual);
@@ -391,6 +394,8 @@ void deq_seq_drop_rows(struct deq_engine *e, struct sequence *s, uint32_t from, 
     s->n_explicit = DEQ_MIN(s->n_explicit, DEQ_MAX(e->rows[s->row[from]].position, s->req.n_prompt));
     for (uint32_t i = from; i < s->n_rows; i++) {
         deq_trace_dropped(s, &e->rows[s->row[i]], why);
+        if (DEQ_BUG_ON(e->n_free_rows >= e->opts.max_rows))
+            break;
         e->free_rows[e->n_free_rows++] = s->row[i];
     }
     s->n_rows = from;
@@ -457,6 +462,8 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
                             .prompt_converged = !s->prompt_reached.missed,
                             .tol_max = s->tol_max};
     const bool leads = s->choice == 0;
+    if (DEQ_BUG_ON(!s->id || !e->n_active)) /* each choice ends once */
+        return;
     deq_seq_drop_rows(e, s, 0, DEQ_ROW_LEFT_OPEN);
     give_back(e, s);
     e->n_active--;

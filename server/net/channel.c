@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/base/bug.h"
 #include "core/base/clock.h"
 #include "core/base/mem.h"
 
@@ -42,6 +43,7 @@ void channel_unref(struct channel *c)
     if (!c)
         return;
     pthread_mutex_lock(&c->lock);
+    DEQ_BUG_ON(!c->refs);
     const bool last = --c->refs == 0;
     pthread_mutex_unlock(&c->lock);
     if (!last)
@@ -88,6 +90,8 @@ static void pace(struct channel *c, bool pause)
 /* Of a stream: bytes that wait for the socket. Caller holds c->lock. */
 static size_t written(const struct channel *c)
 {
+    if (DEQ_BUG_ON(c->sent > c->bytes.len))
+        return 0;
     return c->bytes.len - c->sent;
 }
 
@@ -303,6 +307,7 @@ void channel_finish(struct channel *c, int status, const char *content_type, boo
 {
     struct wakeups w = {0};
     pthread_mutex_lock(&c->lock);
+    DEQ_BUG_ON(c->done); /* a request ends once */
     c->done = true;
     c->failed = c->failed || failed;
     if (!c->streaming) {

@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <time.h>
 
+#include "core/base/bug.h"
 #include "core/base/clock.h"
 #include "server/work/sched_impl.h"
 
@@ -46,6 +47,7 @@ static void unlink_waiting(struct sched *s, struct job **link)
     *link = j->next;
     if (!*link)
         s->queue_end = link;
+    DEQ_BUG_ON(!s->queued || s->queued_tokens < j->prompt.n || !j->account->waiting);
     s->queued--;
     s->queued_tokens -= j->prompt.n;
     j->account->waiting--;
@@ -102,9 +104,10 @@ static void finish_expired(struct sched *s, struct job *expired, bool end_all)
 static void unlink_running(struct sched *s, struct job *j)
 {
     struct job **p = &s->running;
-    while (*p != j)
+    while (*p && *p != j)
         p = &(*p)->next;
-    *p = j->next;
+    if (!DEQ_BUG_ON(!*p))
+        *p = j->next;
 }
 
 /* j leaves the engine. */
@@ -124,6 +127,8 @@ static void leave_engine(struct sched *s, struct job *j, uint64_t now)
     if (j->overtook)
         s->overtakers = fair_minus(&s->overtakers, &j->room);
     pthread_mutex_lock(&s->lock);
+    DEQ_BUG_ON(!s->n_running || !j->account->running || !j->account->in_flight);
+    DEQ_BUG_ON(s->held.sequences < j->room.sequences || s->held.rows < j->room.rows || s->held.pages < j->room.pages);
     s->n_running--;
     s->held = fair_minus(&s->held, &j->room);
     sched_unlist(s, j);
@@ -171,6 +176,8 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
         observe_token(s, j, e);
     else if (e->kind == DEQ_EVENT_PROMPT)
         metrics_observe(&s->metrics->prompt_iterations, e->evaluations);
+    if (DEQ_BUG_ON(!j->open_choices)) /* nothing comes behind the last end */
+        return DEQ_STOP;
     if (e->kind != DEQ_EVENT_END)
         return j->on_event(j, e);
     atomic_fetch_add(&s->metrics->finished[e->finish], 1);

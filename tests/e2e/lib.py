@@ -257,6 +257,8 @@ class Daemon:
                     bad.append(line)
             except ValueError:
                 bad.append(line)
+        bug = text.find('"message":"bug"')
+        check(bug < 0, "every invariant held: " + short(text[bug:][:300]))
         check(not bad, "every line of the log is a JSON object with time, level, message: %s" % short(bad))
         check(text.endswith("\n"), "the log ends with a whole line")
         check(MARK not in text and MARK.lower() not in text.lower(), "no text of prompts in the log")

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "core/base/bug.h"
 #include "core/base/mem.h"
 
 enum { TICK_S = 5 };
@@ -100,8 +101,17 @@ static bool named(const struct test_case *t, char *const *names)
     return found;
 }
 
+/* An invariant does not hold: what comes behind it says nothing. */
+static void end_on_bug(const struct deq_bug *bug)
+{
+    printf("%s:%d: bug: %s\n", bug->file, bug->line, bug->condition);
+    fflush(stdout);
+    abort();
+}
+
 int main(int argc, char **argv)
 {
+    deq_bug_tell(end_on_bug);
     const bool times = getenv("DEQ_TIMES") != NULL;
     for (struct test_case *t = first; t; t = t->next) {
         if (!named(t, argv + 1))
