@@ -205,6 +205,33 @@ clang: ## every source as clang reads it, whose warnings are errors too; builds 
 	@command -v clang > /dev/null || { echo "clang: skipped: there is none (apt-get install clang)"; exit 0; }; \
 	$(MAKE) CC=clang CONFIG=clang CFLAGS="-Werror -fsyntax-only" objects && echo "clang: ok"
 
+.PHONY: analyze memcheck cov cov-run mutate
+analyze: ## clang-tidy (bugprone, cert), cppcheck, gcc -fanalyzer: no finding that is not explained (tests/lint/analyze.sh); minutes; ROOMS="server core/data"
+	@sh tests/lint/analyze.sh $(ROOMS)
+# Valgrind takes everything for thirty times as long, and knows AVX2 at most.
+MEMCHECK ?= test_request.c test_request_form.c test_request_messages.c test_fields.c test_head.c test_header.c test_json.c test_json_fields.c test_yaml.c test_utf8.c \
+            test_stream.c test_tokenizer_load.c test_tokenizer_config.c test_safetensors.c test_pickle.c test_torchfile.c test_config.c test_chat_template.c test_jinja.c \
+            test_auth.c test_fair.c test_sched.c test_engine_thread.c test_engine_open.c test_pages.c test_solver.c test_states.c test_checkpoint.c
+memcheck: ## valgrind over the unit tests of parsers, loaders, scheduler and solver (MEMCHECK=test_FILE.c others); minutes
+	@command -v valgrind > /dev/null || { echo "memcheck: skipped: there is no valgrind"; exit 0; }; \
+	$(MAKE) $(OBJ)/unit && DEQ_CPU=avx2 OPENBLAS_CORETYPE=Haswell OPENBLAS_NUM_THREADS=1 \
+	    valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite $(OBJ)/unit $(MEMCHECK)
+cov: ## lines and branches that the unit tests reach, room by room (gcovr); COV=server/auth.c: what is never reached of it; TESTS=test_FILE.c others; E2E=1: end-to-end tests too
+	@command -v gcovr > /dev/null || { echo "cov: skipped: there is no gcovr"; exit 0; }; \
+	$(MAKE) CONFIG=cov CFLAGS="-O0 -U_FORTIFY_SOURCE --coverage -fprofile-update=atomic" LDFLAGS=--coverage cov-run
+cov-run: $(OBJ)/unit $(if $(E2E),$(OBJ)/deq $(OBJ)/deqd)
+	find $(OBJ) -name '*.gcda' -delete
+	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit $(TESTS)
+	$(if $(E2E),DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py)
+	gcovr --root . --filter core/ --filter server/ --json $(OBJ)/coverage.json $(OBJ)
+	python3 tests/tools/coverage.py $(OBJ)/coverage.json $(COV)
+COUNT   ?= 200
+SEED    ?= 1
+mutate: $(OBJ)/unit ## COUNT=200 random changes of relations, constants and branches, by SEED=1: a unit test of the module must fail for 90 % (MODULE="stop strings"); an hour
+	@COMPILE='$(CC) $(CFLAGS_) $(CFLAGS)' LINK='$(CC) $(LDFLAGS_) $(LDFLAGS)' LIBRARIES='-lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS)' \
+	    OBJECTS='$(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a' \
+	    python3 tests/tools/mutate.py $(OBJ) $(COUNT) $(SEED) $(if $(MODULE),"$(MODULE)")
+
 ##@ Figures
 bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's limits
 	$(OUT)/deq bench kernels $(MODEL)
