@@ -183,6 +183,24 @@ TEST(engine_thread_ends_everything)
     jobs_end();
 }
 
+/* Callers that had as much come in the order of their waits, wherever their accounts lie. */
+TEST(sched_equal_callers_come_in_order_of_arrival)
+{
+    static const uint64_t caller[] = {9, 3, 5, 4};
+    sem_t hold;
+    REQUIRE(jobs_begin(1));
+    struct probe *holder = jobs_hold_engine(DEQ_COUNT(caller), 1, 1, &hold);
+    for (size_t i = 0; i < DEQ_COUNT(caller); i++)
+        CHECK(jobs_submit(jobs_prepare(i, caller[i], 1)) == SUBMIT_OK);
+    sem_post(&hold);
+    for (size_t i = 0; i < DEQ_COUNT(caller); i++) {
+        jobs_check_end(&jobs.probe[i], JOB_FINISHED);
+        CHECK_EQ(jobs.probe[i].order, holder->order + 1 + i);
+    }
+    jobs_check_end(holder, JOB_FINISHED);
+    jobs_end();
+}
+
 /* Many more requests than places: nobody who came later has a first token in an earlier step. All of them cost the
  * same, and wait before the first one begins. */
 TEST(sched_first_tokens_come_in_order_of_arrival)

@@ -55,6 +55,9 @@ TEST(fair_order_between_callers)
     struct account *other = fair_account(&fair, 3);
     struct fair_job even[] = {{mine, 0, false, 50}, {other, 0, false, 40}, {mine, -1, false, 60}, {mine, 0, false, 30}};
     CHECK(next(even, 4, 100) == 2);
+    CHECK(next(even, 2, 100) == 1);
+    even[0].arrived_ns = 30;
+    CHECK(next(even, 2, 100) == 0);
 }
 
 /* Two floods beside each other, one of twice the weight: served tokens stay in proportion, whatever the sizes of their

@@ -192,6 +192,22 @@ TEST(request_names_end_at_their_end)
 }
 
 /* The other endpoints' bodies: what is wrong, and what is said of it. */
+TEST(request_of_one_prompt_in_an_array)
+{
+    static const char *const one[] = {"{\"prompt\":[\"Hello\"]}", "{\"prompt\":[[1,2,3]]}", "{\"prompt\":[1,2,3]}"};
+    struct requests r;
+    struct request_error err;
+    REQUIRE(requests_begin(&r));
+    for (size_t i = 0; i < DEQ_COUNT(one); i++) {
+        struct completion_request q;
+        REQUIRE(request_completion(&r.context, ON_COMPLETIONS, one[i], strlen(one[i]), &q, &err));
+        CHECK_EQ(q.n_prompts, (size_t)1);
+        CHECK(i ? q.prompts[0].n == 3 && q.prompts[0].ids[2] == 3 : q.prompts[0].n > 0);
+        completion_request_free(&q);
+    }
+    requests_end(&r);
+}
+
 TEST(request_other_bodies)
 {
     static const struct {

@@ -1,4 +1,5 @@
 /* What other threads call of the scheduler: the queue's door, its limits, its beginning and end. */
+#include "server/work/sched_impl.h"
 #include "tests/unit/jobs.h"
 
 /* 8 places in the queue, one of them for callers that have nothing waiting. */
@@ -52,6 +53,35 @@ TEST(sched_limits_waiting_tokens_and_a_keys_requests)
     sched_drain(jobs.sched);
     CHECK(sched_reserve(jobs.sched, &unknown, 1, &none) == SUBMIT_DRAINING);
     CHECK_EQ(jobs.metrics.rejected[REJECT_DRAINING], 1);
+    jobs_end();
+}
+
+static unsigned retry_ms_after(double service_s)
+{
+    pthread_mutex_lock(&jobs.sched->lock);
+    jobs.sched->service_s = service_s;
+    pthread_mutex_unlock(&jobs.sched->lock);
+    return sched_retry_ms(jobs.sched);
+}
+
+/* Whoever is refused comes back when the queue has emptied, at so many sequences per service time; within bounds. */
+TEST(sched_tells_when_to_come_again)
+{
+    static const struct {
+        double service_s;
+        unsigned alone_ms, behind_one_ms;
+    } t[] = {{0, 100, 100}, {0.4, 200, 400}, {3, 1500, 3000}, {1000, 60000, 60000}};
+    sem_t hold;
+    REQUIRE(jobs_begin(2));
+    struct probe *one = jobs_hold_engine(0, 1, 2, &hold), *two = jobs_prepare(1, 1, 2);
+    for (size_t i = 0; i < DEQ_COUNT(t); i++)
+        CHECK_EQ(retry_ms_after(t[i].service_s), t[i].alone_ms);
+    CHECK(jobs_submit(two) == SUBMIT_OK); /* it waits: the engine's thread is held */
+    for (size_t i = 0; i < DEQ_COUNT(t); i++)
+        CHECK_EQ(retry_ms_after(t[i].service_s), t[i].behind_one_ms);
+    sem_post(&hold);
+    jobs_check_end(one, JOB_FINISHED);
+    jobs_check_end(two, JOB_FINISHED);
     jobs_end();
 }
 

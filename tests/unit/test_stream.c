@@ -3,6 +3,7 @@
 #include "core/text/stream.h"
 
 #include "core/base/buf.h"
+#include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "tests/unit/test.h"
 
@@ -69,6 +70,24 @@ TEST(text_begins_behind_blanks)
     check_text(NULL, "\n\xc3\xa9\n\nb", "\n\n", "\xc3\xa9", true);
     check_text(NULL, "\n\n\xc3", "\n\n", R, false);
     check_text("", "\na", "\n", "", true);
+}
+
+TEST(text_without_memory)
+{
+    static const char *const stop[] = {"one", "two"};
+    static const size_t len[] = {3, 3};
+    struct deq_text *t = NULL;
+    struct deq_err err;
+    const uint64_t live = deq_mem_live();
+    for (uint64_t nth = 1; !t; nth++) {
+        deq_mem_fault(nth, false);
+        const enum deq_rc rc = deq_text_new(stop, len, 2, &t, &err);
+        deq_mem_fault(0, false);
+        CHECK(nth <= 6 ? rc == DEQ_ENOMEM && !t && deq_mem_live() == live : rc == DEQ_OK && t);
+    }
+    deq_text_free(t);
+    deq_text_free(NULL);
+    CHECK_EQ(deq_mem_live(), live);
 }
 
 /* What the rule says, read off the whole text: the first end of a stop string, of several that end there the longest.
