@@ -318,10 +318,10 @@ static void cell_free(struct deq_cell *base)
     deq_free(c);
 }
 
-#define OPS(predict_, start_, coda_)                                                                              \
-    {.name = "looped", .explicit = cell_explicit, .start = start_, .inject = cell_inject, .predict = predict_,    \
-     .step = cell_step, .coda = coda_, .readout = cell_readout, .readout_tail = cell_readout_tail,                \
-     .screen = cell_screen, .best_near = cell_best_near, .page_copy = cell_page_copy, .page_get = cell_page_get, \
+#define OPS(predict_, start_, coda_)                                                                               \
+    {.name = "looped", .explicit = cell_explicit, .start = (start_), .inject = cell_inject, .predict = (predict_), \
+     .step = cell_step, .coda = (coda_), .readout = cell_readout, .readout_tail = cell_readout_tail,               \
+     .screen = cell_screen, .best_near = cell_best_near, .page_copy = cell_page_copy, .page_get = cell_page_get,   \
      .page_put = cell_page_put, .free = cell_free}
 #define OPS_OF(predict_)                                                     \
     {{OPS(predict_, NULL, NULL), OPS(predict_, NULL, cell_coda)},            \

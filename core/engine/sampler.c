@@ -142,6 +142,7 @@ static struct ranking rank(const float *w, uint32_t V, double mass, uint32_t cou
 {
     struct ranking r = {.at = room};
     double sum = 0;
+    /* NOLINTNEXTLINE(cert-flp30-c): not counted by it, only bounded */
     for (float floor = 0.02f;; floor *= 0.02f) {
         floor = floor < 1e-30f ? 0 : floor;
         r.n = r.left = collect(w, V, floor, room, &sum);

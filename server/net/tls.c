@@ -72,7 +72,7 @@ static enum deq_rc check(const struct tls *t, struct deq_err *err)
     gnutls_privkey_t key = NULL;
     gnutls_pubkey_t public_key = NULL;
     unsigned n = 0;
-    unsigned char of_cert[64], of_key[64];
+    unsigned char of_cert[64] = {0}, of_key[64] = {0};
     size_t n_cert = sizeof of_cert, n_key = sizeof of_key;
     int rc = import(t, &certs, &n, &key);
     if (rc < 0)

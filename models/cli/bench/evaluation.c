@@ -297,7 +297,7 @@ static size_t ends(struct stage *behind, struct stage *prompt, size_t block, str
 json_t *bench_ends(struct bench_machine *m, const struct bench_subject *s, bool quick, struct deq_err *err)
 {
     struct stage *stage = DEQ_NEW_ARRAY(struct stage, 2);
-    struct one *one = DEQ_NEW_ARRAY(struct one, WORKS * ROW_COUNTS);
+    struct one *one = DEQ_NEW_ARRAY(struct one, (size_t)WORKS * ROW_COUNTS);
     json_t *list = json_array();
     const size_t positions = positions_of(s), block = DEQ_MIN(positions, (size_t)BLOCK);
     size_t n = 0;

@@ -82,8 +82,8 @@ static void probe(void *ctx, unsigned thread, unsigned n)
 static double done(const struct bench_machine *m, bool all, const struct probing *p)
 {
     const unsigned n = all ? m->threads : 1;
-    return p->unit ? (double)p->times * p->unit->madds * n
-                   : (double)p->times * (double)(p->bytes / n / DEQ_PEAK_READ * DEQ_PEAK_READ * n);
+    const size_t whole = p->bytes / n / DEQ_PEAK_READ * DEQ_PEAK_READ * n; /* what whole reads of each thread cover */
+    return (double)p->times * (p->unit ? (double)p->unit->madds * n : (double)whole);
 }
 
 double bench_read_rate(struct bench_machine *m, size_t bytes)

@@ -50,7 +50,7 @@ static bool read_text(struct bench *b, const char *path, struct deq_tokens *ret)
     char *text = NULL;
     size_t len = 0;
     struct deq_buf body;
-    deq_buf_init(&body, 8 * TEXT_SENT_BYTES);
+    deq_buf_init(&body, 8 * (size_t)TEXT_SENT_BYTES);
     if (deq_text_read(path, TEXT_MAX_BYTES, &text, &len, &b->err))
         return false;
     len = DEQ_MIN(len, (size_t)TEXT_SENT_BYTES);

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Three reviewers of core/, server/ and models/: clang-tidy (bugprone, cert), cppcheck, gcc -fanalyzer. Whatever they find
+# fails. What a reviewer says of nearly every file and is wrong about is switched off here, with the reason; where it is
+# wrong once, that line says NOLINT or cppcheck-suppress, and why. Arguments: the rooms to look at.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+# kernels of a CPU level are kern_body.h once more, which kern_ref.c has
+files=$(find "${@:-core server models}" -name '*.c' 2>/dev/null || find core server models -name '*.c')
+files=$(echo "$files" | grep -vE 'core/math/(kern|peak)_(avx2|avx512|vnni|amx)\.c' | LC_ALL=C sort)
+flags='-std=gnu11 -I. -DDEQ_VERSION="analyze"'
+found=$(mktemp) || exit 2
+trap 'rm -f "$found"' EXIT
+each() { echo "$files" | xargs -P "$(nproc)" -n "$1" sh -c "$2"' || true' sh >> "$found" 2>&1; }
+have() { command -v "$1" > /dev/null || { echo "analyze: $1 skipped: there is none (apt-get install $1)"; return 1; }; }
+
+checks='-*,bugprone-*,cert-*'
+off() { checks="$checks,-$1"; }
+off bugprone-reserved-identifier             # _GNU_SOURCE is how glibc is asked for what it has
+off cert-dcl37-c
+off cert-dcl51-cpp
+off cert-dcl16-c                             # the suffix l is told from 1 by every font we read with
+off cert-err33-c                             # asks about each snprintf and fclose; those that count are warn_unused_result
+off bugprone-easily-swappable-parameters     # two sizes beside each other are what functions of this kind take
+off bugprone-sizeof-expression               # sizeof *p of an array of pointers is meant
+off bugprone-misplaced-widening-cast         # (unsigned long long)(a + b) is for printf: size_t is as wide
+off bugprone-narrowing-conversions           # cond ? 'a' : c is an int; both compilers' -Wconversion knows better
+off bugprone-not-null-terminated-result      # bytes with a length have no zero behind them
+off bugprone-branch-clone                    # chains in order of precedence, which may do the same twice
+if have clang-tidy; then
+    export CHECKS="$checks" FLAGS="$flags"
+    each 4 'clang-tidy -quiet -checks="$CHECKS" \
+        -config="{CheckOptions: [{key: bugprone-suspicious-string-compare.WarnOnImplicitComparison, value: \"false\"}]}" \
+        "$@" -- $FLAGS 2> /dev/null | grep -E "(warning|error):"'
+fi
+if have cppcheck; then
+    # syntaxError: it does not know __VA_OPT__ (server/log.h), and skips such a file
+    cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr -I. '-DDEQ_VERSION="analyze"' \
+        --suppress=missingIncludeSystem --suppress=syntaxError --template='{file}:{line}: {severity}: {id}: {message}' \
+        $files >> "$found" 2>&1
+fi
+if have gcc; then
+    export FLAGS="$flags"
+    each 1 'gcc $FLAGS -O1 -fanalyzer -c "$1" -o /dev/null 2>&1 | grep -E "(warning|error):"'
+fi
+if [ -s "$found" ]; then
+    sed "s|^$PWD/||" "$found" | LC_ALL=C sort -u
+    echo "analyze: $(wc -l < "$found") findings"
+    exit 1
+fi
+echo "analyze: ok"
