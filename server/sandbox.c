@@ -62,8 +62,8 @@ static const char *const allowed_writing[] = {
 static const char *const allowed_removing[] = {"unlink", "unlinkat", NULL};
 
 static const char *const allowed_sanitized[] = {
-    "clone", "getppid", "kill", "mmap", "mprotect", "prctl", "prlimit64", "process_vm_readv", "ptrace", "setrlimit",
-    "wait4", "waitid", NULL};
+    "clone", "getdents", "getppid", "kill", "mmap", "mprotect", "prctl", "prlimit64", "process_vm_readv", "ptrace",
+    "setrlimit", "wait4", "waitid", NULL};
 
 static const char *const deadly[] = {
     "acct", "add_key", "bpf", "capset", "chroot", "delete_module", "execve", "execveat", "fanotify_init",
