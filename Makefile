@@ -122,7 +122,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit simulated sim e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit simulated sim faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## what was built
@@ -185,6 +185,13 @@ test-looped-sizes: all ## looped models of published shapes with random weights:
 	DEQ_BUILD=$(OUT) python3 tests/sizes/run.py $(SHAPES)
 SEED    ?= 1
 EVENTS  ?= 10000000
+KILLS   ?= 500
+SERVED_KILLS ?= 200
+faults: $(OBJ)/unit all ## every allocation, system call on files and thread fails in turn, once and for ever; a daemon's life so; full disks; libc's random failures (libfiu): half an hour
+	DEQ_FAULTS=all OPENBLAS_NUM_THREADS=1 $(OBJ)/unit fault_
+	DEQ_FAULTS=all DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py
+kills: all ## SIGKILL at random instants: 500 of training, which goes on to the same bytes, 200 of serving with saved states: KILLS=, SERVED_KILLS=, SEED=
+	KILLS=$(KILLS) SERVED_KILLS=$(SERVED_KILLS) SEED=$(SEED) DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py kills
 sim: $(OBJ)/sim ## the simulated daemon from one seed, invariants after every event: SEED=1 EVENTS=10000000; minutes
 	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
 RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
