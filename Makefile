@@ -96,7 +96,7 @@ $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/li
 SIMULATED := pthread_create pthread_join pthread_detach pthread_self pthread_setname_np pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_rwlock_rdlock \
              pthread_rwlock_wrlock pthread_rwlock_unlock pthread_cond_wait pthread_cond_timedwait pthread_cond_signal pthread_cond_broadcast pthread_sigmask sigaction \
              sigtimedwait sigwaitinfo nanosleep clock_gettime getrandom fsync _exit epoll_create1 epoll_ctl epoll_wait poll ioctl getsockopt setsockopt send recv shutdown \
-             close fcntl write listen_open deq_step deq_vocabulary_embed deq_allowance_reserve deq_budget_init sched_new sched_free sched_submit fair_charge fair_share \
+             close fcntl write listen_open deq_bug deq_step deq_expire deq_vocabulary_embed deq_allowance_reserve deq_budget_init sched_new sched_free sched_submit fair_charge fair_share \
              metrics_init notify_ready getrusage fopen opendir
 $(OBJ)/tests/sim/daemon.o: server/main.c | needed
 	@mkdir -p $(@D)

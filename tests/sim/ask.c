@@ -10,7 +10,7 @@
 #include "core/base/mem.h"
 #include "tests/sim/sim.h"
 
-enum { BODY_BYTES = 8192 };
+enum { BODY_BYTES = 8192, LARGE_BYTES = 70000 };
 
 static struct ask asks[ASKS];
 
@@ -43,7 +43,7 @@ static void add_prompt(struct text *t, bool sound)
     static const char *const words[] = {"the ", "people ", "MENENIUS ", "and you ", "of ", "his ", "would ", "not ",
                                         "\\u00e9", "\\ud83d\\ude00 ", "x", "that ", "\\n"};
     const bool longer = sim_one_in(5);
-    const size_t shared = longer ? 60 * sim_between(1, 2) : sim_below(4), own = sim_between(1, longer ? 20 : 8);
+    const size_t shared = longer ? sim_between(60, 130) : sim_below(4), own = sim_between(1, longer ? 20 : 8);
     add(t, "\"");
     for (size_t i = 0; i < shared; i++)
         add(t, "%s", words[i * 5 % 8]);
@@ -59,7 +59,7 @@ static const char *pick(const char *const *from, size_t n)
     return from[sim_below(n)];
 }
 
-static void add_solve(struct text *t, bool scored)
+static void add_solve(struct ask *a, struct text *t, bool scored)
 {
     static const char *const solvers[] = {"picard", "anderson", "broyden"};
     static const char *const starts[] = {"zero", "previous", "predictor"};
@@ -67,8 +67,12 @@ static void add_solve(struct text *t, bool scored)
     if (sim_one_in(3))
         return;
     add(t, ",\"deq\":{\"solver\":\"%s\",\"warm_start\":\"%s\"", pick(solvers, 3), pick(starts, 3));
-    if (sim_one_in(2)) /* may never be reached */
+    if (scored && sim_one_in(12)) { /* opens with the load: another text then, by right */
+        add(t, ",\"tol\":0.001,\"depth\":\"elastic\"");
+        a->judged = false;
+    } else if (sim_one_in(2)) { /* may never be reached */
         add(t, ",\"tol\":%s", pick(tolerances, 5));
+    }
     if (sim_one_in(2))
         add(t, ",\"max_iter\":%u", (unsigned)sim_between(1, 24));
     if (sim_one_in(2))
@@ -104,7 +108,7 @@ static void completion(struct ask *a, struct text *t, unsigned state)
         add(t, "%s", i ? "," : "");
         add_prompt(t, false);
     }
-    add(t, "%s,\"max_tokens\":%u,\"n\":%u", prompts > 1 ? "]" : "", (unsigned)sim_between(1, 20), n);
+    add(t, "%s,\"max_tokens\":%u,\"n\":%u", prompts > 1 ? "]" : "", (unsigned)sim_between(1, 28), n);
     if (!a->stream && sim_one_in(6))
         add(t, ",\"best_of\":%u", n + 1);
     if (sim_one_in(3))
@@ -116,7 +120,7 @@ static void completion(struct ask *a, struct text *t, unsigned state)
     if (state)
         add(t, ",\"state\":\"s%u\"", state - 1);
     add_sampling(t);
-    add_solve(t, true);
+    add_solve(a, t, true);
     if (a->stream)
         add(t, ",\"stream\":true");
     add(t, "}");
@@ -142,7 +146,7 @@ static void states(struct ask *a, struct text *t)
     a->path = pick(paths, 3);
     add(t, "{\"%s\":", strcmp(a->path, "/v1/embeddings") ? "prompt" : "input");
     add_prompt(t, false);
-    add_solve(t, false);
+    add_solve(a, t, false);
     add(t, "}");
 }
 
@@ -165,8 +169,10 @@ void asks_begin(void)
         } else {
             states(a, &t);
         }
-        a->body = sim_alloc(t.n + 1);
-        memcpy(a->body, t.bytes, t.n + 1);
+        const size_t blanks = sim_one_in(12) ? LARGE_BYTES : 0; /* some bodies go another way than small ones */
+        a->body = sim_alloc(blanks + t.n + 1);
+        memset(a->body, ' ', blanks);
+        memcpy(a->body + blanks, t.bytes, t.n + 1);
     }
 }
 

@@ -6,18 +6,20 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "server/net/channel.h"
 #include "server/work/sched_impl.h"
 #include "tests/sim/sim.h"
 
-enum { JOBS = 512, CHOICES = 32, SCHEDS = 8, CALLERS = 32, SLACK_MS = 1000, PATIENCE_S = 120 };
+enum { JOBS = 512, CHOICES = 32, SCHEDS = 8, CALLERS = 32, SLACK_MS = 300, PATIENCE_S = 120 };
 static const uint64_t PER_CONNECTION = 192 << 10, PROCESS = 8 << 20;
 
 static struct {
     struct job *job;
     enum deq_verdict (*on_event)(struct job *j, const struct deq_event *e);
     void (*on_end)(struct job *j, enum job_end end, const char *message);
+    bool single;                   /* of its exchange */
     unsigned choices, passed_over; /* passed_over: steps in a row */
-    uint64_t cancelled_ns; /* since when it is known to be */
+    uint64_t submitted_ns, cancelled_ns; /* cancelled: since when it is known to be */
     bool ended[CHOICES];
 } jobs[JOBS];
 
@@ -100,6 +102,8 @@ void check_submitted(struct job *const *submitted, size_t n)
         jobs[i].on_end = j->on_end;
         jobs[i].choices = DEQ_MAX(j->request.n, 1u);
         jobs[i].passed_over = 0;
+        jobs[i].single = n == 1;
+        jobs[i].submitted_ns = sim.now_ns;
         jobs[i].cancelled_ns = 0;
         memset(jobs[i].ended, 0, sizeof jobs[i].ended);
         j->on_event = on_event;
@@ -117,6 +121,17 @@ void check_refused(struct job *const *refused, size_t n)
     }
 }
 
+void check_expired(uint64_t id)
+{
+    for (size_t i = 0; i < JOBS; i++) {
+        const struct job *j = jobs[i].job;
+        if (j && j->admitted_ns && j->admission.id == id && j->deadline_ns && j->seat.must)
+            if (sim.now_ns < j->deadline_ns)
+                sim_fail("job %llu is told that its deadline passed, %llu ns early", (unsigned long long)j->number,
+                         (unsigned long long)(j->deadline_ns - sim.now_ns));
+    }
+}
+
 /* --- Order --- */
 
 static size_t number_of(const struct sched *s)
@@ -125,6 +140,11 @@ static size_t number_of(const struct sched *s)
     while (i < SCHEDS && scheds[i].sched != s)
         i++;
     return i;
+}
+
+bool check_drains(const struct sched *s)
+{
+    return s->draining;
 }
 
 void check_sched(struct sched *s, bool there)
@@ -187,6 +207,9 @@ void check_chosen(const void *allowance)
             if (k != chosen && !k->account->barred && comes_before(i, k, chosen))
                 sim_fail("job %llu is admitted before job %llu, whose turn it is", (unsigned long long)chosen->number,
                          (unsigned long long)k->number);
+        if (jobs[find(chosen)].single && chosen->answer->reserved_bytes != chosen->answer_bytes)
+            sim_fail("job %llu has %llu bytes reserved, and asked for %llu", (unsigned long long)chosen->number,
+                     (unsigned long long)chosen->answer->reserved_bytes, (unsigned long long)chosen->answer_bytes);
         scheds[i].chosen = chosen;
     }
 }
@@ -270,21 +293,23 @@ static void check_accounts(const struct sched *s)
 
 static void check_times(const struct sched *s)
 {
-    const uint64_t slack = SLACK_MS * 1000000ull + 2 * sim.longest_step_ns;
+    const uint64_t slack = SLACK_MS * 1000000ull + 3 * sim.longest_step_ns;
     for (const struct job *j = s->queue; j; j = j->next) {
-        if (j->deadline_ns && sim.now_ns > j->deadline_ns + slack)
-            sim_fail("job %llu waits on behind its deadline", (unsigned long long)j->number);
-        if (sim.now_ns > j->arrived_ns + s->conf->queue_timeout_ms * 1000000ull + slack)
+        const uint64_t since = DEQ_MAX(j->arrived_ns, jobs[find(j)].submitted_ns); /* its body may have come later */
+        if (sim.now_ns > since + s->conf->queue_timeout_ms * 1000000ull + slack)
             sim_fail("job %llu waits longer than queue.timeout_ms", (unsigned long long)j->number);
     }
     for (const struct job *j = s->listed; j; j = j->next_listed) {
         const size_t i = find(j);
-        if (!atomic_load(&j->cancel))
+        if (j->deadline_ns && sim.now_ns > DEQ_MAX(j->deadline_ns, jobs[i].submitted_ns) + slack)
+            sim_fail("job %llu goes on behind its deadline", (unsigned long long)j->number);
+        const struct channel *c = (const struct channel *)((const char *)j->answer - offsetof(struct channel, allowance));
+        if (!atomic_load(&j->cancel) && !c->gone)
             continue;
         if (!jobs[i].cancelled_ns)
             jobs[i].cancelled_ns = sim.now_ns;
         if (sim.now_ns - jobs[i].cancelled_ns > slack)
-            sim_fail("job %llu goes on though it was cancelled", (unsigned long long)j->number);
+            sim_fail("job %llu goes on though it was cancelled, or its client left", (unsigned long long)j->number);
     }
 }
 
@@ -292,15 +317,12 @@ static void check_times(const struct sched *s)
 static void check_engine(const struct sched *s)
 {
     const struct deq_engine_stats now = deq_engine_stats(s->engine);
-    const uint64_t slack = SLACK_MS * 1000000ull + 2 * sim.longest_step_ns;
     struct fair_room held = {0};
     uint64_t choices = 0, n = 0;
     for (const struct job *j = s->running; j; j = j->next) {
         held = fair_plus(&held, &j->room);
         choices += j->open_choices;
         n++;
-        if (j->deadline_ns && sim.now_ns > j->deadline_ns + slack)
-            sim_fail("job %llu runs on behind its deadline", (unsigned long long)j->number);
         const uint64_t ran = sim.now_ns - j->admitted_ns - fair_slow_ns(&j->reader, sim.now_ns);
         if (ran > PATIENCE_S * 1000000000ull)
             sim_fail("job %llu starves: it has run for %d s", (unsigned long long)j->number, PATIENCE_S);

@@ -1,46 +1,15 @@
-/* The clients: who asks when, and how he sends, reads and leaves; and whether what he got is what he may get. A text
- * that differs from what the same request gets alone is a failure always; so is an answer that is cut or an error,
- * unless something was done that excuses it: the client's own way, a drain, an allocation that was made to fail, an
- * operator, limits of queue and time. */
-#define _GNU_SOURCE
+/* The clients: who asks when, and how he sends, reads and leaves. What he got is judged in judge.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/sim/sim.h"
+#include "tests/sim/client.h"
 
-enum { CLIENTS = 28, MS = 1000000, PATIENCE_S = 240 };
-
-enum manner {
-    PROMPT,       /* sends at once, reads at once */
-    SLOW,         /* reads a little now and then */
-    STALLED,      /* stops reading */
-    LEAVES,       /* closes in the middle */
-    RESETS,       /* is gone in the middle, at once */
-    HALF_CLOSES,  /* says that it will send no more, and reads on */
-    DRIPS,        /* sends in small pieces */
-    NEVER_SENDS,  /* the end of its request */
-    MANNERS
-};
-
-struct client {
-    struct socket *socket; /* NULL: none */
-    enum manner manner;
-    bool asking, reused, head_there, ended, clean, closed, close_after;
-    struct ask *ask, other; /* ask: one of the day's, or &other */
-    char *out;              /* [n_out] its request, sent up to `sent` */
-    size_t n_out, sent;
-    char *got;              /* [n_got] of the body, read up to `read` */
-    size_t n_got, cap_got, read;
-    size_t leave_at;        /* closes when it has read so much, or at leave_ns */
-    uint64_t leave_ns, next_ns, asked_ns, sent_ns, idle_ns, deadline_ms;
-    unsigned status, retry_ms;
-    uint64_t drains, armed, deletes; /* how many there had been when it asked */
-};
+enum { CLIENTS = 28, PATIENCE_S = 240 };
 
 static struct client clients[CLIENTS];
-static uint64_t asked, whole, judged;
-static uint64_t drains, deletes, reloads;
+struct past clients_past;
+static uint64_t asked;
 static bool resting;
 static size_t rehearsed;
 
@@ -53,8 +22,7 @@ void client_begin(void)
 void clients_count(uint64_t *ret_asked, uint64_t *ret_whole, uint64_t *ret_judged)
 {
     *ret_asked = asked;
-    *ret_whole = whole;
-    *ret_judged = judged;
+    judge_count(ret_whole, ret_judged);
 }
 
 void clients_rest(bool yes)
@@ -64,7 +32,7 @@ void clients_rest(bool yes)
 
 void clients_saw_drain(void)
 {
-    drains++;
+    clients_past.drains++;
 }
 
 size_t clients_asking(void)
@@ -125,117 +93,6 @@ void client_closed(void *client)
     c->next_ns = DEQ_MIN(c->next_ns, sim.now_ns + sim_below(MS));
 }
 
-/* --- Judgement --- */
-
-static bool sends_all(const struct client *c)
-{
-    return c->manner != NEVER_SENDS && c->manner != DRIPS;
-}
-
-static bool excused(const struct client *c)
-{
-    return sim.armed_to_ns >= c->asked_ns || c->drains != drains;
-}
-
-/* "code" of an error's body, or "". */
-static void code_of(const char *body, size_t n, char ret[64])
-{
-    static const char key[] = "\"code\":\"";
-    const char *at = n ? memmem(body, n, key, sizeof key - 1) : NULL;
-    const char *end = at ? memchr(at + 8, '"', (size_t)(body + n - at - 8)) : NULL;
-    ret[0] = 0;
-    if (end && end - at - 8 < 64)
-        snprintf(ret, 64, "%.*s", (int)(end - at - 8), at + 8);
-}
-
-static bool may_be(const struct client *c, const char *code)
-{
-    static const char *const always[] = {"queue_full", "tokens_queue_full", "key_rate_limited", "queue_timeout",
-                                         "too_many_connections", "out_of_memory", "state_not_found",
-                                         "sequence_not_found", "reload_in_progress", "reload_failed", "model_loading"};
-    for (size_t i = 0; i < DEQ_COUNT(always); i++)
-        if (!strcmp(code, always[i]))
-            return true;
-    if (c->ask == &c->other && (c->status == 400 || c->status == 404 || c->status == 405)) /* what it asked for */
-        return true;
-    if (!strcmp(c->ask->path, "/health") && c->status == 503)
-        return excused(c) || !sim.serving;
-    if (c->ask->alone && *code && strstr(c->ask->alone, code)) /* alone too */
-        return true;
-    if (!strcmp(code, "slow_reader"))
-        return c->manner == SLOW || c->manner == STALLED || c->manner == LEAVES;
-    if (!strcmp(code, "draining"))
-        return c->drains != drains || !sim.serving;
-    if (!strcmp(code, "deadline_exceeded"))
-        return c->deadline_ms != 0;
-    if (!strcmp(code, "ended_by_operator"))
-        return c->deletes != deletes;
-    if (!strcmp(code, "request_timeout"))
-        return !sends_all(c);
-    return c->status >= 500 && sim.armed_to_ns >= c->asked_ns;
-}
-
-/* Ends with the first place where both differ. */
-static void other_than_alone(const struct client *c, const char *said)
-{
-    size_t i = 0;
-    while (said[i] && said[i] == c->ask->alone[i])
-        i++;
-    i -= DEQ_MIN(i, 80u);
-    sim_fail("another answer than alone to %s %s\n  said  %u ...%.240s\n  alone %u ...%.240s\n  in full: %s",
-             c->ask->path, c->ask->body, c->status, said + i, c->ask->alone_status, c->ask->alone + i, c->got);
-}
-
-/* Of a stream, as far as it came. Where the solver diverges, how much is said before is a matter of time. */
-static bool as_alone(const struct client *c, const char *said)
-{
-    const char *alone = c->ask->alone;
-    return !alone || c->status != 200 || strstr(alone, "\"error\":{") || answer_begins(said, alone);
-}
-
-/* A whole answer, or an error in its place. */
-static void judge_whole(const struct client *c)
-{
-    char code[64];
-    char *said = answer_canonical(c->ask, c->got, c->n_got, false);
-    const bool error = said && (c->status >= 400 || strstr(said, "\"error\":{"));
-    whole++;
-    code_of(c->got, c->n_got, code);
-    if (c->status == 429 && !c->retry_ms)
-        sim_fail("429 without Retry-After");
-    if (c->ask->alone && c->status == c->ask->alone_status && said && !strcmp(said, c->ask->alone)) {
-        judged++;
-    } else if (error) {
-        if (!may_be(c, code))
-            sim_fail("%s %s: %u \"%s\", which nothing excuses: %.300s", c->ask->method, c->ask->path, c->status, code,
-                     c->got);
-        if (!as_alone(c, said))
-            other_than_alone(c, said);
-    } else if (c->ask->alone) {
-        const bool late = c->deadline_ms && c->status == 200 && said && answer_begins(said, c->ask->alone);
-        if (!late)
-            other_than_alone(c, said ? said : c->got);
-        judged++;
-    } else if (!said && c->ask->judged) {
-        sim_fail("%s %s: %u, which is no JSON: %.100s", c->ask->method, c->ask->path, c->status, c->got);
-    }
-    free(said);
-}
-
-static void judge_cut(const struct client *c)
-{
-    const bool own = c->manner != PROMPT && c->manner != HALF_CLOSES;
-    const bool idle = c->reused && !c->head_there && c->asked_ns - c->idle_ns > 900 * (uint64_t)MS;
-    if (!own && !idle && !excused(c))
-        sim_fail("%s %s: the connection ended without an answer", c->ask->method, c->ask->path);
-    if (!c->ask->alone || c->status != 200 || !c->ask->stream || !c->read)
-        return;
-    char *said = answer_canonical(c->ask, c->got, c->n_got, true);
-    if (said && !as_alone(c, said))
-        other_than_alone(c, said);
-    free(said);
-}
-
 /* --- Asking --- */
 
 static void hang_up(struct client *c, bool reset)
@@ -273,6 +130,8 @@ static void finish(struct client *c)
              c->ask->path);
     if (strcmp(c->ask->path, "/v1/states")) /* which tells when files were written */
         sim_mix(c->got, c->n_got);
+    if (c->deadline_ms && c->manner == PROMPT && c->ended)
+        judge_deadline(c);
     if (!sim.chaos && c->ended && c->clean)
         ; /* alone: it is what others are held against */
     else if (c->ended && c->clean)
@@ -313,9 +172,8 @@ static void ask_other(struct client *c)
     snprintf(path, 64, "%.*s", number ? (int)(number - of[i].path) : 63, of[i].path);
     if (number) {
         snprintf(path + strlen(path), 32, "%llu", (unsigned long long)check_recent_number());
-        deletes++;
+        clients_past.deletes++;
     }
-    reloads += !strcmp(path, "/admin/reload");
     c->other = (struct ask){.method = of[i].method, .path = path};
     if (of[i].body) {
         c->other.body = sim_alloc(strlen(of[i].body) + 1);
@@ -385,8 +243,8 @@ static void begin(struct client *c, struct ask *ask, enum manner manner)
     c->leave_at = sim_one_in(2) ? sim_below(2000) : SIZE_MAX;
     c->leave_ns = sim.now_ns + sim_below(sim_one_in(2) ? 30 * (uint64_t)MS : 600 * (uint64_t)MS);
     c->asked_ns = c->next_ns = c->sent_ns = sim.now_ns;
-    c->drains = sim.serving ? drains : UINT64_MAX; /* one is under way */
-    c->deletes = deletes;
+    c->before = clients_past;
+    c->before.drains = sim.serving ? clients_past.drains : UINT64_MAX; /* one is under way */
     asked++;
     write_request(c);
     sim_note("client %d asks %s %s, manner %d, deadline %llu ms", (int)(c - clients), c->ask->method, c->ask->path,
@@ -484,7 +342,8 @@ bool clients_rehearse(void)
                 sim_fail("no answer alone to %s", before->body);
             sim_note("alone %zu: %u", rehearsed - 1, c->status);
             before->alone_status = c->status;
-            if (c->status == 503 || c->status == 429) /* there is never room for it */
+            const bool text = c->status == 200 && !strstr(said, "\"error\":{");
+            if ((text && !before->judged) || c->status == 503 || c->status == 429) /* these: there is never room */
                 free(said);
             else
                 before->alone = said;

@@ -12,9 +12,20 @@ void __real_deq_step(struct deq_engine *e);
 void __wrap_deq_step(struct deq_engine *e)
 {
     const uint64_t ns = sim.chaos && sim_one_in(4000) ? sim_between(100000000, 700000000) : sim_between(20000, 900000);
-    sim.longest_step_ns = DEQ_MAX(sim.longest_step_ns, ns);
+    static uint64_t long_ago_ns;
+    if (ns >= sim.longest_step_ns || sim.now_ns > long_ago_ns) {
+        sim.longest_step_ns = ns;
+        long_ago_ns = sim.now_ns + ns + 3000000000u;
+    }
     __real_deq_step(e);
     thread_wait(NULL, NULL, sim.now_ns + ns);
+}
+
+enum deq_rc __real_deq_expire(struct deq_engine *e, uint64_t id);
+enum deq_rc __wrap_deq_expire(struct deq_engine *e, uint64_t id)
+{
+    check_expired(id);
+    return __real_deq_expire(e, id);
 }
 
 struct deq_vocabulary;
@@ -49,9 +60,12 @@ enum submit __real_sched_submit(struct sched *s, struct reservation *r, struct j
 enum submit __wrap_sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n)
 {
     check_submitted(jobs, n); /* before: they may have ended when it returns */
+    const bool drains = check_drains(s);
     const enum submit verdict = __real_sched_submit(s, r, jobs, n);
     if (verdict != SUBMIT_OK)
         check_refused(jobs, n);
+    else if (drains)
+        sim_fail("a job is let in during the drain");
     return verdict;
 }
 
@@ -98,4 +112,10 @@ void __wrap_notify_ready(const char *status, bool (*alive)(void *ctx), void *ctx
 {
     __real_notify_ready(status, alive, ctx);
     sim.serving = true;
+}
+
+/* What release builds count, and others end by. */
+bool __wrap_deq_bug(const char *file, int line, const char *condition)
+{
+    sim_fail("%s:%d: %s", file, line, condition);
 }

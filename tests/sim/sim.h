@@ -5,10 +5,10 @@
  * here instead, by the linker's --wrap (the list is in the Makefile):
  *   threads.c  its threads are coroutines, which change at locks, waits and ends of a system call; the clock
  *   sockets.c  sockets with their fullness, epoll
- *   mhd.c      libmicrohttpd's side of server/net/http*.c
+ *   mhd*.c     libmicrohttpd's side of server/net/http*.c
  *   engine.c   the door to libdeq: how long a step takes, a token that makes states infinite, who was submitted
- * and looked at after each event by check.c, which knows the scheduler's inside. client.c asks, reads (slowly, not to
- * the end, not at all) and judges answers, which ask.c made up and which the daemon answered once before alone.
+ * and looked at after each event by check.c, which knows the scheduler's inside. client.c asks what ask.c made up, and
+ * reads (slowly, not to the end, not at all); judge.c holds it against what the same request was answered alone.
  *
  * An event is one turn of the loop in sim.c: a thread goes on to where it next waits or is held up, a client does
  * something, or the clock goes to the next thing that is waited for. */
@@ -28,7 +28,7 @@ struct sim {
     uint64_t digest;      /* of everything that happened */
     bool chaos;           /* faults and many clients; else one request at a time */
     bool serving;         /* the daemon has said that it is ready, and was not told to stop */
-    uint64_t longest_step_ns;
+    uint64_t longest_step_ns; /* of late */
     unsigned switch_one_in; /* a thread is held up at so many locks; 0: never */
     uint64_t armed_from_ns, armed_to_ns; /* the last time that an allocation was to fail */
     const char *dir;      /* for states and the prefix cache */
@@ -153,9 +153,11 @@ uint64_t check_answer_bytes(void); /* that count against limits.answer_bytes */
 void check_sched(struct sched *s, bool there);
 void check_submitted(struct job *const *jobs, size_t n);
 void check_refused(struct job *const *jobs, size_t n);
+bool check_drains(const struct sched *s);
 /* With the scheduler's lock: who waits is to be admitted next. */
 void check_chosen(const void *allowance);
 void check_charged(const struct fair *f, const struct account *a, double tokens);
+void check_expired(uint64_t id);
 void check_shared(struct fair_seat *const *seats, size_t n);
 void check_budget(void *budget);
 void check_metrics(const void *metrics);

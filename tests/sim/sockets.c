@@ -65,7 +65,7 @@ struct socket *socket_new(void *client)
     s->fd = free_fd();
     s->refs = 2; /* the descriptor and the client */
     s->client = client;
-    s->room = sim_between(500, 30000);
+    s->room = sim_one_in(2) ? sim_between(200, 3000) : sim_between(3000, 30000);
     fds[s->fd - FIRST].socket = s;
     return s;
 }
