@@ -442,7 +442,7 @@ static void wait_for_work(struct sched *s)
 static bool take_signals(struct sched *s)
 {
     pthread_mutex_lock(&s->lock);
-    const bool called = s->stop || s->end_all || s->attention;
+    const bool called = s->stop || s->end_all || s->attention || s->arrivals;
     if (!called && !s->sharing && !deq_runnable(s->engine) && (!s->queue || s->blocked))
         wait_for_work(s);
     const uint64_t now = deq_now_ns();
