@@ -303,7 +303,8 @@ static void check_times(const struct sched *s)
         const size_t i = find(j);
         if (j->deadline_ns && sim.now_ns > DEQ_MAX(j->deadline_ns, jobs[i].submitted_ns) + slack)
             sim_fail("job %llu goes on behind its deadline", (unsigned long long)j->number);
-        const struct channel *c = (const struct channel *)((const char *)j->answer - offsetof(struct channel, allowance));
+        const char *const answer = (const char *)j->answer;
+        const struct channel *c = (const struct channel *)(answer - offsetof(struct channel, allowance));
         if (!atomic_load(&j->cancel) && !c->gone)
             continue;
         if (!jobs[i].cancelled_ns)
