@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/base/buf.h"
+#include "core/base/mem.h"
 #include "tests/unit/test.h"
 
 /* printf %s secret | sha256sum, and of "other" */
@@ -57,6 +59,73 @@ TEST(auth_knows_its_keys)
           auth_anonymous("abcd", 4).id != auth_anonymous("abce", 4).id);
 }
 
+/* Digits of either case, depth by key, and as long a key as may be. */
+TEST(auth_of_every_way_to_write_it)
+{
+    struct auth *a = NULL;
+    struct deq_err err;
+    struct caller who;
+    char upper[] = SECRET, longest[4097];
+    for (char *c = upper; *c; c++)
+        *c = (char)(*c >= 'a' ? *c - 'a' + 'A' : *c);
+    char text[512];
+    snprintf(text, sizeof text, "a %s depth=fixed\nb " OTHER " depth=elastic weight=1000\n", upper);
+    write_keys(text);
+    REQUIRE(!auth_new(path, &a, &err));
+    CHECK(check(a, "secret", &who) && who.depth == DEPTH_FIXED && who.weight == 1);
+    CHECK(check(a, "other", &who) && who.depth == DEPTH_ELASTIC && who.weight == 1000);
+    memset(longest, 'x', sizeof longest);
+    CHECK(!auth_check(a, longest, 4096, &who) && !auth_check(a, longest, 4097, &who));
+    auth_free(a);
+    unlink(path);
+}
+
+TEST(auth_of_many_keys)
+{
+    struct auth *a = NULL;
+    struct deq_err err;
+    struct deq_buf b;
+    for (int more = 0; more < 2; more++) {
+        deq_buf_init(&b, 1 << 20);
+        for (int i = 0; i < AUTH_KEYS_MAX + more; i++)
+            deq_buf_fmt(&b, "k%d %064x\n", i, i);
+        write_keys(b.data);
+        CHECK_EQ(auth_new(path, &a, &err), more ? DEQ_EFORMAT : DEQ_OK);
+        deq_buf_free(&b);
+    }
+    CHECK_MSG(strstr(err.text, "more than"), "%s", err.text);
+    auth_free(a);
+    unlink(path);
+}
+
+TEST(auth_without_memory)
+{
+    struct auth *a = NULL;
+    struct deq_err err;
+    write_keys("alice " SECRET "\n");
+    const uint64_t live = deq_mem_live();
+    for (uint64_t nth = 1; !a && nth < 20; nth++) {
+        deq_mem_fault(nth, false);
+        const enum deq_rc rc = auth_new(path, &a, &err);
+        deq_mem_fault(0, false);
+        CHECK(rc ? rc == DEQ_ENOMEM && deq_mem_live() == live : nth > 2);
+    }
+    CHECK(a != NULL);
+    auth_free(a);
+    unlink(path);
+}
+
+TEST(auth_refuses_a_zero_byte)
+{
+    struct auth *a = NULL;
+    struct deq_err err;
+    write_keys("alice " SECRET "\n");
+    FILE *f = fopen(path, "a");
+    REQUIRE(f && fwrite("b\0c\n", 1, 4, f) == 4 && !fclose(f));
+    CHECK(auth_new(path, &a, &err) == DEQ_EFORMAT && strstr(err.text, "zero byte"));
+    unlink(path);
+}
+
 TEST(auth_refuses_bad_files)
 {
     static const struct {
@@ -67,6 +136,10 @@ TEST(auth_refuses_bad_files)
                {"alice " SECRET " weight=0\n", "weight=1..1000"},
                {"alice " SECRET " weight=1001\n", "weight=1..1000"},
                {"alice " SECRET " weight=2x\n", "word 3"},
+               {"alice " SECRET " weight=x\n", "word 3"},
+               {"alice " SECRET " weight=:\n", "word 3"},
+               {"alice 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25g\n", "line 1"},
+               {"alice " SECRET " admin admin admin admin admin admin\n", "line 1"},
                {"alice " SECRET " admin depth=deep\n", "depth=fixed or depth=elastic"},
                {"alice " SECRET "\nbob " SECRET "\n", "twice"},
                {"alice " SECRET "\nalice " OTHER "\n", "twice"},

@@ -110,7 +110,7 @@ TEST(fields_of_what_is_no_object)
         {"{\"on\":true,\"on\":true}", "the body is not JSON: line 1, column 15: duplicate"},
         {"{\n\"on\":", "the body is not JSON: line 2, column 5: "},
         {"{\"on\":true} x", "the body is not JSON: line 1, column 13: "},
-        {"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
+        {"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
          "expected a JSON object of at most 128 keys"},
         {"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]", "the JSON is nested more than 32 deep"},
         {"{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"}", "a: unknown field"}, /* in a text nothing is nested */
