@@ -58,6 +58,10 @@ $(EMULATED): ARCH := $(if $(SAN),-O0,-O1) -Wno-psabi
 $(EMULATED): | needed-unit
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
+# and what is fuzzed is not the kernels
+ifeq ($(CONFIG),fuzz)
+$(patsubst %,$(OBJ)/core/math/kern_%.o,ref avx2 avx512 vnni amx): ARCH += -fno-sanitize=all
+endif
 # where numbers come from strangers and files, none changes its value unseen
 $(OBJ)/core/data/%.o $(OBJ)/core/text/%.o $(OBJ)/server/%.o: ROOM := -Wconversion
 $(OBJ)/%.o: %.c | needed

@@ -1,5 +1,5 @@
 /* Peaks of AVX-512 with AMX-INT8. */
-#ifdef __AMX_INT8__
+#if defined(__AMX_INT8__) || defined(__AMXINT8__) /* the second: clang 14 */
 #include <stdint.h>
 
 #include "core/math/peak_zmm.h"

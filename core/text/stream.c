@@ -125,7 +125,8 @@ static bool find_stop(struct deq_text *t, size_t from, size_t *ret_at, int *ret_
 static void show(struct deq_text *t, size_t n, struct deq_buf *out)
 {
     const size_t from = DEQ_MIN(skipped(t), n);
-    deq_utf8_sanitize(out, t->pending.data + from, n - from);
+    if (n > from) /* without bytes there may be no memory either */
+        deq_utf8_sanitize(out, t->pending.data + from, n - from);
     t->skip = t->skip && from == n;
 }
 

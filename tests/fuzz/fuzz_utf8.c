@@ -80,8 +80,8 @@ static void check_line(const char *s)
     FUZZ_HOLDS(strlen(line) <= strlen(s) && deq_utf8_valid(line, strlen(line)));
     for (const char *c = line; *c; c++)
         FUZZ_HOLDS((unsigned char)*c >= 0x20 && *c != 0x7f);
-    fuzz_check_err(deq_fail(&err, DEQ_EFORMAT, "%s", *s ? s : "-"), &err);
-    fuzz_check_err(deq_fail_prefix(&err, DEQ_EIO, *s ? s : "-"), &err);
+    fuzz_check_err(deq_fail(&err, DEQ_EFORMAT, "of %s", s), &err);
+    fuzz_check_err(deq_fail_prefix(&err, DEQ_EIO, s), &err);
     free(line);
 }
 

@@ -13,16 +13,18 @@ mkdir -p "$out/found"
 touch "$out/totals"
 
 longest() { case $1 in state | prefix | checkpoint) echo 16384 ;; tokenizer | yaml) echo 8192 ;; *) echo 4096 ;; esac; }
-patience() { case $1 in http) echo 60 ;; *) echo 10 ;; esac; } # seconds an input may take
+patience() { case $1 in http) echo 300 ;; *) echo 60 ;; esac; } # seconds for an input, also on a busy machine
 
-# target, executions, whether something was found: the new line of the target
-count() {
+# target, executions, whether something was found: the new line of the target; others may be at it too
+count() (
+    exec 9> "$out/totals.lock"
+    flock 9
     before=$(awk -v t="$1" '$1 == t { print $2 }' "$out/totals")
     [ "$3" = 0 ] || before=0
     grep -v "^$1 " "$out/totals" > "$out/totals.new"
     echo "$1 $((${before:-0} + ($3 ? 0 : $2))) $(date +%F)" >> "$out/totals.new"
     mv "$out/totals.new" "$out/totals"
-}
+)
 
 bad=0
 for t in "$@"; do
