@@ -82,8 +82,10 @@ void *deq_realloc(void *p, size_t old_bytes, size_t new_bytes)
 
 void deq_free(void *p)
 {
-    atomic_fetch_sub(&live_blocks, p != NULL);
-    atomic_fetch_sub(&live_bytes, malloc_usable_size(p)); /* 0 of NULL */
+    if (!p) /* LeakSanitizer's malloc_usable_size takes no NULL */
+        return;
+    atomic_fetch_sub(&live_blocks, 1);
+    atomic_fetch_sub(&live_bytes, malloc_usable_size(p));
     free(p);
 }
 

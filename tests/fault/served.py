@@ -36,8 +36,9 @@ class Served:
             self.p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=f,
                                       env=clean_env(env))
 
-    def request(self, method, path, body=None, timeout=PATIENCE_S):
-        """(status, body), or (0, why) when the connection is cut."""
+    def request(self, method, path, body=None, timeout=2 * PATIENCE_S):
+        """(status, body), or (0, why) when the connection is cut: after a minute by the daemon's watcher at the latest,
+        where a failing write to libmicrohttpd's eventfd has lost the word that an answer is there."""
         c = _Unix(self.path, timeout)
         try:
             c.request(method, path, json.dumps(body) if body is not None else None,
