@@ -91,12 +91,14 @@ static void ask_plainly(const char *method, const char *path, const char *body, 
 
 static struct asked beside;
 
+/* It is in the engine when this returns, or over already, where this thread came late. */
 static void beside_begin(void)
 {
+    const uint64_t before = atomic_load(&inside.metrics.prompt_tokens);
     const struct exchange head = head_of("POST", "/v1/completions");
     CHECK(inside_open(&beside, &head, BESIDE_BODY));
     inside_handle(&beside);
-    while (!beside.x.status && !atomic_load(&inside.metrics.running))
+    while (!beside.x.status && atomic_load(&inside.metrics.prompt_tokens) == before)
         sched_yield();
 }
 
