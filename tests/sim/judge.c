@@ -112,7 +112,9 @@ void judge_whole(const struct client *c)
         if (!as_alone(c, said))
             other_than_alone(c, said);
     } else if (c->ask->alone) {
-        const bool late = c->deadline_ms && c->status == 200 && said && as_alone(c, said);
+        /* the best of texts that were cut are others */
+        const bool best = c->ask->body && strstr(c->ask->body, "\"best_of\"");
+        const bool late = c->deadline_ms && c->status == 200 && said && (best || as_alone(c, said));
         if (!late)
             other_than_alone(c, said ? said : c->got);
         judged++;
