@@ -7,7 +7,7 @@
 
 #include "tests/sim/mhd.h"
 
-enum { CONNECTIONS = 128, DAEMONS = 4, LOST_NS = 2000000000 };
+enum { CONNECTIONS = 128, DAEMONS = 4, LOST_NS = 2000000000, SLACK_NS = 1000000000 };
 
 struct worker {
     struct MHD_Daemon *daemon;
@@ -153,27 +153,36 @@ void MHD_stop_daemon(struct MHD_Daemon *d)
     d->handler = NULL;
 }
 
-/* --- After each event: whoever sleeps has nothing to do, or is about to be woken --- */
+/* --- After each event: whoever sleeps has nothing to do, or is about to be woken; who takes nothing is dropped --- */
+
+static void check_sleeper(struct MHD_Connection *c, const struct request_state *s)
+{
+    const struct channel *ch = s->x.channel;
+    const bool unread = ch->streaming && (ch->bytes.len > ch->sent || ch->last_words);
+    if (ch->suspended && !s->working && (ch->done || ch->failed || ch->news || unread))
+        sim_fail("a connection sleeps though its channel has something for it (done %d, failed %d, news %d, %zu of "
+                 "%zu bytes sent, last words \"%s\")", ch->done, ch->failed, ch->news, ch->sent, ch->bytes.len,
+                 ch->last_words ? ch->last_words : "");
+    if (ch->suspended)
+        c->claimed_ns = 0;
+    else if (!c->claimed_ns)
+        c->claimed_ns = sim.now_ns;
+    else if (sim.now_ns - c->claimed_ns > LOST_NS + sim.longest_step_ns)
+        sim_fail("a connection was to be woken and sleeps on");
+}
 
 void mhd_check(void)
 {
     for (struct MHD_Connection *c = connections; c < connections + CONNECTIONS; c++) {
-        if (!c->used || !c->suspended || c->resuming)
+        const struct request_state *s = c->used ? c->request : NULL;
+        const struct channel *ch = s ? s->x.channel : NULL;
+        if (!ch || !mutex_is_free(&ch->lock))
             continue;
-        const struct request_state *s = c->request;
-        const struct channel *ch = s->x.channel;
-        if (!mutex_is_free(&ch->lock))
-            continue;
-        const bool unread = ch->streaming && (ch->bytes.len > ch->sent || ch->last_words);
-        if (ch->suspended && !s->working && (ch->done || ch->failed || ch->news || unread))
-            sim_fail("a connection sleeps though its channel has something for it (done %d, failed %d, news %d, %zu of "
-                     "%zu bytes sent, last words \"%s\")", ch->done, ch->failed, ch->news, ch->sent, ch->bytes.len,
-                     ch->last_words ? ch->last_words : "");
-        if (ch->suspended)
-            c->claimed_ns = 0;
-        else if (!c->claimed_ns)
-            c->claimed_ns = sim.now_ns;
-        else if (sim.now_ns - c->claimed_ns > LOST_NS + sim.longest_step_ns)
-            sim_fail("a connection was to be woken and sleeps on");
+        const size_t unread = ch->bytes.len - DEQ_MIN(ch->sent, ch->bytes.len) + ch->unrendered;
+        const uint64_t limit_ns = s->http->conf->stream_stall_ms * 1000000ull + SLACK_NS;
+        if ((ch->streaming || ch->sending) && !ch->failed && unread && sim.now_ns > ch->last_read_ns + limit_ns)
+            sim_fail("a reader took nothing for longer than stream.stall_ms, and is not dropped");
+        if (c->suspended && !c->resuming)
+            check_sleeper(c, s);
     }
 }
