@@ -13,10 +13,13 @@ VERSION := 0.1.0
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Wformat=2
 OPT     := $(if $(SAN),-O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -DDEQ_BUG_ENDS,-O3 -g1)
-HARDEN  := -fstack-protector-strong -fPIE $(if $(SAN),,-D_FORTIFY_SOURCE=2)
-CFLAGS_ := -std=gnu11 $(OPT) $(WARN) $(HARDEN) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
+HARDEN  := -fstack-protector-strong $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+CFLAGS_  = -std=gnu11 $(OPT) $(WARN) $(HARDEN) $(PLACE) -fno-math-errno -fno-trapping-math -ffp-contract=off -I. -DDEQ_VERSION='"$(VERSION)"' -MMD -MP
 LDFLAGS_:= -pie -Wl,-z,relro,-z,now $(if $(SAN),-fsanitize=$(SAN))
 LIBS    := -ljansson -lyaml -lzip -lunistring -lm -lpthread
+# core's objects go into programs and the shared library alike; what they have of each other nobody replaces
+PLACE   := -fPIE
+$(OBJ)/core/%: PLACE := -fPIC -fno-semantic-interposition
 # What must be there to build: a header and the Debian package that has it (libmicrohttpd's brings GnuTLS's). README and docker/Dockerfile install the same (lint).
 NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:libzip-dev uninorm.h:libunistring-dev microhttpd.h:libmicrohttpd-dev gnutls/gnutls.h:libmicrohttpd-dev \
            seccomp.h:libseccomp-dev cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
@@ -24,7 +27,7 @@ NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:l
 # the same for the unit tests alone
 NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
 
-CORE    := $(wildcard core/*.c core/*/*.c)
+CORE    := $(filter-out core/examples/%,$(wildcard core/*.c core/*/*.c))
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
 SERVER  := $(wildcard server/*.c server/*/*.c)
 UNIT    := $(wildcard tests/unit/*.c tests/unit/emulate/*.c tests/fault/*.c) models/cli/bench/stats.c models/cli/bench/sse.c models/cli/tune/choose.c
@@ -90,6 +93,20 @@ $(OBJ)/libdeq.a: $(call obj,$(CORE))
 	@rm -f $@
 	$(call quietly,AR,$@,ar rcs $@ $^)
 
+# What is installed of the library: one header, and a shared library that gives the names of core/deq.symbols and no other.
+# Until 1.0 a minor version may change them and the structs, so the soname has it.
+MINOR   := $(basename $(VERSION))
+SHARED_LIBRARY := $(OBJ)/libdeq.so.$(VERSION)
+$(OBJ)/deq.h: core/one_header.awk core/deq.h $(wildcard core/*/*.h) Makefile
+	@mkdir -p $(@D)
+	$(call quietly,AWK,$@,awk -v version=$(VERSION) -f core/one_header.awk core/deq.h > $@)
+$(SHARED_LIBRARY): $(OBJ)/libdeq.a core/deq.symbols
+	@{ echo 'LIBDEQ_$(MINOR) { global:'; sed 's/$$/;/' core/deq.symbols; echo 'local: *; };'; } > $(OBJ)/libdeq.map
+	$(call quietly,LINK,$@,$(CC) -shared -Wl$(comma)-soname$(comma)libdeq.so.$(MINOR) -Wl$(comma)--version-script=$(OBJ)/libdeq.map \
+	    -Wl$(comma)-z$(comma)defs$(comma)--as-needed $(filter-out -pie,$(LDFLAGS_)) $(LDFLAGS) $(addprefix -Wl$(comma)-u$(comma),$(shell cat core/deq.symbols)) $< $(LIBS) -o $@)
+.PHONY: library
+library: $(SHARED_LIBRARY) $(OBJ)/deq.h ## libdeq.so and the one header for those who build on it
+
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
@@ -150,7 +167,7 @@ unfused: $(FUSING) ## no multiply-add that the compiler fused by itself in the k
 	@sh tests/lint/unfused.sh $(FUSING)
 replay: $(OBJ)/replay ## the fuzz targets over their committed seeds and found cases
 	@OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 $(OBJ)/replay $(FUZZ:%=tests/fuzz/corpus/%)
-e2e: python all ## the daemon and the command line over real sockets and files
+e2e: python all $(if $(SAN),,library) ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
 readme: python all $(OBJ)/unit ## the commands of README.md and tests/README.md as they stand there
 	@python3 tests/e2e/readme.py
@@ -198,6 +215,8 @@ kills: all ## SIGKILL at random instants: 500 of training, which goes on to the 
 	KILLS=$(KILLS) SERVED_KILLS=$(SERVED_KILLS) SEED=$(SEED) DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py kills
 sim: $(OBJ)/sim ## the simulated daemon from one seed, invariants after every event: SEED=1 EVENTS=10000000; minutes
 	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
+test-python: wheel ## the Python package, from its wheel, in its own virtual environment: types, tests, README and example
+	sh tests/python/run.sh $(PYTHON_ENV) $(WHEEL)
 RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
 SECS    ?= 0
 fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=body [SECS=60] [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
@@ -271,30 +290,55 @@ claims: python all ## the paper's three claims, measured (models/claims/README.m
 	@DEQ_BUILD=$(OUT) python3 models/claims/$(if $(DEPTH),depth,claims).py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(MEMORY),--memory) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
 
 ##@ Install and deploy
+# What the Python package is made of: itself, and beside it the library, its header (also as its declarations alone) and the program
+WHEEL   := $(OUT)/wheel
+PYTHON_ENV := $(OUT)/python-venv
+$(PYTHON_ENV)/bin/pip:
+	python3 -m venv $(PYTHON_ENV)
+	$@ install --quiet --disable-pip-version-check 'setuptools>=65' wheel
+.PHONY: wheel test-python
+wheel: python all library $(PYTHON_ENV)/bin/pip ## build/wheel: the Python package deq, with library and program inside
+	rm -rf $(WHEEL)
+	mkdir -p $(WHEEL)/source
+	cp -R core/python/pyproject.toml core/python/setup.py core/python/README.md core/python/deq $(WHEEL)/source
+	mkdir -p $(WHEEL)/source/deq/lib
+	cp $(SHARED_LIBRARY) $(WHEEL)/source/deq/lib/libdeq.so
+	cp $(OUT)/deq $(OBJ)/deq.h $(WHEEL)/source/deq/lib
+	strip --strip-debug $(WHEEL)/source/deq/lib/libdeq.so $(WHEEL)/source/deq/lib/deq
+	grep -v '^#include' $(OBJ)/deq.h | $(CC) -E -P - > $(WHEEL)/source/deq/lib/deq.cdef
+	$(PYTHON_ENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEEL) $(WHEEL)/source
 k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
 	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/package. A configuration that is there stays.
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
 STATEDIR   ?= /var/lib
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
 SHARED     := $(PREFIX)/share/deqd
 UNITS      := $(PREFIX)/lib/systemd/system
 INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
 .PHONY: install uninstall
-install: all ## binaries, configuration, units and the shipped model; PREFIX=/usr/local, DESTDIR=
-	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
+install: all library ## binaries, library, configuration, units and the shipped model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
 	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
+	install -m 0644 $(SHARED_LIBRARY) $(OBJ)/libdeq.a $(DESTDIR)$(LIBDIR)
+	ln -sfn libdeq.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libdeq.so.$(MINOR)
+	ln -sfn libdeq.so.$(MINOR) $(DESTDIR)$(LIBDIR)/libdeq.so
+	install -m 0644 $(OBJ)/deq.h $(DESTDIR)$(INCLUDEDIR)
+	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' core/deq.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc
 	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json tokenizer_config.json README.md) $(DESTDIR)$(SHARED)/models/stories
 	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
-	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(OUT)/installed.yaml
-	install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SHARED)/deqd.yaml
+	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(DESTDIR)$(SHARED)/deqd.yaml
 	ln -sfn $(SYSCONFDIR)/deqd $(DESTDIR)$(SHARED)/etc
-	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(OUT)/installed.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
+	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(DESTDIR)$(SHARED)/deqd.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
 	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
-	    > $(OUT)/installed.unit && install -m 0644 $(OUT)/installed.unit $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
+	    > $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
+	chmod 0644 $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc $(DESTDIR)$(SHARED)/deqd.yaml $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 uninstall: ## what install put there, but for the configuration and models of one's own
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
+	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdeq.so libdeq.so.$(MINOR) libdeq.so.$(VERSION) libdeq.a pkgconfig/deq.pc) $(DESTDIR)$(INCLUDEDIR)/deq.h
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 
 -include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) tests/sim/daemon.c $(wildcard tests/fuzz/*.c tests/timing/*.c)))

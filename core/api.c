@@ -13,6 +13,11 @@
 #include "core/math/kern.h"
 #include "core/text/tokenizer.h"
 
+const char *deq_version(void)
+{
+    return DEQ_VERSION;
+}
+
 struct deq_model {
     struct deq_arch *arch;
     struct deq_weights *weights; /* packed */

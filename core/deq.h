@@ -28,9 +28,13 @@
  * Errors: functions return DEQ_OK or a negative code and fill the caller's struct deq_err (may be NULL). Nothing is
  * logged, nothing exits. Results are written only on success.
  * Ownership: *_new and *_load give an object to the caller, *_free takes it (NULL too). Pointers in requests are
- * borrowed until deq_submit returns; pointers in events until the callback returns.
+ * borrowed until deq_submit returns; pointers in events until the callback returns; strings of a model are the model's.
+ * What is made of a model (engines, states, forms) is freed before it.
  * Threads: a model is immutable and may be used by any thread. An engine belongs to one thread at a time; it
- * brings its own compute threads. */
+ * brings its own compute threads, which a fork does not take along.
+ * Versions: a program runs with the minor version that it was compiled with, which the soname has (libdeq.so.0.1);
+ * within it nothing changes. In the next one structs may have more fields: one that is made zero or by
+ * deq_request_defaults means the same there. */
 #ifndef DEQ_H
 #define DEQ_H
 
@@ -38,17 +42,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/base/cores.h"
-#include "core/base/err.h"
+#include "core/base/rc.h" /* this and what follows is of the door too: core/one_header.awk makes one header of all */
+#include "core/base/bytes.h"
 #include "core/base/tokens.h"
-#include "core/engine/state.h"
-#include "core/engine/logprob.h"
-#include "core/engine/stats.h"
-#include "core/engine/trace.h"
-#include "core/form/kinds.h"
+#include "core/base/pin.h"
 #include "core/math/class.h"
 #include "core/solve/terms.h"
 #include "core/text/stream.h"
+#include "core/form/kinds.h"
+#include "core/engine/state.h"
+#include "core/engine/trace.h"
+#include "core/engine/logprob.h"
+#include "core/engine/stats.h"
+
+const char *deq_version(void); /* of the library that runs: "0.1.0" */
 
 /* --- Models --- */
 
@@ -61,9 +68,10 @@ enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struc
 void deq_model_free(struct deq_model *model);
 
 /* What a kind of cell says of itself: a key of config.json and its value as in JSON, texts without quotes. */
+enum deq_fact_type { DEQ_FACT_NUMBER, DEQ_FACT_BOOL, DEQ_FACT_TEXT };
 struct deq_fact {
     const char *key;
-    enum { DEQ_FACT_NUMBER, DEQ_FACT_BOOL, DEQ_FACT_TEXT } type;
+    enum deq_fact_type type;
     char value[32];
 };
 enum { DEQ_FACTS_MAX = 32 };
@@ -165,18 +173,6 @@ struct deq_sampling {
     size_t n_stop_ids;
 };
 
-struct deq_solve_params {
-    enum deq_solver_method solver;
-    enum deq_warm warm_start;
-    enum deq_stop_rule stop; /* what tol is of */
-    float tol; /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
-    uint32_t max_iter;       /* evaluations of a row once all before it are final; 0: the proposal is the state */
-    uint32_t min_iter;
-    uint32_t window;         /* rows solved behind the committed prefix, 1..64 */
-    uint32_t prefill_window; /* the same while the prompt is read, 1..64; 0: window */
-    uint64_t max_evaluations; /* of a text, at its positions behind the prompt; only with window 1. 0: any number */
-};
-
 enum deq_finish {
     DEQ_FINISH_LENGTH,
     DEQ_FINISH_EOS,
@@ -195,8 +191,9 @@ const char *deq_finish_name(enum deq_finish f);
  * neither takes nor leaves any. */
 enum deq_cache { DEQ_CACHE_EXACT, DEQ_CACHE_APPROXIMATE, DEQ_CACHE_OFF, DEQ_CACHE_COUNT };
 
+enum deq_event_kind { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_DROPPED, DEQ_EVENT_END };
 struct deq_event {
-    enum { DEQ_EVENT_PROMPT, DEQ_EVENT_TOKEN, DEQ_EVENT_DROPPED, DEQ_EVENT_END } kind;
+    enum deq_event_kind kind;
     uint64_t id;
     uint32_t choice;       /* 0.. n-1 */
     /* PROMPT (with want_prompt or states): position p of the prompt is solved, and TOKEN: the token

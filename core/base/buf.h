@@ -9,18 +9,8 @@
 #define DEQ_BASE_BUF_H
 
 #include "core/base/budget.h"
+#include "core/base/bytes.h"
 
-struct deq_buf {
-    char *data;
-    size_t len, cap, max;
-    bool failed;
-    bool full;                       /* it failed at its maximum, not for want of memory */
-    struct deq_allowance *allowance; /* borrowed; what its memory counts against, or NULL */
-};
-
-void deq_buf_init(struct deq_buf *b, size_t max_bytes);
-void deq_buf_free(struct deq_buf *b);  /* and as after deq_buf_init */
-void deq_buf_reset(struct deq_buf *b); /* empty again, memory kept; a failure stays */
 /* Room for so many bytes in one piece, before any is there. */
 bool deq_buf_reserve(struct deq_buf *b, size_t bytes);
 bool deq_buf_add(struct deq_buf *b, const void *bytes, size_t n);

@@ -16,14 +16,11 @@
 #define DEQ_BASE_CORES_H
 
 #include "core/base/base.h"
-
-unsigned deq_cores(void); /* 1 to 256, the threads that a pool may have */
+#include "core/base/pin.h"
 
 /* The least whole number of processors that the quotas of this process's cgroup and those above it buy, at least 1;
  * UINT_MAX: no quota. root stands before /proc and /sys: "" but for tests. */
 unsigned deq_cores_quota(const char *root);
-
-enum deq_pin { DEQ_PIN_AUTO, DEQ_PIN_ALWAYS, DEQ_PIN_NEVER };
 
 /* A core for each of n threads, or false: they are better left to the scheduler, or there are too few cores. always:
  * whenever there are enough, claimed by another or not. */

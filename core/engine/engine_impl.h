@@ -265,4 +265,12 @@ void deq_seq_finish(struct deq_engine *e, struct sequence *s, enum deq_finish ho
 uint32_t deq_seq_sample(struct deq_engine *e, const struct sequence *s, const struct row *r, const float *logits,
                         unsigned thread, uint32_t *ret_need);
 
+/* How many rows of a prompt enter its window in a step. Where its width is not said, all. Else an eighth of it, so that
+ * a row starts from one that was evaluated before, and is not solved for long behind rows that are far from their
+ * equilibria. It takes about the evaluations of one of half its width that is filled at once, in fewer steps. */
+static inline uint32_t deq_prefill_pace(uint32_t window, uint32_t prefill_window)
+{
+    return prefill_window ? (prefill_window + 7) / 8 : window;
+}
+
 #endif

@@ -12,8 +12,12 @@
 #ifndef DEQ_ENGINE_STATE_H
 #define DEQ_ENGINE_STATE_H
 
-#include "core/base/buf.h"
-#include "core/base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/bytes.h"
+#include "core/base/rc.h"
 
 struct deq_model;
 struct deq_engine;

@@ -3,8 +3,9 @@
 #ifndef DEQ_FORM_KINDS_H
 #define DEQ_FORM_KINDS_H
 
-#include "core/base/base.h"
-#include "core/base/err.h"
+#include <stddef.h>
+
+#include "core/base/rc.h"
 
 enum deq_form_kind {
     DEQ_FORM_CHOICE,  /* a JSON array of texts, of which it is one */

@@ -12,9 +12,6 @@ enum deq_class {
 };
 #define DEQ_CLASS_CHOICES "float32|int16|int8" /* in that order */
 
-static inline const char *deq_class_name(enum deq_class c)
-{
-    return c == DEQ_CLASS_INT8 ? "int8" : c == DEQ_CLASS_INT16 ? "int16" : "float32";
-}
+const char *deq_class_name(enum deq_class c);
 
 #endif

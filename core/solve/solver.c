@@ -6,18 +6,6 @@
 #include "core/math/kern.h"
 #include "core/solve/methods.h"
 
-/* Index of a name in a table of n, or n. */
-static size_t index_of(const char *name, const char *const *table, size_t n)
-{
-    size_t i = 0;
-    while (i < n && strcmp(name, table[i]))
-        i++;
-    return i;
-}
-
-static const char *const names[] = {[DEQ_PICARD] = "picard", [DEQ_ANDERSON] = "anderson", [DEQ_BROYDEN] = "broyden"};
-_Static_assert(DEQ_COUNT(names) == DEQ_SOLVER_COUNT, "a name for each method");
-
 static const float RESTART_AT = 4.0f; /* times the best residual */
 
 struct deq_solver_opts deq_solver_defaults(void)
@@ -30,57 +18,6 @@ struct deq_solver_opts deq_solver_defaults(void)
                                     .tol = 1e-2f,
                                     .beta = 1.0f,
                                     .reg = 1e-4f};
-}
-
-const char *deq_solver_name(enum deq_solver_method m)
-{
-    return names[m];
-}
-
-bool deq_solver_by_name(const char *name, enum deq_solver_method *ret)
-{
-    const size_t i = index_of(name, names, DEQ_COUNT(names));
-    if (i < DEQ_COUNT(names))
-        *ret = (enum deq_solver_method)i;
-    return i < DEQ_COUNT(names);
-}
-
-static const char *const warms[] = {[DEQ_WARM_ZERO] = "zero",
-                                    [DEQ_WARM_PREVIOUS] = "previous",
-                                    [DEQ_WARM_PREDICTOR] = "predictor",
-                                    [DEQ_WARM_PROPOSAL] = "proposal"};
-_Static_assert(DEQ_COUNT(warms) == DEQ_WARM_COUNT, "a name for each start");
-
-const char *deq_warm_name(enum deq_warm w)
-{
-    return warms[w];
-}
-
-bool deq_warm_by_name(const char *name, enum deq_warm *ret)
-{
-    const size_t i = index_of(name, warms, DEQ_COUNT(warms));
-    if (i < DEQ_COUNT(warms))
-        *ret = (enum deq_warm)i;
-    return i < DEQ_COUNT(warms);
-}
-
-static const char *const rules[] = {[DEQ_STOP_AT_RESIDUAL] = "residual",
-                                    [DEQ_STOP_AT_LATENT] = "latent",
-                                    [DEQ_STOP_AT_KL] = "kl",
-                                    [DEQ_STOP_AT_ARGMAX] = "argmax"};
-_Static_assert(DEQ_COUNT(rules) == DEQ_STOP_RULES, "a name for each rule");
-
-const char *deq_stop_rule_name(enum deq_stop_rule r)
-{
-    return rules[r];
-}
-
-bool deq_stop_rule_by_name(const char *name, enum deq_stop_rule *ret)
-{
-    const size_t i = index_of(name, rules, DEQ_COUNT(rules));
-    if (i < DEQ_COUNT(rules))
-        *ret = (enum deq_stop_rule)i;
-    return i < DEQ_COUNT(rules);
 }
 
 enum deq_rc deq_solver_check(const struct deq_solver_opts *o, struct deq_err *err)

@@ -16,10 +16,7 @@ enum deq_warm { DEQ_WARM_ZERO, DEQ_WARM_PREVIOUS, DEQ_WARM_PREDICTOR, DEQ_WARM_P
 #define DEQ_WARM_CHOICES "zero|previous|predictor|proposal"
 
 /* Starts that a number of evaluations is counted from: a function of the tokens alone, not of other states. */
-static inline bool deq_warm_is_fixed(enum deq_warm w)
-{
-    return w == DEQ_WARM_ZERO || w == DEQ_WARM_PROPOSAL;
-}
+bool deq_warm_is_fixed(enum deq_warm w);
 
 /* When a position counts as solved. residual: ||f(z) - z|| / ||f(z)|| < tol. latent: the change of f(z) from one
  * evaluation to the next, relative, < tol. kl: the divergence of the output distributions of two evaluations < tol.
@@ -28,39 +25,30 @@ static inline bool deq_warm_is_fixed(enum deq_warm w)
 enum deq_stop_rule { DEQ_STOP_AT_RESIDUAL, DEQ_STOP_AT_LATENT, DEQ_STOP_AT_KL, DEQ_STOP_AT_ARGMAX, DEQ_STOP_RULES };
 #define DEQ_STOP_RULE_CHOICES "residual|latent|kl|argmax"
 
-static inline bool deq_stop_reads(enum deq_stop_rule r)
-{
-    return r == DEQ_STOP_AT_KL || r == DEQ_STOP_AT_ARGMAX;
-}
+bool deq_stop_reads(enum deq_stop_rule r);
 
 /* tol where only the rule is given; argmax has none */
-static inline float deq_stop_rule_tol(enum deq_stop_rule r)
-{
-    return r == DEQ_STOP_AT_LATENT ? 0.03f : r == DEQ_STOP_AT_KL ? 1e-3f : 1e-2f;
-}
+float deq_stop_rule_tol(enum deq_stop_rule r);
 
 enum { DEQ_ROW_WINDOW = 8 /* unless it is said */, DEQ_ROW_WINDOW_MAX = 64 };
 
-/* A prompt's window, and how many rows enter it in a step. 0: as wide as a choice's, and filled at once. Else an eighth
- * of it, so that a row starts from one that was evaluated before, and is not solved for long behind rows that are far
- * from their equilibria. It takes about the evaluations of one of half its width that is filled at once, in fewer
- * steps. */
-static inline uint32_t deq_prefill_window(uint32_t window, uint32_t prefill_window)
-{
-    return prefill_window ? prefill_window : window;
-}
+/* How a request is solved. */
+struct deq_solve_params {
+    enum deq_solver_method solver;
+    enum deq_warm warm_start;
+    enum deq_stop_rule stop; /* what tol is of */
+    float tol; /* relative residual ||f(z)-z|| / ||f(z)||; 0: exactly max_iter evaluations, with window 1 from zero */
+    uint32_t max_iter;       /* evaluations of a row once all before it are final; 0: the proposal is the state */
+    uint32_t min_iter;
+    uint32_t window;         /* rows solved behind the committed prefix, 1..64 */
+    uint32_t prefill_window; /* the same while the prompt is read, 1..64; 0: window */
+    uint64_t max_evaluations; /* of a text, at its positions behind the prompt; only with window 1. 0: any number */
+};
 
-static inline uint32_t deq_prefill_pace(uint32_t window, uint32_t prefill_window)
-{
-    return prefill_window ? (prefill_window + 7) / 8 : window;
-}
-
+/* A prompt's window; 0: as wide as a choice's. */
+uint32_t deq_prefill_window(uint32_t window, uint32_t prefill_window);
 /* Rows that n choices of one prompt take at once: first the prompt's window, then each its own. */
-static inline uint64_t deq_window_rows(uint32_t n, uint32_t window, uint32_t prefill_window)
-{
-    const uint64_t all = (uint64_t)n * window;
-    return all > prefill_window ? all : prefill_window;
-}
+uint64_t deq_window_rows(uint32_t n, uint32_t window, uint32_t prefill_window);
 
 const char *deq_solver_name(enum deq_solver_method m);
 bool deq_solver_by_name(const char *name, enum deq_solver_method *ret);

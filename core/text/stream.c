@@ -4,6 +4,7 @@
 
 #include "core/base/base.h"
 #include "core/base/buf.h"
+#include "core/base/err.h"
 #include "core/base/mem.h"
 #include "core/base/utf8.h"
 

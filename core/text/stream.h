@@ -6,9 +6,9 @@
 
 #include <stddef.h>
 
-#include "core/base/err.h"
+#include "core/base/bytes.h"
+#include "core/base/rc.h"
 
-struct deq_buf; /* core/base/buf.h */
 struct deq_text;
 
 enum deq_rc deq_text_new(const char *const *stops, const size_t *stop_lens, size_t n_stops, struct deq_text **ret_text,

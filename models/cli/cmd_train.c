@@ -14,6 +14,7 @@
 #include "core/base/cores.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
+#include "core/base/stdio.h"
 #include "core/train/dataset.h"
 #include "core/train/train.h"
 #include "models/cli/cli.h"
@@ -96,8 +97,10 @@ static bool stop(void *ctx)
 static void log_line(struct view *v, const char *line)
 {
     struct deq_err err;
-    if (v->json)
+    if (v->json) {
         printf("%s\n", line);
+        (void)deq_stdio_flush(); /* who reads them may want to stop it */
+    }
     /* a run that begins anew has no lines of one that came to nothing before it */
     enum deq_rc rc = v->log_begun || !deq_io_exists(v->log_path) ? DEQ_OK : deq_io_replace(v->log_path, NULL, 0, &err);
     v->log_begun = true;

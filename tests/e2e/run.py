@@ -27,6 +27,7 @@ MODULES = LONG + (
     "forms",
     "further",
     "imports_looped",
+    "library",
     "openapi",
     "origins",
     "page",

@@ -17,6 +17,7 @@ for room in base math solve text form data cell; do
     floor "core/$room" "$below"
 done
 floor core/engine "$below|core/engine/|core/deq\.h"
+floor core/examples 'nothing' # but the header as it is installed
 for room in train import score; do floor "core/$room" "$below|core/$room/"; done
 # Of the server: what the whole daemon has, then net and work, which do not know each other, then api, then main.c.
 common='core/(deq\.h|base/)|server/[a-z]*\.h'
@@ -66,8 +67,9 @@ ban "libm in the path of bits (core/math/elementary.h, kern.h)" \
     'core/engine core/solve core/cell core/data/weights.c core/math/kern_body.h core/math/gemm.c' \
     '^core/cell/[a-z_]*_seq\.c|^[^:]*:[0-9]*:( \*|/\*)'
 ban "malloc outside core/base/mem.c" '\b(malloc|calloc|realloc|aligned_alloc)\(' 'core server models' \
-    '^core/base/mem\.c:'
-ban "the library prints or exits" '\b(printf|puts|exit|abort)\(' core '^core/base/options\.c:|_exit|\*'
+    '^core/(base/mem\.c|examples/[a-z]*\.c):'
+ban "the library prints or exits" '\b(printf|puts|exit|abort)\(' core \
+    '^core/(base/options\.c|examples/[a-z]*\.c):|_exit|\*'
 ban "json_load... and json_dump... outside core/base/json.c, which knows want of memory" '\bjson_(load|dump)[a-z]*\(' \
     'core server models' '^core/base/json\.c:'
 ban "bytes of a buffer that may have failed: deq_buf_append, deq_buf_carry or reply_buf take them on" \

@@ -1,0 +1,164 @@
+"""One engine for all threads: whoever waits for something steps it, and a step works for all requests under way.
+
+A request is a Job. The library calls _on_event inside deq_step, on the thread that happens to step, and the job keeps
+what it needs of the event; what it keeps is read by its own thread. So calls of several threads share every evaluation
+of the cell, and a stream that nobody reads costs no thread.
+
+Python may raise anywhere, and Ctrl-C does. An exception inside the callback cannot pass through C: it is kept, the
+callback answers DEQ_STOP, and it is raised again behind the step.
+"""
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ._native import Error, ffi, lib, new_error, check
+
+_LOOK_AGAIN_S = 0.01  # while another thread steps: whether that has brought what is waited for
+_kept = threading.local()
+
+
+class Job:
+    """A request under way. Kinds of it say what they keep of an event."""
+
+    def __init__(self) -> None:
+        self.id = 0
+        self.ended = False
+        self.abandoned = False
+        self.finish = -1
+        self.broken: BaseException | None = None
+        self.borrowed: list[Any] = []  # what the engine reads until the end
+        self.home: set[Job] = set()  # the engine's jobs: keeps the handle alive
+        self.handle = ffi.new_handle(self)
+
+    def event(self, e: Any) -> int:
+        raise NotImplementedError
+
+    def end(self, e: Any) -> None:
+        self.finish = e.finish
+
+
+def _failed(kind: Any, value: BaseException | None, traceback: Any) -> None:
+    _kept.raised = value
+    if traceback is not None:
+        ffi.from_handle(traceback.tb_frame.f_locals["ctx"]).broken = value
+
+
+def _event(ctx: Any, e: Any) -> int:
+    job: Job = ffi.from_handle(ctx)
+    if e.kind == lib.DEQ_EVENT_END:
+        job.ended = True
+        job.home.discard(job)
+        job.end(e)
+    elif job.abandoned or job.broken:
+        return lib.DEQ_STOP  # type: ignore[no-any-return]
+    else:
+        return job.event(e)
+    return lib.DEQ_CONTINUE  # type: ignore[no-any-return]
+
+
+_on_event = ffi.callback("enum deq_verdict(void *, const struct deq_event *)", _event, error=lib.DEQ_STOP,
+                         onerror=_failed)
+
+
+def _raise_kept() -> None:
+    raised, _kept.raised = getattr(_kept, "raised", None), None
+    if raised is not None:
+        raise raised
+
+
+def _free(engine: Any, model: Any) -> None:
+    lib.deq_engine_free(engine)
+    lib.deq_model_free(model)
+
+
+class Engine:
+    """Owns the library's model and engine. Any thread."""
+
+    def __init__(self, model: Any, options: dict[str, int]):
+        error, made = new_error(), ffi.new("struct deq_engine **")
+        try:
+            check(lib.deq_engine_new(model, ffi.new("struct deq_engine_opts *", options), made, error), error)
+        except BaseException:
+            lib.deq_model_free(model)
+            raise
+        self._model = model
+        self._engine = made[0]
+        self._lock = threading.Lock()
+        self._jobs: set[Job] = set()
+        self._left: deque[Job] = deque()
+        self._finalizer = weakref.finalize(self, _free, self._engine, model)
+        self._finalizer.atexit = False  # another thread may be inside a step then
+
+    @property
+    def model(self) -> Any:
+        self._alive()
+        return self._model
+
+    def close(self) -> None:
+        with self._lock:
+            self._finalizer()
+
+    def _alive(self) -> None:
+        if not self._finalizer.alive:
+            raise Error("the model is closed")
+
+    def submit(self, job: Job, request: Any) -> None:
+        """Gives the request to the engine; where that is full, others' steps make room first."""
+        request.event = _on_event
+        request.ctx = job.handle
+        admitted, error = ffi.new("struct deq_admission *"), new_error()
+        while True:
+            with self._lock:
+                self._alive()
+                self._cancel_left()
+                job.home = self._jobs
+                job.home.add(job)
+                code = lib.deq_submit(self._engine, request, admitted, error)
+                if not code:
+                    job.id = admitted.id
+                    return
+                job.home.discard(job)
+                if code != lib.DEQ_EFULL or not lib.deq_active(self._engine):
+                    break
+                lib.deq_step(self._engine)
+            _raise_kept()
+        check(code, error)
+
+    def wait(self, job: Job, ready: Callable[[], bool]) -> None:
+        """Steps until ready() or the job's end."""
+        while not (job.ended or ready()):
+            if self._lock.acquire(timeout=_LOOK_AGAIN_S):
+                try:
+                    self._alive()
+                    self._cancel_left()
+                    if not (job.ended or ready()):
+                        lib.deq_step(self._engine)
+                finally:
+                    self._lock.release()
+            _raise_kept()
+        if job.broken:
+            raise Error("a callback of this request was interrupted") from job.broken
+
+    def leave(self, job: Job) -> None:
+        """Ends a job that nobody wants any more. Also from a destructor, which may run inside a step of this very
+        thread: then whoever steps next does it."""
+        if job.ended:
+            return
+        job.abandoned = True
+        self._left.append(job)
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._finalizer.alive:
+                    self._cancel_left()
+            finally:
+                self._lock.release()
+
+    def _cancel_left(self) -> None:
+        while self._left:
+            job = self._left.popleft()
+            if not job.ended:
+                lib.deq_cancel(self._engine, job.id)
