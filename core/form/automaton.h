@@ -28,7 +28,7 @@ struct deq_form_place { /* a state of a rule's automaton */
     uint8_t need;       /* calls deep to the end of its rule, at least */
     uint8_t need_bytes; /* the same with a byte as the next step; above DEQ_FORM_DEPTH: it reads none */
     bool ends;          /* its rule may end here */
-    bool plain;         /* its one entry is itself, and its rule does not end: a reading in it is complete as it is */
+    bool alone;         /* its one entry is itself: a reading in it is complete, unless its rule may end in another */
 };
 
 struct deq_automaton {

@@ -216,7 +216,7 @@ static enum deq_rc add_entries(const struct deq_made *m, struct entries *e, uint
         }
     }
     const uint16_t *first = e->a->entries + p->entry;
-    p->plain = !p->ends && p->n_entries == 1 && first[0] == q && !first[1];
+    p->alone = p->n_entries == 1 && first[0] == q && !first[1];
     return rc;
 }
 

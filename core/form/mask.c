@@ -60,7 +60,7 @@ static inline bool descend(const struct deq_automaton *a, const struct level *fr
         if (!place)
             return false;
         *to = (struct level){from->readings, place};
-        if (a->place[place].plain)
+        if (deq_reading_alone(a, place, only->depth))
             return true;
         deq_readings_settle(a, only, place, room);
         *work += room->n;
@@ -76,12 +76,70 @@ static inline bool descend(const struct deq_automaton *a, const struct level *fr
     return true;
 }
 
-static void allow(const struct deq_spelling *s, const struct deq_spelling_node *node, uint32_t *allowed)
+/* Ids from, to - 1 of the spelling's. */
+static void allow(const struct deq_spelling *s, uint32_t from, uint32_t to, uint32_t *allowed)
 {
-    for (uint32_t k = 0; k < node->n; k++) {
-        const uint32_t id = s->ids[node->first + k];
-        allowed[id / 32] |= 1u << id % 32;
+    for (uint32_t k = from; k < to; k++)
+        allowed[s->ids[k] / 32] |= 1u << s->ids[k] % 32;
+}
+
+static void allow_node(const struct deq_spelling *s, const struct deq_spelling_node *node, uint32_t *allowed)
+{
+    allow(s, node->first, node->first + node->n, allowed);
+}
+
+static void allow_below(const struct deq_spelling *s, const struct deq_spelling_node *node, uint32_t *allowed)
+{
+    allow(s, node->first + node->n, node->behind < s->n ? s->node[node->behind].first : s->n_ids, allowed);
+}
+
+/* From a place any `run` bytes of these kinds are read by one reading, as in a JSON string and behind [a-z]{0,12}: most
+ * of what is below a node is then allowed, or not, as a whole. */
+struct stretch {
+    uint16_t place, depth; /* place 0: none is known */
+    uint8_t run;
+    uint64_t kinds;
+};
+
+enum { STRETCHES = 8 };
+
+/* Kinds of bytes are those that go the way of an n: words are mostly letters. */
+static struct stretch find_stretch(const struct deq_form *f, uint16_t place, uint16_t depth)
+{
+    const struct deq_automaton *a = &f->automaton;
+    const uint16_t *next = a->next + (size_t)place * a->n_classes;
+    uint16_t at = place, to = next[a->class_of['n']];
+    struct stretch ret = {.place = place, .depth = depth, .kinds = (1ull << DEQ_BYTE_KINDS) - 1};
+    unsigned class[256], n = 0;
+    for (unsigned b = 0; b < 256; b++)
+        if (next[a->class_of[b]] != to)
+            ret.kinds &= ~(1ull << f->spelling->kind[b]);
+    for (unsigned b = 0; b < 256; b++)
+        if (ret.kinds >> f->spelling->kind[b] & 1 && (!n || class[n - 1] != a->class_of[b]))
+            class[n++] = a->class_of[b];
+    while (to && ret.run < DEQ_SPELLING_LONGEST && a->place[to].need + depth <= DEQ_FORM_DEPTH &&
+           deq_reading_alone(a, to, depth)) {
+        ret.run = at == to ? DEQ_SPELLING_LONGEST : (uint8_t)(ret.run + 1);
+        at = to;
+        next = a->next + (size_t)at * a->n_classes;
+        to = n ? next[class[0]] : 0;
+        for (unsigned c = 1; c < n; c++)
+            to = next[class[c]] == to ? to : 0;
     }
+    return ret;
+}
+
+/* Whether all that is below the node fits behind the one reading at its level. */
+static bool fits_below(const struct deq_form *f, const struct deq_spelling_node *node, const struct level *at,
+                       struct stretch *known)
+{
+    const uint16_t depth = at->readings->at[0].depth;
+    struct stretch *s = &known[at->place % STRETCHES];
+    if (at->readings->n != 1 || !node->most)
+        return false;
+    if (s->place != at->place || s->depth != depth)
+        *s = find_stretch(f, at->place, depth);
+    return node->most <= s->run && !(node->below & ~s->kinds);
 }
 
 /* Tokens of one byte, with which every reading can go on. */
@@ -93,7 +151,7 @@ static void allow_bytes(const struct deq_form *f, const struct deq_readings *r, 
         for (uint32_t k = 0; k < r->n && !reads; k++)
             reads = deq_reading_next(&f->automaton, &r->at[k], r->at[k].place, node->byte);
         if (reads)
-            allow(f->spelling, node, allowed);
+            allow_node(f->spelling, node, allowed);
     }
 }
 
@@ -101,6 +159,7 @@ static void walk(const struct deq_form *f, const struct deq_readings *r, uint32_
 {
     struct deq_readings room[DEQ_SPELLING_LONGEST + 1];
     struct level level[DEQ_SPELLING_LONGEST + 1];
+    struct stretch known[STRETCHES] = {0};
     const struct deq_spelling *s = f->spelling;
     const uint64_t most = WORK_NODE * (uint64_t)s->n + WORK_MIN;
     uint64_t work = 0;
@@ -113,8 +172,11 @@ static void walk(const struct deq_form *f, const struct deq_readings *r, uint32_
             i = node->behind;
             continue;
         }
-        allow(s, node, allowed);
-        i++;
+        allow_node(s, node, allowed);
+        const bool all = fits_below(f, node, &level[at], known);
+        if (all)
+            allow_below(s, node, allowed);
+        i = all ? node->behind : i + 1;
     }
 }
 

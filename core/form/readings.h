@@ -30,6 +30,12 @@ bool deq_readings_ended(const struct deq_automaton *a, const struct deq_readings
 void deq_readings_copy(struct deq_readings *to, const struct deq_readings *from); /* only what is in use */
 bool deq_readings_equal(const struct deq_readings *x, const struct deq_readings *y);
 
+/* A reading with so many states below it is all that there is, where `place` is what it has come to. */
+static inline bool deq_reading_alone(const struct deq_automaton *a, uint16_t place, uint16_t depth)
+{
+    return a->place[place].alone && (!a->place[place].ends || !depth);
+}
+
 /* A reading that reads a byte without more ado: the place behind it, or 0. */
 static inline uint16_t deq_reading_next(const struct deq_automaton *a, const struct deq_reading *r, uint16_t place,
                                         unsigned char byte)

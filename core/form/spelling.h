@@ -1,7 +1,8 @@
 /* The bytes of a vocabulary as a trie, so that all tokens that a form allows are found in one walk: what no token has
- * before it is looked at once. Nodes stand in preorder; each says where its subtree ends. Special tokens, those without
- * bytes, and those of more than DEQ_SPELLING_LONGEST are not in it: no form ever needs them, because it asks only for
- * bytes that some token spells alone. Immutable; any thread. */
+ * before it is looked at once. Nodes stand in preorder; each says where its subtree ends, and what bytes are in it:
+ * where a form takes any text of these, all tokens below a node are allowed without a look at each. Special tokens,
+ * those without bytes, and those of more than DEQ_SPELLING_LONGEST are not in it: no form ever needs them, because it
+ * asks only for bytes that some token spells alone. Immutable; any thread. */
 #ifndef DEQ_FORM_SPELLING_H
 #define DEQ_FORM_SPELLING_H
 
@@ -16,11 +17,17 @@ struct deq_token_text { /* NULL: not spelled */
 };
 
 struct deq_spelling_node {
+    uint64_t below;  /* kinds of the bytes below this node, a bit each */
     uint32_t behind; /* the first node that is not below this one */
-    uint32_t first;  /* the tokens that end here: [n] from there in `ids` */
+    uint32_t first;  /* the tokens that end here: [n] from there in `ids`; behind them those that end below */
     uint16_t n;
     uint8_t byte, depth; /* depth: bytes up to here, 1.. */
+    uint8_t most;    /* bytes below this node, of the longest token there */
 };
+
+/* Bytes that forms seldom tell apart are of one kind: signs are their own, letters and digits a few. So a set of kinds
+ * is one number. */
+enum { DEQ_BYTE_KINDS = 49 };
 
 struct deq_spelling {
     uint32_t vocab_size;
@@ -30,6 +37,7 @@ struct deq_spelling {
     uint32_t n_ids;
     struct deq_token_text *text;    /* [vocab_size] by id; bytes: the tokenizer's */
     bool alone[256];                /* bytes that are tokens */
+    uint8_t kind[256];              /* of bytes */
 };
 
 /* bytes(ctx, id, &len): what the token adds to a text, NULL: nothing that a form could use; lives as long as the
