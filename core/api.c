@@ -88,13 +88,20 @@ static enum deq_rc open_forms(struct deq_model *m, struct deq_err *err)
 
 enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret, struct deq_err *err)
 {
+    static const _Atomic bool never;
+    return deq_model_load_until(dir, numeric, &never, ret, err);
+}
+
+enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const _Atomic bool *stop,
+                                 struct deq_model **ret, struct deq_err *err)
+{
     char weights_path[4096];
     struct deq_model *m = DEQ_NEW(struct deq_model);
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
     enum deq_rc rc = open_dir(dir, numeric, &m->arch, &m->tok, weights_path, err);
     if (!rc)
-        rc = deq_weights_load(weights_path, m->arch, true, &m->weights, err);
+        rc = deq_weights_load_until(weights_path, m->arch, stop, &m->weights, err);
     if (!rc)
         rc = open_forms(m, err);
     if (!rc)
@@ -349,11 +356,23 @@ enum deq_rc deq_state_parse(const struct deq_model *m, const void *bytes, size_t
     return deq_state_read(&of, &shape, bytes, len, name, ret, err);
 }
 
+enum deq_rc deq_prefix_copy_save(const struct deq_model *m, struct deq_prefix_copy *c, const char *path,
+                                 struct deq_err *err)
+{
+    const struct deq_saved_of of = saved_of(m, "deq.prefix", deq_prefix_copy_block(c));
+    return deq_prefix_write(&of, c, path, err);
+}
+
 enum deq_rc deq_prefix_save(const struct deq_model *m, const struct deq_engine *e, const char *path,
                             struct deq_err *err)
 {
-    const struct deq_saved_of of = saved_of(m, "deq.prefix", e->opts.prefill_block);
-    return deq_prefix_write(&of, e, path, err);
+    struct deq_prefix_copy *c;
+    enum deq_rc rc = deq_prefix_copy_at_rest(e, &c, err);
+    if (rc)
+        return rc;
+    rc = deq_prefix_copy_save(m, c, path, err);
+    deq_prefix_copy_free(c);
+    return rc;
 }
 
 enum deq_rc deq_prefix_restore(const struct deq_model *m, struct deq_engine *e, const char *path, size_t *ret_blocks,

@@ -65,6 +65,9 @@ struct deq_model;
  * numeric: the class to compute in; NULL: the model's own. */
 enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret_model,
                            struct deq_err *err);
+/* The same, given up by DEQ_ECANCELED soon after another thread has set *stop, within the reading of a tensor. */
+enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const _Atomic bool *stop,
+                                 struct deq_model **ret_model, struct deq_err *err);
 void deq_model_free(struct deq_model *model);
 
 /* What a kind of cell says of itself: a key of config.json and its value as in JSON, texts without quotes. */

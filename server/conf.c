@@ -84,6 +84,9 @@ static const struct deq_opt options[] = {
     STR("engine.cache_dir", cache_dir, "", NULL,
         "Directory that the prefix cache is kept in from one run to the next, of one daemon: written when it stops, "
         "read when it starts. What is in it can be read as texts can. Empty: none."),
+    U32("engine.cache_save_ms", cache_save_ms, 0, 86400000, "300000",
+        "The prefix cache is also saved so often while the daemon runs, where blocks have come to it; 0: only when it "
+        "stops."),
     U32("engine.stall_ms", stall_ms, 100, 3600000, "10000",
         "Liveness fails when the engine, busy or idle, gave no sign of life for so long."),
     ENUM("depth.mode", depth_mode, "fixed", "fixed|elastic",

@@ -30,6 +30,7 @@ struct conf {
     int pin; /* enum deq_pin */
     uint64_t cache_bytes;
     char cache_dir[1024];
+    uint32_t cache_save_ms;
     /* state */
     char state_dir[1024];
     uint32_t state_max;

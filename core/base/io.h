@@ -41,8 +41,8 @@ struct deq_part {
  * terminal or another character device and this process's own descriptors (/dev/stdout) are written through.
  * Directories, block devices and sockets are refused. */
 enum deq_rc deq_io_replace(const char *path, const struct deq_part *parts, size_t n_parts, struct deq_err *err);
-/* The same of what is not held in one piece: part i, whose bytes hold until the next one is asked for, in order. A file
- * that is new can be read by its owner alone. */
+/* The same of what is not held in one piece: part i, whose bytes hold until the next one is asked for, in order; some
+ * bytes at NULL: the writing is given up by DEQ_ECANCELED. A file that is new can be read by its owner alone. */
 struct deq_parts {
     size_t n;
     struct deq_part (*part)(void *ctx, size_t i);

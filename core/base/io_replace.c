@@ -67,6 +67,8 @@ static enum deq_rc write_parts(int fd, const char *path, const struct deq_parts 
 {
     for (size_t i = 0; i < parts->n; i++) {
         const struct deq_part p = parts->part(parts->ctx, i);
+        if (p.len && !p.data)
+            return deq_fail(err, DEQ_ECANCELED, "%s: writing was given up", path);
         if (!write_all(fd, p.data, p.len))
             return sys_fail(err, path, "write");
     }

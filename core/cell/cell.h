@@ -94,8 +94,10 @@ struct deq_cell_ops {
     /* What a page holds of its first n positions, all of them final, as bytes [page_bytes] that any cell of the same
      * model understands; of the others zeros. */
     void (*page_get)(const struct deq_cell *c, uint32_t page, uint32_t n, void *out);
-    /* The reverse. false: no page of such a cell has these bytes, and what the page is now is not to be read. */
-    bool (*page_put)(struct deq_cell *c, uint32_t page, const void *in);
+    /* Whether a page of such a cell may have these bytes, of which c needs to have the dimensions alone. NULL: any */
+    bool (*page_fits)(const struct deq_cell *c, const void *in);
+    /* The reverse of page_get, of bytes that fit. */
+    void (*page_put)(struct deq_cell *c, uint32_t page, const void *in);
     void (*free)(struct deq_cell *c);
 };
 
@@ -115,6 +117,11 @@ struct deq_cell {
     uint64_t bytes;    /* all that it holds: scratch, pages */
     struct deq_pool *pool; /* borrowed */
 };
+
+static inline bool deq_page_fits(const struct deq_cell *c, const void *in)
+{
+    return !c->ops->page_fits || c->ops->page_fits(c, in);
+}
 
 static inline uint32_t deq_page_of(const struct deq_ring *r, size_t logical)
 {

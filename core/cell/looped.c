@@ -299,14 +299,13 @@ static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n
     memset(injected + n * S, 0, (P - n) * S * sizeof(float));
 }
 
-static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+static void cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
 {
     const struct cell *c = (const struct cell *)base;
     const size_t floats = DEQ_KV_PAGE_TOK * base->state_dim;
     deq_attention_page_put(&c->layers.attention, page, in);
     memcpy(c->injected + page * floats, (const char *)in + deq_attention_page_bytes(&c->layers.attention),
            floats * sizeof(float));
-    return true;
 }
 
 /* --- Opening --- */

@@ -126,16 +126,17 @@ static enum deq_rc open_checked(const char *path, const struct deq_arch *a, stru
     return rc ? rc : deq_weights_check(*ret_packed, *ret_file, path, ret_bf16, err);
 }
 
-enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
-                             struct deq_err *err)
+/* stop NULL: plain. */
+static enum deq_rc load(const char *path, const struct deq_arch *a, const _Atomic bool *stop, struct deq_weights **ret,
+                        struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
     struct deq_weights *w = NULL;
     bool bf16;
     enum deq_rc rc = open_checked(path, a, &file, &w, &bf16, err);
-    if (!rc && packed)
-        rc = deq_weights_pack_file(w, file, bf16, err);
-    if (!rc && !packed) {
+    if (!rc && stop)
+        rc = deq_weights_pack_file(w, file, bf16, stop, err);
+    if (!rc && !stop) {
         deq_weights_free(w);
         w = NULL;
         rc = build(a, PLAIN, &w, err);
@@ -148,6 +149,19 @@ enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool pa
     else
         *ret = w;
     return rc;
+}
+
+enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
+                             struct deq_err *err)
+{
+    static const _Atomic bool never;
+    return load(path, a, packed ? &never : NULL, ret, err);
+}
+
+enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const _Atomic bool *stop,
+                                   struct deq_weights **ret, struct deq_err *err)
+{
+    return load(path, a, stop, ret, err);
 }
 
 enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16,

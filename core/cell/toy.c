@@ -114,10 +114,9 @@ static void page_get(const struct deq_cell *c, uint32_t page, uint32_t n, void *
     memcpy(out, ((const struct toy *)c)->pages + page * (c->page_bytes / sizeof(float)), held);
 }
 
-static bool page_put(struct deq_cell *c, uint32_t page, const void *in)
+static void page_put(struct deq_cell *c, uint32_t page, const void *in)
 {
     memcpy(toy_of(c)->pages + page * (c->page_bytes / sizeof(float)), in, c->page_bytes);
-    return true;
 }
 
 static void toy_free(struct deq_cell *c)

@@ -343,10 +343,9 @@ static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n
     deq_attention_page_get(&((const struct cell *)base)->attention, page, n, out);
 }
 
-static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+static void cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
 {
     deq_attention_page_put(&((const struct cell *)base)->attention, page, in);
-    return true;
 }
 
 /* --- Opening --- */

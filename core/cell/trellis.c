@@ -333,15 +333,25 @@ static void cell_page_get(const struct deq_cell *base, uint32_t page, uint32_t n
     memcpy((float *)out + floats, &c->notes[page].token, sizeof c->notes->token);
 }
 
-static bool cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
+static uint32_t page_token(const struct deq_cell *c, const void *page)
+{
+    uint32_t token;
+    memcpy(&token, (const char *)page + c->page_bytes - sizeof(struct note), sizeof token);
+    return token;
+}
+
+/* Its token will be looked up. */
+static bool cell_page_fits(const struct deq_cell *c, const void *in)
+{
+    return page_token(c, in) < c->vocab_size;
+}
+
+static void cell_page_put(struct deq_cell *base, uint32_t page, const void *in)
 {
     const struct cell *c = (const struct cell *)base;
     const size_t floats = 2 * (size_t)c->w->arch.state_size;
-    struct note note = {.final = true};
     memcpy(c->pages + page * floats, in, floats * sizeof(float));
-    memcpy(&note.token, (const float *)in + floats, sizeof note.token);
-    c->notes[page] = note;
-    return note.token < base->vocab_size; /* it will be looked up */
+    c->notes[page] = (struct note){.token = page_token(base, in), .final = true};
 }
 
 /* --- Opening --- */
@@ -356,7 +366,8 @@ static void cell_free(struct deq_cell *base)
 #define OPS                                                                                                      \
     .name = "trellis", .inject = cell_inject, .step = cell_step, .commit = cell_commit, .readout = cell_readout, \
     .readout_tail = cell_readout_tail, .screen = cell_screen, .best_near = cell_best_near,                         \
-    .page_copy = cell_page_copy, .page_get = cell_page_get, .page_put = cell_page_put, .free = cell_free
+    .page_copy = cell_page_copy, .page_get = cell_page_get, .page_fits = cell_page_fits, .page_put = cell_page_put, \
+    .free = cell_free
 static const struct deq_cell_ops ops = {OPS, .predict = cell_predict}, ops_without_predictor = {OPS};
 
 static void lay_out(struct cell *c, const struct deq_trellis_arch *a, unsigned threads, struct deq_layout *l)

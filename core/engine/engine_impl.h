@@ -1,6 +1,7 @@
-/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), engine.c (the step), fill.c
- * (what enters), readout.c (from states to picks), allowed.c (the form that picks must fit), trace.c (what is told of
- * rows), jacobian.c (how stable a state is), state.c and prefix_file.c (what outlives the engine). */
+/* What the files of the engine share: engine_open.c, sequence.c (the life of a sequence), blocks.c (what it shares with
+ * others), engine.c (the step), fill.c (what enters), readout.c (from states to picks), allowed.c (the form that picks
+ * must fit), trace.c (what is told of rows), jacobian.c (how stable a state is); state.c, prefix_copy.c, prefix_file.c
+ * (what outlives the engine). */
 #ifndef DEQ_ENGINE_ENGINE_IMPL_H
 #define DEQ_ENGINE_ENGINE_IMPL_H
 
@@ -245,15 +246,23 @@ bool deq_trace_of(const struct sequence *s, const struct row *r, enum deq_fate f
 /* r leaves, not final: its event. */
 void deq_trace_dropped(const struct sequence *s, const struct row *r, enum deq_fate fate);
 
-/* sequence.c */
+/* blocks.c */
 
 /* The page of `position` becomes the sequence's own; blocks of the prefix cache make room. */
 void deq_seq_make_writable(struct deq_engine *e, struct sequence *s, size_t position);
+/* Begins s behind the longest prefix whose blocks are cached, as far back as a row reads. The last position of a
+ * prompt is always solved: its logits are wanted. DEQ_ENOMEM or DEQ_OK. */
+enum deq_rc deq_seq_take_blocks(struct deq_engine *e, struct sequence *s, struct deq_admission *ret);
+/* The block that ends with the last committed position goes to the prefix cache, with the state there. */
+void deq_seq_keep_block(struct deq_engine *e, struct sequence *s, const float *state);
+
+/* sequence.c */
+
 /* The sequence's next position, ev->position, is final: state is f(z) there. Whole blocks go to the prefix cache. */
 void deq_seq_committed(struct deq_engine *e, struct sequence *s, const struct deq_event *ev, const float *state);
 /* state.c: s becomes the state of its first tokens, all of which are final; and s, just begun, goes on behind it. */
 void deq_seq_keep(const struct deq_engine *e, const struct sequence *from, struct deq_state *s);
-enum deq_rc deq_seq_resume(struct deq_engine *e, struct sequence *s, const struct deq_state *from, struct deq_err *err);
+void deq_seq_resume(struct deq_engine *e, struct sequence *s, const struct deq_state *from);
 /* Further choices of s take its prompt over: pages, state. */
 void deq_seq_fork(struct deq_engine *e, const struct sequence *s);
 /* Rows from..n_rows-1 leave, not final; why is told where it was asked for. */

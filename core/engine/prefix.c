@@ -173,6 +173,7 @@ void deq_prefix_insert(struct deq_prefix *c, const struct deq_hash *key, const s
         if (DEQ_BUG_ON(page[k] == DEQ_PAGE_NONE)) /* a final position stands in a page */
             return;
     }
+    c->inserted++;
     deq_prefix_put(c, &(struct deq_prefix_entry){.key = *key, .page = page, .state = (float *)(uintptr_t)state,
                                                  .reached = reached, .first_page = first_page, .n_pages = n_pages});
 }

@@ -44,6 +44,7 @@ struct deq_prefix {
     uint32_t newest, oldest;
     uint32_t n;
     uint64_t n_pages, evictions;
+    uint64_t inserted, copied;        /* entries that came by insertion; so many when it was last copied */
 };
 
 struct deq_prefix_stats {

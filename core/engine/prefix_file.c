@@ -1,5 +1,5 @@
-/* The prefix cache as a file (saved.h): its entries in order of use, each page once however many entries hold it. Keys
- * are hashes with the engine's secret, so that goes along, and what was restored goes on with it. */
+/* A prefix cache out of a file (saved.h; prefix_copy.c writes it). Keys are hashes with the engine's secret, so that
+ * comes along, and what is restored goes on with it. */
 #include <string.h>
 
 #include "core/base/mem.h"
@@ -8,105 +8,7 @@
 
 enum { SECRET, KEYS, STATES, REACHED, PLACES, ENTRY_PAGES, PARTS };
 
-/* The entries of a cache beside each other, as they stand in a file. */
-struct table {
-    struct deq_hash *keys; /* [n] */
-    float *states;         /* [n, D] */
-    float *reached;        /* [n, 2] */
-    uint32_t *places;      /* [n, 2] */
-    uint32_t *entry_pages; /* [sum] */
-    uint32_t *page;        /* [n_pages] number in the engine */
-    uint32_t *row;         /* [pages of the engine] number + 1 in the file, 0: none */
-    size_t n, sum, n_pages;
-};
-
-static void table_free(struct table *t)
-{
-    deq_free(t->keys);
-    deq_free(t->states);
-    deq_free(t->reached);
-    deq_free(t->places);
-    deq_free(t->entry_pages);
-    deq_free(t->page);
-    deq_free(t->row);
-}
-
-/* False: no memory. */
-static bool table_new(struct table *t, size_t n, size_t sum, size_t state_dim, size_t n_pages)
-{
-    *t = (struct table){.keys = DEQ_NEW_ARRAY(struct deq_hash, n),
-                        .states = DEQ_NEW_ARRAY(float, n * state_dim),
-                        .reached = DEQ_NEW_ARRAY(float, 2 * n),
-                        .places = DEQ_NEW_ARRAY(uint32_t, 2 * n),
-                        .entry_pages = DEQ_NEW_ARRAY(uint32_t, sum),
-                        .page = DEQ_NEW_ARRAY(uint32_t, n_pages),
-                        .row = DEQ_NEW_ARRAY(uint32_t, n_pages)};
-    return t->keys && t->states && t->reached && t->places && t->entry_pages && t->page && t->row;
-}
-
-/* --- Writing --- */
-
-static void add_entry(struct table *t, const struct deq_prefix *c, const struct deq_prefix_entry *e)
-{
-    const size_t i = t->n++;
-    t->keys[i] = e->key;
-    memcpy(t->states + i * c->state_dim, e->state, c->state_dim * sizeof(float));
-    t->reached[2 * i] = e->reached.residual_max;
-    t->reached[2 * i + 1] = e->reached.missed ? 1.0f : 0.0f;
-    t->places[2 * i] = (uint32_t)e->first_page;
-    t->places[2 * i + 1] = e->n_pages;
-    for (uint32_t k = 0; k < e->n_pages; k++) {
-        uint32_t *row = &t->row[e->page[k]];
-        if (!*row) {
-            t->page[t->n_pages] = e->page[k];
-            *row = (uint32_t)++t->n_pages;
-        }
-        t->entry_pages[t->sum++] = *row - 1;
-    }
-}
-
-struct pages {
-    const struct deq_cell *cell;
-    const uint32_t *page;
-    void *bytes; /* of the last one */
-};
-
-static const void *page_of(void *ctx, size_t i)
-{
-    const struct pages *p = ctx;
-    p->cell->ops->page_get(p->cell, p->page[i], p->cell->page_tok, p->bytes);
-    return p->bytes;
-}
-
-enum deq_rc deq_prefix_write(const struct deq_saved_of *of, const struct deq_engine *e, const char *path,
-                             struct deq_err *err)
-{
-    const struct deq_prefix *c = &e->prefix;
-    struct pages pages = {.cell = e->cell, .bytes = deq_alloc(e->cell->page_bytes)};
-    struct table t;
-    enum deq_rc rc = DEQ_OK;
-    if (!table_new(&t, c->n, (size_t)c->n_pages, c->state_dim, e->pages.n_pages) || !pages.bytes)
-        rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to write it", path);
-    for (uint32_t i = c->oldest; !rc && i != UINT32_MAX; i = c->entries[i].prev)
-        add_entry(&t, c, &c->entries[i]);
-    pages.page = t.page;
-    const struct deq_tensor_out tensors[] = {
-        [SECRET] = {"secret", DEQ_U8, 1, {sizeof e->secret}, &e->secret},
-        [KEYS] = {"keys", DEQ_U8, 2, {t.n, sizeof *t.keys}, t.keys},
-        [STATES] = {"states", DEQ_F32, 2, {t.n, c->state_dim}, t.states},
-        [REACHED] = {"reached", DEQ_F32, 2, {t.n, 2}, t.reached},
-        [PLACES] = {"places", DEQ_I32, 2, {t.n, 2}, t.places},
-        [ENTRY_PAGES] = {"entry_pages", DEQ_I32, 1, {t.sum}, t.entry_pages}};
-    const struct deq_saved_content content = {of, tensors, DEQ_COUNT(tensors), t.n_pages, e->cell->page_bytes, page_of,
-                                              &pages};
-    if (!rc)
-        rc = deq_saved_write(&content, path, NULL, err);
-    table_free(&t);
-    deq_free(pages.bytes);
-    return rc;
-}
-
-/* --- Reading --- */
+enum { HELD = 1, NEEDED }; /* of a page in the file: by entries; of which one is there */
 
 struct reading {
     const struct deq_safetensors *f;
@@ -143,7 +45,7 @@ static enum deq_rc find_tensors(struct reading *r, const struct deq_engine *e, s
     return rc;
 }
 
-static enum deq_rc read_table(const struct reading *r, struct table *t, struct deq_hash *ret_secret,
+static enum deq_rc read_table(const struct reading *r, struct deq_prefix_table *t, struct deq_hash *ret_secret,
                               struct deq_err *err)
 {
     void *const into[PARTS] = {[SECRET] = ret_secret, [KEYS] = t->keys, [STATES] = t->states,
@@ -158,7 +60,7 @@ static enum deq_rc read_table(const struct reading *r, struct table *t, struct d
 }
 
 /* Every page is some entry's, every entry has pages, and numbers are numbers. */
-static bool is_sound(const struct table *t, const struct deq_engine *e)
+static bool is_sound(const struct deq_prefix_table *t, const struct deq_engine *e)
 {
     size_t sum = 0;
     for (size_t i = 0; i < t->n; i++) {
@@ -170,7 +72,7 @@ static bool is_sound(const struct table *t, const struct deq_engine *e)
     for (size_t k = 0; k < t->sum; k++) {
         if (t->entry_pages[k] >= t->n_pages)
             return false;
-        t->row[t->entry_pages[k]] = 1;
+        t->row[t->entry_pages[k]] = HELD;
     }
     for (size_t p = 0; p < t->n_pages; p++)
         if (!t->row[p])
@@ -179,39 +81,63 @@ static bool is_sound(const struct table *t, const struct deq_engine *e)
            deq_saved_finite(t->reached, 2 * t->n);
 }
 
-/* The pages, into free ones of the engine's. */
-static enum deq_rc read_pages(const struct reading *r, struct table *t, struct deq_engine *e, struct deq_err *err)
+/* An entry that went while the file was written is none. */
+static bool is_there(const struct deq_prefix_table *t, size_t i)
+{
+    return t->reached[2 * i] >= 0;
+}
+
+static void note_needed(struct deq_prefix_table *t)
+{
+    const uint32_t *rows = t->entry_pages;
+    for (size_t i = 0; i < t->n; rows += t->places[2 * i + 1], i++)
+        for (uint32_t k = 0; is_there(t, i) && k < t->places[2 * i + 1]; k++)
+            t->row[rows[k]] = NEEDED;
+}
+
+/* The pages that are needed, into free ones of the engine's; *ret_taken: how many. */
+static enum deq_rc read_pages(const struct reading *r, struct deq_prefix_table *t, struct deq_engine *e,
+                              uint32_t *ret_taken, struct deq_err *err)
 {
     const size_t bytes = e->cell->page_bytes;
     void *page = deq_alloc(bytes);
     enum deq_rc rc = page ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", r->path);
+    *ret_taken = 0;
     for (size_t i = 0; i < t->n_pages && !rc; i++) {
+        if (t->row[i] != NEEDED)
+            continue;
         rc = deq_tensor_read(r->f, r->pages, i * bytes, bytes, page, err);
-        t->page[i] = e->pages.free[e->pages.n_free - 1 - i];
-        if (!rc && !e->cell->ops->page_put(e->cell, t->page[i], page))
+        if (!rc && !deq_page_fits(e->cell, page))
             rc = deq_fail(err, DEQ_EFORMAT, "%s: page %zu is none of this model's", r->path, i);
+        t->page[i] = e->pages.free[e->pages.n_free - 1 - (*ret_taken)++];
+        if (!rc)
+            e->cell->ops->page_put(e->cell, t->page[i], page);
     }
     deq_free(page);
     return rc;
 }
 
-/* Nothing can fail any more. */
-static void fill(const struct table *t, struct deq_engine *e)
+/* Nothing can fail any more. Returns how many entries there are. */
+static size_t fill(const struct deq_prefix_table *t, uint32_t taken, struct deq_engine *e)
 {
     uint32_t *numbers = t->entry_pages;
-    e->pages.n_free -= (uint32_t)t->n_pages;
-    for (size_t k = 0; k < t->sum; k++)
-        numbers[k] = t->page[numbers[k]];
-    for (size_t i = 0; i < t->n; i++) {
+    size_t n = 0;
+    e->pages.n_free -= taken;
+    for (size_t i = 0; i < t->n; numbers += t->places[2 * i + 1], i++) {
         const struct deq_prefix_entry entry = {.key = t->keys[i],
                                                .page = numbers,
                                                .state = t->states + i * e->prefix.state_dim,
                                                .reached = {t->reached[2 * i], t->reached[2 * i + 1] != 0},
                                                .first_page = t->places[2 * i],
                                                .n_pages = t->places[2 * i + 1]};
+        if (!is_there(t, i))
+            continue;
+        for (uint32_t k = 0; k < entry.n_pages; k++)
+            numbers[k] = t->page[numbers[k]];
         deq_prefix_put(&e->prefix, &entry);
-        numbers += entry.n_pages;
+        n++;
     }
+    return n;
 }
 
 /* What a full cache takes as a file, at most. */
@@ -227,8 +153,9 @@ enum deq_rc deq_prefix_read(const struct deq_saved_of *of, struct deq_engine *e,
                             struct deq_err *err)
 {
     struct deq_safetensors *f = NULL;
-    struct table t = {0};
+    struct deq_prefix_table t = {0};
     struct deq_hash secret;
+    uint32_t taken;
     struct reading r = {.path = path};
     if (e->prefix.n || e->pages.n_free != e->pages.n_pages)
         return deq_fail(err, DEQ_EINVAL, "%s: is for an engine that has solved nothing yet", path);
@@ -236,21 +163,22 @@ enum deq_rc deq_prefix_read(const struct deq_saved_of *of, struct deq_engine *e,
     r.f = f;
     if (!rc)
         rc = find_tensors(&r, e, err);
-    if (!rc && !table_new(&t, (size_t)r.t[KEYS]->shape[0], (size_t)r.t[ENTRY_PAGES]->count, e->prefix.state_dim,
-                          e->pages.n_pages))
+    if (!rc && !deq_prefix_table_new(&t, (size_t)r.t[KEYS]->shape[0], (size_t)r.t[ENTRY_PAGES]->count,
+                                     e->prefix.state_dim, e->pages.n_pages))
         rc = deq_fail(err, DEQ_ENOMEM, "%s: no memory to read it", path);
     if (!rc)
         rc = read_table(&r, &t, &secret, err);
     if (!rc && !is_sound(&t, e))
         rc = deq_fail(err, DEQ_EFORMAT, "%s: its blocks are not those of a cache", path);
     if (!rc)
-        rc = read_pages(&r, &t, e, err);
+        note_needed(&t);
+    if (!rc)
+        rc = read_pages(&r, &t, e, &taken, err);
     if (!rc) {
         e->secret = secret;
-        fill(&t, e);
-        *ret_blocks = t.n;
+        *ret_blocks = fill(&t, taken, e);
     }
-    table_free(&t);
+    deq_prefix_table_free(&t);
     deq_safetensors_close(f);
     return rc;
 }

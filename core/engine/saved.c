@@ -59,26 +59,28 @@ struct writing {
     struct deq_hash end;
 };
 
-/* Header, tensors, pages, checksum, in the order of the file. */
+/* Header, tensors and pages, checksum, in the order of the file. */
 static struct deq_part part_of(void *ctx, size_t i)
 {
     struct writing *w = ctx;
     const struct deq_saved_content *c = w->c;
+    const size_t pages_at = c->pages_first ? 1 : 1 + c->n, tensors_at = c->pages_first ? 1 + c->n_pages : 1;
     struct deq_part p;
     if (!i) {
         p = (struct deq_part){w->head.data, w->head.len};
-    } else if (i <= c->n) {
-        const struct deq_tensor_out *t = &c->tensors[i - 1];
+    } else if (i - pages_at < c->n_pages) {
+        p = (struct deq_part){c->page(c->ctx, i - pages_at), c->page_bytes};
+    } else if (i - tensors_at < c->n) {
+        const struct deq_tensor_out *t = &c->tensors[i - tensors_at];
         p = (struct deq_part){t->data, deq_dtype_bytes(t->dtype)};
         for (unsigned d = 0; d < t->n_dims; d++)
             p.len *= t->shape[d];
-    } else if (i <= c->n + c->n_pages) {
-        p = (struct deq_part){c->page(c->ctx, i - 1 - c->n), c->page_bytes};
     } else {
         w->end = sum_end(w->sum);
         return (struct deq_part){&w->end, SUM_BYTES};
     }
-    sum_add(w->sum, p.data, p.len);
+    if (p.data)
+        sum_add(w->sum, p.data, p.len);
     return p;
 }
 
@@ -90,8 +92,8 @@ static bool make_head(struct writing *w)
                                 of->numeric_class, "fingerprint", of->fingerprint, "configuration", of->configuration,
                                 NULL};
     struct deq_tensor_out all[TENSORS];
-    memcpy(all, c->tensors, c->n * sizeof *all);
-    all[c->n] = (struct deq_tensor_out){"pages", DEQ_U8, 2, {c->n_pages, c->page_bytes}, NULL};
+    memcpy(all + c->pages_first, c->tensors, c->n * sizeof *all);
+    all[c->pages_first ? 0 : c->n] = (struct deq_tensor_out){"pages", DEQ_U8, 2, {c->n_pages, c->page_bytes}, NULL};
     all[c->n + 1] = (struct deq_tensor_out){"checksum", DEQ_U8, 1, {SUM_BYTES}, NULL};
     deq_buf_init(&w->head, DEQ_SAVED_HEAD_MAX);
     return deq_safetensors_header(all, c->n + MORE_TENSORS, meta, &w->head);

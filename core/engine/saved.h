@@ -9,12 +9,13 @@
  * Tensors, in this order:
  *
  *     deq.state    tokens [n] I32; state [D] F32; reached [2] F32 (largest residual, 1: one did not converge)
- *     deq.prefix   secret [16] U8, which the keys are hashes with; keys [n, 16] U8; states [n, D] F32; reached [n, 2]
- *                  F32; places [n, 2] I32 (first logical page, number of pages); entry_pages [sum] I32 (rows of
- *                  pages). Entries stand in order of use, the newest last
- *     both         pages [n_pages, page_bytes] U8, as the cell gives them (deq_cell_ops.page_get): of deq.state those
- *                  that the text's last position and all behind it read
- *                  checksum [16] U8 of all bytes before it: SipHash-2-4 of 64 kB at a time, keyed by the one before
+ *                  pages [n_pages, page_bytes] U8, as the cell gives them (deq_cell_ops.page_get): those that the
+ *                  text's last position and all behind it read
+ *     deq.prefix   pages, the same of all entries, then secret [16] U8, which the keys are hashes with; keys [n, 16]
+ *                  U8; states [n, D] F32; reached [n, 2] F32; places [n, 2] I32 (first logical page, number of pages);
+ *                  entry_pages [sum] I32 (rows of pages). Entries stand in order of use, the newest last; one whose
+ *                  largest residual is -1 went while the file was written, and is none
+ *     both         checksum [16] U8 of all bytes before it: SipHash-2-4 of 64 kB at a time, keyed by the one before
  *
  * The checksum finds damage, not malice: whoever writes a file can make one. So whatever is read is checked for what it
  * is used as, and numbers at worst make a sequence end as not finite. */
@@ -55,10 +56,31 @@ enum deq_rc deq_state_write_buf(const struct deq_saved_of *of, const struct deq_
                                 struct deq_err *err);
 enum deq_rc deq_state_read(const struct deq_saved_of *of, const struct deq_cell *shape, const void *bytes,
                            uint64_t max_bytes, const char *path, struct deq_state **ret, struct deq_err *err);
-enum deq_rc deq_prefix_write(const struct deq_saved_of *of, const struct deq_engine *e, const char *path,
+enum deq_rc deq_prefix_write(const struct deq_saved_of *of, struct deq_prefix_copy *c, const char *path,
                              struct deq_err *err);
 enum deq_rc deq_prefix_read(const struct deq_saved_of *of, struct deq_engine *e, const char *path, size_t *ret_blocks,
                             struct deq_err *err);
+
+/* --- prefix_copy.c and prefix_file.c --- */
+
+/* The entries of a cache beside each other, as they stand in a file. */
+struct deq_prefix_table {
+    struct deq_hash *keys; /* [n] */
+    float *states;         /* [n, D] */
+    float *reached;        /* [n, 2] */
+    uint32_t *places;      /* [n, 2] */
+    uint32_t *entry_pages; /* [sum] */
+    uint32_t *page;        /* [n_pages] number in the engine */
+    uint32_t *row;         /* [pages of the engine] number + 1 in the file, 0: none */
+    size_t n, sum, n_pages;
+};
+
+/* Of an engine that solves nothing until it is written (deq_prefix_copy_new: of one that goes on). */
+enum deq_rc deq_prefix_copy_at_rest(const struct deq_engine *e, struct deq_prefix_copy **ret, struct deq_err *err);
+uint32_t deq_prefix_copy_block(const struct deq_prefix_copy *c); /* positions of a block */
+/* False: no memory; to be freed all the same. */
+bool deq_prefix_table_new(struct deq_prefix_table *t, size_t n, size_t sum, size_t state_dim, size_t n_pages);
+void deq_prefix_table_free(struct deq_prefix_table *t);
 
 /* --- saved.c: what the two have in common --- */
 
@@ -69,7 +91,8 @@ struct deq_saved_content {
     const struct deq_saved_of *of;
     const struct deq_tensor_out *tensors; /* [n] */
     size_t n, n_pages, page_bytes;
-    const void *(*page)(void *ctx, size_t i); /* holds until the next one is asked for */
+    bool pages_first; /* the tensors' numbers are there once all pages were asked for */
+    const void *(*page)(void *ctx, size_t i); /* holds until the next one is asked for; NULL: give up */
     void *ctx;
 };
 /* To a file, or, path NULL, a buffer. */

@@ -82,13 +82,12 @@ void deq_seq_keep(const struct deq_engine *e, const struct sequence *from, struc
 }
 
 /* The last position of a text without a further prompt is read out again, as it is; else the next one follows. */
-enum deq_rc deq_seq_resume(struct deq_engine *e, struct sequence *s, const struct deq_state *from, struct deq_err *err)
+void deq_seq_resume(struct deq_engine *e, struct sequence *s, const struct deq_state *from)
 {
     for (uint32_t i = 0; i < from->n_pages; i++) {
         const size_t page = from->first_page + i;
         deq_seq_make_writable(e, s, page * from->page_tok);
-        if (!e->cell->ops->page_put(e->cell, deq_page_of(&s->ring, page), from->pages + i * from->page_bytes))
-            return deq_fail(err, DEQ_EINVAL, "state: page %u of it is none of this model's", i);
+        e->cell->ops->page_put(e->cell, deq_page_of(&s->ring, page), from->pages + i * from->page_bytes);
     }
     memcpy(s->state, from->state, from->state_dim * sizeof(float));
     s->given = s->req.n_prompt == from->n_tokens;
@@ -97,7 +96,6 @@ enum deq_rc deq_seq_resume(struct deq_engine *e, struct sequence *s, const struc
     s->reached = s->prompt_reached = from->reached;
     s->from_cache = s->approximate = true;
     e->stats.state_tok += from->n_tokens;
-    return DEQ_OK;
 }
 
 /* --- Files --- */
@@ -115,8 +113,13 @@ static enum deq_rc write_state(const struct deq_saved_of *of, const struct deq_s
     const struct deq_tensor_out tensors[] = {{"tokens", DEQ_I32, 1, {s->n_tokens}, s->tokens},
                                              {"state", DEQ_F32, 1, {s->state_dim}, s->state},
                                              {"reached", DEQ_F32, 1, {2}, reached}};
-    const struct deq_saved_content c = {of, tensors, DEQ_COUNT(tensors), s->n_pages, s->page_bytes, page_of,
-                                        (void *)(uintptr_t)s};
+    const struct deq_saved_content c = {.of = of,
+                                        .tensors = tensors,
+                                        .n = DEQ_COUNT(tensors),
+                                        .n_pages = s->n_pages,
+                                        .page_bytes = s->page_bytes,
+                                        .page = page_of,
+                                        .ctx = (void *)(uintptr_t)s};
     return deq_saved_write(&c, path, out, err);
 }
 
@@ -132,7 +135,8 @@ enum deq_rc deq_state_write_buf(const struct deq_saved_of *of, const struct deq_
     return write_state(of, s, NULL, out, err);
 }
 
-static enum deq_rc check_numbers(const struct deq_state *s, const struct deq_cell *shape, const float reached[2],
+/* Whoever writes a file can make its checksum: what is read is looked at. */
+static enum deq_rc check_content(const struct deq_state *s, const struct deq_cell *shape, const float reached[2],
                                  const char *path, struct deq_err *err)
 {
     for (size_t i = 0; i < s->n_tokens; i++)
@@ -141,6 +145,9 @@ static enum deq_rc check_numbers(const struct deq_state *s, const struct deq_cel
                             s->tokens[i], i, shape->vocab_size);
     if (!deq_saved_finite(s->state, s->state_dim) || !deq_saved_finite(reached, 2))
         return deq_fail(err, DEQ_EFORMAT, "%s: its state is not finite", path);
+    for (uint32_t i = 0; i < s->n_pages; i++)
+        if (!deq_page_fits(shape, s->pages + i * s->page_bytes))
+            return deq_fail(err, DEQ_EFORMAT, "%s: page %u is none of this model's", path, i);
     return DEQ_OK;
 }
 
@@ -168,7 +175,7 @@ static enum deq_rc read_tensors(const struct deq_safetensors *f, const struct de
     for (size_t i = 0; i < ALL && !rc; i++)
         rc = deq_tensor_read(f, t[i], 0, (size_t)t[i]->count, into[i], err);
     if (!rc)
-        rc = check_numbers(s, shape, reached, path, err);
+        rc = check_content(s, shape, reached, path, err);
     if (rc) {
         deq_state_free(s);
         return rc;

@@ -55,5 +55,19 @@ enum deq_rc deq_prefix_save(const struct deq_model *model, const struct deq_engi
                             struct deq_err *err);
 enum deq_rc deq_prefix_restore(const struct deq_model *model, struct deq_engine *engine, const char *path,
                                size_t *ret_blocks, struct deq_err *err);
+/* The same while the engine goes on: one thread writes the file, and the engine's copies for it, between steps, some
+ * hundred kB at a time. Blocks that go meanwhile are left out. */
+struct deq_prefix_copy;
+/* The engine's thread. *ret NULL: no block has come since the last copy began. */
+enum deq_rc deq_prefix_copy_new(struct deq_engine *engine, struct deq_prefix_copy **ret, struct deq_err *err);
+/* The engine's thread: copies, if all that it had copied is written. */
+void deq_prefix_copy_more(struct deq_prefix_copy *copy, const struct deq_engine *engine);
+/* The engine's thread will not come again: what it has not copied all of is given up by DEQ_ECANCELED, and the file
+ * stays as it was. */
+void deq_prefix_copy_end(struct deq_prefix_copy *copy);
+/* Another thread, which waits for the engine's; returns when the file is there, or why it is not. */
+enum deq_rc deq_prefix_copy_save(const struct deq_model *model, struct deq_prefix_copy *copy, const char *path,
+                                 struct deq_err *err);
+void deq_prefix_copy_free(struct deq_prefix_copy *copy); /* after that; takes NULL */
 
 #endif

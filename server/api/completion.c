@@ -1,32 +1,22 @@
 /* POST /v1/completions, /v1/chat/completions and /v1/responses: place in the queue -> parse -> a job for each prompt ->
- * (engine's thread) tokens -> news of choices -> (connection's thread) JSON -> channel. */
+ * (engine's thread, completion_job.c) tokens -> news of choices -> (connection's thread) JSON -> channel. */
 #include "server/api/completion.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
-#include "server/log.h"
 
 enum { CHOICE_BYTES = 1024 /* beside its tokens */ };
-
-static size_t n_choices(const struct completion *c)
-{
-    return c->req.n_prompts * (size_t)c->req.best_of;
-}
 
 static void completion_free(struct completion *c)
 {
     if (!c)
         return;
-    for (size_t i = 0; c->choices && i < n_choices(c); i++)
+    for (size_t i = 0; c->choices && i < completion_choices(c); i++)
         choice_free(&c->choices[i]);
     for (size_t i = 0; c->prompts && i < c->req.n_prompts; i++)
         prompt_free(&c->prompts[i]);
@@ -42,200 +32,11 @@ static void completion_free(struct completion *c)
     deq_free(c);
 }
 
-static void completion_unref(struct completion *c)
+void completion_unref(void *completion)
 {
+    struct completion *c = completion;
     if (atomic_fetch_sub(&c->refs, 1) == 1)
         completion_free(c);
-}
-
-/* --- The job, on the engine's thread --- */
-
-static void fail(struct completion *c, int status, const char *code, const char *message)
-{
-    if (c->failed)
-        return;
-    c->failed = true;
-    c->status = status;
-    c->code = code;
-    snprintf(c->message, sizeof c->message, "%s", message);
-    deq_utf8_line(c->message);
-    for (size_t i = 0; i < c->req.n_prompts; i++) /* the others have nobody to answer to */
-        sched_cancel(&c->prompts[i].job);
-}
-
-static bool is_stop_token(const struct completion_request *r, uint32_t token)
-{
-    for (size_t i = 0; i < r->stop_ids.n; i++)
-        if (r->stop_ids.ids[i] == token)
-            return true;
-    return false;
-}
-
-/* The prompt's tokens as they stand behind the position that was just solved. */
-static void echo_event(struct prompt *p, const struct deq_event *e)
-{
-    const size_t next = e->position + 1;
-    if (next < p->job.prompt.n)
-        prompt_add(p, p->job.prompt.ids[next], e);
-}
-
-static void on_choice_end(struct choice *ch, const struct deq_event *e)
-{
-    struct completion *c = ch->c;
-    ch->finish = e->finish;
-    ch->prompt_positions = e->prompt_positions;
-    ch->prompt_evaluations = e->prompt_evaluations;
-    ch->text_evaluations = e->text_evaluations;
-    ch->tol_max = e->tol_max;
-    ch->residual_max = fmaxf(ch->residual_max, e->prompt_residual_max);
-    ch->converged = ch->converged && e->prompt_converged;
-    if (e->finish == DEQ_FINISH_CANCELED)
-        return;
-    if (e->finish == DEQ_FINISH_NUMERIC)
-        fail(c, 500, "solver_diverged", e->message);
-    if (c->failed)
-        return;
-    choice_end(ch);
-    /* one whose deadline passed before its first token: when no choice has any, on_end answers an error */
-    ch->over = e->finish != DEQ_FINISH_DEADLINE || ch->tokens;
-}
-
-static enum deq_verdict on_token(struct choice *ch, const struct deq_event *e)
-{
-    const struct completion_request *r = &ch->c->req;
-    choice_begin(ch);
-    const bool stop_token = is_stop_token(r, e->token) && ch->tokens >= (uint32_t)r->min_tokens;
-    if (stop_token)
-        ch->stop_token = e->token;
-    choice_add(ch, e);
-    return ch->stopped >= 0 || stop_token ? DEQ_STOP : DEQ_CONTINUE;
-}
-
-static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
-{
-    struct prompt *p = (struct prompt *)j;
-    struct completion *c = p->c;
-    struct choice *ch = &c->choices[p->index * (size_t)c->req.best_of + e->choice];
-    enum deq_verdict verdict = DEQ_CONTINUE;
-    pthread_mutex_lock(&c->lock);
-    switch (e->kind) {
-    case DEQ_EVENT_PROMPT: echo_event(p, e); break;
-    case DEQ_EVENT_TOKEN: verdict = on_token(ch, e); break;
-    case DEQ_EVENT_DROPPED: choice_dropped(ch, e); break;
-    case DEQ_EVENT_END: on_choice_end(ch, e); break;
-    }
-    pthread_mutex_unlock(&c->lock);
-    return verdict;
-}
-
-/* Of a stream, after a step: what its tokens gave is announced. */
-static void on_step(struct job *j, struct wakeups *w)
-{
-    const struct prompt *p = (const struct prompt *)j;
-    struct completion *c = p->c;
-    size_t bytes = 0;
-    pthread_mutex_lock(&c->lock);
-    for (size_t i = 0; i < (size_t)c->req.best_of; i++)
-        bytes += choice_announce(&c->choices[p->index * (size_t)c->req.best_of + i]);
-    pthread_mutex_unlock(&c->lock);
-    if (bytes && !channel_news(c->channel, bytes, w))
-        sched_cancel(j); /* nobody reads any more; it ends before the next step */
-}
-
-static void on_admit(struct job *j)
-{
-    struct prompt *p = (struct prompt *)j;
-    struct completion *c = p->c;
-    pthread_mutex_lock(&c->lock);
-    c->admitted = true;
-    p->cached = j->admission.cached_tokens;
-    pthread_mutex_unlock(&c->lock);
-    if (!c->req.stream)
-        return;
-    timings_tell_queue(j, c->channel);
-    channel_start_stream(c->channel); /* headers leave now and not before, so that refusals keep their own status */
-    if (c->req.responses)
-        (void)channel_news(c->channel, 0, NULL);
-}
-
-static void log_completion(const struct completion *c)
-{
-    uint64_t prompt_tokens = 0, tokens = 0, cached = 0, admitted = 0;
-    double iters = 0;
-    const char *finish = c->failed ? c->code : c->cancelled ? "cancelled" : finish_word(c->choices[0].finish);
-    for (size_t i = 0; i < c->req.n_prompts; i++) {
-        const struct job *j = &c->prompts[i].job;
-        prompt_tokens += c->state.tokens + j->prompt.n;
-        cached += j->admission.cached_tokens;
-        admitted = DEQ_MAX(admitted, j->admitted_ns);
-    }
-    for (size_t i = 0; i < n_choices(c); i++) {
-        tokens += c->choices[i].tokens;
-        iters += c->choices[i].iters_sum;
-    }
-    char caller[20], user[20];
-    snprintf(caller, sizeof caller, "%016llx", (unsigned long long)c->prompts[0].job.caller.id);
-    snprintf(user, sizeof user, "%016llx", (unsigned long long)c->req.user_hash);
-    const int status = c->failed ? c->status : c->cancelled ? 499 : 200;
-    const double queue_ms = admitted ? (double)(admitted - DEQ_MIN(c->arrived_ns, admitted)) * 1e-6 : -1.0;
-    log_line(LOG_INFO, "completion", log_text("request_id", c->request_id), log_int("status", status),
-             log_text("finish", finish), log_int("prompt_tokens", (int64_t)prompt_tokens),
-             log_int("cached_tokens", (int64_t)cached), log_int("completion_tokens", (int64_t)tokens),
-             log_int("seed", c->req.seed), log_real("ms", (double)(deq_now_ns() - c->arrived_ns) * 1e-6),
-             log_real("queue_ms", queue_ms), log_real("iters_mean", tokens ? iters / (double)tokens : 0.0),
-             log_bool("stream", c->req.stream), log_text("caller", caller),
-             log_text("user", c->req.user_hash ? user : NULL),
-             log_text("trace_id", c->trace_id[0] ? c->trace_id : NULL),
-             log_text("parent_id", c->trace_id[0] ? c->parent_id : NULL));
-}
-
-/* A deadline passed, and no choice of any prompt has a token. */
-static bool late_without_anything(const struct completion *c)
-{
-    bool late = false;
-    for (size_t i = 0; i < n_choices(c); i++) {
-        if (c->choices[i].tokens)
-            return false;
-        late = late || c->choices[i].finish == DEQ_FINISH_DEADLINE;
-    }
-    return late;
-}
-
-static void on_end(struct job *j, enum job_end end, const char *message)
-{
-    struct completion *c = ((struct prompt *)j)->c;
-    pthread_mutex_lock(&c->lock);
-    switch (end) {
-    case JOB_FINISHED: break;
-    case JOB_CANCELED: c->cancelled = true; break;
-    case JOB_QUEUE_TIMEOUT: fail(c, 503, "queue_timeout", "the request waited too long for a place"); break;
-    case JOB_DEADLINE: /* the choices have nothing; other prompts' may */
-        for (size_t i = 0; i < (size_t)c->req.best_of; i++) {
-            struct choice *ch = &c->choices[((struct prompt *)j)->index * (size_t)c->req.best_of + i];
-            ch->finish = DEQ_FINISH_DEADLINE;
-            choice_end(ch);
-        }
-        break;
-    case JOB_DRAINED: fail(c, 503, "draining", "the server is shutting down"); break;
-    case JOB_REFUSED: fail(c, 500, "internal_error", message); break;
-    case JOB_GAVE_WAY:
-        fail(c, 503, "slow_reader", "others waited for the place of this answer, which was read too slowly");
-        break;
-    case JOB_NO_MEMORY: fail(c, 503, "out_of_memory", message); break;
-    case JOB_ENDED: fail(c, 503, "ended_by_operator", "an operator ended this request"); break;
-    }
-    c->ended_ns = deq_now_ns();
-    c->ended = --c->open_jobs == 0;
-    if (c->ended && late_without_anything(c))
-        fail(c, 504, "deadline_exceeded", "the deadline passed before anything was produced");
-    pthread_mutex_unlock(&c->lock);
-    if (!c->ended)
-        return;
-    channel_listen(c->channel, (struct channel_events){0});
-    (void)channel_news(c->channel, 0, NULL);
-    if (log_on(LOG_INFO))
-        log_completion(c);
-    completion_unref(c);
 }
 
 /* --- On the connection's thread --- */
@@ -252,7 +53,7 @@ static bool take(struct completion *c, bool *ret_admitted)
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < c->req.n_prompts; i++)
         prompt_take(&c->prompts[i]);
-    for (size_t i = 0; i < n_choices(c); i++)
+    for (size_t i = 0; i < completion_choices(c); i++)
         choice_take(&c->choices[i]);
     const bool ended = c->ended;
     *ret_admitted = c->admitted;
@@ -264,7 +65,7 @@ static bool take(struct completion *c, bool *ret_admitted)
 static bool send_chunks(struct completion *c)
 {
     bool ok = true;
-    for (size_t i = 0; ok && i < n_choices(c); i++) {
+    for (size_t i = 0; ok && i < completion_choices(c); i++) {
         struct choice *ch = &c->choices[i];
         if (choice_has_news(ch))
             ok = choice_send(ch, NULL);
@@ -279,9 +80,9 @@ static bool send_chunks(struct completion *c)
 static void answer(struct completion *c)
 {
     c->answered = true;
-    if (c->failed)
-        completion_error(c, c->status, c->code, c->message);
-    else if (c->cancelled || channel_starved(c->channel))
+    if (c->failed && c->failure.end != JOB_CANCELED)
+        completion_error(c);
+    else if (c->failed || channel_starved(c->channel))
         answer_cut(c->channel);
     else
         completion_answer(c);
@@ -296,7 +97,7 @@ static void render(void *ctx)
     const bool ended = take(c, &admitted);
     for (size_t i = 0; i < c->req.n_prompts; i++)
         prompt_render(&c->prompts[i]);
-    for (size_t i = 0; i < n_choices(c); i++)
+    for (size_t i = 0; i < completion_choices(c); i++)
         choice_render(&c->choices[i]);
     if (c->req.stream && c->req.responses && admitted && !c->events)
         response_begin(c);
@@ -304,11 +105,6 @@ static void render(void *ctx)
         cancel_jobs(c);
     if (ended)
         answer(c);
-}
-
-static void on_drop(void *ctx)
-{
-    completion_unref(ctx);
 }
 
 /* --- From the channel, with its lock --- */
@@ -384,11 +180,9 @@ static void set_up_prompt(struct completion *c, size_t i, const struct exchange 
                           .request_id = c->request_id,
                           .arrived_ns = x->arrived_ns,
                           .deadline_ns = deadline_ms ? x->arrived_ns + deadline_ms * 1000000u : 0,
-                          .on_event = on_event,
-                          .on_admit = on_admit,
-                          .on_step = r->stream ? on_step : NULL,
-                          .on_end = on_end,
-                          .sched = c->served->sched};
+                          .sched = c->served->sched,
+                          .next = i + 1 < r->n_prompts ? &p[1].job : NULL};
+    completion_set_callbacks(&p->job, r->stream);
     c->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */
     prompt_init(p);
 }
@@ -421,7 +215,7 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     c->served = m;
     c->channel = x->channel;
     channel_ref(x->channel);
-    atomic_store(&c->refs, 1);
+    atomic_store(&c->refs, 2);
     pthread_mutex_init(&c->lock, NULL);
     c->created = (int64_t)(deq_wall_ms() / 1000);
     c->arrived_ns = x->arrived_ns;
@@ -431,14 +225,14 @@ static struct completion *completion_new(struct service *s, struct served *m, co
     memcpy(c->parent_id, x->parent_id, sizeof c->parent_id);
     completion_head(c);
     c->prompts = DEQ_NEW_ARRAY(struct prompt, r->n_prompts);
-    c->choices = DEQ_NEW_ARRAY(struct choice, n_choices(c));
+    c->choices = DEQ_NEW_ARRAY(struct choice, completion_choices(c));
     bool ok = c->prompts && c->choices;
     for (size_t i = 0; ok && i < r->n_prompts; i++) {
         set_up_prompt(c, i, x);
         c->prompts[i].job.answer = &c->channel->allowance;
         c->prompts[i].job.answer_bytes = answer_bytes(c, i);
     }
-    for (size_t i = 0; ok && i < n_choices(c); i++)
+    for (size_t i = 0; ok && i < completion_choices(c); i++)
         ok = choice_init(c, i);
     if (!ok) {
         c->served = NULL; /* m stays the caller's */
@@ -449,8 +243,8 @@ static struct completion *completion_new(struct service *s, struct served *m, co
 }
 
 /* What the body asks for, with the state that its prompts follow. False: x is answered. */
-static bool read_request(struct service *s, const struct served *m, struct exchange *x, enum endpoint at,
-                         struct completion_request *ret, struct exchange_state *ret_state)
+static bool read_body(struct service *s, const struct served *m, struct exchange *x, enum endpoint at,
+                      struct completion_request *ret, struct exchange_state *ret_state)
 {
     const struct request_context rc = service_context(s, m);
     struct request_error err;
@@ -473,62 +267,37 @@ static bool read_request(struct service *s, const struct served *m, struct excha
     return false;
 }
 
-static void complete(struct service *s, struct served *m, struct exchange *x, enum endpoint at)
+/* An exchange_reader; at: an enum endpoint. */
+static bool read_completion(struct service *s, struct served *m, struct exchange *x, int at, struct exchange_work *ret)
 {
     struct completion_request r;
     struct exchange_state state;
-    struct reservation reservation;
-    if (!exchange_reserve(x, m, &reservation)) {
-        store_release(m);
-        return;
-    }
-    if (!read_request(s, m, x, at, &r, &state)) {
-        sched_release(&reservation);
-        store_release(m);
-        return;
-    }
-    struct sched *sched = m->sched;
+    if (!read_body(s, m, x, (enum endpoint)at, &r, &state))
+        return false;
     struct completion *c = completion_new(s, m, x, &r, &state);
-    struct job **jobs = c ? DEQ_NEW_ARRAY(struct job *, c->req.n_prompts) : NULL;
-    if (!jobs) {
-        sched_release(&reservation); /* while the model that it belongs to is still held */
-        if (!c)
-            store_release(m);
-        completion_free(c);
+    if (!c) {
         exchange_no_memory(x);
-        return;
+        return false;
     }
-    for (size_t i = 0; i < c->req.n_prompts; i++)
-        jobs[i] = &c->prompts[i].job;
     pthread_mutex_lock(&x->channel->lock);
     x->channel->may_stream = c->req.stream;
     x->channel->slack += c->req.echo_bytes; /* a prompt's scores come in one piece, for which the scheduler kept room */
     pthread_mutex_unlock(&x->channel->lock);
-    channel_listen(x->channel, (struct channel_events){on_gone, on_pace, c});
-    atomic_fetch_add(&c->refs, 1);
-    channel_set_source(x->channel, (struct channel_source){render, on_drop, c});
-    /* refused below, the jobs' reference is still this thread's; else the engine's thread has it, and c may be gone */
-    const enum submit verdict = sched_submit(sched, &reservation, jobs, c->req.n_prompts);
-    deq_free(jobs);
-    if (verdict == SUBMIT_OK)
-        return;
-    channel_listen(x->channel, (struct channel_events){0});
-    channel_set_source(x->channel, (struct channel_source){0});
-    exchange_not_submitted(x, sched, verdict);
-    completion_unref(c);
+    *ret = (struct exchange_work){&c->prompts[0].job, {on_gone, on_pace, c}, {render, completion_unref, c}};
+    return true;
 }
 
 void ep_completions(struct service *s, struct served *m, struct exchange *x)
 {
-    complete(s, m, x, ON_COMPLETIONS);
+    exchange_run(s, m, x, read_completion, ON_COMPLETIONS);
 }
 
 void ep_chat(struct service *s, struct served *m, struct exchange *x)
 {
-    complete(s, m, x, ON_CHAT);
+    exchange_run(s, m, x, read_completion, ON_CHAT);
 }
 
 void ep_responses(struct service *s, struct served *m, struct exchange *x)
 {
-    complete(s, m, x, ON_RESPONSES);
+    exchange_run(s, m, x, read_completion, ON_RESPONSES);
 }

@@ -1,6 +1,6 @@
 /* One request for text, from parsing to its last byte: prompts, their choices, and how they become JSON. completion.c
- * is its life; choice.c what its tokens add up to; completion_json.c and completion_responses.c the two shapes of its
- * answer.
+ * is its life, completion_job.c that of its jobs; choice.c what its tokens add up to; completion_json.c and
+ * completion_responses.c the two shapes of its answer.
  *
  * After submission two threads have it. The engine's takes tokens as they are picked: it finds their text, which may
  * end the choice, and their log-probabilities, and leaves both as news. The connection's thread takes the news when it
@@ -118,16 +118,22 @@ struct completion {
     bool admitted;           /* a job of it */
     uint64_t ended_ns;       /* of all jobs */
     bool ended;              /* all jobs have: what follows is final */
-    bool failed;             /* the first error counts; it is answered when all jobs have ended */
-    bool cancelled;
-    int status;
-    const char *code;
-    char message[256];
+    bool failed;             /* it is answered when all jobs have ended */
+    struct exchange_failure failure; /* the first */
     /* the connection's */
     struct deq_buf chunk;    /* of a stream, the one being written: its memory serves the next */
     uint64_t events;         /* of a stream of /v1/responses, so far */
     bool answered;
 };
+
+static inline size_t completion_choices(const struct completion *c)
+{
+    return c->req.n_prompts * (size_t)c->req.best_of;
+}
+/* completion.c. Gives back one of its references. Any thread. */
+void completion_unref(void *completion);
+/* completion_job.c: what is called of a prompt's job. */
+void completion_set_callbacks(struct job *j, bool stream);
 
 /* choice.c, on the engine's thread and with the completion's lock */
 
@@ -170,7 +176,7 @@ bool choice_send(struct choice *ch, const char *finish);
 const char *finish_word(enum deq_finish f);
 /* The whole answer, or the end of a stream. */
 void completion_answer(struct completion *c);
-void completion_error(struct completion *c, int status, const char *code, const char *message);
+void completion_error(struct completion *c); /* that it failed by */
 /* "deq": what was asked of the solver and what it reached, over n choices. */
 void completion_report(const struct completion *c, const struct choice *ch, size_t n, struct deq_buf *out);
 
@@ -179,6 +185,6 @@ void completion_report(const struct completion *c, const struct choice *ch, size
 void response_begin(struct completion *c); /* of a stream */
 bool response_delta(struct choice *ch);
 void response_answer(struct completion *c);
-void response_error(struct completion *c, int status, const char *code, const char *message); /* in a stream */
+void response_error(struct completion *c); /* in a stream */
 
 #endif

@@ -377,14 +377,10 @@ void completion_answer(struct completion *c)
     deq_buf_free(&b);
 }
 
-void completion_error(struct completion *c, int status, const char *code, const char *message)
+void completion_error(struct completion *c)
 {
-    if (!strcmp(code, "solver_diverged") || !strcmp(code, "ended_by_operator"))
-        channel_no_retry(c->channel);
-    else if (status == 503)
-        channel_retry_after(c->channel, sched_retry_ms(c->served->sched));
     if (c->req.responses && channel_settle(c->channel))
-        response_error(c, status, code, message);
+        response_error(c);
     else
-        answer_error(c->channel, status, code, message);
+        exchange_fail(c->channel, c->served->sched, &c->failure);
 }

@@ -14,8 +14,7 @@ static const char IN_PROGRESS[] = "in_progress";
 /* What a response says and nobody can ask otherwise. */
 static const char CONSTANTS[] = "\"background\":false,\"parallel_tool_calls\":true,\"previous_response_id\":null,"
                                 "\"reasoning\":{\"effort\":null,\"summary\":null},\"service_tier\":\"default\","
-                                "\"store\":false,\"text\":{\"format\":{\"type\":\"text\"}},\"tool_choice\":\"auto\","
-                                "\"tools\":[],";
+                                "\"store\":false,\"tool_choice\":\"auto\",\"tools\":[],";
 
 static const char *status_of(const struct completion *c)
 {
@@ -47,7 +46,7 @@ static void add_message(const struct completion *c, const char *status, struct d
 static void add_usage(const struct completion *c, struct deq_buf *out)
 {
     const struct job *j = &c->prompts[0].job;
-    const size_t in = j->prompt.n, text = c->choices[0].tokens;
+    const size_t in = c->state.tokens + j->prompt.n, text = c->choices[0].tokens;
     deq_buf_fmt(out,
                 "{\"input_tokens\":%zu,\"input_tokens_details\":{\"cached_tokens\":%zu},\"output_tokens\":%zu,"
                 "\"output_tokens_details\":{\"reasoning_tokens\":0},\"total_tokens\":%zu}",
@@ -217,8 +216,10 @@ void response_answer(struct completion *c)
 }
 
 /* The error as our other streams have it too, which makes OpenAI's clients raise it; then the end. */
-void response_error(struct completion *c, int status, const char *code, const char *message)
+void response_error(struct completion *c)
 {
+    const char *const code = exchange_failure_code(&c->failure), *const message = c->failure.message;
+    const int status = exchange_failure_status(&c->failure);
     struct deq_buf b = new_buffer(c), error = new_buffer(c);
     reply_error(&error, status, code, NULL, message);
     /* of {"error": {...}} what is inside */

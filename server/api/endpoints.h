@@ -20,6 +20,7 @@ void ep_embeddings(struct service *s, struct served *m, struct exchange *x);
 void ep_state_save(struct service *s, struct served *m, struct exchange *x);
 void ep_states(struct service *s, struct served *m, struct exchange *x);
 void ep_state(struct service *s, struct served *m, struct exchange *x);
+void ep_state_put(struct service *s, struct served *m, struct exchange *x);
 void ep_state_delete(struct service *s, struct served *m, struct exchange *x);
 /* ep_tokens.c */
 void ep_tokenize(struct service *s, struct served *m, struct exchange *x);

@@ -8,12 +8,10 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
@@ -62,9 +60,8 @@ struct equilibria {
     struct prompt *prompts; /* [req.n_prompts] */
     pthread_mutex_t lock;   /* guards what follows; when it has ended nothing changes any more */
     size_t open_jobs;
-    bool ended, failed, cancelled; /* the first error counts */
-    enum job_end error;
-    char message[256];
+    bool ended, failed;
+    struct exchange_failure failure; /* the first */
     /* the connection's */
     struct deq_buf text; /* JSON */
     bool answered;
@@ -88,8 +85,9 @@ static void equilibria_free(struct equilibria *q)
     deq_free(q);
 }
 
-static void equilibria_unref(struct equilibria *q)
+static void equilibria_unref(void *equilibria)
 {
+    struct equilibria *q = equilibria;
     if (atomic_fetch_sub(&q->refs, 1) == 1)
         equilibria_free(q);
 }
@@ -152,9 +150,7 @@ static void fail(struct equilibria *q, enum job_end end, const char *message)
     if (q->failed)
         return;
     q->failed = true;
-    q->error = end;
-    snprintf(q->message, sizeof q->message, "%s", message ? message : exchange_outcome(end).message);
-    deq_utf8_line(q->message);
+    exchange_failure(&q->failure, end, message);
     for (size_t i = 0; i < q->req.n_prompts; i++) /* the others have nobody to answer to */
         sched_cancel(&q->prompts[i].job);
 }
@@ -167,7 +163,7 @@ static void log_end(const struct equilibria *q)
         cached += q->prompts[i].job.admission.cached_tokens;
     }
     log_line(LOG_INFO, q->req.embeddings ? "embeddings" : "equilibria", log_text("request_id", q->request_id),
-             log_int("status", q->failed ? exchange_outcome(q->error).status : q->cancelled ? 499 : 200),
+             log_int("status", q->failed ? exchange_failure_status(&q->failure) : 200),
              log_int("prompt_tokens", (int64_t)tokens), log_int("cached_tokens", (int64_t)cached),
              log_int("prompts", (int64_t)q->req.n_prompts),
              log_real("ms", (double)(deq_now_ns() - q->arrived_ns) * 1e-6));
@@ -179,9 +175,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     struct equilibria *q = p->of;
     p->ended_ns = deq_now_ns();
     pthread_mutex_lock(&q->lock);
-    if (end == JOB_CANCELED)
-        q->cancelled = true;
-    else if (end != JOB_FINISHED || p->numeric)
+    if (end != JOB_FINISHED || p->numeric)
         fail(q, end, message);
     else if (p->reached.positions != positions_of(p))
         fail(q, JOB_DEADLINE, NULL);
@@ -326,23 +320,10 @@ static void render(void *ctx)
     if (q->answered || !ended)
         return;
     q->answered = true;
-    if (q->failed) {
-        const struct exchange_outcome o = exchange_outcome(q->error);
-        if (q->error == JOB_FINISHED || q->error == JOB_ENDED)
-            channel_no_retry(q->channel);
-        else if (o.status == 503)
-            channel_retry_after(q->channel, sched_retry_ms(q->served->sched));
-        answer_error(q->channel, o.status, o.code, q->message);
-    } else if (q->cancelled) {
-        answer_cut(q->channel);
-    } else {
+    if (q->failed)
+        exchange_fail(q->channel, q->served->sched, &q->failure);
+    else
         answer_states(q);
-    }
-}
-
-static void on_drop(void *ctx)
-{
-    equilibria_unref(ctx);
 }
 
 /* --- From the channel, with its lock --- */
@@ -378,7 +359,8 @@ static void set_up_prompt(struct equilibria *q, size_t i, const struct exchange 
                           .on_admit = on_admit,
                           .on_event = on_event,
                           .on_end = on_end,
-                          .sched = q->served->sched};
+                          .sched = q->served->sched,
+                          .next = i + 1 < q->req.n_prompts ? &p[1].job : NULL};
     q->req.prompts[i] = (struct deq_tokens){0}; /* the job's now */
     const size_t floats = rows_of(p) * q->dim, told = positions_of(p);
     p->rows = (struct deq_buf){.max = floats * sizeof(float), .allowance = allowance};
@@ -413,26 +395,27 @@ static struct equilibria *equilibria_new(struct served *m, const struct exchange
     q->text.allowance = &x->channel->allowance;
     for (size_t i = 0; i < r->n_prompts; i++)
         set_up_prompt(q, i, x);
-    atomic_store(&q->refs, 1);
+    atomic_store(&q->refs, 2);
     pthread_mutex_init(&q->lock, NULL);
     channel_ref(x->channel);
     return q;
 }
 
-/* What the body asks for, or NULL: x is answered. */
-static struct equilibria *read_request(struct service *s, struct served *m, struct exchange *x, bool embeddings)
+/* An exchange_reader; embeddings: a bool. */
+static bool read_jobs(struct service *s, struct served *m, struct exchange *x, int embeddings,
+                      struct exchange_work *ret)
 {
     const struct request_context c = service_context(s, m);
     struct equilibria_request r;
     struct request_error err;
     if (!request_equilibria(&c, embeddings, x->body.data, x->body.len, &r, &err)) {
         exchange_request_error(x, &err);
-        return NULL;
+        return false;
     }
     if (r.jacobian && x->wants_octets) {
         exchange_error(x, 400, "invalid_value", "jacobian", "jacobian: is told in JSON, not in octets");
         equilibria_request_free(&r);
-        return NULL;
+        return false;
     }
     const uint64_t rows = r.all_positions ? r.prompts[0].n : r.n_prompts;
     const bool text = !r.base64 && !(x->wants_octets && !embeddings);
@@ -443,55 +426,24 @@ static struct equilibria *read_request(struct service *s, struct served *m, stru
                                   : "positions: more than 262144 numbers are not sent as text; ask for base64, or for "
                                     "application/octet-stream");
         equilibria_request_free(&r);
-        return NULL;
+        return false;
     }
     struct equilibria *q = equilibria_new(m, x, &r);
-    if (!q)
+    if (!q) {
         exchange_no_memory(x);
-    return q;
-}
-
-static void solve(struct service *s, struct served *m, struct exchange *x, bool embeddings)
-{
-    struct reservation reservation;
-    if (!exchange_reserve(x, m, &reservation)) {
-        store_release(m);
-        return;
+        return false;
     }
-    struct sched *sched = m->sched;
-    struct equilibria *q = read_request(s, m, x, embeddings);
-    struct job **jobs = q ? DEQ_NEW_ARRAY(struct job *, q->req.n_prompts) : NULL;
-    if (!jobs) {
-        sched_release(&reservation); /* while the model that it belongs to is still held */
-        if (!q)
-            store_release(m);
-        else
-            equilibria_unref(q);
-        if (!x->status)
-            exchange_no_memory(x);
-        return;
-    }
-    for (size_t i = 0; i < q->req.n_prompts; i++)
-        jobs[i] = &q->prompts[i].job;
-    channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = q});
-    atomic_fetch_add(&q->refs, 1);
-    channel_set_source(x->channel, (struct channel_source){render, on_drop, q});
-    const enum submit verdict = sched_submit(sched, &reservation, jobs, q->req.n_prompts);
-    deq_free(jobs);
-    if (verdict == SUBMIT_OK)
-        return;
-    channel_listen(x->channel, (struct channel_events){0});
-    channel_set_source(x->channel, (struct channel_source){0});
-    exchange_not_submitted(x, sched, verdict);
-    equilibria_unref(q);
+    *ret = (struct exchange_work){
+        &q->prompts[0].job, {.gone = on_gone, .ctx = q}, {render, equilibria_unref, q}};
+    return true;
 }
 
 void ep_equilibria(struct service *s, struct served *m, struct exchange *x)
 {
-    solve(s, m, x, false);
+    exchange_run(s, m, x, read_jobs, false);
 }
 
 void ep_embeddings(struct service *s, struct served *m, struct exchange *x)
 {
-    solve(s, m, x, true);
+    exchange_run(s, m, x, read_jobs, true);
 }

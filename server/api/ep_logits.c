@@ -6,12 +6,10 @@
  * hundred times their copy, and ends the exchange. */
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
@@ -43,9 +41,8 @@ struct logits_job {
     bool numeric;
     struct reply_reached reached;
     uint64_t prompt_evaluations, ended_ns;
-    bool ended;
-    enum job_end end;
-    char message[256]; /* of the engine, or empty */
+    bool ended, failed;
+    struct exchange_failure failure;
     /* the connection's */
     struct deq_buf text; /* JSON */
     size_t written;      /* positions in it */
@@ -68,8 +65,9 @@ static void logits_job_free(struct logits_job *l)
     deq_free(l);
 }
 
-static void logits_job_unref(struct logits_job *l)
+static void logits_job_unref(void *job)
 {
+    struct logits_job *l = job;
     if (atomic_fetch_sub(&l->refs, 1) == 1)
         logits_job_free(l);
 }
@@ -82,16 +80,6 @@ static size_t news_bytes(const struct logits_job *l)
 static size_t text_bytes(const struct logits_job *l)
 {
     return l->raw ? 0 : l->positions * l->vocab_size * JSON_FLOAT_BYTES + l->positions * 4 + JSON_HEAD_BYTES;
-}
-
-/* How it ended, once it has. */
-static struct exchange_outcome outcome_of(const struct logits_job *l)
-{
-    if (l->end == JOB_FINISHED && !l->numeric)
-        return l->have == l->positions ? (struct exchange_outcome){.status = 200} : exchange_outcome(JOB_DEADLINE);
-    struct exchange_outcome o = exchange_outcome(l->end);
-    o.message = l->message[0] ? l->message : o.message;
-    return o;
 }
 
 /* --- The job, on the engine's thread --- */
@@ -126,10 +114,11 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 static void on_end(struct job *j, enum job_end end, const char *message)
 {
     struct logits_job *l = (struct logits_job *)j;
+    const bool late = end == JOB_FINISHED && !l->numeric && l->have != l->positions;
     pthread_mutex_lock(&l->lock);
-    snprintf(l->message, sizeof l->message, "%s", message ? message : "");
-    deq_utf8_line(l->message);
-    l->end = end;
+    l->failed = late || l->numeric || end != JOB_FINISHED;
+    if (l->failed)
+        exchange_failure(&l->failure, late ? JOB_DEADLINE : end, message);
     l->ended_ns = deq_now_ns();
     l->ended = true;
     pthread_mutex_unlock(&l->lock);
@@ -137,7 +126,7 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     (void)channel_news(l->channel, 0, NULL);
     if (log_on(LOG_INFO))
         log_line(LOG_INFO, "logits", log_text("request_id", l->request_id),
-                 log_int("status", end == JOB_CANCELED ? 499 : outcome_of(l).status),
+                 log_int("status", l->failed ? exchange_failure_status(&l->failure) : 200),
                  log_int("prompt_tokens", (int64_t)j->prompt.n), log_int("positions", (int64_t)l->positions),
                  log_real("ms", (double)(deq_now_ns() - j->arrived_ns) * 1e-6));
     logits_job_unref(l);
@@ -191,23 +180,19 @@ static void tell_timing(const struct logits_job *l)
 
 static void answer(struct logits_job *l)
 {
-    const struct exchange_outcome o = outcome_of(l);
     l->answered = true;
-    if (o.status == 200)
-        tell_timing(l);
-    if (o.status == 200 && l->raw) {
-        answer_whole(l->channel, 200, "application/octet-stream", &l->news);
-    } else if (o.status == 200) {
-        deq_buf_free(&l->news);
-        write_end(l);
-        answer_whole(l->channel, 200, "application/json", &l->text);
-    } else {
-        if ((l->end == JOB_FINISHED && l->numeric) || l->end == JOB_ENDED)
-            channel_no_retry(l->channel);
-        else if (o.status == 503)
-            channel_retry_after(l->channel, sched_retry_ms(l->served->sched));
-        answer_error(l->channel, o.status, o.code, o.message);
+    if (l->failed) {
+        exchange_fail(l->channel, l->served->sched, &l->failure);
+        return;
     }
+    tell_timing(l);
+    if (l->raw) {
+        answer_whole(l->channel, 200, "application/octet-stream", &l->news);
+        return;
+    }
+    deq_buf_free(&l->news);
+    write_end(l);
+    answer_whole(l->channel, 200, "application/json", &l->text);
 }
 
 static void render(void *ctx)
@@ -223,10 +208,6 @@ static void render(void *ctx)
         answer(l);
 }
 
-static void on_drop(void *ctx)
-{
-    logits_job_unref(ctx);
-}
 
 /* --- From the channel, with its lock --- */
 
@@ -272,22 +253,23 @@ static struct logits_job *logits_job_new(struct served *m, const struct exchange
     l->news = (struct deq_buf){.max = news_bytes(l), .allowance = &x->channel->allowance};
     l->text = (struct deq_buf){.max = text_bytes(l), .allowance = &x->channel->allowance};
     l->job.answer_bytes = l->news.max + l->text.max + 2;
-    atomic_store(&l->refs, 1);
+    atomic_store(&l->refs, 2);
     pthread_mutex_init(&l->lock, NULL);
     channel_ref(x->channel);
     return l;
 }
 
-/* The job that the body asks for, or NULL: x is answered. */
-static struct logits_job *read_job(struct service *s, struct served *m, struct exchange *x)
+/* An exchange_reader. */
+static bool read_job(struct service *s, struct served *m, struct exchange *x, int at, struct exchange_work *ret)
 {
     const struct request_context c = service_context(s, m);
     struct logits_request r;
     struct request_error err;
     struct logits_job *l = NULL;
+    (void)at;
     if (!request_logits(&c, x->body.data, x->body.len, &r, &err)) {
         exchange_request_error(x, &err);
-        return NULL;
+        return false;
     }
     /* the connection's thread would print for longer than its others may wait */
     if (!x->wants_octets && (uint64_t)positions_of(&r) * m->info.vocab_size > JSON_FLOATS_MAX)
@@ -295,34 +277,15 @@ static struct logits_job *read_job(struct service *s, struct served *m, struct e
                        "positions: more than 262144 numbers are not sent as JSON; ask for application/octet-stream");
     else if (!(l = logits_job_new(m, x, &r)))
         exchange_no_memory(x);
-    if (!l)
+    if (!l) {
         deq_tokens_free(&r.prompt);
-    return l;
+        return false;
+    }
+    *ret = (struct exchange_work){&l->job, {.gone = on_gone, .ctx = &l->job}, {render, logits_job_unref, l}};
+    return true;
 }
 
 void ep_logits(struct service *s, struct served *m, struct exchange *x)
 {
-    struct reservation reservation;
-    if (!exchange_reserve(x, m, &reservation)) {
-        store_release(m);
-        return;
-    }
-    struct logits_job *l = read_job(s, m, x);
-    if (!l) {
-        sched_release(&reservation);
-        store_release(m);
-        return;
-    }
-    struct sched *sched = m->sched;
-    struct job *job = &l->job;
-    channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = job});
-    atomic_fetch_add(&l->refs, 1);
-    channel_set_source(x->channel, (struct channel_source){render, on_drop, l});
-    const enum submit verdict = sched_submit(sched, &reservation, &job, 1);
-    if (verdict == SUBMIT_OK)
-        return;
-    channel_listen(x->channel, (struct channel_events){0});
-    channel_set_source(x->channel, (struct channel_source){0});
-    exchange_not_submitted(x, sched, verdict);
-    logits_job_unref(l);
+    exchange_run(s, m, x, read_job, 0);
 }

@@ -1,8 +1,8 @@
-/* /v1/states: the state of a text saved under a name, or as the answer's bytes; what is saved, listed, read, removed.
+/* /v1/states: the state of a text saved under a name, or as the answer's bytes; what is saved, listed, read, written
+ * from a client's bytes, removed.
  *
  * Three threads have a state that is being saved. The engine's solves the text and leaves its state; the connection's,
  * told of the end, prints it or hands it to the one that writes files (server/work/states.h), which answers. */
-#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,7 +10,6 @@
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
-#include "core/base/utf8.h"
 #include "server/api/answer.h"
 #include "server/api/endpoints.h"
 #include "server/api/exchange.h"
@@ -32,9 +31,8 @@ struct state_job {
     struct exchange_state kept;   /* what is made here */
     float tol;
     pthread_mutex_t lock; /* guards what follows; nothing changes once it ended */
-    bool ended, numeric;
-    enum job_end end;
-    char message[256]; /* of the engine, or empty */
+    bool ended, numeric, failed;
+    struct exchange_failure failure;
     size_t cached, prompt_positions;
     uint64_t prompt_evaluations;
     bool answered; /* the connection's */
@@ -51,8 +49,9 @@ static void state_job_free(struct state_job *j)
     deq_free(j);
 }
 
-static void state_job_unref(struct state_job *j)
+static void state_job_unref(void *job)
 {
+    struct state_job *j = job;
     if (atomic_fetch_sub(&j->refs, 1) == 1)
         state_job_free(j);
 }
@@ -60,17 +59,6 @@ static void state_job_unref(struct state_job *j)
 static struct state_job *of_task(struct state_task *t)
 {
     return (struct state_job *)(void *)((char *)t - offsetof(struct state_job, task));
-}
-
-/* How it ended, once it has. */
-static struct exchange_outcome outcome_of(const struct state_job *j)
-{
-    if (j->end == JOB_FINISHED && !j->numeric)
-        return deq_state_info(j->kept.state).filled ? (struct exchange_outcome){.status = 200}
-                                                    : exchange_outcome(JOB_DEADLINE);
-    struct exchange_outcome o = exchange_outcome(j->end);
-    o.message = j->message[0] ? j->message : o.message;
-    return o;
 }
 
 /* --- The job, on the engine's thread --- */
@@ -94,17 +82,18 @@ static enum deq_verdict on_event(struct job *job, const struct deq_event *e)
 static void on_end(struct job *job, enum job_end end, const char *message)
 {
     struct state_job *j = (struct state_job *)job;
+    const bool late = end == JOB_FINISHED && !j->numeric && !deq_state_info(j->kept.state).filled;
     pthread_mutex_lock(&j->lock);
-    snprintf(j->message, sizeof j->message, "%s", message ? message : "");
-    deq_utf8_line(j->message);
-    j->end = end;
+    j->failed = late || j->numeric || end != JOB_FINISHED;
+    if (j->failed)
+        exchange_failure(&j->failure, late ? JOB_DEADLINE : end, message);
     j->ended = true;
     pthread_mutex_unlock(&j->lock);
     channel_listen(j->channel, (struct channel_events){0});
     (void)channel_news(j->channel, 0, NULL);
     if (log_on(LOG_INFO))
         log_line(LOG_INFO, "state", log_text("request_id", j->request_id),
-                 log_int("status", end == JOB_CANCELED ? 499 : outcome_of(j).status),
+                 log_int("status", j->failed ? exchange_failure_status(&j->failure) : 200),
                  log_int("prompt_tokens", (int64_t)j->kept.tokens), log_int("cached_tokens", (int64_t)j->cached),
                  log_real("ms", (double)(deq_now_ns() - job->arrived_ns) * 1e-6));
     state_job_unref(j);
@@ -158,18 +147,13 @@ static void print(struct state_job *j)
 
 static void answer(struct state_job *j)
 {
-    const struct exchange_outcome o = outcome_of(j);
-    if (o.status == 200 && j->task.name[0]) {
+    if (j->failed) {
+        exchange_fail(j->channel, j->served->sched, &j->failure);
+    } else if (j->task.name[0]) {
         atomic_fetch_add(&j->refs, 1);
         states_save(j->states, &j->task);
-    } else if (o.status == 200) {
-        print(j);
     } else {
-        if ((j->end == JOB_FINISHED && j->numeric) || j->end == JOB_ENDED)
-            channel_no_retry(j->channel);
-        else if (o.status == 503)
-            channel_retry_after(j->channel, sched_retry_ms(j->served->sched));
-        answer_error(j->channel, o.status, o.code, o.message);
+        print(j);
     }
 }
 
@@ -182,11 +166,6 @@ static void render(void *ctx)
     pthread_mutex_unlock(&j->lock);
     if (due)
         answer(j);
-}
-
-static void on_drop(void *ctx)
-{
-    state_job_unref(ctx);
 }
 
 static void on_gone(void *ctx)
@@ -266,14 +245,14 @@ static struct state_job *state_job_new(struct service *s, struct served *m, stru
     j->served = m;
     j->states = s->states;
     j->tol = r->solve.tol;
-    atomic_store(&j->refs, 1);
+    atomic_store(&j->refs, 2);
     pthread_mutex_init(&j->lock, NULL);
     channel_ref(x->channel);
     return j;
 }
 
-/* The job that the body asks for, or NULL: x is answered. */
-static struct state_job *read_job(struct service *s, struct served *m, struct exchange *x)
+/* An exchange_reader. */
+static bool read_job(struct service *s, struct served *m, struct exchange *x, int at, struct exchange_work *ret)
 {
     const struct request_context c = service_context(s, m);
     struct completion_request none = {.max_given = true};
@@ -281,9 +260,10 @@ static struct state_job *read_job(struct service *s, struct served *m, struct ex
     struct request_error err;
     struct exchange_state before = {0};
     struct state_job *j = NULL;
+    (void)at;
     if (!request_state(&c, x->body.data, x->body.len, &r, &err)) {
         exchange_request_error(x, &err);
-        return NULL;
+        return false;
     }
     if (exchange_load_state(x, s->states, m, r.state, &before)) {
         const size_t tokens = before.tokens + r.prompt.n;
@@ -296,48 +276,105 @@ static struct state_job *read_job(struct service *s, struct served *m, struct ex
     if (!j) {
         exchange_free_state(&before);
         deq_tokens_free(&r.prompt);
+        return false;
     }
-    return j;
+    *ret = (struct exchange_work){&j->job, {.gone = on_gone, .ctx = &j->job}, {render, state_job_unref, j}};
+    return true;
 }
 
 void ep_state_save(struct service *s, struct served *m, struct exchange *x)
 {
-    struct reservation reservation;
-    if (!exchange_reserve(x, m, &reservation)) {
-        store_release(m);
-        return;
-    }
-    struct state_job *j = read_job(s, m, x);
-    if (!j) {
-        sched_release(&reservation);
-        store_release(m);
-        return;
-    }
-    struct sched *sched = m->sched;
-    struct job *job = &j->job;
-    channel_listen(x->channel, (struct channel_events){.gone = on_gone, .ctx = job});
-    atomic_fetch_add(&j->refs, 1);
-    channel_set_source(x->channel, (struct channel_source){render, on_drop, j});
-    const enum submit verdict = sched_submit(sched, &reservation, &job, 1);
-    if (verdict == SUBMIT_OK)
-        return;
-    channel_listen(x->channel, (struct channel_events){0});
-    channel_set_source(x->channel, (struct channel_source){0});
-    exchange_not_submitted(x, sched, verdict);
-    state_job_unref(j);
+    exchange_run(s, m, x, read_job, 0);
 }
 
-/* --- What is saved --- */
+/* --- A client's bytes, on a thread of the HTTP server and on the one that writes files --- */
+
+struct upload {
+    struct state_task task;
+    struct channel *channel;      /* held */
+    struct served *served;        /* held */
+    struct exchange_state state;
+};
 
 static const char *name_in(const struct exchange *x)
 {
     return x->path + strlen("/v1/states/");
 }
 
+static void upload_free(struct upload *u)
+{
+    exchange_free_state(&u->state);
+    channel_unref(u->channel);
+    store_release(u->served);
+    deq_free(u);
+}
+
+static void on_uploaded(struct state_task *t, enum deq_rc rc, uint64_t bytes, const struct deq_err *err)
+{
+    struct upload *u = (struct upload *)(void *)((char *)t - offsetof(struct upload, task));
+    const struct deq_state_info i = deq_state_info(u->state.state);
+    struct deq_buf b = {.max = REPLY_BYTES, .allowance = &u->channel->allowance};
+    if (rc)
+        not_kept(&b, err);
+    else
+        reply_json(&b, json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:{s:o, s:b}}", "object", "state", "id", t->name,
+                                 "model", u->served->name, "fingerprint", u->served->info.fingerprint, "tokens",
+                                 (json_int_t)i.n_tokens, "bytes", (json_int_t)bytes, "deq", "residual_max",
+                                 json_real((double)i.residual_max), "converged", (int)i.converged));
+    answer_whole(u->channel, rc ? 507 : 200, "application/json", &b);
+    deq_buf_free(&b);
+    upload_free(u);
+}
+
+/* Whether there is a place for a state of that name, and of that many bytes. False: x is answered. */
+static bool may_be_put(struct exchange *x, const struct service *s, const struct served *m, const char *name)
+{
+    const uint64_t most = deq_state_bytes(m->model, sched_max_positions(m->sched));
+    struct deq_err err;
+    char text[96];
+    if (!states_good_name(name, strlen(name))) {
+        snprintf(text, sizeof text, "name: must be 1 to %d of A-Z a-z 0-9 . _ -, no dot first", STATE_NAME_MAX);
+        exchange_error(x, 400, "invalid_value", "name", text);
+    } else if (!states_kept(s->states)) {
+        exchange_error(x, 400, "invalid_value", "name", "name: no states are kept here (state.dir is not set)");
+    } else if (x->body.len > most) {
+        snprintf(text, sizeof text, "%zu bytes: larger than any state of this model (%llu)", x->body.len,
+                 (unsigned long long)most);
+        exchange_error(x, 413, "body_too_large", NULL, text);
+    } else if (states_room(s->states, name, x->body.len, &err) == DEQ_EFULL) {
+        x->status = 507;
+        not_kept(&x->reply, &err);
+    }
+    return !x->status;
+}
+
+void ep_state_put(struct service *s, struct served *m, struct exchange *x)
+{
+    const char *const name = name_in(x);
+    struct upload *u = may_be_put(x, s, m, name) ? DEQ_NEW(struct upload) : NULL;
+    if (!u || !exchange_parse_state(x, m, name, &u->state)) {
+        if (!x->status)
+            exchange_no_memory(x);
+        deq_free(u);
+        store_release(m);
+        return;
+    }
+    u->channel = x->channel;
+    u->served = m;
+    channel_ref(x->channel);
+    u->task = (struct state_task){.model = m->model, .state = u->state.state, .done = on_uploaded};
+    memcpy(u->task.name, name, strlen(name) + 1);
+    states_save(s->states, &u->task);
+}
+
+/* --- What is saved --- */
+
 static void name_error(struct exchange *x, const struct deq_err *err)
 {
     if (err->code == DEQ_ENOTFOUND)
         exchange_error(x, 404, "state_not_found", NULL, "there is no such state; GET /v1/states lists those there are");
+    else if (err->code == DEQ_EFORMAT) /* larger than any of this model */
+        exchange_error(x, 400, "state_refused", NULL, err->text);
     else if (err->code == DEQ_ENOMEM)
         exchange_no_memory(x);
     else

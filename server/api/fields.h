@@ -19,6 +19,7 @@ enum body { /* objects that have fields of the table of neutral values (neutral.
     BODY_RESPONSES = 32,
     BODY_ITEM = 64,
     BODY_STRUCTURED = 128,
+    BODY_TEXT = 256,
 };
 
 struct object { /* a JSON object that is being read */

@@ -23,7 +23,7 @@ enum {
 };
 
 static const char NO_TOOLS[] = "no tools are called";
-static const char NO_FORMAT[] = "/v1/chat/completions and /v1/completions have answers that fit a form";
+static const char OTHER_FORMAT[] = "text.format has it";
 static const char OLD_FORMAT[] = "structured_outputs has it";
 static const char TEXT_ONLY[] = "text is all there is";
 static const char NO_BEAMS[] = "there is no beam search";
@@ -44,12 +44,12 @@ static const struct neutral table[] = {
     {"functions", BODY_CHAT, "[[]]", NO_TOOLS},
     {"function_call", BODY_CHAT, "['auto', 'none']", NO_TOOLS},
     {"web_search_options", BODY_CHAT, "[]", NO_TOOLS},
-    {"response_format", BODY_RESPONSES, "[{}, {'type': 'text'}]", NO_FORMAT},
+    {"response_format", BODY_RESPONSES, "[{}, {'type': 'text'}]", OTHER_FORMAT},
     {"modalities", BODY_CHAT, "[['text']]", TEXT_ONLY},
     {"audio", BODY_CHAT, "[]", TEXT_ONLY},
     {"prediction", BODY_CHAT, "[]", "the engine makes its own guesses"},
     {"reasoning_effort", BODY_CHAT, "['none']", NO_REASONING},
-    {"verbosity", BODY_CHAT, "['medium']", "models here know no verbosity"},
+    {"verbosity", BODY_CHAT | BODY_TEXT, "['medium']", "models here know no verbosity"},
     {"moderation", TALK, "[]", "nothing is moderated"},
     {"store", ALL, "[false]", "answers are not kept"},
     {"service_tier", ALL, "['auto', 'default']", "there is one tier; see priority"},
@@ -68,9 +68,6 @@ static const struct neutral table[] = {
     {"context_management", BODY_RESPONSES, "[[]]", "nothing is made shorter; see truncation"},
     {"max_tool_calls", BODY_RESPONSES, "integer", NULL},
     {"reasoning", BODY_RESPONSES, "[{}, {'effort': 'none'}]", NO_REASONING},
-    {"text", BODY_RESPONSES,
-     "[{}, {'format': {'type': 'text'}}, {'verbosity': 'medium'}, {'format': {'type': 'text'}, 'verbosity': 'medium'}]",
-     NO_FORMAT},
     {"stream_options", BODY_RESPONSES, "[{}, {'include_obfuscation': false}]", "events are not padded"},
     {"n", BODY_RESPONSES, "[1]", "a response is one answer"},
     {"include_obfuscation", BODY_STREAM_OPTIONS, "[false]", "events are not padded"},
@@ -89,7 +86,7 @@ static const struct neutral table[] = {
     {"logits_processors", ALL, "[[]]", NO_BANS},
     {"prompt_logprobs", ALL, "[]", "echo with logprobs scores a prompt (/v1/completions)"},
     {"flat_logprobs", ALL, "[false]", "log probabilities have one shape"},
-    {"structured_outputs", BODY_RESPONSES, "[{}]", NO_FORMAT},
+    {"structured_outputs", BODY_RESPONSES, "[{}]", OTHER_FORMAT},
     {"structural_tag", ALL | BODY_STRUCTURED, "['']", NO_TOOLS},
     {"guided_json", ALL, "[]", OLD_FORMAT},
     {"guided_regex", ALL, "['']", OLD_FORMAT},

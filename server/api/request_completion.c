@@ -124,6 +124,15 @@ static bool add_stop(const struct object *o, struct completion_request *r)
     return true;
 }
 
+/* Its text.format, which may be NULL: all that was said, and the type in any case. */
+static json_t *told_text(const json_t *format)
+{
+    json_t *all = json_pack("{s:s}", "type", "text");
+    if (format)
+        json_object_update(all, (json_t *)(uintptr_t)format);
+    return json_pack("{s:o}", "format", all);
+}
+
 /* What an answer of /v1/responses repeats, as OpenAI's do; also defaults, and null for what was not said. */
 static bool tell_request(const struct object *o, struct completion_request *r)
 {
@@ -136,6 +145,7 @@ static bool tell_request(const struct object *o, struct completion_request *r)
     }
     if (!metadata)
         json_object_set_new(told, "metadata", json_object());
+    json_object_set_new(told, "text", told_text(json_object_get(json_object_get(o->json, "text"), "format")));
     json_object_set_new(told, "temperature", reply_setting(r->temperature));
     json_object_set_new(told, "top_p", reply_setting(r->top_p));
     json_object_set_new(told, "top_logprobs", json_integer(DEQ_MAX(r->logprobs, 0)));

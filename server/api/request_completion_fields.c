@@ -323,6 +323,7 @@ static const struct field chat_rows[] = {
     {"max_completion_tokens", OTHER, 1, INT32_MAX, 0, take_max_tokens, "integer"},
     {"logprobs", OTHER, 0, 0, 0, take_chat_logprobs, "boolean"},
     {"top_logprobs", OTHER, 0, -1, 0, take_top_logprobs, "integer"},
+    {"state", OTHER, 0, 0, 0, take_state, "string"},
     {"messages", OTHER, 0, 0, 0, request_take_messages, "array of messages"},
 };
 
@@ -334,6 +335,8 @@ static const struct field responses_rows[] = {
     {"truncation", OTHER, 0, 0, 0, take_truncation, "string: auto, disabled"},
     {"instructions", OTHER, 0, 0, 0, take_instructions, "string"},
     {"metadata", OTHER, 0, 0, 0, take_metadata, "object"},
+    {"text", OTHER, 0, 0, 0, request_take_text, "object"},
+    {"state", OTHER, 0, 0, 0, take_state, "string"},
     {"input", OTHER, 0, 0, 0, request_take_input, "string or array of messages"},
 };
 
@@ -351,4 +354,5 @@ const struct fields chat_fields = {.rows = chat_rows,
 const struct fields responses_fields = {.rows = responses_rows,
                                         .n = DEQ_COUNT(responses_rows),
                                         .body = BODY_RESPONSES,
-                                        .inner = {&request_item_fields, &request_solve_fields}};
+                                        .inner = {&request_item_fields, &request_solve_fields, &request_text_fields,
+                                                  &request_text_format_fields}};

@@ -1,5 +1,5 @@
-/* The form that answers are to fit: response_format as OpenAI has it, structured_outputs as vLLM has it. Made by the
- * library, which keeps the last ones; what it does not support is refused by name. */
+/* The form that answers are to fit: response_format, and text of /v1/responses, as OpenAI has them; structured_outputs
+ * as vLLM has it. Made by the library, which keeps the last ones; what it does not support is refused by name. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,12 +88,14 @@ static bool take_label(const struct object *o, const struct field *f, const json
     return json_is_string(v) || fields_bad_type(o, f->name, "a string");
 }
 
-static const struct field schema_rows[] = {
-    {"name", OTHER, 0, 0, 0, take_label, "string"},
-    {"description", OTHER, 0, 0, 0, take_label, "string"},
-    {"strict", BOOL, 0, 0, offsetof(struct form_fields, strict), NULL, NULL},
-    {"schema", OTHER, 0, 0, 0, take_schema, "JSON Schema"},
-};
+#define SCHEMA_FIELDS                                                           \
+    {"name", OTHER, 0, 0, 0, take_label, "string"},                             \
+    {"description", OTHER, 0, 0, 0, take_label, "string"},                      \
+    {"strict", BOOL, 0, 0, offsetof(struct form_fields, strict), NULL, NULL},   \
+    {"schema", OTHER, 0, 0, 0, take_schema, "JSON Schema"}
+#define TYPE_FIELD {"type", OTHER, 0, 0, 0, take_type, "string: text, json_object, json_schema"}
+
+static const struct field schema_rows[] = {SCHEMA_FIELDS};
 const struct fields request_schema_fields = {.rows = schema_rows, .n = DEQ_COUNT(schema_rows), .name = "json_schema"};
 
 static bool take_json_schema(const struct object *o, const struct field *f, const json_t *v, void *request)
@@ -104,7 +106,7 @@ static bool take_json_schema(const struct object *o, const struct field *f, cons
 }
 
 static const struct field format_rows[] = {
-    {"type", OTHER, 0, 0, 0, take_type, "string: text, json_object, json_schema"},
+    TYPE_FIELD,
     {"json_schema", OTHER, 0, 0, 0, take_json_schema, "object"},
 };
 const struct fields request_format_fields = {
@@ -126,6 +128,36 @@ bool request_take_format(const struct object *o, const struct field *f, const js
     if (!form.schema)
         return fields_missing(o, "response_format.json_schema.schema");
     return compile(o, "response_format.json_schema.schema", DEQ_FORM_SCHEMA, form.schema, request);
+}
+
+/* --- text of /v1/responses --- */
+
+static const struct field text_format_rows[] = {TYPE_FIELD, SCHEMA_FIELDS};
+const struct fields request_text_format_fields = {
+    .rows = text_format_rows, .n = DEQ_COUNT(text_format_rows), .name = "format"};
+
+static bool take_text_format(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    return take_object(o, f->name, "text.format.", &request_text_format_fields, v, request);
+}
+
+static const struct field text_rows[] = {{"format", OTHER, 0, 0, 0, take_text_format, "object"}};
+const struct fields request_text_fields = {
+    .rows = text_rows, .n = DEQ_COUNT(text_rows), .body = BODY_TEXT, .name = "text"};
+
+bool request_take_text(const struct object *o, const struct field *f, const json_t *v, void *request)
+{
+    static const char param[] = "text.format.schema";
+    struct form_fields form = {0};
+    if (!take_object(o, f->name, "text.", &request_text_fields, v, &form))
+        return false;
+    if (form.schema && form.type != AS_SCHEMA)
+        return fields_bad_value(o, param, "only with type json_schema");
+    if (form.type == AS_TEXT)
+        return true;
+    if (form.type == AS_JSON)
+        return any_object(o, "text.format", request);
+    return form.schema ? compile(o, param, DEQ_FORM_SCHEMA, form.schema, request) : fields_missing(o, param);
 }
 
 /* --- structured_outputs --- */

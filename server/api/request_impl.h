@@ -32,10 +32,12 @@ struct deq_solve_params request_solve_defaults(const struct request_context *c);
 /* Whether the prompt that the field of that name gave fits. */
 bool request_prompt_fits(const struct request_context *c, const char *name, size_t n_prompt,
                          struct request_error *err);
-/* response_format and structured_outputs become the form of a completion_request. */
-extern const struct fields request_format_fields, request_schema_fields, request_structured_fields;
+/* response_format, structured_outputs and text become the form of a completion_request. */
+extern const struct fields request_format_fields, request_schema_fields, request_structured_fields,
+    request_text_fields, request_text_format_fields;
 bool request_take_format(const struct object *o, const struct field *f, const json_t *v, void *request);
 bool request_take_structured(const struct object *o, const struct field *f, const json_t *v, void *request);
+bool request_take_text(const struct object *o, const struct field *f, const json_t *v, void *request);
 /* A chat's messages, or the input of /v1/responses, become the prompt of a completion_request. */
 extern const struct fields request_message_fields, request_item_fields;
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request);

@@ -255,14 +255,15 @@ static bool add_messages(struct conversation *c, const json_t *v)
     return ok;
 }
 
-/* Its text has its beginning; a failure of that is one of what comes behind. */
-static struct conversation conversation(const struct object *o, const char *field)
+/* Its text has its beginning, but behind a state, which has one; a failure of that is one of what comes behind. */
+static struct conversation conversation(const struct object *o, const char *field, const struct completion_request *r)
 {
     struct conversation c = {.o = o, .field = field, .template = request_chat_template(o->context)};
     const size_t templates = (JSON_ARRAY_MAX + 2) * sizeof o->context->conf->chat_message;
     deq_buf_init(&c.text, o->context->conf->max_body_bytes + templates);
     deq_buf_init(&c.own, 2 * templates); /* a part is one byte at least, and {content} before the next */
-    add_own(&c, c.template.begin, strlen(c.template.begin));
+    if (!r->state[0])
+        add_own(&c, c.template.begin, strlen(c.template.begin));
     return c;
 }
 
@@ -284,21 +285,22 @@ static bool to_prompt(struct conversation *c, bool ok, struct completion_request
     deq_buf_free(&c->text);
     deq_buf_free(&c->own);
     /* a model's own template says how its texts begin */
-    if (ok && strcmp(c->template.source, "model") && !deq_begin_text(c->o->context->model, &r->prompts[0]))
+    if (ok && !r->state[0] && strcmp(c->template.source, "model") &&
+        !deq_begin_text(c->o->context->model, &r->prompts[0]))
         ok = fields_no_memory(c->o);
     return ok && request_never_empty(c->o, "prompt", &r->prompts[0]);
 }
 
 bool request_take_messages(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    struct conversation c = conversation(o, f->name);
+    struct conversation c = conversation(o, f->name, request);
     return to_prompt(&c, add_messages(&c, v), request);
 }
 
 /* `instructions` are a system message in front; a string is a user's message. */
 bool request_take_input(const struct object *o, const struct field *f, const json_t *v, void *request)
 {
-    struct conversation c = conversation(o, f->name);
+    struct conversation c = conversation(o, f->name, request);
     const struct message instructions = {"system", json_object_get(o->json, "instructions")}, only = {"user", v};
     bool ok = !instructions.content || fill_in(&c, &instructions);
     ok = ok && (json_is_string(v) ? fill_in(&c, &only) : add_messages(&c, v));

@@ -40,6 +40,7 @@ static const struct route table[] = {
     {"GET", "/v1/states", ep_states, 0, NULL},
     {"POST", "/v1/states", ep_state_save, NEEDS_MODEL, &state_fields},
     {"GET", "/v1/states/", ep_state, NEEDS_MODEL, NULL},
+    {"PUT", "/v1/states/", ep_state_put, NEEDS_MODEL, NULL},
     {"DELETE", "/v1/states/", ep_state_delete, 0, NULL},
     {"GET", "/v1/models", ep_models, NEEDS_MODEL, NULL},
     {"GET", "/v1/models/", ep_model, NEEDS_MODEL, NULL},
@@ -104,18 +105,20 @@ void route_print_fields(void)
 
 /* --- Headers: who may, and what for --- */
 
-/* What a path takes: of two rows with the same one, GET and another. */
+/* What a path takes, of all its rows. */
 static const char *methods_of(const char *path)
 {
-    const char *found = NULL;
-    for (size_t i = 0; i < DEQ_COUNT(table); i++) {
-        const char *method = table[i].method;
-        if (strcmp(table[i].path, path))
-            continue;
-        const char *other = found && !strcmp(method, "GET") ? found : method;
-        found = !found ? method : !strcmp(other, "POST") ? "GET, POST" : "GET, DELETE";
-    }
-    return found;
+    static const struct {
+        const char *name;
+        unsigned bit;
+    } methods[] = {{"GET", 1}, {"POST", 2}, {"PUT", 4}, {"DELETE", 8}};
+    static const char *const words[] = {[1] = "GET",    [2] = "POST",        [3] = "GET, POST",
+                                        [8] = "DELETE", [9] = "GET, DELETE", [13] = "GET, PUT, DELETE"};
+    unsigned all = 0;
+    for (size_t i = 0; i < DEQ_COUNT(table); i++)
+        for (size_t m = 0; m < DEQ_COUNT(methods) && !strcmp(table[i].path, path); m++)
+            all |= strcmp(table[i].method, methods[m].name) ? 0 : methods[m].bit;
+    return words[all];
 }
 
 static bool ends_in_more(const char *path)
@@ -175,9 +178,9 @@ static bool allowed(const struct service *s, struct exchange *x, const struct ro
     return true;
 }
 
-/* Bodies are JSON, in the clear. Absent, and what curl -d sends, is taken for it; but not from a browser, whose forms
- * send that to any site. */
-static bool takes_body(struct exchange *x)
+/* Bodies are in the clear, and of one type: JSON, or the bytes of a state. Absent, and what curl sends by itself, is
+ * taken for it; but not from a browser, whose forms send that to any site. */
+static bool takes_body(struct exchange *x, const char *wanted)
 {
     const char *type = x->content_type;
     const bool form = type && header_type_is(type, "application/x-www-form-urlencoded");
@@ -188,11 +191,20 @@ static bool takes_body(struct exchange *x)
     } else if (form && x->browser) {
         exchange_error(
             x, 415, "unsupported_media_type", NULL,
-            "Content-Type: application/x-www-form-urlencoded is not taken from a browser; send application/json");
-    } else if (type && !form && !header_type_is(type, "application/json")) {
-        exchange_error(x, 415, "unsupported_media_type", NULL, "Content-Type: the body must be application/json");
+            "Content-Type: application/x-www-form-urlencoded is not taken from a browser; say what the body is");
+    } else if (type && !form && !header_type_is(type, wanted)) {
+        char text[80];
+        snprintf(text, sizeof text, "Content-Type: the body must be %s", wanted);
+        exchange_error(x, 415, "unsupported_media_type", NULL, text);
     }
     return !x->status;
+}
+
+/* A state, of which there are two for a while: as bytes, and as what they mean. */
+static void take_bytes(const struct service *s, struct exchange *x)
+{
+    x->body.max = s->conf->answer_bytes / 4;
+    x->body_limit = "a quarter of limits.answer_bytes";
 }
 
 /* Refuses what a page of another site sends, and names that somebody else's pages may have here, before anything else
@@ -299,7 +311,9 @@ void route_check(void *ctx, struct exchange *x, const struct credential *keys, s
     else if (!r)
         unknown_path(s, x);
     else if (!strcmp(r->method, "POST"))
-        (void)takes_body(x);
+        (void)takes_body(x, "application/json");
+    else if (!strcmp(r->method, "PUT") && takes_body(x, "application/octet-stream"))
+        take_bytes(s, x);
     if (x->status) {
         if (x->status != 405)
             x->allow = NULL;

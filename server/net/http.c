@@ -126,6 +126,7 @@ static enum MHD_Result begin_request(const struct listener *l, struct MHD_Connec
     s->last_request = ++socket_state->requests >= REQUESTS_PER_CONNECTION;
     s->x.arrived_ns = deq_now_ns();
     deq_buf_init(&s->x.body, h->conf->max_body_bytes);
+    s->x.body_limit = "server.max_body_bytes";
     deq_buf_init(&s->x.reply, REPLY_MAX_BYTES);
     http_check_head(s, l, socket_state, version);
     s->x.channel = channel_new(s, http_wake, h->conf->stream_buffer_bytes, h->handler.budget, s->x.caller.id);
@@ -163,8 +164,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return MHD_YES;
     if (s->refused)
         return http_send_reply(s, false);
-    if (s->too_large)
-        return http_send_error(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+    if (s->too_large) {
+        http_refuse_body(s);
+        return http_send_reply(s, false);
+    }
     if (s->starved) {
         s->x.retry_after_ms = s->http->handler.retry_ms;
         return http_send_error(s, 503, "out_of_memory", "out of memory; try again later");

@@ -46,7 +46,8 @@ struct exchange {
     const void *route;              /* the router's */
     bool probe;                     /* the router's: counted apart, not logged */
     /* then */
-    struct deq_buf body;
+    struct deq_buf body;            /* the router may set its max, and what that comes from */
+    const char *body_limit;
     struct channel *channel;        /* where the response goes */
     /* the answer of an endpoint that does not wait: status 0 means that the channel will carry it */
     int status;

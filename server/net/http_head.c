@@ -58,6 +58,13 @@ void http_refuse(struct request_state *s, int status, const char *code, const ch
         s->http->handler.refuse(&s->x, status, code, NULL, message);
 }
 
+void http_refuse_body(struct request_state *s)
+{
+    char text[80];
+    snprintf(text, sizeof text, "the body exceeds %zu bytes (%s)", s->x.body.max, s->x.body_limit);
+    http_refuse(s, 413, "body_too_large", text);
+}
+
 static struct caller anonymous(struct MHD_Connection *conn)
 {
     const union MHD_ConnectionInfo *i = MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
@@ -153,7 +160,8 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
         keys[n_keys++] = c.key;
     h->handler.check(h->handler.ctx, x, keys, c.api_key > 1 ? 0 : n_keys);
     /* whoever asks first whether to send the body is told now, and then does not send it */
-    s->close_after_reply = s->close_after_reply || x->overfull || c.length > h->conf->max_body_bytes || c.expect;
-    if (c.length > h->conf->max_body_bytes)
-        http_refuse(s, 413, "body_too_large", "the body exceeds server.max_body_bytes");
+    const bool too_large = c.length > x->body.max;
+    s->close_after_reply = s->close_after_reply || x->overfull || too_large || c.expect;
+    if (too_large)
+        http_refuse_body(s);
 }

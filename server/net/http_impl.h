@@ -124,5 +124,7 @@ void http_check_head(struct request_state *s, const struct listener *l, const st
                      const char *version);
 /* The answer is an error; the first reason counts. */
 void http_refuse(struct request_state *s, int status, const char *code, const char *message);
+/* Its body is larger than it may be. */
+void http_refuse_body(struct request_state *s);
 
 #endif

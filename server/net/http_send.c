@@ -51,7 +51,7 @@ static void add_origin(const struct exchange *x, struct MHD_Response *r)
     }
     if (!x->preflight)
         return;
-    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE");
+    MHD_add_response_header(r, "Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE");
     if (x->ask_headers && x->ask_headers[0])
         MHD_add_response_header(r, "Access-Control-Allow-Headers", x->ask_headers);
     if (x->ask_private)

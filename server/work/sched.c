@@ -5,7 +5,6 @@
 #include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/work/sched_impl.h"
-#include "server/work/states.h"
 
 #include <stdio.h>
 
@@ -41,7 +40,6 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     const struct deq_engine_opts o = sched_engine_opts(c);
     s->conf = c;
     s->metrics = m;
-    s->model = model;
     s->elastic.objective_ns = c->depth_objective_ms * 1000000ull;
     s->queue_end = &s->queue;
     s->listed_end = &s->listed;
@@ -49,7 +47,7 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
     enum deq_rc rc = deq_engine_new(model, &o, &s->engine, err);
     if (rc)
         goto fail;
-    states_restore_cache(c, m, model, s->engine);
+    cache_begin(&s->cache, c, m, model, s->engine);
     const struct deq_engine_stats st = deq_engine_stats(s->engine);
     s->room = (struct fair_room){st.max_sequences, st.max_rows, st.pages};
     s->configured = fair_configured(&s->room);
@@ -83,12 +81,18 @@ void sched_stop(struct sched *s)
     pthread_cond_signal(&s->wake);
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
+    cache_end(&s->cache);
     s->started = false;
 }
 
-void sched_save_cache(const struct sched *s)
+void sched_save_cache(struct sched *s)
 {
-    states_save_cache(s->conf, s->metrics, s->model, s->engine);
+    cache_save(&s->cache, s->engine);
+}
+
+void sched_retire(struct sched *s)
+{
+    cache_retire(&s->cache);
 }
 
 void sched_free(struct sched *s)
@@ -196,18 +200,21 @@ static void enqueue(struct sched *s, struct job *j, struct account *a)
     a->waiting++;
 }
 
-enum submit sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n)
+enum submit sched_submit(struct sched *s, struct reservation *r, struct job *jobs)
 {
     uint64_t tokens = 0;
-    for (size_t i = 0; i < n; i++)
-        tokens += jobs[i]->prompt.n;
+    size_t n = 0;
+    for (const struct job *j = jobs; j; j = j->next, n++)
+        tokens += j->prompt.n;
     pthread_mutex_lock(&s->lock);
     give_back(r);
-    struct account *a = fair_account(&s->fair, jobs[0]->caller.id);
-    const enum submit verdict = may_wait(s, &jobs[0]->caller, a, n, tokens);
+    struct account *a = fair_account(&s->fair, jobs->caller.id);
+    const enum submit verdict = may_wait(s, &jobs->caller, a, n, tokens);
     if (verdict == SUBMIT_OK) {
-        for (size_t i = 0; i < n; i++)
-            enqueue(s, jobs[i], a);
+        for (struct job *j = jobs, *next; j; j = next) {
+            next = j->next;
+            enqueue(s, j, a);
+        }
         s->arrivals = true;
         atomic_fetch_add(&s->metrics->waiting, (int64_t)n);
         pthread_cond_signal(&s->wake);

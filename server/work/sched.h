@@ -61,7 +61,7 @@ struct job {
     struct sched *sched;
     /* the scheduler's; readable in callbacks */
     struct deq_admission admission;
-    struct job *next;
+    struct job *next; /* of a list: at submission the others that come with it, later the scheduler's */
     struct account *account; /* the caller's, from submission on */
     struct fair_room room;   /* what it takes of the engine; its pages are known once it is admitted */
     struct fair_seat seat;   /* of a running job; it must take part once its deadline passed */
@@ -103,8 +103,9 @@ enum deq_rc sched_new(const struct conf *c, const struct deq_model *model, struc
 /* tokens: an estimate from the body's size. */
 enum submit sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct reservation *ret);
 void sched_release(struct reservation *r);
-/* All or none. Ends the reservation. On SUBMIT_OK the jobs are the scheduler's; otherwise they stay the caller's. */
-enum submit sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n);
+/* A list of jobs (next), of one caller: all or none. Ends the reservation. On SUBMIT_OK they are the scheduler's;
+ * otherwise they, and the list, stay the caller's. */
+enum submit sched_submit(struct sched *s, struct reservation *r, struct job *jobs);
 /* These take note; the engine's thread acts before its next step. Any thread, also with a channel's lock. */
 void sched_cancel(struct job *j);
 void sched_pause(struct job *j, bool pause);
@@ -136,7 +137,8 @@ unsigned sched_retry_ms(struct sched *s);
 void sched_drain(struct sched *s);   /* new jobs are refused from now on */
 void sched_end_all(struct sched *s); /* every job ends now, as JOB_DRAINED */
 void sched_stop(struct sched *s);    /* ends all, then the thread, behind its step; not from that thread */
-void sched_save_cache(const struct sched *s); /* the prefix cache, for the next run; behind sched_stop */
+void sched_save_cache(struct sched *s); /* the prefix cache, for the next run; behind sched_stop */
+void sched_retire(struct sched *s);  /* another takes its place: its prefix cache is saved no more */
 void sched_free(struct sched *s);    /* the same where that was not done, and gives its memory back */
 
 #endif

@@ -1,10 +1,11 @@
-/* The state that sched.c (what any thread calls) and engine_thread.c (the engine's thread) share. sched.c starts the
- * thread and calls nothing else of engine_thread.c, which calls nothing of sched.c. */
+/* The state that sched.c (what any thread calls) and the engine's thread (engine_thread.c, admission.c, depth.c) share.
+ * sched.c starts the thread and calls nothing else of theirs; they call nothing of sched.c. */
 #ifndef DEQ_SERVER_SCHED_IMPL_H
 #define DEQ_SERVER_SCHED_IMPL_H
 
 #include <pthread.h>
 
+#include "server/work/cache.h"
 #include "server/work/elastic.h"
 #include "server/work/sched.h"
 
@@ -12,7 +13,6 @@ struct sched {
     /* constant while the thread runs */
     const struct conf *conf;
     struct metrics *metrics;
-    const struct deq_model *model;
     struct fair_room room;       /* all that the engine has */
     struct fair_room configured; /* of that, without the eighth for callers that run nothing */
     uint32_t max_positions;
@@ -28,6 +28,7 @@ struct sched {
     uint64_t next_scan_ns;     /* of the queue */
     struct step_cost cost;
     struct elastic elastic;
+    struct cache cache;
     uint64_t turn;             /* number of the step */
     bool sharing;              /* some job is throttled */
     struct fair_seat **seats;  /* [room.sequences] of the running jobs, for one step's sharing */
@@ -70,6 +71,22 @@ void depth_gap(struct sched *s, struct job *j, uint64_t gap_ns);
 /* Behind a step, or where none is to be made. */
 void depth_follow(struct sched *s);
 
+/* admission.c: the queue, on the engine's thread. */
+
+enum { QUEUE_SCAN_MS = 10 /* it is searched for expired jobs so often */ };
+/* Caller holds s->lock. Takes jobs off the queue that will not run, as a list: cancelled, waited too long, or
+ * everything ends; then, without the lock, their ends. */
+struct job *queue_expired(struct sched *s, uint64_t now);
+void queue_finish(struct sched *s, struct job *expired, bool end_all);
+/* Moves jobs from the queue into the engine while there is room. */
+void queue_admit(struct sched *s);
+
+/* engine_thread.c */
+
+/* What the engine tells of a running job, ctx. */
+enum deq_verdict engine_on_event(void *ctx, const struct deq_event *e);
+/* Which end a cancelled job comes to. */
+enum job_end engine_count_cancel(struct sched *s, const struct job *j, enum cancel_phase phase);
 /* The thread's function; returns when s->stop is set and every job has ended. */
 void *engine_thread(void *sched);
 

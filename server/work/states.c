@@ -10,14 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "server/log.h"
 
 #define SUFFIX ".safetensors"
-#define CACHE_FILE "prefix" SUFFIX
 
 enum { PATH_BYTES = 1024 + STATE_NAME_MAX + sizeof SUFFIX + 1 };
 
@@ -341,49 +339,4 @@ void states_free(struct states *s)
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     deq_free(s);
-}
-
-/* --- The prefix cache --- */
-
-static bool cache_path(const struct conf *c, char path[PATH_BYTES])
-{
-    return c->cache_dir[0] && deq_io_join(path, PATH_BYTES, c->cache_dir, CACHE_FILE);
-}
-
-void states_restore_cache(const struct conf *c, struct metrics *m, const struct deq_model *model,
-                          struct deq_engine *engine)
-{
-    char path[PATH_BYTES];
-    struct deq_err err = {0};
-    size_t blocks = 0;
-    const uint64_t t0 = deq_now_ns();
-    if (!cache_path(c, path))
-        return;
-    const enum deq_rc rc = deq_prefix_restore(model, engine, path, &blocks, &err);
-    if (rc == DEQ_ENOTFOUND) /* the first run */
-        return;
-    atomic_fetch_add(&m->state_reads[!rc], 1);
-    atomic_store(&m->restored_blocks, blocks);
-    if (rc)
-        log_line(LOG_WARN, "prefix cache not restored", log_text("reason", err.text));
-    else
-        log_line(LOG_INFO, "prefix cache restored", log_int("blocks", (int64_t)blocks),
-                 log_int("ms", (int64_t)((deq_now_ns() - t0) / 1000000)));
-}
-
-void states_save_cache(const struct conf *c, struct metrics *m, const struct deq_model *model,
-                       const struct deq_engine *engine)
-{
-    char path[PATH_BYTES];
-    struct deq_err err = {0};
-    const uint64_t t0 = deq_now_ns();
-    if (!cache_path(c, path))
-        return;
-    const enum deq_rc rc = deq_prefix_save(model, engine, path, &err);
-    atomic_fetch_add(&m->state_writes[!rc], 1);
-    if (rc)
-        log_line(LOG_ERROR, "prefix cache not saved", log_text("reason", err.text));
-    else
-        log_line(LOG_INFO, "prefix cache saved", log_int("blocks", (int64_t)deq_engine_stats(engine).prefix_entries),
-                 log_int("ms", (int64_t)((deq_now_ns() - t0) / 1000000)));
 }

@@ -1,6 +1,6 @@
-/* What the daemon keeps of equilibria on disk: saved states by name (state.dir), and the prefix cache from one run to
- * the next (engine.cache_dir). Both directories may be full, read-only, or hold what a crash has left: the daemon
- * serves on, says it once in the log, and counts it.
+/* What the daemon keeps of equilibria on disk: saved states by name (state.dir); the prefix cache is cache.h's
+ * (engine.cache_dir). Both directories may be full, read-only, or hold what a crash has left: the daemon serves on,
+ * says it once in the log, and counts it.
  *
  * A state is the file NAME.safetensors; there is no index, so files may come and go by other means, from other daemons
  * too. Files are written by a thread of their own, for which the engine never waits, and appear whole or not at all.
@@ -48,12 +48,5 @@ struct state_entry {
     uint64_t bytes, written_s; /* wall time */
 };
 enum deq_rc states_list(const struct states *s, struct state_entry **ret, size_t *ret_n, struct deq_err *err);
-
-/* The prefix cache of an engine that has solved nothing yet, or that solves nothing any more. What cannot be read or
- * written is logged. */
-void states_restore_cache(const struct conf *c, struct metrics *m, const struct deq_model *model,
-                          struct deq_engine *engine);
-void states_save_cache(const struct conf *c, struct metrics *m, const struct deq_model *model,
-                       const struct deq_engine *engine);
 
 #endif

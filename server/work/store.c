@@ -21,7 +21,8 @@ struct store {
     struct served *current;
     struct served *old[OLD_MAX];  /* swapped out, still with work */
     unsigned threads;             /* reloads' threads: each loads, swaps, and waits for what it swapped out */
-    bool reloading, closing;
+    bool reloading;
+    _Atomic bool closing; /* also what gives up a load */
     store_reloaded *done;
     void *ctx;
 };
@@ -74,7 +75,7 @@ static enum deq_verdict prove(void *ctx, const struct deq_event *e)
 }
 
 /* A few tokens from an engine of its own: weights that parse but solve to nothing must not replace ones that work. */
-static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
+static enum deq_rc self_test(const struct deq_model *model, const _Atomic bool *stop, struct deq_err *err)
 {
     struct deq_engine *engine;
     struct proof p = {.finite = true};
@@ -94,9 +95,11 @@ static enum deq_rc self_test(const struct deq_model *model, struct deq_err *err)
     q.event = prove;
     q.ctx = &p;
     rc = deq_submit(engine, &q, NULL, err);
-    while (!rc && deq_active(engine))
+    while (!rc && deq_active(engine) && !*stop)
         deq_step(engine);
     deq_engine_free(engine);
+    if (!rc && *stop)
+        return deq_fail(err, DEQ_ECANCELED, "the server is shutting down");
     if (!rc && (p.numeric || !p.finite || p.tokens != positions - 1))
         rc = deq_fail(err, DEQ_ENUMERIC, "the model's states are not finite numbers");
     return rc;
@@ -144,9 +147,9 @@ static enum deq_rc load(const struct store *s, struct served **ret, struct deq_e
     enum deq_class numeric;
     enum deq_rc rc = check(c, m->name, err);
     if (!rc)
-        rc = deq_model_load(c->model_path, conf_numeric(c, &numeric), &m->model, err);
+        rc = deq_model_load_until(c->model_path, conf_numeric(c, &numeric), &s->closing, &m->model, err);
     if (!rc)
-        rc = self_test(m->model, err);
+        rc = self_test(m->model, &s->closing, err);
     if (!rc)
         rc = sched_new(c, m->model, s->metrics, &m->sched, err);
     if (rc) {
@@ -230,6 +233,7 @@ static void *reload_main(void *arg)
             slot++;
         old = s->old[slot] = s->current;
         s->current = fresh;
+        sched_retire(old->sched);
     }
     s->reloading = false;
     pthread_mutex_unlock(&s->lock);

@@ -40,7 +40,7 @@ size_t store_list(struct store *s, struct sched_job *out, size_t max);
 bool store_end_job(struct store *s, uint64_t number);
 void store_drain(struct store *s);   /* also: no reload from now on */
 void store_end_all(struct store *s);
-/* After the last exchange: ends the threads, of a reload under way once it has loaded, of engines behind their step. */
+/* After the last exchange: ends the threads; a reload under way is given up, engines end behind their step. */
 void store_stop(struct store *s);
 void store_save_cache(struct store *s); /* that of the model that served; behind store_stop */
 void store_free(struct store *s); /* the same where that was not done; and what the models hold */

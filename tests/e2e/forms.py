@@ -139,6 +139,34 @@ def test_what_is_refused():
     check_error(s, o, 400, "unsupported_parameter", "structured_outputs", "not of responses")
 
 
+def test_responses_fit():
+    """text.format is for responses what response_format is for chats: the same answer, which the response repeats."""
+    d = usual()
+    schema = {"type": "json_schema", "name": "person", "strict": True, "schema": PERSON}
+    chat = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": PERSON}}
+    for form, of_chat in ((schema, chat), ({"type": "json_object"},) * 2, ({"type": "text"},) * 2, ({}, {}),
+                          (None, None)):
+        base = {"temperature": 1, "seed": 9}
+        s, _, o = d.post(R, dict(base, input="Who?", max_output_tokens=120, text={"format": form}))
+        want = d.post(H, dict(base, messages=[{"role": "user", "content": "Who?"}], max_tokens=120,
+                              response_format=of_chat))[2]["choices"][0]
+        equal((s, o["output"][0]["content"][0]["text"], o["status"]),
+              (200, want["message"]["content"], "completed" if want["finish_reason"] == "stop" else "incomplete"),
+              "%s: the chat's answer" % form)
+        equal(o["text"], {"format": dict({"type": "text"}, **(form or {}))}, "%s is repeated" % form)
+    for text, code, param in (({"format": {"type": "json_schema"}}, "missing_parameter", "text.format.schema"),
+                              ({"format": {"type": "json_object", "schema": {}}}, "invalid_value",
+                               "text.format.schema"),
+                              ({"format": {"type": "json_schema", "schema": {"type": "x"}}}, "invalid_form",
+                               "text.format.schema"),
+                              ({"format": {"type": "json_schema", "schema": 1}}, "invalid_type", "text.format.schema"),
+                              ({"format": {"colour": 1}}, "unknown_parameter", "text.format.colour"),
+                              ({"format": "text"}, "invalid_type", "text.format"), ("text", "invalid_type", "text"),
+                              ({"colour": 1}, "unknown_parameter", "text.colour")):
+        s, _, o = d.post(R, {"input": "x", "text": text})
+        check_error(s, o, 400, code, param, "%s" % text)
+
+
 def test_words_spell_no_form():
     with word_model() as model, Daemon(model=model) as d:
         s, _, o = d.post(C, {"prompt": "w9", "max_tokens": 2, "structured_outputs": {"choice": ["a"]}})

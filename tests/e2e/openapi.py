@@ -252,8 +252,10 @@ def test_structure():
             check("200" in op["responses"] and all(re.fullmatch(r"[1-5]\d\d", c) for c in op["responses"]),
                   name + ": statuses")
             if "requestBody" in op:
-                equal((op["requestBody"]["required"], list(op["requestBody"]["content"])), (True, ["application/json"]),
+                kind = "application/octet-stream" if method == "put" else "application/json"
+                equal((op["requestBody"]["required"], list(op["requestBody"]["content"])), (True, [kind]),
                       name + ": body")
+            if "requestBody" in op and method != "put":
                 body = follow(op["requestBody"]["content"]["application/json"]["schema"])
                 equal(body.get("additionalProperties"), False, name + ": no other fields")
                 example = op["requestBody"]["content"]["application/json"]["example"]
@@ -294,11 +296,12 @@ def test_statuses():
             want, op = set(always), item[method]
             open_, probe = op.get("security") == [], path.startswith("/health")
             want |= set() if open_ else {"401"}
-            want |= {"415"} if method == "post" else set()
+            want |= {"415"} if method in ("post", "put") else set()
             want |= {"404"} if "requestBody" in op or "{" in path else set()
-            solves = "requestBody" in op and "tokenize" not in path
+            solves = "requestBody" in op and "tokenize" not in path and method == "post"
             want |= {"429", "504"} if solves else set()
-            want |= {"507"} if (method, path) == ("post", "/v1/states") else set()
+            want |= {"429"} if method == "put" else set()  # large bodies wait for the thread that reads them
+            want |= {"507"} if (method, path) in (("post", "/v1/states"), ("put", "/v1/states/{name}")) else set()
             want |= set() if path == "/metrics" else {"503"}
             want |= set() if path.startswith("/health") else {"421"}
             equal(set(op["responses"]), want, "%s %s: statuses" % (method, path))
@@ -387,7 +390,8 @@ SHAPES = {
 
 
 def test_fields_are_the_tables():
-    where = {"response_format": "ResponseFormat", "json_schema": "JsonSchemaFormat",
+    where = {"response_format": "ResponseFormat", "json_schema": "JsonSchemaFormat", "text": "ResponseText",
+             "format": "TextFormat",
              "structured_outputs": "StructuredOutputs", "deq": "DeqOptions", "stream_options": "StreamOptions",
              "messages": "Message", "input": "InputItem"}
     for path, item in DOC["paths"].items():
@@ -683,12 +687,18 @@ def test_replies():
             check("stop_reason" in got["choices"][0], text + ": stop_reason was there")
     s, head, b = d.request("POST", l, {"prompt": "The"}, {"Accept": "application/octet-stream"})
     conforms_reply("POST", l, s, head, b, "raw")
+    bytes_ = b""
     s, head, b = d.request("POST", q, {"prompt": "The"}, {"Accept": "application/octet-stream"})
     conforms_reply("POST", q, s, head, b, "raw")
-    for method, path in (("GET", t), ("GET", t + "/a"), ("GET", t + "/other"), ("DELETE", t + "/a")):
-        s, head, b = d.request(method, path)
+    for method, path in (("GET", t), ("GET", t + "/a"), ("GET", t + "/other"), ("PUT", t + "/a"), ("DELETE", t + "/a")):
+        put = (bytes_, {"Content-Type": "application/octet-stream"}) if method == "PUT" else ()
+        s, head, b = d.request(method, path, *put)
         equal(s, 404 if path.endswith("other") else 200, "%s %s" % (method, path))
         conforms_reply(method, path, s, head, b, "as it is")
+        bytes_ = b if (method, path) == ("GET", t + "/a") else bytes_
+    s, head, b = d.request("PUT", t + "/a", bytes_[:-1], {"Content-Type": "application/octet-stream"})
+    equal(s, 400, "a damaged state")
+    conforms_reply("PUT", t + "/a", s, head, b, "a damaged state")
     for path in ("/v1/models", "/v1/models/tiny", "/v1/models/other", "/tokenizer_info", "/version", "/openapi.json",
                  "/health", "/health/live",
         "/health/ready", "/health/startup", "/metrics"):
@@ -731,11 +741,12 @@ def test_refusals():
     d = usual()
     for template, item in DOC["paths"].items():
         path = concrete(template)
-        takes = [m for m in ("GET", "POST", "DELETE") if m.lower() in item]
+        takes = [m for m in ("GET", "POST", "PUT", "DELETE") if m.lower() in item]
         for m in takes:
             for status, head, text in ((400, {"X-Request-Timeout-Ms": "0"}, "a timeout of 0"),
                                        (431, {"X-%d" % i: "1" for i in range(101)}, "101 headers"),
-                                       (413, {"Content-Length": str(2 << 20)}, "2 MiB")):
+                                       (413, {"Content-Length": str(33 << 20 if m == "PUT" else 2 << 20)},
+                                        "too many MiB")):
                 with socket.create_connection((d.host, d.port), timeout=30 * SLOW) as s:
                     lines = "".join("%s: %s\r\n" % kv for kv in head.items())
                     s.sendall(("%s %s HTTP/1.1\r\nHost: x\r\n%s\r\n" % (m, path, lines)).encode())

@@ -87,7 +87,7 @@ def test_allowed_pages():
                 equal((s, b, h.get("access-control-allow-origin"), h.get("access-control-allow-methods"),
                        h.get("access-control-allow-headers"), h.get("access-control-allow-private-network"),
                        h.get("access-control-max-age")),
-                      (204, b"", origin, "GET, HEAD, POST, DELETE",
+                      (204, b"", origin, "GET, HEAD, POST, PUT, DELETE",
                        "authorization,content-type,x-stainless-os", "true", "600"),
                       "preflight of %s from %s" % (path, origin))
                 check("Origin" in h.get("vary", ""), "it varies")

@@ -65,7 +65,7 @@ def routes():
     code, out, err = run([DEQD, "--print-routes"])
     equal((code, err), (0, ""), "--print-routes")
     rows = [(line.split() + [""])[:3] for line in out.splitlines()]
-    methods = ("GET", "POST", "DELETE")
+    methods = ("GET", "POST", "PUT", "DELETE")
     check(len(rows) >= 16 and all(len(r) == 3 and r[0] in methods and r[1].startswith("/") for r in rows),
           "the table of routes: %s" % rows)
     more = {"/": "", "/page/": "style.css"}
@@ -197,7 +197,7 @@ def test_every_route():
                 check_error(s, b, 403, "admin_only", None, what + ", a key that is no admin's")
                 check("www-authenticate" not in h, what + ": 403 has no WWW-Authenticate")
             else:
-                want = (404,) if method == "DELETE" else (got,) if method == "GET" else (200, 400)
+                want = (404,) if method == "DELETE" else (got,) if method == "GET" else (200, 400)  # PUT: no state.dir
                 check(s in want, "%s with a key: %d %s" % (what, s, short(b)))
             s, h, b = ask(d, method, path, bearer(ROOT_KEY), body)
             want = (404,) if method == "DELETE" else (got,) if method == "GET" or flag == "admin" else (200, 400)

@@ -8,8 +8,9 @@ import signal
 import stat
 import struct
 import tempfile
+import time
 
-from lib import TINY, Daemon, check, check_error, equal
+from lib import SLOW, TINY, Daemon, check, check_error, equal
 
 TINY_TRELLIS, TINY_LOOPED = TINY + "-trellis", TINY + "-looped"
 LONG = ("What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, "
@@ -81,6 +82,31 @@ def test_cache_survives_a_restart():
                 equal(f.read() == before and kept(cache), [CACHE], "SIGKILL leaves the file as it was")
             with Daemon("engine.cache_dir=" + cache, model=model) as d:
                 equal(cached(d.complete(LONG * 4, **ask)), cached(hit), "which the next one takes")
+
+
+def blocks_in(path):
+    if not os.path.exists(path):
+        return 0
+    with open(path, "rb") as f:
+        return json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))["keys"]["shape"][0]
+
+
+def test_cache_is_saved_meanwhile():
+    """Killed, the daemon loses no more than what came since."""
+    with tempfile.TemporaryDirectory() as dir:
+        settings = ("engine.cache_dir=" + dir, "engine.cache_save_ms=20")
+        with Daemon(*settings) as d:
+            d.complete(LONG * 4, max_tokens=1)
+            hit = d.complete(LONG * 4, max_tokens=1)
+            blocks = d.metrics()["deqd_state_cache_entries"]
+            patience = time.monotonic() + 60 * SLOW
+            while blocks_in(os.path.join(dir, CACHE)) < blocks and time.monotonic() < patience:
+                time.sleep(0.02)
+            d.p.send_signal(signal.SIGKILL)
+            d.check_end(d.p.wait(), -signal.SIGKILL)
+        with Daemon(*settings) as d:
+            equal([x["blocks"] for x in said(d, "prefix cache restored")], [blocks], "all of it")
+            equal(cached(d.complete(LONG * 4, max_tokens=1)), cached(hit), "and it hits")
 
 
 def test_cache_of_something_else_is_refused():
@@ -181,6 +207,80 @@ def test_states_go_on_anywhere():
                     check_error(s, json.loads(o), 404, "state_not_found", None, "to be removed either")
 
 
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def put(d, name, bytes_, headers=OCTETS):
+    s, _, b = d.request("PUT", "/v1/states/" + name, bytes_, headers)
+    return s, json.loads(b)
+
+
+def test_states_are_uploaded():
+    for model in (TINY, TINY_TRELLIS, TINY_LOOPED):
+        with tempfile.TemporaryDirectory() as dir, tempfile.TemporaryDirectory() as elsewhere:
+            ask = dict(max_tokens=20, logprobs=1, temperature=0.8, seed=4)
+            with Daemon("state.dir=" + dir, model=model) as d:
+                told, on = save(d, "a", LONG), d.complete("", state="a", **ask)
+                s, _, bytes_ = d.request("GET", "/v1/states/a")
+                equal((s, len(bytes_)), (200, told["bytes"]), "its bytes")
+            with Daemon("state.dir=" + elsewhere, "state.max_states=2", model=model) as d:
+                s, o = put(d, "b", bytes_)
+                equal((s, o["id"], o["tokens"], o["bytes"], o["fingerprint"], o["deq"]["converged"]),
+                      (200, "b", told["tokens"], told["bytes"], told["fingerprint"], told["deq"]["converged"]),
+                      "what is told of it")
+                equal(d.request("GET", "/v1/states/b")[2] == bytes_, True, "the same bytes again")
+                equal(d.complete("", state="b", **ask)["choices"], on["choices"], "which go on as they did there")
+                equal(put(d, "b", bytes_)[0], 200, "in place of one of that name")
+                for headers in ({"Content-Type": ""}, {"Content-Type": "application/x-www-form-urlencoded"}):
+                    equal(put(d, "b", bytes_, headers)[0], 200, "as curl sends it: %s" % headers)
+                half = len(bytes_) // 2
+                for text, body, status, code in (
+                        ("damage", bytes_[:half] + bytes([bytes_[half] ^ 1]) + bytes_[half + 1:], 400, "state_refused"),
+                        ("a half", bytes_[:half], 400, "state_refused"), ("nothing", b"", 400, "state_refused"),
+                        ("more", bytes_ + b"x", 400, "state_refused"), ("text", b"{}", 400, "state_refused"),
+                        ("4 MB", bytes_ + bytes(4 << 20), 413, "body_too_large")):
+                    s, o = put(d, "c", body)
+                    check_error(s, o, status, code, None, text)
+                    check(elsewhere not in str(o), "no path is told")
+                for name in (".x", "a%20b", "x" * 97, "..", "x/y"):
+                    s, o = put(d, name, bytes_)
+                    check_error(s, o, 400, "invalid_value", "name", "the name " + name)
+                s, o = put(d, "c", bytes_, {"Content-Type": "application/json"})
+                check_error(s, o, 415, "unsupported_media_type", None, "JSON")
+                s, o = put(d, "c", bytes_, dict(OCTETS, Origin="https://x.example"))
+                check_error(s, o, 403, "origin_not_allowed", None, "a page of another site")
+                equal(put(d, "c", bytes_)[0], 200, "a second")
+                s, o = put(d, "d", bytes_)
+                check_error(s, o, 507, "states_full", "name", "one too many")
+                equal(kept(elsewhere), ["b.safetensors", "c.safetensors"], "nothing else was left")
+            with Daemon("state.dir=" + elsewhere, "model.numeric_class=int8", model=model) as d:
+                s, o = put(d, "e", bytes_)
+                if s != 413:  # its states are smaller altogether
+                    check_error(s, o, 400, "state_refused", None, "of another model")
+                    check("of another numeric class" in o["error"]["message"], o)
+    with Daemon() as d:
+        s, o = put(d, "a", bytes_)
+        check_error(s, o, 400, "invalid_value", "name", "no state.dir")
+
+
+def test_chats_go_on_behind_a_state():
+    """Messages follow the state's text as they follow those before them."""
+    with tempfile.TemporaryDirectory() as dir, Daemon("state.dir=" + dir) as d:
+        ask, user = {"temperature": 0, "state": "talk"}, {"role": "user", "content": "First Citizen:"}
+        n = save(d, "talk", "Be kind.\nFirst Citizen:\nWe know't.\n")["tokens"]
+        want = d.complete("First Citizen:\n", max_tokens=40, **ask)
+        line, in_all = want["choices"][0]["text"].lstrip(" \n").split("\n")[0], want["usage"]["prompt_tokens"]
+        s, _, o = d.post("/v1/chat/completions", dict(ask, messages=[user], max_tokens=40))
+        equal((s, o["choices"][0]["message"]["content"], o["usage"]["prompt_tokens"], cached(o), o["deq"]["cache"]),
+              (200, line, in_all, n, "state"), "a chat")
+        s, _, o = d.post("/v1/responses", dict(ask, input=[user], max_output_tokens=40))
+        equal((s, o["output"][0]["content"][0]["text"], o["usage"]["input_tokens"],
+               o["usage"]["input_tokens_details"]["cached_tokens"]), (200, line, in_all, n), "a response")
+        for path, body in (("/v1/chat/completions", {"messages": [user]}), ("/v1/responses", {"input": "A"})):
+            refused(d, dict(body, state="none"), 404, "state_not_found", "state", "an unknown state", path)
+            refused(d, dict(body, state="a/b"), 400, "invalid_value", "state", "a bad name", path)
+
+
 def refused(d, body, status, code, param, text, path="/v1/completions"):
     s, _, o = d.post(path, body)
     check_error(s, o, status, code, param, text)
@@ -228,6 +328,9 @@ def test_states_that_are_refused():
                 change()
                 message = refused(d, {"state": "good"}, 400, "state_refused", "state", text)
                 check(reason in message and dir not in message, "%s: %s" % (text, message))
+            os.truncate(file, 10 << 30)
+            s, _, o = d.request("GET", "/v1/states/good")
+            check_error(s, json.loads(o), 400, "state_refused", None, "10 GB are not read")
             with open(file, "wb") as f:
                 f.write(good)
             d.alive()

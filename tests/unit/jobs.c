@@ -106,9 +106,8 @@ struct probe *jobs_prepare(size_t i, uint64_t caller, uint32_t max_tokens)
 enum submit jobs_submit(struct probe *p)
 {
     struct reservation place;
-    struct job *job = &p->job;
-    const enum submit verdict = sched_reserve(jobs.sched, &job->caller, 1, &place);
-    return verdict == SUBMIT_OK ? sched_submit(jobs.sched, &place, &job, 1) : verdict;
+    const enum submit verdict = sched_reserve(jobs.sched, &p->job.caller, 1, &place);
+    return verdict == SUBMIT_OK ? sched_submit(jobs.sched, &place, &p->job) : verdict;
 }
 
 struct probe *jobs_hold_engine(size_t i, uint64_t caller, uint32_t max_tokens, sem_t *hold)

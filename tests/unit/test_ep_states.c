@@ -32,9 +32,12 @@ TEST(ep_states_from_saving_to_removal)
     const size_t n = o.n;
     inside_ask("POST", "/v1/states", "{\"prompt\": \"The\"}", &o);
     CHECK(o.status == 200 && o.n == n && !strcmp(o.type, "application/octet-stream"));
+    CHECK(says("PUT", "/v1/states/a", "no state", 400, "state_refused"));
+    CHECK(says("PUT", "/v1/states/b", "no state", 507, "states_full"));
+    CHECK(says("PUT", "/v1/states/.a", "no state", 400, "\"param\":\"name\""));
     CHECK(says("DELETE", "/v1/states/a", "", 200, "\"deleted\":true"));
     CHECK(says("DELETE", "/v1/states/a", "", 404, "state_not_found") && says("GET", "/v1/states/a", "", 404, ""));
-    CHECK(says("PUT", "/v1/states", "", 405, "GET, POST") && says("POST", "/v1/states/a", "", 405, "GET, DELETE"));
+    CHECK(says("PUT", "/v1/states", "", 405, "GET, POST") && says("POST", "/v1/states/a", "", 405, "GET, PUT, DELETE"));
     inside_end();
     scratch_end("d", NULL);
 }

@@ -57,8 +57,34 @@ TEST(request_completion_behind_a_state)
         {ON_COMPLETIONS, "{\"state\": \"a\", \"echo\": true}", "echo",
          "echo: must be false with state, whose text is not shown"},
         {ON_COMPLETIONS, "{\"state\": \".a\"}", "state",
-         "state: must be 1 to 96 of A-Z a-z 0-9 . _ -, no dot first"},
-        {ON_RESPONSES, "{\"input\": \"a\", \"state\": \"a\"}", "state", "state: unknown field"}};
+         "state: must be 1 to 96 of A-Z a-z 0-9 . _ -, no dot first"}};
     check_refused(&r, cases, DEQ_COUNT(cases));
+    requests_end(&r);
+}
+
+/* Messages follow a state as they follow those before them: what begins a conversation is left out. */
+TEST(request_chat_behind_a_state)
+{
+    static const struct {
+        enum endpoint at;
+        const char *alone, *behind;
+    } t[] = {{ON_CHAT, "{\"messages\": [{\"role\": \"user\", \"content\": \"ab\"}]}",
+              "{\"state\": \"a\", \"messages\": [{\"role\": \"user\", \"content\": \"ab\"}]}"},
+             {ON_RESPONSES, "{\"input\": \"ab\"}", "{\"input\": \"ab\", \"state\": \"a\"}"}};
+    struct requests r;
+    struct request_error err;
+    REQUIRE(requests_begin(&r));
+    snprintf(r.conf.chat_message, sizeof r.conf.chat_message, "<{content}>");
+    snprintf(r.conf.chat_begin, sizeof r.conf.chat_begin, "%%");
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        struct completion_request alone, behind;
+        REQUIRE(request_completion(&r.context, t[i].at, t[i].alone, strlen(t[i].alone), &alone, &err));
+        REQUIRE(request_completion(&r.context, t[i].at, t[i].behind, strlen(t[i].behind), &behind, &err));
+        const struct deq_tokens *p = &alone.prompts[0], *q = &behind.prompts[0];
+        CHECK(!alone.state[0] && !strcmp(behind.state, "a"));
+        CHECK(p->n == q->n + 1 && !memcmp(p->ids + 1, q->ids, q->n * sizeof *q->ids));
+        completion_request_free(&alone);
+        completion_request_free(&behind);
+    }
     requests_end(&r);
 }
