@@ -31,8 +31,7 @@ TEST(neutral_values)
         {BODY_CHAT, "tool_choice", "\"required\"", "tool_choice: not supported by this server: no tools are called"},
         {BODY_RESPONSES, "response_format", "{\"type\":\"text\"}", ""},
         {BODY_RESPONSES, "response_format", "{\"type\":\"json_object\"}",
-         "response_format: not supported by this server: /v1/chat/completions and /v1/completions have answers that "
-         "fit a form"},
+         "response_format: not supported by this server: text.format has it"},
         {BODY_CHAT, "length_penalty", "1.0", ""}, /* 1 and 1.0 are one number */
         {BODY_CHAT, "length_penalty", "1.1", "length_penalty: not supported by this server: there is no beam search"},
         {BODY_CHAT, "prediction", "{}", "prediction: not supported by this server: the engine makes its own guesses"},

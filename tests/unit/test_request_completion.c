@@ -78,12 +78,14 @@ TEST(request_responses_repeat_what_was_asked)
         const char *body, *told;
     } t[] = {
         {"{\"input\":\"a\"}",
-         "\"instructions\":null,\"max_output_tokens\":null,\"metadata\":{},\"user\":null,\"temperature\":1.0,"
+         "\"instructions\":null,\"max_output_tokens\":null,\"metadata\":{},\"user\":null,"
+         "\"text\":{\"format\":{\"type\":\"text\"}},\"temperature\":1.0,"
                               "\"top_p\":1.0,\"top_logprobs\":0,\"truncation\":\"disabled\","},
         {"{\"input\":\"a\",\"instructions\":\"b\",\"max_output_tokens\":7,\"metadata\":{\"k\":\"v\"},\"user\":\"u\","
          "\"temperature\":0.3,\"truncation\":\"auto\",\"include\":[\"message.output_text.logprobs\"],"
          "\"top_logprobs\":2}",
-         "\"instructions\":\"b\",\"max_output_tokens\":7,\"metadata\":{\"k\":\"v\"},\"user\":\"u\",\"temperature\":0.3,"
+         "\"instructions\":\"b\",\"max_output_tokens\":7,\"metadata\":{\"k\":\"v\"},\"user\":\"u\","
+         "\"text\":{\"format\":{\"type\":\"text\"}},\"temperature\":0.3,"
          "\"top_p\":1.0,\"top_logprobs\":2,\"truncation\":\"auto\","},
     };
     struct requests r;
