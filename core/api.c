@@ -360,19 +360,14 @@ enum deq_rc deq_prefix_copy_save(const struct deq_model *m, struct deq_prefix_co
                                  struct deq_err *err)
 {
     const struct deq_saved_of of = saved_of(m, "deq.prefix", deq_prefix_copy_block(c));
-    return deq_prefix_write(&of, c, path, err);
+    return deq_prefix_copy_write(&of, c, path, err);
 }
 
 enum deq_rc deq_prefix_save(const struct deq_model *m, const struct deq_engine *e, const char *path,
                             struct deq_err *err)
 {
-    struct deq_prefix_copy *c;
-    enum deq_rc rc = deq_prefix_copy_at_rest(e, &c, err);
-    if (rc)
-        return rc;
-    rc = deq_prefix_copy_save(m, c, path, err);
-    deq_prefix_copy_free(c);
-    return rc;
+    const struct deq_saved_of of = saved_of(m, "deq.prefix", e->opts.prefill_block);
+    return deq_prefix_write(&of, e, path, err);
 }
 
 enum deq_rc deq_prefix_restore(const struct deq_model *m, struct deq_engine *e, const char *path, size_t *ret_blocks,

@@ -223,8 +223,8 @@ static const void *page_of(void *ctx, size_t i)
     return page; /* it stays until a later one is asked for */
 }
 
-enum deq_rc deq_prefix_write(const struct deq_saved_of *of, struct deq_prefix_copy *c, const char *path,
-                             struct deq_err *err)
+enum deq_rc deq_prefix_copy_write(const struct deq_saved_of *of, struct deq_prefix_copy *c, const char *path,
+                                  struct deq_err *err)
 {
     const struct deq_prefix_table *t = &c->t;
     const struct deq_tensor_out tensors[] = {
@@ -243,4 +243,16 @@ enum deq_rc deq_prefix_write(const struct deq_saved_of *of, struct deq_prefix_co
                                               .page = page_of,
                                               .ctx = c};
     return deq_saved_write(&content, path, NULL, err);
+}
+
+enum deq_rc deq_prefix_write(const struct deq_saved_of *of, const struct deq_engine *e, const char *path,
+                             struct deq_err *err)
+{
+    struct deq_prefix_copy *c;
+    enum deq_rc rc = deq_prefix_copy_at_rest(e, &c, err);
+    if (rc)
+        return rc;
+    rc = deq_prefix_copy_write(of, c, path, err);
+    deq_prefix_copy_free(c);
+    return rc;
 }

@@ -56,8 +56,10 @@ enum deq_rc deq_state_write_buf(const struct deq_saved_of *of, const struct deq_
                                 struct deq_err *err);
 enum deq_rc deq_state_read(const struct deq_saved_of *of, const struct deq_cell *shape, const void *bytes,
                            uint64_t max_bytes, const char *path, struct deq_state **ret, struct deq_err *err);
-enum deq_rc deq_prefix_write(const struct deq_saved_of *of, struct deq_prefix_copy *c, const char *path,
+enum deq_rc deq_prefix_write(const struct deq_saved_of *of, const struct deq_engine *e, const char *path,
                              struct deq_err *err);
+enum deq_rc deq_prefix_copy_write(const struct deq_saved_of *of, struct deq_prefix_copy *c, const char *path,
+                                  struct deq_err *err);
 enum deq_rc deq_prefix_read(const struct deq_saved_of *of, struct deq_engine *e, const char *path, size_t *ret_blocks,
                             struct deq_err *err);
 

@@ -90,10 +90,9 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     jobs[i].on_end(j, end, message);
 }
 
-void check_submitted(struct job *const *submitted, size_t n)
+void check_submitted(struct job *submitted)
 {
-    for (size_t k = 0; k < n; k++) {
-        struct job *j = submitted[k];
+    for (struct job *j = submitted; j; j = j->next) {
         const size_t i = find(NULL);
         if (i == JOBS || j->request.n > CHOICES)
             sim_fail("more than %d jobs", JOBS);
@@ -111,12 +110,12 @@ void check_submitted(struct job *const *submitted, size_t n)
     }
 }
 
-void check_refused(struct job *const *refused, size_t n)
+void check_refused(struct job *refused)
 {
-    for (size_t k = 0; k < n; k++) {
-        const size_t i = find(refused[k]);
-        refused[k]->on_event = jobs[i].on_event;
-        refused[k]->on_end = jobs[i].on_end;
+    for (struct job *j = refused; j; j = j->next) {
+        const size_t i = find(j);
+        j->on_event = jobs[i].on_event;
+        j->on_end = jobs[i].on_end;
         jobs[i].job = NULL;
     }
 }

@@ -56,14 +56,14 @@ void __wrap_sched_free(struct sched *s)
     __real_sched_free(s);
 }
 
-enum submit __real_sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n);
-enum submit __wrap_sched_submit(struct sched *s, struct reservation *r, struct job *const *jobs, size_t n)
+enum submit __real_sched_submit(struct sched *s, struct reservation *r, struct job *jobs);
+enum submit __wrap_sched_submit(struct sched *s, struct reservation *r, struct job *jobs)
 {
-    check_submitted(jobs, n); /* before: they may have ended when it returns */
+    check_submitted(jobs); /* before: they may have ended when it returns */
     const bool drains = check_drains(s);
-    const enum submit verdict = __real_sched_submit(s, r, jobs, n);
+    const enum submit verdict = __real_sched_submit(s, r, jobs);
     if (verdict != SUBMIT_OK)
-        check_refused(jobs, n);
+        check_refused(jobs);
     else if (drains)
         sim_fail("a job is let in during the drain");
     return verdict;

@@ -151,8 +151,8 @@ uint64_t check_answer_bytes(void); /* that count against limits.answer_bytes */
 
 /* What engine.c saw. */
 void check_sched(struct sched *s, bool there);
-void check_submitted(struct job *const *jobs, size_t n);
-void check_refused(struct job *const *jobs, size_t n);
+void check_submitted(struct job *jobs); /* lists */
+void check_refused(struct job *jobs);
 bool check_drains(const struct sched *s);
 /* With the scheduler's lock: who waits is to be admitted next. */
 void check_chosen(const void *allowance);

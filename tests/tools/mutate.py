@@ -37,17 +37,18 @@ MODULES = {
         ["core/data/safetensors.c", "core/data/safetensors_write.c"],
         ["test_safetensors.c", "test_safetensors_write.c", "test_weights.c"]),
     "scheduler": (
-        ["server/work/sched.c", "server/work/fair.c", "server/work/engine_thread.c", "server/work/elastic.c",
-         "server/work/depth.c", "server/work/flush.c"],
-        ["test_fair.c", "test_elastic.c", "test_depth.c", "test_flush.c", "test_sched.c", "test_engine_thread.c"]),
+        ["server/work/sched.c", "server/work/fair.c", "server/work/admission.c", "server/work/engine_thread.c",
+         "server/work/elastic.c", "server/work/depth.c", "server/work/flush.c"],
+        ["test_fair.c", "test_elastic.c", "test_depth.c", "test_flush.c", "test_sched.c", "test_admission.c",
+         "test_engine_thread.c"]),
     "sampler": (
         ["core/engine/sampler.c", "core/engine/allowed.c"],
         ["test_allowed.c", "test_sampler.c", "test_readout.c"]),
     "engine": (
         ["core/engine/engine.c", "core/engine/engine_open.c", "core/engine/fill.c", "core/engine/pages.c",
          "core/engine/readout.c", "core/engine/sequence.c", "core/engine/rules.c", "core/engine/check.c",
-         "core/engine/prefix.c"],
-        ["test_pages.c", "test_engine_open.c", "test_prefix.c", "test_fill.c", "test_rules.c", "test_readout.c",
+         "core/engine/prefix.c", "core/engine/blocks.c"],
+        ["test_pages.c", "test_engine_open.c", "test_prefix.c", "test_blocks.c", "test_fill.c", "test_rules.c", "test_readout.c",
          "test_sequence.c", "test_engine.c", "test_state.c"]),
     "stop strings": (["core/text/stream.c"], ["test_stream.c"]),
 }
