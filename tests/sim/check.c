@@ -101,7 +101,7 @@ void check_submitted(struct job *submitted)
         jobs[i].on_end = j->on_end;
         jobs[i].choices = DEQ_MAX(j->request.n, 1u);
         jobs[i].passed_over = 0;
-        jobs[i].single = n == 1;
+        jobs[i].single = !submitted->next;
         jobs[i].submitted_ns = sim.now_ns;
         jobs[i].cancelled_ns = 0;
         memset(jobs[i].ended, 0, sizeof jobs[i].ended);
