@@ -48,8 +48,8 @@ MODULES = {
         ["core/engine/engine.c", "core/engine/engine_open.c", "core/engine/fill.c", "core/engine/pages.c",
          "core/engine/readout.c", "core/engine/sequence.c", "core/engine/rules.c", "core/engine/check.c",
          "core/engine/prefix.c", "core/engine/blocks.c"],
-        ["test_pages.c", "test_engine_open.c", "test_prefix.c", "test_blocks.c", "test_fill.c", "test_rules.c", "test_readout.c",
-         "test_sequence.c", "test_engine.c", "test_state.c"]),
+        ["test_pages.c", "test_engine_open.c", "test_prefix.c", "test_blocks.c", "test_fill.c", "test_rules.c",
+         "test_readout.c", "test_sequence.c", "test_engine.c", "test_state.c"]),
     "stop strings": (["core/text/stream.c"], ["test_stream.c"]),
 }
 
