@@ -11,7 +11,7 @@ struct opened {
     float tol_max;
 };
 
-static struct opened seen[3];
+static struct opened seen[4];
 
 /* What the engine says at a text's end. */
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
@@ -45,19 +45,23 @@ TEST(depth_opens_for_who_allows_it)
     sched_free(jobs.sched);
     jobs.conf.depth_objective_ms = 0; /* no gap is that short */
     REQUIRE(sched_new(&jobs.conf, jobs.model, &jobs.metrics, &jobs.sched, NULL) == DEQ_OK);
-    struct probe *elastic = prepare(0, 0.3f, true), *fixed = prepare(1, 0.3f, false), *late = prepare(2, 0.2f, true);
+    struct probe *elastic = prepare(0, 0.3f, true), *fixed = prepare(1, 0.3f, false), *late = prepare(2, 0.2f, true),
+                 *late_fixed = prepare(3, 0.2f, false);
     CHECK(jobs_submit(elastic) == SUBMIT_OK && jobs_submit(fixed) == SUBMIT_OK);
     wait_for_level(2); /* 0.3 * 1.5^2 is more than limits.tol_max, 0.5 */
     CHECK(jobs_submit(late) == SUBMIT_OK && jobs_wait(&late->begun));
+    CHECK(jobs_submit(late_fixed) == SUBMIT_OK && jobs_wait(&late_fixed->begun));
     wait_for_level(3); /* of the smaller tolerance */
     for (size_t i = 0; i < DEQ_COUNT(seen); i++)
         sched_cancel(&seen[i].p->job);
     jobs_check_end(elastic, JOB_CANCELED);
     jobs_check_end(fixed, JOB_CANCELED);
     jobs_check_end(late, JOB_CANCELED);
+    jobs_check_end(late_fixed, JOB_CANCELED);
     CHECK_EQ(seen[0].tol_max, 0.5f);
     CHECK_EQ(seen[1].tol_max, 0.3f);
     CHECK(seen[2].tol_max >= 0.45f && seen[2].tol_max <= 0.5f); /* it was admitted at level 2 */
+    CHECK_EQ(seen[3].tol_max, 0.2f);
     CHECK(jobs.metrics.depth_changes[1] == 3 && jobs.metrics.depth_tokens > 0);
     jobs_end();
 }

@@ -56,6 +56,9 @@ TEST(elastic_looks_at_one_in_a_hundred)
     (void)feed(&e, now, 250, 395, 10, 5, 60);
     CHECK_EQ(e.level, 1u);
     e = begin(50);
+    (void)feed(&e, 0, 250, 395, 10, 4, 60); /* four of 399 are more than one in a hundred */
+    CHECK_EQ(e.level, 1u);
+    e = begin(50);
     for (unsigned i = 0; i < 20; i++)
         elastic_gap(&e, i ? 10 * MS : 60 * MS);
     CHECK(!elastic_tick(&e, HIGHEST, true, 1000 * MS) && e.level == 0 && e.gaps == 0);

@@ -2,6 +2,14 @@
 #include "core/base/clock.h"
 #include "tests/unit/jobs.h"
 
+static uint64_t observed(const struct histogram *h)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i <= HIST_BUCKETS_MAX; i++)
+        n += h->count[i];
+    return n;
+}
+
 TEST(engine_thread_runs_jobs_to_their_end)
 {
     struct reservation place;
@@ -25,6 +33,14 @@ TEST(engine_thread_runs_jobs_to_their_end)
     CHECK_EQ(jobs.metrics.finished[DEQ_FINISH_LENGTH], 4);
     CHECK_EQ(jobs.metrics.running, 0);
     CHECK_EQ(jobs.metrics.waiting, 0);
+    const struct metrics *m = &jobs.metrics;
+    CHECK(observed(&m->e2e_s) == 3 && observed(&m->ttft_s) == 3 && observed(&m->decode_s) == 3);
+    CHECK(observed(&m->tpot_s) == 3 && observed(&m->itl_s) == 9 + 10 + 11 && observed(&m->queue_s) == 3);
+    CHECK_EQ(jobs.metrics.generation_length.sum_micro, 1000000 * (10 + 11 + 2 * 12));
+    /* one token has no time between tokens, and none no first one */
+    CHECK(jobs_submit(jobs_prepare(3, 1, 1)) == SUBMIT_OK);
+    jobs_check_end(&jobs.probe[3], JOB_FINISHED);
+    CHECK(observed(&m->e2e_s) == 4 && observed(&m->decode_s) == 4 && observed(&m->tpot_s) == 3);
     jobs_end();
 }
 

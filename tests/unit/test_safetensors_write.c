@@ -46,6 +46,12 @@ TEST(safetensors_in_pieces_that_are_not_all)
     CHECK(!deq_safetensors_put(f, 0, 0, 6, a, &err) && !deq_safetensors_put(f, 1, 0, 4, a, &err));
     CHECK_EQ(deq_safetensors_finish(f, DEQ_OK, &err), DEQ_EINVAL);
     CHECK(strstr(err.text, "tensor number 1: 8 of 10 bytes were given"));
+    scratch_end("t", NULL);
+    CHECK(scratch_begin());
+    CHECK(!deq_safetensors_create(scratch_path("t"), tensors, 2, NULL, &f, &err));
+    CHECK(!deq_safetensors_put(f, 1, 0, 5, a, &err));
+    CHECK_EQ(deq_safetensors_finish(f, DEQ_OK, &err), DEQ_EINVAL);
+    CHECK(strstr(err.text, "tensor number 0: 0 of "));
     f = NULL;
     CHECK(deq_safetensors_create(scratch_path("t"), tensors, 2, NULL, &f, &err) && !f); /* it is there already */
     scratch_end("t", NULL);

@@ -59,6 +59,26 @@ TEST(text_goes_on_with_a_character)
     check_text("\xc3", "EN", "END", R "EN", false);
 }
 
+/* Nothing is held back but what a stop string or a character may go on with. */
+TEST(text_is_shown_at_once)
+{
+    static const struct {
+        const char *stop, *bytes;
+        size_t shown;
+    } t[] = {{NULL, "abc", 3}, {"xy", "abc", 3}, {"xy", "abx", 2}, {"xyz", "axxy", 2}, {NULL, "ab\xc3", 2}};
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        struct deq_text *text;
+        struct deq_buf out;
+        const size_t len = t[i].stop ? strlen(t[i].stop) : 0;
+        deq_buf_init(&out, 100);
+        REQUIRE(!deq_text_new(&t[i].stop, &len, t[i].stop != NULL, &text, NULL));
+        CHECK_EQ(deq_text_push(text, t[i].bytes, strlen(t[i].bytes), &out), -1);
+        CHECK_EQ(out.len, t[i].shown);
+        deq_text_free(text);
+        deq_buf_free(&out);
+    }
+}
+
 TEST(text_begins_behind_blanks)
 {
     check_text(NULL, " a b ", NULL, "a b ", false);
