@@ -197,8 +197,9 @@ static uint64_t bytes_of(const json_t *tensor)
     return n;
 }
 
-/* The tensors one behind the other. Returns how long their data are, or UINT64_MAX: they are not to be had. */
-static uint64_t tile(json_t *header, uint64_t most)
+/* The tensors one behind the other, but for tensor `slipped`, which lies over the first. Returns how long their data
+ * are together, or UINT64_MAX: they are not to be had. */
+static uint64_t tile(json_t *header, uint64_t most, uint64_t slipped)
 {
     const char *key;
     json_t *t;
@@ -209,7 +210,8 @@ static uint64_t tile(json_t *header, uint64_t most)
         const uint64_t n = bytes_of(t);
         if (n > most || at > most - n)
             return UINT64_MAX;
-        json_object_set_new(t, "data_offsets", json_pack("[I, I]", (json_int_t)at, (json_int_t)(at + n)));
+        const json_int_t begin = slipped-- ? (json_int_t)at : 0;
+        json_object_set_new(t, "data_offsets", json_pack("[I, I]", begin, begin + (json_int_t)n));
         at += n;
     }
     return at;
@@ -262,7 +264,8 @@ size_t fuzz_mutate_safetensors(uint8_t *s, size_t n, size_t max, unsigned seed, 
         memcpy(header, s + 8, (size_t)length);
         size_t k = fuzz_mutate_json(header, (size_t)length, DEQ_MIN(sizeof header, max - (n - (size_t)length)), seed);
         json_t *root = json_loadb((const char *)header, k, 0, NULL);
-        const uint64_t data = root && fuzz_next(&random) % 8 ? tile(root, max) : UINT64_MAX;
+        const uint64_t slipped = fuzz_next(&random) % 8 ? UINT64_MAX : fuzz_next(&random) % 8;
+        const uint64_t data = root && fuzz_next(&random) % 8 ? tile(root, max, slipped) : UINT64_MAX;
         char *text = data == UINT64_MAX ? NULL : json_dumps(root, JSON_COMPACT);
         n = put_header(s, n, max, end, text ? (const void *)text : header, text ? strlen(text) : k, data);
         free(text);
