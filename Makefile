@@ -268,7 +268,7 @@ bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's
 	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
-.PHONY: soak slow overload timing
+.PHONY: soak slow overload timing cost
 TRIALS  ?= 1000000
 timing: $(OBJ)/timing ## the comparison of API keys tells nothing by its time: Welch's t below 4.5 over TRIALS=1000000
 	$(OBJ)/timing $(TRIALS)
@@ -279,6 +279,9 @@ soak: all ## mixed clients for MINUTES=10, RATE=10 a second on average: memory, 
 SECONDS ?= 60
 slow: all ## a good client beside 1,000 slow ones (slowhttptest), SECONDS=60 an attack: its p99 within twice the calm one
 	DEQ_BUILD=$(OUT) python3 tests/soak/slow.py --seconds $(SECONDS) --model $(MODEL)
+PART    ?=
+cost: all ## processor time and memory a byte of every endpoint, loader and tokenizer, inputs of every shape; PART="endpoints heads files attacks"
+	DEQ_BUILD=$(OUT) python3 tests/cost/cost.py $(PART)
 overload: all ## 300 % of capacity offered in five runs, the daemon on one core and the generator on another: goodput at least 95 %
 	DEQ_BUILD=$(OUT) python3 tests/bench/load.py $(MODEL) overload --split --runs 5 --strict
 bench-scaleout: all ## what three replicas bring on this machine's cores against one
