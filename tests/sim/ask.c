@@ -282,7 +282,7 @@ static bool take_events(json_t *all, const char *body, size_t n)
             ended = true;
             continue;
         }
-        json_t *o = json_loadb(line + 6, len - 6, 0, NULL);
+        json_t *o = json_loadb(line + 6, len - 6, JSON_ALLOW_NUL, NULL);
         if (!o)
             sim_fail("an event that is no JSON: %.*s", (int)len, line);
         const char *type = json_string_value(json_object_get(o, "type"));
@@ -303,7 +303,7 @@ char *answer_canonical(const struct ask *a, const char *body, size_t n, bool par
     if (events) {
         if (!take_events(all, body, n) && !partial && !json_object_get(all, "error"))
             sim_fail("a stream that ended cleanly has no end");
-    } else if ((o = json_loadb(body, n, 0, NULL))) {
+    } else if ((o = json_loadb(body, n, JSON_ALLOW_NUL, NULL))) {
         drop_volatile(o);
         take_object(all, o, false);
     }
@@ -329,7 +329,7 @@ static bool begins(const char *part, const char *whole)
 
 bool answer_begins(const char *part, const char *whole)
 {
-    json_t *p = json_loads(part, 0, NULL), *w = json_loads(whole, 0, NULL), *v;
+    json_t *p = json_loads(part, JSON_ALLOW_NUL, NULL), *w = json_loads(whole, JSON_ALLOW_NUL, NULL), *v;
     const char *k;
     bool ok = true;
     json_object_foreach(json_object_get(p, "texts"), k, v) {
