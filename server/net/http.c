@@ -166,7 +166,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *conn, const 
         return http_send_reply(s, false);
     if (s->too_large) {
         http_refuse_body(s);
-        return http_send_reply(s, false);
+        return http_send_reply(s, true); /* what is left of the body is no request */
     }
     if (s->starved) {
         s->x.retry_after_ms = s->http->handler.retry_ms;

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The README's moving picture of the wavefront, an SVG without scripts: how one answer of the daemon was solved.
 
-    python3 tests/page/wavefront.py [FILE]        server/page/wavefront.svg, when nothing is named
+    python3 tests/page/wavefront.py [FILE]        core/wavefront.svg, when nothing is named
 
 It starts a daemon on the shipped model, asks for an answer with its trace, and draws what the trace says: a line a
 position of the text, a column a step of the engine; a cell is one evaluation of f, coloured by the residual that it
@@ -116,7 +116,7 @@ def draw(o):
 
 
 def main():
-    path = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "server", "page", "wavefront.svg")
+    path = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "core", "wavefront.svg")
     with lib.Daemon(model=os.path.join(ROOT, "models", "stories")) as d:
         picture = draw(d.complete(PROMPT, **REQUEST))
     with open(path, "w", encoding="utf-8") as f:
