@@ -30,8 +30,8 @@ struct solve_flags {
      DEQ_ROW_WINDOW_MAX, NULL, NULL, "the same while a prompt is read; else --window, or the model's"},       \
     {"--warm-start", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, warm), 0, 0, NULL, DEQ_WARM_CHOICES,   \
      "state that a row starts from; else the model's"},                                                       \
-    {"--stop", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, stop), 0, 0, NULL, DEQ_STOP_RULE_CHOICES,     \
-     "when a row has converged; else as the model says"},                                                     \
+    {"--stop-rule", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, stop), 0, 0, NULL,                      \
+     DEQ_STOP_RULE_CHOICES, "when a row has converged; else as the model says"},                               \
     {"--threads", DEQ_OPT_U32, (at) + offsetof(struct solve_flags, threads), 1, 256, NULL, NULL,              \
      "compute threads; else all cores"},                                                                      \
     {"--class", DEQ_OPT_ENUM, (at) + offsetof(struct solve_flags, numeric), 0, 0, NULL, DEQ_CLASS_CHOICES,    \

@@ -212,6 +212,10 @@ def test_generate():
     o = json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json", "--stop",
                         text[4:8]])[1])
     equal((o["text"], o["finish_reason"]), (text[:text.find(text[4:8])], "stop"), "--stop")
+    equal(json.loads(run([DEQ, "generate", TINY, "First Citizen:\n", "--max-tokens", "20", "--json", "--stop-rule",
+                          "residual"])[1])["text"], text, "--stop-rule, the model's own")
+    code, out, err = run([DEQ, "generate", TINY, "x", "--stop-rule", "near"])
+    check(code == 2 and '"near" is not one of residual|' in err, "--stop-rule: %r" % err)
     a, b = (run([DEQ, "generate", TINY, "x", "--max-tokens", "30", "--json", "--temperature", "1", "--seed", "4",
                  "--threads", t])[1] for t in "12")
     equal(json.loads(a)["text"], json.loads(b)["text"], "1 and 2 threads")
@@ -230,6 +234,8 @@ def test_generate():
     for c in ("generate", "eval", "inspect", "train"):
         code, out, err = run([DEQ, c, "--help"])
         check(code == 0 and out.startswith("usage: deq " + c) and not err, "deq %s --help" % c)
+        named = re.findall(r"^ +(--[a-z-]+)", out, re.M)
+        check(len(named) > 1 and len(set(named)) == len(named), "deq %s: a flag has one meaning: %s" % (c, named))
 
 
 def test_numbers_of_flags():
