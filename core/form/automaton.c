@@ -8,9 +8,7 @@
 #include "core/form/nfa.h"
 
 enum {
-    WORK_MAX = 12 << 20,   /* states and edges looked at while sets are made */
-    MEMBERS_MAX = 4 << 20, /* of all sets together */
-    MOVES_MAX = 2 << 20,   /* of one set */
+    WORK_MAX = 5 << 19, /* states, edges and moves looked at while sets are made and sorted: some 50 ms */
     HASH_SLOTS = 1 << 16,
 };
 
@@ -101,6 +99,8 @@ static uint32_t close_set(struct subsets *s, uint32_t n)
             s->closed[n_closed++] = q;
     }
     qsort(s->closed, n_closed, sizeof *s->closed, by_number);
+    for (uint32_t k = n_closed; k > 1; k /= 2) /* comparisons, which cost less than a state */
+        s->work += n_closed / 8;
     return n_closed;
 }
 
@@ -114,8 +114,6 @@ static uint32_t hash(const uint32_t *set, uint32_t n, uint32_t rule)
 
 static enum deq_rc keep_members(struct subsets *s, uint32_t n)
 {
-    if (n > MEMBERS_MAX - s->n_members)
-        return too_large(s->err);
     if (s->n_members + n > s->members_cap) {
         const size_t cap = 2 * ((size_t)s->members_cap + n);
         uint32_t *more = deq_realloc(s->member, s->members_cap * sizeof *more, cap * sizeof *more);
@@ -165,8 +163,7 @@ static enum deq_rc intern(struct subsets *s, uint32_t rule, uint32_t n, uint16_t
 
 static enum deq_rc add_move(struct subsets *s, uint32_t *list, uint32_t to)
 {
-    s->work++;
-    if (s->n_moves == MOVES_MAX)
+    if (++s->work > WORK_MAX)
         return too_large(s->err);
     if (s->n_moves == s->moves_cap) {
         struct move *more =
@@ -196,6 +193,7 @@ static enum deq_rc intern_moves(struct subsets *s, uint32_t rule, uint32_t list,
     uint32_t n = 0;
     s->stamp++;
     for (uint32_t m = list; m; m = s->move[m].next) {
+        s->work++;
         if (s->mark[s->move[m].to] == s->stamp)
             continue;
         s->mark[s->move[m].to] = s->stamp;

@@ -43,6 +43,8 @@ TEST(automaton_of_hostile_forms_is_bounded)
         {DEQ_FORM_REGEX, "((((((a*)*)*)*)*)*)*(((b{1,99}){1,99}){1,99})"},
         {DEQ_FORM_GRAMMAR, "root ::= a a a a a a a a a a\na ::= b b b b b b b b b b\nb ::= c c c c c c c c c c\n"
                            "c ::= d d d d d d d d d d\nd ::= e e e e e e e e e e\ne ::= [a-z] \"x\"{9}"},
+        {DEQ_FORM_REGEX, "(a{0,300}){0,100}"},
+        {DEQ_FORM_REGEX, "(.?){5000}"},
         {DEQ_FORM_SCHEMA, "{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":"
                           "{\"type\":\"string\",\"maxLength\":4096},\"maxItems\":4096},\"maxItems\":4096},"
                           "\"maxItems\":4096}"},
@@ -55,4 +57,26 @@ TEST(automaton_of_hostile_forms_is_bounded)
         CHECK_MSG(deq_mem_peak() - live < 64 << 20, "%s: %.0f MB", t[i].text, (double)(deq_mem_peak() - live) / 1e6);
         deq_form_free(f);
     }
+}
+
+/* Sets that grow with the number of repetitions: the states are few, the work is not. */
+TEST(automaton_that_takes_too_long_is_refused)
+{
+    static const char *const regex[] = {"(a?){5000}", "(a?b?){3000}", "(.?){5000}", "(a{0,300}){0,100}",
+                                        "(.*a){0,300}"};
+    for (size_t i = 0; i < DEQ_COUNT(regex); i++)
+        check_form_refused(DEQ_FORM_REGEX, regex[i], "takes too long");
+}
+
+/* What may be left out costs most: at each place any of those behind may follow. Twice what people write by hand. */
+TEST(automaton_of_a_large_object_is_made)
+{
+    char schema[16384] = "{\"type\":\"object\",\"properties\":{";
+    size_t n = strlen(schema);
+    for (int i = 0; i < 200; i++)
+        n += (size_t)snprintf(schema + n, sizeof schema - n, "%s\"property%d\":{\"type\":\"string\"}", i ? "," : "", i);
+    snprintf(schema + n, sizeof schema - n, "}}");
+    struct deq_form *f = form_of(DEQ_FORM_SCHEMA, schema, NULL);
+    CHECK(f);
+    deq_form_free(f);
 }
