@@ -30,6 +30,7 @@ static const bool sanitized = false;
 extern char __gcov_init[] __attribute__((weak));
 
 #define MASK32 0xffffffffu /* arguments that are int: what stands above is nobody's */
+enum { REQ_XCOMP_PERM = 0x1023 }; /* of arch_prctl, since Linux 5.16 */
 
 /* By name, since not every architecture and version of the library knows all of them; NULL ends a list. */
 
@@ -108,6 +109,9 @@ static int add_some(scmp_filter_ctx f, bool writes)
     if (!failed && !writes)
         failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(open), 1,
                                   SCMP_A1(SCMP_CMP_MASKED_EQ, write_flags, O_RDONLY));
+    if (!failed) /* for the tiles of AMX: core/math/kern.c asks when a model is first looked at */
+        failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(arch_prctl), 1,
+                                  SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, REQ_XCOMP_PERM));
     if (!failed)
         failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
                                   SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, (scmp_datum_t)getpid()));

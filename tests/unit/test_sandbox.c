@@ -67,6 +67,20 @@ static int has_limits_and_memory(void)
            sysconf(_SC_NPROCESSORS_ONLN) < 1;
 }
 
+/* Also where there are none: then it is the kernel that says so. */
+static int asks_for_tiles(void)
+{
+#if defined(__x86_64__)
+    enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18, GET_FS = 0x1003 };
+    unsigned long fs;
+    if (syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) && errno == ENOSYS)
+        return 1;
+    return syscall(SYS_arch_prctl, GET_FS, &fs) != -1 || errno != ENOSYS;
+#else
+    return 0;
+#endif
+}
+
 /* The status of a process says so too. */
 static int is_marked(void)
 {
@@ -197,7 +211,8 @@ TEST(sandbox_lets_serving_go_on)
 {
     if (!available())
         return;
-    static const attempt fine[] = {starts_a_thread, reads_a_file, waits_for_sockets, has_limits_and_memory, is_marked};
+    static const attempt fine[] = {starts_a_thread,       reads_a_file,   waits_for_sockets,
+                                   has_limits_and_memory, asks_for_tiles, is_marked};
     for (size_t i = 0; i < DEQ_COUNT(fine); i++)
         CHECK_MSG(ends_with(&plain, fine[i]) == 0, "what serving takes, %zu: %d", i, ends_with(&plain, fine[i]));
 }
