@@ -427,6 +427,8 @@ static enum deq_rc check_config(const struct conf *c, struct deq_err *err)
     if (!rc)
         rc = sandbox_check(c, err);
     if (!rc)
+        rc = states_check(c, err);
+    if (!rc)
         rc = store_check(c, err);
     auth_free(auth);
     tls_free(tls);

@@ -81,6 +81,24 @@ static void look_after(const char *dir, const char *option)
                  log_int("files", left));
 }
 
+/* One directory by whatever name; one that is not there yet is what its name says. */
+static bool same_place(const char *a, const char *b)
+{
+    struct stat of_a, of_b;
+    if (stat(a, &of_a) || stat(b, &of_b))
+        return !strcmp(a, b);
+    return of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+enum deq_rc states_check(const struct conf *c, struct deq_err *err)
+{
+    if (!c->state_dir[0] || !c->cache_dir[0] || !same_place(c->state_dir, c->cache_dir))
+        return DEQ_OK;
+    return deq_fail(err, DEQ_EINVAL,
+                    "state.dir: %s is engine.cache_dir too: clients would read and delete the prefix cache as a state",
+                    c->state_dir);
+}
+
 /* The name of a state's file; false: it is none's. */
 static bool name_of(const char *file, char name[STATE_NAME_MAX + 1])
 {
@@ -315,6 +333,11 @@ enum deq_rc states_new(const struct conf *c, struct metrics *m, struct states **
     pthread_cond_init(&s->wake, NULL);
     look_after(c->cache_dir, "engine.cache_dir");
     look_after(c->state_dir, "state.dir");
+    const enum deq_rc rc = states_check(c, err); /* now that they are there */
+    if (rc) {
+        states_free(s);
+        return rc;
+    }
     if (states_kept(s) && DEQ_THREAD(pthread_create(&s->thread, NULL, writer, s))) {
         states_free(s);
         return deq_fail(err, DEQ_EIO, "cannot start the thread that writes states");

@@ -24,7 +24,9 @@ struct state_task {
     struct state_task *next; /* the writer's */
 };
 
-/* Looks after both directories: what is not there is made, what was left unfinished is removed. */
+/* DEQ_EINVAL: state.dir is engine.cache_dir, whose file is all callers'. */
+enum deq_rc states_check(const struct conf *c, struct deq_err *err);
+/* Looks after both directories: what is not there is made, what was left unfinished is removed; then checks them. */
 enum deq_rc states_new(const struct conf *c, struct metrics *m, struct states **ret, struct deq_err *err);
 /* After the last task was handed over; writes those that wait. */
 void states_free(struct states *s);

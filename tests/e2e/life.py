@@ -601,6 +601,8 @@ def test_configuration_errors():
                             (["--listen", "127.0.0.1"], ["server.listen"]),
                             (["--listen", "example.org:80"], ["server.listen"]),
                             (["--listen", "127.0.0.1:-1"], ["server.listen"]),
+                            (["--set", "state.dir=none", "--set", "engine.cache_dir=none"],
+                             ["state.dir", "engine.cache_dir"]),
                             (["--set", "limits.tol_min=0.4", "--set", "limits.tol_max=0.3"],
                              ["limits.tol_min", "limits.tol_max"])):
             fails(args + ["--check-config"], 2, *words)

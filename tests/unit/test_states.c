@@ -3,7 +3,9 @@
 #include "server/work/states.h"
 
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "core/base/mem.h"
 #include "server/log.h"
@@ -78,6 +80,35 @@ static struct states *open_states(struct conf *c, struct metrics *m, const char 
     snprintf(c->state_dir, sizeof c->state_dir, "%s", dir);
     CHECK_MSG(!states_new(c, m, &s, &err), "%s", err.text);
     return s;
+}
+
+/* The prefix cache's file would be a state called prefix. */
+TEST(states_not_beside_the_prefix_cache)
+{
+    REQUIRE(scratch_begin());
+    const struct {
+        const char *state_dir, *cache_dir;
+        bool apart;
+    } cases[] = {{"", "", true},        {"d", "", true},      {"", "d", true},      {"d", "e", true},
+                 {"d", "d/e", true},    {"new", "e", true},   {"d", "d", false},    {"d", "d/", false},
+                 {"d", "./d/.", false}, {"d", "link", false}, {"new", "new", false}};
+    REQUIRE(!mkdir(scratch_path("d"), 0700) && !mkdir(scratch_path("d/e"), 0700) && !mkdir(scratch_path("e"), 0700) &&
+            !symlink("d", scratch_path("link")));
+    for (size_t i = 0; i < DEQ_COUNT(cases); i++) {
+        static struct metrics metrics;
+        struct conf c = {.state_max = 1};
+        struct states *s = NULL;
+        struct deq_err err = {0};
+        if (*cases[i].state_dir)
+            snprintf(c.state_dir, sizeof c.state_dir, "%s", scratch_path(cases[i].state_dir));
+        if (*cases[i].cache_dir)
+            snprintf(c.cache_dir, sizeof c.cache_dir, "%s", scratch_path(cases[i].cache_dir));
+        const enum deq_rc rc = states_check(&c, &err);
+        CHECK_MSG(rc == (cases[i].apart ? DEQ_OK : DEQ_EINVAL), "%s, %s: %s", c.state_dir, c.cache_dir, err.text);
+        CHECK(cases[i].apart || (states_new(&c, &metrics, &s, &err) == DEQ_EINVAL && !s &&
+                                 strstr(err.text, "state.dir") && strstr(err.text, "engine.cache_dir")));
+    }
+    scratch_end("d/e", "d", "e", "link", "new", NULL);
 }
 
 /* A further name is refused at either limit, one in place of its own is not; what is deleted makes room. */
