@@ -351,7 +351,7 @@ def test_directories_that_cannot_be_used():
     """/proc is one where nobody, root neither, makes a file; a file is no directory."""
     with tempfile.NamedTemporaryFile() as f:
         for dir in ("/proc", f.name, "/proc/none/none"):
-            with Daemon("state.dir=" + dir, "engine.cache_dir=" + dir) as d:
+            with Daemon("state.dir=" + dir, "engine.cache_dir=" + dir + "/cache") as d:
                 for i in range(3):
                     refused(d, {"name": "x", "prompt": "a"}, 507, "state_not_saved", "name", dir, "/v1/states")
                 equal(len(said(d, "states cannot be saved")), 1, dir + ": it is said once")
