@@ -88,11 +88,10 @@ static enum deq_rc open_forms(struct deq_model *m, struct deq_err *err)
 
 enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret, struct deq_err *err)
 {
-    static const _Atomic bool never;
-    return deq_model_load_until(dir, numeric, &never, ret, err);
+    return deq_model_load_until(dir, numeric, &(struct deq_stop){0}, ret, err);
 }
 
-enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const _Atomic bool *stop,
+enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const struct deq_stop *stop,
                                  struct deq_model **ret, struct deq_err *err)
 {
     char weights_path[4096];

@@ -46,6 +46,7 @@
 #include "core/base/bytes.h"
 #include "core/base/tokens.h"
 #include "core/base/pin.h"
+#include "core/base/stop.h"
 #include "core/math/class.h"
 #include "core/solve/terms.h"
 #include "core/text/stream.h"
@@ -65,8 +66,8 @@ struct deq_model;
  * numeric: the class to compute in; NULL: the model's own. */
 enum deq_rc deq_model_load(const char *dir, const enum deq_class *numeric, struct deq_model **ret_model,
                            struct deq_err *err);
-/* The same, given up by DEQ_ECANCELED soon after another thread has set *stop, within the reading of a tensor. */
-enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const _Atomic bool *stop,
+/* The same, given up by DEQ_ECANCELED when stop says so, which is asked before each tensor. */
+enum deq_rc deq_model_load_until(const char *dir, const enum deq_class *numeric, const struct deq_stop *stop,
                                  struct deq_model **ret_model, struct deq_err *err);
 void deq_model_free(struct deq_model *model);
 

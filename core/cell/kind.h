@@ -10,6 +10,7 @@
 #define DEQ_CELL_KIND_H
 
 #include "core/base/options.h"
+#include "core/base/stop.h"
 #include "core/cell/cell.h"
 #include "core/data/serving.h"
 #include "core/data/vocab.h"
@@ -90,8 +91,8 @@ enum deq_rc deq_weights_table(const struct deq_arch *a, struct deq_weights **ret
 /* From a file, plain or packed; every tensor and shape is checked before memory for them is taken. */
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
                              struct deq_err *err);
-/* Packed; DEQ_ECANCELED before the next tensor once *stop is set, by any thread. */
-enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const _Atomic bool *stop,
+/* Packed; stop is asked before each tensor. */
+enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const struct deq_stop *stop,
                                    struct deq_weights **ret, struct deq_err *err);
 /* The packed form of plain weights, which stay the caller's. */
 enum deq_rc deq_weights_packed(const struct deq_arch *a, const struct deq_weights *plain, bool bf16,

@@ -127,7 +127,7 @@ static enum deq_rc open_checked(const char *path, const struct deq_arch *a, stru
 }
 
 /* stop NULL: plain. */
-static enum deq_rc load(const char *path, const struct deq_arch *a, const _Atomic bool *stop, struct deq_weights **ret,
+static enum deq_rc load(const char *path, const struct deq_arch *a, const struct deq_stop *stop, struct deq_weights **ret,
                         struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
@@ -154,11 +154,10 @@ static enum deq_rc load(const char *path, const struct deq_arch *a, const _Atomi
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
                              struct deq_err *err)
 {
-    static const _Atomic bool never;
-    return load(path, a, packed ? &never : NULL, ret, err);
+    return load(path, a, packed ? &(struct deq_stop){0} : NULL, ret, err);
 }
 
-enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const _Atomic bool *stop,
+enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const struct deq_stop *stop,
                                    struct deq_weights **ret, struct deq_err *err)
 {
     return load(path, a, stop, ret, err);

@@ -298,14 +298,15 @@ static size_t largest(const struct deq_weights *w)
 }
 
 enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16,
-                                  const _Atomic bool *stop, struct deq_err *err)
+                                  const struct deq_stop *stop, struct deq_err *err)
 {
     float *x = DEQ_NEW_ARRAY(float, largest(w));
     enum deq_rc rc = x ? DEQ_OK : deq_fail(err, DEQ_ENOMEM, "no memory to read the weights");
     begin_packing(w, bf16);
     for (size_t i = 0; i < w->n_params && !rc; i++) {
-        rc = *stop ? deq_fail(err, DEQ_ECANCELED, "loading was given up")
-                   : deq_tensor_to_f32(file, deq_safetensors_find(file, w->params[i].name), x, err);
+        rc = stop->asked && stop->asked(stop->ctx)
+                 ? deq_fail(err, DEQ_ECANCELED, "loading was given up")
+                 : deq_tensor_to_f32(file, deq_safetensors_find(file, w->params[i].name), x, err);
         if (!rc)
             rc = take(w, &w->params[i], x, err);
     }

@@ -13,6 +13,7 @@
 #ifndef DEQ_DATA_WEIGHTS_H
 #define DEQ_DATA_WEIGHTS_H
 
+#include "core/base/stop.h"
 #include "core/data/safetensors.h"
 #include "core/math/gemm.h"
 
@@ -118,10 +119,10 @@ enum deq_rc deq_weights_check(const struct deq_weights *w, const struct deq_safe
 enum deq_rc deq_weights_read(struct deq_weights *w, const struct deq_safetensors *file, struct deq_err *err);
 /* Packed form: from plain weights of the same kind, or from a file that was checked, tensor by tensor: never more of it
  * in memory than what is packed and the largest tensor. bf16: the matrices hold bf16 numbers, which class float32 packs
- * so. *stop, set by any thread: DEQ_ECANCELED before the next tensor. */
+ * so. stop is asked before each tensor. */
 enum deq_rc deq_weights_pack(struct deq_weights *w, const struct deq_weights *from, bool bf16, struct deq_err *err);
 enum deq_rc deq_weights_pack_file(struct deq_weights *w, const struct deq_safetensors *file, bool bf16,
-                                  const _Atomic bool *stop, struct deq_err *err);
+                                  const struct deq_stop *stop, struct deq_err *err);
 /* What a packed w will hold, and what packing it from a file needs besides. */
 uint64_t deq_weights_held_bytes(const struct deq_weights *w, bool bf16);
 uint64_t deq_weights_load_bytes(const struct deq_weights *w);

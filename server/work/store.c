@@ -75,7 +75,7 @@ static enum deq_verdict prove(void *ctx, const struct deq_event *e)
 }
 
 /* A few tokens from an engine of its own: weights that parse but solve to nothing must not replace ones that work. */
-static enum deq_rc self_test(const struct deq_model *model, const _Atomic bool *stop, struct deq_err *err)
+static enum deq_rc self_test(const struct deq_model *model, const struct deq_stop *stop, struct deq_err *err)
 {
     struct deq_engine *engine;
     struct proof p = {.finite = true};
@@ -95,10 +95,10 @@ static enum deq_rc self_test(const struct deq_model *model, const _Atomic bool *
     q.event = prove;
     q.ctx = &p;
     rc = deq_submit(engine, &q, NULL, err);
-    while (!rc && deq_active(engine) && !*stop)
+    while (!rc && deq_active(engine) && !stop->asked(stop->ctx))
         deq_step(engine);
     deq_engine_free(engine);
-    if (!rc && *stop)
+    if (!rc && stop->asked(stop->ctx))
         return deq_fail(err, DEQ_ECANCELED, "the server is shutting down");
     if (!rc && (p.numeric || !p.finite || p.tokens != positions - 1))
         rc = deq_fail(err, DEQ_ENUMERIC, "the model's states are not finite numbers");
@@ -138,18 +138,25 @@ enum deq_rc store_check(const struct conf *c, struct deq_err *err)
     return check(c, name, err);
 }
 
-static enum deq_rc load(const struct store *s, struct served **ret, struct deq_err *err)
+static bool closing(void *ctx)
+{
+    const struct store *s = ctx;
+    return s->closing;
+}
+
+static enum deq_rc load(struct store *s, struct served **ret, struct deq_err *err)
 {
     const struct conf *c = s->conf;
+    const struct deq_stop stop = {closing, s};
     struct served *m = DEQ_NEW(struct served);
     if (!m)
         return deq_fail(err, DEQ_ENOMEM, "no memory for a model");
     enum deq_class numeric;
     enum deq_rc rc = check(c, m->name, err);
     if (!rc)
-        rc = deq_model_load_until(c->model_path, conf_numeric(c, &numeric), &s->closing, &m->model, err);
+        rc = deq_model_load_until(c->model_path, conf_numeric(c, &numeric), &stop, &m->model, err);
     if (!rc)
-        rc = self_test(m->model, &s->closing, err);
+        rc = self_test(m->model, &stop, err);
     if (!rc)
         rc = sched_new(c, m->model, s->metrics, &m->sched, err);
     if (rc) {

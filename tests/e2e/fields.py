@@ -21,6 +21,9 @@ NESTED = {"deq": (C, lambda x: {"deq": x}, "deq."),
           "response_format": (C, lambda x: {"response_format": x, "stream": True}, "response_format."),
           "json_schema": (C, lambda x: {"stream": True, "response_format": {
               "type": "json_schema", "json_schema": dict({"schema": {}}, **x)}}, "response_format.json_schema."),
+          "text": (R, lambda x: {"text": x, "stream": True}, "text."),
+          "format": (R, lambda x: {"stream": True, "text": {"format": x if "type" in x else dict(
+              {"type": "json_schema", "name": "x", "schema": {}}, **x)}}, "text.format."),
           "structured_outputs": (C, lambda x: {"structured_outputs": x}, "structured_outputs."),
           "input": (R, lambda x: {"input": [dict(USER, **x)]}, "input[0].")}
 PLACES = [(p, lambda x: x, "") for p in BODIES] + list(NESTED.values())
