@@ -127,8 +127,8 @@ static enum deq_rc open_checked(const char *path, const struct deq_arch *a, stru
 }
 
 /* stop NULL: plain. */
-static enum deq_rc load(const char *path, const struct deq_arch *a, const struct deq_stop *stop, struct deq_weights **ret,
-                        struct deq_err *err)
+static enum deq_rc load(const char *path, const struct deq_arch *a, const struct deq_stop *stop,
+                        struct deq_weights **ret, struct deq_err *err)
 {
     struct deq_safetensors *file = NULL;
     struct deq_weights *w = NULL;

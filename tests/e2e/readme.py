@@ -98,6 +98,7 @@ def main():
             run = run.replace("--out build/tales", f"--out {work}/tales")
             run = run.replace("--data DIR", f"--data {work}")
             run = re.sub(r" -o (logits.f32|ball.safetensors)", rf" -o {work}/\1", run)
+            run = run.replace(" -T ball", f" -T {work}/ball")
             for name, path in theirs.items():
                 run = run.replace(name, path)
             if c in ("build/deqd --model models/mine", "build/deqd --model models/tiny"):
