@@ -182,6 +182,39 @@ def test_other_errors(stories, tmp_path):
         closed.generate(ONCE)
 
 
+def test_who_reads_the_model_keeps_it_while_others_close_it():
+    model = deq.load(STORIES, threads=1)
+    with model._engine:
+        model.close()
+        assert model._engine._finalizer.alive
+        with pytest.raises(deq.Error, match="closed"):
+            model.encode(ONCE)
+    assert not model._engine._finalizer.alive
+    # a call that lets go of the interpreter's lock for a while: where it freed what is read, Python ended
+    model = deq.load(STORIES, threads=1)
+    read = []
+    thread = threading.Thread(target=lambda: read.append(len(model.encode(ONCE * 50000))))
+    thread.start()
+    while not model._engine._users and thread.is_alive():
+        pass
+    model.close()
+    thread.join()
+    assert read and not model._engine._finalizer.alive
+
+
+def test_a_fork_has_no_engine(stories):
+    """Its threads stay behind: who waited for them waited for ever."""
+    child = os.fork()
+    if child == 0:
+        try:
+            stories.generate(ONCE, **GREEDY)
+        except deq.Error as e:
+            os._exit(0 if "fork" in str(e) and len(deq.load(STORIES, threads=1).encode(ONCE)) > 1 else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert stories.generate(ONCE, **GREEDY).tokens.size == 30
+
+
 LONG = """
 import deq, sys
 model = deq.load(sys.argv[1], max_positions=1 << 20)

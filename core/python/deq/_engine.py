@@ -9,6 +9,7 @@ callback answers DEQ_STOP, and it is raised again behind the step.
 """
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -76,7 +77,7 @@ def _free(engine: Any, model: Any) -> None:
 
 
 class Engine:
-    """Owns the library's model and engine. Any thread."""
+    """Owns the library's model and engine. Any thread. `with engine as model` keeps both while the model is used."""
 
     def __init__(self, model: Any, options: dict[str, int]):
         error, made = new_error(), ffi.new("struct deq_engine **")
@@ -88,23 +89,44 @@ class Engine:
         self._model = model
         self._engine = made[0]
         self._lock = threading.Lock()
+        self._use = threading.Lock()  # of what follows; may be taken within the other
+        self._users = 0
+        self._refusal = ""  # why it takes nothing any more
         self._jobs: set[Job] = set()
         self._left: deque[Job] = deque()
         self._finalizer = weakref.finalize(self, _free, self._engine, model)
         self._finalizer.atexit = False  # another thread may be inside a step then
+        _engines.add(self)
 
-    @property
-    def model(self) -> Any:
-        self._alive()
+    def __enter__(self) -> Any:
+        with self._use:
+            self._alive()
+            self._users += 1
         return self._model
 
+    def __exit__(self, *raised: object) -> None:
+        with self._use:
+            self._users -= 1
+            self._free_unused()
+
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._use:
+            self._refusal = self._refusal or "the model is closed"
+            self._free_unused()
+
+    def _free_unused(self) -> None:
+        if self._refusal and not self._users:
             self._finalizer()
 
+    def forked(self) -> None:
+        """In a new process, where the engine's threads are not, and locks are as any thread held them."""
+        self._refusal = "the model was loaded before a fork: load it in the new process, or start that by spawn"
+        self._finalizer.detach()
+        self._lock, self._use = threading.Lock(), threading.Lock()
+
     def _alive(self) -> None:
-        if not self._finalizer.alive:
-            raise Error("the model is closed")
+        if self._refusal:
+            raise Error(self._refusal)
 
     def submit(self, job: Job, request: Any) -> None:
         """Gives the request to the engine; where that is full, others' steps make room first."""
@@ -152,7 +174,7 @@ class Engine:
         self._left.append(job)
         if self._lock.acquire(blocking=False):
             try:
-                if self._finalizer.alive:
+                if not self._refusal:
                     self._cancel_left()
             finally:
                 self._lock.release()
@@ -162,3 +184,14 @@ class Engine:
             job = self._left.popleft()
             if not job.ended:
                 lib.deq_cancel(self._engine, job.id)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for engine in list(_engines):
+        engine.forked()
+
+
+os.register_at_fork(after_in_child=_forked)

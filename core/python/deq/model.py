@@ -88,7 +88,8 @@ class Model:
 
     def __init__(self, engine: Engine):
         self._engine = engine
-        c = lib.deq_model_info(engine.model)
+        with engine as model:
+            c = lib.deq_model_info(model)
         self._start = max(c.start_id, 0)  # what a text of no tokens is
         told: dict[str, Any] = {name: getattr(c, name) for name in Info.__dataclass_fields__}
         told.update({name: text(told[name]) for name in _INFO_TEXTS})
@@ -96,7 +97,7 @@ class Model:
         self.info = Info(**told)
 
     def close(self) -> None:
-        """Gives the memory back now, when no call is under way; else the last reference does."""
+        """Gives the memory back now, or when the last call that reads the model ends; further ones are refused."""
         self._engine.close()
 
     def __enter__(self) -> Model:
@@ -118,17 +119,19 @@ class Model:
 
     def token_bytes(self, token: int) -> bytes:
         n = ffi.new("size_t *")
-        found = lib.deq_token_bytes(self._engine.model, token, n)
-        if not found:
-            raise RequestError(f"token: {token} is outside the vocabulary of {self.info.vocab_size}", "token")
-        return bytes(ffi.buffer(found, n[0]))
+        with self._engine as model:
+            found = lib.deq_token_bytes(model, token, n)
+            if not found:
+                raise RequestError(f"token: {token} is outside the vocabulary of {self.info.vocab_size}", "token")
+            return bytes(ffi.buffer(found, n[0]))
 
     def _encode(self, string: str, special: bool, begin: bool) -> Ids:
         data, list_, error = string.encode(), ffi.new("struct deq_tokens *"), new_error()
         try:
-            check(lib.deq_encode(self._engine.model, data, len(data), special, list_, error), error)
-            if begin and not lib.deq_begin_text(self._engine.model, list_):
-                raise MemoryError("no memory for the prompt")
+            with self._engine as model:
+                check(lib.deq_encode(model, data, len(data), special, list_, error), error)
+                if begin and not lib.deq_begin_text(model, list_):
+                    raise MemoryError("no memory for the prompt")
             ids = np.empty(list_.n, np.uint32)
             ffi.memmove(ffi.from_buffer(ids), list_.ids, ids.nbytes)
             return ids
@@ -152,7 +155,8 @@ class Model:
     # --- Texts ---
 
     def _request(self, prompt: Ids, options: Mapping[str, Any], known: set[str]) -> Any:
-        request = ffi.new("struct deq_request *", lib.deq_request_defaults(self._engine.model))
+        with self._engine as model:
+            request = ffi.new("struct deq_request *", lib.deq_request_defaults(model))
         fill(request, options, known, self.info.tol)
         request.n_prompt = len(prompt)
         return request
@@ -170,8 +174,9 @@ class Model:
         if self.info.max_positions > len(ids):  # the text ends there
             request.max_tokens = min(request.max_tokens, self.info.max_positions - len(ids))
         request.want_trace = trace
-        job = TextJob(self._engine.model, int(ids[-1]), -1 if request.ignore_eos else self.info.eos_id, stops(options),
-                      self.info.state_dim if solution else 0)
+        with self._engine as model:  # which the job keeps for the engine's events
+            job = TextJob(model, int(ids[-1]), -1 if request.ignore_eos else self.info.eos_id, stops(options),
+                          self.info.state_dim if solution else 0)
         if options.get("logit_bias"):
             job.borrowed.append(biases(options))
             request.sampling.bias, request.sampling.n_bias = job.borrowed[0], len(job.borrowed[0])
