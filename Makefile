@@ -76,7 +76,7 @@ $(OBJ)/%.o: %.c | needed
 needed: WANTED := $(NEEDED)
 needed-unit: WANTED := $(NEEDED_UNIT)
 needed needed-unit:
-	@finds() { for n; do echo "#include <$${n%%:*}>"; done | $(CC) $(CFLAGS) -fsyntax-only -x c - 2>/dev/null; }; \
+	@finds() { for n; do echo "#include <$${n%%:*}>"; done | $(CC) $(filter-out --coverage,$(CFLAGS)) -fsyntax-only -x c - 2>/dev/null; }; \
 	finds $(WANTED) && exit 0; \
 	finds stddef.h || { echo 'deqd cannot be built: the C compiler "$(CC)" does not work. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >&2; exit 1; }; \
