@@ -24,6 +24,7 @@ enum {
     TMP_BYTES = PATH_BYTES + 256,
     LINKS_MAX = 40,
     NAMES_MAX = 100,
+    NEST_MAX = 8,
     DIGITS = 16,
     BASE_MAX = 220 /* with what is added, a name of at most 255 bytes */
 };
@@ -131,18 +132,22 @@ static bool is_temporary(const char *name, const char *base)
            strspn(name + n + 2, "0123456789abcdef") == DIGITS && !strcmp(name + n + 2 + DIGITS, end);
 }
 
-/* Removes a directory of files; what is no file in it stays, and it too. */
-static void remove_dir(int parent, const char *name)
+/* Removes a directory and what is in it, links themselves and not what they lead to; whether it is gone. One of a writer
+ * holds files; others stand in it only where somebody put them there. depth: directories within each other, at most. */
+static bool remove_dir(int parent, const char *name, unsigned depth)
 {
     const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
-    for (struct dirent *e; d && (e = readdir(d));)
-        (void)unlinkat(fd, e->d_name, 0);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        const bool itself = !strcmp(e->d_name, ".") || !strcmp(e->d_name, "..");
+        if (!itself && unlinkat(fd, e->d_name, 0) && depth)
+            (void)remove_dir(fd, e->d_name, depth - 1);
+    }
     if (d)
         closedir(d);
     else if (fd >= 0)
         close(fd);
-    (void)unlinkat(parent, name, AT_REMOVEDIR);
+    return !unlinkat(parent, name, AT_REMOVEDIR);
 }
 
 /* Removes what writers of the same name, or, NULL, of any, that are no more have left. */
@@ -159,11 +164,8 @@ static unsigned sweep(const char *dir, const char *base)
             continue;
         const bool ours = !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) &&
                           !flock(fd, LOCK_EX | LOCK_NB);
-        if (ours && S_ISDIR(st.st_mode))
-            remove_dir(dirfd(d), e->d_name);
-        else if (ours)
-            (void)unlinkat(dirfd(d), e->d_name, 0);
-        n += ours;
+        if (ours)
+            n += S_ISDIR(st.st_mode) ? remove_dir(dirfd(d), e->d_name, NEST_MAX) : !unlinkat(dirfd(d), e->d_name, 0);
         close(fd);
     }
     if (d)
@@ -402,7 +404,7 @@ enum deq_rc deq_io_dir_end(struct deq_new_dir *d, enum deq_rc rc, struct deq_err
     if (!rc && DEQ_SYS(EIO, rename(d->part, d->path)) < 0)
         rc = sys_fail(err, d->path, "move the new directory there");
     if (rc)
-        remove_dir(AT_FDCWD, d->part);
+        (void)remove_dir(AT_FDCWD, d->part, NEST_MAX);
     else if (set_place(&p, d->path))
         sync_dir(p.dir);
     close(d->lock);

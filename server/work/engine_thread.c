@@ -251,12 +251,14 @@ static void step(struct sched *s)
     s->outside_since_ns = deq_thread_cpu_ns();
     const uint64_t step_ns = deq_now_ns() - began;
     const double seconds = (double)step_ns * 1e-9;
-    metrics_observe(&m->step_s, seconds);
     flush_streams(s, step_ns, false);
     const struct deq_engine_stats now = deq_engine_stats(s->engine);
-    const double rows = (double)(now.rows - s->seen.rows);
-    step_cost_add(&s->cost, rows, seconds);
-    metrics_observe(&m->rows, rows);
+    if (now.steps != s->seen.steps) { /* else it took what was there: a saved state's words, a proposal */
+        const double rows = (double)(now.rows - s->seen.rows);
+        step_cost_add(&s->cost, rows, seconds);
+        metrics_observe(&m->step_s, seconds);
+        metrics_observe(&m->rows, rows);
+    }
     metrics_observe(&m->step_tokens, (double)(now.positions - s->seen.positions));
 }
 

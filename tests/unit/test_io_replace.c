@@ -253,6 +253,34 @@ TEST(io_replace_private_in_pieces)
     scratch_end("f", NULL);
 }
 
+/* A directory with all that is in it, but not what a link in it leads to; one that cannot go is not counted. */
+TEST(io_sweep_removes_directories_with_what_is_in_them)
+{
+    static const char *const dirs[] = {".f.0123456789abcdef.tmp", ".f.0123456789abcdef.tmp/a",
+                                       ".f.0123456789abcdef.tmp/a/b", ".f.0123456789abcdef.tmp/empty", "other"};
+    char deep[128] = ".g.0123456789abcdef.tmp";
+    REQUIRE(scratch_begin());
+    for (size_t i = 0; i < DEQ_COUNT(dirs); i++)
+        CHECK(!mkdir(scratch_path(dirs[i]), 0700));
+    scratch_put("other/kept", "mine");
+    scratch_put(".f.0123456789abcdef.tmp/part", "left");
+    scratch_put(".f.0123456789abcdef.tmp/a/b/part", "left");
+    CHECK(!symlink("../other", scratch_path(".f.0123456789abcdef.tmp/link")));
+    CHECK_EQ(deq_io_sweep(scratch_dir()), 1);
+    CHECK_EQ(entries(), 1);
+    CHECK(scratch_is("other/kept", "mine"));
+    for (int i = 0; i < 12; i++) { /* deeper than anybody makes them */
+        CHECK(!mkdir(scratch_path(deep), 0700));
+        strcat(deep, "/d");
+    }
+    CHECK_EQ(deq_io_sweep(scratch_dir()), 0);
+    while (strrchr(deep, '/')) {
+        *strrchr(deep, '/') = 0;
+        CHECK(!rmdir(scratch_path(deep)));
+    }
+    scratch_end("other/kept", "other", NULL);
+}
+
 /* Of any name, unless its writer is still at work; nothing else. */
 TEST(io_sweep_removes_what_was_left)
 {
