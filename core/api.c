@@ -216,6 +216,11 @@ enum deq_rc deq_form_new(const struct deq_model *m, enum deq_form_kind kind, con
                     : deq_fail(err, DEQ_EINVAL, "this model's tokens are whole words, which spell no form");
 }
 
+struct deq_form_stats deq_form_stats(const struct deq_model *m)
+{
+    return m->forms ? deq_forms_stats(m->forms) : (struct deq_form_stats){0};
+}
+
 struct deq_request deq_request_defaults(const struct deq_model *m)
 {
     const struct deq_arch *a = m->arch;

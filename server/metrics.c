@@ -399,6 +399,17 @@ static void depth(const struct metrics *m, const struct metrics_now *now, struct
     counter(b, "deqd_depth_opened_tokens_total", "Tokens generated at an opened tolerance.", &m->depth_tokens);
 }
 
+static void forms(const struct metrics_now *now, struct deq_buf *b)
+{
+    const struct deq_form_stats *f = &now->forms;
+    one(b, "deqd_forms_made_total", "counter", "Forms of structured outputs that were compiled.", (double)f->made);
+    one(b, "deqd_forms_found_total", "counter", "Forms that were asked for and found among those that are kept.",
+        (double)f->found);
+    one(b, "deqd_forms_refused_total", "counter", "Forms that are wrong, not supported or too large (invalid_form).",
+        (double)f->refused);
+    gauge(b, "deqd_forms_kept", "Compiled forms that are kept for the next request that has them.", f->kept);
+}
+
 static void room(const struct metrics *m, const struct metrics_now *now, struct deq_buf *b)
 {
     ENGINE("deqd_sequences", sequences);
@@ -435,6 +446,7 @@ void metrics_render(const struct metrics *m, const struct metrics_now *now, stru
     times(m, b);
     solver(m, b);
     depth(m, now, b);
+    forms(now, b);
     prefix_cache(m, b);
     labelled(b, "deqd_reloads_total", "Reloads of the model.", "result", results, m->reloads, DEQ_COUNT(results));
     one(b, "deqd_log_lines_dropped_total", "counter",

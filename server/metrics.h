@@ -62,6 +62,7 @@ struct metrics_now {
     const char *fingerprint;
     uint64_t last_step_ns;
     uint32_t max_positions;
+    struct deq_form_stats forms; /* of the model that is served: they begin again with a new one */
     uint64_t weight_bytes;
 };
 

@@ -17,6 +17,7 @@ struct deq_forms {
     int64_t eos_id;
     pthread_mutex_t lock; /* guards the rest */
     struct deq_form *kept[DEQ_FORMS_KEPT]; /* the latest asked for first */
+    struct deq_form_stats stats;           /* but for what is kept */
 };
 
 /* --- From what is given to an automaton --- */
@@ -176,23 +177,34 @@ static void keep(struct deq_forms *f, struct deq_form *form)
 enum deq_rc deq_forms_get(struct deq_forms *f, enum deq_form_kind kind, const char *text, size_t len,
                           struct deq_form **ret, struct deq_err *err)
 {
-    if (len > DEQ_FORM_TEXT_MAX)
-        return deq_fail(err, DEQ_EINVAL, "too large: more than %d bytes", DEQ_FORM_TEXT_MAX);
+    enum deq_rc rc = DEQ_OK;
     pthread_mutex_lock(&f->lock);
     struct deq_form *form = find(f, kind, text, len);
+    f->stats.found += form != NULL;
     pthread_mutex_unlock(&f->lock);
-    if (form) {
-        *ret = form;
-        return DEQ_OK;
+    if (!form) {
+        rc = len > DEQ_FORM_TEXT_MAX ? deq_fail(err, DEQ_EINVAL, "too large: more than %d bytes", DEQ_FORM_TEXT_MAX)
+                                     : make(f, kind, text, len, &form, err); /* others need not wait */
+        pthread_mutex_lock(&f->lock);
+        f->stats.made += !rc;
+        f->stats.refused += rc == DEQ_EINVAL;
+        if (!rc)
+            keep(f, deq_form_share(form));
+        pthread_mutex_unlock(&f->lock);
     }
-    const enum deq_rc rc = make(f, kind, text, len, &form, err); /* others need not wait */
-    if (rc)
-        return rc;
+    if (!rc)
+        *ret = form;
+    return rc;
+}
+
+struct deq_form_stats deq_forms_stats(struct deq_forms *f)
+{
     pthread_mutex_lock(&f->lock);
-    keep(f, deq_form_share(form));
+    struct deq_form_stats s = f->stats;
+    while (s.kept < DEQ_FORMS_KEPT && f->kept[s.kept])
+        s.kept++;
     pthread_mutex_unlock(&f->lock);
-    *ret = form;
-    return DEQ_OK;
+    return s;
 }
 
 /* --- A text under way --- */

@@ -36,6 +36,7 @@ void deq_forms_free(struct deq_forms *f); /* takes NULL */
 /* DEQ_EINVAL: the message says what is wrong, and where. */
 enum deq_rc deq_forms_get(struct deq_forms *f, enum deq_form_kind kind, const char *text, size_t len,
                           struct deq_form **ret, struct deq_err *err);
+struct deq_form_stats deq_forms_stats(struct deq_forms *f);
 struct deq_form *deq_form_share(struct deq_form *f);
 
 /* Before the first token; after one more. */

@@ -4,6 +4,7 @@
 #define DEQ_FORM_KINDS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/base/rc.h"
 
@@ -22,5 +23,11 @@ struct deq_form;
 enum deq_rc deq_form_new(const struct deq_model *model, enum deq_form_kind kind, const char *text, size_t len,
                          struct deq_form **ret_form, struct deq_err *err);
 void deq_form_free(struct deq_form *form); /* takes NULL */
+/* What became of the forms that were asked of a model, and how many of the last ones are kept. Any thread. */
+struct deq_form_stats {
+    uint64_t made, found, refused; /* found: kept from before; refused: DEQ_EINVAL */
+    uint32_t kept;
+};
+struct deq_form_stats deq_form_stats(const struct deq_model *model);
 
 #endif

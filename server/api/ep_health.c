@@ -64,6 +64,7 @@ void ep_metrics(struct service *s, struct served *m, struct exchange *x)
         now.fingerprint = served->info.fingerprint;
         now.last_step_ns = sched_last_step_ns(served->sched);
         now.max_positions = sched_max_positions(served->sched);
+        now.forms = deq_form_stats(served->model);
         now.weight_bytes = served->info.weight_bytes;
     }
     x->reply_type = "text/plain; version=0.0.4; charset=utf-8";

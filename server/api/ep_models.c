@@ -32,6 +32,7 @@ static json_t *architecture(const struct deq_model_info *i)
 static json_t *model_object(const struct service *s, const struct served *m)
 {
     const struct deq_model_info *i = &m->info;
+    static const char *const modes[] = {"fixed", "elastic"};
     json_t *presets = json_object();
     for (int k = 0; k < PRESETS && presets; k++)
         if (json_object_set_new(presets, request_preset_names[k],
@@ -42,8 +43,8 @@ static json_t *model_object(const struct service *s, const struct served *m)
     const struct request_context c = service_context(s, m);
     const struct chat_template t = request_chat_template(&c);
     json_t *deq = json_pack("{s:s, s:o, s:s, s:s, s:s, s:o, s:i, s:i, s:i, s:s, s:b, s:b, s:I, s:s, s:i, s:o, s:o, "
-                            "s:o, s:i, s:i, s:{s:s, s:s, s:s, s:s, s:s}}", "model_type", i->model_type, "architecture",
-                            architecture(i), "numeric_class", deq_class_name(i->numeric), "solver",
+                            "s:o, s:i, s:i, s:s, s:{s:s, s:s, s:s, s:s, s:s}}", "model_type", i->model_type,
+                            "architecture", architecture(i), "numeric_class", deq_class_name(i->numeric), "solver",
                             deq_solver_name(i->solver), "stop", deq_stop_rule_name(i->stop), "tol",
                             reply_setting(i->tol), "max_iter", (int)i->max_iter,
                             "window", (int)i->window, "prefill_window", (int)i->prefill_window, "warm_start",
@@ -52,8 +53,9 @@ static json_t *model_object(const struct service *s, const struct served *m)
                             i->fingerprint, "vocab_size", (int)i->vocab_size, "presets", presets, "tol_min",
                             reply_setting(s->conf->tol_min), "tol_max", reply_setting(s->conf->tol_max),
                             "max_iter_max", (int)s->conf->max_iter_max, "max_window",
-                            (int)s->conf->max_window, "chat_template", "source", t.source, "begin", t.begin,
-                            "message", t.message, "reply", t.reply, "stop", t.stop);
+                            (int)s->conf->max_window, "depth", modes[s->conf->depth_mode],
+                            "chat_template", "source", t.source, "begin", t.begin, "message", t.message, "reply",
+                            t.reply, "stop", t.stop);
     return json_pack("{s:s, s:s, s:I, s:s, s:i, s:i, s:o}", "id", m->name, "object", "model", "created",
                      (json_int_t)(m->loaded_ms / 1000), "owned_by", "deqd", "max_model_len",
                      (int)sched_max_positions(m->sched), "attention_window", (int)i->lookback + 1, "deqd", deq);

@@ -133,6 +133,13 @@ def test_what_is_refused():
         s, _, o = d.post(C, dict(base, **form))
         check_error(s, o, 400, code, param, "%s" % form)
         check(words in o["error"]["message"], "%s: %s" % (form, o))
+    before = d.metrics()
+    for regex, status in (("counted(", 400), ("count(ed)", 200), ("count(ed)", 200)):
+        equal(d.post(C, dict(base, **so({"regex": regex})))[0], status, regex)
+    after = d.metrics()
+    for what in ("refused", "made", "found"):
+        check(after["deqd_forms_%s_total" % what] > before["deqd_forms_%s_total" % what], "counted: " + what)
+    check(after["deqd_forms_kept"] > 0, "the last ones are kept")
     for neutral in (of({"type": "text"}), of({}), so({}), so({"disable_fallback": True}), of(None)):
         equal(d.post(C, dict(base, **neutral))[0], 200, "%s asks for nothing" % neutral)
     s, _, o = d.post(R, {"input": "x", "max_output_tokens": 2, "structured_outputs": {"regex": "a"}})

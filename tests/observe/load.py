@@ -29,7 +29,7 @@ class Load:
                                        "48", "--output-len", "48", "--temperature", "0.8", "--json"],
                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_env())
         kinds = ((self.shared, 0.4), (self.leaver, 1.0), (self.wrong, 1.5), (self.stubborn, 1.2), (self.zero, 0.8),
-                 (self.scorer, 2.0), (self.hurried, 2.5))
+                 (self.scorer, 2.0), (self.hurried, 2.5), (self.shaped, 1.5))
         self.threads = [threading.Thread(target=self.repeat, args=(i, fn, pause)) for i,
                         (fn, pause) in enumerate(kinds)]
         self.threads.append(threading.Thread(target=self.bursts))
@@ -95,6 +95,12 @@ class Load:
 
     def hurried(self, rng):
         self.ask("deadline", prompt=STORY, max_tokens=1500, ignore_eos=True, deadline_ms=150)
+
+    def shaped(self, rng):
+        """Answers that fit a form: one that is new, one that is known, and one that is wrong."""
+        for regex in (" [a-z]{1,%d}" % rng.randrange(1, 40), " (yes|no)", "("):
+            self.ask("form" if regex != "(" else "wrong form", prompt=STORY, max_tokens=10,
+                     structured_outputs={"regex": regex})
 
     def bursts(self):
         """Twice, more at once than fit into engine and queue."""

@@ -323,7 +323,8 @@ def test_loaded():
             check(code in (0, 3) and not bad, "promtool check metrics: %d %s" % (code, bad))
             for kind, status in (("shared prefix", 200), ("second turn", 200), ("left", 200), ("wrong", 400),
                                  ("lost", 404), ("not converging", 200),
-                                 ("from zero", 200), ("scored", 200), ("burst", 200), ("burst", 429)):
+                                 ("from zero", 200), ("scored", 200), ("form", 200), ("wrong form", 400),
+                                 ("burst", 200), ("burst", 429)):
                 check(seen.get((kind, status)), "the load had its %s, %d: %s" % (kind, status, seen))
             check(bench["completed"] > 0, "deq bench serve: %s" % bench)
             total = sum(v for _, v in prom.query("sum(deqd_generation_tokens_total)"))

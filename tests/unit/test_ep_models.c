@@ -15,7 +15,8 @@ TEST(ep_models_by_name)
         {"/v1/models/ORG/tiny", 404},
     };
     static struct outcome o;
-    REQUIRE(inside_begin((const char *const[]){"model.name=org/tiny", "limits.tol_max=0.05", NULL}));
+    REQUIRE(inside_begin((const char *const[]){"model.name=org/tiny", "limits.tol_max=0.05", "depth.mode=elastic",
+                                                NULL}));
     inside_ask("GET", "/v1/models", "", &o);
     CHECK_EQ(o.status, 200);
     json_t *list = json_loads(o.text, 0, NULL), *all = json_object_get(list, "data"), *one = json_array_get(all, 0);
@@ -26,6 +27,7 @@ TEST(ep_models_by_name)
     CHECK_EQ(json_integer_value(json_object_get(deq, "vocab_size")), 384);
     CHECK_EQ(json_real_value(json_object_get(deq, "tol")), 0.01); /* as somebody wrote it */
     CHECK_EQ(json_real_value(json_object_get(json_object_get(presets, "fast"), "tol")), 0.05);
+    CHECK_EQ(json_string_value(json_object_get(deq, "depth")), "elastic");
     CHECK_EQ(json_string_value(json_object_get(json_object_get(deq, "chat_template"), "source")), "default");
     for (size_t i = 0; i < DEQ_COUNT(t); i++) {
         inside_ask("GET", t[i].path, "", &o);

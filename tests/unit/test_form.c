@@ -1,6 +1,8 @@
 /* core/form/form.c: choices; forms that are kept, shared and given up; nothing leaks or crashes where memory ends. */
 #include "core/form/form.h"
 
+#include <stdlib.h>
+
 #include "core/base/mem.h"
 #include "tests/unit/forms.h"
 
@@ -32,6 +34,26 @@ TEST(forms_are_made_once_and_the_last_ones_kept)
     again = form_of(DEQ_FORM_CHOICE, "[\"first\"]", NULL); /* of another kind */
     CHECK_EQ(form_takes(again, "first"), 2);
     deq_form_free(again);
+}
+
+TEST(forms_are_counted)
+{
+    struct deq_forms *forms = NULL;
+    struct deq_form *f = NULL;
+    struct deq_err err;
+    char *large = calloc(1, DEQ_FORM_TEXT_MAX + 1);
+    REQUIRE(large && !deq_forms_new(some_spelling(), FORMS_EOS, &forms, &err));
+    CHECK_EQ(deq_forms_stats(forms).kept, 0);
+    for (int i = 0; i < 3; i++) {
+        REQUIRE(!deq_forms_get(forms, i == 1 ? DEQ_FORM_REGEX : DEQ_FORM_CHOICE, "[\"a\"]", 5, &f, &err));
+        deq_form_free(f);
+    }
+    CHECK_EQ(deq_forms_get(forms, DEQ_FORM_REGEX, "(", 1, &f, &err), DEQ_EINVAL);
+    CHECK_EQ(deq_forms_get(forms, DEQ_FORM_REGEX, large, DEQ_FORM_TEXT_MAX + 1, &f, &err), DEQ_EINVAL);
+    const struct deq_form_stats s = deq_forms_stats(forms);
+    CHECK(s.made == 2 && s.found == 1 && s.refused == 2 && s.kept == 2);
+    deq_forms_free(forms);
+    free(large);
 }
 
 TEST(form_ends_where_nothing_may_follow)
