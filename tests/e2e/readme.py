@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-HERE = "127.0.0.1:8080"
+HERE, KEYED = "127.0.0.1:8080", "127.0.0.1:8081"
 passed = failed = skipped = 0
 
 
@@ -68,7 +68,7 @@ def main():
              " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32"
              " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
-    daemon = None
+    daemon = keyed = None
     tests_readme()
     try:
         for c in commands:
@@ -92,7 +92,17 @@ def main():
                 print("skipped: curl is not installed:", c)
                 continue
             print("readme:", c[:110], flush=True)
-            run = c.replace(HERE, there).replace("--out build/stories", f"--out {work}/out")
+            run = c.replace(HERE, there).replace("build/keys", f"{work}/keys")
+            if c.startswith("build/deqd") and KEYED in c:
+                keyed = subprocess.Popen(run.replace(KEYED, "127.0.0.1:0").split(), stderr=subprocess.PIPE, text=True)
+                line = keyed.stderr.readline()
+                check('"listening"' in line, f"{c}: {line}")
+                with_keys = json.loads(line)["address"]
+                continue
+            if KEYED in c:
+                check("-H 'Authorization: Bearer " in c, f"{c}: a key")
+                run = run.replace(KEYED, with_keys)
+            run = run.replace("--out build/stories", f"--out {work}/out")
             run = run.replace("--out build/trellis", f"--out {work}/trellis")
             run = run.replace("--out build/attractor", f"--out {work}/attractor")
             run = run.replace("--out build/tales", f"--out {work}/tales")
@@ -117,6 +127,10 @@ def main():
                   f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
             if "/v1/completions" in c and "stream" not in c:
                 check(json.loads(r.stdout)["choices"][0]["text"], c)
+            if "deq.trace" in c:
+                trace = json.loads(r.stdout)["choices"][0]["deq"]["trace"]
+                check(trace["tokens"] and {x["why"] for x in trace["dropped"]} <= {"guess", "end", "not_finite"} and
+                      "guess" in {x["why"] for x in trace["dropped"]}, f"{c}: {trace}")
             if '"stream": true' in c and "/v1/responses" not in c:
                 check(len(r.stdout.split()) > 3 and "data:" not in r.stdout and "\\" not in r.stdout and
                       r.stdout.endswith("\n"),
@@ -129,6 +143,9 @@ def main():
         if daemon:
             daemon.send_signal(signal.SIGINT)  # SIGTERM would wait for a load balancer first
             check(daemon.wait(timeout=60) == 0, "the daemon's exit code")
+        if keyed:
+            keyed.send_signal(signal.SIGINT)
+            check(keyed.wait(timeout=60) == 0, "the exit code of the daemon with keys")
         shutil.rmtree(work)
     print(f"{passed} passed, {failed} failed, {skipped} skipped (READMEs)")
     sys.exit(failed != 0)
