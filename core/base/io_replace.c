@@ -132,8 +132,8 @@ static bool is_temporary(const char *name, const char *base)
            strspn(name + n + 2, "0123456789abcdef") == DIGITS && !strcmp(name + n + 2 + DIGITS, end);
 }
 
-/* Removes a directory and what is in it, links themselves and not what they lead to; whether it is gone. One of a writer
- * holds files; others stand in it only where somebody put them there. depth: directories within each other, at most. */
+/* Removes a directory and what is in it, links themselves and not what they lead to; whether it is gone. A writer makes
+ * only files there; directories stand in it where somebody put them. depth: within each other, at most. */
 static bool remove_dir(int parent, const char *name, unsigned depth)
 {
     const int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
