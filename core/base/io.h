@@ -49,7 +49,8 @@ struct deq_parts {
     void *ctx;
 };
 enum deq_rc deq_io_replace_private(const char *path, const struct deq_parts *parts, struct deq_err *err);
-/* Removes what writers that are no more have left unfinished in a directory; returns how many are gone. */
+/* Removes what writers that are no more have left unfinished in a directory of the program's own, whatever is in it;
+ * returns how many are gone. */
 unsigned deq_io_sweep(const char *dir);
 
 /* One line at the end of a file that is made if need be; on failure no part of it stays. */

@@ -153,6 +153,7 @@ static bool remove_dir(int parent, const char *name, unsigned depth)
 /* Removes what writers of the same name, or, NULL, of any, that are no more have left. */
 static unsigned sweep(const char *dir, const char *base)
 {
+    const unsigned nest = base ? 0 : NEST_MAX; /* where anybody may write, what no writer makes is not touched */
     unsigned n = 0;
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
@@ -165,7 +166,7 @@ static unsigned sweep(const char *dir, const char *base)
         const bool ours = !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) &&
                           !flock(fd, LOCK_EX | LOCK_NB);
         if (ours)
-            n += S_ISDIR(st.st_mode) ? remove_dir(dirfd(d), e->d_name, NEST_MAX) : !unlinkat(dirfd(d), e->d_name, 0);
+            n += S_ISDIR(st.st_mode) ? remove_dir(dirfd(d), e->d_name, nest) : !unlinkat(dirfd(d), e->d_name, 0);
         close(fd);
     }
     if (d)
@@ -404,7 +405,7 @@ enum deq_rc deq_io_dir_end(struct deq_new_dir *d, enum deq_rc rc, struct deq_err
     if (!rc && DEQ_SYS(EIO, rename(d->part, d->path)) < 0)
         rc = sys_fail(err, d->path, "move the new directory there");
     if (rc)
-        (void)remove_dir(AT_FDCWD, d->part, NEST_MAX);
+        (void)remove_dir(AT_FDCWD, d->part, 0);
     else if (set_place(&p, d->path))
         sync_dir(p.dir);
     close(d->lock);
