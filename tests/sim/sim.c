@@ -70,17 +70,24 @@ void sim_note(const char *format, ...)
     sim_mix(trace[i].text, strlen(trace[i].text));
 }
 
-static void remove_dir(void)
+/* What the daemon keeps: files in sim.dir, and those of its cache one below. */
+static void remove_files(const char *dir)
 {
     char path[512];
-    DIR *d = opendir(sim.dir);
+    DIR *d = opendir(dir);
     for (const struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", sim.dir, e->d_name);
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
         (void)unlink(path);
     }
     if (d)
         closedir(d);
-    (void)rmdir(sim.dir);
+    (void)rmdir(dir);
+}
+
+static void remove_dir(void)
+{
+    remove_files(sim.cache_dir);
+    remove_files(sim.dir);
 }
 
 void sim_fail(const char *format, ...)
@@ -220,7 +227,7 @@ static void configure(void)
     set("depth.objective_ms=1");
     set("state.dir=%s", sim.dir);
     if (sim_one_in(2))
-        set("engine.cache_dir=%s", sim.dir);
+        set("engine.cache_dir=%s", sim.cache_dir);
     snprintf(keys, sizeof keys, "%s/keys", sim.dir);
     write_keys(keys);
     set("auth.keys_file=%s", keys);
@@ -385,7 +392,7 @@ static void day(void)
 
 int main(int argc, char **argv)
 {
-    static char dir[256];
+    static char dir[256], cache_dir[264];
     uint64_t asked, whole, judged;
     if (argc < 2) {
         fprintf(stderr, "usage: sim SEED [EVENTS] [DIR]\n");
@@ -396,9 +403,11 @@ int main(int argc, char **argv)
     last_event = argc > 2 ? strtoull(argv[2], NULL, 10) : 200000;
     sim.now_ns = 1000000000;
     snprintf(dir, sizeof dir, "%s", argc > 3 ? argv[3] : "build/sim-state");
+    snprintf(cache_dir, sizeof cache_dir, "%s/cache", dir);
     sim.dir = dir;
+    sim.cache_dir = cache_dir;
     remove_dir();
-    if (mkdir(dir, 0700) && errno != EEXIST)
+    if ((mkdir(dir, 0700) && errno != EEXIST) || mkdir(cache_dir, 0700))
         return perror(dir), 1;
     sim.switch_one_in = (unsigned)(sim_one_in(4) ? 0 : 1u << sim_between(2, 8));
     configure();

@@ -31,7 +31,7 @@ struct sim {
     uint64_t longest_step_ns; /* of late */
     unsigned switch_one_in; /* a thread is held up at so many locks; 0: never */
     uint64_t armed_from_ns, armed_to_ns; /* the last time that an allocation was to fail */
-    const char *dir;      /* for states and the prefix cache */
+    const char *dir, *cache_dir; /* for states and the prefix cache */
 };
 extern struct sim sim;
 
