@@ -148,18 +148,13 @@ static bool begin(const char *const *set)
 
 /* --- Requests --- */
 
-struct request {
-    const char *what, *method, *path, *body;
-};
-
-static bool request(void *ctx)
+/* One request under the fault, its neighbour beside it; false: there was no memory to begin it. */
+static bool ask_walked(const struct exchange *head, const char *body, struct outcome *ret)
 {
-    const struct request *t = ctx;
     struct asked r;
-    const struct exchange head = head_of(t->method, t->path);
     beside_begin();
     walk_arm();
-    const bool opened = inside_open(&r, &head, t->body);
+    const bool opened = inside_open(&r, head, body);
     if (opened) {
         inside_handle(&r);
         inside_wait(&r);
@@ -167,7 +162,19 @@ static bool request(void *ctx)
     inside_wait(&beside);
     walk_disarm();
     if (opened)
-        take(&r, &got);
+        take(&r, ret);
+    return opened;
+}
+
+struct request {
+    const char *what, *method, *path, *body;
+};
+
+static bool request(void *ctx)
+{
+    const struct request *t = ctx;
+    const struct exchange head = head_of(t->method, t->path);
+    const bool opened = ask_walked(&head, t->body, &got);
     const bool whole = opened && same(&got, &good), other = beside_end();
     CHECK_MSG(!opened || whole || is_error(&got), "%s: %d %.400s\n, not %.400s", t->what, got.status, got.text,
               good.text);
@@ -210,20 +217,9 @@ static struct outcome old_state, new_state;
 static bool save_state(void *ctx)
 {
     (void)ctx;
-    struct asked r;
     const struct exchange head = head_of("POST", "/v1/states");
     ask_plainly("POST", "/v1/states", "{\"name\":\"a\",\"prompt\":\"The\"}", &got);
-    beside_begin();
-    walk_arm();
-    const bool opened = inside_open(&r, &head, "{\"name\":\"a\",\"prompt\":\"What shall\"}");
-    if (opened) {
-        inside_handle(&r);
-        inside_wait(&r);
-    }
-    inside_wait(&beside);
-    walk_disarm();
-    if (opened)
-        take(&r, &got);
+    const bool opened = ask_walked(&head, "{\"name\":\"a\",\"prompt\":\"What shall\"}", &got);
     const bool saved = opened && got.status == 200, other = beside_end();
     CHECK_MSG(!opened || saved || is_error(&got), "%d %.300s", got.status, got.text);
     CHECK(saved || other || !walk_once());
