@@ -100,9 +100,9 @@ static int add_some(scmp_filter_ctx f, bool writes)
                                   SCMP_A1(SCMP_CMP_MASKED_EQ, MASK32, requests[i]));
     /* pins of cores are names of sockets: core/base/cores.h. Others as by a kernel that was built without them */
     if (!failed)
-        failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+        failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
     if (!failed)
-        failed = seccomp_rule_add(f, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_NE, AF_UNIX));
+        failed = seccomp_rule_add(f, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_NE, AF_UNIX, 0));
     if (!failed && !writes)
         failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
                                   SCMP_A2(SCMP_CMP_MASKED_EQ, write_flags, O_RDONLY));
@@ -129,7 +129,7 @@ static int add_some(scmp_filter_ctx f, bool writes)
                                   SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, PR_SET_NAME));
     if (!failed) /* limits are read: of this process, without new ones */
         failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), 2, SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, 0),
-                                  SCMP_A2(SCMP_CMP_EQ, 0));
+                                  SCMP_A2(SCMP_CMP_EQ, 0, 0));
     return failed;
 }
 
