@@ -3,8 +3,10 @@
  * never let the process end. */
 #include <cblas.h>
 #include <string.h>
+#include <strings.h>
 
 #include "core/math/gemm.h"
+#include "core/math/kern.h"
 
 /* Threads of ours run whole sequences side by side, so OpenBLAS must not start its own. */
 static void one_thread(void)
@@ -14,6 +16,16 @@ static void one_thread(void)
         openblas_set_num_threads(1);
         done = true;
     }
+}
+
+const char *deq_gemm_better_core(void)
+{
+    static const char *const good[] = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"};
+    const char *core = openblas_get_corename();
+    for (size_t i = 0; i < DEQ_COUNT(good); i++)
+        if (!strcasecmp(core, good[i]))
+            return NULL;
+    return deq_kern_level("avx512") ? "SkylakeX" : deq_kern_level("avx2") ? "Haswell" : NULL;
 }
 
 /* y = from, where that is another matrix; returns what y is multiplied with then. */

@@ -4,11 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/fault.h"
 #include "core/base/installed.h"
 #include "core/base/stdio.h"
 #include "core/deq.h"
+#include "core/math/gemm.h"
 #include "models/cli/cli.h"
 
 static const struct {
@@ -76,8 +78,17 @@ static int run(int argc, char **argv)
     return CLI_USAGE;
 }
 
+/* OpenBLAS chooses its kernels before main: where it chose badly, this program begins once more and says which. */
+static void begin_again(char **argv)
+{
+    const char *core = deq_gemm_better_core();
+    if (core && !getenv("OPENBLAS_CORETYPE") && !setenv("OPENBLAS_CORETYPE", core, 0))
+        execv("/proc/self/exe", argv); /* else: slower, but the same */
+}
+
 int main(int argc, char **argv)
 {
+    begin_again(argv);
     struct deq_err err;
     deq_stdio_init();
     if (deq_fault_environment(&err))
