@@ -169,7 +169,7 @@ replay: $(OBJ)/replay ## the fuzz targets over their committed seeds and found c
 	@OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 $(OBJ)/replay $(FUZZ:%=tests/fuzz/corpus/%)
 e2e: python all $(if $(SAN),,library) ## the daemon and the command line over real sockets and files
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-readme: python all $(OBJ)/unit ## the commands of README.md and tests/README.md as they stand there
+readme: python all $(OBJ)/unit ## the commands of README.md and of the READMEs of the rooms, as they stand there
 	@python3 tests/e2e/readme.py
 lint: ## floors, places of libraries, width, banned calls, configuration table = etc/deqd.yaml
 	@sh tests/lint/lint.sh
@@ -198,7 +198,7 @@ test-docker: ## builds docker/Dockerfile with buildah on a base made by debootst
 	sh tests/docker/run.sh
 test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
 	sh tests/k8s/run.sh
-TEXT    ?= README.md
+TEXT    ?= models/README.md
 test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
 	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
 SHAPES  ?= attractor-140m attractor-770m huginn-3.5b

@@ -8,7 +8,7 @@ Parts: streams overload churn overhead clients prefill idle restart fairness ela
 starts a daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 --flood, --priority: of fairness, how many requests the one caller keeps open (64), and how they are to be ranked (0).
---text: of elastic, what is scored (README.md; its first 4,000 characters). --svg: of elastic, where its plot goes.
+--text: of elastic, what is scored (models/README.md; its first 4,000 characters). --svg: of elastic, where its plot goes.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
 its target, which a busy machine can do too (exit code 1 only with --strict).
@@ -240,7 +240,7 @@ def streams():
 def bench_serve(d, *args):
     """Runs deq bench serve beside samples of /metrics: (its JSON, [(time, metrics)])."""
     argv = [lib.DEQ, "bench", "serve", "http://%s:%d" % (d.host, d.port), "--json", "--text",
-            os.path.join(lib.ROOT, "README.md"), *map(str, args)]
+            os.path.join(lib.ROOT, "models", "README.md"), *map(str, args)]
     samples = []
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as p:
         while p.poll() is None:
@@ -833,7 +833,7 @@ def main():
     p.add_argument("--flood", type=int, default=64)
     p.add_argument("--priority", type=int, default=0)
     p.add_argument("--svg")
-    p.add_argument("--text", default=os.path.join(lib.ROOT, "README.md"))
+    p.add_argument("--text", default=os.path.join(lib.ROOT, "models", "README.md"))
     options = p.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if options.split and len(cores) < 2:

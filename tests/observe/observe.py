@@ -271,7 +271,7 @@ def check_rules(prom):
         check(r["labels"].get("severity") in ("critical", "warning"), r["name"] + ": severity")
         for key in ("summary", "description", "action", "runbook"):
             check(r["annotations"].get(key), "%s: %s" % (r["name"], key))
-        equal(r["annotations"].get("runbook"), "README.md#" + r["name"].lower(), r["name"] + ": runbook")
+        equal(r["annotations"].get("runbook"), "etc/README.md#" + r["name"].lower(), r["name"] + ": runbook")
         for a in r["alerts"]:
             check("error" not in a["annotations"]["summary"], "%s: %s" % (r["name"], a["annotations"]["summary"]))
     firing = {r["name"] for r in rules if r["type"] == "alerting" and r["state"] == "firing"}

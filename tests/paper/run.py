@@ -3,7 +3,7 @@
 D 700, 10 heads of 70, inner 48,000, 267,735 words in clusters cut at 20,000, 40,000, 200,000, div_val 4: made
 (make_paper_checkpoint.py), imported, loaded, served and scored by the authors' segments, within limits of time and
 memory; prints the figures. Times of processor are of all threads, so that a busy machine does not change them. TEXT:
-what is scored (default: this repository's README.md); its words begin the vocabulary. Leaves what it made under
+what is scored (default: models/README.md); its words begin the vocabulary. Leaves what it made under
 build/paper."""
 import json
 import math
@@ -45,7 +45,7 @@ def resident_mb(pid):
 
 
 def main():
-    text = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "README.md")
+    text = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "models", "README.md")
     place = os.path.join(BUILD, "paper")
     made, model = os.path.join(place, "made"), os.path.join(place, "model")
     shutil.rmtree(place, ignore_errors=True)
