@@ -8,7 +8,7 @@ Parts: streams overload churn overhead clients prefill idle restart fairness ela
 starts a daemon of its own.
 --scale 0.1 makes a tenth of the load, to see whether this script works.
 --flood, --priority: of fairness, how many requests the one caller keeps open (64), and how they are to be ranked (0).
---text: of elastic, what is scored (models/README.md; its first 4,000 characters). --svg: of elastic, where its plot goes.
+--text: of elastic, what is scored (models/README.md, its first 4,000 letters). --svg: of elastic, where its plot goes.
 
 Two kinds of last lines: BROKEN, a promise that holds on any machine (exit code 1); MISSED, a figure that was worse than
 its target, which a busy machine can do too (exit code 1 only with --strict).

@@ -51,7 +51,7 @@ def bodies():
             if text[:1] == b"{" and text[-1:] == b"}":
                 yield endpoint(text) + b"A" + text
                 yield b"C" * (endpoint(text) == b"F") + b"A" + text
-    for path in ("README.md",):
+    for path in ("README.md", "server/README.md"):
         for body in re.findall(rb"-d '(\{[^']*\})'", read(path)):
             yield endpoint(body) + b"A" + body
 
