@@ -14,6 +14,7 @@ from deq._native import PROGRAM
 from deq.programs import write_safetensors
 
 HUGINN = os.path.join(ROOT, "tests", "golden", "authors", "huginn-zero")
+TEXT = os.path.join(ROOT, "models", "README.md")
 RECIPE = {
     "model": {"hidden_size": 32, "heads": 2, "head_dim": 16, "inner_size": 64, "attention_window": 32},
     "data": {"valid_share": 0.1, "vocab_size": 300},
@@ -104,7 +105,7 @@ def test_safetensors_of_every_kind(tmp_path):
 
 def test_train(tmp_path):
     seen = []
-    events = deq.train(RECIPE, os.path.join(ROOT, "models", "README.md"), tmp_path / "model", on_event=seen.append, threads=1,
+    events = deq.train(RECIPE, TEXT, tmp_path / "model", on_event=seen.append, threads=1,
                        settings={"train.steps": 6, "train.grad": "unroll"})
     assert events == seen and [e["step"] for e in events if e["event"] == "step"][-1] == 6
     assert events[0]["event"] == "start" and any(e["event"] == "valid" for e in events)
@@ -120,7 +121,7 @@ def test_train_is_stopped_by_its_callback_and_resumed(tmp_path):
         if event["event"] == "step":
             raise Enough
 
-    arguments = (RECIPE, os.path.join(ROOT, "models", "README.md"), tmp_path / "model")
+    arguments = (RECIPE, TEXT, tmp_path / "model")
     settings = {"train.steps": 100000}
     with pytest.raises(Enough):
         deq.train(*arguments, on_event=stop, threads=1, settings=settings)
@@ -133,7 +134,7 @@ def test_train_is_stopped_by_its_callback_and_resumed(tmp_path):
 
 def test_train_names_what_is_wrong(tmp_path):
     with pytest.raises(deq.Error, match="model.hiden_size"):
-        deq.train({"model": {"hiden_size": 3}}, os.path.join(ROOT, "models", "README.md"), tmp_path / "m")
+        deq.train({"model": {"hiden_size": 3}}, TEXT, tmp_path / "m")
 
 
 def chapter():
