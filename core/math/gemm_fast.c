@@ -18,7 +18,7 @@ static void one_thread(void)
     }
 }
 
-const char *deq_gemm_better_core(void)
+const char *deq_blas_better_core(void)
 {
     static const char *const good[] = {"Haswell", "Zen", "SkylakeX", "Cooperlake", "SapphireRapids"};
     const char *core = openblas_get_corename();

@@ -10,7 +10,6 @@
 #include "core/base/installed.h"
 #include "core/base/stdio.h"
 #include "core/deq.h"
-#include "core/math/gemm.h"
 #include "models/cli/cli.h"
 
 static const struct {
@@ -81,7 +80,7 @@ static int run(int argc, char **argv)
 /* OpenBLAS chooses its kernels before main: where it chose badly, this program begins once more and says which. */
 static void begin_again(char **argv)
 {
-    const char *core = deq_gemm_better_core();
+    const char *core = deq_blas_better_core();
     if (core && !getenv("OPENBLAS_CORETYPE") && !setenv("OPENBLAS_CORETYPE", core, 0))
         execv("/proc/self/exe", argv); /* else: slower, but the same */
 }
