@@ -69,7 +69,8 @@ void deq_gemm_xwt_wide(size_t m, size_t n, size_t k, const float *x, size_t ldx,
 void deq_gemm_dyw_wide(size_t m, size_t n, size_t k, const float *dy, size_t lddy, const float *w, size_t ldw,
                        const float *from, size_t ld_from, float *dx, size_t lddx);
 
-/* deq.h */
+/* The OPENBLAS_CORETYPE with which a program should begin on this machine, or NULL: OpenBLAS takes its oldest kernels,
+ * several times as slow, on a CPU that is younger than itself. It reads the variable once, while it is loaded. */
 const char *deq_blas_better_core(void);
 
 typedef void deq_gemm_fn(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *w, size_t ldw,

@@ -10,6 +10,7 @@
 #include "core/base/installed.h"
 #include "core/base/stdio.h"
 #include "core/deq.h"
+#include "core/math/gemm.h"
 #include "models/cli/cli.h"
 
 static const struct {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/base/rng.h"
+#include "core/math/kern.h"
 #include "tests/unit/test.h"
 
 static const float SENTINEL = -777.25f;
@@ -78,4 +79,12 @@ TEST(gemm_fast_against_double)
     for (size_t s = 0; s < DEQ_COUNT(shape); s++)
         for (int start = 0; start < 3; start++)
             check_shape(shape[s][0], shape[s][1], shape[s][2], start);
+}
+
+/* What this process began with is either good already, or another is named that this machine can run. */
+TEST(gemm_fast_names_a_core_that_fits)
+{
+    const char *core = deq_blas_better_core();
+    CHECK(!core || !strcmp(core, "Haswell") || !strcmp(core, "SkylakeX"));
+    CHECK(!core || deq_kern_level(strcmp(core, "Haswell") ? "avx512" : "avx2"));
 }
