@@ -285,6 +285,20 @@ def test_numbers_of_flags():
         check(code == 2 and "unknown flag %s (did you mean %s?)" % (flag, near) in err, "%s: %r" % (flag, err))
 
 
+def test_openblas_fits():
+    """OpenBLAS takes its oldest kernels on a CPU that it does not know; whoever names others gets those."""
+    def cores(**env):
+        r = subprocess.run([DEQ, "--version"], capture_output=True, text=True,
+                           env={**os.environ, "OPENBLAS_VERBOSE": "2", **env})
+        check(r.returncode == 0 and r.stdout.startswith("deq "), r.stdout)
+        return re.findall("^Core: (.*)", r.stderr, re.M)
+    with open("/proc/cpuinfo") as f:
+        able = " avx2 " in f.read()
+    found = cores()
+    check(len(found) in (1, 2) and (not able or found[-1] not in ("Prescott", "Nehalem", "Sandybridge")), found)
+    equal(cores(OPENBLAS_CORETYPE="Nehalem"), ["Nehalem"], "the core that was asked for")
+
+
 def test_inspect():
     code, out, err = run([DEQ, "inspect", TINY, "--json", "--tensors"])
     equal(code, 0, "deq inspect: " + err)
