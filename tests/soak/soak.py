@@ -14,8 +14,8 @@ What must hold, else BROKEN and exit code 1:
 - resident memory is flat. Each interval's smallest value counts, since a reload holds two models for a moment; a line
   is fitted to those behind the first half hour, or behind the first half of a run of less than an hour. It may rise by
   1 MiB an hour; where less than an hour is judged, by 1 MiB in all, since pages come one by one;
-- in the end descriptors (without claims of cores) and threads are as many as at the start, nothing runs, waits or holds pages, no invariant was
-  found broken (deqd_bugs_total), and the daemon ends with exit code 0.
+- in the end descriptors (without claims of cores) and threads are as many as at the start, nothing runs, waits or holds
+  pages, no invariant was found broken (deqd_bugs_total), and the daemon ends with exit code 0.
 
 A line a sample on standard output; OUT/samples.csv and OUT/soak.svg are written anew every ten, to be looked at
 meanwhile; OUT/wrong.txt has whatever was wrong."""
@@ -67,7 +67,8 @@ class Daemon(lib.Daemon):
 
     def descriptors(self):
         """Without claims of cores (core/base/cores.h), which a reload takes when another daemon has left them."""
-        claims = {"socket:[%s]" % line.split()[6] for line in self.proc("net/unix").split("\n") if "@deqd-core-" in line}
+        sockets = self.proc("net/unix").split("\n")
+        claims = {"socket:[%s]" % line.split()[6] for line in sockets if "@deqd-core-" in line}
         at, n = "/proc/%d/fd" % self.p.pid, 0
         for fd in os.listdir(at):
             try:
