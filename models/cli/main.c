@@ -82,8 +82,12 @@ static int run(int argc, char **argv)
 static void begin_again(char **argv)
 {
     const char *core = deq_blas_better_core();
-    if (core && !getenv("OPENBLAS_CORETYPE") && !setenv("OPENBLAS_CORETYPE", core, 0))
-        execv("/proc/self/exe", argv); /* else: slower, but the same */
+    char self[4096];
+    const ssize_t n = core && !getenv("OPENBLAS_CORETYPE") ? readlink("/proc/self/exe", self, sizeof self) : -1;
+    if (n < 0 || (size_t)n == sizeof self || setenv("OPENBLAS_CORETYPE", core, 0))
+        return;
+    self[n] = '\0';
+    execv(self, argv); /* by its name, which `ps` shows; where that fails it goes on, slower but the same */
 }
 
 int main(int argc, char **argv)
