@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the commands of README.md and of the rooms' READMEs as they stand there: the set-up lines are CI's business,
 `make` targets are this suite's callers and must exist, everything else runs here. Training runs with small text and few
-steps. Closes with one line of totals."""
+steps. Closes with one line of totals. The front page's examples are front.py's; --write renews what it shows of them,
+and does nothing else."""
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 
+import front
+
 # in the order in which a reader comes to them; core/python/README.md is tests/python's
-CHAPTERS = ("README.md", "models/cli/README.md", "models/README.md", "models/recipes/README.md", "server/README.md",
+CHAPTERS = ("models/cli/README.md", "models/README.md", "models/recipes/README.md", "server/README.md",
             "core/README.md", "etc/README.md", "docker/README.md")
 HERE, KEYED = "127.0.0.1:8080", "127.0.0.1:8081"
 passed = failed = skipped = 0
@@ -28,9 +31,10 @@ def check(ok, what):
 
 
 def commands_of(path):
-    """The indented lines; what they and the text in backticks say to make stands in the Makefile, with its help."""
+    """The indented lines, each with those behind it that are indented further; what they and the text in backticks say
+    to make stands in the Makefile, with its help."""
     text = open(path).read()
-    lines = re.findall(r"^    (\S.*)$", text, re.M)
+    lines = [re.sub(r"\\\n *", "", c) for c in re.findall(front.COMMAND, text, re.M)]
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", open("Makefile").read(), re.M))
     said = [t for l in lines if l.startswith("make ") for t in re.findall(r"^make ([a-z0-9-]+)", l)]
     said += re.findall(r"`make ([a-z0-9-]+)[^`]*`", text)
@@ -50,8 +54,15 @@ def tests_readme():
 
 def main():
     global skipped
+    if sys.argv[1:] == ["--write"]:
+        front.examples(check, write=True)
+        front.figures(check, write=True)
+        sys.exit(failed != 0)
+    commands_of(front.PAGE)
+    front.examples(check, write=False)
+    front.figures(check, write=False)
     lines = [line for chapter in CHAPTERS for line in commands_of(chapter)]
-    commands = [l for l in lines if not l.startswith(("apt-get", "make"))]
+    commands = [l for l in lines if not l.startswith("make")]
     check(len(commands) >= 15, f"{len(commands)} commands found")
     work = tempfile.mkdtemp()
     text = open("tests/golden/tokenizer/sample.txt").read()
@@ -134,11 +145,7 @@ def main():
                 trace = json.loads(r.stdout)["choices"][0]["deq"]["trace"]
                 check(trace["tokens"] and {x["why"] for x in trace["dropped"]} <= {"guess", "end", "not_finite"} and
                       "guess" in {x["why"] for x in trace["dropped"]}, f"{c}: {trace}")
-            if '"stream": true' in c and "/v1/responses" not in c:
-                check(len(r.stdout.split()) > 3 and "data:" not in r.stdout and "\\" not in r.stdout and
-                      r.stdout.endswith("\n"),
-                      f"{c}: text, not events nor JSON's escapes, and a line's end behind it: {r.stdout[:900]}")
-            elif '"stream": true' in c:
+            if "/v1/responses" in c and '"stream": true' in c:
                 check("event: response.completed" in r.stdout or "event: response.incomplete" in r.stdout,
                       f"{c}: events to the last: {r.stdout[-200:]}")
         check(os.path.getsize(f"{work}/logits.f32") % (4 * 4096) == 0, "logits.f32")

@@ -32,7 +32,7 @@ floor server/main.c "$common|server/(net|work|api)/"
 floor models 'core/(deq\.h|base/|text/|train/|import/|score/)|models/' \
     'models/cli/(main\.c.*core/math/gemm|cmd_inspect\.c.*core/data/safetensors|bench/.*core/(math|data|cell)/[a-z_]*|tune/.*core/(cell|engine)/[a-z_]*)\.h"'
 
-# Each library has its room (README names them).
+# Each library has its room (core/README.md names them).
 only() { # header, files
     complain "<$1> outside its room" \
         "$(grep -nE "#include <$1>" -r core server models --include='*.[ch]' | grep -vE "^($2):")"
@@ -109,6 +109,9 @@ installs() { # file, line that installs, what else of the Makefile it is for
 installs README.md '/^    apt-get.*make run$/p'
 installs README.md '/^    apt-get.*make test$/p' NEEDED_UNIT
 installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
+
+# The READMEs: their width, the front page's length, and what their links lead to.
+complain "a README is too wide or too long, or a link leads to nothing (tests/lint/markdown.py)" "$(python3 tests/lint/markdown.py)"
 
 # etc/deqd.yaml is the table's own print.
 if [ -x build/deqd ]; then
