@@ -161,7 +161,7 @@ struct flags {
 #define FLAG(field) offsetof(struct flags, field)
 static const struct deq_opt flag_rows[] = {
     {"--config", DEQ_OPT_ARG, FLAG(config), 0, 0, NULL, "FILE",
-     "YAML file with any of the keys below; without one an installed deqd reads the installed one"},
+     "YAML file with any of the keys below; else, when deqd is installed, the installed file"},
     {"--model", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "DIR", "short for --set model.path=DIR"},
     {"--listen", DEQ_OPT_ARGS, FLAG(sets), 0, DEQ_ARGS_MAX, NULL, "ADDR:PORT",
      "short for --set server.listen=ADDR:PORT"},
@@ -188,16 +188,35 @@ static const struct deq_command command = {
 
 void conf_help(void)
 {
+    static const char *const rows[][2] = {
+        {NULL, "Environment"},
+        {"DEQD_SERVER_LISTEN", "server.listen, and so every key by its name in capitals; an empty one counts as unset. "
+                               "Flags win over the environment, the environment over the file."},
+        {"DEQD_CONFIG", "what --config names"},
+        {"DEQ_CPU", "ref, avx2, avx512, vnni or amx: the instructions to compute with, else the best of this machine; "
+                    "all give the same bits"},
+        {"LISTEN_FDS", "sockets that a supervisor opened, which take the place of server.listen and, named \"admin\", "
+                       "of server.admin_listen"},
+        {"NOTIFY_SOCKET", "is told of start, reload and end, and with WATCHDOG_USEC that the engine makes progress"},
+        {NULL, "Signals"},
+        {"SIGTERM", "ends: after server.drain_delay_ms no new requests are taken, running ones may finish for "
+                    "server.shutdown_timeout_ms"},
+        {"SIGINT", "ends without the delay"},
+        {"SIGHUP", "reads keys, certificate and model again"},
+        {NULL, "Exit status"},
+        {"0", "stopped as asked"},
+        {"1", "could not start, or failed"},
+        {"2", "wrong usage or configuration; as it is, another try will not help"},
+    };
     deq_flags_help(&command, stdout);
-    printf("\nKeys (environment: DEQD_SERVER_LISTEN for server.listen, an empty one counts as unset; flags win over "
-           "the environment, that over the file):\n\n");
+    printf("\nKeys:\n");
     for (size_t i = 0; i < conf_table.n; i++)
-        printf("  %-36s %s\n    %s\n", options[i].name, options[i].def, options[i].help);
-    printf("\nSupervisors: sockets of LISTEN_FDS take the place of server.listen and, named \"admin\", of "
-           "server.admin_listen; NOTIFY_SOCKET is told of start, reload\n"
-           "and end, and, with WATCHDOG_USEC, that the engine makes progress.\n");
-    printf("\nExit codes: 0 stopped as asked, 1 could not start or failed, 2 wrong usage or configuration (as it is, "
-           "another try will not help).\n");
+        deq_help_option(stdout, &options[i], options[i].name, options[i].choices);
+    for (size_t i = 0; i < DEQ_COUNT(rows); i++)
+        if (rows[i][0])
+            deq_help_row(stdout, rows[i][0], rows[i][1]);
+        else
+            printf("\n%s:\n", rows[i][1]);
 }
 
 /* "\n" as two characters becomes a line's end: a flag or a variable cannot hold one comfortably. */

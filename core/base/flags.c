@@ -59,36 +59,82 @@ enum deq_rc deq_flags_parse(const struct deq_command *c, int argc, char **argv, 
     return rc;
 }
 
-/* What may stand there and what stands there otherwise: " (1..64; default: 8)". */
-static void limits(const struct deq_opt *o, char ret[96])
+/* Columns of a terminal, and the one at which the text of a row begins. */
+enum { HELP_WIDTH = 80, HELP_COLUMN = 27 };
+
+/* text, broken at blanks where a line would be too long; the first line has begun, `used` columns of it, the others
+ * begin at column `indent`. */
+static void put_wrapped(FILE *out, size_t used, size_t indent, const char *text)
 {
-    const bool number = o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_FLOAT ||
-                        o->type == DEQ_OPT_DOUBLE;
-    const bool def = o->def && o->type != DEQ_OPT_BOOL;
+    for (size_t n; *text; text += n) {
+        n = strcspn(text, " \n");
+        if (used > indent && used + 1 + n > HELP_WIDTH) {
+            fprintf(out, "\n%*s", (int)indent, "");
+            used = indent;
+        }
+        used += (size_t)fprintf(out, "%s%.*s", used > indent ? " " : "", (int)n, text);
+        text += n;
+        n = strspn(text, " ");
+        if (text[n] == '\n') {
+            fprintf(out, "\n%*s", (int)indent, "");
+            used = indent;
+            n++;
+        }
+    }
+    fputc('\n', out);
+}
+
+void deq_help_text(FILE *out, const char *text)
+{
+    put_wrapped(out, 0, 0, text);
+}
+
+void deq_help_row(FILE *out, const char *left, const char *text)
+{
+    const bool beside = strlen(left) < HELP_COLUMN - 3; /* two blanks before it, and two behind */
+    fprintf(out, "  %-*s%s", beside ? HELP_COLUMN - 2 : 0, left, beside ? "" : "\n");
+    if (!beside)
+        fprintf(out, "%*s", HELP_COLUMN, "");
+    put_wrapped(out, HELP_COLUMN, HELP_COLUMN, text);
+}
+
+/* What may stand there and what stands there otherwise: " (1..64; default: 8)". */
+static void limits(const struct deq_opt *o, const char *choices, char ret[256])
+{
+    const bool real = o->type == DEQ_OPT_FLOAT || o->type == DEQ_OPT_DOUBLE;
+    const bool number = real || o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_BYTES;
+    const bool def = o->def && *o->def;
     char range[48] = "";
     if (number)
         snprintf(range, sizeof range, "%.16g..%.16g", o->min, o->max);
+    const char *which = choices ? choices : range;
     ret[0] = 0;
-    if (number || def)
-        snprintf(ret, 96, " (%s%s%s%s)", range, number && def ? "; " : "", def ? "default: " : "", def ? o->def : "");
+    if (*which || def)
+        snprintf(ret, 256, " (%s%s%s%s)", which, *which && def ? "; " : "", def ? "default: " : "", def ? o->def : "");
+}
+
+void deq_help_option(FILE *out, const struct deq_opt *o, const char *left, const char *choices)
+{
+    char right[256], text[1024];
+    limits(o, choices, right);
+    snprintf(text, sizeof text, "%s%s", o->help, right);
+    deq_help_row(out, left, text);
 }
 
 void deq_flags_help(const struct deq_command *c, FILE *out)
 {
-    fprintf(out, "usage: %s\n\n%s\n%s", c->usage, c->about, c->flags.n ? "\n" : "");
+    fprintf(out, "Usage: %s\n\n", c->usage);
+    deq_help_text(out, c->about);
+    fprintf(out, "\nOptions:\n");
     for (size_t i = 0; i < c->flags.n; i++) {
         const struct deq_opt *o = &c->flags.opt[i];
-        char left[96], right[96];
+        char left[96];
         const char *value = o->type == DEQ_OPT_BOOL                                 ? ""
                             : o->choices                                            ? o->choices
                             : o->type == DEQ_OPT_FLOAT || o->type == DEQ_OPT_DOUBLE ? "X"
                                                                                     : "N";
         snprintf(left, sizeof left, "%s%s%s", o->name, *value ? " " : "", value);
-        limits(o, right);
-        if (strlen(left) > 24)
-            fprintf(out, "  %s\n  %-24s %s%s\n", left, "", o->help, right);
-        else
-            fprintf(out, "  %-24s %s%s\n", left, o->help, right);
+        deq_help_option(out, o, left, NULL);
     }
-    fprintf(out, "  %-24s %s\n", "--help", "this text");
+    deq_help_row(out, "--help", "print this text and stop");
 }

@@ -12,7 +12,7 @@ static const struct {
     const char *about;
 } kinds[] = {
     {"kernels", bench_kernels, "the machine's limits, and matrix products against them"},
-    {"engine", bench_engine, "evaluations, prompts, generation and training of models, against the machine's limits"},
+    {"engine", bench_engine, "evaluations, prompts, generation and training, against the same limits"},
     {"serve", bench_serve, "load a server and measure its streams"},
 };
 
@@ -25,8 +25,11 @@ int cmd_bench(int argc, char **argv)
         return cli_usage("bench", "unknown kind of bench \"%s\"; there are: kernels, engine, serve", argv[1]);
     }
     FILE *out = argc > 1 ? stdout : stderr;
-    fprintf(out, "usage: deq bench KIND ...\n\nkinds (deq bench KIND --help tells more):\n");
+    fprintf(out, "Usage: deq bench KIND [arguments]\n\n");
+    deq_help_text(out, "Measures what this machine can do, what libdeq makes of it, and what a server's clients get. "
+                       "`deq bench KIND --help` tells more of a kind.");
+    fprintf(out, "\nKinds:\n");
     for (size_t i = 0; i < DEQ_COUNT(kinds); i++)
-        fprintf(out, "  %-8s %s\n", kinds[i].name, kinds[i].about);
+        deq_help_row(out, kinds[i].name, kinds[i].about);
     return argc > 1 ? CLI_OK : CLI_USAGE;
 }

@@ -34,11 +34,10 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq check MODEL_DIR GOLDEN.safetensors [flags]",
+    .usage = "deq check MODEL_DIR GOLDEN.safetensors [options]",
     .about = "Compares a model with equilibria and log-probabilities that other code computed for the same "
-             "tokens, segment by\n"
-             "segment with memory, and a looped model's states after numbers of evaluations. Exit code 1 when they "
-             "differ by more\nthan --atol.",
+             "tokens, segment by segment with memory, and a looped model's states after numbers of evaluations. Exit "
+             "status 1 when they differ by more than --atol.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 2,
     .max_args = 2,

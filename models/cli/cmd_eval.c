@@ -68,11 +68,10 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq eval MODEL_DIR TEXT_FILE [flags]",
+    .usage = "deq eval MODEL_DIR TEXT_FILE [options]",
     .about = "Perplexity of a text, in one stream; of a model with a limit of positions in pieces of that length, each "
-             "read afresh.\n"
-             "A line that is exactly <|endoftext|> separates documents and counts as one token, but not as text:\n"
-             "bits_per_byte divides by the documents' bytes.",
+             "read afresh. A line that is exactly <|endoftext|> separates documents and counts as one token, but not "
+             "as text: bits_per_byte divides by the documents' bytes.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 2,
     .max_args = 2,

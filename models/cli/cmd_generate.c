@@ -75,7 +75,7 @@ static const struct deq_opt flags[] = {
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
-static const struct deq_command command = {.usage = "deq generate MODEL_DIR \"prompt\" [flags]",
+static const struct deq_command command = {.usage = "deq generate MODEL_DIR \"prompt\" [options]",
                                            .about = "Continues a prompt. Statistics go to standard error.",
                                            .flags = {flags, DEQ_COUNT(flags)}, .min_args = 2, .max_args = 2};
 

@@ -40,9 +40,9 @@ int cmd_import(int argc, char **argv)
     char known[256], about[768];
     deq_import_list(known, sizeof known);
     snprintf(about, sizeof about, "Makes a model directory of what the code of locuslab/deq, locuslab/trellisnet, "
-             "torchdeq or of a looped model saved: a state\ndict's file, or a directory with config.json and the "
-             "weights (safetensors, pytorch_model.bin, model.pt). No Python\nis needed and nothing in the file is "
-             "executed. model_type is one of\n%s.", known);
+             "torchdeq or of a looped model saved: a state dict's file, or a directory with config.json and the "
+             "weights (safetensors, pytorch_model.bin, model.pt). No Python is needed and nothing in the file is "
+             "executed. model_type is one of %s.", known);
     const struct deq_command command = {.usage = "deq import CHECKPOINT [--config FILE] [--vocab FILE] --out MODEL_DIR",
                                         .about = about, .flags = {flags, DEQ_COUNT(flags)},
                                         .min_args = 1, .max_args = 1};

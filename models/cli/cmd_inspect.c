@@ -19,7 +19,7 @@ static const struct deq_opt flags[] = {
     {"--json", DEQ_OPT_BOOL, offsetof(struct flags, json), 0, 0, NULL, NULL, "print one JSON object"},
 };
 
-static const struct deq_command command = {.usage = "deq inspect MODEL_DIR [flags]",
+static const struct deq_command command = {.usage = "deq inspect MODEL_DIR [options]",
                                            .about = "Loads a model with every check and tells what it is.",
                                            .flags = {flags, DEQ_COUNT(flags)}, .min_args = 1, .max_args = 1};
 

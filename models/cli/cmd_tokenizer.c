@@ -21,15 +21,6 @@
 enum { MAX_FILES = 1024 };
 #define MAX_TEXT_BYTES ((size_t)DEQ_BPE_TRAIN_MAX_BYTES)
 
-static const char help_all[] =
-    "usage: deq tokenizer train  --vocab-size N --out FILE [--json] TEXT_FILE...\n"
-    "       deq tokenizer words  --out FILE (TEXT_FILE... | --vocab FILE) [--vocab-out FILE] [--json]\n"
-    "       deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]\n"
-    "       deq tokenizer decode MODEL [ID...] [--skip-special] [--hex]\n"
-    "\n"
-    "MODEL is a tokenizer.json or a directory with one (or with vocab.json and merges.txt).\n"
-    "`deq tokenizer train --help` and so on tell more.\n";
-
 static int report(const struct deq_err *err)
 {
     fprintf(stderr, "deq tokenizer: %s\n", err->text);
@@ -98,7 +89,7 @@ static const struct deq_opt train_flags[] = {
 
 static const struct deq_command train_command = {
     .usage = "deq tokenizer train --vocab-size N --out FILE [--json] TEXT_FILE...",
-    .about = "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json.\n"
+    .about = "Trains a byte-level BPE vocabulary on plain text and writes a tokenizer.json. "
              "A line that is exactly <|endoftext|> separates documents and is not trained on.",
     .flags = {train_flags, DEQ_COUNT(train_flags)},
     .min_args = 1,
@@ -267,8 +258,7 @@ static const struct deq_opt encode_flags[] = {
 static const struct deq_command encode_command = {
     .usage = "deq tokenizer encode MODEL [TEXT | --file FILE] [--special] [--json | --hex]",
     .about = "Prints the token ids of a text: the argument, a file, or standard input. Files and input are "
-             "read as a model's texts are: a\n"
-             "line end of CR LF is LF, and a byte order mark is none of the text.",
+             "read as a model's texts are: a line end of CR LF is LF, and a byte order mark is none of the text.",
     .flags = {encode_flags, DEQ_COUNT(encode_flags)},
     .min_args = 1,
     .max_args = 2,
@@ -439,20 +429,39 @@ static int decode(int argc, char **argv)
     return code;
 }
 
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *about;
+} commands[] = {
+    {"train", train, "train a byte-level BPE vocabulary on text"},
+    {"words", cmd_tokenizer_words, "make a word-level tokenizer of text or of a vocabulary"},
+    {"encode", encode, "print the token ids of a text"},
+    {"decode", decode, "print the text of token ids"},
+};
+
+static void usage(FILE *out)
+{
+    fprintf(out, "Usage: deq tokenizer COMMAND [arguments]\n\n");
+    deq_help_text(out, "Makes tokenizers (tokenizer.json) and looks at what they do. `deq tokenizer COMMAND --help` "
+                       "tells more of a command.");
+    fprintf(out, "\nCommands:\n");
+    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
+        deq_help_row(out, commands[i].name, commands[i].about);
+}
+
 int cmd_tokenizer(int argc, char **argv)
 {
-    static const struct {
-        const char *name;
-        int (*run)(int argc, char **argv);
-    } commands[] = {{"train", train}, {"words", cmd_tokenizer_words}, {"encode", encode}, {"decode", decode}};
-    if (argc < 2)
-        return cli_usage("tokenizer", "train, words, encode or decode?\n%s", help_all);
+    if (argc < 2) {
+        usage(stderr);
+        return CLI_USAGE;
+    }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        fputs(help_all, stdout);
+        usage(stdout);
         return CLI_OK;
     }
     for (size_t i = 0; i < DEQ_COUNT(commands); i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);
-    return cli_usage("tokenizer", "unknown command \"%s\"\n%s", argv[1], help_all);
+    return cli_usage("tokenizer", "unknown command \"%s\"; there are: train, words, encode, decode", argv[1]);
 }

@@ -52,7 +52,7 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [flags]",
+    .usage = "deq tokenizer words --out FILE (TEXT_FILE... | --vocab FILE) [options]",
     .about = "Makes a word-level tokenizer.json with the ids of the DEQ authors' code: <eos>, then words by count.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 0,

@@ -326,9 +326,9 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq train RECIPE.yaml --data DIR|FILE --out MODEL_DIR [flags]",
-    .about = "Trains a deep equilibrium model, or an explicit network of the same cell. The log goes to\n"
-             "MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop; --resume goes on as if nothing\n"
+    .usage = "deq train RECIPE.yaml --data DIR|FILE --out MODEL_DIR [options]",
+    .about = "Trains a deep equilibrium model, or an explicit network of the same cell. The log goes to "
+             "MODEL_DIR/train.jsonl; SIGINT and SIGTERM save a checkpoint and stop; --resume goes on as if nothing "
              "had happened.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 1,

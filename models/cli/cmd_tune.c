@@ -38,9 +38,9 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq tune MODEL_DIR TEXT_FILE [flags]",
+    .usage = "deq tune MODEL_DIR TEXT_FILE [options]",
     .about = "Measures settings of solving on a text that the model was not trained on, and writes the fastest that is "
-             "known, with 95 %\n"
+             "known, with 95 % "
              "confidence, to lose at most the budget into config.json, as the model's own.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 2,

@@ -31,14 +31,26 @@ static const struct {
 
 static void usage(FILE *out)
 {
-    fprintf(out, "usage: deq COMMAND [arguments]\n\ncommands (deq COMMAND --help tells more):\n");
+    fprintf(out, "Usage: deq COMMAND [arguments]\n\n");
+    deq_help_text(out, "Generates text with deep equilibrium language models, and trains, imports, measures and "
+                       "inspects them. `deq COMMAND --help` tells more of a command.");
+    fprintf(out, "\nCommands:\n");
     for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
+        deq_help_row(out, commands[i].name, commands[i].about);
+    fprintf(out, "\nOptions:\n");
+    deq_help_row(out, "--version", "print the version and stop");
+    deq_help_row(out, "--help", "print this text and stop");
+    fprintf(out, "\nEnvironment:\n");
+    deq_help_row(out, "DEQ_CPU", "ref, avx2, avx512, vnni or amx: the instructions to compute with, else the best of "
+                                 "this machine; all give the same bits");
+    fprintf(out, "\nExit status:\n");
+    deq_help_row(out, "0", "done");
+    deq_help_row(out, "1", "failed, or what was compared or measured is not as it should be");
+    deq_help_row(out, "2", "wrong usage; nothing was begun");
     char model[4096];
     if (!deq_installed("models/stories", model))
         snprintf(model, sizeof model, "models/stories");
-    fprintf(out, "\nfor example, with the model that comes with it:\n  %s generate %s \"Once upon a time\"\n",
-            program_invocation_name, model);
+    fprintf(out, "\nExamples:\n  %s generate %s \"Once upon a time\"\n", program_invocation_name, model);
 }
 
 static const char *nearest(const char *name)

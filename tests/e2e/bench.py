@@ -152,14 +152,14 @@ def test_bad_input():
             (["engine", "--windows", "1,65"], 2, "--windows: 65 is outside 1..64"),
             (["engine", "--context", "0"], 2, "--context"),
             (["kernels", "--only", "depth"], 2, "--only"), (["engine"] + ["S"] * 17, 2, "unexpected argument"),
-            (["nothing"], 2, "kernels, engine, serve"), ([], 2, "usage: deq bench"),
+            (["nothing"], 2, "kernels, engine, serve"), ([], 2, "Usage: deq bench"),
             (["engine", "S", "--only", "training", "--quick"], 1, "ends a document")):
             got, out, err = run([DEQ, "bench"] + args)
             check(got == code and word in err and (not out or "--quick" in args),
                   "%s: %d %r %r" % (args, got, out[:200], err))
     for args in (["--help"], ["kernels", "--help"], ["engine", "--help"]):
         code, out, err = run([DEQ, "bench"] + args)
-        check(code == 0 and out.startswith("usage: deq bench") and not err, "%s: %r" % (args, out[:80]))
+        check(code == 0 and out.startswith("Usage: deq bench") and not err, "%s: %r" % (args, out[:80]))
 
 
 # --- Peers ---

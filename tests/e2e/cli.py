@@ -233,7 +233,7 @@ def test_generate():
     check(code == 0 and all(c in out for c in ("generate", "eval", "inspect", "train", "tokenizer")), "deq --help")
     for c in ("generate", "eval", "inspect", "train"):
         code, out, err = run([DEQ, c, "--help"])
-        check(code == 0 and out.startswith("usage: deq " + c) and not err, "deq %s --help" % c)
+        check(code == 0 and out.startswith("Usage: deq " + c) and not err, "deq %s --help" % c)
         named = re.findall(r"^ +(--[a-z-]+)", out, re.M)
         check(len(named) > 1 and len(set(named)) == len(named), "deq %s: a flag has one meaning: %s" % (c, named))
 

@@ -664,7 +664,7 @@ def test_precedence_and_print_config():
         check(len(defaults) >= 30, "all keys are printed: %d" % len(defaults))
         code, out, _ = run([DEQD, "--help"])
         equal(code, 0, "--help")
-        check(all(k in out for k in defaults) and "--health-probe" in out and "Exit codes" in out,
+        check(all(k in out for k in defaults) and "--health-probe" in out and "Exit status" in out,
               "--help names every key and flag")
         env = {"DEQD_ENGINE_THREADS": "7", "DEQD_SERVER_HTTP_THREADS": "9"}
         args = ["--config", path, "--set", "server.http_threads=6"]

@@ -28,7 +28,7 @@ static const struct deq_opt rows[] = {
     {"--set", DEQ_OPT_ARGS, AT(sets), 0, 2, NULL, "KEY=VALUE", "Sets."},
     {"--json", DEQ_OPT_BOOL, AT(json), 0, 0, NULL, NULL, "As JSON."},
 };
-static const struct deq_command command = {.usage = "x FILE [flags]",
+static const struct deq_command command = {.usage = "x FILE [options]",
                                            .about = "Tries.",
                                            .flags = {rows, DEQ_COUNT(rows)},
                                            .min_args = 1,
@@ -123,11 +123,36 @@ TEST(flags_help_is_the_table)
     FILE *f = open_memstream(&text, &len);
     deq_flags_help(&command, f);
     fclose(f);
-    CHECK(!strncmp(text, "usage: x FILE [flags]\n\nTries.\n", 30));
+    CHECK(!strncmp(text, "Usage: x FILE [options]\n\nTries.\n\nOptions:\n", 42));
     for (size_t i = 0; i < DEQ_COUNT(rows); i++)
         CHECK_MSG(strstr(text, rows[i].name) && strstr(text, rows[i].help), "%s", rows[i].name);
     CHECK(strstr(text, "--count N") && strstr(text, "(1..100; default: 5)") &&
           strstr(text, "--colour red|green|blue") && strstr(text, "--out FILE") &&
           strstr(text, "(1e-06..inf; default: inf)") && strstr(text, "(0..10)"));
     free(text);
+}
+
+TEST(flags_help_is_broken_at_80_columns)
+{
+    static const struct {
+        const char *left, *text, *want;
+    } rows_of_help[] = {
+        {"--out FILE", "short", "  --out FILE               short\n"},
+        {"12345678901234567890123", "beside it", "  12345678901234567890123  beside it\n"},
+        {"123456789012345678901234", "below", "  123456789012345678901234\n                           below\n"},
+        {"x", "a text of which the last word just ends at column 80: xxxx here",
+         "  x                        a text of which the last word just ends at column 80:\n"
+         "                           xxxx here\n"},
+        {"x", "one\ntwo", "  x                        one\n                           two\n"},
+        {"x", "", "  x                        \n"},
+    };
+    for (size_t i = 0; i < DEQ_COUNT(rows_of_help); i++) {
+        char *text = NULL;
+        size_t len;
+        FILE *f = open_memstream(&text, &len);
+        deq_help_row(f, rows_of_help[i].left, rows_of_help[i].text);
+        fclose(f);
+        CHECK_MSG(!strcmp(text, rows_of_help[i].want), "\"%s\"", text);
+        free(text);
+    }
 }

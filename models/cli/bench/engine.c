@@ -47,7 +47,7 @@ static const struct deq_opt flags[] = {
     BENCH_FLAGS};
 
 static const struct deq_command command = {
-    .usage = "deq bench engine [SHAPE|MODEL_DIR]... [flags]",
+    .usage = "deq bench engine [SHAPE|MODEL_DIR]... [options]",
     .about = "Measures one evaluation of f by rows and positions behind them, the layers before and behind the loop "
              "and the head (ends), memory and times of loading, prompts and generation by window, evaluations a token "
              "by start and tolerance (depth), and steps of training.\n" BENCH_SUBJECTS,

@@ -6,7 +6,7 @@
 static const struct deq_opt flags[] = {BENCH_FLAGS};
 
 static const struct deq_command command = {
-    .usage = "deq bench kernels [SHAPE|MODEL_DIR]... [flags]",
+    .usage = "deq bench kernels [SHAPE|MODEL_DIR]... [options]",
     .about = "Measures what the multiply-add instructions and the memory of this machine do at most, and the matrix "
              "products of models against it.\n" BENCH_SUBJECTS,
     .flags = {flags, DEQ_COUNT(flags)},

@@ -256,10 +256,10 @@ static const struct deq_opt flags[] = {
 };
 
 static const struct deq_command command = {
-    .usage = "deq bench serve URL [flags]",
+    .usage = "deq bench serve URL [options]",
     .about = "Sends completions to a server at a given rate and measures the streams, with the definitions of "
-             "`vllm bench serve`.\n"
-             "Ctrl-C prints what was measured so far. Exit code 0 when requests succeeded and none failed but by 429.",
+             "`vllm bench serve`. Ctrl-C prints what was measured so far. Exit status 0 when requests succeeded and "
+             "none failed but by 429.",
     .flags = {flags, DEQ_COUNT(flags)},
     .min_args = 1,
     .max_args = 1,
