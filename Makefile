@@ -312,17 +312,24 @@ wheel: python all library $(PYTHON_ENV)/bin/pip ## build/wheel: the Python packa
 	$(PYTHON_ENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEEL) $(WHEEL)/source
 k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
 	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
+# The programs say it, help2man makes pages of it; without it there are none, and nothing else is missing.
+MAN     := $(OUT)/man
+.PHONY: man
+man: $(MAN)/deqd.8 ## build/man: deqd(8), deq(1) and a page for each command, of what they say to --help; needs help2man
+$(MAN)/deqd.8: $(OBJ)/deq $(OBJ)/deqd etc/man.sh Makefile
+	@sh etc/man.sh $(OBJ) $(MAN) $(VERSION)
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/package. A configuration that is there stays.
 PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
 STATEDIR   ?= /var/lib
 LIBDIR     ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+MANDIR     ?= $(PREFIX)/share/man
 SHARED     := $(PREFIX)/share/deqd
 UNITS      := $(PREFIX)/lib/systemd/system
 INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
 .PHONY: install uninstall
-install: all library ## binaries, library, configuration, units and the shipped model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
+install: all library man ## binaries, library, man pages, configuration, units, the shipped model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
 	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
@@ -333,6 +340,8 @@ install: all library ## binaries, library, configuration, units and the shipped 
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' core/deq.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc
 	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json tokenizer_config.json README.md) $(DESTDIR)$(SHARED)/models/stories
 	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
+	for page in $(MAN)/*.[18]; do test -e $$page || continue; to=$(DESTDIR)$(MANDIR)/man$${page##*.}; install -d $$to || exit 1; \
+	    sed 's|@SYSCONFDIR@|$(SYSCONFDIR)|; s|@MODEL@|$(SHARED)/models/stories|' $$page > $$to/$${page##*/} && chmod 0644 $$to/$${page##*/} || exit 1; done
 	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(DESTDIR)$(SHARED)/deqd.yaml
 	ln -sfn $(SYSCONFDIR)/deqd $(DESTDIR)$(SHARED)/etc
 	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(DESTDIR)$(SHARED)/deqd.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
@@ -342,6 +351,7 @@ install: all library ## binaries, library, configuration, units and the shipped 
 uninstall: ## what install put there, but for the configuration and models of one's own
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdeq.so libdeq.so.$(MINOR) libdeq.so.$(VERSION) libdeq.a pkgconfig/deq.pc) $(DESTDIR)$(INCLUDEDIR)/deq.h
+	rm -f $(DESTDIR)$(MANDIR)/man8/deqd.8 $(DESTDIR)$(MANDIR)/man1/deq.1 $(DESTDIR)$(MANDIR)/man1/deq-*.1
 	rm -rf $(DESTDIR)$(SHARED) $(DESTDIR)$(PREFIX)/share/doc/deqd
 
 -include $(patsubst %.o,%.d,$(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) tests/sim/daemon.c $(wildcard tests/fuzz/*.c tests/timing/*.c)))

@@ -1,10 +1,11 @@
-"""make itself: what it says when something is missing, how much it prints, what help lists."""
+"""make itself: what it says when something is missing, how much it prints, what help lists; the man pages."""
 import os
 import re
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
-from lib import ROOT, check, equal, run
+from lib import DEQ, DEQD, ROOT, check, equal, run, skip
 
 # nothing of the make that runs this
 CLEAN = {"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "", "CC": "", "CFLAGS": ""}
@@ -64,3 +65,64 @@ def test_help_lists_every_target():
     inner = {"cov-run", "link", "needed", "needed-unit", "objects", "python", "sanitized", "sanitized-threads"}
     code, out, _ = make("help")
     equal((code, set(re.findall(r"^  ([a-z0-9-]+) +\S", out, re.M))), (0, phony - inner), "make help")
+
+
+def listed(program, *command):
+    """What the help of a command lists: names, each with what it is."""
+    code, out, _ = run([program, *command, "--help"])
+    block = re.search(r"^(?:Commands|Kinds):\n((?:  .*\n)+)", out, re.M)
+    text = re.sub(r"\n {10,}", " ", block.group(1)) if block else ""
+    return dict(re.findall(r"^  ([a-z]+) +(.*)$", text, re.M))
+
+
+def test_man_pages():
+    """A page for every command that --help lists, with the right name, whole sections and no warnings."""
+    if not shutil.which("help2man"):
+        skip("man pages: there is no help2man")
+        return
+    with tempfile.TemporaryDirectory() as tmp:
+        def pages(to):
+            code, out, err = run(["sh", "etc/man.sh", os.path.dirname(DEQ), to, "1.2.3"], cwd=ROOT,
+                                 env={"SOURCE_DATE_EPOCH": "86400"})
+            equal((code, out, err), (0, "", ""), "etc/man.sh")
+            return {name: open(os.path.join(to, name), encoding="utf-8").read() for name in os.listdir(to)}
+
+        with ThreadPoolExecutor() as pool:
+            found, again = pool.map(pages, (os.path.join(tmp, "one"), os.path.join(tmp, "two")))
+        equal(again, found, "the same time, the same bytes")
+        names = {"deq.1": None, "deqd.8": None}
+        for c, about in listed(DEQ).items():
+            names[f"deq-{c}.1"] = about
+            names.update((f"deq-{c}-{k}.1", what) for k, what in listed(DEQ, c).items())
+        check(len(names) >= 18, "commands were found: %s" % sorted(names))
+        equal(sorted(found), sorted(names), "a page each")
+        for name, about in names.items():
+            text = found.get(name, "")
+            command = name[:-2]
+            plain = text.replace("\\-", "-")
+            said = re.search(r'^\.TH \S+ "(.)" "(\S+)" "(.*?)".*\n\.SH NAME\n(\S+) - (.*)\n', plain, re.M)
+            equal(said and said.groups()[:4], (name[-1], "1970-01-02", "deqd 1.2.3", command), name)
+            check(said and about in (None, said.group(5)), "%s: what it is, as in the list: %s" % (name, said))
+            program = command.split("-")
+            synopsis = re.search(r"^\.SH SYNOPSIS\n\.B (.*)\n(.*)\n\.SH DESCRIPTION\n\w", text, re.M)
+            check(synopsis and synopsis.group(1).split() == program and not set(program) & set(
+                re.findall(r"\w+", synopsis.group(2))), "%s: synopsis: %s" % (name, synopsis))
+            flags = set(re.findall(r"^  (--[a-z0-9-]+)", run([DEQD if command == "deqd" else DEQ, *program[1:],
+                                                         "--help"])[1], re.M))
+            check(all(re.search(r"^\\fB%s\\fR" % flag, plain, re.M) for flag in flags), "%s: its flags" % name)
+            others = re.findall(r"^\.BR (\S+) \((.)\)", text[text.index(".SH \"SEE ALSO\""):], re.M)
+            check(others and all(f"{o}.{n}" in found for o, n in others if o != "systemctl"), "%s: %s" % (name, others))
+        for tool, line in (("mandoc", ["mandoc", "-T", "lint", "-W", "warning"]), ("lexgrog", ["lexgrog"]),
+                           ("man", ["man", "--warnings", "-E", "UTF-8", "-l"])):
+            if not shutil.which(tool):
+                skip(f"man pages: there is no {tool}")
+                continue
+            for name in sorted(found):
+                code, out, err = run([*line, os.path.join(tmp, "one", name)])
+                check(code == 0 and not err and (tool != "mandoc" or not out), "%s: %s: %s%s" % (tool, name, err, out))
+
+
+def test_man_pages_without_help2man():
+    code, out, err = run(["/bin/sh", "etc/man.sh", os.path.dirname(DEQ), "/nowhere/man", "1.2.3"], cwd=ROOT,
+                         env={"PATH": "/nowhere"})
+    equal((code, out, err), (0, "man: skipped: there is no help2man (apt-get install help2man)\n", ""), "says why")
