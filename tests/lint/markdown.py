@@ -2,14 +2,15 @@
 
 README.md has at most 150 lines of 100 characters, other *.md lines of 120. Not counted are rows of tables, of which a
 line is a row whatever it holds, and indented commands, which are copied as they stand and may be broken by who writes
-them. A relative link leads to a file or directory, what stands behind # to a heading or an <a id=...> there."""
+them. A relative link leads to a file or directory, what stands behind # to a heading or an <a id=...> there;
+what stands in backticks as a whole path of a file is there too."""
 import os
 import re
 import sys
 
 FRONT, FRONT_LINES, FRONT_WIDTH, WIDTH = "README.md", 150, 100, 120
 # not written anew yet
-WIDE = {"core/README.md", "docker/README.md", "etc/README.md", "models/README.md", "models/claims/README.md",
+WIDE = {"docker/README.md", "etc/README.md", "models/README.md", "models/claims/README.md",
         "models/cli/README.md", "models/recipes/README.md", "models/recipes/attractor/README.md",
         "models/recipes/trellis/README.md", "models/stories/README.md", "server/README.md", "tests/README.md",
         "tests/golden/authors/README.md", "tests/http/README.md", "docker/k8s/deqd/README.md"}
@@ -54,6 +55,13 @@ def links(path):
             yield "%s: %s: no heading or id %s" % (path, target, part)
 
 
+def paths(path):
+    """Files of this project that a text names by their whole path; NAME stands for one that is to be made."""
+    for name in re.findall(r"`((?:core|server|models|tests|etc|docker)/[\w./-]+)`", open(path).read()):
+        if not os.path.exists(name) and "NAME" not in name:
+            yield "%s: %s is not there" % (path, name)
+
+
 def widths(path):
     lines, most = open(path).read().splitlines(), FRONT_WIDTH if path == FRONT else WIDTH
     if path == FRONT and len(lines) > FRONT_LINES:
@@ -67,8 +75,8 @@ bad = 0
 for text in texts():
     wide = list(widths(text))
     if text in WIDE and not wide:
-        print("tests/lint/markdown.py lists %s as too wide, and it is not any more" % text)
-    for what in [*([] if text in WIDE else wide), *links(text)]:
+        print("tests/lint/markdown.py lists %s as too wide, and it is not any more" % text, file=sys.stderr)
+    for what in [*([] if text in WIDE else wide), *links(text), *paths(text)]:
         print(what)
         bad = 1
 sys.exit(bad)
