@@ -1,5 +1,6 @@
-"""The front page, README.md: its examples print what it shows, the figures of its table of peers stand in the chapters
-that have their commands, and its bars are the table's. --write of readme.py puts in what is printed today.
+"""The front page, README.md: its examples print what it shows, its moving picture is what the shipped model does, the
+figures of its table of peers stand in the chapters that have their commands, and its bars are the table's. --write of
+readme.py puts in what is printed and drawn today.
 
 An example is a command with a fenced block behind it. White space is not compared. "…" stands for what is left out: of
 JSON the keys that the page does not name, of lines those whose first word it does not have. Not compared are rates
@@ -17,7 +18,7 @@ import textwrap
 sys.path.append("tests/bench/peers")
 import plot  # noqa: E402
 
-PAGE, HERE, WIDTH = "README.md", "127.0.0.1:8080", 100
+PAGE, HERE, WIDTH, WAVEFRONT = "README.md", "127.0.0.1:8080", 100, "core/wavefront.svg"
 CHAPTERS = ("tests/README.md", "models/README.md", "models/claims/README.md")  # where measured figures stand
 # an indented line, and lines behind it that are indented further
 COMMAND = r"^    (\S.*(?:\n {5,}\S.*)*)$"
@@ -102,6 +103,16 @@ def examples(check, write):
         page = page[:at] + new + page[end:]
     if write:
         open(PAGE, "w").write(page)
+
+
+def picture(check, write):
+    """An answer has the same bits on every machine, and so the picture of its rows."""
+    with tempfile.TemporaryDirectory() as work:
+        drawn = WAVEFRONT if write else f"{work}/wavefront.svg"
+        r = subprocess.run([sys.executable, "tests/page/wavefront.py", drawn], capture_output=True, text=True)
+        check(r.returncode == 0, f"tests/page/wavefront.py: {r.stderr}")
+        check(not r.returncode and open(drawn).read() == open(WAVEFRONT).read(),
+              f"{WAVEFRONT} is not what models/stories does: python3 tests/e2e/readme.py --write")
 
 
 def figures(check, write):

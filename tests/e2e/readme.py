@@ -56,10 +56,12 @@ def main():
     global skipped
     if sys.argv[1:] == ["--write"]:
         front.examples(check, write=True)
+        front.picture(check, write=True)
         front.figures(check, write=True)
         sys.exit(failed != 0)
     commands_of(front.PAGE)
     front.examples(check, write=False)
+    front.picture(check, write=False)
     front.figures(check, write=False)
     lines = [line for chapter in CHAPTERS for line in commands_of(chapter)]
     commands = [l for l in lines if not l.startswith("make")]

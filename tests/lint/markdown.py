@@ -3,7 +3,7 @@
 README.md has at most 150 lines of 100 characters, other *.md lines of 120. Not counted are rows of tables, of which a
 line is a row whatever it holds, and indented commands, which are copied as they stand and may be broken by who writes
 them. A relative link leads to a file or directory, what stands behind # to a heading or an <a id=...> there;
-what stands in backticks as a whole path of a file is there too."""
+what stands in backticks as a whole path of a file, or as the name of one in C, is there too."""
 import os
 import re
 import sys
@@ -21,6 +21,9 @@ def texts():
         rooms[:] = sorted(r for r in rooms if r not in (".git", "build", "node_modules", "__pycache__") and
                           not r.endswith("-venv"))
         yield from (os.path.relpath(os.path.join(at, f)) for f in sorted(files) if f.endswith(".md"))
+
+
+SOURCES = {f for room in ("core", "server", "models", "tests") for _, _, files in os.walk(room) for f in files}
 
 
 def prose(text):
@@ -56,10 +59,15 @@ def links(path):
 
 
 def paths(path):
-    """Files of this project that a text names by their whole path; NAME stands for one that is to be made."""
-    for name in re.findall(r"`((?:core|server|models|tests|etc|docker)/[\w./-]+)`", open(path).read()):
+    """Files of this project that a text names by their whole path, and those in C that it names at all; NAME stands for
+    one that is to be made."""
+    text = open(path).read()
+    for name in re.findall(r"`((?:core|server|models|tests|etc|docker)/[\w./-]+)`", text):
         if not os.path.exists(name) and "NAME" not in name:
             yield "%s: %s is not there" % (path, name)
+    for name in re.findall(r"`(?:[\w./-]*/)?(\w+\.[ch])`", text):
+        if name not in SOURCES and "NAME" not in name:
+            yield "%s: there is no %s" % (path, name)
 
 
 def widths(path):
