@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How a text converges
-# The figure of server/README.md, "The page": the same prompt with two settings, the residuals of all tokens above, and below
-# the wavefront that found them. Run it cell by cell (VS Code, Jupyter with jupytext), or whole:
+# The figure of server/README.md, "The page": the same prompt with two settings, the residuals of all tokens above, and
+# below the wavefront that found them. Run it cell by cell (VS Code, Jupyter with jupytext), or whole:
 #
 #     python convergence.py MODEL_DIR FIGURE.svg
 
