@@ -16,6 +16,7 @@ MODULES = LONG + (
     "bench",
     "borders",
     "build",
+    "chapters",
     "completions",
     "chat",
     "contract",
