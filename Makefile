@@ -339,7 +339,7 @@ install: all library man ## binaries, library, man pages, configuration, units, 
 	install -m 0644 $(OBJ)/deq.h $(DESTDIR)$(INCLUDEDIR)
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' core/deq.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc
 	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json tokenizer_config.json README.md) $(DESTDIR)$(SHARED)/models/stories
-	install -m 0644 README.md LICENSE $(DESTDIR)$(PREFIX)/share/doc/deqd
+	install -m 0644 README.md LICENSE .github/CHANGELOG.md $(DESTDIR)$(PREFIX)/share/doc/deqd
 	for page in $(MAN)/*.[18]; do test -e $$page || continue; to=$(DESTDIR)$(MANDIR)/man$${page##*.}; install -d $$to || exit 1; \
 	    sed 's|@SYSCONFDIR@|$(SYSCONFDIR)|; s|@MODEL@|$(SHARED)/models/stories|' $$page > $$to/$${page##*/} && chmod 0644 $$to/$${page##*/} || exit 1; done
 	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(DESTDIR)$(SHARED)/deqd.yaml

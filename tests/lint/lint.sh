@@ -113,6 +113,32 @@ installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
 # The READMEs: their width, the front page's length, and what their links lead to.
 complain "a README is too wide or too long, or a link leads to nothing (tests/lint/markdown.py)" "$(python3 tests/lint/markdown.py)"
 
+# One version, the Makefile's: programs, library, deq.pc, man pages and the Python package get it from there, these say it
+# themselves. CHANGELOG.md has it on top.
+version=$(sed -n 's/^VERSION *:= *//p' Makefile)
+versioned() { # files, what stands before a version there
+    for file in $1; do
+        said=$(grep -oE "$2[0-9][0-9A-Za-z.~+-]*" "$file" | sed -E "s#^$2##" | sort -u)
+        [ "$said" = "$version" ] || complain "$file is of another version than the Makefile, $version" "${said:-none}"
+    done
+}
+versioned server/api/openapi.json '^ {4}"version": "'
+versioned docker/Dockerfile '^ARG VERSION='
+versioned docker/k8s/deqd/Chart.yaml '^appVersion: "'
+versioned "$(echo docker/k8s/manifests/*.yaml docker/k8s/manifests/*/*.yaml)" '(app.kubernetes.io/version: "|image: "deqd:)'
+top=$(sed -n 's/^## \[\([^]]*\)\] - .*/\1/p' .github/CHANGELOG.md | head -n 1)
+[ "$top" = "$version" ] || complain ".github/CHANGELOG.md begins with another version than the Makefile, $version" "${top:-none}"
+
+# GitHub's forms, by GitHub's schemas, where there is what knows them.
+if command -v check-jsonschema > /dev/null; then
+    refused() { said=$(check-jsonschema --builtin-schema "vendor.$@" 2>&1) || echo "$said"; }
+    complain "what GitHub would refuse" "$(
+        refused github-issue-forms $(ls .github/ISSUE_TEMPLATE/*.yml | grep -v '/config\.yml$')
+        refused github-issue-config .github/ISSUE_TEMPLATE/config.yml)"
+else
+    echo 'lint: skipped: issue forms: there is no check-jsonschema (pip install check-jsonschema)'
+fi
+
 # etc/deqd.yaml is the table's own print.
 if [ -x build/deqd ]; then
     build/deqd --print-config > build/print-config.yaml 2>&1
