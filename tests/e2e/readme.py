@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the commands of README.md and of the rooms' READMEs as they stand there: the set-up lines are CI's business,
-`make` targets are this suite's callers and must exist, everything else runs here. Training runs with small text and few
-steps. Closes with one line of totals. The front page's examples are front.py's; --write renews what it shows of them,
-and does nothing else."""
+"""Runs the commands of README.md, of the rooms' READMEs and of CONTRIBUTING.md as they stand there: the set-up lines
+are CI's business, `make` targets are this suite's callers and must exist, everything else runs here. Training runs with
+small text and few steps. Closes with one line of totals. The front page's examples are front.py's; --write renews what
+it shows of them, and does nothing else."""
 import json
 import os
 import re
@@ -42,11 +42,10 @@ def commands_of(path):
     return lines
 
 
-def tests_readme():
-    """Its commands are quick parts of the suite."""
-    for c in commands_of("tests/README.md"):
-        if c.startswith("make"):
-            continue
+def contributors():
+    """Their commands are quick parts of the suite."""
+    commands = [c for path in ("tests/README.md", ".github/CONTRIBUTING.md") for c in commands_of(path)]
+    for c in dict.fromkeys(c for c in commands if not c.startswith("make")):
         print("readme:", c, flush=True)
         r = subprocess.run(c, shell=True, capture_output=True, text=True, timeout=600)
         check(r.returncode == 0, f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
@@ -85,7 +84,7 @@ def main():
              " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
     daemon = keyed = None
-    tests_readme()
+    contributors()
     try:
         for c in commands:
             if c.startswith("build/deqd --config"):
