@@ -103,7 +103,7 @@ struct deq_model_info {
     uint32_t max_iter, memory, window, prefill_window;
     bool has_predictor, has_proposal; /* it can start from them */
     const char *fingerprint;       /* of weights and configuration, 16 hexadecimal digits */
-    /* the model's template of a chat (models/README.md); "": none */
+    /* the model's template of a chat (models/FORMAT.md); "": none */
     const char *chat_begin, *chat_message, *chat_reply, *chat_stop;
 };
 struct deq_model_info deq_model_info(const struct deq_model *model);

@@ -1,4 +1,4 @@
-/* config.json <-> struct deq_arch: what the model is and how it is best solved. models/README.md documents every key.
+/* config.json <-> struct deq_arch: what the model is and how it is best solved. models/FORMAT.md documents every key.
  * Keys that every model has stand in config.c, a kind's own in its table (kind.h). */
 #ifndef DEQ_CELL_CONFIG_H
 #define DEQ_CELL_CONFIG_H

@@ -1,4 +1,4 @@
-/* The looped kind: the keys of its configuration, the table of its tensors (models/README.md), positions. */
+/* The looped kind: the keys of its configuration, the table of its tensors (models/FORMAT.md), positions. */
 #include <stdio.h>
 
 #include "core/base/mem.h"
@@ -160,7 +160,7 @@ static bool proposes(const struct deq_arch *a)
 }
 
 /* A guess costs its layers before the loop once, and those behind it, with the head, at every evaluation that renews
- * it: where there are any, windows of one row (measured: models/README.md). A prompt's tokens are no guesses: only
+ * it: where there are any, windows of one row (measured: tests/bench/README.md). A prompt's tokens are no guesses: only
  * layers behind the loop, whose models count loops, keep its window at one row too. */
 static void serving(const struct deq_arch *arch, struct deq_serving *s)
 {

@@ -1,5 +1,5 @@
 /* The transformer kind: its architecture, its weights, and the cell on rows, the engine's form of the equations in
- * models/README.md, over packed weights and a paged cache of keys and values, exact path only. (transformer_seq.h is
+ * models/FORMAT.md, over packed weights and a paged cache of keys and values, exact path only. (transformer_seq.h is
  * the form on whole sequences that training uses; tests/unit/test_transformer.c compares the two.) */
 #ifndef DEQ_CELL_TRANSFORMER_H
 #define DEQ_CELL_TRANSFORMER_H

@@ -1,7 +1,7 @@
 /* The transformer on whole sequences: seq.h's operations, inside.
  *
  *     e = E[token] * sqrt(D);   u = W_u e + b_u;   f(z) = block_{L-1}( ... block_0(z, u) ... )
- *     equations: models/README.md
+ *     equations: models/FORMAT.md
  *
  * *Memory* (Transformer-XL's, and how the DEQ authors evaluate): the last M positions before the sequence may be
  * attended to as well. Their states are fixed, so all that is kept of them is keys and values. In every block they are

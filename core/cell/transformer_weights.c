@@ -1,4 +1,4 @@
-/* The transformer's kind: the keys of its configuration, the table of its tensors (models/README.md), positions. */
+/* The transformer's kind: the keys of its configuration, the table of its tensors (models/FORMAT.md), positions. */
 #include <math.h>
 
 #include "core/base/mem.h"

@@ -1,4 +1,4 @@
-/* The trellis network's kind: the keys of its configuration, the table of its tensors (models/README.md). */
+/* The trellis network's kind: the keys of its configuration, the table of its tensors (models/FORMAT.md). */
 #include <math.h>
 
 #include "core/base/mem.h"

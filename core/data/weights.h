@@ -9,7 +9,7 @@
  * packed destination is held there, in the order of the kernels, once; the others stay in the block, and the
  * pointers of packed ones are NULL.
  *
- * models/README.md has the tables of names and shapes. Owned by whoever made it; read-only use from any thread. */
+ * models/FORMAT.md has the tables of names and shapes. Owned by whoever made it; read-only use from any thread. */
 #ifndef DEQ_DATA_WEIGHTS_H
 #define DEQ_DATA_WEIGHTS_H
 

@@ -1,4 +1,4 @@
-/* Looped models' entries (names and shapes: models/README.md), in whatever family's names. */
+/* Looped models' entries (names and shapes: core/import/README.md), in whatever family's names. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>

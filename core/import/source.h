@@ -2,7 +2,7 @@
  * and which entry of its state dict becomes which tensor. The run (import.c) knows sources by the table here alone;
  * the configuration names one by its model_type, or by the class that wrote it (_class_name, model_class_name).
  *
- * To add one: its functions, a struct deq_source, a line in import.c's list, and its names in models/README.md. */
+ * To add one: its functions, a struct deq_source, a line in import.c's list, and its names in core/import/README.md. */
 #ifndef DEQ_IMPORT_SOURCE_H
 #define DEQ_IMPORT_SOURCE_H
 

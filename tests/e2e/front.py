@@ -19,7 +19,7 @@ sys.path.append("tests/bench/peers")
 import plot  # noqa: E402
 
 PAGE, HERE, WIDTH, WAVEFRONT = "README.md", "127.0.0.1:8080", 100, "core/wavefront.svg"
-CHAPTERS = ("tests/README.md", "models/README.md", "models/claims/README.md")  # where measured figures stand
+CHAPTERS = ("tests/bench/README.md", "models/claims/README.md")  # where measured figures stand
 # an indented line, and lines behind it that are indented further
 COMMAND = r"^    (\S.*(?:\n {5,}\S.*)*)$"
 EXAMPLE = re.compile(COMMAND + r"(?:\n\n```(\w+)\n((?:(?!```).*\n)*)```$)?", re.M)

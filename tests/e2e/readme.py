@@ -15,8 +15,9 @@ import tempfile
 import front
 
 # in the order in which a reader comes to them; core/python/README.md is tests/python's
-CHAPTERS = ("models/cli/README.md", "models/README.md", "models/recipes/README.md", "server/README.md",
-            "core/README.md", "etc/README.md", "docker/README.md")
+CHAPTERS = ("models/cli/README.md", "models/README.md", "models/FORMAT.md", "models/recipes/README.md",
+            "server/README.md", "core/README.md", "core/import/README.md", "etc/README.md", "docker/README.md",
+            "tests/bench/README.md")
 HERE, KEYED = "127.0.0.1:8080", "127.0.0.1:8081"
 passed = failed = skipped = 0
 
@@ -31,9 +32,9 @@ def check(ok, what):
 
 
 def commands_of(path):
-    """The indented lines, each with those behind it that are indented further; what they and the text in backticks say
-    to make stands in the Makefile, with its help."""
-    text = open(path).read()
+    """The indented lines outside of fences, each with those behind it that are indented further; what they and the text
+    in backticks say to make stands in the Makefile, with its help."""
+    text = re.sub(r"^```.*?^```$", "", open(path).read(), flags=re.M | re.S)
     lines = [re.sub(r"\\\n *", "", c) for c in re.findall(front.COMMAND, text, re.M)]
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", open("Makefile").read(), re.M))
     said = [t for l in lines if l.startswith("make ") for t in re.findall(r"^make ([a-z0-9-]+)", l)]

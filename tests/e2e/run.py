@@ -29,6 +29,7 @@ MODULES = LONG + (
     "further",
     "imports_looped",
     "library",
+    "model_chapters",
     "openapi",
     "origins",
     "page",

@@ -24,7 +24,8 @@ from ._native import PROGRAM, Error, RequestError
 
 StrPath = str | os.PathLike[str]
 TrainEvent = dict[str, Any]
-"""A line of train.jsonl: "event" is "start", "step", "valid", "predictor" or "tune"; models/README.md has the rest."""
+"""A line of train.jsonl: "event" is "start", "step", "valid", "predictor" or "tune"; the rest stands in
+models/recipes/README.md."""
 
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
            "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}

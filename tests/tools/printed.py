@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes what READMEs say that programs say themselves, between `<!-- NAME -->` and `<!-- end -->`: every command's
---help in models/cli/README.md, every key of a recipe in models/recipes/README.md. python3 tests/tools/chapters.py, after
-make; tests/e2e/chapters.py compares."""
+--help in models/cli/README.md, every key of a recipe in models/recipes/README.md. python3 tests/tools/printed.py, after
+make; tests/e2e/model_chapters.py compares."""
 import os
 import re
 import subprocess
