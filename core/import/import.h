@@ -17,8 +17,8 @@
  * what is one matrix in both ends of the model is kept once. Whether it is one is asked of the numbers, not of the
  * configuration: a tied projection that was moved to a GPU parameter by parameter is trained apart ever after.
  * A chat template beside the tokenizer becomes the model's chat (chat_template.h), where it is understood.
- * README.md here has the tables of names. Nothing is trusted: a missing, extra or misshapen entry is refused by name. The
- * directory appears only when complete. */
+ * README.md here has the tables of names. Nothing is trusted: a missing, extra or misshapen entry is refused by name.
+ * The directory appears only when complete. */
 #ifndef DEQ_IMPORT_IMPORT_H
 #define DEQ_IMPORT_IMPORT_H
 
