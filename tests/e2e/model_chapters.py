@@ -150,12 +150,13 @@ def test_entries_of_imports():
 # --- The command line and recipes ---
 
 def test_commands():
-    _, out, _ = run([DEQ, "--help"])
-    want = [["[`deq %s`](#deq-%s)" % (name, name), about]
-            for name, about in re.findall(r"^  (\w+) {2,}(.*)", out, re.M)]
+    want = [["[`deq %s`](#deq-%s)" % (name, name), about] for name, about in printed.listed().items()]
     equal(table(printed.CLI, "The command line"), want, "commands")
     codes = re.findall(r"= (\d)", re.search(r"enum { CLI_OK.*", read("models/cli/cli.h"))[0])
     equal([r[0] for r in table(printed.CLI, "Exit codes")], codes, "exit codes")
+    equal(list(printed.listed(section="Exit status")), codes, "exit codes of --help")
+    equal([[quoted(n)[0], m] for n, m in table(printed.CLI, "Environment")],
+          [list(v) for v in printed.listed(section="Environment").items()], "variables")
     for args, code in (([DEQ, "--version"], 0), ([DEQ, "inspect", "/nowhere"], 1), ([DEQ, "inspect"], 2)):
         equal(run(args)[0], code, "exit code of %s" % args[1:])
 

@@ -21,13 +21,7 @@ def said(*args):
 
 
 def help_of(command):
-    """`deq COMMAND --help`, its long lines continued under the text that they belong to."""
-    lines = []
-    for line in said(*command.split(), "--help").rstrip("\n").split("\n"):
-        flag = re.match(r"  --\S.*?  +| {20,}", line)
-        lines += textwrap.wrap(line, WIDTH, subsequent_indent=" " * (len(flag[0]) if flag else 0),
-                               break_long_words=False, break_on_hyphens=False) or [""]
-    return "```text\n%s\n```" % "\n".join(lines)
+    return "```text\n%s```" % said(*command.split(), "--help")
 
 
 def keys_of(kind):
@@ -86,20 +80,22 @@ def fill(text, found):
     return text
 
 
+def listed(*args, section="Commands|Kinds"):
+    """{name: what it is} of a section of `deq ARGS --help`."""
+    section = re.search(r"^(?:%s):\n((?:  .*\n)+)" % section, said(*args, "--help"), re.M)[1]
+    return {name: " ".join(about.split()) for name, about in
+            re.findall(r"^  (\w+) +(\S.*\n(?: {4,}.*\n)*)", section, re.M)}
+
+
 def commands():
-    """Every command that has flags, as `deq --help`, `deq bench --help` and `deq tokenizer --help` list them."""
-    for name in re.findall(r"^  (\w+) {2,}", said("--help"), re.M):
-        if name == "bench":
-            yield from ("bench " + k for k in re.findall(r"^  (\w+) {2,}", said("bench", "--help"), re.M))
-        elif name == "tokenizer":
-            yield from ("tokenizer " + k for k in re.findall(r"deq tokenizer (\w+) ", said("tokenizer", "--help")))
-        else:
-            yield name
+    """Every command that has flags."""
+    for name in listed():
+        yield from ("%s %s" % (name, kind) for kind in listed(name)) if name in ("bench", "tokenizer") else (name,)
 
 
 def made():
     """{file: what stands between its markers}"""
-    yield CLI, {"help: " + c: help_of(c) for c in dict.fromkeys(commands())}
+    yield CLI, {"help: " + c: help_of(c) for c in commands()}
     yield RECIPES, recipe_keys()
 
 
