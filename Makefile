@@ -46,7 +46,7 @@ ifneq ($(filter clean,$(MAKECMDGOALS)),)
 endif
 ##@ Build and run
 .PHONY: all
-all: link ## build/deqd and build/deq; CC=, CFLAGS=, SAN=address,undefined|thread
+all: link ## build build/deqd and build/deq (the default); CC=, CFLAGS=, SAN=address,undefined or SAN=thread
 
 AVX512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
 $(OBJ)/core/math/kern_avx2.o $(OBJ)/core/math/peak_avx2.o: ARCH := -mavx2 -mfma
@@ -105,7 +105,7 @@ $(SHARED_LIBRARY): $(OBJ)/libdeq.a core/deq.symbols
 	$(call quietly,LINK,$@,$(CC) -shared -Wl$(comma)-soname$(comma)libdeq.so.$(MINOR) -Wl$(comma)--version-script=$(OBJ)/libdeq.map \
 	    -Wl$(comma)-z$(comma)defs$(comma)--as-needed $(filter-out -pie,$(LDFLAGS_)) $(LDFLAGS) $(addprefix -Wl$(comma)-u$(comma),$(shell cat core/deq.symbols)) $< $(LIBS) -o $@)
 .PHONY: library
-library: $(SHARED_LIBRARY) $(OBJ)/deq.h ## libdeq.so and the one header for those who build on it
+library: $(SHARED_LIBRARY) $(OBJ)/deq.h ## build libdeq.so and deq.h, the one header for those who build on it
 
 $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcurl -lopenblas $(LIBS) -o $@)
@@ -146,34 +146,43 @@ LISTEN  ?= 127.0.0.1:8080
 .PHONY: run test unit simulated sim faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
-clean: ## what was built
+clean: ## remove build/
 	rm -rf $(OUT)
-help: ## this list
-	@awk '/^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { name = $$1; sub(":", "", name); sub(/.*## /, ""); printf "  %-16s %s\n", name, $$0 }' Makefile
+help: ## print this list
+	@echo 'make [TARGET]... [VARIABLE=VALUE]...   (V=1 shows the commands; all cores are used, -j2 takes two)'
+	@awk '/^##@ / { print "\n" substr($$0, 5) } \
+	    /^[a-z0-9-]+:.*## / { \
+	        line = sprintf("  %-17s", substr($$0, 1, index($$0, ":") - 1)); sub(/.*## /, ""); n = split($$0, words, " "); \
+	        for (i = 1; i <= n; i++) { \
+	            if (length(line) + length(words[i]) >= 100) { print line; line = sprintf("%19s", "") } \
+	            line = line " " words[i] \
+	        } \
+	        print line \
+	    }' Makefile
 
-##@ Tests that need nothing but Python
-test: python lint unit simulated replay e2e readme ## everything that is quick
+##@ Test: what needs nothing but Python
+test: python lint unit simulated replay e2e readme ## run all of this group but check: what every change has to pass; minutes
 # told before the building, not behind it
 .PHONY: python
 python:
 	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
-unit: $(OBJ)/unit unfused ## unit and golden tests of libdeq and the server's rooms, and of the load generator's arithmetic
+unit: $(OBJ)/unit unfused ## run the unit and golden tests; build/release/unit WORD runs those whose names contain WORD
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
-simulated: $(OBJ)/sim ## the whole daemon in a simulated world: 200,000 events, and the seeds that found a fault
+simulated: $(OBJ)/sim ## run the whole daemon in a simulated world: 200,000 events, and seeds that once found a fault
 	@sh tests/sim/run.sh $(OBJ)/sim
 .PHONY: unfused
-unfused: $(FUSING) ## no multiply-add that the compiler fused by itself in the kernels' objects
+unfused: $(FUSING) ## look for multiply-adds that the compiler fused by itself in the kernels (they change bits)
 	@sh tests/lint/unfused.sh $(FUSING)
-replay: $(OBJ)/replay ## the fuzz targets over their committed seeds and found cases
+replay: $(OBJ)/replay ## run the fuzz targets over their committed inputs
 	@OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 $(OBJ)/replay $(FUZZ:%=tests/fuzz/corpus/%)
-e2e: python all $(if $(SAN),,library) ## the daemon and the command line over real sockets and files
+e2e: python all $(if $(SAN),,library) ## test daemon and command line over real sockets and files; python3 tests/e2e/run.py WORD: some of it
 	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-readme: python all $(OBJ)/unit ## the commands of README.md and of the READMEs of the rooms, as they stand there
+readme: python all $(OBJ)/unit ## run the commands of all READMEs as they stand there
 	@python3 tests/e2e/readme.py
-lint: ## floors, places of libraries, width, banned calls, configuration table = etc/deqd.yaml
+lint: ## check what the sources may include and call, widths, links, versions, texts that follow from tables
 	@sh tests/lint/lint.sh
-check: lint ## unit and e2e tests under ASan and UBSan, the server under TSan with concurrent clients
+check: lint ## lint, then unit and end-to-end tests under ASan and UBSan, and the server under TSan
 	$(MAKE) SAN=address,undefined sanitized
 	$(MAKE) SAN=thread sanitized-threads
 .PHONY: sanitized sanitized-threads
@@ -183,70 +192,70 @@ sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
 
-##@ Tests that fetch or need other programs
-test-clients: all ## openai (Python, Node), lm-eval, nginx, schemathesis, promtool, generated clients against the daemon
+##@ Test further: what fetches or needs other programs, or takes long
+test-clients: all ## try real clients: openai for Python and Node, lm-eval, nginx, schemathesis, generated ones
 	sh tests/clients/run.sh
-test-tokenizer: all ## every code point and 10,000 random strings against the tokenizers library, in its own virtual environment
+test-tokenizer: all ## compare every code point and 10,000 random strings with the tokenizers library
 	sh tests/golden/tokenizer/run.sh
-test-observe: all ## etc/prometheus and etc/grafana: every rule and query against a real Prometheus that scrapes a loaded daemon
+test-observe: all ## try every rule and query of etc/prometheus and etc/grafana on a real Prometheus
 	sh tests/observe/run.sh
-test-page: all ## the page at / in a real browser: what a person does with it, axe, both looks, a phone's width; screenshots in build/page
+test-page: all ## use the page at / in a real browser, as a person would; screenshots in build/page
 	sh tests/page/run.sh
-test-scaleout: all ## three replicas behind HAProxy with etc/haproxy: affinity, one killed, all rolled, under load
+test-scaleout: all ## run three replicas behind HAProxy under load; one is killed, all are rolled
 	sh tests/scaleout/run.sh scaleout
-test-docker: ## builds docker/Dockerfile with buildah on a base made by debootstrap, and runs it read-only, unprivileged, under limits (root)
+test-docker: ## build the container image and run it read-only, unprivileged, under limits; as root
 	sh tests/docker/run.sh
-test-k8s: all ## the Helm chart and the manifests against the schemas of Kubernetes, and a running deqd; builds helm once where there is none
+test-k8s: all ## hold chart and manifests against Kubernetes' schemas and a running deqd; builds helm if need be
 	sh tests/k8s/run.sh
 TEXT    ?= models/README.md
-test-paper: all ## the paper's shape with random weights: imported, loaded, served, scored on TEXT, within limits; a minute or two, 1 GB of disk
+test-paper: all ## import, load and serve a model of the paper's shape within limits, and score TEXT; 1 GB of disk
 	DEQ_BUILD=$(OUT) python3 tests/paper/run.py $(TEXT)
 SHAPES  ?= attractor-140m attractor-770m huginn-3.5b
-test-looped-sizes: all ## looped models of published shapes with random weights: imported, loaded, served within limits of memory; minutes, 16 GB of disk, 9 of memory (SHAPES=attractor-140m: 2 and 1)
+test-looped-sizes: all ## the same with looped models of published sizes; 16 GB of disk, 9 GB of memory (with SHAPES=attractor-140m 2 and 1)
 	DEQ_BUILD=$(OUT) python3 tests/sizes/run.py $(SHAPES)
 SEED    ?= 1
 EVENTS  ?= 10000000
 KILLS   ?= 500
 SERVED_KILLS ?= 200
-faults: $(OBJ)/unit all ## every allocation, system call on files and thread fails in turn, once and for ever; a daemon's life so; full disks; libc's random failures (libfiu): half an hour
+faults: $(OBJ)/unit all ## make every allocation, system call and thread fail in turn, disks too; half an hour
 	DEQ_FAULTS=all OPENBLAS_NUM_THREADS=1 $(OBJ)/unit fault_
 	DEQ_FAULTS=all DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py
-kills: all ## SIGKILL at random instants: 500 of training, which goes on to the same bytes, 200 of serving with saved states: KILLS=, SERVED_KILLS=, SEED=
+kills: all ## kill training 500 times and serving 200 times at random instants; KILLS=, SERVED_KILLS=, SEED=
 	KILLS=$(KILLS) SERVED_KILLS=$(SERVED_KILLS) SEED=$(SEED) DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py kills
-sim: $(OBJ)/sim ## the simulated daemon from one seed, invariants after every event: SEED=1 EVENTS=10000000; minutes
+sim: $(OBJ)/sim ## run the simulated daemon from one seed, with invariants after every event; SEED=1, EVENTS=10000000; minutes
 	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
-test-python: wheel ## the Python package, from its wheel, in its own virtual environment: types, tests, README and example
+test-python: wheel ## test the Python package from its wheel, in its own virtual environment
 	sh tests/python/run.sh $(PYTHON_ENV) $(WHEEL)
 RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
 SECS    ?= 0
-fuzz: ## libFuzzer with ASan and UBSan on one target of tests/fuzz: make fuzz T=body [SECS=60] [RUNS=1000000] [FUZZ_ARGS=...]; needs clang
+fuzz: ## fuzz one target of tests/fuzz with libFuzzer, ASan and UBSan: T=body; SECS=60 or RUNS=1000000, FUZZ_ARGS=; needs clang
 	@case " $(FUZZ) " in *" $(T) "*) ;; *) echo "make fuzz T=...: one of $(FUZZ)"; exit 1 ;; esac
 	$(MAKE) $(FUZZ_BUILD) $(OUT)/fuzz/fuzz_$(T)
 	@FUZZ_ARGS='$(FUZZ_ARGS)' sh tests/fuzz/run.sh $(SECS) $(RUNS) $(T)
-fuzz-all: python ## every fuzz target for SECS=60 seconds, and what was executed so far since something was found; needs clang
+fuzz-all: python ## fuzz every target for SECS=60 seconds, and tell how much ran since something was found; needs clang
 	@command -v clang > /dev/null || { echo 'skipped: make fuzz-all needs clang (apt-get install clang libclang-rt-dev)'; exit 0; }; \
 	$(MAKE) $(FUZZ_BUILD) $(FUZZ:%=$(OUT)/fuzz/fuzz_%) && sh tests/fuzz/run.sh $(if $(filter-out 0,$(SECS)),$(SECS),60) 0 $(FUZZ)
 FUZZ_BUILD := CC=clang CONFIG=fuzz SAN=fuzzer-no-link,address,undefined CFLAGS="-gline-tables-only -fno-sanitize-recover=undefined -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION"
 
-##@ Reviewers
+##@ Review: other readers of the code
 .PHONY: clang objects
 objects: $(call obj,$(CORE) $(CLI) $(SERVER) $(UNIT) $(SIM) $(wildcard tests/fuzz/*.c))
-clang: ## every source as clang reads it, whose warnings are errors too; builds nothing
+clang: ## read every source with clang, whose warnings are errors; builds nothing
 	@command -v clang > /dev/null || { echo "clang: skipped: there is none (apt-get install clang)"; exit 0; }; \
 	$(MAKE) CC=clang CONFIG=clang CFLAGS="-Werror -fsyntax-only" objects && echo "clang: ok"
 
 .PHONY: analyze memcheck cov cov-run mutate
-analyze: ## clang-tidy (bugprone, cert), cppcheck, gcc -fanalyzer: no finding that is not explained (tests/lint/analyze.sh); minutes; ROOMS="server core/data"
+analyze: ## run clang-tidy, cppcheck and gcc -fanalyzer: no finding that is not explained; ROOMS="server core/data"; minutes
 	@sh tests/lint/analyze.sh $(ROOMS)
 # Valgrind takes everything for thirty times as long, and knows AVX2 at most.
 MEMCHECK ?= test_request.c test_request_form.c test_request_messages.c test_fields.c test_head.c test_header.c test_json.c test_json_fields.c test_yaml.c test_utf8.c \
             test_stream.c test_tokenizer_load.c test_tokenizer_config.c test_safetensors.c test_pickle.c test_torchfile.c test_config.c test_chat_template.c test_jinja.c \
             test_auth.c test_fair.c test_sched.c test_engine_thread.c test_engine_open.c test_pages.c test_solver.c test_states.c test_checkpoint.c
-memcheck: ## valgrind over the unit tests of parsers, loaders, scheduler and solver (MEMCHECK=test_FILE.c others); minutes
+memcheck: ## run valgrind over the unit tests of parsers, loaders, scheduler and solver; MEMCHECK=test_FILE.c; minutes
 	@command -v valgrind > /dev/null || { echo "memcheck: skipped: there is no valgrind"; exit 0; }; \
 	$(MAKE) $(OBJ)/unit && DEQ_CPU=avx2 OPENBLAS_CORETYPE=Haswell OPENBLAS_NUM_THREADS=1 \
 	    valgrind --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite $(OBJ)/unit $(MEMCHECK)
-cov: ## lines and branches that the unit tests reach, room by room (gcovr); COV=server/auth.c: what is never reached of it; TESTS=test_FILE.c others; E2E=1: end-to-end tests too
+cov: ## count lines and branches that the unit tests reach, by room (gcovr); COV=FILE.c: what is not reached of it; TESTS=test_FILE.c; E2E=1: end-to-end tests too
 	@command -v gcovr > /dev/null || { echo "cov: skipped: there is no gcovr"; exit 0; }; \
 	$(MAKE) CONFIG=cov CFLAGS="-O0 -U_FORTIFY_SOURCE --coverage -fprofile-update=atomic" LDFLAGS=--coverage cov-run
 cov-run: $(OBJ)/unit $(if $(E2E),$(OBJ)/deq $(OBJ)/deqd)
@@ -257,39 +266,39 @@ cov-run: $(OBJ)/unit $(if $(E2E),$(OBJ)/deq $(OBJ)/deqd)
 	python3 tests/tools/coverage.py $(OBJ)/coverage.json $(COV)
 COUNT   ?= 200
 SEED    ?= 1
-mutate: $(OBJ)/unit ## COUNT=200 random changes of relations, constants and branches, by SEED=1: a unit test of the module must fail for 90 % (MODULE="stop strings"); an hour
+mutate: $(OBJ)/unit ## change COUNT=200 relations, constants and branches at random (SEED=1); a test of the module must fail for 90 %; MODULE="stop strings"; an hour
 	@COMPILE='$(CC) $(CFLAGS_) $(CFLAGS)' LINK='$(CC) $(LDFLAGS_) $(LDFLAGS)' LIBRARIES='-lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS)' \
 	    OBJECTS='$(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a' \
 	    python3 tests/tools/mutate.py $(OBJ) $(COUNT) $(SEED) $(if $(MODULE),"$(MODULE)")
 
-##@ Figures
-bench: all ## figures of kernels, engine and daemon on MODEL, with the machine's limits
+##@ Measure
+bench: all ## measure kernels, engine and daemon on MODEL, beside the machine's limits
 	$(OUT)/deq bench kernels $(MODEL)
 	$(OUT)/deq bench engine $(MODEL)
 	python3 tests/bench/daemon.py $(MODEL)
 	python3 tests/bench/load.py $(MODEL)
 .PHONY: soak slow overload timing cost
 TRIALS  ?= 1000000
-timing: $(OBJ)/timing ## the comparison of API keys tells nothing by its time: Welch's t below 4.5 over TRIALS=1000000
+timing: $(OBJ)/timing ## show that the time of comparing API keys tells nothing: TRIALS=1000000
 	$(OBJ)/timing $(TRIALS)
 MINUTES ?= 10
 RATE    ?= 10
-soak: all ## mixed clients for MINUTES=10, RATE=10 a second on average: memory, descriptors and threads flat, answers the same; build/soak/soak.svg
+soak: all ## serve mixed clients for MINUTES=10 at RATE=10 a second: memory and answers stay the same; build/soak/soak.svg
 	DEQ_BUILD=$(OUT) python3 tests/soak/soak.py --minutes $(MINUTES) --rate $(RATE)
 SECONDS ?= 60
-slow: all ## a good client beside 1,000 slow ones (slowhttptest), SECONDS=60 an attack: its p99 within twice the calm one
+slow: all ## serve a good client beside 1,000 slow ones (slowhttptest), SECONDS=60 an attack
 	DEQ_BUILD=$(OUT) python3 tests/soak/slow.py --seconds $(SECONDS) --model $(MODEL)
 PART    ?=
-cost: all ## processor time and memory a byte of every endpoint, loader and tokenizer, inputs of every shape; PART="endpoints heads files attacks"
+cost: all ## measure time and memory a byte of every endpoint, loader and tokenizer; PART="endpoints heads files attacks"
 	DEQ_BUILD=$(OUT) python3 tests/cost/cost.py $(PART)
-overload: all ## 300 % of capacity offered in five runs, the daemon on one core and the generator on another: goodput at least 95 %
+overload: all ## offer 300 % of capacity in five runs, daemon and generator on a core each: goodput at least 95 %
 	DEQ_BUILD=$(OUT) python3 tests/bench/load.py $(MODEL) overload --split --runs 5 --strict
-bench-scaleout: all ## what three replicas bring on this machine's cores against one
+bench-scaleout: all ## compare three replicas on this machine's cores with one
 	sh tests/scaleout/run.sh throughput
 
 # DATA: WikiText-2 as published; PLAN=1: the list and its hours; MEMORY=1: memory over depth alone; WORK, THREADS
 # DEPTH=1: what makes a model good after one evaluation, on DATA with TinyStories
-claims: python all ## the paper's three claims, measured (models/claims/README.md): DATA=DIR, hours, resumed by the same command; PLAN=1, their list; MEMORY=1, memory alone; QUICK=1, ten minutes; DEPTH=1, depth that costs one evaluation; WORK=DIR, THREADS=N
+claims: python all ## measure the paper's three claims (models/claims/README.md): DATA=DIR, WORK=DIR, THREADS=N; hours; PLAN=1: what it would run; QUICK=1: ten minutes; MEMORY=1, DEPTH=1: a part
 	@DEQ_BUILD=$(OUT) python3 models/claims/$(if $(DEPTH),depth,claims).py $(if $(QUICK),--quick) $(if $(PLAN),--plan) $(if $(MEMORY),--memory) $(if $(DATA),--data '$(DATA)') $(if $(WORK),--work '$(WORK)') $(if $(THREADS),--threads $(THREADS))
 
 ##@ Install and deploy
@@ -300,7 +309,7 @@ $(PYTHON_ENV)/bin/pip:
 	python3 -m venv $(PYTHON_ENV)
 	$@ install --quiet --disable-pip-version-check 'setuptools>=65' wheel
 .PHONY: wheel test-python
-wheel: python all library $(PYTHON_ENV)/bin/pip ## build/wheel: the Python package deq, with library and program inside
+wheel: python all library $(PYTHON_ENV)/bin/pip ## build the Python package deq with library and program inside; in build/wheel
 	rm -rf $(WHEEL)
 	mkdir -p $(WHEEL)/source
 	cp -R core/python/pyproject.toml core/python/setup.py core/python/README.md core/python/deq $(WHEEL)/source
@@ -310,12 +319,12 @@ wheel: python all library $(PYTHON_ENV)/bin/pip ## build/wheel: the Python packa
 	strip --strip-debug $(WHEEL)/source/deq/lib/libdeq.so $(WHEEL)/source/deq/lib/deq
 	grep -v '^#include' $(OBJ)/deq.h | $(CC) -E -P - > $(WHEEL)/source/deq/lib/deq.cdef
 	$(PYTHON_ENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEEL) $(WHEEL)/source
-k8s-manifests: ## docker/k8s: plain manifests, and what else follows from etc/deqd.yaml and the chart's values
+k8s-manifests: ## write docker/k8s/manifests, and what else follows from etc/deqd.yaml and the chart's values
 	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
 # The programs say it, help2man makes pages of it; without it there are none, and nothing else is missing.
 MAN     := $(OUT)/man
 .PHONY: man
-man: $(MAN)/deqd.8 ## build/man: deqd(8), deq(1) and a page for each command, of what they say to --help; needs help2man
+man: $(MAN)/deqd.8 ## write the man pages to build/man, of what the programs say to --help; needs help2man
 $(MAN)/deqd.8: $(OBJ)/deq $(OBJ)/deqd etc/man.sh Makefile
 	@sh etc/man.sh $(OBJ) $(MAN) $(VERSION)
 # Where things go: make install PREFIX=/usr DESTDIR=/tmp/package. A configuration that is there stays.
@@ -329,7 +338,7 @@ SHARED     := $(PREFIX)/share/deqd
 UNITS      := $(PREFIX)/lib/systemd/system
 INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
 .PHONY: install uninstall
-install: all library man ## binaries, library, man pages, configuration, units, the shipped model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
+install: all library man ## install programs, library, man pages, configuration, units, the model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
 	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
@@ -348,7 +357,7 @@ install: all library man ## binaries, library, man pages, configuration, units, 
 	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
 	    > $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
 	chmod 0644 $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc $(DESTDIR)$(SHARED)/deqd.yaml $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
-uninstall: ## what install put there, but for the configuration and models of one's own
+uninstall: ## remove what install put there, but not your configuration and models
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdeq.so libdeq.so.$(MINOR) libdeq.so.$(VERSION) libdeq.a pkgconfig/deq.pc) $(DESTDIR)$(INCLUDEDIR)/deq.h
 	rm -f $(DESTDIR)$(MANDIR)/man8/deqd.8 $(DESTDIR)$(MANDIR)/man1/deq.1 $(DESTDIR)$(MANDIR)/man1/deq-*.1

@@ -65,6 +65,7 @@ def test_help_lists_every_target():
     inner = {"cov-run", "link", "needed", "needed-unit", "objects", "python", "sanitized", "sanitized-threads"}
     code, out, _ = make("help")
     equal((code, set(re.findall(r"^  ([a-z0-9-]+) +\S", out, re.M))), (0, phony - inner), "make help")
+    check(max(map(len, out.split("\n"))) <= 100, "its lines are short")
 
 
 def listed(program, *command):
