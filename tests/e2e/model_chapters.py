@@ -177,6 +177,18 @@ def test_recipes():
     same((quoted(r[0])[0] for r in table(printed.RECIPES, "How the gradient is taken")), grads.split("|"), "train.grad")
 
 
+def test_fields_of_the_log():
+    source = read("models/cli/cmd_train.c")
+    events = re.findall(r'"{\\"event\\": \\"(\w+)\\"', source)
+    log = {head[0]: rows for h, head, rows in tables(printed.RECIPES) if h == "Watch it"}
+    same(log, ["field of `%s`" % e for e in events], "events of train.jsonl")
+    for event in events:
+        text = re.search(r'"{\\"event\\": \\"%s\\"(.*?)}"' % event, source, re.S)[1]
+        fields = set(re.findall(r'\\"(\w+)\\":', text)) - {"step"}
+        fields |= {"predictor_error"} if event == "step" and '\\"predictor_error\\"' in source else set()
+        same((f for r in log.get("field of `%s`" % event, []) for f in quoted(r[0])), fields, "fields of " + event)
+
+
 # --- Tests ---
 
 def test_rooms_and_fuzz_targets():
