@@ -123,6 +123,26 @@ def test_tensors():
          strings_of(read("core/cell/predictor.c"), "deq_predictor_walk"), "tensors of the predictor")
 
 
+# --- The rest of the format ---
+
+def test_classes():
+    same((quoted(r[0])[0] for r in table("models/README.md", "Numeric classes")),
+         words("")["DEQ_CLASS_CHOICES"].split("|"), "numeric classes")
+
+
+def test_tokenizer():
+    files = set(glob.glob("core/text/tokenizer*.c", root_dir=ROOT)) - {"core/text/tokenizer_config.c"}
+    sources = "".join(map(read, files))
+    same((quoted(r[0])[0] for r in table(FORMAT, "`tokenizer.json`")),
+         re.findall(r'json_object_get\(root, "(\w+)"', sources), "keys of tokenizer.json")
+
+
+def test_golden_files():
+    ways = re.search(r"} ways\[\] = {(.*?)};", read("core/score/golden_loops.c"), re.S)[1]
+    rows = table(FORMAT, "Golden files of looped models")
+    same({n.removesuffix("N") for r in rows for n in quoted(r[0])}, re.findall(r'"(\w+)"', ways), "golden tensors")
+
+
 # --- Imports ---
 
 def test_entries_of_imports():
@@ -175,6 +195,14 @@ def test_recipes():
          [os.path.basename(p) for p in glob.glob("models/recipes/*.yaml", root_dir=ROOT)], "recipes")
     grads = re.search(r'"train.grad", grad, "implicit", "([^"]*)"', read("core/train/recipe.c"))[1]
     same((quoted(r[0])[0] for r in table(printed.RECIPES, "How the gradient is taken")), grads.split("|"), "train.grad")
+
+
+def test_messages():
+    sources = "".join(read(p) for p in glob.glob("core/train/*.c", root_dir=ROOT))
+    sources = re.sub(r'"\s*"', "", sources)
+    shown = [c for r in table(printed.RECIPES, "What goes wrong") for c in quoted(r[0]) if " " in c]
+    check(len(shown) >= 5, "messages: %s" % shown)
+    equal([p for c in shown for p in c.split("...") if p.strip() not in sources], [], "messages that nobody writes")
 
 
 def test_fields_of_the_log():
