@@ -476,7 +476,7 @@ void deq_opt_dump(const struct deq_opt_table *t, const void *values, bool commen
             if (o->choices)
                 fprintf(out, " One of %s.", o->choices);
             else if (o->type == DEQ_OPT_U32 || o->type == DEQ_OPT_U64 || o->type == DEQ_OPT_FLOAT)
-                fprintf(out, " %g..%g.", o->min, o->max);
+                fprintf(out, " %.16g..%.16g.", o->min, o->max);
             fputc('\n', out);
         }
         deq_opt_text(o, values, text, sizeof text);
