@@ -25,7 +25,7 @@ NEEDED  := stdio.h:libc6-dev jansson.h:libjansson-dev yaml.h:libyaml-dev zip.h:l
            seccomp.h:libseccomp-dev cblas.h:libopenblas-dev curl/curl.h:libcurl4-gnutls-dev
 
 # the same for the unit tests alone
-NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev
+NEEDED_UNIT := simde/x86/avx512.h:libsimde-dev cmocka.h:libcmocka-dev
 
 CORE    := $(filter-out core/examples/%,$(wildcard core/*.c core/*/*.c))
 CLI     := $(wildcard models/cli/*.c models/cli/*/*.c)
@@ -58,7 +58,7 @@ FUSING := $(patsubst %,$(OBJ)/core/math/kern_%.o,avx2 avx512 vnni amx)
 # the levels' own code on intrinsics in plain C; more of the optimiser takes minutes
 EMULATED := $(call obj,$(wildcard tests/unit/emulate/*.c))
 $(EMULATED): ARCH := $(if $(SAN),-O0,-O1) -Wno-psabi
-$(EMULATED): | needed-unit
+$(EMULATED) $(OBJ)/tests/unit/main.o: | needed-unit
 # sixteen-lane loops under sanitizers take the optimiser minutes; the reference is not there for speed
 $(if $(SAN),$(OBJ)/core/math/kern_ref.o: ARCH := -O0)
 # and what is fuzzed is not the kernels
@@ -76,7 +76,8 @@ $(OBJ)/%.o: %.c | needed
 needed: WANTED := $(NEEDED)
 needed-unit: WANTED := $(NEEDED_UNIT)
 needed needed-unit:
-	@finds() { for n; do echo "#include <$${n%%:*}>"; done | $(CC) $(filter-out --coverage,$(CFLAGS)) -fsyntax-only -x c - 2>/dev/null; }; \
+	@finds() { for n; do printf '#if !__has_include(<%s>)\n#error\n#endif\n' "$${n%%:*}"; done | \
+	    $(CC) $(filter-out --coverage,$(CFLAGS)) -fsyntax-only -x c - 2>/dev/null; }; \
 	finds $(WANTED) && exit 0; \
 	finds stddef.h || { echo 'deqd cannot be built: the C compiler "$(CC)" does not work. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev' >&2; exit 1; }; \
@@ -112,7 +113,7 @@ $(OBJ)/deq: $(call obj,$(CLI)) $(OBJ)/libdeq.a
 $(OBJ)/deqd: $(call obj,$(SERVER)) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
 $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
-	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcmocka -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
 # The simulation: what the daemon's own objects ask of the system, of libmicrohttpd and of a few doors of its own is answered in tests/sim.
 SIMULATED := pthread_create pthread_join pthread_detach pthread_self pthread_setname_np pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_rwlock_rdlock \
              pthread_rwlock_wrlock pthread_rwlock_unlock pthread_cond_wait pthread_cond_timedwait pthread_cond_signal pthread_cond_broadcast pthread_sigmask sigaction \
@@ -267,7 +268,7 @@ cov-run: $(OBJ)/unit $(if $(E2E),$(OBJ)/deq $(OBJ)/deqd)
 COUNT   ?= 200
 SEED    ?= 1
 mutate: $(OBJ)/unit ## change COUNT=200 relations, constants and branches at random (SEED=1); a test of the module must fail for 90 %; MODULE="stop strings"; an hour
-	@COMPILE='$(CC) $(CFLAGS_) $(CFLAGS)' LINK='$(CC) $(LDFLAGS_) $(LDFLAGS)' LIBRARIES='-lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS)' \
+	@COMPILE='$(CC) $(CFLAGS_) $(CFLAGS)' LINK='$(CC) $(LDFLAGS_) $(LDFLAGS)' LIBRARIES='-lcmocka -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS)' \
 	    OBJECTS='$(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a' \
 	    python3 tests/tools/mutate.py $(OBJ) $(COUNT) $(SEED) $(if $(MODULE),"$(MODULE)")
 

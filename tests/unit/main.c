@@ -1,56 +1,95 @@
-/* Runs every registered test, or those that an argument names: a part of a test's name, or a file (test_sched.c). A
- * line a file, and one more at least every few seconds. DEQ_TIMES=1 prints how long each test took, of how much CPU
- * time, how much it checked, and at the end what is left of memory. */
+/* Gives the tests to cmocka: all of them, or those that an argument names by a piece of FILE:NAME, such as
+ * test_sched.c:fair, with * and ? as in a shell. CMOCKA_MESSAGE_OUTPUT=TAP or XML reports to other programs.
+ * DEQ_TIMES=1 prints how long each test took, of how much CPU time, how much it checked, and at the end what is left
+ * of memory. */
 #include "tests/unit/test.h"
 
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include <cmocka.h>
 
 #include "core/base/bug.h"
 #include "core/base/mem.h"
 
-enum { TICK_S = 5 };
+unsigned long test_checks, test_failures;
+static struct CMUnitTest *tests;
+static size_t n_tests, n_run;
 
-int test_passed, test_failed, test_skipped;
-static struct test_case *first, **last = &first;
+/* The first failure of the test under way: what cmocka is told at its end. */
+static struct {
+    char text[1000]; /* cmocka takes 1023 characters */
+    const char *file;
+    int line;
+} first;
 
-void test_register(struct test_case *t)
+/* Any thread's; format may be NULL. */
+__attribute__((format(printf, 4, 0))) static void
+fails(const char *file, int line, const char *what, const char *format, va_list values)
 {
-    *last = t;
-    last = &t->next;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    char text[sizeof first.text];
+    const int n = snprintf(text, sizeof text, "%s%s", what, format ? ": " : "");
+    if (format && (size_t)n < sizeof text)
+        vsnprintf(text + n, sizeof text - (size_t)n, format, values);
+    test_holds();
+    pthread_mutex_lock(&lock);
+    printf("%s:%d: failed: %s\n", file, line, text);
+    if (!test_failures++) {
+        memcpy(first.text, text, sizeof text);
+        first.file = file;
+        first.line = line;
+    }
+    pthread_mutex_unlock(&lock);
 }
 
-/* Counts; what failed begins a line that the caller ends with the values. */
-static bool failed(bool ok, const char *file, int line, const char *what)
+void test_fails_with(const char *file, int line, const char *what, const char *format, ...)
 {
-    *(ok ? &test_passed : &test_failed) += 1;
-    if (!ok)
-        printf("%s:%d: failed: %s: ", file, line, what);
-    return !ok;
+    va_list values;
+    va_start(values, format);
+    fails(file, line, what, format, values);
+    va_end(values);
+}
+
+void test_fails(const char *file, int line, const char *what)
+{
+    test_fails_with(file, line, what, NULL);
 }
 
 void test_equal_text(const char *file, int line, const char *what, const char *got, const char *want)
 {
-    if (failed(got && want ? !strcmp(got, want) : got == want, file, line, what))
-        printf("\"%s\", not \"%s\"\n", got ? got : "(null)", want ? want : "(null)");
+    if (got && want ? !strcmp(got, want) : got == want)
+        test_holds();
+    else
+        test_fails_with(file, line, what, "\"%s\", not \"%s\"", got ? got : "(null)", want ? want : "(null)");
 }
 
 void test_equal_real(const char *file, int line, const char *what, double got, double want)
 {
-    if (failed(got == want, file, line, what))
-        printf("%.17g, not %.17g\n", got, want);
+    if (got == want)
+        test_holds();
+    else
+        test_fails_with(file, line, what, "%.17g, not %.17g", got, want);
 }
 
 void test_equal_unsigned(const char *file, int line, const char *what, uintmax_t got, uintmax_t want)
 {
-    if (failed(got == want, file, line, what))
-        printf("%ju, not %ju\n", got, want);
+    if (got == want)
+        test_holds();
+    else
+        test_fails_with(file, line, what, "%ju, not %ju", got, want);
 }
 
 void test_equal_integer(const char *file, int line, const char *what, intmax_t got, intmax_t want)
 {
-    if (failed(got == want, file, line, what))
-        printf("%jd, not %jd\n", got, want);
+    if (got == want)
+        test_holds();
+    else
+        test_fails_with(file, line, what, "%jd, not %jd", got, want);
 }
 
 static double seconds(clockid_t clock)
@@ -74,31 +113,57 @@ double test_growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n)
     return ratio;
 }
 
-/* What was run since the line before. */
-static struct {
-    const char *file;
-    unsigned tests;
-    double since;
-} part;
+/* How signals are met without cmocka, which would jump out of the thread that one reached and go on, and take it from a
+ * sanitizer that has more to say: a program that crashes ends. */
+static const int signals[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGSYS};
+static struct sigaction usual[DEQ_COUNT(signals)];
 
-static void close_part(const char *next_file)
+/* Ends the test under way. */
+static void tell_failure(void)
 {
-    const double now = seconds(CLOCK_MONOTONIC);
-    if (part.tests)
-        printf("%-36s %3u tests %6.1f s\n", part.file, part.tests, now - part.since);
     fflush(stdout);
-    part.file = next_file;
-    part.tests = 0;
-    part.since = now;
+    _assert_true(false, first.text, first.file, first.line);
 }
 
-static bool named(const struct test_case *t, char *const *names)
+void test_skip(const char *format, ...)
 {
-    const char *file = strrchr(t->file, '/');
-    bool found = !*names;
-    for (; *names && !found; names++)
-        found = strstr(t->name, *names) || (file && !strcmp(file + 1, *names));
-    return found;
+    va_list reason;
+    if (test_failures)
+        tell_failure();
+    printf("skipped: ");
+    va_start(reason, format);
+    vprintf(format, reason);
+    va_end(reason);
+    printf("\n");
+    fflush(stdout);
+    skip();
+    abort();
+}
+
+static void run(void **state)
+{
+    const struct test_case *t = *state;
+    for (size_t i = 0; i < DEQ_COUNT(signals); i++)
+        sigaction(signals[i], &usual[i], NULL);
+    const double begin = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    const unsigned long before = test_checks;
+    test_failures = 0;
+    n_run++;
+    t->fn();
+    if (getenv("DEQ_TIMES"))
+        printf("%7.2f s %7.2f s CPU %8lu checks  %s\n", seconds(CLOCK_MONOTONIC) - begin,
+               seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, test_checks - before, t->name);
+    if (test_failures)
+        tell_failure();
+    fflush(stdout);
+}
+
+void test_register(struct test_case *t)
+{
+    tests = realloc(tests, (n_tests + 1) * sizeof *tests);
+    if (!tests)
+        abort();
+    tests[n_tests++] = (struct CMUnitTest){.name = t->name, .test_func = run, .initial_state = t};
 }
 
 /* An invariant does not hold: what comes behind it says nothing. */
@@ -111,27 +176,24 @@ static void end_on_bug(const struct deq_bug *bug)
 
 int main(int argc, char **argv)
 {
+    int failed = 0;
     deq_bug_tell(end_on_bug);
-    const bool times = getenv("DEQ_TIMES") != NULL;
-    for (struct test_case *t = first; t; t = t->next) {
-        if (!named(t, argv + 1))
-            continue;
-        const double begin = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
-        if (!part.file || strcmp(part.file, t->file) || begin - part.since > TICK_S)
-            close_part(t->file);
-        const int before = test_failed, checks = test_passed + test_failed;
-        t->fn();
-        part.tests++;
-        if (times)
-            printf("%7.2f s %7.2f s CPU %8d checks  %s\n", seconds(CLOCK_MONOTONIC) - begin,
-                   seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, test_passed + test_failed - checks, t->name);
-        if (test_failed != before || argc > 1)
-            printf("%s: %s\n", t->name, test_failed != before ? "FAILED" : "ok");
-        fflush(stdout);
+    for (size_t i = 0; i < DEQ_COUNT(signals); i++)
+        sigaction(signals[i], NULL, &usual[i]);
+    for (int i = 1; i < argc || i == 1; i++) {
+        const size_t before = n_run;
+        char pattern[256];
+        snprintf(pattern, sizeof pattern, "*%s*", i < argc ? argv[i] : "");
+        cmocka_set_test_filter(pattern);
+        failed += _cmocka_run_group_tests("unit", tests, n_tests, NULL, NULL);
+        if (n_run == before) {
+            printf("no test is named %s\n", pattern);
+            failed++;
+        }
     }
-    close_part(NULL);
-    if (times)
+    printf("%lu checks\n", test_checks);
+    if (getenv("DEQ_TIMES"))
         printf("%llu bytes of memory left\n", (unsigned long long)deq_mem_live());
-    printf("%d passed, %d failed, %d skipped\n", test_passed, test_failed, test_skipped);
-    return test_failed != 0;
+    free(tests);
+    return failed != 0;
 }

@@ -1,6 +1,7 @@
-/* The smallest harness that does the job: CHECK counts, a failure prints place and values, main prints one
- * closing line. CHECK_EQ(got, want) prints both values itself; REQUIRE is for what the rest of a test stands on:
- * when it fails, the test ends. */
+/* Tests over cmocka, which runs and reports them (main.c). A CHECK that fails prints its place and values, and the test
+ * goes on: what comes behind it says more of the fault, other threads may CHECK too, and a jump out of one, as cmocka's
+ * assertions jump, would be the end of the program. At its end the test fails. CHECK_EQ(got, want) prints both values
+ * itself; REQUIRE is for what the rest of a function stands on: when it fails, the function returns. */
 #ifndef DEQ_TEST_H
 #define DEQ_TEST_H
 
@@ -13,36 +14,38 @@
 
 #include "core/base/base.h"
 
-extern int test_passed, test_failed, test_skipped;
+extern unsigned long test_checks, test_failures;
+void test_fails(const char *file, int line, const char *what);
+void test_fails_with(const char *file, int line, const char *what, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static inline void test_holds(void)
+{
+    __atomic_fetch_add(&test_checks, 1, __ATOMIC_RELAXED);
+}
 
 #define CHECK(cond)                                                          \
     do {                                                                     \
-        if (cond) {                                                          \
-            test_passed++;                                                   \
-        } else {                                                             \
-            test_failed++;                                                   \
-            printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #cond);        \
-        }                                                                    \
+        if (cond)                                                            \
+            test_holds();                                                    \
+        else                                                                 \
+            test_fails(__FILE__, __LINE__, #cond);                           \
     } while (0)
 
 #define CHECK_MSG(cond, ...)                                                 \
     do {                                                                     \
-        if (cond) {                                                          \
-            test_passed++;                                                   \
-        } else {                                                             \
-            test_failed++;                                                   \
-            printf("%s:%d: failed: %s: ", __FILE__, __LINE__, #cond);        \
-            printf(__VA_ARGS__);                                             \
-            printf("\n");                                                    \
-        }                                                                    \
+        if (cond)                                                            \
+            test_holds();                                                    \
+        else                                                                 \
+            test_fails_with(__FILE__, __LINE__, #cond, __VA_ARGS__);         \
     } while (0)
 
 #define REQUIRE(cond)                                                        \
     do {                                                                     \
-        const int failed_before = test_failed;                               \
-        CHECK(cond);                                                         \
-        if (test_failed != failed_before)                                    \
+        if (!(cond)) {                                                       \
+            test_fails(__FILE__, __LINE__, #cond);                           \
             return;                                                          \
+        }                                                                    \
+        test_holds();                                                        \
     } while (0)
 
 /* Integers of any width, floating point, or strings, which are equal by what they say (NULL is equal to NULL alone). */
@@ -76,19 +79,15 @@ double test_growth(void (*work)(void *ctx, size_t n), void *ctx, size_t n);
             printf("  eight times the size: %.1f times the time\n", ratio);  \
     } while (0)
 
-#define SKIP(...)                                                            \
-    do {                                                                     \
-        test_skipped++;                                                      \
-        printf("skipped: ");                                                 \
-        printf(__VA_ARGS__);                                                 \
-        printf("\n");                                                        \
-    } while (0)
+/* What this machine cannot run, and why: the test ends here, or goes on with its other parts. */
+#define SKIP(...) test_skip(__VA_ARGS__)
+void test_skip(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+#define SKIP_PART(...) (printf("skipped in part: "), printf(__VA_ARGS__), printf("\n"))
 
-/* One test file defines tests as TEST(name) { ... }; they register themselves and run in order of registration. */
+/* A file defines tests as TEST(name) { ... }; they register themselves and run in order of registration. */
 struct test_case {
-    const char *name, *file;
+    const char *name;
     void (*fn)(void);
-    struct test_case *next;
 };
 void test_register(struct test_case *t);
 
@@ -96,7 +95,7 @@ void test_register(struct test_case *t);
     static void test_##id(void);                                             \
     __attribute__((constructor)) static void register_##id(void)             \
     {                                                                        \
-        static struct test_case t = {#id, __FILE__, test_##id, NULL};                  \
+        static struct test_case t = {__FILE__ ":" #id, test_##id};           \
         test_register(&t);                                                   \
     }                                                                        \
     static void test_##id(void)

@@ -13,7 +13,7 @@ static void note(const struct deq_bug *bug)
 TEST(bug_is_counted_and_told)
 {
 #ifdef DEQ_BUG_ENDS
-    SKIP("bug_is_counted_and_told: here a bug ends the process");
+    SKIP("here a bug ends the process");
 #else
     const uint64_t before = deq_bugs();
     unsigned asked = 0;

@@ -125,10 +125,8 @@ TEST(cores_by_affinity)
 {
     cpu_set_t before, one;
     CHECK(deq_cores() >= 1);
-    if (sched_getaffinity(0, sizeof before, &before) || CPU_COUNT(&before) < 2) {
+    if (sched_getaffinity(0, sizeof before, &before) || CPU_COUNT(&before) < 2)
         SKIP("one processor only");
-        return;
-    }
     int first = 0;
     while (!CPU_ISSET(first, &before))
         first++;
@@ -158,10 +156,8 @@ TEST(cores_for_as_many_threads)
     const unsigned n = processors(have);
     CHECK(!deq_cores_take(DEQ_PIN_ALWAYS, n + 1, core)); /* never fewer cores than threads */
     CHECK(!deq_cores_take(DEQ_PIN_ALWAYS, 1, core) && !deq_cores_take(DEQ_PIN_NEVER, n, core));
-    if (n < 2) {
+    if (n < 2)
         SKIP("one processor only");
-        return;
-    }
     CHECK(deq_cores_take(DEQ_PIN_ALWAYS, n, core) && !memcmp(core, have, n * sizeof *core));
     CHECK(!deq_cores_take(DEQ_PIN_AUTO, n - 1, core)); /* the scheduler has a choice */
     deq_cores_give_back(n, core);
@@ -176,10 +172,8 @@ TEST(cores_that_another_process_has_claimed)
 {
     uint16_t have[CPU_SETSIZE], core[CPU_SETSIZE];
     const unsigned n = processors(have);
-    if (n < 2) {
+    if (n < 2)
         SKIP("one processor only");
-        return;
-    }
     struct sockaddr_un name = {.sun_family = AF_UNIX};
     const int len = snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "deqd-core-%u", have[n - 1]);
     const int other = socket(AF_UNIX, SOCK_STREAM, 0);

@@ -90,7 +90,7 @@ TEST(gemm_exact_against_double_and_levels)
                 for (int l = 0; l < LEVELS; l++) {
                     if (!force_level(l)) {
                         if (!in && !ik && !f)
-                            SKIP("gemm: this machine lacks %s", level_names[l]);
+                            SKIP_PART("this machine lacks %s", level_names[l]);
                         continue;
                     }
                     float *y = floats(M * ldy, 0);

@@ -195,22 +195,18 @@ static int ends_with(const struct conf *c, attempt a)
 
 static const struct conf plain = {.listen = "127.0.0.1:0"};
 
-static bool available(void)
+static void needs_the_sandbox(void)
 {
     struct conf always = plain;
     struct deq_err err;
     always.sandbox = SANDBOX_ALWAYS;
-    if (sandbox_check(&always, &err)) {
+    if (sandbox_check(&always, &err))
         SKIP("%s", err.text);
-        return false;
-    }
-    return true;
 }
 
 TEST(sandbox_lets_serving_go_on)
 {
-    if (!available())
-        return;
+    needs_the_sandbox();
     static const attempt fine[] = {starts_a_thread,       reads_a_file,   waits_for_sockets,
                                    has_limits_and_memory, asks_for_tiles, is_marked};
     for (size_t i = 0; i < DEQ_COUNT(fine); i++)
@@ -219,12 +215,9 @@ TEST(sandbox_lets_serving_go_on)
 
 TEST(sandbox_files_as_configured)
 {
-    if (!available())
-        return;
-    if (__gcov_init) {
+    needs_the_sandbox();
+    if (__gcov_init)
         SKIP("files that may not be written: coverage is");
-        return;
-    }
     REQUIRE(scratch_begin());
     struct conf states = plain, unix_socket = plain;
     snprintf(states.state_dir, sizeof states.state_dir, "%s", scratch_dir());
@@ -241,14 +234,11 @@ TEST(sandbox_files_as_configured)
 
 TEST(sandbox_refuses)
 {
-    if (!available())
-        return;
+    needs_the_sandbox();
     CHECK_EQ(ends_with(&plain, asks_the_network), 0);
     CHECK_EQ(ends_with(&plain, signals_others) == 0 || sanitized, true);
-    if (sanitized) {
+    if (sanitized)
         SKIP("processes, code and limits: sanitizers need them");
-        return;
-    }
     static const attempt no[] = {becomes_two, makes_code, raises_limits};
     for (size_t i = 0; i < DEQ_COUNT(no); i++)
         CHECK_MSG(ends_with(&plain, no[i]) == 0, "what is refused, %zu", i);
@@ -256,8 +246,7 @@ TEST(sandbox_refuses)
 
 TEST(sandbox_kills)
 {
-    if (!available())
-        return;
+    needs_the_sandbox();
     static const attempt deadly[] = {starts_a_program, gets_rights, leaves_its_namespace, traces, reads_others};
     const size_t n = DEQ_COUNT(deadly) - (sanitized ? 2 : 0);
     for (size_t i = 0; i < n; i++)
