@@ -4,7 +4,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 bad=0
-complain() { [ -n "$2" ] && { echo "lint: $1"; echo "$2" | sed 's/^/  /'; bad=1; }; }
+complain() { [ -n "$2" ] && { echo "lint: $1"; printf '%s\n' "$2" | sed 's/^/  /'; bad=1; }; }
 
 # Floors: a room includes itself and the rooms below it, and nothing else.
 floor() { # room, what it may include, files and headers that are let through
@@ -128,6 +128,25 @@ versioned docker/k8s/deqd/Chart.yaml '^appVersion: "'
 versioned "$(echo docker/k8s/manifests/*.yaml docker/k8s/manifests/*/*.yaml)" '(app.kubernetes.io/version: "|image: "deqd:)'
 top=$(sed -n 's/^## \[\([^]]*\)\] - .*/\1/p' .github/CHANGELOG.md | head -n 1)
 [ "$top" = "$version" ] || complain ".github/CHANGELOG.md begins with another version than the Makefile, $version" "${top:-none}"
+
+# Bytes as .editorconfig has them, and lines of C that a branch changed as .clang-format has them: since it left main, or
+# on main since what was pushed. What was written before stays as it is, where it was formatted by hand too.
+pushed() { for ref in origin/main main; do git merge-base HEAD $ref 2> /dev/null && return; done; }
+if ! git rev-parse --git-dir > /dev/null 2>&1; then
+    echo 'lint: skipped: .editorconfig, .clang-format: this is no working copy of git'
+else
+    complain "not as .editorconfig has it" "$(python3 tests/lint/editorconfig.py)"
+    base=$(pushed)
+    if ! command -v git-clang-format-14 > /dev/null; then
+        echo 'lint: skipped: .clang-format: there is no clang-format 14 (apt-get install clang-format-14)'
+    elif [ -z "$base" ]; then
+        echo 'lint: skipped: .clang-format: git knows no main that this began at'
+    else
+        mend="git-clang-format-14 --binary clang-format-14 --extensions c,h --force $base"
+        complain "changed lines are not as .clang-format has them; to mend them: $mend" \
+            "$($mend --diff | sed -n '/^diff /,$p' | head -n 60)"
+    fi
+fi
 
 # GitHub's forms, by GitHub's schemas, where there is what knows them.
 if command -v check-jsonschema > /dev/null; then

@@ -4,13 +4,14 @@
 #include "core/base/rng.h"
 
 /* Words behind the 256 bytes; special ones are NULL. */
-static const char *const words[] = {
-    NULL,      "\"",     "\",",   "\":",   "\": ",   "{\"",     "\"}",    "},",    "}, {",   "[{\"",   "]}",   "\\\"",
-    "true",    "false",  "null",  "tr",    "ue",     "12",      "123",    "0.5",   "-1",     "1e",     ", ",   ", \"",
-    "the",     " the",   "name",  "\"name", "\"name\"", "e\":",  "\xc3", 
-    "\xc3\xa9", "\xe2\x82", "\xac", "aaaa", "aaaaaaaa",
-    "2024-",   "-0",     "00:",   "yes",   "no",     "ye",      "es",     "a",     "a",      "abc",    "bc",   "\\u00",
-    "  ",      "\n",     "\": \"", "\", \"", "]]", "[[", "[]", "{}", "\":{\"", "x1", "id", "\"id\"", "kind"};
+static const char *const words[] = {NULL,       "\"",   "\",",    "\":",      "\": ",     "{\"",   "\"}",  "},",
+                                    "}, {",     "[{\"", "]}",     "\\\"",     "true",     "false", "null", "tr",
+                                    "ue",       "12",   "123",    "0.5",      "-1",       "1e",    ", ",   ", \"",
+                                    "the",      " the", "name",   "\"name",   "\"name\"", "e\":",  "\xc3", "\xc3\xa9",
+                                    "\xe2\x82", "\xac", "aaaa",   "aaaaaaaa", "2024-",    "-0",    "00:",  "yes",
+                                    "no",       "ye",   "es",     "a",        "a",        "abc",   "bc",   "\\u00",
+                                    "  ",       "\n",   "\": \"", "\", \"",   "]]",       "[[",    "[]",   "{}",
+                                    "\":{\"",   "x1",   "id",     "\"id\"",   "kind"};
 
 static const char *spell(const void *ctx, uint32_t id, size_t *ret_len)
 {
