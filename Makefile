@@ -144,7 +144,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit simulated sim faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit simulated sim faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-deb deb test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## remove build/
@@ -206,6 +206,8 @@ test-scaleout: all ## run three replicas behind HAProxy under load; one is kille
 	sh tests/scaleout/run.sh scaleout
 test-docker: ## build the container image and run it read-only, unprivileged, under limits; as root
 	sh tests/docker/run.sh
+test-deb: ## build the Debian packages, have lintian look, then install, use, upgrade, remove, purge; as root
+	sh tests/deb/run.sh
 test-k8s: all ## hold chart and manifests against Kubernetes' schemas and a running deqd; builds helm if need be
 	sh tests/k8s/run.sh
 TEXT    ?= models/README.md
@@ -320,6 +322,14 @@ wheel: python all library $(PYTHON_ENV)/bin/pip ## build the Python package deq 
 	strip --strip-debug $(WHEEL)/source/deq/lib/libdeq.so $(WHEEL)/source/deq/lib/deq
 	grep -v '^#include' $(OBJ)/deq.h | $(CC) -E -P - > $(WHEEL)/source/deq/lib/deq.cdef
 	$(PYTHON_ENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEEL) $(WHEEL)/source
+# A tree of its own below build/deb, since dpkg wants debian/ at its top; flags are Debian's there (dpkg-buildflags), so the caller's are not passed on
+DEB     := $(OUT)/deb
+deb: ## make Debian packages in build/deb: daemon, command line, library, model; needs debhelper, help2man
+	@command -v dh dpkg-buildpackage > /dev/null || { echo 'make deb needs debhelper. On Debian or Ubuntu, as root:' >&2; \
+	    echo '    apt-get update && apt-get install -y --no-install-recommends build-essential debhelper help2man' >&2; exit 1; }
+	rm -rf $(DEB)
+	sh etc/debian/tree.sh $(DEB)/deqd-$(VERSION) $(VERSION)
+	cd $(DEB)/deqd-$(VERSION) && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u CFLAGS -u LDFLAGS dpkg-buildpackage -us -uc -b
 k8s-manifests: ## write docker/k8s/manifests, and what else follows from etc/deqd.yaml and the chart's values
 	HELM=$$(sh tests/k8s/helm.sh) && export HELM && python3 docker/k8s/render.py
 # The programs say it, help2man makes pages of it; without it there are none, and nothing else is missing.

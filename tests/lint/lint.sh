@@ -109,6 +109,8 @@ installs() { # file, line that installs, what else of the Makefile it is for
 installs README.md '/^    apt-get.*make run$/p'
 installs README.md '/^    apt-get.*make test$/p' NEEDED_UNIT
 installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
+# libc6-dev is of what builds any package
+installs etc/debian/control '/^Build-Depends:/,/[^,]$/{s/debhelper-compat/libc6-dev/;p}'
 
 # The READMEs: their width, the front page's length, and what their links lead to.
 complain "a README is too wide or too long, or a link leads to nothing (tests/lint/markdown.py)" "$(python3 tests/lint/markdown.py)"
