@@ -7,7 +7,6 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 2
 here=$PWD/build/docker
-suite=bookworm
 skip() { echo "docker: skipped: $*"; exit 0; }
 
 [ "$(id -u)" = 0 ] || skip "needs root (debootstrap, chroot)"
@@ -32,27 +31,11 @@ export DEQ_STORE="$store"
 
 base=$(sed -n 's/^ARG BASE=//p' docker/Dockerfile)
 tag=docker.io/library/$base
-sources() { # every index of this release that apt uses here: site, suite, component
-    # shellcheck disable=SC2016
-    apt-get indextargets --format '$(ORIGIN)|$(SITE)|$(RELEASE)|$(CODENAME)|$(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
-        awk -F'|' -v s="$suite" '$1 == "Debian" && ($4 == s || index($4, s "-") == 1) { print $2, $4, $5 }' | sort -u
-}
 # shellcheck disable=SC2086
 if ! buildah $store images -q "$tag" >/dev/null 2>&1; then
-    site=$(sources | awk -v s="$suite" '$2 == s && $3 == "main" { print $1; exit }')
-    [ -n "$site" ] || skip "apt here knows no Debian $suite to make a base image from (apt-get update?)"
-    echo "docker: making $base by debootstrap"
-    rm -rf "$here/base"
-    proxy=$(apt-config dump --format '%v' Acquire::http::Proxy)
-    http_proxy=${http_proxy:-$proxy} debootstrap --variant=minbase "$suite" "$here/base" "$site" >"$here/debootstrap.log" 2>&1 ||
-        skip "debootstrap failed: $(tail -n 1 "$here/debootstrap.log") ($here/debootstrap.log)"
-    # apt in the build gets its packages the way apt here does
-    sources | sed 's/^/deb /' >"$here/base/etc/apt/sources.list"
-    apt-config dump | grep -E '^Acquire::(http|https|Check-|Retries)' >"$here/base/etc/apt/apt.conf.d/90host"
-    rm -rf "$here"/base/var/cache/apt/archives/*.deb "$here"/base/var/lib/apt/lists/*
-    c=$(buildah $store from scratch) && buildah $store add --quiet "$c" "$here/base" / >/dev/null && buildah $store config --cmd bash "$c" &&
+    said=$(sh tests/docker/base.sh) || skip "$(echo "$said" | tail -n 1)"
+    c=$(buildah $store from scratch) && buildah $store add --quiet "$c" "$here/base.tar" / >/dev/null && buildah $store config --cmd bash "$c" &&
         buildah $store commit --quiet --rm "$c" "$tag" >/dev/null || exit 1
-    rm -rf "$here/base"
 fi
 
 # a clean checkout: what git has or would take, without what lies about
