@@ -21,7 +21,8 @@ COMPARED = (
     (REFERENCE, "Headers", "header of a request"), (REFERENCE, "Headers", "header of an answer"),
     (REFERENCE, "Error codes", "status"), (REFERENCE, "Limits", "limit"), (REFERENCE, "Configuration keys", "key"),
     (REFERENCE, "Flags", "flag"), (REFERENCE, "Environment", "variable"),
-    (OPERATION, "What lies here", "file"), (OPERATION, "Observability", "file of `prometheus/`"),
+    (OPERATION, "What lies here", "file"), (OPERATION, "Debian packages", "package"),
+    (OPERATION, "Observability", "file of `prometheus/`"),
     (METRICS, None, "metric"), (DOCKER, "Containers", "file"), (DOCKER, "Compose", "variable"),
 )
 # tables that nothing can be compared with
@@ -418,6 +419,12 @@ def test_files():
                                        (OPERATION, "Observability", "file of `prometheus/`", "etc/prometheus"),
                                        (DOCKER, "Containers", "file", "docker")):
         same([quoted(r[0])[0].rstrip("/") for r in rows(path, heading, first)], there(room, "README.md"), room)
+
+
+def test_packages():
+    """Those of the control file; the shared library's name ends in its soname's version."""
+    want = [p.replace("@MINOR@", "N") for p in re.findall(r"^Package: (\S+)", read("etc/debian/control"), re.M)]
+    same([re.sub("[`*]", "", r[0]) for r in rows(OPERATION, "Debian packages", "package")], want, "packages")
 
 
 def test_compose():
