@@ -161,13 +161,19 @@ help: ## print this list
 	        print line \
 	    }' Makefile
 
-##@ Test: what needs nothing but Python
-test: python lint unit simulated replay e2e readme ## run all of this group but check: what every change has to pass; minutes
+##@ Test: what needs the packages of the test line and nothing else
+test: pytest lint unit simulated replay e2e readme ## run all of this group but check: what every change has to pass; minutes
 # told before the building, not behind it
 .PHONY: python
 python:
 	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
+# python3, or Debian's where another comes before it
+PYTEST   = $(shell for p in python3 /usr/bin/python3; do $$p -c 'import pytest, xdist' 2> /dev/null && echo $$p -m pytest && break; done)
+.PHONY: pytest
+pytest: python
+	@[ '$(PYTEST)' ] || { echo 'the end-to-end tests need pytest and pytest-xdist. On Debian or Ubuntu, as root:' >&2; \
+	    echo '    apt-get update && apt-get install -y --no-install-recommends python3-pytest python3-pytest-xdist' >&2; exit 1; }
 unit: $(OBJ)/unit unfused ## run the unit and golden tests; build/release/unit WORD runs those whose names contain WORD
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
 simulated: $(OBJ)/sim ## run the whole daemon in a simulated world: 200,000 events, and seeds that once found a fault
@@ -177,19 +183,19 @@ unfused: $(FUSING) ## look for multiply-adds that the compiler fused by itself i
 	@sh tests/lint/unfused.sh $(FUSING)
 replay: $(OBJ)/replay ## run the fuzz targets over their committed inputs
 	@OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 $(OBJ)/replay $(FUZZ:%=tests/fuzz/corpus/%)
-e2e: python all $(if $(SAN),,library) ## test daemon and command line over real sockets and files; python3 tests/e2e/run.py WORD: some of it
-	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/e2e/run.py
-readme: python all $(OBJ)/unit ## run the commands of all READMEs as they stand there
-	@python3 tests/e2e/readme.py
+e2e: pytest all $(if $(SAN),,library) ## test daemon and command line over real sockets and files; python3 -m pytest tests/e2e -k WORD: some of it
+	@DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) $(PYTEST) -q -n auto --dist loadfile tests/e2e
+readme: pytest all $(OBJ)/unit ## run the commands of all READMEs as they stand there
+	@$(firstword $(PYTEST)) tests/e2e/readme.py
 lint: ## check what the sources may include and call, widths, links, versions, texts that follow from tables
 	@sh tests/lint/lint.sh
 check: lint ## lint, then unit and end-to-end tests under ASan and UBSan, and the server under TSan
 	$(MAKE) SAN=address,undefined sanitized
 	$(MAKE) SAN=thread sanitized-threads
 .PHONY: sanitized sanitized-threads
-sanitized: $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
+sanitized: pytest $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
-	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) $(PYTEST) -q -n auto --dist loadfile tests/e2e
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
 
@@ -261,10 +267,10 @@ memcheck: ## run valgrind over the unit tests of parsers, loaders, scheduler and
 cov: ## count lines and branches that the unit tests reach, by room (gcovr); COV=FILE.c: what is not reached of it; TESTS=test_FILE.c; E2E=1: end-to-end tests too
 	@command -v gcovr > /dev/null || { echo "cov: skipped: there is no gcovr"; exit 0; }; \
 	$(MAKE) CONFIG=cov CFLAGS="-O0 -U_FORTIFY_SOURCE --coverage -fprofile-update=atomic" LDFLAGS=--coverage cov-run
-cov-run: $(OBJ)/unit $(if $(E2E),$(OBJ)/deq $(OBJ)/deqd)
+cov-run: $(OBJ)/unit $(if $(E2E),pytest $(OBJ)/deq $(OBJ)/deqd)
 	find $(OBJ) -name '*.gcda' -delete
 	OPENBLAS_NUM_THREADS=1 $(OBJ)/unit $(TESTS)
-	$(if $(E2E),DEQ_BUILD=$(OBJ) python3 tests/e2e/run.py)
+	$(if $(E2E),DEQ_BUILD=$(OBJ) $(PYTEST) -q -n auto --dist loadfile tests/e2e)
 	gcovr --root . --filter core/ --filter server/ --json $(OBJ)/coverage.json $(OBJ)
 	python3 tests/tools/coverage.py $(OBJ)/coverage.json $(COV)
 COUNT   ?= 200

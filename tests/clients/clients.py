@@ -2,7 +2,6 @@
 end."""
 import os
 import sys
-import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir, "e2e"))
 import lib  # noqa: E402
@@ -19,14 +18,4 @@ def scratch(*names):
 
 def main(name):
     """Runs every test_* function of the script."""
-    for key, fn in list(vars(sys.modules["__main__"]).items()):
-        if key.startswith("test_"):
-            lib._now[0] = key
-            try:
-                fn()
-            except Exception:
-                lib.note("failed", "exception\n" + traceback.format_exc())
-    c = lib.counts
-    print("%s: %d passed, %d failed%s" % (name, c["passed"], c["failed"],
-                                          ", %d skipped" % c["skipped"] if c["skipped"] else ""), flush=True)
-    sys.exit(bool(c["failed"]))
+    sys.exit(lib.main(name))

@@ -2,8 +2,8 @@
 
 Each case alone, eight at once, and cut into small writes; five good requests cut at every byte. The expected replies
 and the fate of the connection are checked, and that a good request is answered at once afterwards. run_corpus(daemon,
-connect) runs all of it against any server: connect() returns a fresh connected socket or TLS socket. DEQ_TIMES=1 also
-prints which cases are not yet answered as they should be.
+connect) runs all of it against any server: connect() returns a fresh connected socket or TLS socket. It prints which
+cases are not yet answered as they should be (pytest -s shows it).
 
 Over TLS a body that comes late is cut without the 408, for the watcher of the deadline holds the socket and not the
 session: Case.over_tls(). A client that closes its half only is not played there (after close_notify most stacks,
@@ -462,12 +462,11 @@ class Corpus:
     def report(self):
         check(statistics.median(self.times) <= GOOD_WITHIN / 2,
               "the median good request takes %.1f ms" % (1000 * statistics.median(self.times)))
-        if os.environ.get("DEQ_TIMES"):
-            print("    good requests: %d, median %.1f ms, longest %.1f ms" % (len(self.times),
-                                                                              1000 * statistics.median(self.times),
-                                                                              1000 * max(self.times)))
-            for name in sorted(self.pending):
-                print("    not yet as specified: " + name)
+        print("    good requests: %d, median %.1f ms, longest %.1f ms" % (len(self.times),
+                                                                          1000 * statistics.median(self.times),
+                                                                          1000 * max(self.times)))
+        for name in sorted(self.pending):
+            print("    not yet as specified: " + name)
 
 
 CUT_MAX = 4096

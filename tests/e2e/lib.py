@@ -2,7 +2,6 @@
 
 Environment: DEQ_BUILD, the directory of the binaries (default build); DEQ_SLOW, a factor on every time limit (default
 1, or 8 when the directory's name says that it is a sanitizer's)."""
-import concurrent.futures
 import contextlib
 import copy
 import http.client
@@ -16,6 +15,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -40,11 +40,23 @@ _lock = threading.Lock()
 _now = ["?"]
 
 
+def _print(kind, text):
+    print("%s %s: %s" % ("FAIL" if kind == "failed" else "SKIP", _now[0], text), flush=True)
+
+
+# Is told of what failed or was skipped, from any thread; pytest's report takes its place (conftest.py).
+tell = [_print]
+
+
 def note(kind, text):
     with _lock:
         counts[kind] += 1
         if kind != "passed":
-            print("%s %s: %s" % ("FAIL" if kind == "failed" else "SKIP", _now[0], text), flush=True)
+            asks = sys._getframe(1)
+            while asks.f_code.co_filename == __file__ and asks.f_back:
+                asks = asks.f_back
+            place = "%s:%d" % (os.path.relpath(asks.f_code.co_filename, ROOT), asks.f_lineno)
+            tell[0](kind, "%s: %s" % (place, text))
 
 
 def check(ok, text):
@@ -70,67 +82,34 @@ def short(x):
     return s if len(s) <= 400 else s[:250] + " ... " + s[-140:]
 
 
-TICK_S = 5
 # How long is waited for what must come: a bound on a hang, not on speed. Whatever a test tells apart by time must
 # differ from it by more.
 PATIENCE_S = 60
 
 
-def _tick(over, begin):
-    """A line now and then about the test under way, so that nobody takes a long one for a hang."""
-    while not over.wait(TICK_S):
-        print("  %-52s %4.0f s" % (_now[0] + " ...", time.monotonic() - begin), flush=True)
-
-
-def _cpu_s():
-    """Of this process and of those that it has waited for."""
-    return sum(os.times()[:4])
-
-
-def run_module(name, filters=()):
-    """Runs the test_* functions of a module (those whose module.name contains one of the filters), in order; returns
-    its counts."""
-    begin, ran, over = time.monotonic(), 0, threading.Event()
-    for k in counts:
-        counts[k] = 0
-    ticker = threading.Thread(target=_tick, args=(over, begin))
-    ticker.start()
-    module = importlib.import_module(name)
-    for test, fn in list(vars(module).items()):
-        full = "%s.%s" % (name, test)
-        if not test.startswith("test_") or not callable(fn) or filters and not any(f in full for f in filters):
-            continue
-        _now[0], t, cpu = full, time.monotonic(), _cpu_s()
-        try:
-            fn()
-        except Exception:
-            note("failed", "exception\n" + traceback.format_exc())
-        ran += 1
-        if os.environ.get("DEQ_TIMES"):
-            print("%7.2f s %7.2f s CPU  %s" % (time.monotonic() - t, _cpu_s() - cpu, full), flush=True)
-    _now[0] = name + ", its shared daemon"
+def stop_shared():
+    """Stops and checks the daemons that several tests used."""
     for d in list(_shared.values()):
         d.stop()
-    over.set()
-    ticker.join()
-    if ran:
-        print("%-36s %3d tests %6.1f s" % (os.path.relpath(module.__file__, ROOT), ran, time.monotonic() - begin),
-              flush=True)
-    return dict(counts)
 
 
-def run_tests(modules, filters):
-    """Runs the modules, one more at a time than there are cores, since many wait, and three at most: no test knows of
-    another. With filters one after the other."""
-    begin, total = time.monotonic(), dict.fromkeys(counts, 0)
-    with concurrent.futures.ProcessPoolExecutor(1 if filters else min(3, 1 + len(os.sched_getaffinity(0)))) as pool:
-        for done in concurrent.futures.as_completed([pool.submit(run_module, m, filters) for m in modules]):
-            for k, n in done.result().items():
-                total[k] += n
-    tail = ", %d skipped" % total["skipped"] if total["skipped"] else ""
-    print("%d passed, %d failed%s (e2e, %.0f s)" % (total["passed"], total["failed"], tail, time.monotonic() - begin),
-          flush=True)
-    return 1 if total["failed"] or not total["passed"] else 0
+def main(title, modules=("__main__",), parts=()):
+    """For suites with a program of their own: runs the test_* functions of the modules in order, those whose
+    module.name contains one of the parts, prints one line of totals and returns the exit code."""
+    for name in modules:
+        module = importlib.import_module(name)
+        for test, fn in list(vars(module).items()):
+            _now[0] = "%s.%s" % (name, test)
+            if test.startswith("test_") and callable(fn) and (not parts or any(p in _now[0] for p in parts)):
+                try:
+                    fn()
+                except Exception:
+                    note("failed", "exception\n" + traceback.format_exc())
+        _now[0] = name + ", its shared daemon"
+        stop_shared()
+    tail = ", %d skipped" % counts["skipped"] if counts["skipped"] else ""
+    print("%s: %d passed, %d failed%s" % (title, counts["passed"], counts["failed"], tail), flush=True)
+    return 1 if counts["failed"] or not counts["passed"] + counts["skipped"] else 0
 
 
 # --- Processes ---

@@ -54,6 +54,8 @@ def contributors():
 
 def main():
     global skipped
+    # python3 in a command is the one that runs this, which has pytest
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     if sys.argv[1:] == ["--write"]:
         front.examples(check, write=True)
         front.picture(check, write=True)

@@ -20,12 +20,7 @@ def main():
     parts = sys.argv[1:] or [p for p in PARTS if p != "kills"]
     if set(parts) - set(PARTS):
         sys.exit(__doc__)
-    total = dict.fromkeys(lib.counts, 0)
-    for p in parts:
-        for k, n in lib.run_module(p).items():
-            total[k] += n
-    print("%(passed)d passed, %(failed)d failed, %(skipped)d skipped (faults)" % total)
-    sys.exit(total["failed"] != 0)
+    sys.exit(lib.main("faults", parts))
 
 
 if __name__ == "__main__":

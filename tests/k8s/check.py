@@ -30,7 +30,7 @@ import yaml
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "e2e"))
-from lib import DEQD, ROOT, SLOW, Daemon, check, equal, run, run_tests, skip  # noqa: E402
+from lib import DEQD, ROOT, SLOW, Daemon, check, equal, main, run, skip  # noqa: E402
 
 CHART = os.path.join(ROOT, "docker", "k8s", "deqd")
 MANIFESTS = os.path.join(ROOT, "docker", "k8s", "manifests")
@@ -584,4 +584,4 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     print(f"helm {helm('version', '--template', '{{.Version}}')[1]}, Kubernetes {VERSIONS[0]} to {VERSIONS[-1]} "
           f"of kubernetes-validate {kubernetes_validate.__version__}")
-    sys.exit(run_tests(["__main__"], sys.argv[1:]))
+    sys.exit(main("k8s", parts=sys.argv[1:]))

@@ -347,7 +347,7 @@ def main():
     if args[:1] == ["--picture"]:
         PICTURE.append(args[1])
         args = args[2:]
-    return lib.run_tests(["__main__"], args)
+    return lib.main("observe", parts=args)
 
 
 if __name__ == "__main__":

@@ -472,4 +472,4 @@ def test_rolled_without_delay():
 
 
 if __name__ == "__main__":
-    sys.exit(lib.run_tests(["__main__"], sys.argv[1:]))
+    sys.exit(lib.main("scaleout", parts=sys.argv[1:]))
