@@ -232,7 +232,7 @@ faults: $(OBJ)/unit all ## make every allocation, system call and thread fail in
 kills: all ## kill training 500 times and serving 200 times at random instants; KILLS=, SERVED_KILLS=, SEED=
 	KILLS=$(KILLS) SERVED_KILLS=$(SERVED_KILLS) SEED=$(SEED) DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py kills
 sim: $(OBJ)/sim ## run the simulated daemon from one seed, with invariants after every event; SEED=1, EVENTS=10000000; minutes
-	@$(OBJ)/sim $(SEED) $(EVENTS) $(OUT)/sim-state
+	@$(OBJ)/sim --seed $(SEED) --events $(EVENTS) --dir $(OUT)/sim-state
 test-python: wheel ## test the Python package from its wheel, in its own virtual environment
 	sh tests/python/run.sh $(PYTHON_ENV) $(WHEEL)
 RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
@@ -289,7 +289,7 @@ bench: all ## measure kernels, engine and daemon on MODEL, beside the machine's 
 .PHONY: soak slow overload timing cost
 TRIALS  ?= 1000000
 timing: $(OBJ)/timing ## show that the time of comparing API keys tells nothing: TRIALS=1000000
-	$(OBJ)/timing $(TRIALS)
+	$(OBJ)/timing --trials $(TRIALS)
 MINUTES ?= 10
 RATE    ?= 10
 soak: all ## serve mixed clients for MINUTES=10 at RATE=10 a second: memory and answers stay the same; build/soak/soak.svg

@@ -3,6 +3,7 @@
 values.schema.json (the same file's keys, defaults and ranges), the table of values in its README (values.yaml and its
 comments), and manifests/ (the chart with manifests-values.yaml). With --check it writes nothing and says what differs.
 Needs helm: $HELM, or the one in PATH."""
+import argparse
 import difflib
 import json
 import os
@@ -109,9 +110,9 @@ def manifests():
 
 
 def main():
-    check = sys.argv[1:] == ["--check"]
-    if sys.argv[1:] and not check:
-        sys.exit("usage: render.py [--check]")
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--check", action="store_true", help="write nothing and say what differs")
+    check = flags.parse_args().check
     deqd_yaml = read(f"{HERE}/../../etc/deqd.yaml")
     bad = 0
 

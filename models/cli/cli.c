@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +22,65 @@ int cli_parse(const char *name, const struct deq_command *c, int argc, char **ar
     if (help)
         deq_flags_help(c, stdout);
     return help ? CLI_OK : -1;
+}
+
+static const struct deq_opt choice_flags[] = {
+    {.name = "--version", .type = DEQ_OPT_BOOL, .help = "print the version and stop"},
+};
+
+static void choice_help(const struct cli_choice *c, FILE *out)
+{
+    char kind[16] = "";
+    for (size_t i = 0; c->kind[i] && i + 1 < sizeof kind; i++)
+        kind[i] = (char)toupper((unsigned char)c->kind[i]);
+    fprintf(out, "Usage: %s %s [arguments]\n\n", c->name, kind);
+    deq_help_text(out, c->about);
+    fprintf(out, "\n%ss:\n", c->kind);
+    for (size_t i = 0; i < c->n; i++)
+        deq_help_row(out, c->each[i].name, c->each[i].about);
+    fprintf(out, "\nOptions:\n");
+    for (size_t i = 0; i < DEQ_COUNT(choice_flags); i++)
+        deq_help_option(out, &choice_flags[i], choice_flags[i].name, NULL);
+    deq_help_row(out, "--help", "print this text and stop");
+    if (c->more)
+        c->more(out);
+}
+
+static const char *nearest(const struct cli_choice *c, const char *name)
+{
+    struct deq_opt names[16];
+    size_t n = 0;
+    for (; n < c->n && n < DEQ_COUNT(names); n++)
+        names[n] = (struct deq_opt){.name = c->each[n].name};
+    return deq_opt_nearest(&(struct deq_opt_table){names, n}, name);
+}
+
+int cli_choose(const struct cli_choice *c, int argc, char **argv)
+{
+    const char *const asked = argc > 1 ? argv[1] : "";
+    const struct deq_command flags = {.usage = c->name, .flags = {choice_flags, DEQ_COUNT(choice_flags)}};
+    bool version = false, help = !strcmp(asked, "help");
+    struct deq_err err = {0};
+    size_t n;
+    for (size_t i = 0; i < c->n; i++)
+        if (!strcmp(asked, c->each[i].name))
+            return c->each[i].run(argc - 1, argv + 1);
+    const bool wrong = *asked == '-' && deq_flags_parse(&flags, 2, argv, &version, NULL, &n, &help, &err);
+    if (help || (version && !wrong)) {
+        if (help)
+            choice_help(c, stdout);
+        else
+            printf("deq %s\n", DEQ_VERSION);
+        return CLI_OK;
+    }
+    const char *const near = nearest(c, asked);
+    if (wrong)
+        fprintf(stderr, "%s: %s\n\n", c->name, err.text);
+    else if (*asked)
+        fprintf(stderr, "%s: unknown %c%s \"%s\"%s%s%s\n\n", c->name, tolower((unsigned char)*c->kind), c->kind + 1,
+                asked, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+    choice_help(c, stderr);
+    return CLI_USAGE;
 }
 
 int cli_usage(const char *name, const char *fmt, ...)

@@ -10,6 +10,22 @@ enum { CLI_OK = 0, CLI_FAIL = 1, CLI_USAGE = 2 };
  * help or an error was printed. */
 int cli_parse(const char *name, const struct deq_command *c, int argc, char **argv, void *values, const char **args,
               size_t *ret_n);
+/* A command that is a choice of others: deq itself, deq bench, deq tokenizer. */
+struct cli_command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *about;
+};
+struct cli_choice {
+    const char *name; /* "deq bench" */
+    const char *kind; /* "Kind": what is chosen, as the help calls it */
+    const char *about;
+    const struct cli_command *each;
+    size_t n;
+    void (*more)(FILE *out); /* of its help, or NULL */
+};
+/* Runs the one that argv[1] names, or prints --help or --version. Returns the exit code. */
+int cli_choose(const struct cli_choice *c, int argc, char **argv);
 /* Prints "deq NAME: message" and returns CLI_USAGE: what was asked for makes no sense. */
 int cli_usage(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A flag's list of numbers of evaluations, "1,2,4". False: a message was printed. */

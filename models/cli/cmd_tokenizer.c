@@ -429,39 +429,21 @@ static int decode(int argc, char **argv)
     return code;
 }
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *about;
-} commands[] = {
-    {"train", train, "train a byte-level BPE vocabulary on text"},
-    {"words", cmd_tokenizer_words, "make a word-level tokenizer of text or of a vocabulary"},
-    {"encode", encode, "print the token ids of a text"},
-    {"decode", decode, "print the text of token ids"},
-};
-
-static void usage(FILE *out)
-{
-    fprintf(out, "Usage: deq tokenizer COMMAND [arguments]\n\n");
-    deq_help_text(out, "Makes tokenizers (tokenizer.json) and looks at what they do. `deq tokenizer COMMAND --help` "
-                       "tells more of a command.");
-    fprintf(out, "\nCommands:\n");
-    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        deq_help_row(out, commands[i].name, commands[i].about);
-}
-
 int cmd_tokenizer(int argc, char **argv)
 {
-    if (argc < 2) {
-        usage(stderr);
-        return CLI_USAGE;
-    }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
-        usage(stdout);
-        return CLI_OK;
-    }
-    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
-    return cli_usage("tokenizer", "unknown command \"%s\"; there are: train, words, encode, decode", argv[1]);
+    static const struct cli_command commands[] = {
+        {"train", train, "train a byte-level BPE vocabulary on text"},
+        {"words", cmd_tokenizer_words, "make a word-level tokenizer of text or of a vocabulary"},
+        {"encode", encode, "print the token ids of a text"},
+        {"decode", decode, "print the text of token ids"},
+    };
+    static const struct cli_choice all = {
+        .name = "deq tokenizer",
+        .kind = "Command",
+        .about = "Makes tokenizers (tokenizer.json) and looks at what they do. `deq tokenizer COMMAND --help` "
+                 "tells more of a command.",
+        .each = commands,
+        .n = DEQ_COUNT(commands),
+    };
+    return cli_choose(&all, argc, argv);
 }

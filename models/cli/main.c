@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "core/base/fault.h"
@@ -13,11 +12,7 @@
 #include "core/math/gemm.h"
 #include "models/cli/cli.h"
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *about;
-} commands[] = {
+static const struct cli_command commands[] = {
     {"generate", cmd_generate, "continue a prompt"},
     {"eval", cmd_eval, "perplexity and bits per byte of a model on a text"},
     {"tune", cmd_tune, "find a model's fastest settings that lose next to nothing"},
@@ -29,17 +24,8 @@ static const struct {
     {"tokenizer", cmd_tokenizer, "train a tokenizer, encode, decode"},
 };
 
-static void usage(FILE *out)
+static void more(FILE *out)
 {
-    fprintf(out, "Usage: deq COMMAND [arguments]\n\n");
-    deq_help_text(out, "Generates text with deep equilibrium language models, and trains, imports, measures and "
-                       "inspects them. `deq COMMAND --help` tells more of a command.");
-    fprintf(out, "\nCommands:\n");
-    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        deq_help_row(out, commands[i].name, commands[i].about);
-    fprintf(out, "\nOptions:\n");
-    deq_help_row(out, "--version", "print the version and stop");
-    deq_help_row(out, "--help", "print this text and stop");
     fprintf(out, "\nEnvironment:\n");
     deq_help_row(out, "DEQ_CPU", "ref, avx2, avx512, vnni or amx: the instructions to compute with, else the best of "
                                  "this machine; all give the same bits");
@@ -53,14 +39,6 @@ static void usage(FILE *out)
     fprintf(out, "\nExamples:\n  %s generate %s \"Once upon a time\"\n", program_invocation_name, model);
 }
 
-static const char *nearest(const char *name)
-{
-    struct deq_opt names[DEQ_COUNT(commands)];
-    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        names[i] = (struct deq_opt){.name = commands[i].name};
-    return deq_opt_nearest(&(struct deq_opt_table){names, DEQ_COUNT(commands)}, name);
-}
-
 static int run(int argc, char **argv)
 {
     const char *level = getenv("DEQ_CPU");
@@ -68,26 +46,16 @@ static int run(int argc, char **argv)
         fprintf(stderr, "DEQ_CPU: \"%s\" is not a level of this machine (ref, avx2, avx512, vnni, amx)\n", level);
         return CLI_USAGE;
     }
-    if (argc < 2) {
-        usage(stderr);
-        return CLI_USAGE;
-    }
-    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
-        usage(stdout);
-        return CLI_OK;
-    }
-    if (!strcmp(argv[1], "--version")) {
-        printf("deq %s\n", DEQ_VERSION);
-        return CLI_OK;
-    }
-    for (size_t i = 0; i < DEQ_COUNT(commands); i++)
-        if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
-    const char *near = nearest(argv[1]);
-    fprintf(stderr, "deq: unknown command \"%s\"%s%s%s\n", argv[1], near ? " (did you mean " : "", near ? near : "",
-            near ? "?)" : "");
-    usage(stderr);
-    return CLI_USAGE;
+    static const struct cli_choice all = {
+        .name = "deq",
+        .kind = "Command",
+        .about = "Generates text with deep equilibrium language models, and trains, imports, measures and "
+                 "inspects them. `deq COMMAND --help` tells more of a command.",
+        .each = commands,
+        .n = DEQ_COUNT(commands),
+        .more = more,
+    };
+    return cli_choose(&all, argc, argv);
 }
 
 /* OpenBLAS chooses its kernels before main: where it chose badly, this program begins once more and says which. */

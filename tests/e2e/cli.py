@@ -229,6 +229,14 @@ def test_generate():
     check(code == 2 and "nothing" in err, "unknown command: %d" % code)
     code, _, err = run([DEQ, "genrate"])
     check(code == 2 and "did you mean generate?" in err, "a command mistyped: %r" % err)
+    for words, said in ((["bench", "serv"], 'unknown kind "serv" (did you mean serve?)'),
+                        (["tokenizer", "wrods"], "(did you mean words?)"),
+                        (["--verison"], "unknown flag --verison (did you mean --version?)"), ([], "Usage: deq ")):
+        code, out, err = run([DEQ] + words)
+        check(code == 2 and said in err and not out, "deq %s: %d %r" % (words, code, err))
+    for words in ([], ["bench"], ["tokenizer"]):
+        code, out, err = run([DEQ] + words + ["--version"])
+        check(code == 0 and re.fullmatch(r"deq [0-9.]+\n", out) and not err, "deq %s --version: %r" % (words, out))
     code, out, _ = run([DEQ, "--help"])
     check(code == 0 and all(c in out for c in ("generate", "eval", "inspect", "train", "tokenizer")), "deq --help")
     for c in ("generate", "eval", "inspect", "train"):

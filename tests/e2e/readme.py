@@ -3,6 +3,7 @@
 are CI's business, `make` targets are this suite's callers and must exist, everything else runs here. Training runs with
 small text and few steps. Closes with one line of totals. The front page's examples are front.py's; --write renews what
 it shows of them, and does nothing else."""
+import argparse
 import json
 import os
 import re
@@ -56,7 +57,9 @@ def main():
     global skipped
     # python3 in a command is the one that runs this, which has pytest
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    if sys.argv[1:] == ["--write"]:
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--write", action="store_true", help="put into README.md what its examples print today")
+    if flags.parse_args().write:
         front.examples(check, write=True)
         front.picture(check, write=True)
         front.figures(check, write=True)

@@ -7,6 +7,7 @@ disks  full and read-only file systems
 kills  SIGKILL at random instants of training and of serving
 
 Places inside the library and the server's rooms are walked one by one by tests/fault/*.c, within build/release/unit."""
+import argparse
 import os
 import sys
 
@@ -17,9 +18,11 @@ PARTS = ("start", "libc", "disks", "kills")
 
 
 def main():
-    parts = sys.argv[1:] or [p for p in PARTS if p != "kills"]
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("part", nargs="*", metavar="PART", help="all but kills where none is named")
+    parts = flags.parse_args().part or [p for p in PARTS if p != "kills"]
     if set(parts) - set(PARTS):
-        sys.exit(__doc__)
+        flags.error("the parts are " + " ".join(PARTS))
     sys.exit(lib.main("faults", parts))
 
 

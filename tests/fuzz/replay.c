@@ -1,10 +1,11 @@
 /* Runs fuzz targets over files: seeds, and cases that were found once. No libFuzzer needed. Arguments: directories,
- * each named as a target; or --target NAME before files. */
+ * each named as a target; or --target NAME and files. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include "core/base/flags.h"
 #include "core/base/io.h"
 #include "core/base/mem.h"
 #include "tests/fuzz/fuzz.h"
@@ -88,6 +89,21 @@ static int run_all(const char *program, const char *dir)
     return ok ? n : -1;
 }
 
+struct flags {
+    const char *target;
+};
+static const struct deq_opt options[] = {
+    {"--target", DEQ_OPT_ARG, offsetof(struct flags, target), 0, 0, NULL, "NAME", "what the files are inputs of"},
+};
+enum { PATHS_MAX = 4096 };
+static const struct deq_command command = {
+    "replay DIRECTORY... | --target NAME FILE...",
+    "Runs fuzz targets over the files of directories that are named as they are, or over files.",
+    {options, DEQ_COUNT(options)},
+    1,
+    PATHS_MAX,
+};
+
 int main(int argc, char **argv)
 {
 #ifdef __SANITIZE_ADDRESS__
@@ -95,19 +111,27 @@ int main(int argc, char **argv)
 #else
     static const int ends[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 #endif
-    int inputs = 0, n = 0;
+    static const char *path[PATHS_MAX];
+    struct flags f = {0};
+    struct deq_err err;
+    size_t paths, inputs = 0;
+    bool help;
+    if (deq_flags_parse(&command, argc, argv, &f, path, &paths, &help, &err))
+        return fprintf(stderr, "replay: %s\n", err.text), 2;
+    if (help)
+        return deq_flags_help(&command, stdout), 0;
     for (size_t i = 0; i < DEQ_COUNT(ends); i++)
         signal(ends[i], on_end);
-    if (argc > 2 && !strcmp(argv[1], "--target")) {
-        const struct fuzz_target *t = target_of(argv[2]);
-        for (int i = 3; t && i < argc; i++)
-            if (!run(argv[0], t, argv[i]))
-                return 1;
-        return !t;
-    }
-    for (int i = 1; i < argc; i++, inputs += n)
-        if ((n = run_all(argv[0], argv[i])) < 0)
+    const struct fuzz_target *const t = f.target ? target_of(f.target) : NULL;
+    if (f.target && !t)
+        return 1;
+    for (size_t i = 0; i < paths; i++) {
+        const int n = t ? (run(argv[0], t, path[i]) ? 1 : -1) : run_all(argv[0], path[i]);
+        if (n < 0)
             return 1;
-    printf("%d targets, %d inputs\n", argc - 1, inputs);
-    return argc < 2;
+        inputs += (size_t)n;
+    }
+    if (!t)
+        printf("%zu targets, %zu inputs\n", paths, inputs);
+    return 0;
 }

@@ -3,6 +3,7 @@
 
 Every query of the board must have data that is a number, every selector of the rules must select something, and the
 rules' files must be sound. With --picture FILE the board is drawn too (see board.py)."""
+import argparse
 import json
 import os
 import re
@@ -343,11 +344,12 @@ def test_loaded():
 
 
 def main():
-    args = sys.argv[1:]
-    if args[:1] == ["--picture"]:
-        PICTURE.append(args[1])
-        args = args[2:]
-    return lib.main("observe", parts=args)
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--picture", metavar="FILE", action="append", default=[], help="draw the board")
+    flags.add_argument("part", nargs="*", help="of a test's name")
+    args = flags.parse_args()
+    PICTURE.extend(args.picture)
+    return lib.main("observe", parts=args.part)
 
 
 if __name__ == "__main__":

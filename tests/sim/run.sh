@@ -9,9 +9,9 @@ trap 'rm -rf "$state"' EXIT
 for file in tests/sim/seeds/*; do
     [ -e "$file" ] || continue
     read -r seed n < "$file"
-    "$sim" "$seed" "$n" "$state/s" > "$state/out" || { cat "$state/out"; echo "found again: $file"; exit 1; }
+    "$sim" --seed "$seed" --events "$n" --dir "$state/s" > "$state/out" || { cat "$state/out"; echo "found again: $file"; exit 1; }
 done
-once=$("$sim" 1 "$events" "$state/s") || { echo "$once"; exit 1; }
-twice=$("$sim" 1 "$events" "$state/s")
+once=$("$sim" --events "$events" --dir "$state/s") || { echo "$once"; exit 1; }
+twice=$("$sim" --events "$events" --dir "$state/s")
 echo "$once"
 [ "$once" = "$twice" ] || { echo "$twice"; echo "the same seed had two histories"; exit 1; }

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/flags.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "server/conf.h"
@@ -390,19 +391,41 @@ static void day(void)
     stop_daemon();
 }
 
+struct flags {
+    uint64_t seed, events;
+    const char *dir;
+};
+static const struct deq_opt options[] = {
+    {"--seed", DEQ_OPT_U64, offsetof(struct flags, seed), 0, 1e15, "1", NULL, "of all that is left to chance"},
+    {"--events", DEQ_OPT_U64, offsetof(struct flags, events), 0, 1e15, "200000", NULL, "after which the day ends"},
+    {"--dir", DEQ_OPT_ARG, offsetof(struct flags, dir), 0, 0, "build/sim-state", "DIR",
+     "for states and cache; it is emptied"},
+};
+static const struct deq_command command = {
+    "sim [options]",
+    "A day of the daemon in a simulated world. The same seed gives the same history.",
+    {options, DEQ_COUNT(options)},
+    0,
+    0,
+};
+
 int main(int argc, char **argv)
 {
     static char dir[256], cache_dir[264];
     uint64_t asked, whole, judged;
-    if (argc < 2) {
-        fprintf(stderr, "usage: sim SEED [EVENTS] [DIR]\n");
-        return 2;
-    }
+    struct flags f = {0};
+    struct deq_err err;
+    size_t n;
+    bool help;
+    if (deq_flags_parse(&command, argc, argv, &f, NULL, &n, &help, &err))
+        return fprintf(stderr, "sim: %s\n", err.text), 2;
+    if (help)
+        return deq_flags_help(&command, stdout), 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    sim.seed = strtoull(argv[1], NULL, 10);
-    last_event = argc > 2 ? strtoull(argv[2], NULL, 10) : 200000;
+    sim.seed = f.seed;
+    last_event = f.events;
     sim.now_ns = 1000000000;
-    snprintf(dir, sizeof dir, "%s", argc > 3 ? argv[3] : "build/sim-state");
+    snprintf(dir, sizeof dir, "%s", f.dir);
     snprintf(cache_dir, sizeof cache_dir, "%s/cache", dir);
     sim.dir = dir;
     sim.cache_dir = cache_dir;

@@ -3,7 +3,7 @@
  * first byte, one whose hash differs in the last alone. Such a key is not to be found, but the file of keys holds
  * hashes, so it is made to fit: the guess's own, with that byte changed.
  *
- *   timing [TRIALS]       exit code 1: |t| is 4.5 or more, times tell
+ *   timing [--trials N]   exit code 1: |t| is 4.5 or more, times tell
  *
  * Times above the class's common 90th percentile are left out: interrupts, which are no news. A comparison that ends at
  * the first difference is measured in the same way, beside it: where that is not seen, the machine is too noisy to say
@@ -18,6 +18,7 @@
 
 #include <gnutls/crypto.h>
 
+#include "core/base/flags.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
 #include "server/auth.h"
@@ -133,14 +134,34 @@ static bool prepare(struct subject *s)
     return ok;
 }
 
+struct flags {
+    uint64_t trials;
+};
+static const struct deq_opt options[] = {
+    {"--trials", DEQ_OPT_U64, offsetof(struct flags, trials), 1000, 1e12, "1000000", NULL, "measured comparisons"},
+};
+static const struct deq_command command = {
+    "timing [options]",
+    "Whether the time of comparing API keys tells how far a guess is right (Welch's t-test).",
+    {options, DEQ_COUNT(options)},
+    0,
+    0,
+};
+
 int main(int argc, char **argv)
 {
-    const size_t n = argc > 1 ? strtoul(argv[1], NULL, 10) : 1000000;
     static struct subject s;
-    if (n < 1000 || !prepare(&s)) {
-        printf("usage: timing [TRIALS], at least 1000\n");
-        return 2;
-    }
+    struct flags f = {0};
+    struct deq_err err;
+    size_t n;
+    bool help;
+    if (deq_flags_parse(&command, argc, argv, &f, NULL, &n, &help, &err))
+        return fprintf(stderr, "timing: %s\n", err.text), 2;
+    if (help)
+        return deq_flags_help(&command, stdout), 0;
+    n = (size_t)f.trials;
+    if (!prepare(&s))
+        return fprintf(stderr, "timing: no API keys could be prepared\n"), 2;
     printf("timing: %zu trials, classes differ in where a hash is wrong: first byte, last byte\n", n);
     printf(" ended at the first difference (what is to be seen):\n");
     const double leaky = measure(&s, until_different, n);

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "core/base/bug.h"
+#include "core/base/flags.h"
 #include "core/base/mem.h"
 
 unsigned long test_checks, test_failures;
@@ -174,16 +175,29 @@ static void end_on_bug(const struct deq_bug *bug)
     abort();
 }
 
+enum { PARTS_MAX = 256 };
+static const struct deq_command command = {
+    "unit [PART]...", "Runs the tests whose FILE:NAME has a PART in it, or all.", {NULL, 0}, 0, PARTS_MAX,
+};
+
 int main(int argc, char **argv)
 {
+    static const char *part[PARTS_MAX] = {""};
+    struct deq_err err;
+    size_t parts;
+    bool help;
     int failed = 0;
+    if (deq_flags_parse(&command, argc, argv, NULL, part, &parts, &help, &err))
+        return fprintf(stderr, "unit: %s\n", err.text), 2;
+    if (help)
+        return deq_flags_help(&command, stdout), 0;
     deq_bug_tell(end_on_bug);
     for (size_t i = 0; i < DEQ_COUNT(signals); i++)
         sigaction(signals[i], NULL, &usual[i]);
-    for (int i = 1; i < argc || i == 1; i++) {
+    for (size_t i = 0; i < DEQ_MAX(parts, 1u); i++) {
         const size_t before = n_run;
         char pattern[256];
-        snprintf(pattern, sizeof pattern, "*%s*", i < argc ? argv[i] : "");
+        snprintf(pattern, sizeof pattern, "*%s*", part[i]);
         cmocka_set_test_filter(pattern);
         failed += _cmocka_run_group_tests("unit", tests, n_tests, NULL, NULL);
         if (n_run == before) {
