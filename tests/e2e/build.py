@@ -27,6 +27,11 @@ def test_missing_libraries_are_named():
         check(lines[0].startswith("deqd cannot be built: missing yaml.h microhttpd.h gnutls/gnutls.h."), lines[0])
         check(lines[1].endswith(" install -y --no-install-recommends libyaml-dev libmicrohttpd-dev"),
               "the line to type: " + lines[1])
+        with open(os.path.join(tmp, "cmocka.h"), "w") as f:
+            f.write("#error not installed\n")
+        code, out, err = make("CC=cc", "needed-unit", "CFLAGS=-I" + tmp)
+        check(code == 2 and "missing cmocka.h." in err and err.split("\n")[1].endswith("recommends libcmocka-dev"), err)
+    equal(make("CC=cc", "needed-unit"), (0, "", ""), "with everything there for the unit tests")
 
 
 def test_missing_compiler_is_named():
@@ -41,6 +46,9 @@ def test_missing_python_is_named():
     check(code == 2 and out == "" and err.split("\n")[1].endswith(" python3 python3-venv"),
           "the line to type: %d %s%s" % (code, out, err))
     equal(make("python"), (0, "", ""), "with Python there")
+    code, out, err = make("pytest", "PYTEST=")
+    check(code == 2 and out == "" and err.split("\n")[1].endswith(" python3-pytest python3-pytest-xdist"),
+          "without pytest, the line to type: %d %s%s" % (code, out, err))
 
 
 def test_building_is_quiet():
