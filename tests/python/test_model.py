@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import deq
-from conftest import ROOT, STORIES
+from conftest import ROOT, STORIES, TINY
 from deq._native import PROGRAM, lib
 
 TEXT = "Tom had a red ball. “Où ?” said Lucy."
@@ -150,7 +150,7 @@ def test_more_requests_than_sequences():
 @pytest.mark.parametrize("options, field", [
     ({"tol": "small"}, "tol"), ({"window": 65}, "window"), ({"window": -1}, "window"), ({"solver": "newton"}, "solver"),
     ({"top_k": 1 << 40}, "top_k"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1 << 31}, "prompt"),
-    ({"stop": [""]}, "stop"), ({"logit_bias": {1 << 20: 1.0}}, "bias"), ({"warm_start": "proposal"}, "warm_start"),
+    ({"stop": [""]}, "stop"), ({"logit_bias": {1 << 20: 1.0}}, "logit_bias"), ({"warm_start": "proposal"}, "warm_start"),
     ({"stop_rule": "never"}, "stop_rule"),
 ])
 def test_wrong_options_are_named(stories, options, field):
@@ -213,6 +213,78 @@ def test_a_fork_has_no_engine(stories):
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert stories.generate(ONCE, **GREEDY).tokens.size == 30
+
+
+class CtrlC(BaseException):
+    pass
+
+
+def interrupted(call, at):
+    """Runs it, with an exception behind the at-th call or return of its Python, where one of a signal may come; says
+    how many there were before its end, or None where the exception came out."""
+    seen = 0
+
+    def look(frame, event, _):
+        nonlocal seen
+        # between a call of C and what comes before it, no signal comes; and _failed keeps what came
+        if event != "c_call" and frame.f_code.co_filename.endswith("_engine.py") and frame.f_code.co_name != "_failed":
+            seen += 1
+            if seen == at:
+                sys.setprofile(None)
+                raise CtrlC
+
+    sys.setprofile(look)
+    try:
+        call()
+    except (CtrlC, deq.Error) as e:  # the latter where it came within a callback of another's
+        assert isinstance(e, CtrlC) or isinstance(e.__cause__, CtrlC)
+        return None
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it comes in destructors, too
+def test_an_interrupt_anywhere_leaves_nothing_behind():
+    """Not the engine's lock, which others would wait for, and no request."""
+    with deq.load(TINY, threads=1) as model:
+        calls = {
+            "generate": lambda: model.generate("The", max_tokens=1),
+            "stream": lambda: next(model.stream("The", max_tokens=1)),
+            "logprobs": lambda: model.logprobs("The cat", top=2),
+        }
+        expected = model.generate("The", max_tokens=1).text
+        for name, call in calls.items():
+            places = interrupted(call, 0)
+            came = 0
+            for at in range(1, places + 1):
+                came += interrupted(call, at) is None
+                got = []
+                other = threading.Thread(target=lambda: got.append(
+                    model.generate("The", max_tokens=1).text), daemon=True)
+                other.start()
+                other.join(20)
+                assert got == [expected], f"{name}, interrupted at {at} of {places}"
+                assert lib.deq_active(model._engine._engine) == 0, f"{name}, interrupted at {at} of {places}"
+            assert came > places / 2, (name, came, places)
+
+
+def test_other_threads_run_while_the_library_computes(stories):
+    """With an interpreter that takes its lock from nobody, another thread gets it where it is given away."""
+    for call in (lambda: stories.encode(ONCE * 20000), lambda: stories.generate(ONCE, **GREEDY)):
+        begin, ran = threading.Event(), []
+        thread = threading.Thread(target=lambda: (begin.wait(), ran.append(True)))
+        thread.start()
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1000)
+        try:
+            begin.set()
+            before = bool(ran)
+            call()
+            assert ran and not before
+        finally:
+            sys.setswitchinterval(usual)
+            thread.join()
 
 
 LONG = """

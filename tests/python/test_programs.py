@@ -25,11 +25,11 @@ RECIPE = {
 }
 
 
-def arrays(directory):
-    """The tensors of a directory's safetensors files."""
+def arrays(directory, beginning="model"):
+    """The tensors of a directory's safetensors files whose names begin so."""
     tensors = {}
     for name in sorted(os.listdir(directory)):
-        if name.startswith("model") and name.endswith(".safetensors"):
+        if name.startswith(beginning) and name.endswith(".safetensors"):
             data = open(os.path.join(directory, name), "rb").read()
             n = int.from_bytes(data[:8], "little")
             for key, t in json.loads(data[8:8 + n]).items():
@@ -86,7 +86,7 @@ def test_import_refusals(tmp_path):
     name, first = next(iter(state_dict.items()))
     with pytest.raises(deq.Error, match="no_such"):
         deq.import_checkpoint({**state_dict, "no_such.weight": first}, tmp_path / "a", config=config())
-    with pytest.raises(deq.RequestError, match=name):
+    with pytest.raises(deq.RequestError, match="source: " + name):
         deq.import_checkpoint({name: np.zeros(3, complex)}, tmp_path / "b", config=config())
     assert not list(tmp_path.iterdir())
 

@@ -5,7 +5,8 @@ what it needs of the event; what it keeps is read by its own thread. So calls of
 of the cell, and a stream that nobody reads costs no thread.
 
 Python may raise anywhere, and Ctrl-C does. An exception inside the callback cannot pass through C: it is kept, the
-callback answers DEQ_STOP, and it is raised again behind the step.
+callback answers DEQ_STOP, and it is raised again behind the step. One between taking the engine's lock and the next
+line would leave it taken for ever, were it not a lock that knows its thread: whoever holds it gives it back.
 """
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class Job:
     """A request under way. Kinds of it say what they keep of an event."""
 
     def __init__(self) -> None:
-        self.id = 0
+        self.admitted = ffi.new("struct deq_admission *")  # filled within the call that submits
         self.ended = False
         self.abandoned = False
         self.finish = -1
@@ -88,7 +89,7 @@ class Engine:
             raise
         self._model = model
         self._engine = made[0]
-        self._lock = threading.Lock()
+        self._lock: Any = threading.RLock()  # never taken twice by a thread: that it could be is only for _unlock
         self._use = threading.Lock()  # of what follows; may be taken within the other
         self._users = 0
         self._refusal = ""  # why it takes nothing any more
@@ -122,26 +123,29 @@ class Engine:
         """In a new process, where the engine's threads are not, and locks are as any thread held them."""
         self._refusal = "the model was loaded before a fork: load it in the new process, or start that by spawn"
         self._finalizer.detach()
-        self._lock, self._use = threading.Lock(), threading.Lock()
+        self._lock, self._use = threading.RLock(), threading.Lock()
 
     def _alive(self) -> None:
         if self._refusal:
             raise Error(self._refusal)
 
+    def _unlock(self) -> None:
+        while self._lock._is_owned():  # as threading.Condition asks
+            self._lock.release()
+
     def submit(self, job: Job, request: Any) -> None:
         """Gives the request to the engine; where that is full, others' steps make room first."""
         request.event = _on_event
         request.ctx = job.handle
-        admitted, error = ffi.new("struct deq_admission *"), new_error()
+        error = new_error()
         while True:
             with self._lock:
                 self._alive()
                 self._cancel_left()
                 job.home = self._jobs
                 job.home.add(job)
-                code = lib.deq_submit(self._engine, request, admitted, error)
+                code = lib.deq_submit(self._engine, request, job.admitted, error)
                 if not code:
-                    job.id = admitted.id
                     return
                 job.home.discard(job)
                 if code != lib.DEQ_EFULL or not lib.deq_active(self._engine):
@@ -153,14 +157,17 @@ class Engine:
     def wait(self, job: Job, ready: Callable[[], bool]) -> None:
         """Steps until ready() or the job's end."""
         while not (job.ended or ready()):
-            if self._lock.acquire(timeout=_LOOK_AGAIN_S):
+            try:
                 try:
-                    self._alive()
-                    self._cancel_left()
-                    if not (job.ended or ready()):
-                        lib.deq_step(self._engine)
+                    if self._lock.acquire(timeout=_LOOK_AGAIN_S):
+                        self._alive()
+                        self._cancel_left()
+                        if not (job.ended or ready()):
+                            lib.deq_step(self._engine)
                 finally:
-                    self._lock.release()
+                    self._unlock()
+            finally:  # Ctrl-C within that
+                self._unlock()
             _raise_kept()
         if job.broken:
             raise Error("a callback of this request was interrupted") from job.broken
@@ -172,18 +179,22 @@ class Engine:
             return
         job.abandoned = True
         self._left.append(job)
-        if self._lock.acquire(blocking=False):
+        if self._lock._is_owned():
+            return
+        try:
             try:
-                if not self._refusal:
+                if self._lock.acquire(blocking=False) and not self._refusal:
                     self._cancel_left()
             finally:
-                self._lock.release()
+                self._unlock()
+        finally:
+            self._unlock()
 
     def _cancel_left(self) -> None:
         while self._left:
             job = self._left.popleft()
             if not job.ended:
-                lib.deq_cancel(self._engine, job.id)
+                lib.deq_cancel(self._engine, job.admitted.id)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

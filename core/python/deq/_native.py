@@ -16,7 +16,11 @@ PROGRAM = HOME / "deq"
 
 ffi: Any = FFI()  # whose cdata have the members of C structs, which no checker of types knows
 ffi.cdef((HOME / "deq.cdef").read_text())
-lib: Any = ffi.dlopen(str(HOME / "libdeq.so"))
+try:
+    lib: Any = ffi.dlopen(str(HOME / "libdeq.so"))
+except OSError as e:
+    raise ImportError(f"{e}. libdeq needs the shared libraries jansson, yaml and unistring; on Debian: apt-get install "
+                      "libjansson4 libyaml-0-2 libunistring2") from None
 # cffi looks a name up when it is first used, behind a lock that is not reentrant: a destructor, which may run in the
 # midst of that, would wait for itself
 for _name in dir(lib):
@@ -85,6 +89,10 @@ _KINDS: dict[int, type[Error]] = {
 }
 
 
+_KEYWORDS = {"bias": "logit_bias", "cache": "cache_bytes", "stop": "stop_rule"}
+"""Members of the library's structs that have another name here."""
+
+
 def text(chars: Any) -> str:
     """A C string, of which the library promises UTF-8."""
     return str(ffi.string(chars), "utf-8", "replace")
@@ -97,7 +105,11 @@ def new_error() -> Any:
 def check(code: int, error: Any) -> None:
     """Raises what a function of the library returned, unless that is DEQ_OK."""
     if code:
-        raise _KINDS.get(code, Error)(text(error.text))
+        message = text(error.text)
+        field = re.match(r"[a-z_]*", message)
+        if code == lib.DEQ_EINVAL and field and field[0] in _KEYWORDS:
+            message = _KEYWORDS[field[0]] + message[field.end():]
+        raise _KINDS.get(code, Error)(message)
 
 
 def names(name_of: Any, count: int) -> list[str]:

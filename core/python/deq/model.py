@@ -9,10 +9,11 @@ from typing import Any, Unpack, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from . import _given
 from ._engine import Engine
 from ._jobs import PromptJob, TextJob, finish_name
 from ._native import Error, NumericError, RequestError, check, ffi, lib, names, new_error, text
-from .options import SAMPLE_NAMES, SOLVE_NAMES, SampleOptions, SolveOptions, biases, fill, stops, word
+from .options import SAMPLE_NAMES, SOLVE_NAMES, SampleOptions, SolveOptions, biases, fill, stops
 from .results import Equilibria, Floats, Generation, Ids, Info, Logprobs, Solution
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
@@ -26,24 +27,29 @@ def load(directory: str | os.PathLike[str], *, numeric: str | None = None, threa
          max_positions: int = 0, cache_bytes: int = 0) -> Model:
     """Loads a model directory (config.json, model.safetensors, tokenizer.json).
 
-    numeric: "float32", "int16" or "int8" to compute in, else the model's own. threads: of its engine, else all cores
-    that this process may use. max_sequences: requests under way at once, others wait (32). max_positions: prompt and
-    text of one at most. cache_bytes: for the states of positions.
+    numeric: "float32", "int16" or "int8" to compute in; None: the model's own. threads: of its engine; 0: all cores
+    that this process may use. max_sequences: requests under way at once, others wait; 0: 32. max_positions: of one
+    request, prompt and text; 0: 8 times what a position sees, at least 2048. cache_bytes: memory for the states of
+    positions; 0: what max_sequences full windows need.
+
+    NotFound: there is no such model. FormatError: a file of it is damaged. RequestError names a wrong argument.
     """
-    chosen = ffi.NULL if numeric is None else ffi.new("enum deq_class *", word("numeric", numeric, _CLASSES))
-    options = {"threads": threads or lib.deq_cores(), "max_sequences": max_sequences, "max_positions": max_positions,
-               "cache_bytes": cache_bytes}
-    for name, value in options.items():
-        if not isinstance(value, int) or not 0 <= value < 1 << 32 and name != "cache_bytes":
-            raise RequestError(f"{name}: {value!r} is no number for it", name)
+    place = os.fsencode(_given.path("directory", directory))
+    chosen = ffi.NULL
+    if numeric is not None:
+        chosen = ffi.new("enum deq_class *", _given.word("numeric", numeric, _CLASSES))
+    options = {"threads": _given.integer("threads", threads, 0, 256) or lib.deq_cores(),
+               "max_sequences": _given.integer("max_sequences", max_sequences, 0, 65536),
+               "max_positions": _given.integer("max_positions", max_positions, 0, 1 << 24),
+               "cache_bytes": _given.integer("cache_bytes", cache_bytes, 0, _given.U64)}
     made, error = ffi.new("struct deq_model **"), new_error()
-    check(lib.deq_model_load(os.fsencode(directory), chosen, made, error), error)
+    check(lib.deq_model_load(place, chosen, made, error), error)
     return Model(Engine(made[0], options))
 
 
 class Stream(Iterator[str]):
-    """A text while it is found: iterate over its pieces. Leaving it (close, the end of a with block, or the last
-    reference) ends the work; Ctrl-C does too."""
+    """A text while it is found, which Model.stream began: iterate over its pieces, from one thread. Leaving it (close,
+    the end of a with block, or the last reference) ends the work; Ctrl-C does too."""
 
     def __init__(self, model: Model, prompt: Ids, job: TextJob):
         self._model, self._prompt, self._job = model, prompt, job
@@ -63,12 +69,13 @@ class Stream(Iterator[str]):
         return self._taken[-1]
 
     def result(self) -> Generation:
-        """The whole text, when it is; what is left of it is found first."""
+        """The whole text; what is left of it is found first. Error: it was left before its end."""
         for _ in self:
             pass
         return _generation("".join(self._taken), self._prompt, self._job)
 
     def close(self) -> None:
+        """Ends the work where it is."""
         self._model._engine.leave(self._job)
 
     def __enter__(self) -> Stream:
@@ -83,10 +90,25 @@ class Stream(Iterator[str]):
 
 
 class Model:
-    """A loaded model with an engine. Any thread may call anything; calls of several share every evaluation of the
-    cell, and each gets the bits that it would get alone."""
+    """A loaded model with an engine, which load() makes. Any thread may call anything; calls of several share every
+    evaluation of the cell, and each gets the bits that it would get alone. While the library computes, other threads
+    of Python run.
+
+    A prompt is a text, or the ids of its tokens, [n]: a list, or an array of integers, which is read where it lies if
+    it is uint32 without gaps. A prompt of no tokens is the one that begins texts. Keywords of the methods are those of
+    SolveOptions and SampleOptions.
+
+    Errors: RequestError, a ValueError whose `field` is the parameter, of a value that cannot be; TypeError of a
+    keyword that is none; Error of a model that is closed, or that was loaded before a fork; NumericError where the
+    solver met values that are not finite.
+    """
+
+    info: Info
+    """what the model is"""
 
     def __init__(self, engine: Engine):
+        if not isinstance(engine, Engine):
+            raise TypeError("a Model is made by deq.load(directory)")
         self._engine = engine
         with engine as model:
             c = lib.deq_model_info(model)
@@ -110,23 +132,24 @@ class Model:
     # --- Tokens ---
 
     def encode(self, string: str, *, special: bool = False) -> Ids:
-        """The tokens of a text. special: names of special tokens in it are those tokens."""
-        return self._encode(string, special, begin=False)
+        """The tokens of a text, [n] uint32, without the one that begins texts. special: names of special tokens in it
+        are those tokens."""
+        return self._encode("string", string, _given.flag("special", special), begin=False)
 
-    def decode(self, tokens: Prompt) -> str:
-        """The bytes of tokens as text; what is no UTF-8 is U+FFFD."""
-        return b"".join(self.token_bytes(int(t)) for t in self._ids(tokens)).decode("utf-8", "replace")
+    def decode(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> str:
+        """The bytes of tokens, [n], as text; what is no UTF-8 is U+FFFD, and special tokens are their names."""
+        ids = _given.token_ids("tokens", tokens, self.info.vocab_size)
+        return b"".join(self.token_bytes(int(t)) for t in ids).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token, which may be part of a character."""
         n = ffi.new("size_t *")
         with self._engine as model:
-            found = lib.deq_token_bytes(model, token, n)
-            if not found:
-                raise RequestError(f"token: {token} is outside the vocabulary of {self.info.vocab_size}", "token")
+            found = lib.deq_token_bytes(model, _given.integer("token", token, 0, self.info.vocab_size - 1), n)
             return bytes(ffi.buffer(found, n[0]))
 
-    def _encode(self, string: str, special: bool, begin: bool) -> Ids:
-        data, list_, error = string.encode(), ffi.new("struct deq_tokens *"), new_error()
+    def _encode(self, field: str, string: str, special: bool, begin: bool) -> Ids:
+        data, list_, error = _given.utf8(field, string), ffi.new("struct deq_tokens *"), new_error()
         try:
             with self._engine as model:
                 check(lib.deq_encode(model, data, len(data), special, list_, error), error)
@@ -140,17 +163,10 @@ class Model:
 
     def _ids(self, prompt: Prompt) -> Ids:
         if isinstance(prompt, str):
-            ids = self._encode(prompt, False, begin=True)
+            ids = self._encode("prompt", prompt, False, begin=True)
         else:
-            given = np.asarray(prompt)
-            if given.ndim != 1 or given.dtype.kind not in "iu" and given.size:
-                raise RequestError("prompt: neither a text nor a list of ids of tokens", "prompt")
-            if given.size and not 0 <= given.min() <= given.max() < self.info.vocab_size:
-                raise RequestError(f"prompt: tokens outside the vocabulary of {self.info.vocab_size}", "prompt")
-            ids = np.ascontiguousarray(given, np.uint32)
-        if len(ids):
-            return ids
-        return np.array([self._start], np.uint32)
+            ids = _given.token_ids("prompt", prompt, self.info.vocab_size)
+        return ids if len(ids) else np.array([self._start], np.uint32)
 
     # --- Texts ---
 
@@ -177,11 +193,12 @@ class Model:
         with self._engine as model:  # which the job keeps for the engine's events
             job = TextJob(model, int(ids[-1]), -1 if request.ignore_eos else self.info.eos_id, stops(options),
                           self.info.state_dim if solution else 0)
-        if options.get("logit_bias"):
-            job.borrowed.append(biases(options))
+        if "logit_bias" in options:
+            job.borrowed.append(biases(options, self.info.vocab_size))
             request.sampling.bias, request.sampling.n_bias = job.borrowed[0], len(job.borrowed[0])
+        stream = Stream(self, ids, job)  # which leaves the job when Ctrl-C comes before it is returned
         self._submit(job, request, ids)
-        return Stream(self, ids, job)
+        return stream
 
     @overload
     def generate(self, prompt: str, **options: Unpack[SampleOptions]) -> Generation: ...
@@ -193,9 +210,10 @@ class Model:
     def generate(self, prompt: Prompt, **options: Unpack[SampleOptions]) -> Generation: ...
 
     def generate(self, prompt: Prompt | list[str], **options: Unpack[SampleOptions]) -> Generation | list[Generation]:
-        """Continues a prompt, or a list of texts at once."""
-        if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
-            streams = [self._begin(str(p), options) for p in prompt]
+        """Continues a prompt, or each of a list of texts, which are solved together. (An empty list is a prompt of no
+        tokens.)"""
+        if isinstance(prompt, (list, tuple)) and prompt and all(isinstance(p, str) for p in prompt):
+            streams = [self._begin(p, options) for p in prompt]
             return [s.result() for s in streams]
         return self._begin(cast(Prompt, prompt), options).result()
 
@@ -204,9 +222,9 @@ class Model:
         return self._begin(prompt, options)
 
     def solve(self, prompt: Prompt, *, trace: bool = True, **options: Unpack[SampleOptions]) -> Solution:
-        """The same text with its equilibria and, with trace, every row of the window: when it entered and left, and
-        its residual after each evaluation."""
-        stream = self._begin(prompt, options, solution=True, trace=trace)
+        """The text of generate with its equilibria, [n, D], and, with trace, every row of the window: when it entered
+        and left, and its residual after each evaluation."""
+        stream = self._begin(prompt, options, solution=True, trace=_given.flag("trace", trace))
         g, job = stream.result(), stream._job
         states = np.stack(job.states) if job.states else np.empty((0, self.info.state_dim), np.float32)
         return Solution(**g.__dict__, states=states, rows=job.rows)
@@ -218,32 +236,32 @@ class Model:
         request.max_tokens = 0
         for name, value in members.items():
             setattr(request, name, value)
-        self._submit(job, request, job.tokens)
         try:
+            self._submit(job, request, job.tokens)
             self._engine.wait(job, lambda: False)
         finally:
             self._engine.leave(job)
         _whole(job)
 
     def logprobs(self, prompt: Prompt, *, top: int = 0, **options: Unpack[SolveOptions]) -> Logprobs:
-        """How probable the model holds each token of a text, given those before it; with the `top` most probable."""
-        if not 0 <= top <= self.info.vocab_size:
-            raise RequestError(f"top: {top} is outside 0..{self.info.vocab_size}", "top")
-        job = PromptJob(self._ids(prompt), vocab_size=self.info.vocab_size, top=top)
+        """log p of each token of a text given those before it, in nats, with the `top` most probable tokens there."""
+        job = PromptJob(self._ids(prompt), vocab_size=self.info.vocab_size,
+                        top=_given.integer("top", top, 0, self.info.vocab_size))
         self._read(job, options, want_prompt=True)
         return Logprobs(job.tokens, job.logprobs, job.top_tokens, job.top_logprobs, job.evaluations, job.residuals)
 
     def logits(self, prompt: Prompt, **options: Unpack[SolveOptions]) -> Floats:
-        """[n, V]: at each position, of the token behind it."""
+        """[n, V] float32: at each position of a text, of the token behind it."""
         job = PromptJob(self._ids(prompt), vocab_size=self.info.vocab_size, logits=True)
         self._read(job, options, want_prompt=True)
         return job.logits
 
     def equilibria(self, prompt: Prompt, *, jacobian: bool = False, **options: Unpack[SolveOptions]) -> Equilibria:
-        """The states z* = f(z*) at every position of a text. jacobian: with an estimate of the spectral radius of df/dz
-        at the last one, by 32 products."""
+        """The states z* = f(z*) at every position of a text, [n, D]. jacobian: with an estimate of the spectral radius
+        of df/dz at the last one, by 32 products."""
+        products = 32 if _given.flag("jacobian", jacobian) else 0
         job = PromptJob(self._ids(prompt), state_dim=self.info.state_dim)
-        self._read(job, options, states=lib.DEQ_STATES_ALL, products=32 if jacobian else 0)
+        self._read(job, options, states=lib.DEQ_STATES_ALL, products=products)
         return Equilibria(job.tokens, job.states, job.residuals, job.evaluations, job.converged,
                           job.spectral_radius if jacobian else float("nan"))
 
