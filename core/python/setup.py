@@ -8,8 +8,8 @@ from wheel.bdist_wheel import bdist_wheel
 HEADER = Path(__file__).parent / "deq" / "lib" / "deq.h"
 
 if not HEADER.exists():
-    raise SystemExit("deq is installed from a wheel, which has the compiled library inside. At the top of the project:\n"
-                     "    make wheel && pip install build/wheel/deq-*.whl")
+    raise SystemExit("deq is installed from a wheel, which has the compiled library inside. At the top of the "
+                     "project:\n    make wheel && pip install build/wheel/deq-*.whl")
 
 
 class WithLibrary(Distribution):

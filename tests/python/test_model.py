@@ -150,7 +150,8 @@ def test_more_requests_than_sequences():
 @pytest.mark.parametrize("options, field", [
     ({"tol": "small"}, "tol"), ({"window": 65}, "window"), ({"window": -1}, "window"), ({"solver": "newton"}, "solver"),
     ({"top_k": 1 << 40}, "top_k"), ({"max_tokens": 0}, "max_tokens"), ({"max_tokens": 1 << 31}, "prompt"),
-    ({"stop": [""]}, "stop"), ({"logit_bias": {1 << 20: 1.0}}, "logit_bias"), ({"warm_start": "proposal"}, "warm_start"),
+    ({"stop": [""]}, "stop"), ({"logit_bias": {1 << 20: 1.0}}, "logit_bias"),
+    ({"warm_start": "proposal"}, "warm_start"),
     ({"stop_rule": "never"}, "stop_rule"),
 ])
 def test_wrong_options_are_named(stories, options, field):

@@ -211,7 +211,7 @@ def _array(name: object, tensor: Any) -> tuple[str, np.ndarray[Any, Any]]:
     """A tensor's numbers, where they lie if they lie in memory of the CPU, and safetensors' word for their type."""
     if not isinstance(name, str):
         _given.wrong("source", name, "names of tensors as keys")
-    if not hasattr(tensor, "dtype") or not hasattr(tensor, "shape"):
+    if not hasattr(tensor, "dtype"):
         _given.wrong("source", tensor, f'an array as "{name}" (of a dict with more than weights, its state dict)')
     kind = str(tensor.dtype).rpartition(".")[2]
     if kind not in _DTYPES:
