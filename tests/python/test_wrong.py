@@ -31,7 +31,8 @@ NUMBERS = [-1, 1.5, 2.0, math.nan, math.inf, -math.inf, 1 << 32, 1 << 64, 10 ** 
 OTHERS = [None, True, False, "", "x", "a\0b", "\ud800", b"abc", [], [1, 2], [1.0], [None], [1 << 70], ["a", 1],
           [[1], [2, 3]], ["\udfff"], {}, {"a": 1}, {1: "a"}, {1, 2}, (i for i in range(3)), range(3), int, object(),
           Unwilling(), [Unwilling()], 1j, np.zeros((2, 2), np.uint32), np.array([0.5, np.nan]),
-          np.array([None, 1], object), np.array([True, False]), np.array(["a"]), np.array([1 << 63], np.uint64), np.array("2020-01-01", "M8[D]")]
+          np.array([None, 1], object), np.array([True, False]), np.array(["a"]), np.array([1 << 63], np.uint64),
+          np.array("2020-01-01", "M8[D]")]
 # what is right of these, by parameter: the rest must be refused
 FLAGS = [True, False]
 RIGHT = {
