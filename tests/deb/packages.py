@@ -105,7 +105,7 @@ def test_baseline():
                         r"andn|bextr|pext|pdep|bls[ir]|bzhi|mulx|[rs][oah][rl]x|popcnt|crc32|"         # BMI
                         r"lddqu|h(?:add|sub)p[sd]|pshufb|phadd\w+|palignr|pmaddubsw|pmulld|ptest|"      # SSE3, SSSE3
                         r"round[ps][sd]|d?pp[sd]|p?blendv?\w+|pm(?:in|ax)(?:sb|uw|[su]d)|pmov[sz]x\w+|"  # SSE4
-                        r"p(?:ins|ext)r[bdq]|insertps|extractps|pcmp(?:eqq|gtq|[ei]str\w)) [^#]*$|%[yz]mm", re.M)
+                        r"p(?:ins|ext)r[bdq]|insertps|extractps|pcmp(?:eqq|gtq|[ei]str\w)) [^#\n]*$|%[yz]mm", re.M)
     objects = glob.glob(os.path.join(build, "**", "*.o"), recursive=True)
     check(len(objects) > 100, "objects of the packages' build: %d" % len(objects))
     levels = 0

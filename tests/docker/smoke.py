@@ -297,7 +297,9 @@ def test_files():
             equal(call("chroot", root, "/usr/bin/" + program, "--version").stdout.split()[0:1], [program],
                   program + " with the image's libraries")
         licences = set(os.listdir(root + "/usr/share/doc"))
-        for package in os.listdir(root + "/var/lib/dpkg/status.d"):
+        records = os.listdir(root + "/var/lib/dpkg/status.d")
+        check({"deq", "deqd", "deq-model-stories", "libc6"} <= set(records), "records of packages: %s" % records)
+        for package in records:
             check(package in licences, "licence of " + package)
         print("docker: %.1f MB besides the model (%.1f MB)" % ((total - model) / 1e6, model / 1e6), flush=True)
         check(total - model <= LIMIT_BYTES,
