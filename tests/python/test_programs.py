@@ -159,5 +159,11 @@ def test_the_chapters_examples_run(code, tmp_path, monkeypatch, capsys):
 def test_the_example_draws_its_figure(tmp_path):
     script = os.path.join(ROOT, "core", "python", "examples", "convergence.py")
     figure = tmp_path / "convergence.svg"
-    subprocess.run([sys.executable, script, STORIES, figure], check=True, env={**os.environ, "MPLBACKEND": "Agg"})
+    done = subprocess.run([sys.executable, script, STORIES, figure], check=True, capture_output=True, text=True,
+                          env={**os.environ, "MPLBACKEND": "Agg"})
+    told = re.findall(r"^(.*): ([\d.]+) evaluations and ([\d.]+) steps a token$", done.stdout, re.M)
+    (exactly, exact_evaluations, exact_steps), (served, evaluations, steps) = told
+    assert (exactly, served) == ("one by one, exactly", "as it is served")
+    # the figure's point: a window takes fewer steps a token than evaluations, one by one no fewer
+    assert float(steps) < float(evaluations) < float(exact_evaluations) <= float(exact_steps)
     assert figure.read_text().count("<path") > 100
