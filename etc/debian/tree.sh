@@ -5,8 +5,9 @@
 set -eu
 tree=$1 version=$2
 minor=${version%.*}
-mkdir -p "$tree/models"
+mkdir -p "$tree/models" "$tree/.github"
 cp -R Makefile LICENSE README.md core server etc "$tree"
+cp .github/CHANGELOG.md "$tree/.github"
 cp -R models/cli models/stories "$tree/models"
 cp -R etc/debian "$tree/debian"
 mv "$tree/debian/libdeq.install" "$tree/debian/libdeq$minor.install"
