@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "core/base/fault.h"
@@ -61,6 +62,8 @@ static int run(int argc, char **argv)
 /* OpenBLAS chooses its kernels before main: where it chose badly, this program begins once more and says which. */
 static void begin_again(char **argv)
 {
+    if (!getauxval(AT_BASE)) /* no loader beside it: `ld.so deq ...` runs, and /proc/self/exe is ld.so */
+        return;
     const char *core = deq_blas_better_core();
     char self[4096];
     const ssize_t n = core && !getenv("OPENBLAS_CORETYPE") ? readlink("/proc/self/exe", self, sizeof self) : -1;

@@ -307,6 +307,22 @@ def test_openblas_fits():
     equal(cores(OPENBLAS_CORETYPE="Nehalem"), ["Nehalem"], "the core that was asked for")
 
 
+def test_started_otherwise():
+    """The loader as a program, a program without a file: it does what it is asked."""
+    with open(DEQ, "rb") as f:
+        interpreter = re.search(rb"/lib[^\0]*/ld-linux[^\0]*", f.read())[0].decode()
+        f.seek(0)
+        memory = os.memfd_create("deq", 0)
+        with open(memory, "wb", closefd=False) as copy:
+            shutil.copyfileobj(f, copy)
+    try:
+        for command in ([interpreter, DEQ], ["/proc/self/fd/%d" % memory]):
+            code, out, err = run([*command, "--version"], pass_fds=[memory])
+            check(code == 0 and out.startswith("deq "), "%s: %d %s%s" % (command, code, out, err))
+    finally:
+        os.close(memory)
+
+
 def test_inspect():
     code, out, err = run([DEQ, "inspect", TINY, "--json", "--tensors"])
     equal(code, 0, "deq inspect: " + err)
