@@ -354,8 +354,13 @@ MANDIR     ?= $(PREFIX)/share/man
 SHARED     := $(PREFIX)/share/deqd
 UNITS      := $(PREFIX)/lib/systemd/system
 INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
-.PHONY: install uninstall
-install: all library man ## install programs, library, man pages, configuration, units, the model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
+# A path with a space in it would be two to rm -rf, and what sed or the shell reads otherwise another one.
+.PHONY: install uninstall places
+places:
+	@for place in $(foreach p,DESTDIR PREFIX SYSCONFDIR STATEDIR LIBDIR INCLUDEDIR MANDIR,'$(p)=$($(p))'); do case $$place in \
+	    DESTDIR=* | *=/* | *=) ;; *) echo "make: $$place: expected a path from the root on" >&2; exit 1 ;; esac; case $${place#*=} in \
+	    *[[:space:]\&\|\;\<\>\(\)\$$\`\"\'\*\?\[\#\\]*) echo "make: $$place: expected a path without spaces and &|;<>()\$$\`\"'*?[#\\" >&2; exit 1 ;; esac; done
+install: places all library man ## install programs, library, man pages, configuration, units, the model; PREFIX=/usr/local, DESTDIR=, LIBDIR=
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(SHARED)/models/stories $(PREFIX)/share/doc/deqd $(UNITS) $(SYSCONFDIR)/deqd $(STATEDIR)/deqd/models)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/deqd/credentials
 	install -m 0755 $(OUT)/deqd $(OUT)/deq $(DESTDIR)$(PREFIX)/bin
@@ -374,7 +379,7 @@ install: all library man ## install programs, library, man pages, configuration,
 	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
 	    > $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
 	chmod 0644 $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc $(DESTDIR)$(SHARED)/deqd.yaml $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
-uninstall: ## remove what install put there, but not your configuration and models
+uninstall: places ## remove what install put there, but not your configuration and models
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdeq.so libdeq.so.$(MINOR) libdeq.so.$(VERSION) libdeq.a pkgconfig/deq.pc) $(DESTDIR)$(INCLUDEDIR)/deq.h
 	rm -f $(DESTDIR)$(MANDIR)/man8/deqd.8 $(DESTDIR)$(MANDIR)/man1/deq.1 $(DESTDIR)$(MANDIR)/man1/deq-*.1

@@ -70,8 +70,8 @@ def test_help_lists_every_target():
     with open(os.path.join(ROOT, "Makefile")) as f:
         text = f.read()
     phony = set(" ".join(re.findall(r"^\.PHONY: (.*)$", text, re.M)).split())
-    inner = {"cov-run", "link", "needed", "needed-unit", "objects", "pytest", "python", "sanitized",
-             "sanitized-threads"}
+    inner = {"cov-run", "link", "needed", "needed-unit", "objects", "places", "pytest", "python",
+             "sanitized", "sanitized-threads"}
     code, out, _ = make("help")
     equal((code, set(re.findall(r"^  ([a-z0-9-]+) +\S", out, re.M))), (0, phony - inner), "make help")
     check(max(map(len, out.split("\n"))) <= 100, "its lines are short")
@@ -136,3 +136,18 @@ def test_man_pages_without_help2man():
     code, out, err = run(["/bin/sh", "etc/man.sh", os.path.dirname(DEQ), "/nowhere/man", "1.2.3"], cwd=ROOT,
                          env={"PATH": "/nowhere"})
     equal((code, out, err), (0, "man: skipped: there is no help2man (apt-get install help2man)\n", ""), "says why")
+
+
+def test_places_to_install():
+    """What the shell would take for two paths, or for something else, is refused before anything is touched."""
+    for place in ("DESTDIR=/a b", "PREFIX=/a b", "PREFIX=a", "MANDIR=/a|b", "LIBDIR=/a&b", "SYSCONFDIR=/*"):
+        code, _, err = make("places", place)
+        check(code == 2 and err.startswith("make: %s: expected a path " % place), "%s: %d %s" % (place, code, err))
+    equal(make("places", "DESTDIR=a", "PREFIX="), (0, "", ""), "a DESTDIR that is not of the root, and no PREFIX")
+    with tempfile.TemporaryDirectory() as tmp:
+        os.makedirs(os.path.join(tmp, "a", "share", "deqd"))
+        for target in ("install", "uninstall"):
+            code, _, err = make(target, "CC=cc", "DESTDIR=" + tmp, "PREFIX=/a /b")
+            check(code == 2 and "make: PREFIX=/a /b: expected" in err, "%s: %d %s" % (target, code, err))
+        equal([files for _, _, files in os.walk(tmp)], [[]] * 4, "nothing was installed")
+        check(os.path.isdir(os.path.join(tmp, "a", "share", "deqd")), "nothing was removed")
