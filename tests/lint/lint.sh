@@ -113,7 +113,7 @@ installs docker/Dockerfile '/^RUN apt-get/,/[^\\]$/p'
 installs etc/debian/control '/^Build-Depends:/,/[^,]$/{s/debhelper-compat/libc6-dev/;p}'
 
 # The READMEs: their width, the front page's length, and what their links lead to.
-complain "a README is too wide or too long, or a link leads to nothing (tests/lint/markdown.py)" "$(python3 tests/lint/markdown.py)"
+complain "a README is too wide or too long, or a link leads to nothing (tests/lint/markdown.py)" "$(python3 tests/lint/markdown.py 2>&1)"
 
 # One version, the Makefile's: programs, library, deq.pc, man pages and the Python package get it from there, these say it
 # themselves. CHANGELOG.md has it on top.
@@ -137,7 +137,7 @@ pushed() { for ref in origin/main main; do git merge-base HEAD $ref 2> /dev/null
 if ! git rev-parse --git-dir > /dev/null 2>&1; then
     echo 'lint: skipped: .editorconfig, .clang-format: this is no working copy of git'
 else
-    complain "not as .editorconfig has it" "$(python3 tests/lint/editorconfig.py)"
+    complain "not as .editorconfig has it" "$(python3 tests/lint/editorconfig.py 2>&1)"
     base=$(pushed)
     if ! command -v git-clang-format-14 > /dev/null; then
         echo 'lint: skipped: .clang-format: there is no clang-format 14 (apt-get install clang-format-14)'
