@@ -269,15 +269,32 @@ static enum deq_rc tune_model(struct view *v, const struct deq_recipe *r, const 
 
 /* --- The result --- */
 
+/* A word of a command that is to be typed, as a shell reads it back. */
+static void show_word(const char *before, const char *word)
+{
+    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._-+=:,@%";
+    if (*word && !word[strspn(word, plain)]) {
+        fprintf(stderr, "%s%s", before, word);
+        return;
+    }
+    fprintf(stderr, "%s'", before);
+    for (; *word; word++)
+        fprintf(stderr, *word == '\'' ? "'\\%c'" : "%c", *word);
+    fprintf(stderr, "'");
+}
+
 /* What came of it, and what can be done with it. */
 static void show_result(const struct view *v, const char *out)
 {
     char n[2][32];
-    fprintf(stderr,
-            "%s: %s bits a byte of validation text, after %s. Next:\n"
-            "    %s generate %s \"The\" --max-tokens 100 --temperature 0.7\n    %sd --model %s\n",
-            out, bits(v, n[0]), duration(deq_now_s() - v->began_s, n[1]), program_invocation_name, out,
-            program_invocation_name, out);
+    fprintf(stderr, "%s: %s bits a byte of validation text, after %s. Next:\n", out, bits(v, n[0]),
+            duration(deq_now_s() - v->began_s, n[1]));
+    show_word("    ", program_invocation_name);
+    show_word(" generate ", out);
+    fprintf(stderr, " \"The\" --max-tokens 100 --temperature 0.7\n");
+    show_word("    ", program_invocation_name);
+    show_word("d --model ", out);
+    fprintf(stderr, "\n");
 }
 
 /* Behind a run that came to its end: the tuning, unless the recipe says otherwise. */
@@ -288,8 +305,10 @@ static int finish(struct view *v, const struct deq_recipe *r, const struct deq_t
     if (deq_recipe_tunes(r))
         rc = tune_model(v, r, o, &err);
     if (rc == DEQ_EINVAL || rc == DEQ_ENUMERIC || rc == DEQ_ECANCELED) {
-        fprintf(stderr, "not tuned, its settings are the recipe's: %s. Later: %s tune %s TEXT_FILE\n", err.text,
-                program_invocation_name, o->out_dir);
+        fprintf(stderr, "not tuned, its settings are the recipe's: %s. Later:", err.text);
+        show_word(" ", program_invocation_name);
+        show_word(" tune ", o->out_dir);
+        fprintf(stderr, " TEXT_FILE\n");
         rc = DEQ_OK;
     }
     if (rc)
@@ -338,11 +357,14 @@ static const struct deq_command command = {
 /* The whole command, so that the recipe is the one the run began with. */
 static void show_how_to_go_on(const char *recipe_path, const struct flags *f)
 {
-    fprintf(stderr, "stopped; %s train %s --data %s --out %s", program_invocation_name, recipe_path, f->data, f->out);
+    show_word("stopped; ", program_invocation_name);
+    show_word(" train ", recipe_path);
+    show_word(" --data ", f->data);
+    show_word(" --out ", f->out);
     if (f->init)
-        fprintf(stderr, " --init %s", f->init);
+        show_word(" --init ", f->init);
     for (size_t i = 0; i < f->sets.n; i++)
-        fprintf(stderr, " --set '%s'", f->sets.item[i]);
+        show_word(" --set ", f->sets.item[i]);
     if (f->threads)
         fprintf(stderr, " --threads %u", f->threads);
     fprintf(stderr, "%s --resume goes on\n", f->f32 ? " --f32" : "");

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -436,7 +437,7 @@ def test_train_tiny():
     """models/recipes/tiny.yaml on one text file: plain lines without a terminal, no number that is not one, the result
     and what to do next."""
     with tempfile.TemporaryDirectory() as tmp:
-        out, text = os.path.join(tmp, "tiny"), os.path.join(tmp, "any text.txt")
+        out, text = os.path.join(tmp, "tom's tiny"), os.path.join(tmp, "any text.txt")
         with open(os.path.join(DATA, "sample.txt"), "rb") as f, open(text, "wb") as g:
             g.write(f.read(8000))
         few = ["--set", "train.steps=12", "--set", "train.shallow_steps=6", "--set", "predictor.steps=2"]
@@ -445,13 +446,14 @@ def test_train_tiny():
         check(code == 0 and "\r" not in err and
               any(x.startswith("step 10/12 ") and " valid - bits/byte" in x for x in lines),
               "plain lines: %d %s" % (code, err))
-        check(re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    \S*deq "
-                        r"generate \S*tiny \"The\" --max-tokens 100 --temperature 0.7\n"
-                        r"    \S*deqd --model \S*tiny\n$", err),
-              "the result: %s" % err)
-        check(re.search(r"\nnot tuned, its settings are the recipe's: \d+ tokens are too few to compare settings by: "
-                        r"at least 513 are needed\. Later: \S*deq tune \S*tiny TEXT_FILE\n", err),
-              "a text too short to tune by: %s" % err)
+        said = re.search(r"tiny: \d\.\d\d\d bits a byte of validation text, after 0:\d\d:\d\d\. Next:\n    (.*)\n"
+                         r"    (.*)\n$", err)
+        equal([shlex.split(c) for c in said.groups()] if said else err,
+              [[DEQ, "generate", out, "The", "--max-tokens", "100", "--temperature", "0.7"],
+               [DEQ + "d", "--model", out]], "the result, and commands that a shell reads so")
+        said = re.search(r"\nnot tuned, its settings are the recipe's: \d+ tokens are too few to compare settings by: "
+                         r"at least 513 are needed\. Later: (.*)\n", err)
+        equal(shlex.split(said[1]) if said else err, [DEQ, "tune", out, "TEXT_FILE"], "a text too short to tune by")
         with open(os.path.join(out, "train.jsonl")) as f:
             check("nan" not in err and not re.search(r"\b(nan|inf)\b", f.read()), "no nan")
         equal(run([DEQ, "generate", out, "The", "--max-tokens", "3"])[0], 0, "it is a model")
@@ -657,9 +659,12 @@ def test_train_resume_is_exact():
                 equal(weights(out) == want, True,
                       "%s at step %d, then --resume: identical model.safetensors" % (name, step))
         # while the predictor is fitted: as everywhere else
-        out, few = os.path.join(tmp, "predictor"), ["--set", "train.steps=10", "--set", "train.shallow_steps=2"]
+        out, few = os.path.join(tmp, "tom's own"), ["--set", "train.steps=10", "--set", "train.shallow_steps=2"]
         code, err = stopped(out, args + few + ["--set", "predictor.steps=100000"], 20, signal.SIGINT, data)
-        check(code == 0 and "--resume goes on" in err and not os.path.exists(os.path.join(out, "model.safetensors")),
+        said = re.search(r"^stopped; (.*) goes on$", err, re.M)
+        words = shlex.split(said[1]) if said else []
+        check(code == 0 and words[:2] == [DEQ, "train"] and {data, out, "predictor.steps=100000"} <= set(words) and
+              words[-1] == "--resume" and not os.path.exists(os.path.join(out, "model.safetensors")),
               "stopped while the predictor is fitted: %d %r" % (code, err[-300:]))
         code, _, err = train(out, *args, *few, "--resume", data=data)
         check(code == 0 and os.path.exists(os.path.join(out, "model.safetensors")), "and resumed: %s" % err[-300:])
