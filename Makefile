@@ -176,7 +176,7 @@ pytest: python
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3-pytest python3-pytest-xdist' >&2; exit 1; }
 unit: $(OBJ)/unit unfused ## run the unit and golden tests; build/release/unit WORD runs those whose names contain WORD
 	@OPENBLAS_NUM_THREADS=1 $(OBJ)/unit
-simulated: $(OBJ)/sim ## run the whole daemon in a simulated world: 200,000 events, and seeds that once found a fault
+simulated: $(OBJ)/sim ## run the whole daemon in a simulated world: 60,000 events, twice, and seeds that once found a fault
 	@sh tests/sim/run.sh $(OBJ)/sim
 .PHONY: unfused
 unfused: $(FUSING) ## look for multiply-adds that the compiler fused by itself in the kernels (they change bits)
