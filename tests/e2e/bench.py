@@ -152,7 +152,7 @@ def test_bad_input():
             (["engine", "--windows", "1,65"], 2, "--windows: 65 is outside 1..64"),
             (["engine", "--context", "0"], 2, "--context"),
             (["kernels", "--only", "depth"], 2, "--only"), (["engine"] + ["S"] * 17, 2, "unexpected argument"),
-            (["nothing"], 2, "kernels, engine, serve"), ([], 2, "Usage: deq bench"),
+            (["nothing"], 2, 'unknown kind "nothing"'), ([], 2, "Usage: deq bench"),
             (["engine", "S", "--only", "training", "--quick"], 1, "ends a document")):
             got, out, err = run([DEQ, "bench"] + args)
             check(got == code and word in err and (not out or "--quick" in args),
