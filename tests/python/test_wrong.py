@@ -57,16 +57,19 @@ def is_right(parameter, value):
     return any(same(value, right) for right in RIGHT.get(parameter, []))
 
 
+def refused(parameter, call, value):
+    with warnings.catch_warnings(), pytest.raises(deq.Error) as e:
+        warnings.simplefilter("error")
+        call(value)
+        pytest.fail(f"{parameter}: {type(value)} was taken")
+    assert isinstance(e.value, deq.RequestError) and e.value.field == parameter, (parameter, str(e.value))
+    assert parameter in str(e.value) and len(str(e.value)) < 300
+
+
 def walk(parameter, call):
     for value in NUMBERS + OTHERS:
-        if is_right(parameter, value):
-            continue
-        with warnings.catch_warnings(), pytest.raises(deq.Error) as e:
-            warnings.simplefilter("error")
-            call(value)
-            pytest.fail(f"{parameter}: {type(value)} was taken")
-        assert isinstance(e.value, deq.RequestError) and e.value.field == parameter, (parameter, str(e.value))
-        assert parameter in str(e.value) and len(str(e.value)) < 300
+        if not is_right(parameter, value):
+            refused(parameter, call, value)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,13 @@ def test_options(model, name):
     walk(name, lambda v: model.generate("The", **{"max_tokens": 2, name: v}))
     if name in SOLVE_NAMES:
         walk(name, lambda v: model.equilibria("The", **{name: v}))
+
+
+@pytest.mark.parametrize("value", [b"0.5", bytearray(b"0.5"), np.bytes_(b"0.5"), np.array("0.5"), np.array(True),
+                                   np.complex64(0.5), np.timedelta64(1)], ids=repr)
+def test_no_number(model, value):
+    """What float() takes, and nobody means."""
+    refused("tol", lambda v: model.generate("The", max_tokens=1, tol=v), value)
 
 
 def test_right_ones_are_taken(model):

@@ -43,7 +43,8 @@ def number(field: str, value: Any, least: float = -math.inf, most: float = math.
     """Of single precision, which is what the library computes in."""
     expected = ("a finite number" if least == -math.inf else f"a finite number from {least:g} on" if most == math.inf
                 else f"a number in {least:g}..{most:g}")
-    if isinstance(value, (bool, np.bool_, str)) or isinstance(value, np.ndarray) and value.ndim:
+    if isinstance(value, (bool, str, bytes, bytearray, memoryview)) or (
+            isinstance(value, (np.generic, np.ndarray)) and (value.ndim or value.dtype.kind not in "iuf")):
         wrong(field, value, expected)
     try:
         wide = float(value)
