@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items):
 def shared_daemons():
     yield
     lib.stop_shared()
+    lib.stop_forgotten()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -52,6 +53,8 @@ def pytest_runtest_makereport(item, call):
         report.sections.insert(0, ("checks that failed before", failed))
     elif failed:
         report.outcome, report.longrepr = "failed", failed
+    elif call.when == "call" and report.outcome == "passed" and not checks and not skipped:
+        report.outcome, report.longrepr = "failed", "nothing was checked"
     elif skipped and not checks and report.outcome == "passed":
         report.outcome, report.longrepr = "skipped", (str(item.path), item.location[1] + 1, "Skipped: " + skipped[0])
         skipped = []
@@ -60,7 +63,8 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_terminal_summary(terminalreporter):
     said = [(r.nodeid, *p) for kind in ("", "passed", "failed", "error", "skipped")
-            for r in terminalreporter.stats.get(kind, ()) for p in r.user_properties]
+            for r in terminalreporter.stats.get(kind, ())
+            for p in getattr(r, "user_properties", ())]  # a file that cannot be imported has none
     for test, kind, text in said:
         if kind == "skipped in part":
             terminalreporter.line("%s: skipped in part: %s" % (test, text))

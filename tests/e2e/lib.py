@@ -93,6 +93,15 @@ def stop_shared():
         d.stop()
 
 
+def stop_forgotten():
+    """Kills the daemons that a test started and left, which nothing was checked of."""
+    for p in [p for p in _started if p.poll() is None]:
+        p.kill()
+        p.wait()
+        note("failed", "a daemon was left running: %s" % " ".join(p.args))
+    _started.clear()
+
+
 def main(title, modules=("__main__",), parts=()):
     """For suites with a program of their own: runs the test_* functions of the modules in order, those whose
     module.name contains one of the parts, prints one line of totals and returns the exit code."""
@@ -113,6 +122,9 @@ def main(title, modules=("__main__",), parts=()):
 
 
 # --- Processes ---
+
+_started = []
+
 
 def clean_env(extra=None):
     env = {k: v for k, v in os.environ.items() if not k.startswith("DEQD_")}
@@ -155,6 +167,7 @@ class Daemon:
         self.log = tempfile.TemporaryFile()
         self.p = subprocess.Popen(argv + list(args), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=self.log, env=clean_env(env))
+        _started.append(self.p)
         self.checked = False
         until = time.monotonic() + PATIENCE_S * SLOW
         self.first = None

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -18,6 +19,7 @@
 #include "core/base/mem.h"
 
 unsigned long test_checks, test_failures;
+static unsigned long all_failures; /* of a thread that outlives its test too */
 static struct CMUnitTest *tests;
 static size_t n_tests, n_run;
 
@@ -39,6 +41,7 @@ fails(const char *file, int line, const char *what, const char *format, va_list 
         vsnprintf(text + n, sizeof text - (size_t)n, format, values);
     test_holds();
     pthread_mutex_lock(&lock);
+    all_failures++;
     printf("%s:%d: failed: %s\n", file, line, text);
     if (!test_failures++) {
         memcpy(first.text, text, sizeof text);
@@ -154,6 +157,8 @@ static void run(void **state)
     if (getenv("DEQ_TIMES"))
         printf("%7.2f s %7.2f s CPU %8lu checks  %s\n", seconds(CLOCK_MONOTONIC) - begin,
                seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, test_checks - before, t->name);
+    if (test_checks == before)
+        test_fails(t->name, 0, "a test checks something");
     if (test_failures)
         tell_failure();
     fflush(stdout);
@@ -175,6 +180,17 @@ static void end_on_bug(const struct deq_bug *bug)
     abort();
 }
 
+/* A test that calls exit(0) is no success. Its children may end so. */
+static pid_t unfinished;
+static void ended_early(void)
+{
+    if (getpid() != unfinished)
+        return;
+    printf("a test ended the program\n");
+    fflush(stdout);
+    _exit(1);
+}
+
 enum { PARTS_MAX = 256 };
 static const struct deq_command command = {
     "unit [PART]...", "Runs the tests whose FILE:NAME has a PART in it, or all.", {NULL, 0}, 0, PARTS_MAX,
@@ -191,6 +207,10 @@ int main(int argc, char **argv)
         return fprintf(stderr, "unit: %s\n", err.text), 2;
     if (help)
         return deq_flags_help(&command, stdout), 0;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what a test said before it crashed, in pipes and files too */
+    unfinished = getpid();
+    if (atexit(ended_early))
+        return 2;
     deq_bug_tell(end_on_bug);
     for (size_t i = 0; i < DEQ_COUNT(signals); i++)
         sigaction(signals[i], NULL, &usual[i]);
@@ -205,9 +225,12 @@ int main(int argc, char **argv)
             failed++;
         }
     }
+    unfinished = 0;
+    if (all_failures && !failed)
+        printf("a check failed behind the end of its test\n");
     printf("%lu checks\n", test_checks);
     if (getenv("DEQ_TIMES"))
         printf("%llu bytes of memory left\n", (unsigned long long)deq_mem_live());
     free(tests);
-    return failed != 0;
+    return failed || all_failures;
 }

@@ -1,7 +1,8 @@
 /* Tests over cmocka, which runs and reports them (main.c). A CHECK that fails prints its place and values, and the test
  * goes on: what comes behind it says more of the fault, other threads may CHECK too, and a jump out of one, as cmocka's
  * assertions jump, would be the end of the program. At its end the test fails. CHECK_EQ(got, want) prints both values
- * itself; REQUIRE is for what the rest of a function stands on: when it fails, the function returns. */
+ * itself; REQUIRE is for what the rest of a function stands on: when it fails, the function returns. What fails in a
+ * forked child is the child's to end with: _exit(test_failures != 0), which the parent CHECKs. */
 #ifndef DEQ_TEST_H
 #define DEQ_TEST_H
 
