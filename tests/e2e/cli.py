@@ -105,7 +105,7 @@ def test_eval_budget():
                     "the water. The wind was strong and the boat went far away. Mia was sad and began to cry. Then a "
                     "big duck came and pushed the boat back to them. Mia and Sam said, \"Thank you, duck!\" They gave "
                     "the duck some bread and went home.\n")
-        model = os.path.join(ROOT, "models", "stories")
+        model = os.path.join(ROOT, "models", "stories-transformer")
         runs = [json.loads(run([DEQ, "eval", model, path, "--json", "--window", "1", "--tol", "1e-3", "--max-iter",
                                 n])[1]) for n in "123"]
         loss = [o["nll_per_token"] for o in runs]

@@ -112,7 +112,7 @@ def picture(check, write):
         r = subprocess.run([sys.executable, "tests/page/wavefront.py", drawn], capture_output=True, text=True)
         check(r.returncode == 0, f"tests/page/wavefront.py: {r.stderr}")
         check(not r.returncode and open(drawn).read() == open(WAVEFRONT).read(),
-              f"{WAVEFRONT} is not what models/stories does: python3 tests/e2e/readme.py --write")
+              f"{WAVEFRONT} is not what models/stories-transformer does: python3 tests/e2e/readme.py --write")
 
 
 def figures(check, write):

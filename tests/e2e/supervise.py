@@ -952,7 +952,7 @@ def test_installed_without_arguments():
                                                                                               'name: "installed"'))
         p = subprocess.Popen([prefix + "/bin/deqd"], cwd=tmp, env=clean_env(), stderr=subprocess.PIPE)
         first = json.loads(p.stderr.readline())
-        equal((first["message"], first.get("model"), first.get("parameters")), ("listening", "installed", 3508480),
+        equal((first["message"], first.get("model"), first.get("parameters")), ("listening", "installed", 3442944),
               "deqd without arguments")
         p.send_signal(signal.SIGINT)
         p.communicate(timeout=60 * SLOW)

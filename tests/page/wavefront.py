@@ -117,7 +117,7 @@ def draw(o):
 
 def main():
     path = sys.argv[1] if len(sys.argv) > 1 else os.path.join(ROOT, "core", "wavefront.svg")
-    with lib.Daemon(model=os.path.join(ROOT, "models", "stories")) as d:
+    with lib.Daemon(model=os.path.join(ROOT, "models", "stories-transformer")) as d:
         picture = draw(d.complete(PROMPT, **REQUEST))
     with open(path, "w", encoding="utf-8") as f:
         f.write(picture)

@@ -1,6 +1,6 @@
-/* Steps of training a model's architecture from its own weights, as models/recipes/stories.yaml has them: a batch of
- * eight sequences of 256 tokens, Muon, a shallow network of four evaluations, then the equilibrium with two recorded
- * evaluations and the Jacobian penalty at every third step. */
+/* Steps of training a model's architecture from its own weights, as models/recipes/stories-transformer.yaml has them: a
+ * batch of eight sequences of 256 tokens, Muon, a shallow network of four evaluations, then the equilibrium with two
+ * recorded evaluations and the Jacobian penalty at every third step. */
 #ifndef DEQ_MODELS_CLI_BENCH_TRAINING_H
 #define DEQ_MODELS_CLI_BENCH_TRAINING_H
 

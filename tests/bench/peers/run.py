@@ -3,11 +3,11 @@
 
 PyTorch runs the authors' DEQ-Transformer (--deq-repo: a checkout of github.com/locuslab/deq) on the shapes of
 `deq bench`: one evaluation of f. llama.cpp, as npm's node-llama-cpp ships it, generates with explicit transformers in
-Q8_0: one of as many parameters as models/stories, and twelve layers of shape M. With --attractor-repo (a checkout of
-github.com/jacobfa/Attractor) PyTorch also loads a random checkpoint of --looped, reads a prompt and generates, in
-float32; deqd has the same checkpoint imported, in the import's numeric class. Peers and deqd take turns; medians over
-rounds, after Ctrl-C over those so far. --install puts both peers under --dir; a peer that is not there is left out, and
-it says so. With --threads 1 times are of the processor, for a machine that others use too."""
+Q8_0: one of as many parameters as models/stories-transformer, and twelve layers of shape M. With --attractor-repo (a
+checkout of github.com/jacobfa/Attractor) PyTorch also loads a random checkpoint of --looped, reads a prompt and
+generates, in float32; deqd has the same checkpoint imported, in the import's numeric class. Peers and deqd take
+turns; medians over rounds, after Ctrl-C over those so far. --install puts both peers under --dir; a peer that is not
+there is left out, and it says so. With --threads 1 times are of the processor, for a machine that others use too."""
 import argparse
 import glob
 import json
@@ -23,7 +23,7 @@ sys.path.append(os.path.join(ROOT, "tests", "tools"))
 import gguf
 import make_looped_checkpoint
 
-STORIES = os.path.join(ROOT, "models", "stories")
+STORIES = os.path.join(ROOT, "models", "stories-transformer")
 
 # of one evaluation: tokens, batch and remembered positions of PyTorch, rows and context of deq bench
 EVALUATIONS = {"512 tokens": ((512, 1, 0), (512, "one prompt")), "1 row": ((1, 1, 150), (1, 150)),
