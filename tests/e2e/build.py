@@ -77,6 +77,14 @@ def test_help_lists_every_target():
     check(max(map(len, out.split("\n"))) <= 100, "its lines are short")
 
 
+def test_configuration_is_the_tables():
+    code, out, err = run([DEQD, "--print-config"])
+    with open(os.path.join(ROOT, "etc", "deqd.yaml"), encoding="utf-8") as f:
+        want = f.read()
+    differ = [(a, b) for a, b in zip(out.split("\n"), want.split("\n")) if a != b]
+    check(code == 0 and out == want, "etc/deqd.yaml is what deqd --print-config prints: %s %s" % (differ[:3], err))
+
+
 def listed(program, *command):
     """What the help of a command lists: names, each with what it is."""
     code, out, _ = run([program, *command, "--help"])

@@ -87,6 +87,19 @@ def test_forgets(): check(Daemon(model=%r).first, "it starts")
 """ % TINY
 
 
+def test_suites_of_their_own():
+    """lib.main(), which runs what pytest does not."""
+    with tempfile.TemporaryDirectory() as tmp:
+        for name in ("good", "check", "check_in_thread", "raises", "raises_in_thread", "leaves"):
+            body = next(line for line in E2E.split("\n") if line.startswith("def test_%s(" % name))
+            with open(os.path.join(tmp, "cases.py"), "w") as f:
+                f.write("import threading\nfrom lib import check, main\n%s%s\n\nraise SystemExit(main('cases'))\n" %
+                        (E2E[E2E.index("def thread("):], body))
+            code, out, err = run([sys.executable, os.path.join(tmp, "cases.py")],
+                                 env={"PYTHONPATH": os.path.join(ROOT, "tests", "e2e")})
+            equal(code, int(name != "good"), "%s: %s%s" % (name, out, err))
+
+
 def test_end_to_end_tests():
     """Each test that must fail does, in a copy of the harness with a broken file beside it."""
     with tempfile.TemporaryDirectory() as tmp:

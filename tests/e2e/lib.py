@@ -105,6 +105,8 @@ def stop_forgotten():
 def main(title, modules=("__main__",), parts=()):
     """For suites with a program of their own: runs the test_* functions of the modules in order, those whose
     module.name contains one of the parts, prints one line of totals and returns the exit code."""
+    threading.excepthook = lambda raised: note("failed", "exception in a thread\n" + "".join(
+        traceback.format_exception(raised.exc_type, raised.exc_value, raised.exc_traceback)))
     for name in modules:
         module = importlib.import_module(name)
         for test, fn in list(vars(module).items()):
@@ -112,10 +114,11 @@ def main(title, modules=("__main__",), parts=()):
             if test.startswith("test_") and callable(fn) and (not parts or any(p in _now[0] for p in parts)):
                 try:
                     fn()
-                except Exception:
+                except (Exception, SystemExit):
                     note("failed", "exception\n" + traceback.format_exc())
-        _now[0] = name + ", its shared daemon"
+        _now[0] = name + ", its daemons"
         stop_shared()
+        stop_forgotten()
     tail = ", %d skipped" % counts["skipped"] if counts["skipped"] else ""
     print("%s: %d passed, %d failed%s" % (title, counts["passed"], counts["failed"], tail), flush=True)
     return 1 if counts["failed"] or not counts["passed"] + counts["skipped"] else 0
