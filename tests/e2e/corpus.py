@@ -460,7 +460,8 @@ class Corpus:
               "no request and no connection is left over: %s" % m)
 
     def report(self):
-        check(statistics.median(self.times) <= GOOD_WITHIN / 2,
+        # a median of one or two is whatever else this machine did in that moment
+        check(len(self.times) < 5 or statistics.median(self.times) <= GOOD_WITHIN / 2,
               "the median good request takes %.1f ms" % (1000 * statistics.median(self.times)))
         print("    good requests: %d, median %.1f ms, longest %.1f ms" % (len(self.times),
                                                                           1000 * statistics.median(self.times),
