@@ -135,7 +135,7 @@ top=$(sed -n 's/^## \[\([^]]*\)\] - .*/\1/p' .github/CHANGELOG.md | head -n 1)
 # on main since what was pushed. What was written before stays as it is, where it was formatted by hand too.
 pushed() { for ref in origin/main main; do git merge-base HEAD $ref 2> /dev/null && return; done; }
 if ! git rev-parse --git-dir > /dev/null 2>&1; then
-    echo 'lint: skipped: .editorconfig, .clang-format: this is no working copy of git'
+    echo 'lint: skipped: .editorconfig, .clang-format: this is no working copy of git, or there is no git'
 else
     complain "not as .editorconfig has it" "$(python3 tests/lint/editorconfig.py 2>&1)"
     base=$(pushed)
