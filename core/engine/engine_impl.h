@@ -165,6 +165,11 @@ static inline bool deq_row_must_commit(const struct sequence *s, const struct ro
     return r->last || s->expired;
 }
 
+/* engine_open.c */
+
+/* The model's options with the method that a request names, whose memory is that method's. */
+struct deq_solver_opts deq_engine_solver(const struct deq_solver_opts *model, enum deq_solver_method method);
+
 /* check.c */
 
 /* Tokens that are known beforehand: of the state, then the prompt. */

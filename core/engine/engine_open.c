@@ -58,14 +58,24 @@ uint32_t deq_engine_pages_of(const struct deq_cell *shape, const struct deq_engi
     return deq_pages_needed(shape, positions, shape->ops->explicit ? DEQ_MAX(window, o->prefill_block) : window);
 }
 
-static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
+struct deq_solver_opts deq_engine_solver(const struct deq_solver_opts *model, enum deq_solver_method method)
 {
     struct deq_solver_opts o = *model;
-    o.method = DEQ_ANDERSON;
-    const size_t anderson = deq_solver_floats(&o, dim);
-    o.method = DEQ_BROYDEN;
-    o.memory = BROYDEN_MEMORY;
-    return DEQ_MAX(anderson, deq_solver_floats(&o, dim));
+    o.method = method;
+    if (method == DEQ_BROYDEN)
+        o.memory = BROYDEN_MEMORY;
+    return o;
+}
+
+/* A row has room for whichever method a request names. */
+static size_t solver_floats(const struct deq_solver_opts *model, size_t dim)
+{
+    size_t most = 0;
+    for (int method = 0; method < DEQ_SOLVER_COUNT; method++) {
+        const struct deq_solver_opts o = deq_engine_solver(model, (enum deq_solver_method)method);
+        most = DEQ_MAX(most, deq_solver_floats(&o, dim));
+    }
+    return most;
 }
 
 static size_t row_floats(const struct deq_engine *e, const struct deq_cell *c)

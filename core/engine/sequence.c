@@ -87,13 +87,10 @@ static enum deq_rc solver_of(const struct deq_engine *e, const struct deq_reques
                              struct deq_err *err)
 {
     const struct deq_solve_params *p = &q->solve;
-    struct deq_solver_opts o = e->serving.solver;
-    o.method = p->solver;
+    struct deq_solver_opts o = deq_engine_solver(&e->serving.solver, p->solver);
     o.tol = p->tol;
     o.max_iter = DEQ_MAX(p->max_iter, 1u); /* 0 evaluations: nothing of the solver is asked */
     o.min_iter = DEQ_MIN(p->min_iter, p->max_iter);
-    if (o.method == DEQ_BROYDEN)
-        o.memory = BROYDEN_MEMORY;
     const enum deq_rc rc = deq_solver_check(&o, err);
     if (rc)
         return rc;

@@ -18,7 +18,8 @@ export const FIELDS = {
     },
     "deq.tol": {label: "Tolerance", read: number, hint: "A state that moves less is final"},
     "deq.solver": {
-        label: "Solver", read: sameText, choices: ["picard", "anderson", "broyden"], hint: "How the root is sought",
+        label: "Solver", read: sameText, choices: ["picard", "anderson", "broyden"],
+        hint: "How the root is sought",
     },
     "deq.window": {label: "Window", read: number, hint: "Positions solved at once"},
     "deq.warm_start": {

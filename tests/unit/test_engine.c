@@ -24,7 +24,7 @@ TEST(engine_toy_equilibrium)
     uint32_t prompt[300];
     for (size_t i = 0; i < 300; i++)
         prompt[i] = (uint32_t)deq_rng_below(1, 0, i, 24);
-    for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
+    for (int method = 0; method < DEQ_SOLVER_COUNT; method++)
         for (uint32_t w = 1; w <= 64; w *= 4) {
             struct answer a = {0};
             struct deq_engine *e = plain_engine(0.6f, 0.5f, NULL);

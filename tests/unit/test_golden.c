@@ -148,7 +148,7 @@ static void check_joint(const char *name)
 {
     struct golden g;
     if (open_golden(name, &g))
-        for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++)
+        for (int method = 0; method < DEQ_SOLVER_COUNT; method++)
             for (int wide = 0; wide < 2; wide++) {
                 struct deq_solver_opts o = g.arch->serving.solver;
                 o.method = (enum deq_solver_method)method;

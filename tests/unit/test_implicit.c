@@ -19,7 +19,7 @@ TEST(train_implicit_equals_unrolled)
     struct deq_weights *w = contractive_weights(), *gi = zero_weights(), *gu = zero_weights();
     uint32_t tokens[N], targets[N];
     random_batch(tokens, targets, N);
-    for (int method = DEQ_PICARD; method <= DEQ_BROYDEN; method++) {
+    for (int method = 0; method < DEQ_SOLVER_COUNT; method++) {
         struct deq_grad_opts o = {.mode = DEQ_GRAD_IMPLICIT, .forward = deq_solver_defaults()};
         o.forward.method = (enum deq_solver_method)method;
         o.forward.tol = 1e-7f; /* as tight as floats allow; max_iter ends it */

@@ -10,6 +10,7 @@
 
 enum { DIM = 24, N_MAX = 4 };
 static const enum deq_solver_method methods[] = {DEQ_PICARD, DEQ_ANDERSON, DEQ_BROYDEN};
+_Static_assert(DEQ_COUNT(methods) == DEQ_SOLVER_COUNT, "each method is tested");
 
 /* A = H diag(d) H with a Householder reflection H = I - 2 v v', |v| = 1: symmetric, eigenvalues d, and
  * z* = (I - A)^-1 b = H diag(1 / (1 - d)) H b in closed form. */
