@@ -90,7 +90,9 @@ enum deq_rc deq_dataset_load(const struct deq_tokenizer *tok, int64_t bos, int64
         d->text_bytes += bytes;
     }
     if (!rc && d->tokens.n < 2 * seq_len + 1)
-        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens are too few for sequences of %zu", files, d->tokens.n, seq_len);
+        rc = deq_fail(err, DEQ_EINVAL,
+                      "%s: %zu tokens are too few for sequences of %zu: lower train.seq_len, or take more text", files,
+                      d->tokens.n, seq_len);
     if (!rc) {
         d->seq_len = seq_len;
         d->seed = seed;

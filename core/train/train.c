@@ -36,6 +36,16 @@ static void note(void *ctx, const char *text)
     emit(ctx, (struct deq_train_event){.kind = DEQ_TRAIN_NOTE, .note = text});
 }
 
+/* The file is often the recipe's and not the user's: then the message is where the way without one is looked for. */
+static enum deq_rc fail_valid(struct deq_err *err, enum deq_rc rc)
+{
+    const struct deq_err why = err ? *err : (struct deq_err){0};
+    return deq_fail(err, rc,
+                    "data.valid: %.*s; --set data.valid=null --set data.valid_share=0.1 holds back a tenth of the "
+                    "training text instead",
+                    (int)sizeof why.text - 160, why.text);
+}
+
 /* What can be seen to be wrong before anything costs time or is written. */
 static enum deq_rc look_at_files(struct deq_train *r, struct deq_err *err)
 {
@@ -44,7 +54,7 @@ static enum deq_rc look_at_files(struct deq_train *r, struct deq_err *err)
     if (rc)
         return deq_fail_prefix(err, rc, "data.train");
     if ((rc = deq_dataset_check(r->opts->data_dir, r->recipe->valid_file, err)))
-        return deq_fail_prefix(err, rc, "data.valid");
+        return fail_valid(err, rc);
     if (deq_recipe_tunes(r->recipe) && (rc = deq_dataset_check(r->opts->data_dir, r->recipe->tune_text, err)))
         return deq_fail_prefix(err, rc, "tune.text");
     if (!deq_io_join(path, sizeof path, r->opts->out_dir, "checkpoint.safetensors"))
@@ -112,8 +122,10 @@ static enum deq_rc load_valid(struct deq_train *r, struct deq_err *err)
         deq_free(text);
     }
     if (!rc && r->valid.n < r->recipe->seq_len + 1)
-        rc = deq_fail(err, DEQ_EINVAL, "%s: %zu tokens for validation are fewer than one sequence of %u", path,
-                      r->valid.n, r->recipe->seq_len);
+        rc = deq_fail(err, DEQ_EINVAL,
+                      "%s: %zu tokens for validation are fewer than one sequence of %u: lower train.seq_len, or take "
+                      "more text",
+                      path, r->valid.n, r->recipe->seq_len);
     return rc;
 }
 

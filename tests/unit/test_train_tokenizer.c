@@ -30,7 +30,8 @@ TEST(train_start_takes_nothing_stale)
 
     /* a start that fails, early or late, leaves nothing */
     assign_recipe(r, "data.valid=missing.txt");
-    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "missing.txt") && !deq_io_exists(out));
+    CHECK(deq_train_run(r, &o, &none, &err) == DEQ_ENOTFOUND && strstr(err.text, "missing.txt") &&
+          strstr(err.text, "--set data.valid=null --set data.valid_share=0.1") && !deq_io_exists(out));
     assign_recipe(r, "data.valid=sample.txt");
     assign_recipe(r, "train.seq_len=65536");
     assign_recipe(r, "model.attention_window=65536");
