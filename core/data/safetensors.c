@@ -200,11 +200,13 @@ static enum deq_rc read_header(struct deq_safetensors *f, uint64_t len, struct d
         return rc;
     for (int i = 7; i >= 0; i--)
         n = n << 8 | size[i];
+    if (len > 8 && size[8] != '{')
+        return deq_fail(err, DEQ_EFORMAT, "%s: not a safetensors file: its header does not start with '{'", f->path);
     if (n > DEQ_ST_HEADER_MAX || n > len - 8)
         return deq_fail(err, DEQ_EFORMAT, "%s: header length %llu is more than the file or the limit of %d bytes",
                         f->path, (unsigned long long)n, DEQ_ST_HEADER_MAX);
-    if (!n || size[8] != '{')
-        return deq_fail(err, DEQ_EFORMAT, "%s: the header does not start with '{'", f->path);
+    if (!n)
+        return deq_fail(err, DEQ_EFORMAT, "%s: the header is empty", f->path);
     char *text = deq_alloc((size_t)n);
     if (!text)
         return deq_fail(err, DEQ_ENOMEM, "%s: no memory", f->path);

@@ -1,5 +1,6 @@
 #include "core/import/checkpoint_files.h"
 
+#include <dirent.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +11,7 @@
 #include "core/base/mem.h"
 #include "core/base/text.h"
 
-enum { INDEX_MAX_BYTES = 16 << 20, PATH = 4096 };
+enum { INDEX_MAX_BYTES = 16 << 20, PATH = 4096, NAME = 256 };
 
 struct part {
     char path[PATH];
@@ -36,6 +37,25 @@ struct deq_checkpoint {
 static const char *const usual[] = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                                     "pytorch_model.bin.index.json", "model.pt", "model.bin"};
 
+static bool ends_with(const char *s, const char *tail)
+{
+    const size_t n = strlen(s), k = strlen(tail);
+    return n >= k && !strcmp(s + n - k, tail);
+}
+
+/* The state dict that training code leaves beside its config.json under a name of its own, for the message: the first
+ * in the order of names, "" where there is none. */
+static void find_state_dict(const char *dir, char out[NAME])
+{
+    out[0] = 0;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if ((ends_with(e->d_name, ".pth") || ends_with(e->d_name, ".pt")) && (!out[0] || strcmp(e->d_name, out) < 0))
+            snprintf(out, NAME, "%s", e->d_name);
+    if (d)
+        closedir(d);
+}
+
 static enum deq_rc find_file(const char *path, char out[PATH], struct deq_err *err)
 {
     if (!deq_io_is_dir(path)) {
@@ -48,14 +68,12 @@ static enum deq_rc find_file(const char *path, char out[PATH], struct deq_err *e
         if (deq_io_exists(out))
             return DEQ_OK;
     }
-    return deq_fail(err, DEQ_ENOTFOUND, "%s: no weights there, expected model.safetensors, with or without "
-                    "model.safetensors.index.json and its shards, pytorch_model.bin or model.pt", path);
-}
-
-static bool ends_with(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), k = strlen(tail);
-    return n >= k && !strcmp(s + n - k, tail);
+    char other[NAME];
+    find_state_dict(path, other);
+    return deq_fail(err, DEQ_ENOTFOUND,
+                    "%s: no weights there, expected model.safetensors, with or without "
+                    "model.safetensors.index.json and its shards, pytorch_model.bin or model.pt%s%s%s",
+                    path, other[0] ? "; there is " : "", other, other[0] ? ": name that file, and --config FILE" : "");
 }
 
 /* A header's first byte follows its eight bytes of length. */

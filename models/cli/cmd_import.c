@@ -39,13 +39,17 @@ int cmd_import(int argc, char **argv)
 {
     char known[256], about[768];
     deq_import_list(known, sizeof known);
-    snprintf(about, sizeof about, "Makes a model directory of what the code of locuslab/deq, locuslab/trellisnet, "
+    snprintf(about, sizeof about,
+             "Makes a model directory of what the code of locuslab/deq, locuslab/trellisnet, "
              "torchdeq or of a looped model saved: a state dict's file, or a directory with config.json and the "
              "weights (safetensors, pytorch_model.bin, model.pt). No Python is needed and nothing in the file is "
-             "executed. model_type is one of %s.", known);
+             "executed. model_type is one of %s.",
+             known);
     const struct deq_command command = {.usage = "deq import CHECKPOINT [--config FILE] [--vocab FILE] --out MODEL_DIR",
-                                        .about = about, .flags = {flags, DEQ_COUNT(flags)},
-                                        .min_args = 1, .max_args = 1};
+                                        .about = about,
+                                        .flags = {flags, DEQ_COUNT(flags)},
+                                        .min_args = 1,
+                                        .max_args = 1};
     const char *args[1];
     size_t n;
     struct deq_import_opts o = {.progress = on_progress, .note = on_note};
@@ -53,8 +57,11 @@ int cmd_import(int argc, char **argv)
     if (code >= 0)
         return code;
     o.checkpoint = args[0];
-    if (!o.out_dir || (!o.config && !deq_io_is_dir(o.checkpoint)))
-        return cli_usage("import", "%s is required", o.out_dir ? "--config" : "--out");
+    if (!o.out_dir)
+        return cli_usage("import", "--out is required: the model directory to write");
+    if (!o.config && !deq_io_is_dir(o.checkpoint))
+        return cli_usage("import", "--config is required with a state dict's file: JSON with model_type and the "
+                                   "arguments of the model's constructor");
     struct deq_err err;
     struct deq_import_report r;
     if (deq_import(&o, &r, &err)) {

@@ -45,6 +45,9 @@ TEST(checkpoint_files_that_are_wrong)
     CHECK(scratch_begin());
     const char *const index = scratch_path("model.safetensors.index.json");
     refused(scratch_dir(), DEQ_ENOTFOUND, "no weights there, expected model.safetensors");
+    scratch_put("step2.pth", "x");
+    scratch_put("step1.pth", "x");
+    refused(scratch_dir(), DEQ_ENOTFOUND, "or model.pt; there is step1.pth: name that file, and --config FILE");
     scratch_put("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"x.safetensors\"}}");
     refused(index, DEQ_ENOTFOUND, "x.safetensors: missing, though ");
     refused(scratch_dir(), DEQ_ENOTFOUND, "says that it holds a");
@@ -59,5 +62,5 @@ TEST(checkpoint_files_that_are_wrong)
     scratch_put("x.safetensors", "short");
     scratch_put("model.safetensors.index.json", "{\"weight_map\": {\"a\": \"x.safetensors\"}}");
     refused(index, DEQ_EFORMAT, "x.safetensors: not a PyTorch checkpoint");
-    scratch_end("model.safetensors.index.json", "x.safetensors", NULL);
+    scratch_end("model.safetensors.index.json", "x.safetensors", "step1.pth", "step2.pth", NULL);
 }

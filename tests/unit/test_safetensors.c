@@ -35,8 +35,8 @@ TEST(safetensors_damaged_headers)
         size_t data;
         const char *says; /* beside the file's name */
     } t[] = {
-        {"", 0, "does not start"},
-        {"[]", 0, "does not start"},
+        {"", 0, "the header is empty"},
+        {"[]", 0, "not a safetensors file: its header does not start"},
         {" {}", 0, "does not start"},
         {"{", 0, "not JSON"},
         {"{]", 0, "not JSON"},
