@@ -150,7 +150,7 @@ static void greet(const struct conf *c, const struct served *m)
     }
     log_plain("deqd %s: model %s on %s (/openapi.json); Ctrl-C stops", DEQ_VERSION, m->name, url);
     log_plain("try: curl -sN %s/v1/completions%s -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 200, "
-              "\"stream\": true}' | "
+              "\"stream\": true, \"echo\": true}' | "
               "sed -un 's/.*\"text\":\"\\(.*\\)\",\"logprobs.*/\\1/;T;s/\\\\\"/\"/g;p' | "
               "while IFS= read -r t; do printf %%b \"$t\"; done; echo",
               curl, key);
