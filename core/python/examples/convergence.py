@@ -13,7 +13,9 @@ from matplotlib import pyplot
 import deq
 from deq import plot
 
-directory, figure = sys.argv[1:3] if len(sys.argv) == 3 else ("models/stories", "convergence.svg")
+if len(sys.argv) == 2:  # --help, or half of it
+    sys.exit("Usage: convergence.py [MODEL_DIR FIGURE.svg]")
+directory, figure = sys.argv[1:3] if len(sys.argv) == 3 else ("models/stories", "build/convergence.svg")
 model = deq.load(directory)
 
 # %% [markdown]
