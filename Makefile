@@ -314,11 +314,14 @@ claims: python all ## measure the paper's three claims (models/claims/README.md)
 # What the Python package is made of: itself, and beside it the library, its header (also as its declarations alone) and the program
 WHEEL   := $(OUT)/wheel
 PYTHON_ENV := $(OUT)/python-venv
-$(PYTHON_ENV)/bin/pip:
+# made last: venv leaves a pip behind even where the packages could not be fetched
+$(PYTHON_ENV)/complete:
+	rm -rf $(PYTHON_ENV)
 	python3 -m venv $(PYTHON_ENV)
-	$@ install --quiet --disable-pip-version-check 'setuptools>=65' wheel
+	$(PYTHON_ENV)/bin/pip install --quiet --disable-pip-version-check 'setuptools>=65' wheel
+	touch $@
 .PHONY: wheel test-python
-wheel: python all library $(PYTHON_ENV)/bin/pip ## build the Python package deq with library and program inside; in build/wheel
+wheel: python all library $(PYTHON_ENV)/complete ## build the Python package deq with library and program inside; in build/wheel
 	rm -rf $(WHEEL)
 	mkdir -p $(WHEEL)/source
 	cp -R core/python/pyproject.toml core/python/setup.py core/python/README.md core/python/deq $(WHEEL)/source
@@ -354,6 +357,8 @@ MANDIR     ?= $(PREFIX)/share/man
 SHARED     := $(PREFIX)/share/deqd
 UNITS      := $(PREFIX)/lib/systemd/system
 INSTALLED  := $(wildcard etc/systemd/*.service etc/systemd/*.socket)
+# what names the usual places, with these in their stead
+placed      = sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $(1)
 # A path with a space in it would be two to rm -rf, and what sed or the shell reads otherwise another one.
 .PHONY: install uninstall places
 places:
@@ -370,15 +375,15 @@ install: places all library man ## install programs, library, man pages, configu
 	install -m 0644 $(OBJ)/deq.h $(DESTDIR)$(INCLUDEDIR)
 	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' core/deq.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc
 	install -m 0644 $(addprefix models/stories/,config.json model.safetensors tokenizer.json tokenizer_config.json README.md) $(DESTDIR)$(SHARED)/models/stories
-	install -m 0644 README.md LICENSE .github/CHANGELOG.md $(DESTDIR)$(PREFIX)/share/doc/deqd
+	install -m 0644 LICENSE .github/CHANGELOG.md $(DESTDIR)$(PREFIX)/share/doc/deqd
+	$(call placed,etc/installed.md) > $(DESTDIR)$(PREFIX)/share/doc/deqd/README.md
 	for page in $(MAN)/*.[18]; do test -e $$page || continue; to=$(DESTDIR)$(MANDIR)/man$${page##*.}; install -d $$to || exit 1; \
 	    sed 's|@SYSCONFDIR@|$(SYSCONFDIR)|; s|@MODEL@|$(SHARED)/models/stories|' $$page > $$to/$${page##*/} && chmod 0644 $$to/$${page##*/} || exit 1; done
 	sed 's|"models/stories"|"$(SHARED)/models/stories"|' etc/deqd.yaml > $(DESTDIR)$(SHARED)/deqd.yaml
 	ln -sfn $(SYSCONFDIR)/deqd $(DESTDIR)$(SHARED)/etc
 	test -e $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml || install -m 0644 $(DESTDIR)$(SHARED)/deqd.yaml $(DESTDIR)$(SYSCONFDIR)/deqd/deqd.yaml
-	for u in $(INSTALLED); do sed 's|/usr/bin/deqd|$(PREFIX)/bin/deqd|; s|/usr/share|$(PREFIX)/share|g; s|/etc/deqd|$(SYSCONFDIR)/deqd|g; s|/var/lib/deqd|$(STATEDIR)/deqd|g' $$u \
-	    > $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
-	chmod 0644 $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc $(DESTDIR)$(SHARED)/deqd.yaml $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
+	for u in $(INSTALLED); do $(call placed,$$u) > $(DESTDIR)$(UNITS)/$$(basename $$u) || exit 1; done
+	chmod 0644 $(DESTDIR)$(PREFIX)/share/doc/deqd/README.md $(DESTDIR)$(LIBDIR)/pkgconfig/deq.pc $(DESTDIR)$(SHARED)/deqd.yaml $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 uninstall: places ## remove what install put there, but not your configuration and models
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,deqd deq) $(addprefix $(DESTDIR)$(UNITS)/,$(notdir $(INSTALLED)))
 	rm -f $(addprefix $(DESTDIR)$(LIBDIR)/,libdeq.so libdeq.so.$(MINOR) libdeq.so.$(VERSION) libdeq.a pkgconfig/deq.pc) $(DESTDIR)$(INCLUDEDIR)/deq.h

@@ -145,6 +145,18 @@ def test_install():
     done("deqd", "--check-config")
 
 
+def test_readme():
+    """What the unit's Documentation= leads to names places that are there, and leads nowhere else."""
+    with open(at(UNIT)) as f:
+        (path,) = re.findall(r"^Documentation=file:(\S+)$", f.read(), re.M)
+    with open(at(path)) as f:
+        text = f.read()
+    told = set(re.findall(r"`(?:[^`]* )?(/[^ `]+)", text))
+    check({CONF, STORIES} <= told, "%s tells %s" % (path, told))
+    equal([p for p in told if not there(p)], [], "places that are not there")
+    check("](" not in text, "it has no links")
+
+
 def test_man_pages():
     for name in ("man8/deqd.8", "man1/deq.1", "man1/deq-generate.1", "man1/deq-bench-serve.1"):
         path = at("/usr/share/man/%s.gz" % name)

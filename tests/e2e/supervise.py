@@ -893,6 +893,12 @@ def test_install_and_units():
             with open(unit) as f:
                 check("\nExecStart=%s/bin/deqd --config /etc/deqd/deqd.yaml\n" % prefix in f.read(),
                       "ExecStart of the installed unit")
+            with open(dest + prefix + "/share/doc/deqd/README.md") as f:
+                text = f.read()
+            told = set(re.findall(r"`(?:[^`]* )?(/[^ `]+)", text))
+            check({"/etc/deqd/deqd.yaml", prefix + "/share/deqd/models/stories"} <= told, "its README tells %s" % told)
+            equal([p for p in told if not os.path.lexists(dest + p)], [], "places of its README that are not there")
+            check("](" not in text, "the installed README has no links, which would lead to what is not installed")
             equal(os.stat(dest + "/etc/deqd/credentials").st_mode & 0o777, 0o700, "mode of the directory of secrets")
             code, out, err = run([dest + prefix + "/bin/deqd", "--config", config, "--model", model, "--check-config"])
             equal((code, out, err), (0, "configuration ok\n", ""),
