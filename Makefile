@@ -166,7 +166,7 @@ test: pytest lint unit simulated replay e2e readme ## run all of this group but 
 # told before the building, not behind it
 .PHONY: python
 python:
-	@command -v python3 > /dev/null || { echo 'the tests need Python. On Debian or Ubuntu, as root:' >&2; \
+	@command -v python3 > /dev/null || { echo 'this needs Python. On Debian or Ubuntu, as root:' >&2; \
 	    echo '    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv' >&2; exit 1; }
 # python3, or Debian's where another comes before it
 PYTEST   = $(shell for p in python3 /usr/bin/python3; do $$p -c 'import pytest, xdist' 2> /dev/null && echo $$p -m pytest && break; done)
@@ -331,6 +331,7 @@ wheel: python all library $(PYTHON_ENV)/complete ## build the Python package deq
 	strip --strip-debug $(WHEEL)/source/deq/lib/libdeq.so $(WHEEL)/source/deq/lib/deq
 	grep -v '^#include' $(OBJ)/deq.h | $(CC) -E -P - > $(WHEEL)/source/deq/lib/deq.cdef
 	$(PYTHON_ENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEEL) $(WHEEL)/source
+	@ls $(WHEEL)/deq-*.whl
 # A tree of its own below build/deb, since dpkg wants debian/ at its top; flags are Debian's there (dpkg-buildflags), so the caller's are not passed on
 DEB     := $(OUT)/deb
 deb: ## make Debian packages in build/deb: daemon, command line, library, model; needs debhelper, help2man

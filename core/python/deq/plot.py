@@ -1,4 +1,4 @@
-"""Pictures of convergence, by matplotlib, which the package does not need otherwise: pip install 'deq[plot]'.
+"""Pictures of convergence, by matplotlib, which the package does not need otherwise: pip install matplotlib.
 
 Each draws into the matplotlib axes that it is given, or into those of a new figure, and returns them; it shows and
 saves nothing. A result of another kind is a RequestError.
