@@ -393,7 +393,8 @@ def test_term_under_a_stream():
     """A running stream may finish; the container ends by itself, long before an orchestrator would kill it."""
     s = Served(env=["DEQD_SERVER_DRAIN_DELAY_MS=300"])
     h, r = s.request("POST", "/v1/completions",
-                     {"prompt": "Once upon a time", "max_tokens": 1500, "ignore_eos": True, "stream": True})
+                     {"prompt": "Once upon a time", "max_tokens": 480, "ignore_eos": True, "stream": True,
+                      "deq": {"min_iter": 32, "max_iter": 32}})
     first = r.readline()
     s.c.term()
     text = first.decode() + r.read().decode()
@@ -406,10 +407,10 @@ def test_term_under_a_stream():
 
 def test_term_when_time_is_up():
     s = Served(env=["DEQD_SERVER_DRAIN_DELAY_MS=200", "DEQD_SERVER_SHUTDOWN_TIMEOUT_MS=300",
-                    "DEQD_ENGINE_MAX_POSITIONS=60000", "DEQD_ENGINE_THREADS=1"])
+                    "DEQD_LIMITS_MAX_ITER=1000", "DEQD_ENGINE_THREADS=1"])
     h, r = s.request("POST", "/v1/completions",
-                     {"prompt": "Once upon a time", "max_tokens": 50000, "ignore_eos": True, "stream": True,
-                      "deq": {"preset": "exact"}})
+                     {"prompt": "Once upon a time", "max_tokens": 480, "ignore_eos": True, "stream": True,
+                      "deq": {"min_iter": 1000, "max_iter": 1000}})
     r.readline()
     code, seconds = s.stop(40)
     equal(code, 0, "exit code")

@@ -483,14 +483,14 @@ def test_image():
 
 # --- A running deqd ---
 
-def daemon(name, *settings):
-    """deqd with a rendered configuration, on free ports of this machine and with the model of the sources."""
+def daemon(name, *settings, model="stories"):
+    """deqd with a rendered configuration, on free ports of this machine and with a model of the sources."""
     f = tempfile.NamedTemporaryFile("w", suffix=".yaml")
     f.write(rendered(name).config_text)
     f.flush()
     d = Daemon("server.admin_listen=127.0.0.1:0",
                f"server.drain_delay_ms={rendered(name).config['server']['drain_delay_ms']}", *settings,
-               model=f"{ROOT}/models/stories", args=("--config", f.name))
+               model=f"{ROOT}/models/{model}", args=("--config", f.name))
     d.file = f  # read on a reload too
     return d
 
@@ -556,7 +556,7 @@ def test_grace():
     for name in ("minimal",):
         r = rendered(name)
         grace = r.pod["spec"]["terminationGracePeriodSeconds"]
-        d = daemon(name, "engine.max_positions=1000000", "server.drain_delay_ms=1000")
+        d = daemon(name, "engine.max_positions=1000000", "server.drain_delay_ms=1000", model="stories-transformer")
         stream = http.client.HTTPConnection(d.host, d.port, timeout=60 * SLOW)
         stream.request("POST", "/v1/completions",
                        json.dumps({"prompt": "A", "max_tokens": 900000, "ignore_eos": True, "stream": True}),

@@ -27,7 +27,7 @@ from load import Load  # noqa: E402
 
 ETC = os.path.join(ROOT, "etc", "prometheus")
 BOARD = os.path.join(ROOT, "etc", "grafana", "deqd.json")
-MODEL = os.path.join(ROOT, "models", "stories")
+MODEL = os.path.join(ROOT, "models", "stories-transformer")
 SECONDS = float(os.environ.get("OBSERVE_SECONDS", "45"))
 RATE = "10s"  # $__rate_interval at a scrape a second
 

@@ -16,7 +16,7 @@ import lib  # noqa: E402
 from lib import SLOW  # noqa: E402
 
 CONFIG = os.path.join(lib.ROOT, "etc", "haproxy", "haproxy.cfg")
-STORIES = os.path.join(lib.ROOT, "models", "stories")
+STORIES = os.path.join(lib.ROOT, "models", "stories-transformer")
 
 
 def free_ports(n):
