@@ -253,13 +253,13 @@ static enum deq_rc weights(struct deq_import_job *j)
 static const char *variant_locuslab(const struct deq_import_job *j)
 {
     const bool post = deq_transformer_arch(j->arch)->norm == DEQ_NORM_POST;
-    return post ? "locuslab/deq, post-norm" : "locuslab/deq, pre_lnorm";
+    return post ? "locuslab/deq, post-norm" : "locuslab/deq, pre-norm";
 }
 
 static const char *variant_seq(const struct deq_import_job *j)
 {
     const bool post = deq_transformer_arch(j->arch)->norm == DEQ_NORM_POST;
-    return post ? "torchdeq deq-seq, post-norm" : "torchdeq deq-seq, pre_lnorm";
+    return post ? "torchdeq deq-seq, post-norm" : "torchdeq deq-seq, pre-norm";
 }
 
 static const char *variant_lm(const struct deq_import_job *j)

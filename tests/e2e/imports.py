@@ -205,7 +205,7 @@ def test_pre_norm_of_torchdeq_seq():
         with place() as p:
             golden, (code, out, err) = made(p, config, authors.random_checkpoint(config, 7), steps=9)
             equal(code, 0, err)
-            check(("pre_lnorm" if pre else "post-norm") in out, "the variant is told: %s" % out)
+            check(("pre-norm" if pre else "post-norm") in out, "the variant is told: %s" % out)
             agrees(p.path("model"), golden, "nine steps", "--solver", "picard", "--tol", "0", "--max-iter", "9")
 
 

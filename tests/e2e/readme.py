@@ -89,7 +89,8 @@ def main():
              " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32"
              " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
-    daemon = keyed = None
+    daemon = keyed = served = None
+    shown = re.findall(r"```text\n(.*?)```", open("models/README.md").read(), re.S)
     contributors()
     try:
         for c in commands:
@@ -117,7 +118,11 @@ def main():
                 print("skipped: curl is not installed:", c)
                 continue
             print("readme:", c[:110], flush=True)
-            run = c.replace(HERE, there).replace("build/keys", f"{work}/keys")
+            if served and not c.startswith("curl"):  # the ones behind a daemon are asked of it
+                served.send_signal(signal.SIGINT)
+                check(served.wait(timeout=60) == 0, "the exit code of a daemon for one model")
+                served = None
+            run = c.replace(HERE, mine if served else there).replace("build/keys", f"{work}/keys")
             if c.startswith("build/deqd") and KEYED in c:
                 keyed = subprocess.Popen(run.replace(KEYED, "127.0.0.1:0").split(), stderr=subprocess.PIPE, text=True)
                 line = keyed.stderr.readline()
@@ -138,9 +143,9 @@ def main():
                 run = run.replace(name, path)
             if c in ("build/deqd --model models/mine", "build/deqd --model models/tiny"):
                 served = subprocess.Popen(run.split() + ["--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True)
-                check('"listening"' in served.stderr.readline(), c)
-                served.send_signal(signal.SIGINT)
-                check(served.wait(timeout=60) == 0, c)
+                line = served.stderr.readline()
+                check('"listening"' in line, f"{c}: {line}")
+                mine = json.loads(line)["address"]
                 continue
             if run.startswith("build/deq train"):
                 kinds = [more for recipe, more in smaller.items() if recipe in run]
@@ -150,6 +155,9 @@ def main():
                                env={**os.environ, **probe})
             check(r.returncode == 0 and not r.stdout.startswith('{"error"'),
                   f"{c}: status {r.returncode}\n{r.stdout[-400:]}{r.stderr[-400:]}")
+            if c.startswith(("build/deq import checkpoint.pth", "build/deq check models/mine ")):
+                printed = (r.stderr + r.stdout).replace(f"{work}/mine", "models/mine")
+                check(any(front.agree(block, printed) for block in shown), f"{c}: not shown as it prints: {printed}")
             if "/v1/completions" in c and "stream" not in c:
                 check(json.loads(r.stdout)["choices"][0]["text"], c)
             if "deq.trace" in c:
@@ -164,6 +172,9 @@ def main():
         if daemon:
             daemon.send_signal(signal.SIGINT)  # SIGTERM would wait for a load balancer first
             check(daemon.wait(timeout=60) == 0, "the daemon's exit code")
+        if served:
+            served.kill()
+            served.wait()
         if keyed:
             keyed.send_signal(signal.SIGINT)
             check(keyed.wait(timeout=60) == 0, "the exit code of the daemon with keys")
