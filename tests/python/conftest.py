@@ -9,6 +9,8 @@ import deq
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 STORIES = os.path.join(ROOT, "models", "stories")
+# its texts have no end, it has no proposal of its own, and it is served with a window of several rows
+TRANSFORMER = os.path.join(ROOT, "models", "stories-transformer")
 TINY = os.path.join(ROOT, "tests", "golden", "tiny")
 
 
@@ -35,4 +37,10 @@ def daemon(directory):
 @pytest.fixture(scope="session")
 def stories():
     with deq.load(STORIES) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def transformer():
+    with deq.load(TRANSFORMER) as loaded:
         yield loaded

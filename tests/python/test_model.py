@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import deq
-from conftest import ROOT, STORIES, TINY
+from conftest import ROOT, STORIES, TINY, TRANSFORMER
 from deq._native import PROGRAM, lib
 
 TEXT = "Tom had a red ball. “Où ?” said Lucy."
@@ -154,9 +154,9 @@ def test_more_requests_than_sequences():
     ({"warm_start": "proposal"}, "warm_start"),
     ({"stop_rule": "never"}, "stop_rule"),
 ])
-def test_wrong_options_are_named(stories, options, field):
+def test_wrong_options_are_named(transformer, options, field):
     with pytest.raises(deq.RequestError) as e:
-        stories.generate(ONCE, **options)
+        transformer.generate(ONCE, **options)
     assert e.value.field == field and isinstance(e.value, ValueError), str(e.value)
 
 
@@ -301,7 +301,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_a_long_text():
-    with subprocess.Popen([sys.executable, "-c", LONG, STORIES], stdout=subprocess.PIPE, text=True, cwd=ROOT) as p:
+    with subprocess.Popen([sys.executable, "-c", LONG, TRANSFORMER], stdout=subprocess.PIPE, text=True, cwd=ROOT) as p:
         assert p.stdout.readline()
         time.sleep(0.3)
         os.kill(p.pid, signal.SIGINT)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import deq
-from conftest import ROOT, STORIES
+from conftest import ROOT, STORIES, TRANSFORMER
 from deq._native import PROGRAM
 from deq.programs import write_safetensors
 
@@ -199,7 +199,7 @@ def test_the_chapters_examples_print_what_it_shows(code, shown, tmp_path, monkey
 def test_the_example_draws_its_figure(tmp_path):
     script = os.path.join(ROOT, "core", "python", "examples", "convergence.py")
     figure = tmp_path / "convergence.svg"
-    done = subprocess.run([sys.executable, script, STORIES, figure], check=True, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, script, TRANSFORMER, figure], check=True, capture_output=True, text=True,
                           env={**os.environ, "MPLBACKEND": "Agg"})
     told = re.findall(r"^(.*): ([\d.]+) evaluations and ([\d.]+) steps a token$", done.stdout, re.M)
     (exactly, exact_evaluations, exact_steps), (served, evaluations, steps) = told

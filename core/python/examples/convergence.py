@@ -15,7 +15,7 @@ from deq import plot
 
 if len(sys.argv) == 2:  # --help, or half of it
     sys.exit("Usage: convergence.py [MODEL_DIR FIGURE.svg]")
-directory, figure = sys.argv[1:3] if len(sys.argv) == 3 else ("models/stories", "build/convergence.svg")
+directory, figure = sys.argv[1:3] if len(sys.argv) == 3 else ("models/stories-transformer", "build/convergence.svg")
 model = deq.load(directory)
 
 # %% [markdown]
