@@ -28,7 +28,7 @@ export function equal(got, want, what) {
 // --- The daemon ---
 
 export class Daemon {
-    static async start({model = "models/stories", listen = "127.0.0.1:0", sets = []} = {}) {
+    static async start({model = "models/stories-transformer", listen = "127.0.0.1:0", sets = []} = {}) {
         const d = new Daemon();
         const all = ["server.drain_delay_ms=0", ...sets].flatMap(s => ["--set", s]);
         d.process = spawn(`${BUILD}/deqd`, ["--model", model, "--listen", listen, ...all],
