@@ -38,8 +38,8 @@ def commands_of(path):
     text = re.sub(r"^```.*?^```$", "", open(path).read(), flags=re.M | re.S)
     lines = [re.sub(r"\\\n *", "", c) for c in re.findall(front.COMMAND, text, re.M)]
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", open("Makefile").read(), re.M))
-    said = [t for l in lines if l.startswith("make ") for t in re.findall(r"^make ([a-z0-9-]+)", l)]
-    said += re.findall(r"`make ([a-z0-9-]+)[^`]*`", text)
+    said = [t for l in lines if l.startswith("make ") for t in re.findall(r"^make ([a-z0-9-]+)(?= |$)", l)]
+    said += re.findall(r"`make ([a-z0-9-]+)(?=[ `])[^`]*`", text)
     check(not set(said) - targets, f"{path}: make {sorted(set(said) - targets)}: not in make help")
     return lines
 
