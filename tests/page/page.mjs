@@ -91,7 +91,7 @@ const TESTS = {
         const active = await v.$("#playground-tokens").getAttribute("aria-activedescendant");
         equal(await v.$(`#${active}`).getAttribute("aria-selected"), "true", "screen readers are told which is chosen");
         await v.$("#playground-table summary").click();
-        equal(await v.$("#playground-table tbody tr").count(), 40, "a row a token in the table");
+        await until("a row a token in the table", async () => await v.$("#playground-table tbody tr").count() === 40);
         await v.accessible("a token, the table");
         await v.end();
     },
