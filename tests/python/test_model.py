@@ -289,7 +289,8 @@ def test_other_threads_run_while_the_library_computes(stories):
 
 
 LONG = """
-import deq, sys
+import deq, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background programs ignore
 model = deq.load(sys.argv[1], max_positions=1 << 20)
 stream = model.stream("Once upon a time", max_tokens=1000000, ignore_eos=True, temperature=1)
 print(next(stream), flush=True)

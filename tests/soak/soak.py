@@ -452,7 +452,7 @@ def soak(d, model, options):
             broken.append("resident memory rises by %.2f MiB in %.2f h" % (rose[0], rose[2]))
     if samples.rows[-1][COLUMNS.index("bugs")]:
         broken.append("deqd_bugs_total is %d" % samples.rows[-1][COLUMNS.index("bugs")])
-    return broken + ["%d wrong, the first: %s" % (len(clients.wrong), clients.wrong[0])] * bool(clients.wrong)
+    return broken + ["%d wrong, the first: %s" % (len(clients.wrong), w) for w in clients.wrong[:1]]
 
 
 def main():
