@@ -392,7 +392,7 @@ WRONG = [
     ("probes.live.periodSeconds=0", "/probes/live/periodSeconds"),
     ("probes.liveness.periodSeconds=1", "additional properties 'liveness' not allowed"),
     ("resources.limits.memory=lots", "/resources/limits/memory"),
-    ("resources.limits.memory=128Mi", "resources.requests.memory: 192Mi exceeds the limit 128Mi"),
+    ("resources.limits.memory=128Mi", "resources.requests.memory: 256Mi exceeds the limit 128Mi"),
     ({"resources": {"limits": {"memory": None}}}, "missing property 'memory'"),
     ("resources.requests.cpu=0", "/resources/requests/cpu"),
     ("resources.requests.gpu=1", "additional properties 'gpu' not allowed"),
