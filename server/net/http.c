@@ -1,10 +1,13 @@
 #define _GNU_SOURCE
 #include "server/net/http_impl.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -331,6 +334,15 @@ size_t http_connections(const struct http *h)
 void http_close_connections(struct http *h)
 {
     atomic_store(&h->closing, true);
+}
+
+/* In the place of the C library's, for libmicrohttpd 0.9.75: MHD_quiesce_daemon and the daemon's own thread both take
+ * the listening socket out of the epoll set, and whoever comes second ends the process ("Failed to remove listen FD
+ * from epoll set"). What is not there any more has been removed. */
+int epoll_ctl(int set, int op, int fd, struct epoll_event *event)
+{
+    const int failed = (int)syscall(SYS_epoll_ctl, set, op, fd, event);
+    return failed && op == EPOLL_CTL_DEL && errno == ENOENT ? 0 : failed;
 }
 
 void http_stop_accepting(struct http *h)
