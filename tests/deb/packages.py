@@ -20,6 +20,9 @@ import sys
 import time
 import traceback
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+from lib import check, counts, equal, main  # noqa: E402
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DEBS = os.path.abspath(sys.argv[1])
 SYSTEM = os.path.join(DEBS, "root")
@@ -27,19 +30,6 @@ STORIES, ONCE = "/usr/share/deqd/models/stories", "Once upon a time"
 CONF, UNIT = "/etc/deqd/deqd.yaml", "/lib/systemd/system/deqd.service"
 DYNAMIC_USER = 61184  # the first of those that systemd takes for DynamicUser=
 OURS = ("deq", "deq-model-stories", "deqd", "libdeq-dev", "libdeq")
-counts = {"passed": 0, "failed": 0}
-now = "?"
-
-
-def check(ok, text):
-    counts["passed" if ok else "failed"] += 1
-    if not ok:
-        print("FAIL %s: %s" % (now, text), flush=True)
-    return bool(ok)
-
-
-def equal(got, want, text):
-    return check(got == want, "%s: got %r, expected %r" % (text, got, want))
 
 
 def run(*args, timeout=600, **more):
@@ -271,20 +261,6 @@ def test_purge():
     equal(sorted(everything() - first), [], "what is left")
 
 
-TESTS = [test_baseline, test_fields, test_install, test_man_pages, test_serves, test_generates, test_library,
-         test_upgrade, test_remove, test_purge]
-
-
-def test(fn):
-    global now
-    now = fn.__name__
-    print("deb: " + now, flush=True)
-    try:
-        fn()
-    except Exception:
-        check(False, traceback.format_exc())
-
-
 if __name__ == "__main__":
     shutil.rmtree(SYSTEM, ignore_errors=True)
     os.mkdir(SYSTEM)
@@ -296,10 +272,8 @@ if __name__ == "__main__":
     subprocess.run(["mount", "-t", "proc", "proc", at("/proc")], check=True)
     first = everything()
     try:
-        for one in TESTS:
-            test(one)
+        failed = main("deb")
     finally:
         subprocess.run(["umount", at("/proc")], check=True)
         shutil.rmtree(SYSTEM)
-    print("deb: %d passed, %d failed" % (counts["passed"], counts["failed"]))
-    sys.exit(counts["failed"] > 0)
+    sys.exit(failed)

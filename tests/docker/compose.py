@@ -9,16 +9,12 @@ import shutil
 import subprocess
 import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+import lib  # noqa: E402
+from lib import check, skip  # noqa: E402
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILE = os.path.join(ROOT, "docker", "compose.yaml")
-failed = passed = 0
-
-
-def check(ok, text):
-    global failed, passed
-    passed, failed = passed + bool(ok), failed + (not ok)
-    if not ok:
-        print("FAIL compose: " + text)
 
 
 def read():
@@ -40,14 +36,13 @@ def seconds(text):
     return int(m.group(1) or 0) * 60 + float(m.group(2) or 0)
 
 
-def main():
+def test_compose():
     services, how = read()
     if services is None and not how:
-        print("docker: compose.yaml skipped: no docker compose; apt-get install --no-install-recommends docker-compose")
-        return 0
-    check(services is not None, "not valid: " + how.strip())
-    if services is None:
-        return 1
+        return skip("no docker compose; apt-get install --no-install-recommends docker-compose")
+    if not check(services is not None, "not valid: " + how.strip()):
+        return
+    print("docker: compose.yaml read by %s" % how)
     check(sorted(services) == ["deqd", "grafana", "prometheus"], "services: %s" % sorted(services))
     for name, s in services.items():
         check(s.get("read_only") is True, "%s: read_only" % name)
@@ -78,9 +73,7 @@ def main():
           "stop_grace_period %s, the drain may take %g s" % (deqd["stop_grace_period"], drain_s))
     check(deqd["healthcheck"]["test"] == ["CMD", "/usr/bin/deqd", "--health-probe"],
           "health check: %s" % deqd["healthcheck"]["test"])
-    print("docker: compose.yaml read by %s: %d passed, %d failed" % (how, passed, failed))
-    return failed > 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(lib.main("docker: compose.yaml"))

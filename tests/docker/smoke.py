@@ -15,7 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+import lib  # noqa: E402
+from lib import check, equal, skip  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HERE = os.path.join(ROOT, "tests", "docker")
@@ -24,24 +27,6 @@ IMAGE = os.environ.get("DEQ_IMAGE", "localhost/deqd:test")
 MODEL = "/usr/share/deqd/models/stories"
 LIMIT_BYTES = 80e6  # of the image, besides the model
 NOFILE = 4096       # a limit that any machine lets us set, and that the default configuration fits into
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-now = "?"
-
-
-def check(ok, text):
-    counts["passed" if ok else "failed"] += 1
-    if not ok:
-        print("FAIL %s: %s" % (now, text), flush=True)
-    return bool(ok)
-
-
-def equal(got, want, text):
-    return check(got == want, "%s: got %r, expected %r" % (text, got, want))
-
-
-def skip(reason):
-    counts["skipped"] += 1
-    print("SKIP %s: %s" % (now, reason), flush=True)
 
 
 def call(*args, **more):
@@ -573,30 +558,14 @@ def test_too_little_memory():
     equal(ends, sorted(ends), "more memory, better")  # "refuses" < "serves"
 
 
-def main(filters):
-    global runner, now, tmp
+if __name__ == "__main__":
     tmp = tempfile.mkdtemp(prefix="deqd-docker-")
     os.chmod(tmp, 0o755)
     runner = choose_runner()
     print("docker: run by %s" % runner.name, flush=True)
-    begin = time.monotonic()
     try:
-        for name, fn in list(globals().items()):
-            if name.startswith("test_") and (not filters or any(f in name for f in filters)):
-                now, t = name, time.monotonic()
-                try:
-                    fn()
-                except Exception:
-                    check(False, "exception\n" + traceback.format_exc())
-                if os.environ.get("DEQ_TIMES"):
-                    print("%7.2f s  %s" % (time.monotonic() - t, name), flush=True)
+        failed = lib.main("docker", parts=sys.argv[1:])
     finally:
         runner.close()
         shutil.rmtree(tmp)
-    print("docker: %d passed, %d failed, %d skipped, %.0f s" % (counts["passed"], counts["failed"], counts["skipped"],
-                                                                time.monotonic() - begin))
-    return 1 if counts["failed"] or not counts["passed"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(failed)
