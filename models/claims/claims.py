@@ -140,7 +140,6 @@ class Session:
                                                    result["diverged"] or "validation %.1f a word" % nats,
                                                    work.clock(time.monotonic() - begun)))
         return result
-        return result
 
     def memory(self):
         steps = [(kind, form, depth) for kind in plan.KINDS if any(m.kind == kind for m in self.plan.models)

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from clients import lib, main, scratch
-from lib import SLOW, check, equal, raw_request, read_response
+from lib import SLOW, check, equal, raw_request
 
 # its texts may be longer than the shipped model's
 TRANSFORMER = os.path.join(lib.ROOT, "models", "stories-transformer")

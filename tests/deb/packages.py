@@ -17,7 +17,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))

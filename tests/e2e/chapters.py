@@ -408,13 +408,13 @@ def test_runbook():
 
 def test_files():
     """Tables of what lies in a room name everything that does."""
+    copy = not shutil.which("git") or run(["git", "-C", ROOT, "rev-parse"])[0]  # the sources without their history
+
     def there(path, *but):
+        if copy:
+            return set(os.listdir(os.path.join(ROOT, path))) - set(but)
         names = run(["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", path])[1].split()
         return {os.path.relpath(n, path).split("/")[0] for n in names} - set(but)
-
-    if not shutil.which("git") or run(["git", "-C", ROOT, "rev-parse"])[0]:  # a copy of the sources
-        def there(path, *but):
-            return set(os.listdir(os.path.join(ROOT, path))) - set(but)
 
     for path, heading, first, room in ((OPERATION, "What lies here", "file", "etc"),
                                        (OPERATION, "Observability", "file of `prometheus/`", "etc/prometheus"),

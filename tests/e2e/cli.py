@@ -14,7 +14,7 @@ import tempfile
 import time
 import xml.etree.ElementTree
 
-from lib import (DEQ, ROOT, SANITIZED, SLOW, TINY, check, clean_env, close, equal, run, skip, usual)
+from lib import (DEQ, ROOT, SLOW, TINY, check, clean_env, close, equal, run, skip, usual)
 
 RECIPE = os.path.join(ROOT, "tests", "golden", "tiny.yaml")
 DATA = os.path.join(ROOT, "tests", "golden", "tokenizer")

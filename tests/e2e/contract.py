@@ -1,11 +1,10 @@
 """The completions contract beyond one plain prompt: shapes of prompts, choices, echo, sampling extensions, telemetry,
 the prefix cache, chat."""
-import json
 import math
 import threading
 import time
 
-from lib import MARK, PATIENCE_S, SLOW, Daemon, check, check_error, equal, events_text, raw_request, shared, usual
+from lib import PATIENCE_S, SLOW, Daemon, check, check_error, equal, events_text, raw_request, shared, usual
 
 CHAT = ("chat.message={role}: {content}\\n", "chat.stop=\\nuser:")
 LONG = ("What shall I say more than I have inferred? Remember whom you are to cope withal; a sort of vagabonds, "

@@ -89,7 +89,7 @@ def main():
              " --set train.batch=2 --set train.micro_batch=1 --set predictor.steps=1 --set model.hidden_size=32"
              " --set tune.loss_budget=0")
     smaller = {"trellis.yaml": " --set model.state_size=32"}  # of the kind's own sizes; a transformer's else
-    daemon = keyed = served = None
+    daemon = keyed = served = mine = None
     shown = re.findall(r"```text\n(.*?)```", open("models/README.md").read(), re.S)
     contributors()
     try:

@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 
-from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, SANITIZER_WORDS, TINY, Daemon, check, check_error, clean_env, equal,
-                 note, raw_request, read_response, run, short, skip, slow_model)
+from lib import (DEQD, MARK, ROOT, SANITIZED, SLOW, TINY, Daemon, check, check_error, clean_env, equal, raw_request,
+                 read_response, run, short, skip, slow_model)
 from life import printed
 
 UNITS = os.path.join(ROOT, "etc", "systemd")
@@ -737,7 +737,7 @@ LARGE = ["engine.max_sequences=1000", "engine.max_positions=2048", "engine.cache
 
 
 def test_limits_of_memory():
-    with place() as tmp:
+    with place():
         if SANITIZED:
             skip("RLIMIT_AS: sanitizers take terabytes of addresses")
         else:

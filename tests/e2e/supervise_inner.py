@@ -7,7 +7,6 @@ usage: supervise_inner.py DEST DIR, DEST: what make install PREFIX=/usr put ther
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import socket

@@ -150,6 +150,14 @@ else
     fi
 fi
 
+# Names in Python that nothing defines or nobody uses.
+flakes=$(command -v pyflakes3 || command -v pyflakes)
+if [ -n "$flakes" ]; then
+    complain "Python, by pyflakes" "$(find core docker models tests -name '*.py' -exec $flakes {} + 2>&1)"
+else
+    echo 'lint: skipped: pyflakes: there is none (apt-get install pyflakes3)'
+fi
+
 # GitHub's forms, by GitHub's schemas, where there is what knows them.
 if command -v check-jsonschema > /dev/null; then
     refused() { said=$(check-jsonschema --builtin-schema "vendor.$@" 2>&1) || echo "$said"; }

@@ -28,7 +28,6 @@ import random
 import shutil
 import signal
 import socket
-import struct
 import sys
 import time
 
@@ -163,9 +162,8 @@ class Clients:
             return None if got and set(got) == {self.want[p, n]} else "%r, %d tokens: %r" % (p, n, got)
         body = {"prompt": p, "max_tokens": n, "temperature": 0, "ignore_eos": True,
                 "cache": self.rng.choice(("exact", "approximate", "off")), "n": self.rng.choice((1, 1, 2)), **more}
-        if body["cache"] == "approximate":
-            judge = None  # states that generation left: as good an answer, and not the same
-        self.ask(kind, body, judge=judge)
+        # states that generation left: as good an answer, and not the same
+        self.ask(kind, body, judge=None if body["cache"] == "approximate" else judge)
 
     def whole(self):
         self.completion("whole")

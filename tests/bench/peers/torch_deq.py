@@ -5,6 +5,7 @@
 tokens: positions of each of batch sequences, behind mem positions that are remembered. The code is run as it is, but
 for what it asks of old versions: torch.solve, a CUDA version, termcolor. Weights are random; times do not depend on
 them."""
+import importlib.util
 import os
 import sys
 import types
@@ -23,9 +24,7 @@ def authors_model(repo):
     sys.path[:0] = [os.path.join(repo, "DEQ-Sequence"), repo]
     torch.version.cuda = torch.version.cuda or "11.0"
     torch.solve = lambda b, a: (torch.linalg.solve(a, b), None)
-    try:
-        import termcolor  # noqa: F401
-    except ImportError:
+    if not importlib.util.find_spec("termcolor"):
         sys.modules["termcolor"] = types.ModuleType("termcolor")
         sys.modules["termcolor"].colored = lambda text, *_, **__: text
     from models.deq_transformer import DEQTransformerLM
