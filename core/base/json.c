@@ -8,16 +8,48 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/base/rng.h"
 
-/* The parse that this thread is in: the blocks that jansson has, and where to when there is none. */
+/* The parse that this thread is in: the blocks that jansson has, and where to when there is none. They are a set: of a
+ * text that breaks off jansson frees all, in an order of its own. */
 static _Thread_local struct {
     bool on;
     jmp_buf no_memory;
-    void **block; /* [n] */
-    size_t n, cap;
+    void **block; /* [cap] by a hash of the address, NULL: free; at least half are */
+    size_t n, cap; /* cap: a power of two */
 } parse;
 
 static _Thread_local bool failed;
+
+static size_t home_of(const void *b)
+{
+    return (size_t)deq_mix64((uintptr_t)b) & (parse.cap - 1);
+}
+
+/* Where b stands, or would. */
+static size_t place_of(const void *b)
+{
+    size_t i = home_of(b);
+    while (parse.block[i] && parse.block[i] != b)
+        i = (i + 1) & (parse.cap - 1);
+    return i;
+}
+
+static bool grow(void)
+{
+    void **const old = parse.block;
+    const size_t n = parse.cap, cap = DEQ_MAX(2 * n, (size_t)128);
+    void **const more = DEQ_NEW_ARRAY(void *, cap);
+    if (!more)
+        return false;
+    parse.block = more;
+    parse.cap = cap;
+    for (size_t i = 0; i < n; i++)
+        if (old[i])
+            more[place_of(old[i])] = old[i];
+    deq_free(old);
+    return true;
+}
 
 static void *take(size_t bytes)
 {
@@ -26,27 +58,34 @@ static void *take(size_t bytes)
         failed = failed || !b;
         return b;
     }
-    if (parse.n == parse.cap) {
-        const size_t cap = DEQ_MAX(2 * parse.cap, (size_t)64);
-        void **more = deq_realloc(parse.block, parse.n * sizeof *more, cap * sizeof *more);
-        if (!more)
-            longjmp(parse.no_memory, 1);
-        parse.block = more;
-        parse.cap = cap;
-    }
+    if (2 * (parse.n + 1) > parse.cap && !grow())
+        longjmp(parse.no_memory, 1);
     void *b = deq_alloc_plain(bytes);
     if (!b)
         longjmp(parse.no_memory, 1);
-    return parse.block[parse.n++] = b;
+    parse.n++;
+    return parse.block[place_of(b)] = b;
+}
+
+/* What place i held is no longer there: those behind it that would stand there, but for it, come nearer. */
+static void close_gap(size_t i)
+{
+    const size_t mask = parse.cap - 1;
+    for (size_t k = (i + 1) & mask; parse.block[k]; k = (k + 1) & mask)
+        if (((k - home_of(parse.block[k])) & mask) >= ((k - i) & mask)) {
+            parse.block[i] = parse.block[k];
+            i = k;
+        }
+    parse.block[i] = NULL;
 }
 
 static void give(void *b)
 {
-    for (size_t i = parse.n; parse.on && i-- > 0;) /* what is freed was mostly allocated just now */
-        if (parse.block[i] == b) {
-            parse.block[i] = parse.block[--parse.n];
-            break;
-        }
+    const size_t i = parse.on && parse.cap ? place_of(b) : 0;
+    if (parse.on && parse.cap && parse.block[i]) {
+        parse.n--;
+        close_gap(i);
+    }
     deq_free_plain(b);
 }
 
@@ -59,8 +98,8 @@ __attribute__((constructor)) static void take_allocator(void)
 static json_t *guarded(const char *text, size_t len, size_t flags, json_error_t *where, bool *ret_no_memory)
 {
     if (setjmp(parse.no_memory)) {
-        while (parse.n)
-            deq_free_plain(parse.block[--parse.n]);
+        for (size_t i = 0; i < parse.cap; i++)
+            deq_free_plain(parse.block[i]);
         *ret_no_memory = true;
         return NULL;
     }

@@ -1,7 +1,9 @@
 /* core/base/json.c: JSON that jansson cannot hold. */
 #include <string.h>
+#include <time.h>
 
 #include "core/base/base.h"
+#include "core/base/buf.h"
 #include "core/base/fault.h"
 #include "core/base/json.h"
 #include "core/base/mem.h"
@@ -90,4 +92,28 @@ TEST(json_text_is_whole_or_none)
         json_decref(o);
     }
     CHECK(nth > 6 && !deq_json_text(NULL, 0));
+}
+
+/* What it had is freed from its beginning on: were it looked for from the end, this would take ten seconds. */
+TEST(json_that_breaks_off_costs_what_it_is_long)
+{
+    enum { VALUES = 250000, SECONDS_MAX = 3 };
+    static const struct {
+        const char *begin, *value, *end;
+    } t[] = {{"[", "1,", ""}, {"[", "[1],", ""}, {"{\"a\":[", "\"x\",", "1]"}, {"[", "{\"a\":{}},", "1"}};
+    for (size_t i = 0; i < DEQ_COUNT(t); i++) {
+        struct deq_buf text;
+        json_error_t where;
+        json_t *o = NULL;
+        deq_buf_init(&text, 1 << 24);
+        deq_buf_str(&text, t[i].begin);
+        for (size_t k = 0; k < VALUES; k++)
+            deq_buf_str(&text, t[i].value);
+        deq_buf_str(&text, t[i].end);
+        const clock_t before = clock();
+        CHECK(!text.failed && deq_json_parse(text.data, text.len, 0, &o, &where) == DEQ_EFORMAT);
+        CHECK_MSG(clock() - before < SECONDS_MAX * CLOCKS_PER_SEC, "%s%s...: %.1f s", t[i].begin, t[i].value,
+                  (double)(clock() - before) / CLOCKS_PER_SEC);
+        deq_buf_free(&text);
+    }
 }
