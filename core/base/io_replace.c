@@ -78,6 +78,7 @@ static enum deq_rc write_parts(int fd, const char *path, const struct deq_parts 
 
 static bool set_place(struct place *p, const char *path)
 {
+    /* cppcheck-suppress ctuuninitvar; it is written here */
     const int n = snprintf(p->path, sizeof p->path, "%s", path);
     if (n < 0 || (size_t)n >= sizeof p->path)
         return false;

@@ -113,13 +113,13 @@ static bool parse_bytes(const char *text, uint64_t *ret)
         return false;
     memcpy(digits, text, n);
     digits[n] = 0;
-    const char *unit = text + n;
-    unsigned shift = !*unit                                       ? 0
-                     : !strcmp(unit, "K") || !strcmp(unit, "KiB") ? 10
-                     : !strcmp(unit, "M") || !strcmp(unit, "MiB") ? 20
-                     : !strcmp(unit, "G") || !strcmp(unit, "GiB") ? 30
-                                                                  : 99;
-    return shift < 99 && parse_u64(digits, ret) && !__builtin_mul_overflow(*ret, (uint64_t)1 << shift, ret);
+    const char *name = text + n;
+    const uint64_t unit = !*name                                       ? 1
+                          : !strcmp(name, "K") || !strcmp(name, "KiB") ? 1u << 10
+                          : !strcmp(name, "M") || !strcmp(name, "MiB") ? 1u << 20
+                          : !strcmp(name, "G") || !strcmp(name, "GiB") ? 1u << 30
+                                                                       : 0;
+    return unit && parse_u64(digits, ret) && !__builtin_mul_overflow(*ret, unit, ret);
 }
 
 /* The place of text in "a|b|c", or -1. */

@@ -154,7 +154,8 @@ static enum deq_rc load(const char *path, const struct deq_arch *a, const struct
 enum deq_rc deq_weights_load(const char *path, const struct deq_arch *a, bool packed, struct deq_weights **ret,
                              struct deq_err *err)
 {
-    return load(path, a, packed ? &(struct deq_stop){0} : NULL, ret, err);
+    const struct deq_stop never = {0};
+    return load(path, a, packed ? &never : NULL, ret, err);
 }
 
 enum deq_rc deq_weights_load_until(const char *path, const struct deq_arch *a, const struct deq_stop *stop,

@@ -115,6 +115,7 @@ static struct stretch find_stretch(const struct deq_form *f, uint16_t place, uin
         if (next[a->class_of[b]] != to)
             ret.kinds &= ~(1ull << f->spelling->kind[b]);
     for (unsigned b = 0; b < 256; b++)
+        /* cppcheck-suppress uninitvar; where n is 0 it is not read */
         if (ret.kinds >> f->spelling->kind[b] & 1 && (!n || class[n - 1] != a->class_of[b]))
             class[n++] = a->class_of[b];
     while (to && ret.run < DEQ_SPELLING_LONGEST && a->place[to].need + depth <= DEQ_FORM_DEPTH &&

@@ -87,7 +87,7 @@ void deq_grad_solve(struct deq_grad_work *work, const struct deq_solver_opts *o,
 
 /* Loss and gradients of one shard: tokens, targets [N], of `count` in the batch; grads are added to. step, shard: keys
  * of the random numbers. */
-void deq_grad_shard(struct deq_grad_work *work, const struct deq_grad_opts *o, const struct deq_weights *w,
+void deq_grad_shard(struct deq_grad_work *w, const struct deq_grad_opts *o, const struct deq_weights *weights,
                     const uint32_t *tokens, const uint32_t *targets, size_t count, uint64_t seed, uint64_t step,
                     uint64_t shard, struct deq_weights *grads, struct deq_grad_report *ret);
 

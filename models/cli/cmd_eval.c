@@ -243,7 +243,7 @@ static enum deq_rc run_budgets(const struct deq_model *model, const struct flags
 {
     const struct deq_model_info info = deq_model_info(model);
     struct deq_solve_params p = deq_request_defaults(model).solve;
-    struct result r[CLI_COUNTS_MAX];
+    struct result r[CLI_COUNTS_MAX] = {{0}};
     solve_flags_apply(&f->solve, &info, &p);
     p.window = 1;
     p.prefill_window = 0;

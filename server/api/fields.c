@@ -60,7 +60,6 @@ static void drop_nulls(json_t *v)
     const char *key;
     json_t *x;
     void *next;
-    size_t i;
     if (json_is_object(v)) {
         json_object_foreach_safe(v, next, key, x) {
             if (json_is_null(x))
@@ -69,8 +68,8 @@ static void drop_nulls(json_t *v)
                 drop_nulls(x);
         }
     } else if (json_is_array(v)) {
-        json_array_foreach(v, i, x)
-            drop_nulls(x);
+        for (size_t i = 0; i < json_array_size(v); i++)
+            drop_nulls(json_array_get(v, i));
     }
 }
 
@@ -169,6 +168,7 @@ bool fields_whole(const json_t *v, int64_t *ret, bool *ret_held)
     const double x = json_number_value(v);
     if (!json_is_number(v) || x != floor(x))
         return false;
+    /* cppcheck-suppress incorrectLogicOperator; it does not know hexadecimal floats */
     *ret_held = json_is_integer(v) || (x >= -0x1p63 && x < 0x1p63);
     *ret = json_is_integer(v) ? json_integer_value(v) : *ret_held ? (int64_t)x : x < 0 ? INT64_MIN : INT64_MAX;
     return true;

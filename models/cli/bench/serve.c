@@ -171,6 +171,7 @@ static bool print_json(const struct bench *b, const struct wanted *w, const stru
 static void print_table(const struct bench *b, const struct wanted *w, const struct figures *f)
 {
     const double d = b->duration;
+    /* cppcheck-suppress invalidPrintfArgType_uint; set.n is a size_t */
     printf("%-44s %zu of %zu\n", "Successful requests", b->ok, b->set.n);
     printf("%-44s %zu, of these refused (429) %zu\n", "Failed requests", b->failed, b->refused);
     if (b->set.n > b->ok + b->failed)
