@@ -189,6 +189,7 @@ static void cut_head(struct MHD_Connection *c)
             c->body_left = strtoull(colon + 1, NULL, 10);
         p = end + 2;
     }
+    end[0] = end[1] = 0;
 }
 
 static bool call_handler(struct MHD_Connection *c, const char *piece, size_t *n)
