@@ -147,29 +147,3 @@ TEST(logprobs_name_any_bytes)
     json_decref(tokens);
     end();
 }
-
-static int by_rank(const void *a, const void *b)
-{
-    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return logits[x] != logits[y] ? (logits[x] > logits[y] ? -1 : 1) : x < y ? -1 : 1;
-}
-
-/* The most probable tokens are those that a sort would put first, ties too, however many are asked for. */
-TEST(logprobs_of_the_most_probable)
-{
-    static const uint32_t counts[] = {0, 1, 2, 5, 20, 63, 64, 65, 200, V - 1, V, V + 1};
-    uint32_t sorted[V], ids[V + 1];
-    for (unsigned kind = 0; kind < 4; kind++) { /* ascending, descending, random with and almost without ties */
-        for (uint32_t i = 0; i < V; i++) {
-            sorted[i] = i;
-            const uint32_t any = (uint32_t)deq_rng_below(7, kind, i, kind == 2 ? 9 : 1u << 20);
-            logits[i] = kind == 0 ? (float)i : kind == 1 ? -(float)i : (float)any;
-        }
-        qsort(sorted, V, sizeof *sorted, by_rank);
-        for (size_t c = 0; c < DEQ_COUNT(counts); c++) {
-            deq_top_tokens(logits, V, counts[c], ids);
-            CHECK_MSG(!memcmp(ids, sorted, DEQ_MIN(counts[c], (uint32_t)V) * sizeof *ids), "kind %u, %u tokens", kind,
-                      counts[c]);
-        }
-    }
-}
