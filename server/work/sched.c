@@ -189,7 +189,7 @@ static void enqueue(struct sched *s, struct job *j, struct account *a)
     j->next = NULL;
     *s->queue_end = j;
     s->queue_end = &j->next;
-    j->number = atomic_fetch_add(&last_number, 1) + 1;
+    j->number = ++last_number;
     j->next_listed = NULL;
     j->listed = s->listed_end;
     *s->listed_end = j;

@@ -62,6 +62,22 @@ TEST(elastic_looks_at_one_in_a_hundred)
     for (unsigned i = 0; i < 20; i++)
         elastic_gap(&e, i ? 10 * MS : 60 * MS);
     CHECK(!elastic_tick(&e, HIGHEST, true, 1000 * MS) && e.level == 0 && e.gaps == 0);
+    (void)feed(&e, 1000 * MS, 250, 148, 10, 2, 60); /* two are enough */
+    CHECK_EQ(e.level, 1u);
+}
+
+/* A gap of just the objective is in time, and one of 0.6 of it is below the band. */
+TEST(elastic_gaps)
+{
+    struct elastic e = begin(50);
+    elastic_gap(&e, 30 * MS);
+    CHECK(e.gaps == 1 && !e.near && !e.late);
+    elastic_gap(&e, 30 * MS + 1);
+    CHECK(e.gaps == 2 && e.near == 1 && !e.late);
+    elastic_gap(&e, 50 * MS);
+    CHECK(e.gaps == 3 && e.near == 2 && !e.late);
+    elastic_gap(&e, 50 * MS + 1);
+    CHECK(e.gaps == 4 && e.near == 3 && e.late == 1);
 }
 
 /* Few gaps gather for a second; a period is two objectives long, whatever their number. */
@@ -78,6 +94,13 @@ TEST(elastic_periods)
     for (unsigned i = 0; i < 500; i++)
         elastic_gap(&e, 500 * MS);
     CHECK(!elastic_tick(&e, HIGHEST, true, 799 * MS) && elastic_tick(&e, HIGHEST, true, 800 * MS));
+    e = begin(10); /* and 100 ms at least, for 100 gaps; a second for fewer */
+    for (unsigned i = 0; i < 100; i++)
+        elastic_gap(&e, 60 * MS);
+    CHECK(!elastic_tick(&e, HIGHEST, true, 100 * MS - 1) && elastic_tick(&e, HIGHEST, true, 100 * MS));
+    for (unsigned i = 0; i < 99; i++)
+        elastic_gap(&e, 60 * MS);
+    CHECK(!elastic_tick(&e, HIGHEST, true, 1100 * MS - 1) && elastic_tick(&e, HIGHEST, true, 1100 * MS));
 }
 
 /* Nothing comes: with nothing under way that is calm, as long as it lasted; while a long prompt is read it is none. */
@@ -91,6 +114,10 @@ TEST(elastic_silence)
     CHECK_EQ(e.level, 3u);
     CHECK(elastic_tick(&e, HIGHEST, false, now + 3600000ull * MS));
     CHECK_EQ(e.level, 0u);
+    e = begin(50);
+    now = feed(&e, 0, 250, 100, 60, 0, 0);
+    CHECK(!elastic_tick(&e, HIGHEST, false, now + 2000ull * MS - 1) && e.level == 1); /* two seconds, to the last */
+    CHECK(elastic_tick(&e, HIGHEST, false, now + 3000ull * MS) && e.level == 0);
 }
 
 /* Of texts that allow nothing, or less than the level, nothing more is asked. */
@@ -103,6 +130,10 @@ TEST(elastic_keeps_to_what_has_an_effect)
     for (unsigned i = 0; i < 100; i++)
         elastic_gap(&e, 60 * MS);
     CHECK(!elastic_tick(&e, 0, true, now + 2000 * MS) && e.level == 2);
+    e = begin(50);
+    for (unsigned i = 0; i < 100; i++)
+        elastic_gap(&e, 60 * MS);
+    CHECK(!elastic_tick(&e, 0, true, 1000 * MS) && e.level == 0);
 }
 
 TEST(elastic_tolerances)
@@ -114,4 +145,5 @@ TEST(elastic_tolerances)
     CHECK(elastic_levels(0.1f, 0.5f) == 4 && elastic_levels(0.5f, 0.5f) == 0 && elastic_levels(0.6f, 0.5f) == 0);
     const unsigned n = elastic_levels(1e-7f, 10);
     CHECK(elastic_tol(1e-7f, 10, n) == 10 && elastic_tol(1e-7f, 10, n - 1) < 10);
+    CHECK_EQ(elastic_levels(1e-30f, 10), 64u); /* the most, though it is not as open then */
 }

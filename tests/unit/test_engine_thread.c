@@ -1,5 +1,8 @@
 /* server/work/engine_thread.c: what the engine's thread does with jobs that run, their signals and their ends. */
+#include <unistd.h>
+
 #include "core/base/clock.h"
+#include "server/work/sched_impl.h"
 #include "tests/unit/jobs.h"
 
 static uint64_t observed(const struct histogram *h)
@@ -94,9 +97,11 @@ TEST(engine_thread_pauses_a_job)
     jobs_check_end(other, JOB_FINISHED);
     CHECK_EQ(slow->tokens, had);
     CHECK_EQ(jobs.metrics.paused, 1);
+    sched_pause(&slow->job, true);
     sched_pause(&slow->job, false);
     jobs_check_end(slow, JOB_FINISHED);
     CHECK_EQ(slow->tokens, 300);
+    CHECK_EQ(jobs.metrics.paused, 1); /* it was paused once */
     jobs_end();
 }
 
@@ -112,6 +117,104 @@ TEST(engine_thread_keeps_no_token_of_a_slow_stream)
     jobs_check_end(p, JOB_FINISHED);
     CHECK_EQ(p->tokens, 10);
     CHECK_MSG(p->steps + 1 >= p->tokens, "went out %u times", p->steps); /* the last one goes with the end */
+    jobs_end();
+}
+
+static double sum_s(const struct histogram *h)
+{
+    return 1e-6 * (double)h->sum_micro;
+}
+
+/* What a job's times add up to, against what they are times of: its wait, its tokens, its steps. */
+TEST(engine_thread_measures)
+{
+    enum { TOKENS = 3, LONG = 300 };
+    const double rounded = 2e-5; /* sums are of whole microseconds, and clocks are read one after the other */
+    const double cpu_s = deq_process_cpu_s();
+    sem_t hold;
+    REQUIRE(jobs_begin(1));
+    const struct metrics *m = &jobs.metrics;
+    struct probe *p = jobs_prepare(0, 1, TOKENS), *again = jobs_prepare(1, 1, LONG);
+    p->job.request.solve.window = again->job.request.solve.window = 1; /* a token a step */
+    p->token_us = 3000;
+    CHECK(jobs_submit(p) == SUBMIT_OK);
+    jobs_check_end(p, JOB_FINISHED);
+    struct probe *holder = jobs_hold_engine(2, 1, 1, &hold); /* all of it is counted */
+    const struct job *j = &p->job;
+    const double decode = 1e-9 * (double)(j->last_token_ns - j->first_token_ns), first = jobs.sched->service_s;
+    CHECK(decode >= 0.006 && fabs(sum_s(&m->itl_s) - decode) < rounded);
+    CHECK(fabs(sum_s(&m->tpot_s) * (TOKENS - 1) - decode) < rounded);
+    CHECK(fabs(sum_s(&m->ttft_s) - 1e-9 * (double)(j->first_token_ns - j->arrived_ns)) < rounded);
+    CHECK(fabs(sum_s(&m->prefill_s) - 1e-9 * (double)(j->first_token_ns - j->admitted_ns)) < rounded);
+    CHECK(sum_s(&m->decode_s) >= decode && sum_s(&m->decode_s) < sum_s(&m->e2e_s));
+    CHECK(sum_s(&m->e2e_s) < 1e-9 * (double)(deq_now_ns() - j->arrived_ns));
+    CHECK(fabs(sum_s(&m->e2e_s) - 1e-9 * (double)(j->admitted_ns - j->arrived_ns) - first) < rounded);
+    CHECK(sum_s(&m->queue_s) < 2e-9 * (double)(deq_now_ns() - j->arrived_ns)); /* of both */
+    CHECK(observed(&m->iterations) == TOKENS && observed(&m->residual) == TOKENS);
+    CHECK_EQ(m->start_tokens[j->request.solve.warm_start], TOKENS);
+    CHECK_EQ(m->iterations.sum_micro, 1000000 * m->start_evaluations[j->request.solve.warm_start]);
+    CHECK_EQ(m->rows.sum_micro, 1000000 * m->engine.rows);
+    CHECK_EQ(m->step_tokens.sum_micro, 1000000 * m->engine.positions);
+    CHECK(observed(&m->rows) == m->engine.steps && observed(&m->step_s) == m->engine.steps);
+    sem_post(&hold);
+    jobs_check_end(holder, JOB_FINISHED);
+    const double before = sum_s(&m->e2e_s) - sum_s(&m->queue_s), second = jobs.sched->service_s;
+    CHECK(fabs(second - (0.9 * first + 0.1 * (before - first))) < rounded);
+    CHECK(jobs_submit(again) == SUBMIT_OK);
+    jobs_check_end(again, JOB_FINISHED);
+    CHECK(1e-9 * (double)m->outside_ns < deq_process_cpu_s() - cpu_s);
+    jobs_end();
+}
+
+/* The loop of elastic depth hears of each gap between tokens that the engine made, and of none that a reader did. */
+TEST(engine_thread_tells_of_gaps)
+{
+    enum { TOKENS = 40 };
+    sem_t hold;
+    REQUIRE(jobs_begin(2));
+    jobs.sched->elastic.objective_ns = HANG_S * 1000000000ull; /* no period ends */
+    jobs.sched->elastic.began_ns = deq_now_ns();
+    struct probe *p = jobs_prepare(0, 1, TOKENS);
+    p->job.request.solve.window = 1;
+    p->pause_at = 20;
+    CHECK(jobs_submit(p) == SUBMIT_OK && jobs_wait(&p->paused));
+    struct probe *other = jobs_prepare(1, 2, 1);
+    CHECK(jobs_submit(other) == SUBMIT_OK);
+    jobs_check_end(other, JOB_FINISHED); /* its steps were without the paused one */
+    sched_pause(&p->job, false);
+    jobs_check_end(p, JOB_FINISHED);
+    struct probe *holder = jobs_hold_engine(2, 1, 1, &hold);
+    const struct elastic *e = &jobs.sched->elastic;
+    CHECK(e->gaps == TOKENS - 2 && !e->late && !e->near);
+    sem_post(&hold);
+    jobs_check_end(holder, JOB_FINISHED);
+    jobs_end();
+}
+
+/* With nothing to do it shows that it lives, five times a second and not more often, whatever waits in the engine. */
+TEST(engine_thread_rests)
+{
+    REQUIRE(jobs_begin(2));
+    for (unsigned paused = 0; paused < 2; paused++) {
+        struct probe *p = &jobs.probe[0];
+        if (paused) {
+            p = jobs_prepare(0, 1, NEVER);
+            p->pause_at = 1;
+            CHECK(jobs_submit(p) == SUBMIT_OK && jobs_wait(&p->paused));
+        }
+        uint64_t shown[4];
+        for (size_t i = 0; i < DEQ_COUNT(shown); i++) {
+            shown[i] = sched_last_step_ns(jobs.sched);
+            for (int k = 0; k < HANG_S * 1000 && i && shown[i] == shown[i - 1]; k++) {
+                usleep(1000);
+                shown[i] = sched_last_step_ns(jobs.sched);
+            }
+        }
+        /* one behind a wait and one before the next; the first may be of what went before */
+        CHECK_MSG(shown[3] - shown[1] >= 200000000, "%u: %.3f s", paused, 1e-9 * (double)(shown[3] - shown[1]));
+    }
+    sched_cancel(&jobs.probe[0].job);
+    jobs_check_end(&jobs.probe[0], JOB_CANCELED);
     jobs_end();
 }
 

@@ -92,6 +92,21 @@ TEST(fair_accounts_are_bounded)
     CHECK(fair_account(&fair, 5) == busy && busy->virtual_time == 9);
 }
 
+/* Of those that are idle a new caller takes the place of the one with the least virtual time. */
+TEST(fair_account_of_a_new_caller)
+{
+    fair = (struct fair){0};
+    struct account *had[16];
+    for (uint64_t i = 0; i < DEQ_COUNT(had); i++) {
+        had[i] = fair_account(&fair, 7 + i * FAIR_ACCOUNTS);
+        had[i]->in_flight = 1;
+        had[i]->virtual_time = 100 - (double)(i % 8);
+    }
+    had[3]->in_flight = had[5]->in_flight = had[6]->in_flight = 0;
+    CHECK(fair_account(&fair, 7 + 16 * FAIR_ACCOUNTS) == had[6]);
+    CHECK(had[6]->virtual_time == 0 && had[6]->id == 7 + 16 * FAIR_ACCOUNTS);
+}
+
 /* Where all that a caller may have are busy, it shares the last of them with its owner, and takes nobody's. */
 TEST(fair_account_where_all_are_busy)
 {
@@ -117,6 +132,10 @@ TEST(fair_places_of_a_queue)
 
 TEST(fair_places_in_the_engine)
 {
+    const struct fair_room a = {1, 20, 300}, b = {4000, 50000, 600000}, sum = fair_plus(&a, &b),
+                           rest = fair_minus(&sum, &a);
+    CHECK(sum.sequences == 4001 && sum.rows == 50020 && sum.pages == 600300);
+    CHECK(rest.sequences == 4000 && rest.rows == 50000 && rest.pages == 600000);
     /* 32 and 256 configured */
     const struct fair_room all = {36, 288, 1000}, configured = fair_configured(&all);
     CHECK(configured.sequences == 32 && configured.rows == 256 && configured.pages == 889);
@@ -168,6 +187,11 @@ TEST(fair_slow_readers_give_way)
     fair_reader_is(&r, false, began + 2150 * ms);
     fair_reader_is(&r, true, began + 20000 * ms); /* 2 s of 20 */
     CHECK(!fair_gives_way(&r, began, began + 21000 * ms));
+    /* half of the time is not most of it */
+    const uint64_t late = 3600000 * ms;
+    r = (struct fair_reader){0};
+    fair_reader_is(&r, true, late + 2000 * ms);
+    CHECK(!fair_gives_way(&r, late, late + 4000 * ms) && fair_gives_way(&r, late, late + 4000 * ms + 2));
 }
 
 enum { SEATS_MAX = 33 };
@@ -202,6 +226,14 @@ TEST(fair_share_rotates_the_jobs_of_a_flood)
     CHECK(share(seat, SEATS_MAX, 31 * 8, 66, &throttled) == SEATS_MAX && !throttled);
     /* alone nobody waits */
     CHECK(share(seat, SEATS_MAX - 1, 0, 67, &throttled) == SEATS_MAX - 1 && !throttled);
+    struct fair_seat odd[] = {{.caller = 1, .weight = 49, .rows = 1}, {.caller = 1, .weight = 49, .rows = 1}};
+    CHECK(share(odd, 2, 0, 1, &throttled) == 2 && !throttled); /* though 2 / 49 * 49 is less than 2 */
+    /* one row is a share too */
+    struct fair_seat thin[] = {{.caller = 1, .weight = 1, .rows = 1},
+                               {.caller = 1, .weight = 1, .rows = 1},
+                               {.caller = 1, .weight = 1, .rows = 1},
+                               {.caller = 2, .weight = 1, .rows = 1}};
+    CHECK(share(thin, 4, 0, 1, &throttled) == 2 && throttled && !thin[3].throttled);
 }
 
 /* A slow reader's rows count for nothing; a job at its deadline takes part; weight doubles a share. */
@@ -255,4 +287,11 @@ TEST(fair_cost_of_a_step)
     for (unsigned i = 0; i < 1000; i++)
         step_cost_add(&c, 1 + i % 100, 1e-4 + 1e-5 * (1 + i % 100));
     CHECK_MSG(fabs(step_cost_free_rows(&c) - 10) < 1e-3, "%g", step_cost_free_rows(&c));
+    /* of one and of two rows: rows that cost nothing, and nothing that costs beside them, are measuring errors */
+    c = (struct step_cost){.w = 2, .x = 3, .xx = 5, .y = 2, .xy = 3};
+    CHECK(step_cost_free_rows(&c) == 0);
+    c = (struct step_cost){.w = 2, .x = 3, .xx = 5, .y = 3, .xy = 5};
+    CHECK(step_cost_free_rows(&c) == 0);
+    c = (struct step_cost){.w = 2, .x = 3, .xx = 5, .y = 7, .xy = 11}; /* 3 and 4 seconds */
+    CHECK(step_cost_free_rows(&c) == 2);
 }

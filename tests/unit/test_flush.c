@@ -49,6 +49,24 @@ static struct run run(size_t n, uint64_t step_us, unsigned every, uint32_t inter
     return r;
 }
 
+/* Up to ten streams every 10 ms are a thousand a second; more of them wait for a tick of 20 ms, 40 ms, ..., which is
+ * the one nearest to the end of a step. */
+TEST(flush_has_a_tick_for_many)
+{
+    enum { MS = 1000000 };
+    const uint64_t at = 5000ull * 20 * MS;
+    CHECK_EQ(flush_begin(at, 0, 10, 1).interval_ns, 10ull * MS);
+    CHECK_EQ(flush_begin(at, 0, 10, 10).tick, 0ull);
+    CHECK_EQ(flush_begin(at, 0, 10, 11).tick, 5000ull);
+    CHECK_EQ(flush_begin(at, 0, 10, 20).tick, 5000ull);
+    CHECK_EQ(flush_begin(at, 0, 10, 21).tick, 2500ull);
+    CHECK_EQ(flush_begin(at, 0, 10, 41).tick, 1250ull);
+    CHECK_EQ(flush_begin(at, 0, 1000, 1000).tick, 0ull);
+    CHECK_EQ(flush_begin(at - 3 * MS, 6 * MS, 10, 11).tick, 5000ull);
+    CHECK_EQ(flush_begin(at - 3 * MS, 6 * MS - 2, 10, 11).tick, 4999ull);
+    CHECK_EQ(flush_begin(at, 6 * MS, 0, 11).tick, 0ull);
+}
+
 TEST(flush_delays_no_slow_stream)
 {
     CHECK_EQ(run(1, 12000, 1, 10).longest_ns, 0);

@@ -1,4 +1,5 @@
 /* What other threads call of the scheduler: the queue's door, its limits, its beginning and end. */
+#include "core/base/clock.h"
 #include "server/work/sched_impl.h"
 #include "tests/unit/jobs.h"
 
@@ -50,6 +51,15 @@ TEST(sched_limits_waiting_tokens_and_a_keys_requests)
         sched_release(&place[i]);
     CHECK_EQ(jobs.metrics.rejected[REJECT_TOKENS_FULL], 2);
     CHECK_EQ(jobs.metrics.rejected[REJECT_KEY_LIMIT], 1);
+    for (size_t i = 0; i < 3; i++) /* who has no key has no limit of his own */
+        CHECK(sched_reserve(jobs.sched, &unknown, 0, &place[i]) == SUBMIT_OK);
+    for (size_t i = 0; i < 3; i++)
+        sched_release(&place[i]);
+    jobs.conf.max_requests_per_key = 0; /* nor has anybody */
+    for (size_t i = 0; i < 3; i++)
+        CHECK(sched_reserve(jobs.sched, &known, 0, &place[i]) == SUBMIT_OK);
+    for (size_t i = 0; i < 3; i++)
+        sched_release(&place[i]);
     sched_drain(jobs.sched);
     CHECK(sched_reserve(jobs.sched, &unknown, 1, &none) == SUBMIT_DRAINING);
     CHECK_EQ(jobs.metrics.rejected[REJECT_DRAINING], 1);
@@ -82,6 +92,22 @@ TEST(sched_tells_when_to_come_again)
     sem_post(&hold);
     jobs_check_end(one, JOB_FINISHED);
     jobs_check_end(two, JOB_FINISHED);
+    jobs_end();
+}
+
+/* It lives as long as its engine's thread shows it in time; whoever holds that thread stops it. */
+TEST(sched_is_alive)
+{
+    sem_t hold;
+    REQUIRE(jobs_begin(1));
+    CHECK_EQ(jobs.sched->elastic.objective_ns, jobs.conf.depth_objective_ms * 1000000ull);
+    struct probe *p = jobs_hold_engine(0, 1, 5, &hold);
+    const uint64_t ago = deq_now_ns() - 5000000000ull;
+    atomic_store(&jobs.sched->heartbeat_ns, ago);
+    CHECK_EQ(sched_last_step_ns(jobs.sched), ago);
+    CHECK(!sched_alive(jobs.sched, 4900) && sched_alive(jobs.sched, HANG_S * 1000));
+    sem_post(&hold);
+    jobs_check_end(p, JOB_FINISHED);
     jobs_end();
 }
 
@@ -172,12 +198,19 @@ TEST(sched_lists_and_ends)
     struct probe *runs = jobs_hold_engine(0, 7, NEVER, &hold), *waits = jobs_prepare(1, 7, 5);
     waits->job.request_id = "second";
     CHECK(jobs_submit(waits) == SUBMIT_OK);
+    seen[1].number = 0;
     CHECK_EQ(sched_list(jobs.sched, seen, 1), 2u);
+    CHECK(seen[0].number && !seen[1].number); /* no more than there is room for */
+    const uint64_t before = deq_now_ns();
     CHECK_EQ(sched_list(jobs.sched, seen, DEQ_COUNT(seen)), 2u);
     CHECK(seen[0].state == SCHED_RUNNING && seen[1].state == SCHED_WAITING);
     CHECK(seen[0].number < seen[1].number && seen[0].caller == 7 && seen[0].choices == 1);
     CHECK(seen[0].prompt_tokens == 1 && seen[0].max_tokens == NEVER && seen[0].tokens == 0);
     CHECK(seen[0].queue_ns <= seen[0].age_ns && seen[1].queue_ns == seen[1].age_ns);
+    for (size_t i = 0; i < 2; i++) {
+        const uint64_t arrived = jobs.probe[i].job.arrived_ns;
+        CHECK(seen[i].age_ns >= before - arrived && seen[i].age_ns <= deq_now_ns() - arrived);
+    }
     CHECK_EQ((const char *)seen[0].request_id, "");
     CHECK_EQ((const char *)seen[1].request_id, "second");
     CHECK(!sched_end(jobs.sched, 0) && !sched_end(jobs.sched, seen[1].number + 1));

@@ -92,6 +92,24 @@ TEST(text_begins_behind_blanks)
     check_text("", "\na", "\n", "", true);
 }
 
+/* A stop string is as long as it is said to be, whatever its bytes stand in. */
+TEST(text_with_parts_of_strings_as_stops)
+{
+    static const char *const stops[] = {"\n\n", "ENDING"};
+    static const size_t lens[] = {1, 3};
+    struct deq_text *t;
+    struct deq_buf out;
+    deq_buf_init(&out, 100);
+    REQUIRE(!deq_text_new(stops, lens, 2, &t, NULL));
+    deq_text_skip_blanks(t);
+    CHECK_EQ(deq_text_push(t, "\n\nEN", 4, &out), -1); /* blanks in front are no stop string */
+    CHECK_EQ(out.len, 0u);
+    CHECK_EQ(deq_text_push(t, "D", 1, &out), 1);
+    CHECK_EQ(out.len, 0u);
+    deq_text_free(t);
+    deq_buf_free(&out);
+}
+
 TEST(text_without_memory)
 {
     static const char *const stop[] = {"one", "two"};
