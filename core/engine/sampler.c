@@ -299,6 +299,15 @@ static uint32_t greedy_clusters(const struct deq_tails *t, const float *logits, 
     return best;
 }
 
+/* The words of a cluster beside its best one: beside the most probable cluster as a whole they may weigh less than a
+ * float holds. Returns what that one weighs there. */
+static double weigh_cluster(const float *logits, uint32_t n, float top, float inv_temp, float *w)
+{
+    const float best = deq_kern()->max(logits, n);
+    weigh(logits, n, best, inv_temp, w);
+    return deq_exp((double)((best - top) * inv_temp));
+}
+
 uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tails *t, const float *logits,
                              uint32_t choice, size_t position, struct deq_sample_scratch *scratch, uint32_t *ret_need)
 {
@@ -312,8 +321,8 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
         top = fmaxf(top, t->logprob[c - 1]);
     float *w = scratch->weights;
     double mass[DEQ_CUTOFFS_MAX + 1] = {0}, total = 0;
-    weigh(logits, n0, top, inv_temp, w);
-    mass[0] = mass_of(w, n0);
+    mass[0] = weigh_cluster(logits, n0, top, inv_temp, w);
+    mass[0] *= mass_of(w, n0);
     for (unsigned c = 1; c < C; c++) /* a little more than the most, so that rounding never cuts a word off */
         mass[c] = 1.0001 * deq_exp((double)((t->logprob[c - 1] - top) * inv_temp)) *
                   deq_exp(deq_log(deq_cluster_size(t->vocab, c)) * fmax(0, 1 - (double)inv_temp));
@@ -330,13 +339,13 @@ uint32_t deq_sample_clusters(const struct deq_sampling *s, const struct deq_tail
             return UINT32_MAX;
         }
         const uint32_t begin = deq_cluster_begin(t->vocab, c), n = deq_cluster_size(t->vocab, c);
-        weigh(logits + begin, n, top, inv_temp, w + begin);
-        const uint32_t i = find_mass(w + begin, n, x);
+        const double scale = weigh_cluster(logits + begin, n, top, inv_temp, w + begin);
+        const uint32_t i = find_mass(w + begin, n, x / scale);
         if (i < n)
             return begin + i;
-        mass[c] = mass_of(w + begin, n);
+        mass[c] = scale * mass_of(w + begin, n);
     }
-    return deq_argmax(logits, n0);
+    return greedy_clusters(t, logits, ret_need); /* a temperature so low that nothing weighs anything there */
 }
 
 struct deq_log_normaliser deq_log_normaliser(const float *logits, uint32_t V)

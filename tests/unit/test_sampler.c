@@ -67,6 +67,10 @@ TEST(sampler_clusters_greedy)
         unsigned asked = 0;
         draw(seed, 1 + (double)(seed % 5), logits, tails);
         CHECK(pick(&s, logits, tails, 0, 0, &asked) == deq_argmax(logits, V));
+        /* as good as greedy: a word weighs nothing beside its cluster as a whole */
+        const struct deq_sampling cold = {.temperature = 1e-3f, .top_p = 1, .seed = seed};
+        unsigned of_cold = 0;
+        CHECK(logits[pick(&cold, logits, tails, 0, 0, &of_cold)] > logits[deq_argmax(logits, V)] - 0.05f);
         asked_all += asked;
     }
     CHECK_MSG(asked_all > 0 && asked_all < 2 * rounds, "%u clusters for %u picks", asked_all, rounds);
@@ -250,6 +254,9 @@ TEST(sampler_picks_by_its_definition)
             differ += logits[i] > logits[best] || (i < best && logits[i] >= logits[best]);
     }
     CHECK_MSG(!differ && not_best > 500, "%u differ, %u are not the most probable", differ, not_best);
+    for (uint32_t i = 0; i < 200; i++)
+        logits[i] = i < 64 ? 1 : 2;
+    CHECK_EQ(deq_argmax(logits, 200), 64u); /* of a block that is all the same, too */
     const float impossible[3] = {NAN, -INFINITY, -INFINITY};
     CHECK(deq_argmax(impossible, 3) == 0 && deq_argmax(impossible + 1, 2) == 0 && deq_argmax(logits, 0) == 0);
 }
@@ -303,48 +310,52 @@ TEST(sampler_clusters_that_tie)
     CHECK_EQ(asked, 1u);
 }
 
-/* The first draw is one number of the choice's stream, along the envelope's masses: the shortlist's words, then
- * cluster after cluster. What falls on a word there is that word; at low temperatures the best one, wherever it is. */
+/* A draw is one number of the choice's stream, along the envelope's masses: the shortlist's words, then cluster after
+ * cluster. What falls on a word is that word; what falls on none is drawn again, with the cluster's own mass. At low
+ * temperatures it is the best word, wherever that is. */
 TEST(sampler_clusters_draw_by_their_definition)
 {
-    static const float temperatures[] = {0.02f, 0.5f, 1, 2};
-    unsigned drawn = 0;
-    for (uint64_t round = 0; round < 4000; round++) {
-        const struct deq_sampling s = {.temperature = temperatures[round % 4], .top_p = 1, .seed = round / 100};
+    static const float temperatures[] = {0.02f, 0.5f, 1, 2, 5};
+    unsigned drawn = 0, again = 0;
+    for (uint64_t round = 0; round < 5000; round++) {
+        const struct deq_sampling s = {.temperature = temperatures[round % 5], .top_p = 1, .seed = round / 100};
         const double inv = 1 / (double)s.temperature;
-        const uint32_t choice = round / 4 % 3;
+        const uint32_t choice = round / 5 % 3;
         float logits[V], tails[TAILS];
-        double top = -INFINITY, mass[TAILS + 1] = {0}, total = 0, near = INFINITY;
+        double top = -INFINITY, mass[TAILS + 1], own[TAILS + 1] = {0}, weight[V], near = INFINITY;
         unsigned asked = 0, c = 0;
         draw(round, 1.5, logits, tails);
         for (uint32_t i = 0; i < V; i++)
             top = fmax(top, (double)logits[i]);
-        for (c = 0; c <= TAILS; c++) {
-            if (c)
-                mass[c] = 1.0001 * exp(((double)tails[c - 1] - top) * inv) *
-                          pow(deq_cluster_size(&vocab, c), fmax(0, 1 - inv));
-            for (uint32_t i = 0; !c && i < deq_cluster_size(&vocab, 0); i++)
-                mass[0] += exp(((double)logits[i] - top) * inv);
-            total += mass[c];
+        for (uint32_t i = 0; i < V; i++)
+            own[deq_cluster_of(&vocab, i)] += weight[i] = exp(((double)logits[i] - top) * inv);
+        for (c = 0; c <= TAILS; c++)
+            mass[c] = c ? 1.0001 * exp(((double)tails[c - 1] - top) * inv) *
+                              pow(deq_cluster_size(&vocab, c), fmax(0, 1 - inv))
+                        : own[0];
+        uint32_t want = V;
+        for (uint64_t attempt = 0; want == V; attempt++) {
+            const double total = mass[0] + mass[1] + mass[2];
+            double x = total * deq_rng_uniform(s.seed, 1 + choice + (attempt << 32), round), at = 0;
+            near = fmin(near, x / total);
+            for (c = 0; c < TAILS && x >= mass[c]; c++)
+                x -= mass[c];
+            for (uint32_t i = deq_cluster_begin(&vocab, c); want == V && i < deq_cluster_begin(&vocab, c + 1); i++) {
+                at += weight[i];
+                near = fmin(near, fabs(x - at) / total);
+                want = x < at ? i : V;
+            }
+            mass[c] = own[c];
+            again += attempt == 1;
         }
-        double x = total * deq_rng_uniform(s.seed, 1 + choice, round), at = 0;
-        for (c = 0; c < TAILS && x >= mass[c]; c++)
-            x -= mass[c];
-        uint32_t want = deq_cluster_begin(&vocab, c);
-        for (const uint32_t end = deq_cluster_begin(&vocab, c + 1); want < end; want++) {
-            at += exp(((double)logits[want] - top) * inv);
-            near = fmin(near, fabs(x - at));
-            if (x < at)
-                break;
-        }
-        if (x >= at || fmin(x, near) < 1e-4 * total) /* drawn again, or too near for arithmetic in other steps */
+        if (near < 1e-4) /* too near to a boundary for arithmetic in other steps */
             continue;
         drawn++;
         const uint32_t id = pick(&s, logits, tails, choice, round, &asked);
-        CHECK_MSG(id == want && asked == (c > 0), "round %d, T %g: %u, not %u; %u asked for", (int)round,
+        CHECK_MSG(id == want && asked >= (c > 0), "round %d, T %g: %u, not %u; %u asked for", (int)round,
                   (double)s.temperature, id, want, asked);
     }
-    CHECK_MSG(drawn > 2000, "%u", drawn);
+    CHECK_MSG(drawn > 4000 && again > 100, "%u, %u drawn again", drawn, again);
 }
 
 static float most[300];
