@@ -2,10 +2,11 @@
 """Mutation testing: python3 tests/tools/mutate.py BUILD COUNT SEED [MODULE...]
 
 Changes one relation, constant, sign or branch of one source at a time, compiles that file alone, links the unit tests
-with it and runs those of the module. What no test notices shows what is not tested. Mutants come from the modules in
-turn and are drawn by SEED; one that compiles to the same object as the source is no mutant, one of
-tests/tools/equivalent_mutants.txt is told apart. A mutant that leaves other memory behind counts as caught: ASan sees
-it in make check. Exit code 1 when less than 90 % of the others were caught, or when the list names a line that is gone.
+with it and runs those of the module, the file's own first. What no test notices is compiled once more with ASan and
+UBSan and run again, as make check does; a mutant that leaves other memory behind counts as caught for the same reason.
+What is left shows what is not tested. Mutants come from the modules in turn and are drawn by SEED; one that compiles to
+the same object as the source is no mutant, one of tests/tools/equivalent_mutants.txt is told apart. Exit code 1 when
+less than 90 % of the others were caught, or when the list names a line that is gone.
 
 make mutate does all of it: BUILD is a directory of objects that it filled, and the environment has the commands
 (COMPILE, LINK) and what is linked (OBJECTS, LIBRARIES). VERBOSE=1: what caught each."""
@@ -48,8 +49,8 @@ MODULES = {
         ["core/engine/engine.c", "core/engine/engine_open.c", "core/engine/fill.c", "core/engine/pages.c",
          "core/engine/readout.c", "core/engine/sequence.c", "core/engine/rules.c", "core/engine/check.c",
          "core/engine/prefix.c", "core/engine/blocks.c"],
-        ["test_pages.c", "test_engine_open.c", "test_prefix.c", "test_blocks.c", "test_fill.c", "test_rules.c",
-         "test_readout.c", "test_sequence.c", "test_engine.c", "test_state.c"]),
+        ["test_check.c", "test_pages.c", "test_engine_open.c", "test_prefix.c", "test_blocks.c", "test_fill.c",
+         "test_rules.c", "test_readout.c", "test_sequence.c", "test_engine.c", "test_state.c"]),
     "stop strings": (["core/text/stream.c"], ["test_stream.c"]),
 }
 
@@ -135,6 +136,9 @@ def listed():
     return known
 
 
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
 class Mutants:
     def __init__(self, build):
         self.build = build
@@ -145,13 +149,12 @@ class Mutants:
         os.makedirs(self.dir, exist_ok=True)
         self.plain, self.left, self.limits = {}, {}, {}
 
-    def compiled(self, path, text):
+    def compiled(self, path, text, *options):
         """The object of a source's text, or None where it does not compile."""
         source, target = os.path.join(self.dir, os.path.basename(path)), os.path.join(self.dir, "mutant.o")
         with open(source, "w", encoding="utf-8") as f:
             f.write(text)
-        done = subprocess.run(self.compile + ["-c", source, "-o", target],
-                              capture_output=True)
+        done = subprocess.run(self.compile + [*options, "-c", source, "-o", target], capture_output=True)
         return open(target, "rb").read() if done.returncode == 0 else None
 
     def same(self, path, text, mutated):
@@ -163,26 +166,29 @@ class Mutants:
         code = self.compiled(path, mutated)
         return None if code is None else code == self.plain[path]
 
-    def linked(self, path):
+    def linked(self, path, *options):
         """The unit tests with the object compiled last in the place of path's."""
         own = os.path.join(self.build, path[:-2] + ".o")
         mutant, program = os.path.join(self.dir, "mutant.o"), os.path.join(self.dir, "unit")
         objects = [mutant] + [o for o in self.objects if o != own]
-        done = subprocess.run(self.link + objects + self.libraries + ["-o", program], capture_output=True, text=True)
+        done = subprocess.run(self.link + [*options] + objects + self.libraries + ["-o", program], capture_output=True,
+                              text=True)
         if done.returncode:
             sys.exit(f"{path}: the tests do not link:\n{done.stderr}")
         return program
 
-    def run(self, program, tests, cpu_s, wall_s):
+    def run(self, program, tests, cpu_s, wall_s, sanitized=False):
         """(a test's first complaint, or how the tests ended, or None; bytes of memory that they left)"""
         def bounded():
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-            resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+            if not sanitized:  # ASan reserves what it will not use
+                resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
         run = subprocess.Popen([program] + tests, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                errors="replace", preexec_fn=bounded,
-                               env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "DEQ_TIMES": "1"})
+                               env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "DEQ_TIMES": "1",
+                                                 "ASAN_OPTIONS": "detect_leaks=0"})
         watch = threading.Timer(wall_s, run.kill)
         watch.start()
         complaint = left = None
@@ -211,12 +217,20 @@ class Mutants:
         if bad:
             sys.exit(f"{name}: its tests fail as it is: {bad}")
 
-    def caught(self, name, path):
-        """What noticed the mutant compiled last, or None."""
-        bad, left = self.run(self.linked(path), MODULES[name][1], *self.limits[name])
-        if not bad and left != self.left[name]:
-            bad = f"{left}, not {self.left[name]}"
+    def caught(self, name, path, mutated):
+        """What noticed the mutant, which was compiled last, or None."""
+        program, own = self.linked(path), "test_" + os.path.basename(path)
+        bad = own in MODULES[name][1] and self.run(program, [own], *self.limits[name])[0]
+        if not bad:
+            bad, left = self.run(program, MODULES[name][1], *self.limits[name])
+            if not bad and left != self.left[name]:
+                bad = f"{left}, not {self.left[name]}"
+        if not bad and self.compiled(path, mutated, *SANITIZE):
+            tests, (cpu_s, wall_s) = [own] if own in MODULES[name][1] else MODULES[name][1], self.limits[name]
+            bad = self.run(self.linked(path, *SANITIZE), tests, 3 * cpu_s, 3 * wall_s, True)[0]
+            bad = bad and "sanitized: " + bad
         return bad
+
 
 def tell(path, text, change):
     begin, end, new = change
@@ -256,7 +270,7 @@ def main():
         if (path, was, now) in known:
             score[name][2] += 1
             continue
-        bad = m.caught(name, path)
+        bad = m.caught(name, path, mutated)
         score[name][0 if bad else 1] += 1
         if not bad:
             print(f"survived: {path}:{line}\n- {was}\n+ {now}", flush=True)

@@ -20,9 +20,9 @@ static struct deq_request plain(void)
 
 /* Of a plain request that was changed so. */
 #define TAKEN(...) CHECK_MSG((q = plain(), __VA_ARGS__, !deq_request_check(e, &q, &err)), "%s", err.text)
-#define REFUSED(says, ...)                                                                                    \
-    CHECK_MSG((q = plain(), __VA_ARGS__, deq_request_check(e, &q, &err) == DEQ_EINVAL) && strstr(err.text, says), "%s", \
-              err.text)
+#define REFUSED(says, ...)                                                                                 \
+    CHECK_MSG((q = plain(), __VA_ARGS__, deq_request_check(e, &q, &err) == DEQ_EINVAL) && strstr(err.text, says), \
+              "%s", err.text)
 
 static bool begin(bool layered)
 {
