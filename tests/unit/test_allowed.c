@@ -152,6 +152,45 @@ TEST(allowed_before_all_else)
     deq_model_free(m);
 }
 
+static const char *spell(const void *ctx, uint32_t id, size_t *ret_len)
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvw";
+    (void)ctx;
+    *ret_len = 1;
+    return id < 23 ? letters + id : NULL;
+}
+
+/* A token that ends the choice and is no text is allowed where the form is whole, one that is text is not. */
+TEST(allowed_ends_with_a_stop_token)
+{
+    enum { SPECIAL = 23, TEXT = 5 };
+    static const uint32_t stops[] = {TEXT, SPECIAL};
+    static const struct deq_logit_bias wanted[] = {{TEXT, 50}, {SPECIAL, 20}};
+    const uint32_t prompt[2] = {3, 4};
+    struct deq_spelling *words = NULL;
+    struct deq_forms *forms_of = NULL;
+    struct deq_form *f = NULL;
+    struct answer a = {0};
+    struct deq_engine *e = toy_engine(&(struct deq_toy){.dim = 24, .rho = 0.5f, .coupling = 0.3f}, 1, 2, NULL);
+    REQUIRE(e && !deq_spelling_new(24, spell, NULL, &words, NULL) && !deq_forms_new(words, -1, &forms_of, NULL) &&
+            !deq_forms_get(forms_of, DEQ_FORM_REGEX, "abc(abc)*", 9, &f, NULL));
+    struct deq_request q = toy_request(prompt, 2, 20, &a);
+    q.form = f;
+    q.sampling.bias = wanted;
+    q.sampling.n_bias = 2;
+    const struct answer without = ask(e, &q, NULL);
+    CHECK(without.n == 20 && without.token[3] == 0 && without.finish == DEQ_FINISH_LENGTH);
+    q.sampling.stop_ids = stops;
+    q.sampling.n_stop_ids = 2;
+    const struct answer with = ask(e, &q, NULL);
+    CHECK(with.n == 4 && with.token[0] == 0 && with.token[1] == 1 && with.token[2] == 2 && with.token[3] == SPECIAL);
+    CHECK_EQ(with.finish, DEQ_FINISH_EOS);
+    deq_form_free(f);
+    deq_engine_free(e);
+    deq_forms_free(forms_of);
+    deq_spelling_free(words);
+}
+
 /* Each of n choices fits, and none waits for another. */
 TEST(allowed_of_several_choices)
 {

@@ -1,7 +1,9 @@
 /* core/engine/sequence.c: admission, choices, sliding windows, stops, pauses and deadlines. */
 #include "core/engine/engine.h"
 
+#include "core/base/mem.h"
 #include "core/base/rng.h"
+#include "core/form/kinds.h"
 #include "tests/unit/answers.h"
 #include "tests/unit/test.h"
 
@@ -31,6 +33,208 @@ TEST_EACH_KIND(engine_slides)
     CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
     run_all(e);
     CHECK(same_answer(&a, &b));
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* Without memory for some part of it a request takes nothing: of a form, two choices, traces and a rule that looks
+ * back; of the products with a Jacobian. */
+TEST(engine_submits_without_memory)
+{
+    struct deq_model *m = tiny_model();
+    REQUIRE(m);
+    struct deq_tokens p = encode_text(m, "ROMEO:");
+    struct deq_form *f = NULL;
+    struct deq_engine *e = tiny_engine(m, 1, 3);
+    struct answer x = {0};
+    struct choices c = {{{0}}};
+    REQUIRE(e && !deq_form_new(m, DEQ_FORM_REGEX, "[a-z ]{3,9}", 11, &f, NULL));
+    struct deq_request q[2] = {tiny_request(m, &p, 9, &x), tiny_request(m, &p, 0, &x)};
+    q[0].form = f;
+    q[0].ignore_eos = false;
+    q[0].n = 2;
+    q[0].want_trace = true;
+    q[0].solve.stop = DEQ_STOP_AT_KL;
+    q[0].solve.window = 1;
+    q[0].event = record_choice;
+    q[0].ctx = &c;
+    c.a[0].vocab = c.a[1].vocab = x.vocab;
+    q[1].states = DEQ_STATES_LAST;
+    q[1].products = 2;
+    for (size_t i = 0; i < DEQ_COUNT(q); i++) {
+        const uint64_t live = deq_mem_live();
+        enum deq_rc rc = DEQ_ENOMEM;
+        uint64_t nth = 0;
+        while (rc == DEQ_ENOMEM && nth < 100) {
+            struct deq_err err = {0};
+            deq_mem_fault(++nth, false);
+            rc = deq_submit(e, &q[i], NULL, &err);
+            deq_mem_fault(0, false);
+            const struct deq_engine_stats s = deq_engine_stats(e);
+            CHECK(rc == DEQ_OK || (rc == DEQ_ENOMEM && strstr(err.text, "no memory")));
+            CHECK(rc == DEQ_OK ||
+                  (deq_mem_live() == live && !deq_active(e) && !s.pages_reserved && !s.rows_reserved && !s.pages_used));
+        }
+        CHECK_MSG(rc == DEQ_OK && nth > (i ? 3 : 8), "%zu: %d after %d", i, (int)rc, (int)nth);
+        run_all(e);
+        CHECK_EQ(deq_mem_live(), live);
+    }
+    CHECK(c.a[0].n >= 3 && c.a[1].n >= 3);
+    deq_form_free(f);
+    deq_engine_free(e);
+    deq_tokens_free(&p);
+    deq_model_free(m);
+}
+
+/* All that there is can be taken, and then nothing more: sequences, rows, pages. */
+TEST(engine_is_full_when_it_is)
+{
+    const uint32_t prompt[3] = {1, 2, 3};
+    struct answer a[4] = {{0}};
+    struct deq_engine *e = toy_engine(&(struct deq_toy){.dim = 24, .rho = 0.5f}, 1, 3, NULL);
+    REQUIRE(e);
+    struct deq_err err;
+    struct deq_request q = toy_request(prompt, 3, 5, &a[0]);
+    q.solve.window = 1;
+    for (size_t i = 0; i < 3; i++) {
+        a[i].vocab = 24;
+        q.ctx = &a[i];
+        CHECK(deq_submit(e, &q, NULL, &err) == DEQ_OK);
+    }
+    q.ctx = &a[3];
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EFULL && strstr(err.text, "1 sequences are needed, 3 of 3 are taken"));
+    run_all(e);
+    /* 64 rows */
+    q = toy_request(prompt, 3, 5, &a[0]);
+    q.solve.window = 32;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    q.solve.window = 33;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EFULL && strstr(err.text, "33 rows are needed, 32 of 64 are free"));
+    q.solve.window = 32;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    CHECK_EQ(deq_engine_stats(e).rows_reserved, 64u);
+    q.solve.window = 1;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EFULL);
+    run_all(e);
+    q.n = 3;
+    q.solve.window = 22;
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EINVAL && strstr(err.text, "3 choices with windows of 22 rows"));
+    deq_engine_free(e);
+
+    /* pages of two texts */
+    const struct deq_toy of = {.dim = 24, .rho = 0.5f};
+    const struct deq_cell shape = deq_toy_shape(&of, 0, 0);
+    const struct deq_vocab vocab = {.size = 24, .eos_id = -1};
+    const struct deq_serving serving = {
+        .solver = {.method = DEQ_ANDERSON, .memory = 3, .max_iter = 200, .tol = 1e-5f, .beta = 1, .reg = 1e-4f},
+        .row_window = 4};
+    struct deq_engine_opts opts,
+        asked = {.max_sequences = 3, .max_rows = 160, .max_positions = 40, .prefill_block = 16};
+    asked.cache_bytes = 2 * shape.page_bytes * 10;
+    struct deq_pool *pool;
+    struct deq_cell *cell;
+    REQUIRE(!deq_pool_new(1, &pool, NULL) && !deq_engine_opts_fill(&shape, &asked, &opts, NULL) &&
+            !deq_toy_open(&of, opts.max_rows, deq_engine_pages(&shape, &opts), pool, &cell, NULL) &&
+            !deq_engine_open(cell, &vocab, &serving, pool, &opts, &e, NULL));
+    q = toy_request(prompt, 3, 37, &a[0]); /* 40 positions: ten pages */
+    q.solve.window = 40;
+    q.cache = DEQ_CACHE_OFF;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    CHECK_EQ(deq_engine_stats(e).pages_reserved, 10u);
+    struct deq_request two = q;
+    two.n = 2;
+    two.ctx = &a[1];
+    CHECK(deq_submit(e, &two, NULL, &err) == DEQ_EFULL && strstr(err.text, "20 cache pages are needed, 10 of 20"));
+    q.ctx = &a[1];
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    CHECK_EQ(deq_engine_stats(e).pages_reserved, 20u);
+    q.ctx = &a[2];
+    CHECK(deq_submit(e, &q, NULL, &err) == DEQ_EFULL && strstr(err.text, "10 cache pages are needed, 0 of 20"));
+    run_all(e);
+    two.ctx = &a[0];
+    CHECK(deq_submit(e, &two, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    two.n = 3;
+    CHECK(deq_submit(e, &two, NULL, &err) == DEQ_EINVAL && strstr(err.text, "3 choices need 30 cache pages"));
+    deq_engine_free(e);
+}
+
+/* A fixed number of steps is taken from a fixed start, a row at a time. */
+TEST(engine_fixed_steps)
+{
+    const uint32_t prompt[3] = {1, 2, 3};
+    struct answer a = {0};
+    struct deq_admission id;
+    struct deq_engine *e = toy_engine(&(struct deq_toy){.dim = 24, .rho = 0.5f}, 1, 2, NULL);
+    REQUIRE(e);
+    struct deq_request q = toy_request(prompt, 3, 4, &a);
+    q.solve.tol = 0;
+    q.solve.max_iter = 3;
+    CHECK_EQ(deq_submit(e, &q, NULL, NULL), DEQ_EINVAL);
+    q.solve.window = 1;
+    q.solve.prefill_window = 2;
+    CHECK_EQ(deq_submit(e, &q, NULL, NULL), DEQ_EINVAL);
+    q.solve.prefill_window = 1;
+    q.solve.warm_start = DEQ_WARM_PREVIOUS;
+    CHECK_EQ(deq_submit(e, &q, NULL, NULL), DEQ_EINVAL);
+    q.solve.warm_start = DEQ_WARM_ZERO;
+    CHECK_EQ(deq_submit(e, &q, &id, NULL), DEQ_OK);
+    CHECK_EQ(deq_set_tol(e, id.id, 0.1f), DEQ_EINVAL);
+    run_all(e);
+    CHECK(a.n == 4 && a.not_converged == 0 && a.finish == DEQ_FINISH_LENGTH);
+    for (size_t i = 0; i < a.n; i++)
+        CHECK_EQ(a.evaluations[i], 3u);
+    q.solve.tol = 1e-3f;
+    q.solve.stop = DEQ_STOP_AT_ARGMAX;
+    a = (struct answer){.vocab = 24};
+    CHECK_EQ(deq_submit(e, &q, &id, NULL), DEQ_OK);
+    CHECK_EQ(deq_set_tol(e, id.id, 0.1f), DEQ_EINVAL); /* which has none */
+    run_all(e);
+    q.solve.stop = DEQ_STOP_AT_RESIDUAL;
+    a = (struct answer){.vocab = 24};
+    CHECK_EQ(deq_submit(e, &q, &id, NULL), DEQ_OK);
+    CHECK(deq_set_tol(e, id.id, INFINITY) == DEQ_EINVAL && deq_set_tol(e, id.id, NAN) == DEQ_EINVAL &&
+          deq_set_tol(e, id.id, 2) == DEQ_OK && deq_set_tol(e, 0, 2) == DEQ_ENOTFOUND);
+    run_all(e);
+    deq_engine_free(e);
+}
+
+/* Choices from a prompt of one token: what stands before them is its page alone. */
+TEST_EACH_KIND(engine_choices_of_a_short_prompt)
+{
+    struct deq_tokens p = encode_text(m, "O");
+    struct answer x = {0};
+    struct deq_request q = tiny_request(m, &p, 12, &x);
+    q.n_prompt = 1;
+    q.sampling = (struct deq_sampling){.temperature = 1, .top_p = 1, .seed = 5};
+    q.solve.window = 1;
+    q.solve.tol = 1e-5f;
+    q.cache = DEQ_CACHE_OFF;
+    struct deq_engine *e = tiny_engine(m, 1, 4);
+    REQUIRE(e);
+    const struct answer alone = ask(e, &q, NULL);
+    struct choices c = {{{0}}};
+    for (size_t i = 0; i < CHOICES; i++)
+        c.a[i].vocab = x.vocab;
+    q.n = 3;
+    q.event = record_choice;
+    q.ctx = &c;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    CHECK(same_answer(&alone, &c.a[0]) && c.a[1].n == 12 && c.a[2].n == 12);
+    /* choice 1's text, read as a prompt, has the same log-probabilities */
+    uint32_t text[13] = {p.ids[0]};
+    memcpy(text + 1, c.a[1].token, 12 * sizeof *text);
+    struct deq_request read = tiny_request(m, &p, 1, &x);
+    read.solve = q.solve;
+    read.cache = DEQ_CACHE_OFF;
+    read.prompt = text;
+    read.n_prompt = 12;
+    read.sampling.bias = &(struct deq_logit_bias){text[12], 100}; /* the same word again */
+    read.sampling.n_bias = 1;
+    const struct answer again = ask(e, &read, NULL);
+    CHECK(again.token[0] == text[12] && fabsf(again.logprob[0] - c.a[1].logprob[11]) < 1e-2f);
     deq_engine_free(e);
     deq_tokens_free(&p);
     deq_model_free(m);
@@ -184,6 +388,21 @@ TEST_EACH_KIND(engine_pause_and_deadline)
     CHECK(deq_submit(e, &q, &id2, NULL) == DEQ_OK);
     deq_step(e);
     CHECK(deq_expire(e, id2.id) == DEQ_OK && d.ended && d.finish == DEQ_FINISH_DEADLINE && d.n == 0);
+    /* at once where nothing is written, and where it stands still */
+    struct answer prompt_only = {.vocab = x.vocab}, still = {.vocab = x.vocab};
+    struct deq_request last = q;
+    last.ctx = &prompt_only;
+    last.max_tokens = 0;
+    CHECK(deq_submit(e, &last, &id, NULL) == DEQ_OK);
+    while (deq_engine_stats(e).rows_open == 0 || deq_engine_stats(e).positions % 2)
+        deq_step(e);
+    CHECK(deq_expire(e, id.id) == DEQ_OK && prompt_only.ended && prompt_only.finish == DEQ_FINISH_DEADLINE);
+    q.ctx = &still;
+    CHECK(deq_submit(e, &q, &id, NULL) == DEQ_OK);
+    while (!still.n)
+        deq_step(e);
+    CHECK(deq_pause(e, id.id, true) == DEQ_OK && deq_expire(e, id.id) == DEQ_OK && still.ended &&
+          still.finish == DEQ_FINISH_DEADLINE);
     CHECK(deq_expire(e, id2.id) == DEQ_ENOTFOUND && deq_pause(e, id2.id, true) == DEQ_ENOTFOUND && !deq_active(e));
     CHECK(deq_engine_stats(e).pages_used == 0 && deq_engine_stats(e).rows_open == 0);
     deq_engine_free(e);
