@@ -49,6 +49,12 @@ void run_all(struct deq_engine *e)
     for (int guard = 0; deq_active(e) && guard < 200000; guard++)
         deq_step(e);
     CHECK(deq_active(e) == 0);
+    const struct deq_engine_stats s = deq_engine_stats(e);
+    const uint64_t *count = (const uint64_t *)&s;
+    uint64_t most = 0;
+    for (size_t i = 0; i < sizeof s / sizeof *count; i++)
+        most = DEQ_MAX(most, count[i]);
+    CHECK(most < 1ull << 40); /* nothing was counted below zero */
 }
 
 struct deq_model *model_in(const char *dir, enum deq_class numeric)

@@ -32,6 +32,36 @@ TEST_EACH_KIND(engine_prefix_is_canonical)
     deq_model_free(m);
 }
 
+/* What is looked for, found, and found of generated text. */
+TEST(engine_prefix_is_counted)
+{
+    enum { BLOCK = 16, PROMPT = 40, TOKENS = 24 };
+    uint32_t text[PROMPT + TOKENS];
+    struct answer x = {0};
+    struct deq_admission a;
+    struct deq_engine *e = toy_engine(&(struct deq_toy){.dim = 24, .rho = 0.5f, .coupling = 0.4f}, 1, 2, NULL);
+    REQUIRE(e);
+    for (size_t i = 0; i < PROMPT; i++)
+        text[i] = (uint32_t)(i * i % 24);
+    struct deq_request q = toy_request(text, PROMPT, TOKENS, &x);
+    const struct answer first = ask(e, &q, NULL), second = ask(e, &q, &a);
+    struct deq_engine_stats s = deq_engine_stats(e);
+    CHECK(same_answer(&first, &second) && a.cached_tokens == 2 * BLOCK && !a.approximate);
+    CHECK(s.prefix_queries_tok == 2 * PROMPT && s.prefix_hits_tok == 2 * BLOCK && !s.prefix_approximate_tok);
+    memcpy(text + PROMPT, second.token, sizeof second.token[0] * TOKENS);
+    q.n_prompt = PROMPT + TOKENS;
+    q.cache = DEQ_CACHE_APPROXIMATE;
+    (void)ask(e, &q, &a);
+    s = deq_engine_stats(e);
+    CHECK(a.cached_tokens == 3 * BLOCK && a.approximate);
+    CHECK(s.prefix_queries_tok == 3 * PROMPT + TOKENS && s.prefix_hits_tok == 5 * BLOCK &&
+          s.prefix_approximate_tok == BLOCK);
+    q.n_prompt = BLOCK; /* of which nothing can be taken */
+    (void)ask(e, &q, &a);
+    CHECK(a.cached_tokens == 0 && deq_engine_stats(e).prefix_queries_tok == 3 * PROMPT + TOKENS);
+    deq_engine_free(e);
+}
+
 /* A hit gives the bits of a fresh solve: whatever the prompt's length, behind one block or several, also when attention
  * no longer reaches the first. */
 TEST_EACH_KIND(engine_prefix_hit_is_bitwise_equal)

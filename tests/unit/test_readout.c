@@ -9,15 +9,26 @@ enum { V = 500, PROMPT = 9, TOKENS = 40 };
 static const struct deq_solve_params solve = {.solver = DEQ_ANDERSON, .tol = 1e-2f, .max_iter = 30, .min_iter = 1};
 
 /* An engine of random weights whose logits are as sharp as a trained model's. */
-static struct deq_engine *open_engine(enum deq_class class, unsigned threads, struct deq_weights **ret_packed)
+static struct deq_engine *open_engine(enum deq_class class, unsigned threads, bool clusters,
+                                      struct deq_weights **ret_packed)
 {
-    const struct deq_transformer_arch a = {.base = {.kind = &deq_transformer_kind,
-                                                    .vocab = {.size = V, .d_model = 32, .head_untied = true,
-                                                              .head_bias = true, .eos_id = -1},
-                                                    .serving = {.solver = deq_solver_defaults(), .row_window = 4,
-                                                                .numeric = class}},
-                                           .n_head = 2, .d_head = 16, .d_inner = 48, .attn_window = 24, .n_block = 1,
-                                           .norm = DEQ_NORM_PRE, .norm_eps = 1e-5f};
+    const struct deq_transformer_arch a = {
+        .base = {.kind = &deq_transformer_kind,
+                 .vocab = {.size = V,
+                           .d_model = 32,
+                           .head_untied = true,
+                           .head_bias = true,
+                           .eos_id = -1,
+                           .n_cutoffs = clusters ? 2 : 0,
+                           .cutoffs = {60, 200}},
+                 .serving = {.solver = deq_solver_defaults(), .row_window = 4, .numeric = class}},
+        .n_head = 2,
+        .d_head = 16,
+        .d_inner = 48,
+        .attn_window = 24,
+        .n_block = 1,
+        .norm = DEQ_NORM_PRE,
+        .norm_eps = 1e-5f};
     struct deq_weights *w = NULL;
     struct deq_pool *pool = NULL;
     struct deq_cell *cell = NULL;
@@ -62,7 +73,7 @@ TEST(readout_greedy_needs_no_whole_product)
 {
     for (int class = 0; class < DEQ_CLASS_COUNT; class++) {
         struct deq_weights *w = NULL;
-        struct deq_engine *e = open_engine((enum deq_class)class, 1, &w);
+        struct deq_engine *e = open_engine((enum deq_class) class, 1, false, &w);
         REQUIRE(e);
         for (uint32_t window = 1; window <= 9; window *= 3)
             for (uint64_t seed = 0; seed < 3; seed++) {
@@ -91,8 +102,8 @@ TEST(readout_draws_need_one_whole_product_a_token)
 {
     for (int class = DEQ_CLASS_FLOAT32; class < DEQ_CLASS_COUNT; class++) {
         struct deq_weights *w = NULL, *other = NULL;
-        struct deq_engine *e = open_engine((enum deq_class)class, 1, &w);
-        struct deq_engine *many = open_engine((enum deq_class)class, 2, &other);
+        struct deq_engine *e = open_engine((enum deq_class) class, 1, false, &w);
+        struct deq_engine *many = open_engine((enum deq_class) class, 2, false, &other);
         REQUIRE(e && many);
         struct answer alone[4], company[4];
         for (uint64_t seed = 0; seed < 4; seed++) { /* two draw, two do not */
@@ -118,4 +129,55 @@ TEST(readout_draws_need_one_whole_product_a_token)
         deq_weights_free(w);
         deq_weights_free(other);
     }
+}
+
+/* The largest error of a distribution's sum: a cluster whose words were not read has others there. */
+struct summed {
+    struct answer a;
+    double worst;
+};
+
+static enum deq_verdict record_sum(void *ctx, const struct deq_event *e)
+{
+    struct summed *s = ctx;
+    double sum = 0;
+    for (uint32_t i = 0; e->kind == DEQ_EVENT_TOKEN && i < V; i++)
+        sum += exp((double)e->logits[i]);
+    if (e->kind == DEQ_EVENT_TOKEN)
+        s->worst = worse(s->worst, fabs(sum - 1));
+    return record_answer(&s->a, e);
+}
+
+/* Of a vocabulary in clusters: what is picked is the same whether all of them are read, because somebody looks on, or
+ * those that a pick depends on; alone and in company. */
+TEST(readout_of_clusters)
+{
+    struct deq_weights *w = NULL;
+    struct deq_engine *e = open_engine(DEQ_CLASS_FLOAT32, 2, true, &w);
+    REQUIRE(e);
+    struct answer alone[4], beside[4];
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        struct summed shown = {.worst = 0};
+        struct deq_request q = request(seed % 2 ? 0 : 1, seed < 2 ? 1 : 8, seed, &alone[seed]);
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        q.want_logits = true;
+        q.event = record_sum;
+        q.ctx = &shown;
+        shown.a.vocab = V;
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+        run_all(e);
+        CHECK_MSG(same_picks(&alone[seed], &shown.a) && shown.a.n == TOKENS && shown.worst < 1e-4,
+                  "request %u: sums differ by %g", (unsigned)seed, shown.worst);
+    }
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        struct deq_request q = request(seed % 2 ? 0 : 1, seed < 2 ? 1 : 8, seed, &beside[seed]);
+        q.want_logits = seed == 3;
+        CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    }
+    run_all(e);
+    for (uint64_t seed = 0; seed < 4; seed++)
+        CHECK_MSG(same_picks(&alone[seed], &beside[seed]), "request %u", (unsigned)seed);
+    deq_engine_free(e);
+    deq_weights_free(w);
 }

@@ -66,6 +66,26 @@ TEST(sched_limits_waiting_tokens_and_a_keys_requests)
     jobs_end();
 }
 
+/* What waits is counted by its own tokens, not by what was reserved for it. */
+TEST(sched_counts_the_tokens_that_wait)
+{
+    static uint32_t ids[60];
+    sem_t hold;
+    REQUIRE(jobs_begin(1));
+    jobs.conf.queue_tokens = 100;
+    struct probe *holder = jobs_hold_engine(0, 1, 5, &hold);
+    for (size_t i = 1; i <= 3; i++) {
+        jobs_prepare(i, 1, 5)->job.prompt = (struct deq_tokens){.ids = ids, .n = i == 1 ? 60 : i == 2 ? 40 : 1};
+        CHECK(jobs_submit(&jobs.probe[i]) == (i < 3 ? SUBMIT_OK : SUBMIT_TOKENS_FULL));
+    }
+    sem_post(&hold);
+    jobs_check_end(holder, JOB_FINISHED);
+    jobs_check_end(&jobs.probe[1], JOB_FINISHED);
+    jobs_check_end(&jobs.probe[2], JOB_FINISHED);
+    CHECK_EQ(jobs.metrics.prompt_tokens, 1 + 60 + 40);
+    jobs_end();
+}
+
 static unsigned retry_ms_after(double service_s)
 {
     pthread_mutex_lock(&jobs.sched->lock);
