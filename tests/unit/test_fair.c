@@ -179,7 +179,7 @@ TEST(fair_slow_readers_give_way)
     CHECK(!fair_gives_way(&r, began, began + 100000 * ms));
     fair_reader_is(&r, true, began + 100 * ms);
     fair_reader_is(&r, true, began + 1000 * ms);
-    CHECK(!fair_gives_way(&r, began, began + 2099 * ms) && fair_gives_way(&r, began, began + 2100 * ms));
+    CHECK(!fair_gives_way(&r, began, began + 2100 * ms - 1) && fair_gives_way(&r, began, began + 2100 * ms));
     fair_reader_is(&r, false, began + 1100 * ms);
     CHECK(!fair_gives_way(&r, began, began + 9000 * ms) && fair_slow_ns(&r, began + 9000 * ms) == 1000 * ms);
     fair_reader_is(&r, true, began + 1150 * ms);
