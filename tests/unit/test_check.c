@@ -20,8 +20,8 @@ static struct deq_request plain(void)
 
 /* Of a plain request that was changed so. */
 #define TAKEN(...) CHECK_MSG((q = plain(), __VA_ARGS__, !deq_request_check(e, &q, &err)), "%s", err.text)
-#define REFUSED(says, ...)                                                                                 \
-    CHECK_MSG((q = plain(), __VA_ARGS__, deq_request_check(e, &q, &err) == DEQ_EINVAL) && strstr(err.text, says), \
+#define REFUSED(says, ...)                                                                                             \
+    CHECK_MSG((q = plain(), __VA_ARGS__, deq_request_check(e, &q, &err) == DEQ_EINVAL) && strstr(err.text, says),      \
               "%s", err.text)
 
 static bool begin(bool layered)
@@ -123,8 +123,12 @@ TEST(check_saved_states)
 {
     static uint32_t tokens[5] = {3, 4};
     REQUIRE(begin(false));
-    const struct deq_state two = {.n_tokens = 2, .tokens = tokens, .filled = true, .state_dim = V,
-                                  .page_tok = e->cell->page_tok, .page_bytes = e->cell->page_bytes};
+    const struct deq_state two = {.n_tokens = 2,
+                                  .tokens = tokens,
+                                  .filled = true,
+                                  .state_dim = V,
+                                  .page_tok = e->cell->page_tok,
+                                  .page_bytes = e->cell->page_bytes};
     struct deq_state s = two, keep = two, *const all = &keep;
     keep.n_tokens = 5;
     keep.filled = false;
