@@ -65,7 +65,7 @@ static int retrieve(gnutls_session_t session, const struct gnutls_cert_retr_st *
     return rc < 0 ? -1 : 0;
 }
 
-/* The key must be the certificate's: both have the same public half. */
+/* The key must be the certificate's: both have the same public half, which a file may say of another private one. */
 static enum deq_rc check(const struct tls *t, struct deq_err *err)
 {
     gnutls_pcert_st *certs = NULL;
@@ -78,7 +78,8 @@ static enum deq_rc check(const struct tls *t, struct deq_err *err)
     if (rc < 0)
         return deq_fail(err, DEQ_EFORMAT, "tls.cert %s, tls.key %s: %s", t->cert_path, t->key_path,
                         gnutls_strerror(rc));
-    rc = gnutls_pubkey_init(&public_key);
+    const int sound = gnutls_privkey_verify_params(key);
+    rc = sound < 0 ? sound : gnutls_pubkey_init(&public_key);
     if (rc >= 0)
         rc = gnutls_pubkey_import_privkey(public_key, key, 0, 0);
     if (rc >= 0)
@@ -91,6 +92,8 @@ static enum deq_rc check(const struct tls *t, struct deq_err *err)
     for (unsigned i = 0; i < n; i++)
         gnutls_pcert_deinit(&certs[i]);
     gnutls_free(certs);
+    if (sound < 0)
+        return deq_fail(err, DEQ_EFORMAT, "tls.key: %s is damaged: %s", t->key_path, gnutls_strerror(sound));
     return same ? DEQ_OK
                 : deq_fail(err, DEQ_EFORMAT, "tls.key: %s does not belong to the certificate %s", t->key_path,
                            t->cert_path);

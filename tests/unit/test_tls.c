@@ -31,6 +31,28 @@ static void make_pair(const char *key_name, const char *cert_name, unsigned char
     gnutls_x509_privkey_deinit(key);
 }
 
+/* The key, with another private half. */
+static void damage(const char *key_name, const char *damaged_name)
+{
+    gnutls_x509_privkey_t key;
+    gnutls_datum_t pem, x, y, k;
+    gnutls_ecc_curve_t curve;
+    REQUIRE(!gnutls_load_file(scratch_path(key_name), &pem) && !gnutls_x509_privkey_init(&key));
+    CHECK(!gnutls_x509_privkey_import(key, &pem, GNUTLS_X509_FMT_PEM) &&
+          !gnutls_x509_privkey_export_ecc_raw(key, &curve, &x, &y, &k));
+    gnutls_free(pem.data);
+    gnutls_x509_privkey_deinit(key);
+    k.data[k.size - 1] ^= 1;
+    CHECK(!gnutls_x509_privkey_init(&key) && !gnutls_x509_privkey_import_ecc_raw(key, curve, &x, &y, &k) &&
+          !gnutls_x509_privkey_export2(key, GNUTLS_X509_FMT_PEM, &pem));
+    scratch_put(damaged_name, (const char *)pem.data);
+    gnutls_free(pem.data);
+    gnutls_free(x.data);
+    gnutls_free(y.data);
+    gnutls_free(k.data);
+    gnutls_x509_privkey_deinit(key);
+}
+
 /* The serial number of the certificate that a handshake would get now; 0: none. */
 static unsigned serial_served(void)
 {
@@ -61,6 +83,7 @@ TEST(tls_pairs)
     struct deq_err err = {0};
     make_pair("key", "cert", 1);
     make_pair("other.key", "other.cert", 2);
+    damage("key", "damaged.key");
     scratch_put("text", "no certificate\n");
     static const struct {
         const char *cert, *key;
@@ -72,6 +95,7 @@ TEST(tls_pairs)
         {"text", "key", DEQ_EFORMAT, {"tls.cert ", "text"}},
         {"cert", "text", DEQ_EFORMAT, {"tls.key ", "text"}},
         {"cert", "cert", DEQ_EFORMAT, {"tls.key ", "cert"}},
+        {"cert", "damaged.key", DEQ_EFORMAT, {"tls.key: ", "damaged.key is damaged"}},
         {"cert", "other.key", DEQ_EFORMAT, {"other.key does not belong to the certificate", "cert"}},
     };
     for (size_t i = 0; i < DEQ_COUNT(bad); i++) {
@@ -92,5 +116,5 @@ TEST(tls_pairs)
     tls_serve(NULL);
     tls_free(t);
     tls_free(NULL);
-    scratch_end("key", "cert", "other.key", "other.cert", "renewed.cert", "text", NULL);
+    scratch_end("key", "cert", "other.key", "other.cert", "renewed.cert", "damaged.key", "text", NULL);
 }
