@@ -127,13 +127,16 @@ $(OBJ)/sim: $(call obj,$(SIM)) $(OBJ)/tests/sim/daemon.o $(call obj,$(filter-out
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%) $^ -lgnutls -lseccomp $(LIBS) -o $@)
 $(OBJ)/timing: $(call obj,tests/timing/timing.c $(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
-# fuzz targets take of the server what each of them calls
+# fuzz targets take of the server, and of what they share, what each of them calls
 $(OBJ)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER)))
 	@rm -f $@
 	$(call quietly,AR,$@,ar rcs $@ $^)
-$(OBJ)/replay: $(call obj,$(FUZZ:%=tests/fuzz/fuzz_%.c) $(FUZZ_SHARED) tests/fuzz/replay.c) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+$(OBJ)/libfuzz.a: $(call obj,$(FUZZ_SHARED))
+	@rm -f $@
+	$(call quietly,AR,$@,ar rcs $@ $^)
+$(OBJ)/replay: $(call obj,$(FUZZ:%=tests/fuzz/fuzz_%.c) tests/fuzz/replay.c) $(OBJ)/libfuzz.a $(OBJ)/libserver.a $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
-$(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(call obj,$(FUZZ_SHARED)) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+$(OBJ)/fuzz_%: $(OBJ)/tests/fuzz/fuzz_%.o $(OBJ)/libfuzz.a $(OBJ)/libserver.a $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) -fsanitize=fuzzer $^ -lmicrohttpd -lgnutls -lseccomp -lopenblas $(LIBS) -o $@)
 .SECONDARY: $(FUZZ:%=$(OBJ)/tests/fuzz/fuzz_%.o)
 # the links follow the configuration that was built last

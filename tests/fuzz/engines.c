@@ -29,9 +29,9 @@ static enum deq_verdict on_event(void *ctx, const struct deq_event *e)
 
 struct deq_request fuzz_request(unsigned model, const struct deq_state *behind)
 {
-    static uint32_t tokens[FUZZ_TOKENS];
+    static uint32_t tokens[FUZZ_TOKENS_MAX];
     struct deq_request q = deq_request_defaults(fuzz_model(fuzz_models[model]));
-    for (uint32_t i = 0; i < FUZZ_TOKENS; i++)
+    for (uint32_t i = 0; i < FUZZ_TOKENS_MAX; i++)
         tokens[i] = 1 + i % 5;
     q.prompt = behind ? NULL : tokens;
     q.n_prompt = behind ? 0 : FUZZ_TOKENS;

@@ -66,36 +66,68 @@ const char *fuzz_file(const void *data, size_t n)
     return path;
 }
 
-static char dir[64];
+enum { DIRS_MAX = 8 };
 
-static void remove_dir(void)
+static struct {
+    const char *use;
+    char path[64];
+} dirs[DIRS_MAX];
+
+void fuzz_empty(const char *use)
 {
     char path[128];
+    const char *dir = fuzz_dir(use);
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%.50s", dir, e->d_name);
-        (void)unlink(path);
+        snprintf(path, sizeof path, "%s/%.60s", dir, e->d_name);
+        if (e->d_name[0] != '.')
+            (void)unlink(path);
     }
     if (d)
         closedir(d);
-    (void)rmdir(dir);
 }
 
-const char *fuzz_dir(const char *name, const void *data, size_t n)
+static void remove_dirs(void)
+{
+    for (size_t i = 0; i < DIRS_MAX && dirs[i].use; i++) {
+        fuzz_empty(dirs[i].use);
+        (void)rmdir(dirs[i].path);
+    }
+}
+
+const char *fuzz_dir(const char *use)
+{
+    size_t i = 0;
+    while (i < DIRS_MAX && dirs[i].use && strcmp(dirs[i].use, use))
+        i++;
+    FUZZ_HOLDS(i < DIRS_MAX);
+    if (!dirs[i].use) {
+        const bool shared = !access("/dev/shm", W_OK);
+        snprintf(dirs[i].path, sizeof dirs[i].path, "%s/deq-fuzz-XXXXXX", shared ? "/dev/shm" : "/tmp");
+        FUZZ_HOLDS(mkdtemp(dirs[i].path));
+        if (!i)
+            atexit(remove_dirs);
+        dirs[i].use = use;
+    }
+    return dirs[i].path;
+}
+
+void fuzz_put(const char *use, const char *name, const void *data, size_t n)
 {
     char path[128];
-    if (!dir[0]) {
-        const bool shared = !access("/dev/shm", W_OK);
-        snprintf(dir, sizeof dir, "%s/deq-fuzz-XXXXXX", shared ? "/dev/shm" : "/tmp");
-        if (!mkdtemp(dir))
-            abort();
-        atexit(remove_dir);
-    }
-    snprintf(path, sizeof path, "%s/%s", dir, name);
+    snprintf(path, sizeof path, "%s/%s", fuzz_dir(use), name);
     FILE *f = fopen(path, "w");
     if (!f || fwrite(data, 1, n, f) != n || fclose(f))
         abort();
-    return dir;
+}
+
+struct deq_hash fuzz_saved_sum(const void *data, size_t n)
+{
+    enum { CHUNK = 1 << 16 };
+    struct deq_hash h = {{0x6465712e73746174u, 0x652e707265666978u}};
+    for (size_t at = 0; at < n; at += CHUNK)
+        h = deq_siphash(&h, (const char *)data + at, DEQ_MIN((size_t)CHUNK, n - at));
+    return h;
 }
 
 uint64_t fuzz_next(uint64_t *state)

@@ -20,6 +20,7 @@
 
 #include "core/base/base.h"
 #include "core/base/err.h"
+#include "core/base/hash.h"
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 #define FUZZ(id)                                                                                                       \
@@ -61,8 +62,12 @@ char *fuzz_text(const uint8_t *data, size_t n);
 size_t fuzz_split(const uint8_t *data, size_t n, const uint8_t **rest, size_t *ret_rest);
 /* The path of a file in memory that has these bytes; it holds until the next call. */
 const char *fuzz_file(const void *data, size_t n);
-/* A file of that name in a directory of the process's own, which it returns; removed at the end, but for a crash. */
-const char *fuzz_dir(const char *name, const void *data, size_t n);
+/* The process's own directory for a use; removed with its files at the end, but for a crash. */
+const char *fuzz_dir(const char *use);
+void fuzz_put(const char *use, const char *name, const void *data, size_t n);
+void fuzz_empty(const char *use);
+/* The checksum of what stands before it in saved states and prefix caches (core/engine/saved.h). */
+struct deq_hash fuzz_saved_sum(const void *data, size_t n);
 
 /* A sequence of numbers that is a function of its beginning. */
 uint64_t fuzz_next(uint64_t *state);

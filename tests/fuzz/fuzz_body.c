@@ -5,7 +5,8 @@
  * jansson is the same request. */
 #include "core/base/json.h"
 #include "core/base/mem.h"
-#include "server/api/request.h"
+#include "server/api/fields.h"
+#include "tests/fuzz/members.h"
 #include "tests/fuzz/mutate.h"
 
 enum { COMPLETIONS, CHAT, RESPONSES, LOGITS, EQUILIBRIA, EMBEDDINGS, STATES, TOKENIZE, DETOKENIZE, ENDPOINTS };
@@ -120,11 +121,15 @@ static bool within(double x, double lo, double hi)
 static void check_solve(const struct request_context *c, const struct deq_solve_params *p)
 {
     const struct conf *o = c->conf;
+    const struct deq_model_info info = deq_model_info(c->model);
     FUZZ_HOLDS(p->tol == 0 || p->stop != DEQ_STOP_AT_RESIDUAL || within((double)p->tol, 0, 10));
     FUZZ_HOLDS(p->min_iter <= p->max_iter && p->max_iter <= DEQ_MAX(o->max_iter_max, 100000u));
     FUZZ_HOLDS(p->window >= 1 && p->window <= o->max_window && p->prefill_window <= o->max_window);
     FUZZ_HOLDS(p->max_iter || p->warm_start == DEQ_WARM_PROPOSAL);
     FUZZ_HOLDS(!p->max_evaluations || p->window == 1);
+    FUZZ_HOLDS(!deq_stop_reads(p->stop) || (p->window == 1 && p->prefill_window <= 1));
+    FUZZ_HOLDS(p->warm_start != DEQ_WARM_PREDICTOR || info.has_predictor);
+    FUZZ_HOLDS(p->warm_start != DEQ_WARM_PROPOSAL || info.has_proposal);
     FUZZ_HOLDS((unsigned)p->warm_start < DEQ_WARM_COUNT && (unsigned)p->stop < DEQ_STOP_RULES);
 }
 
@@ -347,8 +352,16 @@ FUZZ(body)
 }
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+static const struct fields *const tables[ENDPOINTS] = {&completion_fields, &chat_fields,       &responses_fields,
+                                                       &logits_fields,     &equilibria_fields, &embeddings_fields,
+                                                       &state_fields,      &tokenize_fields,   &detokenize_fields};
+
 FUZZ_MUTATOR
 {
-    return fuzz_mutate_json_in(data, n, max, seed, 2);
+    uint64_t random = seed ^ 0xb0d1;
+    if (n < 2 || max < 4 || fuzz_next(&random) % 2)
+        return fuzz_mutate_json_in(data, n, max, seed, 2);
+    const struct fields *f = tables[(unsigned)(data[0] - 'A') % ENDPOINTS];
+    return 2 + fuzz_mutate_members(data + 2, n - 2, max - 2, f, &random);
 }
 #endif

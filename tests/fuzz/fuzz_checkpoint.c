@@ -1,16 +1,16 @@
-/* Checkpoints of training, of a model of a few numbers: what is taken is finite, no second moment negative, and written
- * it is the same again. Input: the file. */
+/* Checkpoints of training, of a model of a few numbers: what is taken is the file's, every number of it, finite, and no
+ * second moment negative; written it is the same again. Input: the file. */
 #include "core/train/checkpoint.h"
 
 #include <math.h>
 
 #include "core/base/mem.h"
 #include "core/cell/config.h"
+#include "core/data/safetensors.h"
 #include "tests/fuzz/mutate.h"
 
 static const char config[] =
-    "{\"model_type\": \"deq_transformer\", \"vocab_size\": 3, \"hidden_size\": 2, \"num_attention_heads\": 1, "
-    "\"head_dim\": 2, \"intermediate_size\": 2, \"num_blocks\": 1, \"attention_window\": 4, \"norm\": \"pre\", "
+    "{\"model_type\": \"deq_trellis\", \"vocab_size\": 3, \"hidden_size\": 2, \"state_size\": 3, "
     "\"deq\": {\"warm_start\": \"zero\"}}";
 
 static struct deq_arch *arch;
@@ -29,6 +29,32 @@ static void begin(void)
     m = DEQ_NEW_ARRAY(float, w->n);
     v = DEQ_NEW_ARRAY(float, w->n);
     FUZZ_HOLDS(m && v);
+}
+
+/* Nothing else is there after a load. */
+static void forget(void)
+{
+    for (size_t i = 0; i < w->n; i++)
+        w->data[i] = m[i] = v[i] = NAN;
+}
+
+static void check_tensors(const uint8_t *data, size_t n)
+{
+    static const char *const before[] = {"", "adam.m.", "adam.v."};
+    const float *const have[] = {w->data, m, v};
+    struct deq_safetensors *f;
+    struct deq_err err;
+    char name[DEQ_PARAM_NAME + 16];
+    FUZZ_HOLDS(!deq_safetensors_parse(data, n, "fuzz", &f, &err));
+    FUZZ_HOLDS(deq_safetensors_count(f) == DEQ_COUNT(have) * w->n_params);
+    for (size_t i = 0; i < DEQ_COUNT(have) * w->n_params; i++) {
+        const struct deq_param *p = &w->params[i / DEQ_COUNT(have)];
+        snprintf(name, sizeof name, "%s%s", before[i % DEQ_COUNT(have)], p->name);
+        const struct deq_tensor *t = deq_safetensors_find(f, name);
+        FUZZ_HOLDS(t && t->dtype == DEQ_F32 && t->count == p->count);
+        FUZZ_HOLDS(!memcmp(data + t->offset, have[i % DEQ_COUNT(have)] + p->offset, t->bytes));
+    }
+    deq_safetensors_close(f);
 }
 
 static bool same(const struct deq_progress *x, const struct deq_progress *y)
@@ -65,11 +91,14 @@ FUZZ(checkpoint)
     const enum deq_rc rc_recipe = deq_checkpoint_recipe(path, &recipe, &err);
     if (rc_recipe)
         fuzz_check_err(rc_recipe, &err);
+    forget();
     const enum deq_rc rc = deq_checkpoint_load(path, w, m, v, &p, &err);
-    if (rc)
+    if (rc) {
         fuzz_check_err(rc, &err);
-    else
+    } else {
+        check_tensors(data, n);
         check(&p, recipe);
+    }
     deq_free(recipe);
 }
 
@@ -81,6 +110,8 @@ static size_t begin_with(uint8_t *data, size_t max)
     struct deq_err err;
     begin();
     const char *path = fuzz_file("", 0);
+    memset(w->data, 0, w->n * sizeof *v);
+    memset(m, 0, w->n * sizeof *m);
     memset(v, 0, w->n * sizeof *v);
     FUZZ_HOLDS(!deq_checkpoint_save(path, w, m, v, &p, "train:\n  steps: 10\n", &err));
     FILE *f = fopen(path, "r");

@@ -12,12 +12,8 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
-#include "server/api/answer.h"
-#include "server/api/exchange.h"
-#include "server/api/route.h"
-#include "server/api/service.h"
-#include "server/log.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/service.h"
 
 enum { HANG_MS = 120000, CUTS_MAX = 12, ANSWER_MAX = 1 << 20 }; /* a hang is none because others use the machine */
 enum { ENDS_HALF, ENDS_WHOLE, ENDS_RESET, ENDS };
@@ -26,37 +22,18 @@ static uint16_t port;
 
 static void begin(void)
 {
-    static struct conf conf;
-    static struct metrics metrics;
-    static struct deq_budget budget;
-    static struct service service;
     static struct http *http;
-    static const char *const set[] = {"server.listen=127.0.0.1:0", "model.path=tests/golden/tiny", "engine.threads=1",
-                                      "engine.max_positions=48", "engine.max_sequences=2",
-                                      "server.max_body_bytes=16384", "server.http_threads=2"};
     static char address[160], admin[160];
+    const struct listen_inherited inherited = {-1, -1};
     struct deq_err err = {0};
     if (port)
         return;
-    bool ok = !deq_opt_defaults(&conf_table, &conf, &err);
-    for (size_t i = 0; ok && i < DEQ_COUNT(set); i++)
-        ok = !deq_opt_assign(&conf_table, &conf, set[i], &err);
-    log_init("error");
-    metrics_init(&metrics);
-    deq_budget_init(&budget, conf.answer_bytes);
-    service = (struct service){.conf = &conf, .metrics = &metrics, .budget = &budget};
-    const struct http_handler handler = {.check = route_check, .handle = route_handle, .refuse = exchange_error,
-                                         .no_memory = answer_no_memory, .retry_ms = ANSWER_RETRY_MS, .ctx = &service,
-                                         .budget = &budget};
-    const struct listen_inherited none = {-1, -1};
-    ok = ok && !auth_new("", &service.auth, &err) && !states_new(&conf, &metrics, &service.states, &err) &&
-         !store_new(&conf, &metrics, &service.store, &err) && !store_load(service.store, &err) &&
-         !http_start(&conf, &none, &metrics, NULL, &handler, &http, address, admin, &err);
-    if (!ok) {
+    struct service *s = fuzz_service();
+    const struct http_handler handler = fuzz_handler(s);
+    if (http_start(s->conf, &inherited, s->metrics, NULL, &handler, &http, address, admin, &err)) {
         fprintf(stderr, "%s\n", err.text);
         abort();
     }
-    atomic_store(&service.state, SERVER_READY);
     const char *colon = strrchr(address, ':');
     port = (uint16_t)strtoul(colon ? colon + 1 : "0", NULL, 10);
     FUZZ_HOLDS(port);
@@ -64,7 +41,8 @@ static void begin(void)
 
 static int connected(void)
 {
-    const struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port),
+    const struct sockaddr_in to = {.sin_family = AF_INET,
+                                   .sin_port = htons(port),
                                    .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), yes = 1;
     FUZZ_HOLDS(fd >= 0 && !connect(fd, (const struct sockaddr *)&to, sizeof to));
@@ -134,6 +112,7 @@ static const char last[] = "GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: 
 static void ask(const uint8_t *data, size_t n, uint64_t seed, char *out, size_t cap)
 {
     static char answer[ANSWER_MAX + 1];
+    fuzz_empty("states"); /* what the bytes saved before */
     const int fd = connected();
     uint8_t *all = malloc(n + strlen(last));
     FUZZ_HOLDS(all);

@@ -16,7 +16,7 @@ static void put_piece(const char *name, const char *first, const char *second)
     FUZZ_HOLDS(deq_safetensors_header(t, DEQ_COUNT(t), NULL, &head));
     deq_buf_add(&head, numbers, sizeof numbers);
     deq_buf_add(&head, numbers, sizeof numbers);
-    fuzz_dir(name, head.data, head.len);
+    fuzz_put("shards", name, head.data, head.len);
     deq_buf_free(&head);
 }
 
@@ -42,7 +42,8 @@ FUZZ(shards)
         put_piece("two.safetensors", "c", "d");
         there = true;
     }
-    snprintf(path, sizeof path, "%s/model.safetensors.index.json", fuzz_dir("model.safetensors.index.json", data, n));
+    fuzz_put("shards", "model.safetensors.index.json", data, n);
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", fuzz_dir("shards"));
     const enum deq_rc rc = deq_checkpoint_open(path, &c, &err);
     if (rc) {
         fuzz_check_err(rc, &err);

@@ -59,12 +59,14 @@ FUZZ(tokenizer)
     struct deq_err err;
     enum deq_rc rc;
     if (kind == FILE_CONFIG) {
-        config(fuzz_dir("tokenizer_config.json", data, n));
+        fuzz_put("tokenizer", "tokenizer_config.json", data, n);
+        config(fuzz_dir("tokenizer"));
         return;
     }
     if (kind == FILE_GPT2) {
-        fuzz_dir("vocab.json", data, front);
-        rc = deq_tokenizer_load(fuzz_dir("merges.txt", text, n_text), &tok, &err);
+        fuzz_put("gpt2", "vocab.json", data, front);
+        fuzz_put("gpt2", "merges.txt", text, n_text);
+        rc = deq_tokenizer_load(fuzz_dir("gpt2"), &tok, &err);
     } else {
         rc = deq_tokenizer_parse((const char *)data, front, "fuzz", &tok, &err);
     }

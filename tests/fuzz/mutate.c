@@ -2,8 +2,8 @@
 
 #ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 #include <jansson.h>
+#include <math.h>
 
-#include "core/base/hash.h"
 #include "core/data/safetensors.h"
 
 /* --- JSON --- */
@@ -180,20 +180,68 @@ size_t fuzz_mutate_json_in(uint8_t *data, size_t n, size_t max, unsigned seed, s
 
 /* --- safetensors --- */
 
+enum { TENSORS_MAX = 64, SIZE_MOST = 64, WORD_MAX = 8 };
+
+/* Of a header that is read; data_offsets count from its end. */
+struct tensor {
+    const char *name; /* borrowed of the header */
+    size_t begin, end, unit, row;
+    bool real;
+};
+
+static const struct {
+    const char *name;
+    size_t bytes;
+    bool real;
+} types[] = {{"F32", 4, true},  {"F16", 2, true},  {"BF16", 2, true}, {"F64", 8, true},
+             {"I64", 8, false}, {"I32", 4, false}, {"I8", 1, false},  {"U8", 1, false}};
+
+static size_t type_of(const json_t *tensor)
+{
+    const char *type = json_string_value(json_object_get(tensor, "dtype"));
+    size_t i = 0;
+    while (type && i < DEQ_COUNT(types) && strcmp(type, types[i].name))
+        i++;
+    return type ? i : DEQ_COUNT(types);
+}
+
 static uint64_t bytes_of(const json_t *tensor)
 {
-    static const struct {
-        const char *name;
-        uint64_t bytes;
-    } types[] = {{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8}, {"I64", 8}, {"I32", 4}, {"I8", 1}, {"U8", 1}};
-    const char *type = json_string_value(json_object_get(tensor, "dtype"));
     const json_t *shape = json_object_get(tensor, "shape");
-    uint64_t n = 0;
-    for (size_t i = 0; type && i < DEQ_COUNT(types); i++)
-        n = strcmp(type, types[i].name) ? n : types[i].bytes;
+    const size_t type = type_of(tensor);
+    uint64_t n = type < DEQ_COUNT(types) ? types[type].bytes : 0;
     for (size_t i = 0; i < json_array_size(shape); i++)
         if (__builtin_mul_overflow(n, (uint64_t)json_integer_value(json_array_get(shape, i)), &n))
             return UINT64_MAX;
+    return n;
+}
+
+static size_t rows_of(const json_t *tensor)
+{
+    const json_int_t n = json_integer_value(json_array_get(json_object_get(tensor, "shape"), 0));
+    return n > 0 ? (size_t)n : 1;
+}
+
+/* What of the header is a tensor inside `data` bytes. */
+static size_t find_tensors(const json_t *header, size_t data, struct tensor out[TENSORS_MAX])
+{
+    const char *key;
+    json_t *t;
+    size_t n = 0;
+    json_object_foreach ((json_t *)(uintptr_t)header, key, t) {
+        const json_t *at = json_object_get(t, "data_offsets");
+        const json_int_t begin = json_integer_value(json_array_get(at, 0)),
+                         end = json_integer_value(json_array_get(at, 1));
+        const size_t type = type_of(t);
+        if (n < TENSORS_MAX && type < DEQ_COUNT(types) && begin >= 0 && begin < end && (uint64_t)end <= data &&
+            (size_t)(end - begin) >= types[type].bytes)
+            out[n++] = (struct tensor){key,
+                                       (size_t)begin,
+                                       (size_t)end,
+                                       types[type].bytes,
+                                       DEQ_MAX((size_t)(end - begin) / rows_of(t), types[type].bytes),
+                                       types[type].real};
+    }
     return n;
 }
 
@@ -223,54 +271,157 @@ static void put_length(uint8_t *s, uint64_t n)
         s[i] = (uint8_t)(n >> 8 * i);
 }
 
-/* A new header [k] in front of the data, which are made `data` long (as they are: UINT64_MAX). */
-static size_t put_header(uint8_t *s, size_t n, size_t max, size_t header_end, const void *header, size_t k,
-                         uint64_t data)
+/* The file of a header [k], whose tensors have what those of the same name had among the old data; more of it again
+ * and again. The new length, or 0: there is no room. */
+static size_t put_file(uint8_t *s, size_t max, const char *header, size_t k, const json_t *now, size_t data,
+                       const struct tensor *old, size_t n_old, const uint8_t *old_data)
 {
-    n = replace(s, n, max, 8, header_end, header, k);
-    if (n < 8 + k || memcmp(s + 8, header, k)) /* there was no room */
-        return n;
+    struct tensor fresh[TENSORS_MAX];
+    if (data > max || k > max - data || 8 > max - data - k)
+        return 0;
     put_length(s, k);
-    if (data > max - 8 - k)
-        return n;
-    if (8 + k + data > n)
-        memset(s + n, 0, (size_t)(8 + k + data - n));
-    return (size_t)(8 + k + data);
+    memcpy(s + 8, header, k);
+    memset(s + 8 + k, 0, data);
+    const size_t n = find_tensors(now, data, fresh);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n_old; j++) {
+            const size_t len = old[j].end - old[j].begin;
+            if (strcmp(fresh[i].name, old[j].name))
+                continue;
+            for (size_t at = fresh[i].begin; at < fresh[i].end; at += len)
+                memcpy(s + 8 + k + at, old_data + old[j].begin, DEQ_MIN(len, fresh[i].end - at));
+        }
+    return 8 + k + data;
 }
 
 static void put_checksum(uint8_t *s, size_t n)
 {
-    enum { CHUNK = 1 << 16 };
-    struct deq_hash h = {{0x6465712e73746174u, 0x652e707265666978u}};
-    if (n < sizeof h)
+    if (n < sizeof(struct deq_hash))
         return;
-    for (size_t at = 0; at < n - sizeof h; at += CHUNK)
-        h = deq_siphash(&h, s + at, DEQ_MIN((size_t)CHUNK, n - sizeof h - at));
+    const struct deq_hash h = fuzz_saved_sum(s, n - sizeof h);
     memcpy(s + n - sizeof h, &h, sizeof h);
+}
+
+/* One number of a tensor becomes one that is none, a neighbour of its own or of the tensor's length, or another's:
+ * large tensors get no more of it than small ones, which are what others are counted by. */
+static void change_number(uint8_t *data, const struct tensor *t, uint64_t *random)
+{
+    static const double reals[] = {NAN, INFINITY, -INFINITY, -1, 0, 1, -0.0, 1e-45, 3e38, 1e308, -1e-30, 2};
+    const size_t n = (t->end - t->begin) / t->unit, i = fuzz_next(random) % n;
+    uint8_t *const at = data + t->begin + i * t->unit, word[WORD_MAX] = {0};
+    uint64_t whole = 0;
+    memcpy(&whole, at, t->unit);
+    switch (fuzz_next(random) % 6) {
+    case 0: whole++; break;
+    case 1: whole--; break;
+    case 2: whole = UINT64_MAX << fuzz_next(random) % 64; break;
+    case 3: whole = (uint64_t)1 << fuzz_next(random) % 64; break;
+    case 4: whole = n + fuzz_next(random) % 3 - 1; break;
+    default: memcpy(&whole, data + t->begin + fuzz_next(random) % n * t->unit, t->unit); break;
+    }
+    memcpy(word, &whole, sizeof word);
+    const double real = reals[fuzz_next(random) % DEQ_COUNT(reals)];
+    const float single = (float)real;
+    if (t->real && t->unit == 8 && fuzz_next(random) % 2)
+        memcpy(word, &real, sizeof real);
+    else if (t->real && fuzz_next(random) % 2) /* of two bytes: bf16 */
+        memcpy(word, (const uint8_t *)&single + (t->unit == 2) * 2, t->unit == 2 ? 2 : 4);
+    memcpy(at, word, t->unit);
+}
+
+static void change_data(uint8_t *data, const struct tensor *t, size_t n, uint64_t *random)
+{
+    for (size_t rounds = 1 + fuzz_next(random) % 3; rounds--;) {
+        const struct tensor *x = &t[fuzz_next(random) % n];
+        const size_t rows = (x->end - x->begin) / x->row;
+        const unsigned way = fuzz_next(random) % 8;
+        if (way == 0) /* a row is another, too */
+            memmove(data + x->begin + fuzz_next(random) % rows * x->row,
+                    data + x->begin + fuzz_next(random) % rows * x->row, x->row);
+        else if (way < 6)
+            change_number(data, x, random);
+        else
+            (void)LLVMFuzzerMutate(data + x->begin, x->end - x->begin, x->end - x->begin);
+    }
+}
+
+/* A size becomes another, of one tensor, or of all that have it as well. */
+static void change_sizes(json_t *header, uint64_t *random)
+{
+    const json_int_t any = (json_int_t)(fuzz_next(random) % (SIZE_MOST + 1));
+    const bool all = fuzz_next(random) % 2;
+    const unsigned way = fuzz_next(random) % 4;
+    json_t *shapes[TENSORS_MAX], *t;
+    size_t n = 0;
+    const char *key;
+    json_object_foreach (header, key, t) {
+        json_t *const shape = json_object_get(t, "shape");
+        if (json_array_size(shape) && n < TENSORS_MAX)
+            shapes[n++] = shape;
+    }
+    if (!n)
+        return;
+    const size_t at = fuzz_next(random) % n, dim = fuzz_next(random) % json_array_size(shapes[at]);
+    const json_int_t old = json_integer_value(json_array_get(shapes[at], dim));
+    const json_int_t new = way == 0 ? old + 1 : way == 1 ? DEQ_MAX(old - 1, 0) : way == 2 ? any : 2 * old;
+    for (size_t i = 0; i < n; i++)
+        for (size_t d = 0; d < json_array_size(shapes[i]); d++)
+            if (json_integer_value(json_array_get(shapes[i], d)) == old && (all || (i == at && d == dim)))
+                json_array_set_new(shapes[i], d, json_integer(new));
+}
+
+/* Its header changes, as one or as JSON, and what lies behind it follows. */
+static size_t change_header(uint8_t *s, size_t n, size_t max, size_t end, json_t *root, const struct tensor *old,
+                            size_t n_old, uint64_t *random)
+{
+    static uint8_t text[TEXT_MAX], data[TEXT_MAX];
+    json_t *now = NULL;
+    size_t k = end - 8, ret = 0;
+    if (n - end > sizeof data)
+        return n;
+    memcpy(data, s + end, n - end);
+    memcpy(text, s + 8, k);
+    if (fuzz_next(random) % 2) {
+        now = json_deep_copy(root);
+        for (size_t rounds = 1 + fuzz_next(random) % 3; now && rounds--;)
+            change_sizes(now, random);
+    } else {
+        k = fuzz_mutate_json(text, k, DEQ_MIN(sizeof text, max - (n - k)), (unsigned)fuzz_next(random));
+        now = json_loadb((const char *)text, k, 0, NULL);
+    }
+    const uint64_t slipped = fuzz_next(random) % 8 ? UINT64_MAX : fuzz_next(random) % 8;
+    const uint64_t length = now && fuzz_next(random) % 8 ? tile(now, max, slipped) : UINT64_MAX;
+    char *made = length == UINT64_MAX ? NULL : json_dumps(now, JSON_COMPACT);
+    if (made) {
+        ret = put_file(s, max, made, strlen(made), now, (size_t)length, old, n_old, data);
+    } else if (8 + k + (n - end) <= max) { /* as it came, and the data where they were */
+        put_length(s, k);
+        memcpy(s + 8, text, k);
+        memcpy(s + 8 + k, data, n - end);
+        ret = 8 + k + (n - end);
+    }
+    free(made);
+    json_decref(now);
+    return ret ? ret : n;
 }
 
 size_t fuzz_mutate_safetensors(uint8_t *s, size_t n, size_t max, unsigned seed, bool checksum)
 {
-    static uint8_t header[TEXT_MAX];
+    struct tensor t[TENSORS_MAX];
     uint64_t random = seed ^ 0x7e5, length = 0;
     for (int i = 7; i >= 0 && n >= 8; i--)
         length = length << 8 | s[i];
-    if (n < 10 || length < 2 || length > n - 8 || length > sizeof header / 2 || fuzz_next(&random) % 16 == 0)
-        return LLVMFuzzerMutate(s, n, max);
-    const size_t end = 8 + (size_t)length;
-    if (fuzz_next(&random) % 4 == 0 && n > end) { /* the data */
-        n = end + LLVMFuzzerMutate(s + end, n - end, n - end);
-    } else {
-        memcpy(header, s + 8, (size_t)length);
-        size_t k = fuzz_mutate_json(header, (size_t)length, DEQ_MIN(sizeof header, max - (n - (size_t)length)), seed);
-        json_t *root = json_loadb((const char *)header, k, 0, NULL);
-        const uint64_t slipped = fuzz_next(&random) % 8 ? UINT64_MAX : fuzz_next(&random) % 8;
-        const uint64_t data = root && fuzz_next(&random) % 8 ? tile(root, max, slipped) : UINT64_MAX;
-        char *text = data == UINT64_MAX ? NULL : json_dumps(root, JSON_COMPACT);
-        n = put_header(s, n, max, end, text ? (const void *)text : header, text ? strlen(text) : k, data);
-        free(text);
-        json_decref(root);
-    }
+    json_t *root = n >= 10 && length >= 2 && length <= n - 8 && length <= TEXT_MAX / 2
+                       ? json_loadb((const char *)s + 8, (size_t)length, 0, NULL)
+                       : NULL;
+    const size_t end = 8 + (size_t)length, tensors = root ? find_tensors(root, n - end, t) : 0;
+    if (!root || fuzz_next(&random) % 16 == 0)
+        n = LLVMFuzzerMutate(s, n, max);
+    else if (tensors && fuzz_next(&random) % 2)
+        change_data(s + end, t, tensors, &random);
+    else
+        n = change_header(s, n, max, end, root, t, tensors, &random);
+    json_decref(root);
     if (checksum && fuzz_next(&random) % 8)
         put_checksum(s, n);
     return n;

@@ -17,8 +17,9 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t n, size_t max, unsigned see
 size_t fuzz_mutate_json(uint8_t *data, size_t n, size_t max, unsigned seed);
 /* JSON behind so many letters, and up to the first zero byte; in front and behind bytes change. */
 size_t fuzz_mutate_json_in(uint8_t *data, size_t n, size_t max, unsigned seed, size_t letters);
-/* A safetensors file: its header as JSON, with its length; most times the offsets and the data's length are made to fit
- * again. checksum: and the one at its end that saved states have (core/engine/saved.c). */
+/* A safetensors file: numbers of its tensors, sizes, of one tensor or of all that have the same one, its header as
+ * JSON; most times offsets, lengths and what tensors had follow. checksum: and the one at its end that saved states
+ * have (core/engine/saved.c). */
 size_t fuzz_mutate_safetensors(uint8_t *data, size_t n, size_t max, unsigned seed, bool checksum);
 #endif
 

@@ -12,7 +12,9 @@ mkdir -p "$out/found"
 [ -d "$out/seeds" ] || python3 tests/fuzz/seeds.py "$out/seeds" || exit 2
 touch "$out/totals"
 
-longest() { case $1 in state | prefix | checkpoint) echo 16384 ;; tokenizer | yaml) echo 8192 ;; *) echo 4096 ;; esac; }
+longest() { case $1 in state | states | prefix | checkpoint | golden) echo 16384 ;; tokenizer | yaml | tls) echo 8192 ;; *) echo 4096 ;; esac; }
+# what is no text is as long as it is from the beginning on
+growth() { case $1 in state | states | prefix | checkpoint | golden | tls) echo 0 ;; *) echo 100 ;; esac; }
 patience() { case $1 in http) echo 300 ;; *) echo 60 ;; esac; } # seconds for an input, also on a busy machine
 
 # target, executions, whether something was found: the new line of the target; others may be at it too
@@ -32,9 +34,10 @@ for t in "$@"; do
     mkdir -p "$out/corpus/$t" "$out/seeds/$t"
     dict=tests/fuzz/$t.dict
     [ -e "$dict" ] && dict=-dict=$dict || dict=
-    ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 UBSAN_OPTIONS=print_stacktrace=1 \
+    OPENBLAS_NUM_THREADS=1 ASAN_OPTIONS=quarantine_size_mb=8:malloc_context_size=8 UBSAN_OPTIONS=print_stacktrace=1 \
         "$out/fuzz_$t" -max_total_time="$secs" -runs="$([ "$runs" = 0 ] && echo -1 || echo "$runs")" \
-        -max_len="$(longest "$t")" -rss_limit_mb=1536 -timeout="$(patience "$t")" -print_final_stats=1 $dict \
+        -max_len="$(longest "$t")" -len_control="$(growth "$t")" -rss_limit_mb=1536 \
+        -timeout="$(patience "$t")" -print_final_stats=1 -print_funcs=0 $dict \
         -artifact_prefix="$out/found/$t-" ${FUZZ_ARGS:-} \
         "$out/corpus/$t" "tests/fuzz/corpus/$t" "$out/seeds/$t" > "$out/$t.log" 2>&1
     code=$?
