@@ -17,6 +17,7 @@
 #include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/json.h"
+#include "server/patience.h"
 
 enum {
     LINES_PER_SECOND = 100,
@@ -175,6 +176,7 @@ static void *log_main(void *arg)
 {
     char line[LINE_MAX_BYTES + 1];
     (void)arg;
+    (void)patience_for_good(); /* lines are in no hurry */
     pthread_mutex_lock(&lock);
     for (;;) {
         while (!out.len && out.state == RUNNING)

@@ -39,7 +39,7 @@ static const char *const allowed[] = {
     "brk", "madvise", "mremap", "munmap",
     /* threads */
     "exit", "exit_group", "futex", "getcpu", "getpid", "gettid", "get_robust_list", "membarrier", "rseq",
-    "sched_getaffinity", "sched_setaffinity", "sched_yield", "set_robust_list",
+    "sched_getaffinity", "sched_getscheduler", "sched_setaffinity", "sched_yield", "set_robust_list",
     /* time and chance */
     "clock_getres", "clock_gettime", "clock_nanosleep", "getrandom", "gettimeofday", "nanosleep", "time",
     /* signals: of this process's own */
@@ -93,6 +93,7 @@ static int add_all(scmp_filter_ctx f, uint32_t action, const char *const *names,
 static int add_some(scmp_filter_ctx f, bool writes)
 {
     static const unsigned long requests[] = {FIONREAD, FIONBIO, TCGETS};
+    static const unsigned classes[] = {SCHED_OTHER, SCHED_BATCH};
     const unsigned write_flags = O_ACCMODE | O_CREAT | O_TRUNC;
     int failed = 0;
     for (size_t i = 0; i < DEQ_COUNT(requests) && !failed; i++)
@@ -116,6 +117,10 @@ static int add_some(scmp_filter_ctx f, bool writes)
     if (!failed)
         failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
                                   SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, (scmp_datum_t)getpid()));
+    for (size_t i = 0; i < DEQ_COUNT(classes) && !failed; i++) /* a thread's own: server/patience.h */
+        failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(sched_setscheduler), 2,
+                                  SCMP_A0(SCMP_CMP_MASKED_EQ, MASK32, 0),
+                                  SCMP_A1(SCMP_CMP_MASKED_EQ, MASK32, classes[i]));
     if (failed || sanitized)
         return failed;
     failed = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

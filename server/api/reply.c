@@ -6,8 +6,12 @@
 #include <string.h>
 
 #include "core/base/json.h"
+#include "core/base/utf8.h"
 
-enum { FLOAT_DIGITS = 9 }; /* a float survives the way through text */
+enum {
+    FLOAT_DIGITS = 9,  /* a float survives the way through text */
+    ERROR_BYTES = 160, /* of most errors, beside the message */
+};
 
 static const char *error_type(int status)
 {
@@ -35,26 +39,38 @@ void reply_json(struct deq_buf *out, json_t *object)
     json_decref(object);
 }
 
-static json_t *error_object(int status, const char *code, const char *param, const char *message)
+/* A C string or null; what is not UTF-8 makes out fail. */
+static void add_value(struct deq_buf *out, const char *before, const char *s)
 {
-    return json_pack("{s:s, s:s, s:s?, s:s?}", "message", message, "type", error_type(status), "param", param, "code",
-                     code);
+    deq_buf_str(out, before);
+    if (!s)
+        deq_buf_str(out, "null");
+    else if (deq_utf8_valid(s, strlen(s)))
+        reply_string(out, s, strlen(s));
+    else
+        deq_buf_fail(out);
+}
+
+static void begin_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message)
+{
+    deq_buf_reserve(out, out->len + strlen(message) + ERROR_BYTES);
+    add_value(out, "{\"error\":{\"message\":", message);
+    add_value(out, ",\"type\":", error_type(status));
+    add_value(out, ",\"param\":", param);
+    add_value(out, ",\"code\":", code);
 }
 
 void reply_error(struct deq_buf *out, int status, const char *code, const char *param, const char *message)
 {
-    reply_json(out, json_pack("{s:o}", "error", error_object(status, code, param, message)));
+    begin_error(out, status, code, param, message);
+    deq_buf_str(out, "}}");
 }
 
 void reply_length_error(struct deq_buf *out, const char *param, const char *message, size_t n_prompt_tokens,
                         size_t n_ctx)
 {
-    json_t *e = error_object(400, "context_length_exceeded", param, message);
-    const bool whole = !json_object_set_new(e, "n_prompt_tokens", json_integer((json_int_t)n_prompt_tokens)) &&
-                       !json_object_set_new(e, "n_ctx", json_integer((json_int_t)n_ctx));
-    reply_json(out, json_pack("{s:o}", "error", e));
-    if (!whole)
-        deq_buf_fail(out);
+    begin_error(out, 400, "context_length_exceeded", param, message);
+    deq_buf_fmt(out, ",\"n_prompt_tokens\":%zu,\"n_ctx\":%zu}}", n_prompt_tokens, n_ctx);
 }
 
 json_t *reply_setting(float x)

@@ -6,9 +6,11 @@
 #define _GNU_SOURCE
 #include <string.h>
 
+#include "core/base/clock.h"
 #include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/net/http_impl.h"
+#include "server/patience.h"
 
 enum { LARGE_BODIES_MAX = 64 };
 
@@ -25,7 +27,9 @@ void http_state_free(struct request_state *s)
 void http_handle(struct request_state *s)
 {
     struct channel *c = s->x.channel;
+    static _Thread_local struct patience patience;
     s->http->handler.handle(s->http->handler.ctx, &s->x);
+    patience_after(&patience, s->x.status == 429, deq_now_ns());
     deq_buf_free(&s->x.body); /* what is to be known of it is in the request's struct now */
     pthread_mutex_lock(&c->lock);
     c->dispatched = true;

@@ -9,6 +9,7 @@
 #include "core/base/fault.h"
 #include "core/base/mem.h"
 #include "server/log.h"
+#include "server/patience.h"
 #include "server/work/memory.h"
 
 enum { OLD_MAX = 4, CHECK_TOKENS = 8, POLL_MS = 10 };
@@ -226,6 +227,7 @@ static void *reload_main(void *arg)
     /* copies: once swapped in, the model may be swapped out and freed by the next reload */
     char fingerprint[17] = "", name[CONF_NAME_MAX + 1] = "";
     const uint64_t t0 = deq_now_ns();
+    patience_none(); /* nor will the engine's threads have any */
     enum deq_rc rc = load(s, &fresh, &err);
     store_reloaded *const done = s->done; /* set before this thread began, until reloading is false */
     void *const ctx = s->ctx;

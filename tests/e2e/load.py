@@ -1,12 +1,14 @@
 """Clients that leave, a queue that is full, requests that wait too long, many clients at once."""
 import json
+import os
 import socket
 import struct
 import tempfile
 import threading
 import time
 
-from lib import (MARK, SLOW, Daemon, check, check_error, equal, events_text, parse_sse, raw_request, read_response)
+from lib import (MARK, PATIENCE_S, SLOW, Daemon, check, check_error, equal, events_text, parse_sse, raw_request,
+                 read_response)
 
 LONG = {"prompt": MARK, "max_tokens": 190000, "temperature": 0, "ignore_eos": True}   # seconds of decoding
 WIDE = {"prompt": [70, 71, 72, 73] * 25000, "max_tokens": 1, "temperature": 0}        # a while of prefill
@@ -267,6 +269,35 @@ def test_no_queue_at_all():
             check_error(s, b, 429, "queue_full", None, "a busy server without a queue")
         freed(d, "queue.max_requests=0")
         d.alive()
+
+
+def classes(d):
+    """{thread's name: the classes that the system's scheduler has its threads in}"""
+    ret = {}
+    for t in os.listdir("/proc/%d/task" % d.p.pid):
+        with open("/proc/%d/task/%s/stat" % (d.p.pid, t)) as f:
+            stat = f.read()
+        name, rest = stat[stat.index("(") + 1:stat.rindex(")")], stat[stat.rindex(")") + 2:].split()
+        ret.setdefault(name, set()).add(int(rest[38]))
+    return ret
+
+
+def test_patient_threads():
+    """A thread that refuses requests does not interrupt the engine, until a second after the last refusal."""
+    with Daemon("engine.max_sequences=1", "queue.max_requests=0", "engine.max_positions=200000") as d:
+        equal(classes(d)["MHD-worker"], {os.SCHED_OTHER}, "threads of HTTP to begin with")
+        with d.connect() as run:
+            run.sendall(raw_request(dict(LONG, stream=True)))
+            d.wait_metric(lambda m: m["deqd_requests_running"] == 1, 5)
+            equal(d.post("/v1/completions", {"prompt": "A"})[0], 429, "a request too many")
+            now = classes(d)
+            check(os.SCHED_BATCH in now["MHD-worker"], "who refuses is patient: %s" % now)
+            equal(now["engine"], {os.SCHED_OTHER}, "the engine is not")
+        freed(d, "the one that ran")
+        until = time.monotonic() + PATIENCE_S * SLOW
+        while os.SCHED_BATCH in classes(d)["MHD-worker"] and time.monotonic() < until:
+            d.alive()
+        equal(classes(d)["MHD-worker"], {os.SCHED_OTHER}, "threads of HTTP in the end")
 
 
 def test_waiting_too_long():

@@ -33,6 +33,27 @@ TEST(reply_strings_are_json)
     deq_buf_free(&b);
 }
 
+TEST(reply_errors_are_json)
+{
+    static const char text[] = "a\"b\\c\n\t\x01/é";
+    struct deq_buf b;
+    deq_buf_init(&b, 1 << 12);
+    reply_length_error(&b, text, text, 201, 200);
+    json_t *back = json_loadb(b.data, b.len, 0, NULL), *e = json_object_get(back, "error");
+    const char *type = json_string_value(json_object_get(e, "type"));
+    CHECK(type && !strcmp(type, "invalid_request_error"));
+    CHECK(json_string_value(json_object_get(e, "message")) &&
+          !strcmp(json_string_value(json_object_get(e, "message")), text));
+    CHECK(json_string_value(json_object_get(e, "param")) &&
+          !strcmp(json_string_value(json_object_get(e, "param")), text));
+    CHECK_EQ(json_integer_value(json_object_get(e, "n_prompt_tokens")), 201);
+    json_decref(back);
+    deq_buf_reset(&b);
+    reply_error(&b, 500, "internal_error", NULL, "\xff"); /* no answer rather than one that is no JSON */
+    CHECK(b.failed);
+    deq_buf_free(&b);
+}
+
 TEST(reply_bytes_are_base64)
 {
     static const char *const expected[] = {"\"\"", "\"AA==\"", "\"AP8=\"", "\"AP8+\"", "\"AP8+vw==\"", "\"AP8+v/s=\""};

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "server/patience.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/test.h"
 
@@ -79,6 +80,15 @@ static int asks_for_tiles(void)
 #else
     return 0;
 #endif
+}
+
+static int has_patience(void)
+{
+    struct patience p = {0};
+    patience_after(&p, true, 1);
+    const bool begun = sched_getscheduler(0) == SCHED_BATCH;
+    patience_after(&p, false, 2 + PATIENCE_MS * 1000000ull);
+    return !begun || sched_getscheduler(0) != SCHED_OTHER;
 }
 
 /* The status of a process says so too. */
@@ -148,6 +158,12 @@ static int raises_limits(void)
            refused(prlimit(1, RLIMIT_CORE, NULL, NULL), ENOSYS);
 }
 
+static int takes_the_core(void)
+{
+    return refused(sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){1}), ENOSYS) ||
+           refused(sched_setscheduler(getpid(), SCHED_BATCH, &(struct sched_param){0}), ENOSYS);
+}
+
 static int signals_others(void)
 {
     return refused(syscall(SYS_tgkill, 1, 1, 0), ENOSYS) || refused(kill(1, 0), ENOSYS);
@@ -207,8 +223,8 @@ static void needs_the_sandbox(void)
 TEST(sandbox_lets_serving_go_on)
 {
     needs_the_sandbox();
-    static const attempt fine[] = {starts_a_thread,       reads_a_file,   waits_for_sockets,
-                                   has_limits_and_memory, asks_for_tiles, is_marked};
+    static const attempt fine[] = {starts_a_thread, reads_a_file, waits_for_sockets, has_limits_and_memory,
+                                   asks_for_tiles,  has_patience, is_marked};
     for (size_t i = 0; i < DEQ_COUNT(fine); i++)
         CHECK_MSG(ends_with(&plain, fine[i]) == 0, "what serving takes, %zu: %d", i, ends_with(&plain, fine[i]));
 }
@@ -236,6 +252,7 @@ TEST(sandbox_refuses)
 {
     needs_the_sandbox();
     CHECK_EQ(ends_with(&plain, asks_the_network), 0);
+    CHECK_EQ(ends_with(&plain, takes_the_core), 0);
     CHECK_EQ(ends_with(&plain, signals_others) == 0 || sanitized, true);
     if (sanitized)
         SKIP("processes, code and limits: sanitizers need them");
