@@ -9,6 +9,18 @@
 
 enum { GUESS_EVALUATIONS = 2 }; /* a row's guess is renewed at its first evaluations and when it converges */
 
+/* Behind the front, row k of s has had as many evaluations as a position may have: it is not evaluated again until it
+ * leads. Else a front that does not converge would have the whole window evaluated for as long as each of its rows may
+ * take. What it converged to is another state's by then. */
+static bool rests(const struct sequence *s, uint32_t k, struct row *r)
+{
+    if (!k || r->evaluations < s->solver.max_iter)
+        return false;
+    r->converged = false;
+    r->logits = NULL;
+    return true;
+}
+
 /* Rows that are evaluated, or those that answer from their starts. */
 static void gather_of(struct deq_engine *e, bool evaluate)
 {
@@ -16,7 +28,7 @@ static void gather_of(struct deq_engine *e, bool evaluate)
         struct sequence *s = &e->seqs[i];
         for (uint32_t k = 0; deq_seq_in_step(s) && k < s->n_rows; k++) {
             struct row *r = &e->rows[s->row[k]];
-            if (deq_row_is_given(s, r) == evaluate)
+            if (deq_row_is_given(s, r) == evaluate || (evaluate && rests(s, k, r)))
                 continue;
             const size_t b = e->n_batch++;
             e->batch[b] = r;

@@ -30,10 +30,11 @@
  * With max_iter 0 nothing is evaluated: the start, the proposal of layers before the loop, is the state that is read.
  *
  * A row that begins its window is solved against a final prefix: from then on its evaluations count against
- * max_iter. The last of them commits whatever the residual. It is one more iterate of the solver's where the one before
- * it was the best so far, else it goes back to the best: the pages hold what the last evaluation left, so that an older
- * iterate is committed by evaluating it again. What is committed: f(z), as the state that is read out, and what the
- * cell leaves in its pages (a transformer the keys and values of z, a trellis network f(z) itself).
+ * max_iter. Before that it may have as many, and then rests: a position takes less than 2 max_iter. The last of them
+ * commits whatever the residual. It is one more iterate of the solver's where the one before it was the best so far,
+ * else it goes back to the best: the pages hold what the last evaluation left, so that an older iterate is committed by
+ * evaluating it again. What is committed: f(z), as the state that is read out, and what the cell leaves in its pages (a
+ * transformer the keys and values of z, a trellis network f(z) itself).
  *
  * A step allocates nothing. One thread at a time. Memory: max_rows rows, the cache, scratch;
  * all from deq_engine_open. */

@@ -103,6 +103,30 @@ TEST(engine_budget_and_best)
     deq_engine_free(e);
 }
 
+/* Of a text that converges nowhere no position takes more than two budgets, however wide the windows. */
+TEST(engine_rows_rest_behind_a_front)
+{
+    uint32_t prompt[12];
+    struct answer a = {0};
+    struct deq_engine *e = plain_engine(0.99f, 0.5f, NULL);
+    REQUIRE(e);
+    for (size_t i = 0; i < 12; i++)
+        prompt[i] = (uint32_t)deq_rng_below(3, 0, i, 24);
+    struct deq_request q = toy_request(prompt, 12, 6, &a);
+    q.solve.solver = DEQ_PICARD;
+    q.solve.max_iter = 5;
+    q.solve.window = q.solve.prefill_window = 8;
+    CHECK(deq_submit(e, &q, NULL, NULL) == DEQ_OK);
+    run_all(e);
+    const struct deq_engine_stats s = deq_engine_stats(e);
+    CHECK(a.n == 6 && s.nonconverged >= 17 && s.restarts == 0);
+    CHECK_MSG(s.rows > 5 * s.positions && s.rows < 10 * s.positions, "%llu evaluations of %llu positions",
+              (unsigned long long)s.rows, (unsigned long long)s.positions);
+    for (size_t i = 0; i < a.n; i++)
+        CHECK_MSG(a.evaluations[i] >= 5 && a.evaluations[i] < 10, "%u evaluations", a.evaluations[i]);
+    deq_engine_free(e);
+}
+
 /* A budget of n is n iterates: where each is better than the last, so is what one evaluation more commits. Where the
  * second is worse, of a cell whose Picard steps diverge, a further evaluation goes back to the first. */
 TEST(engine_budget_wastes_no_evaluation)
