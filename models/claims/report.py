@@ -323,7 +323,9 @@ def plots(results):
 
 
 def machine():
-    """The processor and what may be used of it."""
+    """The processor, and how much of it may be used."""
     with open("/proc/cpuinfo", encoding="utf-8") as f:
         names = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
-    return "%s, %d cores" % (names[0] if names else "unknown processor", len(os.sched_getaffinity(0)))
+    mine, all_ = len(os.sched_getaffinity(0)), os.cpu_count()
+    return "%s, %s%d core%s" % (names[0] if names else "unknown processor", "%d of " % mine if mine < all_ else "",
+                                all_, "s" * (all_ > 1))
