@@ -13,10 +13,9 @@ times what a machine of 2021 took (Zen 3); --slower 2 doubles those of time. A t
 less than 5 ms is not fitted: nothing grows. What is too much is measured again, up to four times; on a busy machine
 some are too much even so, and --only looks at one of them alone.
 
-attacks: of each endpoint, the most that a request of at most 8 KiB made it compute which asks for no more work (tokens,
-positions, choices, evaluations a position) than an ordinary request, beside that one: at most 100 to 1. Evaluations are
-asked for by tol and max_iter, and charged to who asks (server/work/fair.h); the widest window beside the narrowest
-counts here.
+attacks: of each endpoint, the most that a request of at most 8 KiB made it compute which asks for no more tokens,
+positions and choices than an ordinary request, beside that one: at most 100 to 1. One of them asks for the least
+tolerance and the most evaluations of a position, in the widest window.
 
 Endpoints: all threads of a daemon whose limits on sizes are raised, so that inputs get further than they would; compute
 threads: one. Files: the programs themselves, by what the kernel says of an ended child. The best of two tries: other
@@ -408,10 +407,9 @@ def completion_attacks():
 
 
 def attacks():
-    """{path: (ordinary body, {name: body}), also where more evaluations are asked for: beside that in a window of 1}"""
     sentence = "Once upon a time there was a little girl named Lily. She liked to play in the park with her dog."
     messages = [{"role": "user", "content": sentence}]
-    deep = {"tol": 1e-5, "max_iter": 64, "warm_start": "zero"}
+    deep = {"tol": 1e-5, "max_iter": 64, "warm_start": "zero", "window": 16, "prefill_window": 16}
     found = {
         "/v1/completions": ({"prompt": sentence, "max_tokens": 16, "ignore_eos": True, "cache": "off"},
                             completion_attacks()),
@@ -432,13 +430,12 @@ def attacks():
     }
     with Served() as s:
         for path, (ordinary, bad) in found.items():
+            if path.startswith("/v1/"):
+                bad["64 evaluations"] = lambda ordinary=ordinary: {**ordinary, "deq": deep}
             beside(s, path, ordinary, bad)
-            if "prompt" in ordinary and "tokenize" not in path or path == "/v1/embeddings":
-                narrow, wide = ({**ordinary, "deq": {**deep, "window": w, "prefill_window": w}} for w in (1, 16))
-                beside(s, path, narrow, {"window of 16": lambda wide=wide: wide}, ", 64 evaluations a position")
 
 
-def beside(s, path, ordinary, bad, what=""):
+def beside(s, path, ordinary, bad):
     fair, _, status = s.cost("POST", path, lambda: shapes.dump(ordinary))
     if status != 200:
         broken.append("%s: the ordinary request gets %d" % (path, status))
@@ -450,8 +447,8 @@ def beside(s, path, ordinary, bad, what=""):
             broken.append("%s, %s: %.1f ms, %.0f times an ordinary request's %.2f ms" % (
                 path, name, ns / 1e6, ns / fair, fair / 1e6))
     ns, _, name = max(costs)
-    say("attacks    %-24s ordinary%s %6.2f ms, worst %8.2f ms (%s): %.1f to 1" % (path, what, fair / 1e6, ns / 1e6,
-                                                                                  name, ns / fair))
+    say("attacks    %-24s ordinary %6.2f ms, worst %8.2f ms (%s): %.1f to 1" % (path, fair / 1e6, ns / 1e6, name,
+                                                                                ns / fair))
 
 
 PARTS = {f.__name__: f for f in (endpoints, heads, files, attacks)}
