@@ -35,6 +35,12 @@ TEST(request_completion_as_a_whole)
     REQUIRE(requests_begin(&r));
     r.conf.answer_bytes = 1 << 20;
     check_refused(&r, together, DEQ_COUNT(together));
+    r.conf.answer_bytes = 15 << 20;
+    CHECK_EQ(refusal(&r, ON_COMPLETIONS,
+                     "{\"n\":8,\"logprobs\":20,\"max_tokens\":190,\"prompt\":[\"a\",\"a\",\"a\",\"a\",\"a\"]}", &err),
+             "logprobs: so many prompts, choices and tokens would make an answer of about 6 MB; the most is 5 (a third "
+             "of limits.answer_bytes)");
+    r.conf.answer_bytes = 1 << 20;
     /* the ends of what fits */
     CHECK_EQ(refusal(&r, ON_COMPLETIONS, "{\"n\":8}", &err), "");
     CHECK_EQ(refusal(&r, ON_COMPLETIONS, "{" LONG "]}", &err), "");

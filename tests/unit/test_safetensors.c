@@ -327,4 +327,7 @@ TEST(safetensors_shape_text)
     CHECK(!strcmp(text, "[4, 3, 18446744073709551615]"));
     deq_shape_text(3, shape, small, sizeof small);
     CHECK(!strcmp(small, "[4, 3"));
+    memset(text, 'x', sizeof text);
+    deq_shape_text(2, shape, text, 6); /* the last bracket has no room */
+    CHECK(!strcmp(text, "[4, 3") && text[6] == 'x');
 }
