@@ -118,7 +118,7 @@ $(OBJ)/unit: $(call obj,$(UNIT) $(filter-out server/main.c,$(SERVER))) $(OBJ)/li
 SIMULATED := pthread_create pthread_join pthread_detach pthread_self pthread_setname_np pthread_mutex_lock pthread_mutex_unlock pthread_mutex_destroy pthread_rwlock_rdlock \
              pthread_rwlock_wrlock pthread_rwlock_unlock pthread_cond_wait pthread_cond_timedwait pthread_cond_signal pthread_cond_broadcast pthread_sigmask sigaction \
              sigtimedwait sigwaitinfo nanosleep clock_gettime getrandom fsync _exit epoll_create1 epoll_ctl epoll_wait poll ioctl getsockopt setsockopt send recv shutdown \
-             close fcntl write listen_open deq_bug deq_step deq_expire deq_vocabulary_embed deq_allowance_reserve deq_budget_init sched_new sched_free sched_submit fair_charge fair_share \
+             close fcntl write listen_open deq_bug deq_step deq_expire deq_vocabulary_embed deq_allowance_reserve deq_budget_init sched_new sched_free sched_reserve sched_submit queue_admit fair_charge fair_places fair_share \
              metrics_init notify_ready getrusage fopen opendir
 $(OBJ)/tests/sim/daemon.o: server/main.c | needed
 	@mkdir -p $(@D)
@@ -147,7 +147,7 @@ link: $(OBJ)/deq $(OBJ)/deqd
 
 MODEL   ?= models/stories
 LISTEN  ?= 127.0.0.1:8080
-.PHONY: run test unit simulated sim faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-deb deb test-scaleout bench-scaleout test-paper test-looped-sizes clean help
+.PHONY: run test unit simulated sim sim-faults faults kills e2e readme check lint test-clients test-tokenizer bench claims fuzz fuzz-all replay test-k8s k8s-manifests test-observe test-page test-docker test-deb deb test-scaleout bench-scaleout test-paper test-looped-sizes clean help
 run: all ## start the daemon on the shipped model; LISTEN=127.0.0.1:8081, MODEL=DIR
 	$(OUT)/deqd --config etc/deqd.yaml --model $(MODEL) --listen $(LISTEN) --set state.dir=$(OUT)/states
 clean: ## remove build/
@@ -199,7 +199,12 @@ check: lint ## lint, then unit and end-to-end tests under ASan and UBSan, and th
 sanitized: pytest $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) $(PYTEST) -q -n auto --dist loadfile tests/e2e
-sanitized-threads: $(OBJ)/deq $(OBJ)/deqd
+# unit tests with threads: the pool, what the server's threads share; without emulated kernels, which take gcc minutes
+THREADED := test_pool.c test_budget.c test_log.c test_linger.c test_channel.c
+$(OBJ)/unit_threads: $(call obj,tests/unit/main.c tests/unit/scratch.c $(THREADED:%=tests/unit/%)) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcmocka -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
+sanitized-threads: $(OBJ)/deq $(OBJ)/deqd $(OBJ)/unit_threads
+	$(OBJ)/unit_threads
 	DEQ_BUILD=$(OBJ) python3 tests/e2e/threads.py
 
 ##@ Test further: what fetches or needs other programs, or takes long
@@ -236,6 +241,12 @@ kills: all ## kill training 500 times and serving 200 times at random instants; 
 	KILLS=$(KILLS) SERVED_KILLS=$(SERVED_KILLS) SEED=$(SEED) DEQ_BUILD=$(if $(SAN),$(OBJ),$(OUT)) python3 tests/fault/run.py kills
 sim: $(OBJ)/sim ## run the simulated daemon from one seed, with invariants after every event; SEED=1, EVENTS=10000000; minutes
 	@$(OBJ)/sim --seed $(SEED) --events $(EVENTS) --dir $(OUT)/sim-state
+SEEDS   ?= 4
+FAULT_EVENTS ?= 100000
+sim-faults: $(OBJ)/sim ## plant faults in the daemon, each in turn: the simulation finds 9 of 10; SEEDS=4, FAULT_EVENTS=100000; FAULT="a slow reader"
+	@COMPILE='$(CC) $(CFLAGS_) $(CFLAGS)' LINK='$(CC) $(LDFLAGS_) $(LDFLAGS) $(SIMULATED:%=-Wl$(comma)--wrap=%)' LIBRARIES='-lgnutls -lseccomp $(LIBS)' \
+	    OBJECTS='$(call obj,$(SIM)) $(OBJ)/tests/sim/daemon.o $(call obj,$(filter-out server/main.c,$(SERVER))) $(OBJ)/libdeq.a' \
+	    python3 tests/sim/planted.py $(OBJ) $(SEEDS) $(FAULT_EVENTS) $(if $(FAULT),"$(FAULT)")
 test-python: wheel ## test the Python package from its wheel, in its own virtual environment
 	sh tests/python/run.sh $(PYTHON_ENV) $(WHEEL)
 RUNS    ?= $(if $(filter-out 0,$(SECS)),0,1000000)
@@ -256,9 +267,20 @@ clang: ## read every source with clang, whose warnings are errors; builds nothin
 	@command -v clang > /dev/null || { echo "clang: skipped: there is none (apt-get install clang)"; exit 0; }; \
 	$(MAKE) CC=clang CONFIG=clang CFLAGS="-Werror -fsyntax-only" objects && echo "clang: ok"
 
-.PHONY: analyze memcheck cov cov-run mutate
+.PHONY: analyze msan memcheck cov cov-run mutate
 analyze: ## run clang-tidy, cppcheck and gcc -fanalyzer: no finding that is not explained; ROOMS="server core/data"; minutes
 	@sh tests/lint/analyze.sh $(ROOMS)
+# MSan sees what clang compiled, and not what a library writes: these tests call none but cmocka, on sources that need no
+# more. Memory from malloc and behind free counts as written: ours is zeros, cmocka's is its own.
+READ_TESTS := test_utf8.c test_head.c test_header.c test_origin.c test_text.c test_tokens.c test_hash.c test_stream.c test_flags.c test_regex.c \
+              test_gbnf.c test_spelling.c test_err.c test_buf.c test_half.c test_budget.c test_sse.c test_cholesky.c
+READERS := $(wildcard core/base/*.c core/form/*.c) core/solve/cholesky.c core/text/stream.c server/net/head.c server/net/header.c server/net/origin.c models/cli/bench/sse.c
+$(OBJ)/unit_read: $(call obj,tests/unit/main.c tests/unit/forms.c tests/unit/scratch.c $(READ_TESTS:%=tests/unit/%) $(READERS))
+	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcmocka $(LIBS) -o $@)
+msan: ## run the unit tests of what reads text under clang's MSan, as far as they call no library; MSAN=test_FILE.c; needs clang
+	@command -v clang > /dev/null || { echo "msan: skipped: there is no clang (apt-get install clang libclang-rt-dev)"; exit 0; }; \
+	$(MAKE) CC=clang SAN=memory CFLAGS=-fsanitize-memory-track-origins $(OUT)/san-memory/unit_read && \
+	    MSAN_OPTIONS=poison_in_malloc=0:poison_in_free=0 $(OUT)/san-memory/unit_read $(MSAN)
 # Valgrind takes everything for thirty times as long, and knows AVX2 at most.
 MEMCHECK ?= test_request.c test_request_form.c test_request_messages.c test_fields.c test_head.c test_header.c test_json.c test_json_fields.c test_yaml.c test_utf8.c \
             test_stream.c test_tokenizer_load.c test_tokenizer_config.c test_safetensors.c test_pickle.c test_torchfile.c test_config.c test_chat_template.c test_jinja.c \

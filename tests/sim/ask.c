@@ -43,7 +43,7 @@ static void add_prompt(struct text *t, bool sound)
     static const char *const words[] = {"the ", "people ", "MENENIUS ", "and you ", "of ", "his ", "would ", "not ",
                                         "\\u00e9", "\\ud83d\\ude00 ", "x", "that ", "\\n"};
     const bool longer = sim_one_in(5);
-    const size_t shared = longer ? sim_between(60, 130) : sim_below(4), own = sim_between(1, longer ? 20 : 8);
+    const size_t shared = longer ? sim_between(20, 110) : sim_below(4), own = sim_between(1, longer ? 40 : 8);
     add(t, "\"");
     for (size_t i = 0; i < shared; i++)
         add(t, "%s", words[i * 5 % 8]);

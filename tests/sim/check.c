@@ -10,7 +10,20 @@
 #include "server/work/sched_impl.h"
 #include "tests/sim/sim.h"
 
-enum { JOBS = 512, CHOICES = 32, SCHEDS = 8, CALLERS = 32, SLACK_MS = 300, PATIENCE_S = 120 };
+enum {
+    JOBS = 512,
+    CHOICES = 32,
+    SCHEDS = 8,
+    CALLERS = 32,
+    SLACK_MS = 300,
+    PATIENCE_S = 120,
+    STEPS = 3,           /* behind so many a cancelled job is gone, and one that came is looked at */
+    GIVES_WAY_MS = 2200, /* a reader that kept its job from steps for so long gives way; fair.h's, and some */
+    FLUSH_MS = 1500,     /* what a stream has to say is said within that */
+    THREADS = 80,
+    REQUESTS = 4096, /* of late, whose keys are known */
+    TOLD = 256       /* of late, to be ended */
+};
 static const uint64_t PER_CONNECTION = 192 << 10, PROCESS = 8 << 20;
 
 static struct {
@@ -19,7 +32,9 @@ static struct {
     void (*on_end)(struct job *j, enum job_end end, const char *message);
     bool single;                   /* of its exchange */
     unsigned choices, passed_over; /* passed_over: steps in a row */
-    uint64_t submitted_ns, cancelled_ns; /* cancelled: since when it is known to be */
+    uint64_t submitted_ns, cancelled_ns, cancelled_step; /* cancelled: since when it is known to be */
+    uint64_t news_ns;                                    /* since then its stream has something to say */
+    uint64_t round, step;                                /* when it came: of admission, of the engine */
     bool ended[CHOICES];
 } jobs[JOBS];
 
@@ -32,11 +47,26 @@ static struct {
     } service[CALLERS]; /* virtual time, as fair.h says */
     size_t n_service;
     double now;
+    uint64_t steps, rounds; /* rounds: of admission */
 } scheds[SCHEDS];
 
 static struct deq_budget *budget;
 static const struct metrics *metrics;
 static uint64_t recent, live_before, model_bytes;
+static int64_t places[THREADS]; /* how many more might wait, as a thread was told last; -1 is none too many */
+static bool places_asked[THREADS];
+static uint64_t told[TOLD], n_told; /* numbers of jobs */
+static unsigned key_of[REQUESTS];
+static uint64_t caller_of[KEYS]; /* 0: not seen yet */
+
+/* SCHEDS: it has just begun. */
+static size_t number_of(const struct sched *s)
+{
+    size_t i = 0;
+    while (i < SCHEDS && scheds[i].sched != s)
+        i++;
+    return i;
+}
 
 /* --- Jobs: each ends once, each of its choices once --- */
 
@@ -61,6 +91,37 @@ uint64_t check_recent_number(void)
     return recent - DEQ_MIN(recent, sim_below(12));
 }
 
+void check_told_to_end(uint64_t number)
+{
+    told[n_told++ % TOLD] = number;
+}
+
+static bool was_told_to_end(uint64_t number)
+{
+    for (size_t i = 0; i < TOLD; i++)
+        if (told[i] == number)
+            return true;
+    return false;
+}
+
+void check_asked(uint64_t request, unsigned key)
+{
+    key_of[request % REQUESTS] = key;
+}
+
+/* A job is its key's, with what the key's line says. */
+static void check_caller(const struct job *j)
+{
+    const unsigned key = key_of[strtoull(j->request_id + 1, NULL, 10) % REQUESTS];
+    if (!caller_of[key])
+        caller_of[key] = j->caller.id;
+    for (unsigned k = 0; k < KEYS; k++)
+        if ((caller_of[k] == j->caller.id) != (k == key))
+            sim_fail("the request %s of key %u is taken for another's", j->request_id, key);
+    if (!j->caller.known || j->caller.weight != (key == 1 ? 3 : 1) || j->caller.priority != (key == 0))
+        sim_fail("the request %s of key %u has another's rights", j->request_id, key);
+}
+
 static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
 {
     const size_t i = find(j);
@@ -68,6 +129,8 @@ static enum deq_verdict on_event(struct job *j, const struct deq_event *e)
         sim_fail("an event of a job that has ended");
     if (e->choice >= jobs[i].choices || jobs[i].ended[e->choice])
         sim_fail("an event of a choice that has ended");
+    if (e->kind == DEQ_EVENT_TOKEN && j->paused && !j->seat.must)
+        sim_fail("job %llu is paused, and has a token", (unsigned long long)j->number);
     jobs[i].ended[e->choice] = e->kind == DEQ_EVENT_END;
     if (e->kind == DEQ_EVENT_END && e->finish == DEQ_FINISH_DEADLINE && sim.now_ns < j->deadline_ns)
         sim_fail("a deadline passed %llu ns early", (unsigned long long)(j->deadline_ns - sim.now_ns));
@@ -85,6 +148,8 @@ static void on_end(struct job *j, enum job_end end, const char *message)
     if ((end == JOB_DEADLINE && sim.now_ns < j->deadline_ns) ||
         (end == JOB_QUEUE_TIMEOUT && sim.now_ns - j->arrived_ns < j->sched->conf->queue_timeout_ms * 1000000ull))
         sim_fail("a limit of time ended a job before it had passed");
+    if (end == JOB_ENDED && !was_told_to_end(j->number))
+        sim_fail("an operator ended job %llu, and meant another", (unsigned long long)j->number);
     sim_note("job %llu ends: %d", (unsigned long long)j->number, end);
     jobs[i].job = NULL;
     jobs[i].on_end(j, end, message);
@@ -96,6 +161,7 @@ void check_submitted(struct job *submitted)
         const size_t i = find(NULL);
         if (i == JOBS || j->request.n > CHOICES)
             sim_fail("more than %d jobs", JOBS);
+        check_caller(j);
         jobs[i].job = j;
         jobs[i].on_event = j->on_event;
         jobs[i].on_end = j->on_end;
@@ -103,7 +169,9 @@ void check_submitted(struct job *submitted)
         jobs[i].passed_over = 0;
         jobs[i].single = !submitted->next;
         jobs[i].submitted_ns = sim.now_ns;
-        jobs[i].cancelled_ns = 0;
+        jobs[i].cancelled_ns = jobs[i].news_ns = 0;
+        jobs[i].round = scheds[number_of(j->sched)].rounds;
+        jobs[i].step = scheds[number_of(j->sched)].steps;
         memset(jobs[i].ended, 0, sizeof jobs[i].ended);
         j->on_event = on_event;
         j->on_end = on_end;
@@ -120,6 +188,19 @@ void check_refused(struct job *refused)
     }
 }
 
+void check_step(const struct deq_engine *e)
+{
+    for (size_t i = 0; i < SCHEDS; i++)
+        scheds[i].steps += scheds[i].sched && scheds[i].sched->engine == e;
+}
+
+void check_admission(const struct sched *s)
+{
+    const size_t i = number_of(s);
+    if (i < SCHEDS)
+        scheds[i].rounds++;
+}
+
 void check_expired(uint64_t id)
 {
     for (size_t i = 0; i < JOBS; i++) {
@@ -132,14 +213,6 @@ void check_expired(uint64_t id)
 }
 
 /* --- Order --- */
-
-static size_t number_of(const struct sched *s)
-{
-    size_t i = 0;
-    while (i < SCHEDS && scheds[i].sched != s)
-        i++;
-    return i;
-}
 
 bool check_drains(const struct sched *s)
 {
@@ -155,6 +228,30 @@ void check_sched(struct sched *s, bool there)
         return;
     memset(&scheds[i], 0, sizeof scheds[i]);
     scheds[i].sched = there ? s : NULL;
+}
+
+void check_places(const struct account *a, uint64_t configured)
+{
+    const size_t self = (size_t)pthread_self();
+    for (size_t i = 0; i < SCHEDS; i++) {
+        const struct sched *s = scheds[i].sched;
+        if (!s || a < s->fair.account || a >= s->fair.account + FAIR_ACCOUNTS)
+            continue;
+        const uint64_t idle = s->configured.sequences - DEQ_MIN(s->held.sequences, s->configured.sequences);
+        places[self] =
+            (int64_t)(idle + configured - (a->waiting ? configured / 8 : 0)) - (int64_t)(s->queued + s->reserved);
+        places_asked[self] = true;
+    }
+}
+
+void check_verdict(size_t n, int verdict)
+{
+    const size_t self = (size_t)pthread_self();
+    const bool room = (int64_t)n <= places[self];
+    if (places_asked[self] && (verdict == SUBMIT_QUEUE_FULL ? room : !room && verdict != SUBMIT_DRAINING))
+        sim_fail("%zu more may wait: %s, of %lld places", n, verdict == SUBMIT_QUEUE_FULL ? "no" : "yes",
+                 (long long)places[self]);
+    places_asked[self] = false;
 }
 
 static double *service_of(size_t i, uint64_t id)
@@ -206,6 +303,11 @@ void check_chosen(const void *allowance)
             if (k != chosen && !k->account->barred && comes_before(i, k, chosen))
                 sim_fail("job %llu is admitted before job %llu, whose turn it is", (unsigned long long)chosen->number,
                          (unsigned long long)k->number);
+        const struct deq_engine_stats now = deq_engine_stats(s->engine);
+        if (chosen->account->running && (s->held.sequences + chosen->room.sequences > s->configured.sequences ||
+                                         now.rows_reserved + chosen->room.rows > s->configured.rows ||
+                                         now.pages_reserved + chosen->room.pages > s->configured.pages))
+            sim_fail("job %llu takes what is kept for callers that run nothing", (unsigned long long)chosen->number);
         if (jobs[find(chosen)].single && chosen->answer->reserved_bytes != chosen->answer_bytes)
             sim_fail("job %llu has %llu bytes reserved, and asked for %llu", (unsigned long long)chosen->number,
                      (unsigned long long)chosen->answer->reserved_bytes, (unsigned long long)chosen->answer_bytes);
@@ -284,31 +386,53 @@ static void check_accounts(const struct sched *s)
         waiting += s->fair.account[i].waiting;
         running += s->fair.account[i].running;
     }
+    for (size_t i = 0; i < FAIR_ACCOUNTS && s->conf->max_requests_per_key; i++)
+        for (unsigned k = 0; k < KEYS; k++)
+            if (caller_of[k] && s->fair.account[i].id == caller_of[k] &&
+                s->fair.account[i].in_flight > s->conf->max_requests_per_key)
+                sim_fail("key %u has %zu requests, of %u", k, (size_t)s->fair.account[i].in_flight,
+                         s->conf->max_requests_per_key);
     if (in_flight != s->reserved + s->queued + s->n_running || waiting != s->reserved + s->queued ||
         running != s->n_running)
         sim_fail("accounts: %zu in flight, %zu waiting, %zu running; %zu reserved, %zu queued, %zu run", in_flight,
                  waiting, running, s->reserved, s->queued, s->n_running);
 }
 
-static void check_times(const struct sched *s)
+/* Whether a round of admission has begun since j came. */
+static bool was_seen(const struct sched *s, const struct job *j)
+{
+    return jobs[find(j)].round != scheds[number_of(s)].rounds;
+}
+
+static void check_times(const struct sched *s, uint64_t steps)
 {
     const uint64_t slack = SLACK_MS * 1000000ull + 3 * sim.longest_step_ns;
     for (const struct job *j = s->queue; j; j = j->next) {
         const uint64_t since = DEQ_MAX(j->arrived_ns, jobs[find(j)].submitted_ns); /* its body may have come later */
         if (sim.now_ns > since + s->conf->queue_timeout_ms * 1000000ull + slack)
             sim_fail("job %llu waits longer than queue.timeout_ms", (unsigned long long)j->number);
+        if (steps - jobs[find(j)].step > STEPS && !was_seen(s, j))
+            sim_fail("job %llu is not looked at, though the engine goes on", (unsigned long long)j->number);
     }
     for (const struct job *j = s->listed; j; j = j->next_listed) {
         const size_t i = find(j);
         if (j->deadline_ns && sim.now_ns > DEQ_MAX(j->deadline_ns, jobs[i].submitted_ns) + slack)
             sim_fail("job %llu goes on behind its deadline", (unsigned long long)j->number);
+        if (j->flush.has == FLUSH_NOTHING)
+            jobs[i].news_ns = 0;
+        else if (!jobs[i].news_ns)
+            jobs[i].news_ns = sim.now_ns;
+        else if (sim.now_ns > jobs[i].news_ns + FLUSH_MS * 1000000ull + slack)
+            sim_fail("job %llu has tokens that its stream is not told of", (unsigned long long)j->number);
         const char *const answer = (const char *)j->answer;
         const struct channel *c = (const struct channel *)(answer - offsetof(struct channel, allowance));
         if (!atomic_load(&j->cancel) && !c->gone)
             continue;
-        if (!jobs[i].cancelled_ns)
+        if (!jobs[i].cancelled_ns) {
             jobs[i].cancelled_ns = sim.now_ns;
-        if (sim.now_ns - jobs[i].cancelled_ns > slack)
+            jobs[i].cancelled_step = steps;
+        }
+        if (sim.now_ns - jobs[i].cancelled_ns > slack || steps - jobs[i].cancelled_step > STEPS)
             sim_fail("job %llu goes on though it was cancelled, or its client left", (unsigned long long)j->number);
     }
 }
@@ -326,6 +450,12 @@ static void check_engine(const struct sched *s)
         const uint64_t ran = sim.now_ns - j->admitted_ns - fair_slow_ns(&j->reader, sim.now_ns);
         if (ran > PATIENCE_S * 1000000000ull)
             sim_fail("job %llu starves: it has run for %d s", (unsigned long long)j->number, PATIENCE_S);
+        const uint64_t slow_ns = fair_slow_ns(&j->reader, sim.now_ns);
+        const uint64_t some_ns = (GIVES_WAY_MS - 2000) * 1000000ull + sim.longest_step_ns;
+        if (s->queue && s->blocked && j->reader.slow && slow_ns > 2000000000u + some_ns &&
+            2 * (slow_ns - some_ns) > sim.now_ns - j->admitted_ns)
+            sim_fail("job %llu, which its reader keeps from steps, does not give way to those that wait",
+                     (unsigned long long)j->number);
     }
     if (n != s->n_running || held.sequences != s->held.sequences || held.rows != s->held.rows ||
         held.pages != s->held.pages)
@@ -338,6 +468,9 @@ static void check_engine(const struct sched *s)
                  (unsigned long long)now.pages_used, (unsigned long long)now.pages_reserved,
                  (unsigned long long)held.pages, (unsigned long long)now.pages, (unsigned long long)now.sequences,
                  (unsigned long long)choices);
+    for (const struct job *j = s->queue; j; j = j->next)
+        if (!was_seen(s, j))
+            sim_fail("the engine's thread sleeps, and has not looked at job %llu", (unsigned long long)j->number);
     if (s->attention || s->end_all || s->stop || s->arrivals)
         sim_fail("the engine's thread sleeps though it is called (attention %d, end %d, stop %d, arrivals %d)",
                  s->attention, s->end_all, s->stop, s->arrivals);
@@ -370,7 +503,7 @@ void check_event(void)
         if (!s || !mutex_is_free(&s->lock))
             continue;
         check_queue(s);
-        check_times(s);
+        check_times(s, scheds[i].steps);
         if (thread_sleeps_on(&s->wake))
             check_engine(s);
         if (sim.event % 32 == 0)

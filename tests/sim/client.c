@@ -99,6 +99,7 @@ static void hang_up(struct client *c, bool reset)
 {
     struct socket *s = c->socket;
     s->left = s->fin = true;
+    s->left_ns = sim.now_ns;
     s->reset = s->reset || reset || c->n_got > c->read; /* the system answers so for bytes that nobody read */
     s->client = NULL;
     c->socket = NULL;
@@ -171,7 +172,9 @@ static void ask_other(struct client *c)
     const char *number = strstr(of[i].path, "%llu");
     snprintf(path, 64, "%.*s", number ? (int)(number - of[i].path) : 63, of[i].path);
     if (number) {
-        snprintf(path + strlen(path), 32, "%llu", (unsigned long long)check_recent_number());
+        const uint64_t job = check_recent_number();
+        snprintf(path + strlen(path), 32, "%llu", (unsigned long long)job);
+        check_told_to_end(job);
         clients_past.deletes++;
     }
     c->other = (struct ask){.method = of[i].method, .path = path};
@@ -186,10 +189,11 @@ static void write_request(struct client *c)
     char head[512];
     const size_t body = c->ask->body ? strlen(c->ask->body) : 0;
     static uint64_t number;
+    const unsigned key = c->ask == &c->other ? 0 : (unsigned)sim_below(KEYS);
     int n = snprintf(head, sizeof head,
                      "%s %s HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r%llu\r\nAuthorization: Bearer k%u\r\n",
-                     c->ask->method, c->ask->path, (unsigned long long)++number,
-                     c->ask == &c->other ? 0 : (unsigned)sim_below(4));
+                     c->ask->method, c->ask->path, (unsigned long long)++number, key);
+    check_asked(number, key);
     if (c->deadline_ms)
         n += snprintf(head + n, sizeof head - (size_t)n, "X-Request-Timeout-Ms: %llu\r\n",
                       (unsigned long long)c->deadline_ms);
@@ -209,7 +213,7 @@ static enum manner a_manner(void)
     static const enum manner weighted[] = {PROMPT, PROMPT, PROMPT, PROMPT, PROMPT, PROMPT, SLOW, STALLED, LEAVES,
                                            LEAVES, RESETS, HALF_CLOSES, DRIPS, NEVER_SENDS};
     const enum manner m = weighted[sim_below(DEQ_COUNT(weighted))];
-    return (m == STALLED || m == NEVER_SENDS) && !sim_one_in(3) ? PROMPT : m;
+    return (m == STALLED || m == NEVER_SENDS) && sim_one_in(2) ? PROMPT : m;
 }
 
 static void begin(struct client *c, struct ask *ask, enum manner manner)

@@ -5,18 +5,30 @@
 
 #include "core/deq.h"
 #include "server/notify.h"
-#include "server/work/sched.h"
+#include "server/work/sched_impl.h"
 #include "tests/sim/sim.h"
+
+/* How long a step takes. Now and then all take long for some seconds: the queue fills, and its limits are met. */
+static uint64_t a_step_ns(void)
+{
+    static uint64_t slow_until_ns;
+    if (sim.chaos && sim.now_ns >= slow_until_ns && sim_one_in(3000))
+        slow_until_ns = sim.now_ns + sim_between(1000000000, 8000000000);
+    if (sim.now_ns < slow_until_ns)
+        return sim_between(10000000, 120000000);
+    return sim.chaos && sim_one_in(4000) ? sim_between(100000000, 700000000) : sim_between(20000, 900000);
+}
 
 void __real_deq_step(struct deq_engine *e);
 void __wrap_deq_step(struct deq_engine *e)
 {
-    const uint64_t ns = sim.chaos && sim_one_in(4000) ? sim_between(100000000, 700000000) : sim_between(20000, 900000);
+    const uint64_t ns = a_step_ns();
     static uint64_t long_ago_ns;
     if (ns >= sim.longest_step_ns || sim.now_ns > long_ago_ns) {
         sim.longest_step_ns = ns;
         long_ago_ns = sim.now_ns + ns + 3000000000u;
     }
+    check_step(e);
     __real_deq_step(e);
     thread_wait(NULL, NULL, sim.now_ns + ns);
 }
@@ -56,12 +68,38 @@ void __wrap_sched_free(struct sched *s)
     __real_sched_free(s);
 }
 
+void __real_queue_admit(struct sched *s);
+void __wrap_queue_admit(struct sched *s)
+{
+    check_admission(s);
+    __real_queue_admit(s);
+}
+
+uint64_t __real_fair_places(const struct account *a, uint64_t places);
+uint64_t __wrap_fair_places(const struct account *a, uint64_t places)
+{
+    check_places(a, places);
+    return __real_fair_places(a, places);
+}
+
+enum submit __real_sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct reservation *r);
+enum submit __wrap_sched_reserve(struct sched *s, const struct caller *caller, uint64_t tokens, struct reservation *r)
+{
+    const enum submit verdict = __real_sched_reserve(s, caller, tokens, r);
+    check_verdict(1, verdict);
+    return verdict;
+}
+
 enum submit __real_sched_submit(struct sched *s, struct reservation *r, struct job *jobs);
 enum submit __wrap_sched_submit(struct sched *s, struct reservation *r, struct job *jobs)
 {
     check_submitted(jobs); /* before: they may have ended when it returns */
     const bool drains = check_drains(s);
+    size_t n = 0;
+    for (const struct job *j = jobs; j; j = j->next)
+        n++;
     const enum submit verdict = __real_sched_submit(s, r, jobs);
+    check_verdict(n, verdict);
     if (verdict != SUBMIT_OK)
         check_refused(jobs);
     else if (drains)

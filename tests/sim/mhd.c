@@ -8,6 +8,7 @@
 #include "tests/sim/mhd.h"
 
 enum { CONNECTIONS = 128, DAEMONS = 4, LOST_NS = 2000000000, SLACK_NS = 1000000000 };
+static const uint64_t LEFT_NS = 4000000000; /* within that it is found out that a client has left */
 
 struct worker {
     struct MHD_Daemon *daemon;
@@ -87,7 +88,8 @@ bool mhd_connect(struct socket *s)
         c++;
     if (d == daemons + DAEMONS || c == connections + CONNECTIONS)
         return false;
-    *c = (struct MHD_Connection){.used = true, .daemon = d, .socket = s, .timeout_s = d->timeout_s};
+    *c = (struct MHD_Connection){
+        .used = true, .daemon = d, .socket = s, .timeout_s = d->timeout_s, .head_ns = sim.now_ns};
     c->worker = d->next_worker++ % d->workers;
     c->address.sin_family = AF_INET;
     c->address.sin_addr.s_addr = htonl(0x0a000001 + (uint32_t)sim_below(4));
@@ -174,6 +176,10 @@ static void check_sleeper(struct MHD_Connection *c, const struct request_state *
 void mhd_check(void)
 {
     for (struct MHD_Connection *c = connections; c < connections + CONNECTIONS; c++) {
+        if (!c->used || c->state != IN_HEAD || c->socket->shut_read)
+            c->head_ns = sim.now_ns;
+        else if (sim.now_ns > c->head_ns + sim.head_ms * 1000000u + SLACK_NS)
+            sim_fail("a head takes longer than server.header_timeout_ms");
         const struct request_state *s = c->used ? c->request : NULL;
         const struct channel *ch = s ? s->x.channel : NULL;
         if (!ch || !mutex_is_free(&ch->lock))
@@ -182,6 +188,10 @@ void mhd_check(void)
         const uint64_t limit_ns = s->http->conf->stream_stall_ms * 1000000ull + SLACK_NS;
         if ((ch->streaming || ch->sending) && !ch->failed && unread && sim.now_ns > ch->last_read_ns + limit_ns)
             sim_fail("a reader took nothing for longer than stream.stall_ms, and is not dropped");
+        if (ch->streaming && !ch->gone && !ch->done && unread > ch->limit && !ch->paused)
+            sim_fail("%zu bytes lie unread, of %zu, and who writes them is not told to wait", unread, ch->limit);
+        if (c->socket->left && ch->dispatched && !ch->done && !ch->gone && sim.now_ns > c->socket->left_ns + LEFT_NS)
+            sim_fail("a client left long ago, and its request goes on");
         if (c->suspended && !c->resuming)
             check_sleeper(c, s);
     }

@@ -30,6 +30,7 @@ struct MHD_Connection {
     bool suspended, resuming, asked;
     uint64_t claimed_ns; /* somebody has said that he will resume it */
     uint64_t active_ns;
+    uint64_t head_ns; /* since then it has no whole head */
     unsigned timeout_s;
     void *socket_context, *request;
     struct sockaddr_in address;

@@ -333,6 +333,7 @@ void exchange_go(struct MHD_Connection *c)
     if (c->suspended) {
         c->suspended = c->resuming = false;
         c->asked = false;
+        c->active_ns = sim.now_ns; /* what it slept is no silence */
     }
     if (c->socket->reset || c->socket->shut_read || overdue(c)) {
         exchange_close(c, c->socket->reset ? MHD_REQUEST_TERMINATED_CLIENT_ABORT

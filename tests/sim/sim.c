@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/fault.h"
 #include "core/base/flags.h"
 #include "core/base/mem.h"
 #include "core/base/rng.h"
@@ -208,12 +209,14 @@ static void configure(void)
     set("engine.max_positions=512");
     if (sim_one_in(2))
         set("engine.cache_bytes=%uK", (unsigned)sim_between(400, 900));
-    set("queue.max_requests=%u", (unsigned)sim_between(1, 24));
+    set("queue.max_requests=%u", (unsigned)sim_between(1, sim_one_in(3) ? 5 : 24));
     set("queue.timeout_ms=%u", (unsigned)sim_between(50, 4000));
     set("server.sandbox=never"); /* the harness is in here too */
-    set("server.header_timeout_ms=%u", (unsigned)sim_between(300, 2000));
+    const uint64_t header_ms = sim_between(300, 2000), idle_ms = sim_between(1000, 3000);
+    sim.head_ms = header_ms + idle_ms;
+    set("server.header_timeout_ms=%u", (unsigned)header_ms);
+    set("server.idle_timeout_ms=%u", (unsigned)idle_ms);
     set("server.body_timeout_ms=%u", (unsigned)sim_between(300, 2000));
-    set("server.idle_timeout_ms=%u", (unsigned)sim_between(1000, 3000));
     set("server.drain_delay_ms=%u", (unsigned)sim_below(500));
     set("server.shutdown_timeout_ms=%u", (unsigned)sim_below(3000));
     set("server.max_connections=%u", (unsigned)(sim_one_in(3) ? sim_between(8, 20) : 64));
@@ -324,12 +327,30 @@ static bool nothing_is_held(void)
     return !check_jobs() && !check_answer_bytes();
 }
 
+/* --- What fails in the daemon: its allocations and jansson's, files, halves of reads and writes --- */
+
+static struct {
+    enum deq_fault kind;
+    bool for_ever;
+    uint64_t nth, met, until_ns; /* until_ns 0: nothing is to fail */
+} fault;
+
+/* The simulation's own allocations and files are not meant. */
+static bool fails(void *ctx, enum deq_fault kind)
+{
+    (void)ctx;
+    if (!thread_is_one() || kind != fault.kind || ++fault.met < fault.nth)
+        return false;
+    return fault.met == fault.nth || (fault.for_ever && (kind != DEQ_FAULT_EINTR || (fault.met - fault.nth) % 2 == 0));
+}
+
 static void disarm(void)
 {
     if (sim.armed_from_ns)
         sim.armed_to_ns = sim.now_ns;
-    sim.armed_from_ns = 0;
-    deq_mem_fault(0, false);
+    sim.armed_from_ns = fault.until_ns = 0;
+    deq_fault_ask(NULL, NULL);
+    deq_mem_count_plain(false);
 }
 
 static void rest(void)
@@ -358,15 +379,24 @@ static void stop_daemon(void)
 
 static void arm(void)
 {
-    if (sim.armed_from_ns && sim.now_ns > sim.armed_to_ns)
+    static const enum deq_fault kinds[] = {DEQ_FAULT_ALLOC, DEQ_FAULT_ALLOC, DEQ_FAULT_IO, DEQ_FAULT_SHORT,
+                                           DEQ_FAULT_EINTR};
+    if (fault.until_ns && sim.now_ns > fault.until_ns)
         disarm();
-    if (sim.armed_from_ns || !sim_one_in(1500))
+    if (fault.until_ns || !sim_one_in(1500))
         return;
-    sim.armed_from_ns = sim.now_ns;
-    sim.armed_to_ns = sim.now_ns + sim_between(1000000, 60000000);
-    const uint64_t nth = sim_between(1, 60);
-    sim_note("allocation %llu from now fails", (unsigned long long)nth);
-    deq_mem_fault(nth, sim_one_in(4));
+    fault.kind = kinds[sim_below(DEQ_COUNT(kinds))];
+    fault.nth = sim_between(1, fault.kind == DEQ_FAULT_ALLOC ? 60 : 8);
+    fault.for_ever = sim_one_in(4);
+    fault.met = 0;
+    fault.until_ns = sim.now_ns + sim_between(1000000, 60000000);
+    if (fault.kind == DEQ_FAULT_ALLOC || fault.kind == DEQ_FAULT_IO) { /* the others change nothing that is seen */
+        sim.armed_from_ns = sim.now_ns;
+        sim.armed_to_ns = fault.until_ns;
+    }
+    sim_note("%s %llu from now fails", deq_fault_name(fault.kind), (unsigned long long)fault.nth);
+    deq_mem_count_plain(true);
+    deq_fault_ask(fails, NULL);
 }
 
 static void day(void)

@@ -29,8 +29,9 @@ struct sim {
     bool chaos;           /* faults and many clients; else one request at a time */
     bool serving;         /* the daemon has said that it is ready, and was not told to stop */
     uint64_t longest_step_ns; /* of late */
+    uint64_t head_ms;         /* so long a head may take, with the silence before it */
     unsigned switch_one_in; /* a thread is held up at so many locks; 0: never */
-    uint64_t armed_from_ns, armed_to_ns; /* the last time that an allocation was to fail */
+    uint64_t armed_from_ns, armed_to_ns; /* the last time that allocations or calls of the system were to fail */
     const char *dir, *cache_dir; /* for states and the prefix cache */
 };
 extern struct sim sim;
@@ -77,6 +78,7 @@ struct socket {
     uint64_t room;           /* bytes that may be written before the client reads */
     bool fin, reset;         /* the client will send nothing more; is not there any more */
     bool left;               /* it has closed: what is written is answered by a reset */
+    uint64_t left_ns;        /* since then */
     bool shut_read, shut_write, closed; /* by the daemon */
     unsigned interim;        /* 1xx answers */
     void *client;            /* client.c's, or NULL */
@@ -132,8 +134,10 @@ bool answer_begins(const char *part, const char *whole);
 
 /* --- engine.c and check.c --- */
 
+enum { KEYS = 4 };    /* of sim.c's file of keys: k0 has priority, k1 a weight of 3 */
 enum { POISON = 94 }; /* the token of '~': states at it are not numbers */
 
+struct deq_engine;
 struct deq_event;
 struct fair;
 struct account;
@@ -146,6 +150,8 @@ void check_begins(void); /* the daemon will begin */
 void check_ended(void);  /* it has ended */
 void check_model(uint64_t bytes); /* what its model and engine are declared to take */
 uint64_t check_recent_number(void); /* of a job of late, for the operator */
+void check_told_to_end(uint64_t number);          /* the operator asks for it */
+void check_asked(uint64_t request, unsigned key); /* the request's number, and whose key it has */
 size_t check_jobs(void);           /* submitted, and not ended */
 uint64_t check_answer_bytes(void); /* that count against limits.answer_bytes */
 
@@ -158,6 +164,11 @@ bool check_drains(const struct sched *s);
 void check_chosen(const void *allowance);
 void check_charged(const struct fair *f, const struct account *a, double tokens);
 void check_expired(uint64_t id);
+void check_step(const struct deq_engine *e); /* one begins */
+void check_admission(const struct sched *s); /* a round of it begins */
+/* With the scheduler's lock: may more wait? Then the answer, to one that asked for n. */
+void check_places(const struct account *a, uint64_t places);
+void check_verdict(size_t n, int verdict);
 void check_shared(struct fair_seat *const *seats, size_t n);
 void check_budget(void *budget);
 void check_metrics(const void *metrics);
