@@ -43,7 +43,7 @@ STORIES = os.path.join(lib.ROOT, "models", "stories")
 TRIES, ROUNDS, EXPONENT, FIT_NS = 2, 4, 1.35, 5e6
 BOUNDS = {  # of a group of targets: (ns a byte, bytes a byte)
     "text": (900, 80), "JSON": (400, 80), "heads": (50, 8), "tokenizer": (900, 80), "training": (8000, 200),
-    "YAML": (500, 60), "model": (500, 60),
+    "YAML": (500, 60), "model": (500, 60), "pickle": (500, 100),
 }
 RATIO = 100
 
@@ -350,10 +350,21 @@ def models(tmp):
     summary("model")
 
 
+def pickles(tmp):
+    file = os.path.join(tmp, "x.pth")
+    config = os.path.join(lib.ROOT, "tests", "golden", "authors", "locuslab-preln-plain", "config.json")
+    argv = [lib.DEQ, "import", file, "--config", config, "--out", os.path.join(tmp, "imported")]
+    for shape, make in shapes.PICKLES.items():
+        judge("pickle", "import", shape, sizes(1 << 20), of_file(file, lambda n, make=make: shapes.checkpoint(make(n)),
+                                                                 argv))
+    summary("pickle")
+
+
 def files():
     with tempfile.TemporaryDirectory() as tmp:
         yaml(tmp)
         models(tmp)
+        pickles(tmp)
         tokenizers(tmp)
 
 

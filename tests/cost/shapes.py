@@ -1,5 +1,8 @@
 """Inputs of every shape and any size. A shape is a function of a number of bytes; what it gives has about as many."""
+import io
 import json
+import struct
+import zipfile
 
 TEXTS = {
     "one letter": "a", "capitals": "A", "blanks": " ", "line ends": "\n", "lines of blanks": " \n", "tabs": "\t",
@@ -76,3 +79,35 @@ YAMLS = {
     "documents": lambda n: b"---\n" * (n // 4),
     "keys of a mapping": lambda n: b"server: {" + b", ".join(b"k%06d: 1" % i for i in range(n // 13)) + b"}",
 }
+
+
+# --- Pickles ---
+
+def _text(b):
+    return b"X" + struct.pack("<I", len(b)) + b
+
+
+PICKLES = {  # programs for the machine that reads pickles, all of protocol 2
+    "marks": lambda n: b"(" * n,
+    "tuples in tuples": lambda n: b")" + b"\x85" * n,
+    "empty lists": lambda n: b"]" * n,
+    "memo": lambda n: b"".join(b"K\x01r" + struct.pack("<I", i) for i in range(n // 7)),
+    "memo backwards": lambda n: b"".join(b"K\x01r" + struct.pack("<I", n // 7 - i) for i in range(n // 7)),
+    "memo gets": lambda n: b"K\x01q\x00" + b"h\x00" * (n // 2),
+    "dict": lambda n: b"}(" + b"".join(_text(b"k%06d" % i) + b"K\x01" for i in range(n // 14)) + b"u",
+    "dict one by one": lambda n: b"}" + b"".join(_text(b"k%06d" % i) + b"K\x01s" for i in range(n // 15)),
+    "same key": lambda n: b"}(" + (_text(b"k") + b"K\x01") * (n // 8) + b"u",
+    "list one by one": lambda n: b"]" + b"K\x01a" * (n // 3),
+    "tuples of the one before": lambda n: b")q\x00" + b"h\x00h\x00\x86q\x00" * (n // 7),
+    "a long string": lambda n: _text(b"a" * n),
+    "globals": lambda n: b"ccollections\nOrderedDict\n)R" * (n // 28),
+}
+
+
+def checkpoint(program):
+    """A file of torch.save whose pickle is that program."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as z:
+        z.writestr("archive/data.pkl", b"\x80\x02" + program + b".")
+        z.writestr("archive/version", "3\n")
+    return whole.getvalue()
