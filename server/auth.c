@@ -30,12 +30,10 @@ static uint64_t id_of(const void *data, size_t n)
     return deq_siphash(&fixed, data, n).h[0];
 }
 
-static int hex_digit(char c)
+/* Of a digit, which the caller has seen to. */
+static int hex_value(char c)
 {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
+    return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10;
 }
 
 /* One line, cut at blanks. The key itself never stands in a message. */
@@ -57,7 +55,7 @@ static enum deq_rc parse_line(const char *path, unsigned line, char *text, struc
                         "[depth=fixed|elastic]", path, line);
     *ret = (struct key){.caller = {.id = id_of(words[0], strlen(words[0])), .weight = 1, .known = true}};
     for (size_t i = 0; i < HASH_BYTES; i++)
-        ret->hash[i] = (unsigned char)(hex_digit(words[1][2 * i]) * 16 + hex_digit(words[1][2 * i + 1]));
+        ret->hash[i] = (unsigned char)(hex_value(words[1][2 * i]) * 16 + hex_value(words[1][2 * i + 1]));
     for (size_t i = 2; i < n; i++) {
         char *end = NULL;
         const bool digits = !strncmp(words[i], "weight=", 7) && words[i][7] >= '0' && words[i][7] <= '9';
