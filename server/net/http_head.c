@@ -114,7 +114,7 @@ static const char *problem_of(struct request_state *s, const struct head *c, con
     /* behind the last header, or the request line, stands the empty line, all zeros by now, and there the head ends:
      * else the last header went on, or a line began with ':' or a zero byte, which libmicrohttpd takes for the end */
     const char *const end = c->end ? c->end : version + strlen(version);
-    if (!size || end + 4 != x->method + size->header_size || end[2])
+    if (!size || end + 4 != x->method + size->header_size || end[1] || end[2])
         return "the last header line is folded, holds a zero byte or does not end in CRLF, or another has no name";
     return c->problem;
 }
