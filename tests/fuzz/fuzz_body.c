@@ -170,6 +170,7 @@ static void check_sampling(const struct request_context *c, const struct complet
 static void check_completion(const struct request_context *c, const struct completion_request *r)
 {
     const struct conf *o = c->conf;
+    const char *own = request_chat_template(c).stop; /* the one that nobody asked for */
     FUZZ_HOLDS(r->n_prompts >= 1 && r->n_prompts <= o->max_prompts && (!r->chat || r->n_prompts == 1));
     for (size_t i = 0; i < r->n_prompts; i++) {
         check_prompt(c, &r->prompts[i], r->state[0]);
@@ -182,7 +183,7 @@ static void check_completion(const struct request_context *c, const struct compl
     FUZZ_HOLDS(!(r->stream && r->best_of > r->n) && !(r->state[0] && r->echo) && !(r->form && r->ignore_eos));
     FUZZ_HOLDS(r->n_stops <= DEQ_MIN((size_t)o->max_stop + 1, (size_t)REQUEST_STOPS_MAX));
     for (size_t i = 0; i < r->n_stops; i++)
-        FUZZ_HOLDS(r->stop_len[i] && r->stop_len[i] <= DEQ_MAX(o->max_stop_bytes, sizeof o->chat_stop));
+        FUZZ_HOLDS(r->stop_len[i] && (r->stop_len[i] <= o->max_stop_bytes || (r->chat && !strcmp(r->stop[i], own))));
     FUZZ_HOLDS((unsigned)r->cache < DEQ_CACHE_COUNT);
     check_sampling(c, r);
     check_solve(c, &r->solve);

@@ -123,6 +123,9 @@ static size_t begin_with(uint8_t *data, size_t max)
 
 FUZZ_MUTATOR
 {
-    return n < 64 ? begin_with(data, max) : fuzz_mutate_safetensors(data, n, max, seed, false);
+    uint64_t random = seed ^ 0xc4;
+    if (n < 64 || fuzz_next(&random) % 8 == 0)
+        n = begin_with(data, max);
+    return fuzz_mutate_safetensors(data, n, max, seed, false);
 }
 #endif

@@ -46,6 +46,7 @@ static void check_documents(const char *text, size_t len, struct deq_buf *all)
         const size_t begin = (size_t)(doc - text);
         FUZZ_HOLDS(n && begin >= behind && begin + n <= at && at <= len);
         check_between(text, behind, begin);
+        FUZZ_HOLDS(begin + n == len || doc[n] == '\n');
         for (size_t k = 0, line; k < n; k += line + 1) {
             const char *eol = memchr(doc + k, '\n', n - k);
             line = eol ? (size_t)(eol - (doc + k)) : n - k;

@@ -122,17 +122,21 @@ static void check_kept(const char *got, const char *want, size_t n)
     FUZZ_HOLDS(!got == !want && (!got || (strlen(got) == n && !memcmp(got, want, n))));
 }
 
-/* A zero byte in the place of the other half of a CRLF looks like it once both are zeros: that is known
+static bool is_line_end(char c)
+{
+    return !c || c == '\r' || c == '\n';
+}
+
+/* Two bytes of which one is a zero byte, or a bare CR behind one, look like CRLF once both are zeros: that is known
  * (tests/http/headers.http). */
 static void check_taken(const struct head *c, const uint8_t *data, size_t n, size_t end)
 {
     char *raw = fuzz_copy(data, n);
-    for (size_t i = 1; i < n; i++) {
-        if (raw[i] == '\n' && !raw[i - 1])
-            raw[i - 1] = '\r';
-        if (!raw[i] && raw[i - 1] == '\r')
-            raw[i] = '\n';
-    }
+    for (size_t i = 0; i + 1 < end; i++)
+        if (is_line_end(raw[i]) && is_line_end(raw[i + 1])) {
+            memcpy(raw + i, "\r\n", 2);
+            i++;
+        }
     const struct strict r = read_strict(raw, n);
     FUZZ_HOLDS(r.ok && r.end == end && r.count == c->count);
     FUZZ_HOLDS(r.lengths == c->content_length && r.codings == c->transfer_encoding && r.hosts == c->host);
@@ -222,7 +226,7 @@ FUZZ(head)
     memcpy(again, s, BUFFER);
     head_move_blanks(again);
     FUZZ_HOLDS(!memcmp(again, s, BUFFER));
-    if (read_head(s, n, &c, &end) && !c.problem && (c.end ? c.end + 4 == s + end && !c.end[2] : end == 2))
+    if (read_head(s, n, &c, &end) && !c.problem && (c.end ? c.end + 4 == s + end && !c.end[1] && !c.end[2] : end == 2))
         check_taken(&c, data, n, end);
     free(s);
     check_values(data, n);

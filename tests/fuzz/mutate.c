@@ -363,7 +363,8 @@ static void change_sizes(json_t *header, uint64_t *random)
         return;
     const size_t at = fuzz_next(random) % n, dim = fuzz_next(random) % json_array_size(shapes[at]);
     const json_int_t old = json_integer_value(json_array_get(shapes[at], dim));
-    const json_int_t new = way == 0 ? old + 1 : way == 1 ? DEQ_MAX(old - 1, 0) : way == 2 ? any : 2 * old;
+    const json_int_t size = DEQ_MIN(DEQ_MAX(old, 0), INT32_MAX);
+    const json_int_t new = way == 0 ? size + 1 : way == 1 ? DEQ_MAX(size - 1, 0) : way == 2 ? any : 2 * size;
     for (size_t i = 0; i < n; i++)
         for (size_t d = 0; d < json_array_size(shapes[i]); d++)
             if (json_integer_value(json_array_get(shapes[i], d)) == old && (all || (i == at && d == dim)))
