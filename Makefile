@@ -199,9 +199,9 @@ check: lint ## lint, then unit and end-to-end tests under ASan and UBSan, and th
 sanitized: pytest $(OBJ)/unit $(OBJ)/deq $(OBJ)/deqd replay
 	OPENBLAS_NUM_THREADS=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(OBJ)/unit
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 DEQ_BUILD=$(OBJ) $(PYTEST) -q -n auto --dist loadfile tests/e2e
-# unit tests with threads: the pool, what the server's threads share; without emulated kernels, which take gcc minutes
-THREADED := test_pool.c test_budget.c test_log.c test_linger.c test_channel.c
-$(OBJ)/unit_threads: $(call obj,tests/unit/main.c tests/unit/scratch.c $(THREADED:%=tests/unit/%)) $(OBJ)/libserver.a $(OBJ)/libdeq.a
+# unit tests that begin threads, without emulated kernels, which take gcc minutes
+THREADED := test_pool.c test_log.c test_notify.c test_probe.c test_states.c test_sched.c test_store.c test_prefix_copy.c
+$(OBJ)/unit_threads: $(call obj,tests/unit/main.c $(patsubst %,tests/unit/%.c,scratch jobs answers) $(THREADED:%=tests/unit/%)) $(OBJ)/libserver.a $(OBJ)/libdeq.a
 	$(call quietly,LINK,$@,$(CC) $(LDFLAGS_) $(LDFLAGS) $^ -lcmocka -lmicrohttpd -lgnutls -lseccomp $(LIBS) -o $@)
 sanitized-threads: $(OBJ)/deq $(OBJ)/deqd $(OBJ)/unit_threads
 	$(OBJ)/unit_threads
